@@ -1,0 +1,13 @@
+"""WIND: win-rate dominance, iterative best-of-N distillation of language models.
+
+Every iteration t the policy answers each prompt N times, the responses are rewarded, each gets its empirical win rate
+against its siblings, and the policy is fitted to the regularised win-rate-dominance update (arXiv 2410.20727; MATH (2.4a)):
+
+    pi_{t+1}(y)  ~  pi_t(y)^lam * pi_ref(y)^(1-lam) * exp(eta * lam * P_t(y)),        lam = 1 / (1 + beta * eta)
+
+Glossary. *prompt*: what is asked. *generation*: one sampled row; its text is the *response*. *reward*: a scalar for one response.
+*win rate*: the probability that a response beats one drawn from the same policy, ties one half. *policy*: the model being
+trained; *reference*: the frozen model it is held to. *logp*: log-probability of a whole response, the sum over its tokens
+including the end-of-sequence token. *iteration*: one round of sample, reward, train; *step*: one optimiser update.
+Axis suffixes: _P prompts, _N samples of one prompt, _B batch rows, _T tokens.
+"""

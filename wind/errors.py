@@ -1,0 +1,54 @@
+"""Everything this project raises on purpose.
+
+    WindError
+    ├── ConfigError      exit 2   a config, an argument, or a path it names, is wrong
+    ├── InputError       exit 1   the content of an input is wrong: a prompt row, a reward, a model folder
+    ├── DatasetError     exit 1   a stored dataset or model is missing, damaged or does not fit its schema
+    ├── DataCheckError   exit 3   a data check blocked the run
+    ├── StageError       exit 1   a stage's process failed, or a run is in the way of another
+    └── TrainingError    exit 1   training diverged or its export did not verify
+
+Each message is one line: what is wrong, where, and what to do. All are picklable: one string is their whole state.
+"""
+
+from typing import ClassVar
+
+
+class WindError(Exception):
+    """Root of the project's errors; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(WindError, ValueError):
+    """A config file, a command-line argument, or a path named in one, is wrong."""
+
+    exit_code = 2
+
+
+class InputError(WindError, ValueError):
+    """The content of an input is wrong: a prompt row, a reward, a model folder."""
+
+
+class DatasetError(WindError, ValueError):
+    """A stored dataset or model is missing, damaged, or does not fit its schema."""
+
+
+class DataCheckError(WindError, ValueError):
+    """A data check failed: the dataset stays for inspection and nothing downstream runs."""
+
+    exit_code = 3
+
+
+class StageError(WindError, RuntimeError):
+    """A stage's process failed, or another run holds what this one needs."""
+
+
+class TrainingError(WindError, RuntimeError):
+    """Training diverged, or the exported model does not equal the trained one."""
+
+
+def by_name(name: str, message: str) -> WindError:
+    """The error of class `name` with `message`: how an error crosses from a worker process to its parent."""
+    kinds = {kind.__name__: kind for kind in WindError.__subclasses__()}
+    return kinds.get(name, StageError)(message)

@@ -1,0 +1,79 @@
+"""Fingerprints: sha256 over content alone, never over times, hosts, paths or how rows were cut into shards.
+
+A table's fingerprint hashes each leaf of each column as one stream per kind of content (validity, lengths, values), so it is
+the same whatever the shard and chunk boundaries were.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+BLOCK_BYTES = 4 * 2**20
+
+
+def digest(value: Any) -> str:
+    """The sha256 hex digest of a JSON-able value in canonical form: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class TableFingerprint:
+    """Accumulates the fingerprint of a table that arrives batch by batch, in row order."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows = 0
+        self._streams: dict[str, Any] = {}
+
+    def update(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Add `batches`, whose schema must be the declared one."""
+        for batch in batches:
+            self._rows += batch.num_rows
+            for field, column in zip(self._schema, batch.columns, strict=True):
+                self._add(field.name, field, column)
+
+    def hexdigest(self) -> str:
+        """The fingerprint of everything added so far."""
+        schema = [[field.name, str(field.type), field.nullable] for field in self._schema]
+        return digest([schema, self._rows, {name: stream.hexdigest() for name, stream in self._streams.items()}])
+
+    def _stream(self, name: str, content: Any) -> None:
+        self._streams.setdefault(name, hashlib.sha256()).update(content)
+
+    def _add(self, name: str, field: pa.Field, column: pa.Array) -> None:
+        if field.nullable:
+            self._stream(f"{name}?", np.ascontiguousarray(column.is_valid().to_numpy(zero_copy_only=False)))
+            column = column.drop_null()
+        kind = field.type
+        if pa.types.is_list(kind):
+            self._stream(f"{name}#", pc.list_value_length(column).to_numpy())
+            self._add(f"{name}[]", kind.value_field, column.flatten())
+        elif pa.types.is_struct(kind):
+            for child, values in zip(kind, column.flatten(), strict=True):
+                self._add(f"{name}.{child.name}", child, values)
+        elif pa.types.is_string(kind):
+            self._stream(f"{name}#", pc.binary_length(column).to_numpy())
+            self._stream(f"{name}=", _string_bytes(column))
+        else:
+            self._stream(f"{name}=", np.ascontiguousarray(column.to_numpy(zero_copy_only=False)))
+
+
+def _string_bytes(column: pa.Array) -> memoryview:
+    """The UTF-8 bytes of a string array without nulls, end to end."""
+    _, offsets_buffer, data = column.buffers()
+    if data is None or len(column) == 0:
+        return memoryview(b"")
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
+    return memoryview(data)[int(offsets[0]) : int(offsets[-1])]

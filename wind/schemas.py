@@ -1,0 +1,117 @@
+"""The schema of every dataset: the authority on columns, their types, units and ranges.
+
+Columns are non-null unless marked. Every write casts to its schema and fails if it cannot. Rows are sorted by key.
+"""
+
+from typing import Final
+
+import pyarrow as pa
+
+VERSION: Final = 1
+
+MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
+TOKENS = pa.list_(pa.field("item", pa.int32(), nullable=False))
+
+
+def _schema(*fields: tuple[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in fields])
+
+
+SCHEMAS: Final[dict[str, pa.Schema]] = {
+    # one prompt
+    "prompts": _schema(
+        ("prompt_id", pa.string()),  # 32 hex digits: hash of the rendered prompt
+        ("prompt", pa.string()),  # rendered text, exactly what the token ids spell
+        (
+            "messages",
+            pa.list_(pa.field("item", MESSAGE, nullable=False)),
+        ),  # as given; a plain string is one user message
+        ("prompt_token_ids", TOKENS),  # exactly one BOS, first
+        ("split", pa.string()),  # train | eval
+        ("answer", pa.string()),  # gold answer, null where none is known
+        ("meta", pa.string()),  # JSON object: the row's other fields
+        nullable=("answer",),
+    ),
+    # one row of a source that did not become a prompt, and why
+    "prompts.dropped": _schema(
+        ("row", pa.int64()),  # 0-based position in the source
+        ("prompt_id", pa.string()),  # of the rendered prompt
+        ("reason", pa.string()),  # duplicate | too_long
+        ("prompt_tokens", pa.int32()),
+    ),
+    # one response sampled by a named policy
+    "generations": _schema(
+        ("prompt_id", pa.string()),
+        ("sample_index", pa.int32()),  # 0 .. N-1
+        ("policy", pa.string()),  # fingerprint of the model that sampled it
+        ("response", pa.string()),  # text without special tokens
+        ("response_token_ids", TOKENS),  # includes the stop token when finish_reason is stop
+        (
+            "logp_sampler",
+            pa.float64(),
+        ),  # nats <= 0, sum over response_token_ids at temperature 1, as the sampler saw it
+        ("finish_reason", pa.string()),  # stop | length
+        ("seed", pa.int64()),  # of this response's own random generator
+    ),
+    # one response as the reward sees it; component columns follow, see `rewards_schema`
+    "rewards": _schema(("prompt_id", pa.string()), ("sample_index", pa.int32()), ("reward", pa.float64())),
+    # one response against its N-1 siblings
+    "win_rates": _schema(
+        ("prompt_id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("win_rate", pa.float64()),  # [0, 1], mean 1/2 over the N of a prompt
+        ("wins", pa.int32()),  # siblings with a lower reward
+        ("ties", pa.int32()),  # siblings with an equal reward, itself not counted
+        ("losses", pa.int32()),
+        ("rank", pa.int32()),  # 1 is best; equal rewards are ordered by sample_index
+    ),
+    # one response under the frozen models
+    "logps": _schema(
+        ("prompt_id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("logp_policy", pa.float64()),  # nats <= 0, sum over response tokens
+        ("logp_reference", pa.float64()),
+        ("response_tokens", pa.int32()),  # >= 1
+    ),
+    # one number of one optimiser step
+    "training": _schema(("step", pa.int32()), ("metric", pa.string()), ("value", pa.float64())),
+    # one eval prompt and sample: the policy's response beside the reference's
+    "evaluation": _schema(
+        ("prompt_id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("reward_policy", pa.float64()),
+        ("reward_reference", pa.float64()),
+        ("win_rate", pa.float64()),  # of this response against all of the reference's on the prompt, ties one half
+        ("response_tokens_policy", pa.int32()),
+        ("response_tokens_reference", pa.int32()),
+        ("is_truncated_policy", pa.bool_()),
+        ("is_truncated_reference", pa.bool_()),
+        ("logp_policy", pa.float64()),  # of the policy's response under the policy
+        ("logp_reference", pa.float64()),  # of the policy's response under the reference
+        ("accuracy_policy", pa.float64()),  # 0 | 1, null without a gold answer
+        ("accuracy_reference", pa.float64()),
+        nullable=("accuracy_policy", "accuracy_reference"),
+    ),
+    # one number of one iteration
+    "metrics": _schema(
+        ("iteration", pa.int32()),  # 1-based
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),  # 95% interval, null where none is estimated
+        ("high", pa.float64()),
+        ("n", pa.int64()),  # rows behind the value
+        nullable=("low", "high"),
+    ),
+}
+
+KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "prompts": ("prompt_id",),
+    "prompts.dropped": ("row",),
+    "training": ("step", "metric"),
+    "metrics": ("iteration", "metric"),
+} | dict.fromkeys(("generations", "rewards", "win_rates", "logps", "evaluation"), ("prompt_id", "sample_index"))
+
+
+def rewards_schema(components: tuple[str, ...] = ()) -> pa.Schema:
+    """The rewards schema with one further non-null column per component of the reward."""
+    return pa.schema([*SCHEMAS["rewards"], *(pa.field(name, pa.float64(), nullable=False) for name in components)])

@@ -1,0 +1,202 @@
+"""What a stage is: a spec in, shards of rows out, one dataset published at the end.
+
+Every stage module offers one `STAGE`. A stage runs the same way from a Prefect task, in a worker process, or by hand:
+`python -m wind.generations spec.json`, where the file is a `Job`, as kept in the manifest of every dataset under `computed_by`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from wind.datasets import AnyHandle, Dataset, Partial, Store, atomic_write
+from wind.errors import ConfigError, WindError
+from wind.fingerprints import digest
+from wind.provenance import provenance, reset_peak_memory
+
+HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)
+STAGES = ("prompts", "generations", "rewards", "win_rates", "logps", "training", "evaluation", "metrics")
+
+
+class Progress(Protocol):
+    """Told now and then how much of a shard is done, in the stage's own unit."""
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+
+class Spec(BaseModel):
+    """Everything that determines a stage's content, and nothing else: handles, config sections, seeds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def parents(self) -> dict[str, AnyHandle]:
+        """The stored inputs, by field name."""
+        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), AnyHandle)}
+
+
+S = TypeVar("S", bound=Spec)
+
+
+class Place(BaseModel):
+    """Where a stage runs: what can never change its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str
+    device: str = "cpu"  # cpu | cuda
+
+
+class Job(BaseModel):
+    """A stage, its spec and its place: what goes to a worker as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    spec: dict[str, Any]
+    place: Place
+    code: str = ""  # digest of the modules that compute the stage
+
+    def key(self) -> str:
+        """The name under which unfinished shards are kept: the same for the same spec and code, anywhere."""
+        return digest([self.stage, self.spec, self.code])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard's rows, cast to the declared schema on writing."""
+
+    table: pa.Table
+    schema: pa.Schema | None = None  # where the declared schema has further columns
+    dropped: pa.Table | None = None  # rows that did not make it, with their reason: the dataset `<name>.dropped`
+    outputs: Mapping[str, AnyHandle] = field(default_factory=dict)  # what else was published: a training's model
+
+
+@dataclass(frozen=True)
+class Stage(Generic[S]):
+    """How one dataset is computed."""
+
+    name: str
+    spec: type[S]
+    shards: Callable[[S, Store], int]  # how many shards the spec has; the same on every call
+    compute: Callable[[S, Store, int, Place, Progress], Shard]
+    numbers: Callable[[S, pa.Table], dict[str, float]]  # the telling numbers of the finished table
+
+
+def stage_named(name: str) -> Stage[Any]:
+    """The stage whose dataset is called `name`."""
+    if name not in STAGES:
+        raise ConfigError(f"no stage is called {name!r}: the stages are {', '.join(STAGES)}")
+    stage: Stage[Any] = import_module(f"wind.{name}").STAGE
+    return stage
+
+
+def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
+    """The stage of `job`, its validated spec, and the store it works in."""
+    stage = stage_named(job.stage)
+    try:
+        return stage, stage.spec.model_validate(job.spec), Store(job.place.root)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"the spec of {job.stage} is wrong at {where}: {first['msg']}") from error
+
+
+def missing_shards(job: Job, partial: Partial) -> list[int]:
+    """The shards of `job` that are not finished yet, in order."""
+    stage, spec, store = parse(job)
+    return [index for index in range(stage.shards(spec, store)) if not partial.has(index)]
+
+
+def compute_shard(job: Job, index: int, progress: Progress) -> None:
+    """Compute shard `index` of `job` and commit it. The caller holds the lock on the unfinished dataset."""
+    stage, spec, store = parse(job)
+    partial = store.open_partial(stage.name, job.key())
+    shard = stage.compute(spec, store, index, job.place, progress)
+    outputs = dict(shard.outputs)
+    if shard.dropped is not None:
+        outputs["dropped"] = _publish_dropped(store, job, index, shard.dropped)
+    # Outputs first: once the shard is there, everything that came with it must be findable.
+    named = {name: handle.model_dump() for name, handle in outputs.items()}
+    atomic_write(partial.folder / f"outputs-{index:05d}.json", json.dumps(named).encode())
+    partial.write(index, shard.table, shard.schema)
+
+
+def publish(job: Job, partial: Partial, started: float) -> Dataset:
+    """Publish the dataset of `job`, all of whose shards are finished; `started` is the Unix time its computation began."""
+    stage, spec, store = parse(job)
+    shards = stage.shards(spec, store)
+    outputs: dict[str, AnyHandle] = {}
+    for index in range(shards):
+        for name, fields in json.loads((partial.folder / f"outputs-{index:05d}.json").read_bytes()).items():
+            outputs[name] = HANDLE.validate_python(fields)
+    return partial.publish(
+        shards,
+        parents=spec.parents(),
+        outputs=outputs,
+        computed_by={"stage": job.stage, "code": job.code, "spec": job.spec},
+        numbers=stage.numbers(spec, partial.table(shards)),
+        provenance=provenance(started),
+    )
+
+
+def run(job: Job, progress: Progress) -> Dataset:
+    """Compute what is missing of `job`, in this process, and publish it."""
+    started = time.time()
+    reset_peak_memory()
+    stage, _, store = parse(job)
+    with store.partial(stage.name, job.key()) as partial:
+        for index in missing_shards(job, partial):
+            compute_shard(job, index, progress)
+        return publish(job, partial, started)
+
+
+def main(name: str) -> None:
+    """Run a stage by hand: `python -m wind.<stage> spec.json [--root ROOT] [--device cpu|cuda]`; prints the handle.
+
+    The file is a job or the manifest of a dataset, whose recorded spec is then computed again.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m wind.{name}", description=f"Compute the dataset {name} from its spec."
+    )
+    parser.add_argument("spec", type=Path, help="a job, or a dataset's manifest.json")
+    parser.add_argument("--root", default="./store", help="the store (default: ./store)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    arguments = parser.parse_args()
+    try:
+        job = _read_job(name, arguments.spec, Place(root=arguments.root, device=arguments.device))
+        print(run(job, lambda done, total: None).model_dump_json())
+    except WindError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _read_job(name: str, path: Path, place: Place) -> Job:
+    try:
+        content = json.loads(path.read_bytes())
+        recorded = content.get("computed_by", content)
+        job = Job(stage=recorded["stage"], spec=recorded["spec"], code=recorded.get("code", ""), place=place)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} is neither a job nor a manifest with a recorded spec: {error!r}") from error
+    if job.stage != name:
+        raise ConfigError(f"{path} is a spec of {job.stage}: run python -m wind.{job.stage}")
+    return job
+
+
+def _publish_dropped(store: Store, job: Job, index: int, table: pa.Table) -> Dataset:
+    with store.partial(f"{job.stage}.dropped", f"{job.key()}-{index}") as partial:
+        partial.write(0, table)
+        return partial.publish(
+            1,
+            parents={},
+            computed_by={"stage": job.stage, "code": job.code, "spec": job.spec},
+            numbers={},
+            provenance={},
+        )
