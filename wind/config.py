@@ -5,9 +5,16 @@ What cannot change content (where the store is, how many worker processes, which
 in `root`, which no key sees.
 """
 
-from typing import Annotated, Literal, Self
+import difflib
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from wind.errors import ConfigError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -38,9 +45,7 @@ class InferenceConfig(Section):
 class ReferenceConfig(Section):
     """The frozen policy that the update is held to."""
 
-    kind: Literal["initial", "previous"] = (
-        "initial"  # the base policy (the paper's pi_ref), or the iteration's own start
-    )
+    kind: Literal["initial", "previous"] = "initial"  # the base policy (the paper's pi_ref), or the iteration's own start
 
 
 class PromptsConfig(Section):
@@ -74,9 +79,7 @@ class RuleRewardConfig(Section):
     """A Python function over a batch of prompts, responses and gold answers."""
 
     kind: Literal["rule"]
-    function: (
-        Function  # module:function (prompts, responses, answers) -> rewards, or a dict with `reward` and the components
-    )
+    function: Function  # module:function (prompts, responses, answers) -> rewards, or a dict with `reward` and the components
     components: tuple[Name, ...] = ()  # further columns the function returns beside `reward`
 
 
@@ -86,9 +89,7 @@ class ClassifierRewardConfig(Section):
     kind: Literal["classifier"]
     path: str
     revision: str | None = None
-    template: str = (
-        "chat"  # "chat": the reward model's own; "none": prompt and response as a text pair; or a Jinja file
-    )
+    template: str = "chat"  # "chat": the reward model's own; "none": prompt and response as a text pair; or a Jinja file
 
 
 RewardConfig = Annotated[RuleRewardConfig | ClassifierRewardConfig, Field(discriminator="kind")]
@@ -107,9 +108,7 @@ class WindObjectiveConfig(Section):
     risk: Literal["squared"] = "squared"
     beta: float = Field(0.1, ge=0)  # KL weight towards the reference
     eta: float = Field(1.0, gt=0)  # mirror-descent step size
-    shift: Literal["half", "strict", "centred"] = (
-        "half"  # intercept: 1/2 (a), strict-order constant (b), per-prompt centring (c)
-    )
+    shift: Literal["half", "strict", "centred"] = "half"  # intercept: 1/2 (a), strict-order constant (b), per-prompt centring (c)
 
 
 class TrainingConfig(Section):
@@ -143,9 +142,7 @@ class EvaluationConfig(Section):
     samples_per_prompt: int = Field(4, ge=1)
     against: Literal["reference", "initial"] = "initial"
     bootstrap_samples: int = Field(2000, ge=100)  # resamples of prompts behind each 95% interval
-    match: Function | None = (
-        None  # module:function(prompts, responses, answers) -> 0/1; by default equal text after strip
-    )
+    match: Function | None = None  # module:function(prompts, responses, answers) -> 0/1; by default equal text after strip
 
 
 class ChecksConfig(Section):
@@ -164,9 +161,7 @@ class WorkersConfig(Section):
     processes: int = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     keep_warm: Literal["auto", "always", "never"] = "auto"  # auto: on CPU; a GPU's memory is given back before training
-    python: dict[Literal["transformers", "vllm", "training"], str] = Field(
-        default_factory=dict
-    )  # interpreter of each worker
+    python: dict[Literal["transformers", "vllm", "training"], str] = Field(default_factory=dict)  # interpreter of each worker
 
 
 class DistillConfig(Section):
@@ -192,7 +187,157 @@ class DistillConfig(Section):
     @model_validator(mode="after")
     def _has_siblings(self) -> Self:
         if self.sampling.samples_per_prompt < 2:
-            raise ValueError(
-                "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against"
-            )
+            raise ValueError("sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against")
         return self
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfig:
+    """The recipe in the YAML file at `path`, with each override `section.key=value` put in its place first.
+
+    Values of overrides are YAML. Paths inside a recipe stay as they are given: relative ones are relative to the folder
+    the run is started in, not to the recipe. Raises ConfigError, one line that names the file and the dotted setting:
+    the first mistake, misspelt keys before all others, and how many more there are.
+    """
+    try:
+        content = _yaml(Path(path).read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: give the path of a recipe, a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must be a mapping of settings such as `run: demo`, not {_shown(content)}")
+    for override in overrides:
+        _override(content, override)
+    try:
+        return DistillConfig.model_validate(content)
+    except ValidationError as error:
+        errors = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise ConfigError(f"{path}: {_explained(errors[0])}{more}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, without silent overwriting: a key may stand in a mapping once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            # Only plain scalars can be settings; the merge key `<<` may repeat by its nature.
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
+                if key_node.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key_node.value} is set twice", problem_mark=key_node.start_mark)
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{where}{line}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _override(content: dict[Any, Any], override: str) -> None:
+    """Put the value of `section.key=value` into `content`; a section that is not there yet is made."""
+    name, equals, text = override.partition("=")
+    parts = name.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"{override!r} is not an override: write section.key=value, for example training.lr=1e-6")
+    section = content
+    for depth, part in enumerate(parts[:-1], 1):
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise ConfigError(f"{override!r}: {'.'.join(parts[:depth])} is {_shown(section)} and has no settings of its own")
+    section[parts[-1]] = _yaml(text, repr(override))
+
+
+def _explained(error: ErrorDetails) -> str:
+    """One pydantic error as one line: the dotted setting, its value, and what is allowed or was meant."""
+    name, section = _setting(error["loc"])
+    kind, context, shown = error["type"], error.get("ctx", {}), _shown(error["input"])
+    if kind == "extra_forbidden":
+        return f"{name} is not a setting; {_meant(name, section)}"
+    if kind == "missing":
+        return f"{name} is required and missing"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        tag = context["discriminator"].strip("'")
+        given = f"is {context['tag']!r}" if "tag" in context else "is required and missing"
+        tags = " or ".join(repr(_tag(member, tag)) for member in _sections(section.model_fields[name].annotation))
+        return f"{name}.{tag} {given}; it must be {tags}"
+    if kind == "value_error":
+        return f"{name}: {context['error']}" if name else str(context["error"])
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{name} is {shown}; it must be a mapping of settings"
+    if kind == "literal_error":
+        return f"{name} is {shown}; it must be {context['expected']}"
+    return f"{name} is {shown}; {error['msg'].replace('Input should', 'it must').replace('String should', 'it must')}"
+
+
+def _setting(location: Sequence[int | str]) -> tuple[str, type[Section]]:
+    """The dotted name of pydantic's `location`, and the section that its last part belongs to."""
+    names: list[str] = []
+    owner: type[Section] = DistillConfig
+    inside: list[type[Section]] = [DistillConfig]
+    for part in location:
+        if len(inside) > 1:  # pydantic names the chosen member of a union by its tag, which is no key of the file
+            inside = [member for member in inside if part in {_tag(member, tag) for tag in ("kind", "name")}]
+            continue
+        if part != "[key]":
+            names.append(str(part))
+        if inside:
+            owner = inside[0]
+            field = owner.model_fields.get(str(part))
+            inside = _sections(field.annotation) if field else []
+    return ".".join(names), owner
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The sections a field can hold: one, several of a union, or none."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+def _tag(section: type[Section], name: str) -> Any:
+    """The one value of the field `name` that chooses `section` in a union, if it has one."""
+    field = section.model_fields.get(name)
+    return next(iter(get_args(field.annotation)), None) if field else None
+
+
+def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all settings of `section` and below."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for below in _sections(field.annotation):
+            yield from _settings(below, f"{prefix}{name}.")
+
+
+def _meant(name: str, section: type[Section]) -> str:
+    """What somebody who wrote the setting `name` in `section` may have meant, from the surest guess to the whole list."""
+    owner, _, leaf = name.rpartition(".")
+    leaf = leaf.lower().replace("-", "_")
+    words = leaf.split("_")
+    prefix = f"{owner}." if owner else ""
+    here = list(section.model_fields)
+    everywhere = {dotted.rpartition(".")[2]: dotted for dotted in _settings(DistillConfig)}
+    guesses = [
+        *(prefix + guess for guess in difflib.get_close_matches(leaf, here, 1, 0.7)),
+        *(everywhere[leaf] for _ in range(leaf in everywhere)),
+        *(prefix + guess for guess in here if guess == "".join(word[:1] for word in words)),  # learning_rate: lr
+        *(prefix + guess for guess in here if set(words) & set(guess.split("_"))),  # batch_size: batch_prompts
+        *(everywhere[guess] for guess in difflib.get_close_matches(leaf, everywhere, 1, 0.7)),
+    ]
+    if guesses:
+        return f"did you mean {guesses[0]}?"
+    return f"the settings {f'of {owner}' if owner else 'there'} are {', '.join(here)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: short."""
+    text = "empty" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,8 +1,8 @@
 """The store: immutable, content-addressed datasets and models under one root, and the handles that name them.
 
-A dataset is `<root>/datasets/<name>/<fingerprint>/`: Arrow IPC shards `part-00000.arrow ...` and `manifest.json`. It is built under
-`<root>/partial/<name>/<key>/`, shard by shard, each shard written to a temporary name, synced and renamed, so that a restarted
-stage keeps what was finished; the manifest is written last and the folder appears under its fingerprint by one rename.
+A dataset is `<root>/datasets/<name>/<fingerprint>/`: Arrow IPC shards `part-00000.arrow ...` and `manifest.json`. It is built
+under `<root>/partial/<name>/<key>/`, shard by shard, each shard written to a temporary name, synced and renamed, so that a
+restarted stage keeps what was finished; the manifest is written last and the folder appears under its fingerprint by one rename.
 Models are Hugging Face folders published the same way under `<root>/models/<fingerprint>/`.
 """
 
@@ -96,7 +96,7 @@ class Manifest(BaseModel):
 class Store:
     """Datasets and models under a local root.
 
-    Everything above this class speaks in handles; only `path` and `model_path` know folders, so that an object store can
+    Everything above this class speaks in handles; only `path` knows folders, so that an object store can
     stand behind the same methods.
     """
 
@@ -115,28 +115,28 @@ class Store:
         try:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise DatasetError(
-                f"{label(handle)} is not in the store {self.root}: rerun the stage that makes it"
-            ) from None
+            raise DatasetError(f"{label(handle)} is not in the store {self.root}: rerun the stage that makes it") from None
         except (ValueError, OSError) as error:
-            raise DatasetError(
-                f"{path} cannot be read ({_first_line(error)}): rerun the stage that makes it"
-            ) from error
+            raise DatasetError(f"{path} cannot be read ({_first_line(error)}): rerun the stage that makes it") from error
         if manifest.fingerprint != handle.fingerprint:
             raise DatasetError(f"{path} names another fingerprint, {manifest.fingerprint[:12]}: it was edited or moved")
         return manifest
 
     def is_whole(self, handle: AnyHandle) -> bool:
-        """Whether the manifest of `handle` is there and every file has its recorded size: the cheap check before a cache hit."""
+        """Whether the manifest of `handle` is there, every file has its recorded size, and so has every output.
+
+        The cheap check before a cache hit.
+        """
         try:
             manifest = self.manifest(handle)
             folder = self.path(handle)
-            return all((folder / file.name).stat().st_size == file.bytes for file in manifest.files)
-        except (DatasetError, FileNotFoundError):
+            sizes = all((folder / file.name).stat().st_size == file.bytes for file in manifest.files)
+        except (DatasetError, OSError):
             return False
+        return sizes and all(self.is_whole(output) for output in manifest.outputs.values())
 
     def verify(self, handle: AnyHandle) -> Manifest:
-        """The manifest of `handle` after every checksum and the fingerprint were recomputed. Raises DatasetError naming the file."""
+        """The manifest of `handle`, every checksum and the fingerprint recomputed. Raises DatasetError naming the file."""
         manifest = self.manifest(handle)
         folder = self.path(handle)
         for file in manifest.files:
@@ -147,32 +147,33 @@ class Store:
                 raise DatasetError(f"{path} has {path.stat().st_size} bytes, its manifest says {file.bytes}")
             if file_digest(path) != file.sha256:
                 raise DatasetError(f"{path} does not have the sha256 of its manifest: its content was changed")
+        rows = [file.rows for file in manifest.files]
         if isinstance(handle, Model | Source):
             fingerprint = folder_fingerprint(manifest.files)
         else:
-            fingerprint, _ = self._fingerprint(folder, [file.name for file in manifest.files])
+            fingerprint, rows = self._fingerprint(folder, [file.name for file in manifest.files])
         if fingerprint != handle.fingerprint:
-            raise DatasetError(
-                f"{folder} has content {fingerprint[:12]}, not the {handle.fingerprint[:12]} it is named for"
-            )
+            raise DatasetError(f"{folder} has content {fingerprint[:12]}, not the {handle.fingerprint[:12]} it is named for")
+        if rows != [file.rows for file in manifest.files] or (isinstance(handle, Dataset) and sum(rows) != manifest.rows):
+            raise DatasetError(f"{folder / MANIFEST} counts other rows than its shards hold: it was edited")
         return manifest
 
-    def open(self, handle: Dataset) -> pyarrow.dataset.Dataset:
-        """The shards of `handle` as a pyarrow dataset, in row order."""
-        manifest = self.manifest(handle)
-        files = [str(self.path(handle) / file.name) for file in manifest.files]
+    def open(self, handle: Dataset, shard: int | None = None) -> pyarrow.dataset.Dataset:
+        """The shards of `handle`, or only shard number `shard`, as a pyarrow dataset in row order."""
+        stored = self.manifest(handle).files
+        files = [str(self.path(handle) / file.name) for file in (stored if shard is None else stored[shard : shard + 1])]
         return pyarrow.dataset.dataset(files, format="ipc")
 
-    def read(self, handle: Dataset, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of `handle` as a table. Raises DatasetError if a shard cannot be read."""
+    def read(self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None) -> pa.Table:
+        """The rows of `handle`, or of one shard, as a table. Raises DatasetError if a shard cannot be read."""
         try:
-            return self.open(handle).to_table(columns=list(columns) if columns else None)
+            return self.open(handle, shard).to_table(columns=list(columns) if columns else None)
         except (pa.ArrowInvalid, OSError) as error:
             raise DatasetError(f"{label(handle)} cannot be read: {_first_line(error)}; run `wind verify`") from error
 
-    def frame(self, handle: Dataset, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The rows of `handle` as a polars frame."""
-        frame = pl.from_arrow(self.read(handle, columns))
+    def frame(self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None) -> pl.DataFrame:
+        """The rows of `handle`, or of one shard, as a polars frame."""
+        frame = pl.from_arrow(self.read(handle, columns, shard))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -188,9 +189,11 @@ class Store:
         """The unfinished dataset of one stage key, locked against every other process that computes the same."""
         folder = self.root / "partial" / name / key
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock(folder.with_name(f"{key}.lock")):
+        name_of_lock = folder.with_name(f"{key}.lock")
+        with lock(name_of_lock):
             folder.mkdir(exist_ok=True)
             yield Partial(self, name, folder)
+            name_of_lock.unlink(missing_ok=True)
 
     def open_partial(self, name: str, key: str) -> "Partial":
         """The unfinished dataset of one stage key, for a worker whose parent process holds its lock."""
@@ -290,11 +293,14 @@ class Partial:
         return (self.folder / shard_name(index)).is_file()
 
     def write(self, index: int, table: pa.Table, schema: pa.Schema | None = None) -> None:
-        """Commit shard `index`, cast to the declared schema. Raises DatasetError if a column is missing, extra, null or of another type."""
+        """Commit shard `index`, cast to the declared schema. Raises DatasetError if a column does not fit it."""
         table = conform(table, schema or schemas.SCHEMAS[self._name])
-        with _atomic(self.folder / shard_name(index)) as path, pa.OSFile(str(path), "wb") as sink:
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
+        with (
+            _atomic(self.folder / shard_name(index)) as path,
+            pa.OSFile(str(path), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
 
     def table(self, shards: int) -> pa.Table:
         """The rows of the finished shards 0..`shards`-1."""
@@ -313,9 +319,6 @@ class Partial:
     ) -> Dataset:
         """The handle of the finished dataset, now visible under its fingerprint. All of shards 0..`shards`-1 must be there."""
         names = [shard_name(index) for index in range(shards)]
-        for stray in sorted(self.folder.iterdir()):
-            if stray.name not in names:
-                stray.unlink()
         fingerprint, rows = self._store._fingerprint(self.folder, names)
         files = [_stored(self.folder / name, count) for name, count in zip(names, rows, strict=True)]
         manifest = Manifest(
@@ -331,6 +334,10 @@ class Partial:
             provenance=dict(provenance),
         )
         handle = Dataset(name=self._name, fingerprint=fingerprint, rows=sum(rows))
+        # Last of all: what stands beside the shards is needed by a rerun for as long as the dataset is not published.
+        for stray in sorted(self.folder.iterdir()):
+            if stray.name not in names:
+                stray.unlink()
         self._store._publish(self.folder, handle, manifest)
         return handle
 
@@ -365,18 +372,27 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with exactly the columns, order, types and nullability of `schema`. Raises DatasetError otherwise."""
     missing = [name for name in schema.names if name not in table.column_names]
     extra = [name for name in table.column_names if name not in schema.names]
-    if missing or extra:
+    if missing or extra or len(table.column_names) != len(schema):
         raise DatasetError(f"columns do not fit the schema: missing {missing}, undeclared {extra}")
     try:
         table = table.select(schema.names).cast(schema)
-    except (pa.ArrowInvalid, ValueError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise DatasetError(f"a column does not fit its declared type: {_first_line(error)}") from error
-    for field in schema:
-        if not field.nullable and table.column(field.name).null_count:
-            raise DatasetError(
-                f"column {field.name} has {table.column(field.name).null_count} nulls and must have none"
-            )
+    for field, column in zip(schema, table.columns, strict=True):
+        for chunk in column.chunks:
+            _require_values(field.name, field, chunk)
     return table.combine_chunks()
+
+
+def _require_values(name: str, field: pa.Field, values: pa.Array) -> None:
+    """Raise DatasetError if `values` has a null where `field` allows none, at any depth: Arrow does not look into lists."""
+    if not field.nullable and values.null_count:
+        raise DatasetError(f"column {name} has {values.null_count} nulls and must have none")
+    if pa.types.is_list(field.type):
+        _require_values(f"{name}[]", field.type.value_field, values.flatten())
+    elif pa.types.is_struct(field.type):
+        for child, content in zip(field.type, values.drop_null().flatten(), strict=True):
+            _require_values(f"{name}.{child.name}", child, content)
 
 
 def folder_fingerprint(files: Sequence[StoredFile]) -> str:
@@ -397,8 +413,9 @@ def lock(path: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         # The holder before us may have removed the file: then our lock is on a name nobody else will find.
-        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
-            break
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                break
         os.close(descriptor)
     try:
         yield

@@ -40,6 +40,8 @@ class TableFingerprint:
     def update(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Add `batches`, whose schema must be the declared one."""
         for batch in batches:
+            if not batch.num_rows:
+                continue  # an empty batch is no content: without this its empty streams would count
             self._rows += batch.num_rows
             for field, column in zip(self._schema, batch.columns, strict=True):
                 self._add(field.name, field, column)

@@ -22,8 +22,11 @@ PACKAGES = (
 )
 
 
-def provenance(started: float) -> dict[str, Any]:
-    """Times (Unix seconds), host, peak memory (bytes), git revision and package versions of a computation begun at `started`."""
+def provenance(started: float, peak_memory_bytes: int | None = None) -> dict[str, Any]:
+    """Times (Unix seconds), host, peak memory, git revision and package versions of a computation begun at `started`.
+
+    `peak_memory_bytes` is that of the worker which did the work, where it was another process.
+    """
     ended = time.time()
     return {
         "started": started,
@@ -31,7 +34,7 @@ def provenance(started: float) -> dict[str, Any]:
         "seconds": ended - started,
         "host": platform.node(),
         "python": platform.python_version(),
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": peak_memory() if peak_memory_bytes is None else peak_memory_bytes,
         "packages": packages(),
         **git_state(),
     }
@@ -54,9 +57,7 @@ def git_state() -> dict[str, Any]:
     """The revision of this source tree and whether it has uncommitted changes; empty outside a checkout."""
     tree = Path(__file__).resolve().parent
     try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=tree, capture_output=True, text=True, timeout=10, check=True
-        )
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, capture_output=True, text=True, timeout=10, check=True)
         status = subprocess.run(
             ["git", "status", "--porcelain"], cwd=tree, capture_output=True, text=True, timeout=10, check=True
         )

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -29,7 +30,8 @@ STAGES = ("prompts", "generations", "rewards", "win_rates", "logps", "training",
 class Progress(Protocol):
     """Told now and then how much of a shard is done, in the stage's own unit."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    def __call__(self, done: int, total: int) -> None:
+        """Tell that `done` of `total` is finished."""
 
 
 class Spec(BaseModel):
@@ -77,6 +79,7 @@ class Shard:
     schema: pa.Schema | None = None  # where the declared schema has further columns
     dropped: pa.Table | None = None  # rows that did not make it, with their reason: the dataset `<name>.dropped`
     outputs: Mapping[str, AnyHandle] = field(default_factory=dict)  # what else was published: a training's model
+    numbers: Mapping[str, float] = field(default_factory=dict)  # what the finished table no longer tells, summed over shards
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,12 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
 def missing_shards(job: Job, partial: Partial) -> list[int]:
     """The shards of `job` that are not finished yet, in order."""
     stage, spec, store = parse(job)
-    return [index for index in range(stage.shards(spec, store)) if not partial.has(index)]
+    return [
+        index
+        for index in range(stage.shards(spec, store))
+        # The second may be gone alone: killed between its removal and the rename that publishes.
+        if not partial.has(index) or not _beside(partial, index).is_file()
+    ]
 
 
 def compute_shard(job: Job, index: int, progress: Progress) -> None:
@@ -125,25 +133,27 @@ def compute_shard(job: Job, index: int, progress: Progress) -> None:
         outputs["dropped"] = _publish_dropped(store, job, index, shard.dropped)
     # Outputs first: once the shard is there, everything that came with it must be findable.
     named = {name: handle.model_dump() for name, handle in outputs.items()}
-    atomic_write(partial.folder / f"outputs-{index:05d}.json", json.dumps(named).encode())
+    atomic_write(_beside(partial, index), json.dumps({"outputs": named, "numbers": dict(shard.numbers)}).encode())
     partial.write(index, shard.table, shard.schema)
 
 
-def publish(job: Job, partial: Partial, started: float) -> Dataset:
+def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int | None = None) -> Dataset:
     """Publish the dataset of `job`, all of whose shards are finished; `started` is the Unix time its computation began."""
     stage, spec, store = parse(job)
     shards = stage.shards(spec, store)
     outputs: dict[str, AnyHandle] = {}
+    numbers: Counter[str] = Counter()
     for index in range(shards):
-        for name, fields in json.loads((partial.folder / f"outputs-{index:05d}.json").read_bytes()).items():
-            outputs[name] = HANDLE.validate_python(fields)
+        beside = json.loads(_beside(partial, index).read_bytes())
+        outputs |= {name: HANDLE.validate_python(fields) for name, fields in beside["outputs"].items()}
+        numbers.update(beside["numbers"])
     return partial.publish(
         shards,
         parents=spec.parents(),
         outputs=outputs,
         computed_by={"stage": job.stage, "code": job.code, "spec": job.spec},
-        numbers=stage.numbers(spec, partial.table(shards)),
-        provenance=provenance(started),
+        numbers={**numbers, **stage.numbers(spec, partial.table(shards))},
+        provenance=provenance(started, peak_memory_bytes),
     )
 
 
@@ -163,9 +173,7 @@ def main(name: str) -> None:
 
     The file is a job or the manifest of a dataset, whose recorded spec is then computed again.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m wind.{name}", description=f"Compute the dataset {name} from its spec."
-    )
+    parser = argparse.ArgumentParser(prog=f"python -m wind.{name}", description=f"Compute the dataset {name} from its spec.")
     parser.add_argument("spec", type=Path, help="a job, or a dataset's manifest.json")
     parser.add_argument("--root", default="./store", help="the store (default: ./store)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -176,6 +184,11 @@ def main(name: str) -> None:
     except WindError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _beside(partial: Partial, index: int) -> Path:
+    """The file beside shard `index` that holds what came with it: handles of its outputs and its numbers."""
+    return partial.folder / f"outputs-{index:05d}.json"
 
 
 def _read_job(name: str, path: Path, place: Place) -> Job:

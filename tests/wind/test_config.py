@@ -1,0 +1,181 @@
+"""Config: recipes load from YAML with overrides, and every mistake is one line that names the setting."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from wind.config import ClassifierRewardConfig, DistillConfig, RuleRewardConfig, load_config
+from wind.errors import ConfigError
+
+RECIPE = """\
+run: demo
+policy: {path: models/base}
+prompts:
+  source: prompts.jsonl
+reward: {kind: rule, function: "rewards:length"}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "demo.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def message_of(path: Path | str, *overrides: str) -> str:
+    """What is wrong with a recipe, without the path that every message begins with."""
+    with pytest.raises(ConfigError) as error:
+        load_config(path, overrides)
+    text = str(error.value)
+    assert "\n" not in text
+    return text.removeprefix(f"{path}").removeprefix(": ")
+
+
+def test_a_recipe_is_its_values_and_the_defaults(recipe: Path) -> None:
+    config = load_config(recipe)
+    assert config == DistillConfig.model_validate(yaml.safe_load(RECIPE))
+    assert (config.run, config.seed, config.iterations) == ("demo", 0, 3)
+    assert config.prompts.source == "prompts.jsonl"  # relative to where the run starts, not to the recipe
+    assert config.reward == RuleRewardConfig(kind="rule", function="rewards:length")
+
+
+def test_overrides_are_yaml_and_the_last_one_counts(recipe: Path) -> None:
+    config = load_config(
+        recipe,
+        [
+            "training.lr=1e-6",  # YAML 1.1 reads 1e-6 as text; a learning rate it is
+            "training.lr=1e-7",
+            "training.gradient_checkpointing=true",
+            "prompts.limit=10",
+            "reward={kind: classifier, path: models/reward}",
+            "workers.python.vllm=/opt/vllm/bin/python",
+            "policy.revision=null",
+            "root= s3=ish ",
+        ],
+    )
+    assert config.training.lr == 1e-7
+    assert config.training.gradient_checkpointing is True
+    assert config.prompts.limit == 10
+    assert config.prompts.source == "prompts.jsonl"  # the rest of the section stays
+    assert config.reward == ClassifierRewardConfig(kind="classifier", path="models/reward")
+    assert config.workers.python == {"vllm": "/opt/vllm/bin/python"}
+    assert config.policy.revision is None
+    assert config.root == "s3=ish"
+
+
+def test_an_empty_section_is_made_where_an_override_needs_it(recipe: Path) -> None:
+    recipe.write_text(RECIPE + "training:\n")
+    assert load_config(recipe, ["training.epochs=2"]).training.epochs == 2
+    assert message_of(recipe) == "training is empty; it must be a mapping of settings"
+
+
+@pytest.mark.parametrize("written", ["1e-5", "1.0e-5", "0.00001", "'1e-5'"])
+def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
+    recipe.write_text(f"{RECIPE}training: {{lr: {written}}}\n")
+    assert load_config(recipe).training.lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        # misspelt: the nearest neighbour, in the same section first
+        ("training.learning_rate=1", "training.learning_rate is not a setting; did you mean training.lr?"),
+        ("training.epoch=1", "training.epoch is not a setting; did you mean training.epochs?"),
+        ("training.batch_size=1", "training.batch_size is not a setting; did you mean training.batch_prompts?"),
+        ("sampling.max-new-tokens=1", "sampling.max-new-tokens is not a setting; did you mean sampling.max_new_tokens?"),
+        ("trainig.lr=1", "trainig is not a setting; did you mean training?"),
+        ("temperature=1", "temperature is not a setting; did you mean sampling.temperature?"),
+        ("training.beta=1", "training.beta is not a setting; did you mean objective.beta?"),
+        ("reward.fuction=x:y", "reward.fuction is not a setting; did you mean reward.function?"),
+        ("reference.xyzzy=1", "reference.xyzzy is not a setting; the settings of reference are kind"),
+        # impossible: the value and what is allowed
+        ("training.lr=-1", "training.lr is -1; it must be greater than 0"),
+        ("training.lr=fast", "training.lr is 'fast'; it must be a valid number, unable to parse string as a number"),
+        ("training.lr=.nan", "training.lr is nan; it must be a finite number"),
+        ("training.zero_stage=4", "training.zero_stage is 4; it must be 0, 1, 2 or 3"),
+        ("objective.shift=whole", "objective.shift is 'whole'; it must be 'half', 'strict' or 'centred'"),
+        ("prompts.eval_fraction=1", "prompts.eval_fraction is 1; it must be less than 1"),
+        ("prompts.limit=1", "prompts.limit is 1; it must be greater than or equal to 2"),
+        ("seed=0.5", "seed is 0.5; it must be a valid integer, got a number with a fractional part"),
+        ("training.lr=", "training.lr is empty; it must be a valid number"),
+        ("run=7", "run is 7; it must be a valid string"),
+        ("training=3", "training is 3; it must be a mapping of settings"),
+        ("workers.python.ray=x", "workers.python.ray is 'ray'; it must be 'transformers', 'vllm' or 'training'"),
+        ("reward.kind=clasifier", "reward.kind is 'clasifier'; it must be 'rule' or 'classifier'"),
+        ("reward={path: x}", "reward.kind is required and missing; it must be 'rule' or 'classifier'"),
+        ("reward={kind: classifier}", "reward.path is required and missing"),
+        ("policy={}", "policy.path is required and missing"),
+        # rules over several settings
+        ("training.micro_prompts=3", "training: batch_prompts must be a multiple of micro_prompts * ranks"),
+        (
+            "sampling.samples_per_prompt=1",
+            "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against",
+        ),
+        # the override itself
+        ("training.lr", "'training.lr' is not an override: write section.key=value, for example training.lr=1e-6"),
+        ("=1", "'=1' is not an override: write section.key=value, for example training.lr=1e-6"),
+        ("training..lr=1", "'training..lr=1' is not an override: write section.key=value, for example training.lr=1e-6"),
+        ("policy.path.x=1", "'policy.path.x=1': policy.path is 'models/base' and has no settings of its own"),
+    ],
+)
+def test_a_mistake_is_one_line(recipe: Path, override: str, message: str) -> None:
+    assert message_of(recipe, override) == message
+
+
+def test_an_override_that_is_no_yaml(recipe: Path) -> None:
+    assert message_of(recipe, "training={lr: 1").startswith("'training={lr: 1' line 1: expected ',' or '}'")
+
+
+def test_several_mistakes_are_counted_and_misspelt_keys_come_first(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("policy:", "polcy:"))
+    assert message_of(recipe) == "polcy is not a setting; did you mean policy? (and 1 more)"
+    assert message_of(recipe, "seed=-1").endswith("(and 2 more)")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "must be a mapping of settings such as `run: demo`, not empty"),
+        ("- run: demo\n", "must be a mapping of settings such as `run: demo`, not [{'run': 'demo'}]"),
+        ("run: demo\npolicy: {path: x\nseed: 1\n", "line 3: "),
+        ("run: demo\n\tseed: 1\n", "line 2: "),
+        (RECIPE + "run: again\n", "line 6: run is set twice"),
+        (RECIPE + "training:\n  lr: 1\n  epochs: 2\n  lr: 2\n", "line 9: lr is set twice"),
+        ("run: !!python/object/apply:os.system [ls]\n", "line 1: could not determine a constructor"),
+        ("run: \x00\n", "is not YAML: "),
+    ],
+)
+def test_a_file_that_is_no_recipe(recipe: Path, content: str, message: str) -> None:
+    recipe.write_text(content)
+    assert message in message_of(recipe)
+
+
+def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    assert message_of("no.yaml") == " does not exist: give the path of a recipe, a YAML file"
+    assert "cannot be read: " in message_of(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"run: \xff\n")
+    assert "cannot be read: " in message_of(tmp_path / "bytes.yaml")
+
+
+def test_yaml_anchors_and_merges_still_work(recipe: Path) -> None:
+    recipe.write_text(RECIPE + "sampling: &s {top_k: 3, top_p: 0.5}\nevaluation: {samples_per_prompt: 2}\n")
+    assert load_config(recipe).sampling.top_k == 3
+    recipe.write_text("base: &b {top_k: 3}\n" + RECIPE + "sampling: {<<: *b, top_p: 0.5}\n")
+    assert message_of(recipe).startswith("base is not a setting")  # merged, and only the extra key is wrong
+    recipe.write_text(RECIPE + "workers: {python: &p {vllm: a}}\nsampling: {top_k: 2, top_p: 0.5}\n")
+    assert load_config(recipe).workers.python == {"vllm": "a"}
+
+
+def test_every_key_is_known_and_frozen(recipe: Path) -> None:
+    config = load_config(recipe)
+    with pytest.raises(ValidationError):
+        config.training.lr = 1.0  # type: ignore[misc]
+    for name in type(config).model_fields:
+        value: Any = getattr(config, name)
+        if hasattr(value, "model_config"):
+            assert value.model_config["extra"] == "forbid", name
+            assert value.model_config["frozen"] is True, name

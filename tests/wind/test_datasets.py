@@ -1,0 +1,283 @@
+"""The store: datasets appear whole or not at all, any damage is found and named, and everybody can read the shards."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+from pydantic import ValidationError
+from safetensors.numpy import load_file
+
+from wind.datasets import Dataset, Model, Store, conform, label, shard_name
+from wind.errors import DatasetError
+from wind.schemas import SCHEMAS
+
+
+def steps(start: int, stop: int) -> pa.Table:
+    """Rows of `training`: one loss a step."""
+    count = stop - start
+    return pa.table(
+        {"step": range(start, stop), "metric": ["loss"] * count, "value": [1 / (step + 1) for step in range(start, stop)]}
+    )
+
+
+def publish(store: Store, *shards: pa.Table, key: str = "key", **facts: Any) -> Dataset:
+    with store.partial("training", key) as partial:
+        for index, table in enumerate(shards):
+            partial.write(index, table)
+        return partial.publish(len(shards), **({"parents": {}, "computed_by": {}, "numbers": {}, "provenance": {}} | facts))
+
+
+def shard(store: Store, handle: Dataset, index: int = 0) -> Path:
+    return store.path(handle) / shard_name(index)
+
+
+# ---------------------------------------------------------------------------------------------- publishing
+
+
+def test_what_is_published_is_what_was_written(store: Store) -> None:
+    other = publish(store, steps(5, 6), key="parent")
+    facts: dict[str, Any] = {
+        "parents": {"base": other},
+        "numbers": {"loss": 0.5},
+        "computed_by": {"stage": "training"},
+        "provenance": {"host": "x"},
+    }
+    handle = publish(store, steps(0, 3), steps(3, 5), **facts)
+    assert handle.rows == 5
+    assert store.read(handle).column("step").to_pylist() == [0, 1, 2, 3, 4]
+    assert store.read(handle, ["value"], shard=1).to_pydict() == {"value": [1 / 4, 1 / 5]}
+    assert store.frame(handle)["step"].dtype == pl.Int32  # cast to the declared type
+    manifest = store.verify(handle)
+    assert [(file.name, file.rows) for file in manifest.files] == [("part-00000.arrow", 3), ("part-00001.arrow", 2)]
+    assert manifest.rows == 5
+    assert manifest.parents == {"base": other}
+    assert manifest.numbers == {"loss": 0.5}
+    assert list(store.handles("training")) == sorted([handle, other], key=lambda each: each.fingerprint)
+    assert [path.name for path in (store.root / "partial" / "training").iterdir() if path.is_dir()] == []
+
+
+def test_the_cut_into_shards_is_no_content(store: Store) -> None:
+    one = publish(store, steps(0, 5), key="one", numbers={"first": 1.0})
+    two = publish(store, steps(0, 2), steps(2, 2), steps(2, 5), key="two")
+    assert one == two
+    assert len(store.verify(one).files) == 1  # the first one stays
+    assert store.manifest(one).numbers == {"first": 1.0}
+
+
+def test_times_and_hosts_are_no_content(store: Store) -> None:
+    assert publish(store, steps(0, 2), provenance={"host": "a", "started": 1.0}) == publish(
+        store, steps(0, 2), key="other", provenance={"host": "b", "started": 2.0}
+    )
+    assert publish(store, steps(0, 2)) != publish(store, steps(1, 3))
+
+
+def test_an_empty_dataset_is_a_dataset(store: Store) -> None:
+    handle = publish(store, steps(0, 0))
+    assert store.verify(handle).rows == 0
+    assert store.read(handle).schema.names == ["step", "metric", "value"]
+
+
+def test_finished_shards_wait_for_the_rest(store: Store) -> None:
+    with store.partial("training", "key") as partial:
+        partial.write(1, steps(3, 5))
+    assert list(store.handles("training")) == []
+    with store.partial("training", "key") as partial:
+        assert [partial.has(index) for index in range(2)] == [False, True]
+        with pytest.raises(DatasetError, match=r"part-00000.arrow cannot be read"):
+            partial.publish(2, parents={}, computed_by={}, numbers={}, provenance={})
+        partial.write(0, steps(0, 3))
+        assert partial.table(2).num_rows == 5
+    assert publish(store, steps(0, 3)) != publish(store, steps(0, 5), key="whole")
+
+
+PROMPT: dict[str, Any] = {
+    "prompt_id": "a",
+    "prompt": "1=",
+    "messages": [{"role": "user", "content": "1="}],
+    "prompt_token_ids": [1, 2],
+    "split": "train",
+    "answer": None,
+    "meta": "{}",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": None}, "Casting field 'split' with null values to non-nullable"),
+        ({"prompt_token_ids": [1, None]}, r"column prompt_token_ids\[\] has 1 nulls"),
+        ({"messages": [None]}, r"column messages\[\] has 1 nulls"),
+        ({"messages": [{"role": "user", "content": None}]}, "content"),
+        ({"prompt_token_ids": [2**31]}, "does not fit its declared type"),
+        ({"prompt_token_ids": [0.5]}, "does not fit its declared type"),
+        ({"prompt_token_ids": "1 2"}, "does not fit its declared type"),
+        ({"more": 1}, r"missing \[\], undeclared \['more'\]"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        conform(pa.Table.from_pylist([PROMPT | change]), SCHEMAS["prompts"])
+
+
+def test_columns_are_ordered_and_counted() -> None:
+    turned = pa.Table.from_pylist([dict(reversed(PROMPT.items()))])
+    assert conform(turned, SCHEMAS["prompts"]).schema == SCHEMAS["prompts"]
+    with pytest.raises(DatasetError, match=r"missing \['meta'\]"):
+        conform(turned.drop_columns("meta"), SCHEMAS["prompts"])
+    with pytest.raises(DatasetError, match="columns do not fit"):
+        conform(turned.append_column("meta", pa.array(["{}"])), SCHEMAS["prompts"])
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+
+def flip(path: Path) -> None:
+    """Change one bit of the first value of the column `value`, 1.0, where only a checksum can tell."""
+    content = path.read_bytes()
+    position = content.index(bytes.fromhex("000000000000f03f"))
+    path.write_bytes(content[:position] + b"\x01" + content[position + 1 :])
+
+
+def swap(one: Path, other: Path) -> None:
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def damage(kind: str, store: Store, handle: Dataset) -> None:
+    manifest = store.path(handle) / "manifest.json"
+    first, second = shard(store, handle, 0), shard(store, handle, 1)
+    if kind == "flipped bit":
+        flip(first)
+    elif kind == "shortened":
+        os.truncate(second, second.stat().st_size - 1)
+    elif kind == "missing shard":
+        second.unlink()
+    elif kind == "swapped shards":
+        swap(first, second)
+    elif kind == "shards swapped in the manifest":
+        content = json.loads(manifest.read_bytes())
+        content["files"].reverse()
+        manifest.write_text(json.dumps(content))
+    elif kind == "shard forgotten by the manifest":
+        content = json.loads(manifest.read_bytes())
+        del content["files"][1]
+        manifest.write_text(json.dumps(content))
+    elif kind == "edited checksum":
+        edit(manifest, store.manifest(handle).files[0].sha256, "0" * 64)
+    elif kind == "edited fingerprint":
+        edit(manifest, handle.fingerprint, "0" * 64)
+    elif kind == "edited rows":
+        edit(manifest, '"rows": 6', '"rows": 7')
+    elif kind == "half a manifest":
+        os.truncate(manifest, 100)
+    elif kind == "missing manifest":
+        manifest.unlink()
+
+
+DAMAGES = {  # kind: (what verify says, whether the cheap check before a cache hit sees it)
+    "flipped bit": ("part-00000.arrow does not have the sha256 of its manifest", False),
+    "shortened": ("part-00001.arrow has .* bytes, its manifest says", True),
+    "missing shard": ("part-00001.arrow is missing", True),
+    "swapped shards": ("part-00000.arrow (does not have the sha256|has .* bytes)", False),
+    "shards swapped in the manifest": ("has content .*, not the .* it is named for", False),
+    "shard forgotten by the manifest": ("has content .*, not the .* it is named for", False),
+    "edited checksum": ("part-00000.arrow does not have the sha256 of its manifest", False),
+    "edited fingerprint": ("manifest.json names another fingerprint, 000000000000", True),
+    "edited rows": ("manifest.json counts other rows than its shards hold", False),
+    "half a manifest": ("manifest.json cannot be read", True),
+    "missing manifest": ("is not in the store .*: rerun the stage that makes it", True),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_found_named_and_repaired(store: Store, kind: str) -> None:
+    message, is_seen = DAMAGES[kind]
+    handle = publish(store, steps(0, 3), steps(3, 6))
+    assert store.is_whole(handle)
+    damage(kind, store, handle)
+    assert store.is_whole(handle) is not is_seen
+    with pytest.raises(DatasetError, match=message) as error:
+        store.verify(handle)
+    assert "\n" not in str(error.value)
+    if is_seen:  # the next computation of the same content takes its place
+        assert publish(store, steps(0, 6), key="again") == handle
+        assert store.verify(handle).rows == 6
+
+
+def test_reading_what_is_gone_is_one_line(store: Store) -> None:
+    handle = publish(store, steps(0, 3))
+    shard(store, handle).write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match=rf"{label(handle)} cannot be read: .*; run `wind verify`"):
+        store.read(handle)
+    missing = Dataset(name="rewards", fingerprint="0" * 64, rows=1)
+    with pytest.raises(DatasetError, match="rewards/000000000000 is not in the store"):
+        store.read(missing)
+    assert not store.is_whole(missing)
+
+
+@pytest.mark.parametrize("name", ["../prompts", "Prompts", "a.b.c", ""])
+def test_a_handle_names_a_noun(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Dataset(name=name, fingerprint="0" * 64, rows=1)
+
+
+# ---------------------------------------------------------------------------------------------- models and readers
+
+
+def test_a_model_is_its_config_tokenizer_and_safetensors(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    plain = store.import_model(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / "optimizer.pt").write_bytes(b"a pickle")
+    (folder / "README.md").write_text("a card")
+    assert store.import_model(folder) == plain
+    assert not {"pytorch_model.bin", "optimizer.pt", "README.md"} & {path.name for path in store.path(plain).iterdir()}
+    assert plain.parameters == sum(tensor.size for tensor in load_file(folder / "model.safetensors").values())
+    assert store.verify(plain).kind == "models"
+    assert list(store.handles("models")) == [plain]
+    edit(folder / "generation_config.json", "2", "3")
+    assert store.import_model(folder) != plain
+
+
+def test_a_published_model_is_moved_and_verified(store: Store, tiny_model: Path) -> None:
+    scratch = store.scratch("training") / "export"
+    shutil.copytree(tiny_model, scratch)
+    model = store.publish_model(scratch, numbers={"loss": 0.5})
+    assert not scratch.exists()
+    assert model == store.import_model(tiny_model)
+    assert store.verify(model).numbers == {"loss": 0.5}
+    weights = store.path(model) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(DatasetError, match=r"model.safetensors does not have the sha256"):
+        store.verify(model)
+    assert isinstance(model, Model)
+
+
+def test_everybody_reads_the_shards_as_they_are(store: Store, tmp_path: Path) -> None:
+    import datasets
+
+    handle = publish(store, steps(0, 3), steps(3, 6))
+    files = [str(shard(store, handle, index)) for index in range(2)]
+    expected = [1 / (step + 1) for step in range(6)]
+    assert pyarrow.dataset.dataset(files, format="ipc").to_table()["value"].to_pylist() == expected
+    assert pl.scan_ipc(files).select("value").collect()["value"].to_list() == expected
+    rows = store.open(handle)
+    assert rows.count_rows() == 6
+    assert duckdb.connect().execute("select sum(step), count(*) from rows").fetchall() == [(15, 6)]
+    loaded = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["value"][:] == expected

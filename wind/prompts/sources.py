@@ -1,0 +1,235 @@
+"""Where prompts come from: files, folders of the `datasets` library, the Hub. All are copied into the store before they are read.
+
+A source is one or more JSONL, Parquet or Arrow files, and its rows are read in the order of the file names. Whatever is wrong
+with a row is said in one line with the file and the 1-based line (JSONL) or row (Parquet, Arrow).
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wind.config import PromptsConfig
+from wind.datasets import Source, Store
+from wind.errors import ConfigError, InputError
+from wind.provenance import provenance
+
+ACCEPTED = "a .jsonl, .parquet or .arrow file, a `datasets` folder, or a Hub dataset id"
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
+BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source, and where it stands there: `prompts.jsonl line 3`."""
+
+    where: str
+    fields: dict[str, Any]
+
+
+def import_prompts(store: Store, config: PromptsConfig) -> Source:
+    """The stored copy of what `config.source` names; of a Hub dataset, one Parquet file of its resolved commit.
+
+    Only copies: content is judged by the stage that reads it. Raises ConfigError if there is nothing to copy, or if
+    `revision`, `subset` or `source_split` do not fit the kind of source.
+    """
+    started = time.time()
+    path = Path(config.source)
+    if not path.exists():
+        if path.suffix in READERS or not HUB_ID.match(config.source):
+            raise ConfigError(f"prompts.source {config.source} does not exist: give {ACCEPTED}")
+        return _import_from_hub(store, config, started)
+    _refuse(config, "revision", "subset")
+    if path.is_dir():
+        paths = _folder_files(path, config)
+    else:
+        _refuse(config, "source_split")
+        paths = [path]
+    unsupported = [file for file in paths if file.suffix not in READERS]
+    if unsupported:
+        raise ConfigError(f"prompts.source {unsupported[0]} is none of {', '.join(READERS)}: give {ACCEPTED}")
+    unreadable = [file for file in paths if not os.access(file, os.R_OK)]
+    if unreadable:
+        raise ConfigError(f"prompts.source {unreadable[0]} may not be read: check its permissions")
+    return store.import_source(paths, provenance={"source": config.source, **provenance(started)})
+
+
+def read_rows(store: Store, source: Source, field: str, limit: int | None) -> list[Row]:
+    """The first `limit` rows of `source`, each with the column `field`, in the order of file names and of rows in them.
+
+    Raises InputError, naming file and line, if a file or a row cannot be read, a row lacks `field`, or there are no rows at all.
+    """
+    rows: list[Row] = []
+    names = sorted(file.name for file in store.manifest(source).files)
+    for name in names:
+        for row in READERS[Path(name).suffix](store.path(source) / name):
+            if field not in row.fields:
+                has = ", ".join(row.fields) or "none"
+                raise InputError(f"{row.where} has no field {field!r}: name one of its fields with prompts.field ({has})")
+            rows.append(row)
+            if len(rows) == limit:
+                return rows
+    if not rows:
+        raise InputError(f"{', '.join(names)} holds no rows: give prompts.source with at least two prompts")
+    return rows
+
+
+def _refuse(config: PromptsConfig, *settings: str) -> None:
+    """Raise ConfigError if one of `settings` is given, since a source of this kind would ignore it."""
+    for name in settings:
+        if getattr(config, name) is not None:
+            kinds = "a folder or a Hub dataset" if name == "source_split" else "a Hub dataset"
+            raise ConfigError(f"prompts.{name} is for {kinds} and {config.source} is none: leave it out")
+
+
+def _folder_files(folder: Path, config: PromptsConfig) -> list[Path]:
+    """The data files of a folder: a saved `Dataset`, one split of a saved `DatasetDict`, or data files side by side."""
+    if (folder / "dataset_dict.json").is_file():
+        split = _only_split(config, _listed(folder / "dataset_dict.json", "splits"))
+        folder, named = folder / split, re.compile("")
+    else:
+        named = re.compile(rf"{re.escape(config.source_split)}[-_.]" if config.source_split else "")
+    if (folder / "state.json").is_file():
+        if not named.match(""):
+            _refuse(config, "source_split")
+        # Named one by one: a cache of `map` or `filter` may lie in the same folder and is no part of the dataset.
+        files = [folder / str(entry["filename"]) for entry in _listed(folder / "state.json", "_data_files")]
+    else:
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in READERS and named.match(path.name)]
+    missing = [path for path in files if not path.is_file()]
+    if missing or not files:
+        what = f"lacks {missing[0].name}" if missing else f"holds no {', '.join(READERS)} file"
+        split = f" of split {config.source_split}" if config.source_split else ""
+        raise ConfigError(f"prompts.source {folder} {what}{split}: give {ACCEPTED}")
+    return files
+
+
+def _listed(path: Path, key: str) -> list[Any]:
+    """The list under `key` of a JSON file that `save_to_disk` wrote."""
+    try:
+        listed = json.loads(path.read_bytes())[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not what save_to_disk of `datasets` writes ({error!r}): save the dataset again") from error
+    if not isinstance(listed, list):
+        raise ConfigError(f"{path} is not what save_to_disk of `datasets` writes ({key} is no list): save the dataset again")
+    return listed
+
+
+def _only_split(config: PromptsConfig, splits: list[str]) -> str:
+    """The split that is asked for, or the only one there is."""
+    if config.source_split is None and len(splits) == 1:
+        return splits[0]
+    if config.source_split not in splits:
+        given = "is not set" if config.source_split is None else f"is {config.source_split!r}"
+        raise ConfigError(f"prompts.source_split {given}: {config.source} has the splits {', '.join(splits)}")
+    return config.source_split
+
+
+def _import_from_hub(store: Store, config: PromptsConfig, started: float) -> Source:
+    """The stored copy of a Hub dataset, its commit and name in the provenance."""
+    import datasets  # heavy, and only Hub sources need it
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+
+    name = config.source
+    try:
+        # A full commit needs no question to the Hub, so that a cached dataset can be imported offline.
+        is_commit = config.revision is not None and COMMIT.match(config.revision)
+        commit = config.revision if is_commit else HfApi().dataset_info(name, revision=config.revision).sha
+        splits = datasets.get_dataset_split_names(name, config.subset, revision=commit)
+        split = _only_split(config, splits)
+        rows = datasets.load_dataset(name, config.subset, split=split, revision=commit)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"prompts.source {name} is no file here and cannot be had from the Hub ({reason[:300]})") from error
+    scratch = store.scratch("sources")
+    path = scratch / f"{'-'.join([name.replace('/', '-'), *([config.subset] if config.subset else []), split])}.parquet"
+    rows.to_parquet(path)
+    facts = {"source": name, "subset": config.subset, "split": split, "commit": commit, **provenance(started)}
+    source = store.import_source([path], provenance=facts)
+    path.unlink()
+    scratch.rmdir()
+    return source
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                where = f"{path.name} line {number}"
+                text = line.rstrip(b"\r\n")
+                yield Row(where, _json_object(text.removeprefix(b"\xef\xbb\xbf") if number == 1 else text, where))
+
+
+def _json_object(line: bytes, where: str) -> dict[str, Any]:
+    """The object that one line spells. Raises InputError if it is anything else, or text that UTF-8 cannot carry."""
+    try:
+        fields = json.loads(line.decode(), parse_constant=_no_number)
+        if b"\\u" in line:
+            json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON and no text
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 (byte {error.start + 1} of the line): convert the file") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where} escapes half of a surrogate pair, which is no character: correct it") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where} is not JSON ({error.msg} at character {error.pos + 1}): one object per line is needed"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({error}): one object per line is needed") from error
+    if not isinstance(fields, dict):
+        raise InputError(f'{where} is not a JSON object: write it as {{"prompt": ...}}')
+    return fields
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from _batch_rows(path, file.iter_batches(batch_size=BATCH_ROWS))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} cannot be read as Parquet: {_first_line(error)}") from error
+
+
+def _read_arrow(path: Path) -> Iterator[Row]:
+    """Rows of an Arrow IPC file, or of an IPC stream, which is what `datasets` writes under the same suffix."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            if source.read(6) == b"ARROW1":
+                with pa.ipc.open_file(source) as reader:
+                    yield from _batch_rows(path, (reader.get_batch(index) for index in range(reader.num_record_batches)))
+            else:
+                source.seek(0)
+                with pa.ipc.open_stream(source) as reader:
+                    yield from _batch_rows(path, reader)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} cannot be read as Arrow: {_first_line(error)}") from error
+
+
+def _batch_rows(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            for fields in batch.slice(start, BATCH_ROWS).to_pylist():
+                number += 1
+                yield Row(f"{path.name} row {number}", fields)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".arrow": _read_arrow}
