@@ -1,0 +1,116 @@
+"""Scheduled distillation: the flow as a Prefect deployment, served from this process.
+
+Each due run continues the run by one iteration: an iteration that was begun and not finished is the next one, and its finished
+stages come from the cache. A run that comes due while another is going on is refused by the run's lock.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.runner import Runner
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled
+from prefect.types.entrypoint import EntrypointType
+
+from flows.distill import distill
+from flows.server import EmbeddedServer
+from tasks.progress import Terminal
+from tasks.running import start
+from tasks.versions import recipe
+from wind.config import DistillConfig
+from wind.datasets import Store
+from wind.errors import StageError
+from wind.versions import Versions
+
+SECONDS_BETWEEN_TRIES = 3.0
+SECONDS_BETWEEN_POLLS = 2
+
+
+@flow(name="continue", persist_result=False)
+def continue_run(config: DistillConfig) -> Any:
+    """One more iteration of the run that `config` describes; the state's message names the version."""
+    _die_with_parent()
+    try:
+        with start(config, quiet=True) as here:
+            target = finished_iterations(here.config) + 1
+            version = distill(here.config.model_copy(update={"iterations": target}))[-1]
+    except StageError as error:
+        if "is going on" in str(error):
+            return Cancelled(message=f"refused: {error}")
+        raise
+    return f"{version.run}@{version.number} {version.id}"
+
+
+def finished_iterations(config: DistillConfig) -> int:
+    """How many iterations of this recipe the run has published."""
+    versions = Versions(Store(Path(config.root)), config.run)
+    wanted = recipe(config)
+    return max((version.content.iteration for version in versions if version.content.recipe == wanted), default=0)
+
+
+def serve_forever(config: DistillConfig, *, cron: str | None, interval: float | None, port: int) -> None:
+    """Serve `continue_run` on a schedule until interrupted, through outages of the Prefect server.
+
+    With PREFECT_API_URL set, against that server; otherwise against an embedded one with its UI, restarted when it dies.
+    """
+    config = config.model_copy(update={"root": str(Path(config.root).absolute())})
+    terminal = Terminal()
+    url = os.environ.get("PREFECT_API_URL")
+    server = None if url else EmbeddedServer(Path(config.root) / "prefect", port=port, services=True)
+    api = url or f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = api  # for the flow runs, which are processes of their own
+    try:
+        with temporary_settings({PREFECT_API_URL: api}):
+            while True:
+                if server is not None and not server.alive():
+                    server.start()
+                    server.wait()
+                terminal.line(f"serving {config.run} at {api.removesuffix('/api')}; stop with Ctrl-C")
+                # A server that is away ends the runner with one of these: it is started again until the server is back.
+                with suppress(httpx.HTTPError, RuntimeError, ExceptionGroup):
+                    asyncio.run(_serve(config, cron=cron, interval=interval, server=server))
+                terminal.line(f"the Prefect server at {api} does not answer; trying again")
+                time.sleep(SECONDS_BETWEEN_TRIES)
+    finally:
+        if server is not None:
+            server.stop()
+
+
+async def _serve(config: DistillConfig, *, cron: str | None, interval: float | None, server: EmbeddedServer | None) -> None:
+    """Register the deployment and run what comes due, until the server goes away."""
+    async with get_client() as client:
+        await client.hello()
+    runner = Runner(name=config.run, query_seconds=SECONDS_BETWEEN_POLLS, pause_on_shutdown=False)
+    deployment = await continue_run.ato_deployment(
+        name=config.run,
+        cron=cron,
+        interval=timedelta(seconds=interval) if interval else None,
+        parameters={"config": config.model_dump(mode="json")},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        description=f"Continue {config.run} by one iteration.",
+        tags=["wind"],
+    )
+    await runner.aadd_deployment(deployment)
+    await runner.start()
+
+
+def _die_with_parent() -> None:
+    """Leave with the serving process, however it ends: a flow run must not outlive the schedule that began it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,63 @@
+"""What a run would do: the flow itself, walked through without computing anything."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flows.distill import distill
+from tasks.running import Event, Running, start
+from wind.config import DistillConfig, SamplingConfig
+from wind.datasets import Dataset, Store
+
+
+def planned(config: DistillConfig) -> list[dict[str, Any]]:
+    """One entry per stage and iteration: outcome "cached" or "run", rows, tokens (at most), megabytes, seconds.
+
+    What would run is estimated from the newest dataset of the same noun in the store, scaled by rows; null where there is none.
+    """
+    with start(config, planning=True, quiet=True) as here:
+        distill.fn(here.config)
+        return [_step(here, event) for event in here.events]
+
+
+def _step(here: Running, event: Event) -> dict[str, Any]:
+    step: dict[str, Any] = {"iteration": event.iteration, "stage": event.dataset, "outcome": "cached", "tokens": None}
+    if event.outcome == "cached" and isinstance(event.handle, Dataset) and event.handle.fingerprint not in here.planned:
+        manifest = here.store.manifest(event.handle)
+        return step | {"rows": manifest.rows, "megabytes": round(manifest.bytes() / 1e6, 2), "seconds": 0.0}
+    rows = _rows(here, event)
+    if event.outcome == "cached":  # computed by then: the same stage stands earlier in this plan
+        return step | {"rows": rows, "megabytes": 0.0, "seconds": 0.0}
+    sampling = event.inputs.get("sampling")
+    like = _newest(here.store, event.dataset)
+    scale = rows / like.rows if rows and like and like.rows else None
+    return step | {
+        "outcome": "run",
+        "rows": rows,
+        "tokens": rows * sampling.max_new_tokens if rows and isinstance(sampling, SamplingConfig) else None,
+        "megabytes": round(like.bytes() * scale / 1e6, 2) if like and scale else None,
+        "seconds": round(like.provenance.get("seconds", 0.0) * scale, 1) if like and scale else None,
+    }
+
+
+def _rows(here: Running, event: Event) -> int | None:
+    """The rows that a stage will have, where that follows from the prompts; the prompts must be in the cache."""
+    prompts = next((past.handle for past in here.events if past.dataset == "prompts" and past.outcome == "cached"), None)
+    if not isinstance(prompts, Dataset):
+        return None
+    numbers = here.store.manifest(prompts).numbers
+    train = int(numbers["train"]) * here.config.sampling.samples_per_prompt
+    held_out = int(numbers["eval"]) * here.config.evaluation.samples_per_prompt
+    if event.dataset in ("win_rates",):
+        return train
+    if event.dataset == "evaluation":
+        return held_out
+    if event.dataset in ("generations", "rewards", "logps"):
+        before = [past for past in here.events if past.dataset == event.dataset and past.iteration == event.iteration]
+        return train if before and before[0] is event else held_out
+    return None
+
+
+def _newest(store: Store, noun: str) -> Any:
+    manifests = [store.manifest(handle) for handle in store.handles(noun)]
+    timed: Sequence[Any] = [manifest for manifest in manifests if "started" in manifest.provenance]
+    return max(timed, key=lambda manifest: manifest.provenance["started"], default=None)

@@ -1,0 +1,121 @@
+"""How versions, plans and rows look in a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from wind.datasets import AnyHandle, Dataset, Store, label
+from wind.errors import ConfigError
+from wind.versions import Version
+
+__all__ = ["frame", "label", "plan", "select", "verified", "version", "versions"]
+
+SUMMARY = (
+    ("win rate", "win_rate", 3),
+    ("reward", "mean_reward", 3),
+    ("gold accuracy", "accuracy", 3),
+    ("KL", "kl_k1", 3),
+    ("length", "response_tokens", 1),
+)
+TIMED = ("generations", "rewards", "win_rates", "logps", "training", "evaluation")
+
+
+def versions(store: Store, found: Sequence[Version]) -> None:
+    """One line per version: its metrics with 95% intervals and the seconds of its stages; then where each one lies."""
+    console = Console(soft_wrap=True)
+    if not found:
+        console.print(f"no versions in {store.root}", markup=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("version")
+    table.add_column("iteration", justify="right")
+    for title, _, _ in SUMMARY:
+        table.add_column(title)
+    table.add_column("seconds: " + ", ".join(TIMED))
+    for version in found:
+        cells = [_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY]
+        seconds = ", ".join(f"{version.seconds.get(name, 0):.1f}" for name in TIMED)
+        table.add_row(f"{version.run}@{version.number}", str(version.content.iteration), *cells, seconds)
+    console.print(table)
+    for version in found:
+        path = store.root / "runs" / version.run / "versions" / f"{version.number:04d}.json"
+        console.print(f"{version.run}@{version.number}  {version.id[:12]}  {path}", markup=False)
+
+
+def version(store: Store, found: Version) -> None:
+    """Everything of one version."""
+    console = Console(soft_wrap=True)
+    content = found.content
+    console.print(f"{found.run}@{found.number}  iteration {content.iteration}  id {found.id}", markup=False)
+    console.print(f"before it: {content.previous or 'nothing'}", markup=False)
+    datasets = Table("dataset", "rows", "fingerprint", "checks", "seconds", "parents", box=None, pad_edge=False)
+    for name, handle in content.datasets.items():
+        parents = ", ".join(f"{parent} {handle.fingerprint[:12]}" for parent, handle in store.manifest(handle).parents.items())
+        checks = f"{found.checks.get(name, 0)} passed"
+        datasets.add_row(name, str(handle.rows), handle.fingerprint[:12], checks, f"{found.seconds.get(name, 0):.1f}", parents)
+    for name in ("model_in", "model_out", "reference"):
+        model = getattr(content, name)
+        datasets.add_row(name, f"{model.parameters} weights", model.fingerprint[:12], "", "", "")
+    console.print(datasets)
+    metrics = Table("metric", "value [95% interval]", "n", box=None, pad_edge=False)
+    for name, entry in found.metrics.items():
+        metrics.add_row(name, _number(entry, 4), str(entry["n"]))
+    console.print(metrics)
+    console.print(f"policy: {store.path(content.model_out)}", markup=False)
+
+
+def plan(steps: Sequence[Mapping[str, Any]]) -> None:
+    """What a run would do, stage by stage."""
+    console = Console(soft_wrap=True)
+    table = Table("iteration", "stage", "outcome", "rows", "tokens, at most", "megabytes", "seconds", box=None, pad_edge=False)
+    for step in steps:
+        cells = [step[name] for name in ("rows", "tokens", "megabytes", "seconds")]
+        table.add_row(
+            str(step["iteration"] or ""),
+            step["stage"],
+            step["outcome"],
+            *("?" if cell is None else f"{cell:g}" for cell in cells),
+        )
+    console.print(table)
+    waiting = [step for step in steps if step["outcome"] == "run"]
+    known = [step["seconds"] for step in waiting if step["seconds"] is not None]
+    estimate = f"about {sum(known):.0f} s" if len(known) == len(waiting) else "some have no run yet to estimate their time from"
+    console.print(f"{len(waiting)} datasets to compute, {len(steps) - len(waiting)} in the cache; {estimate}")
+
+
+def verified(checked: Mapping[str, int]) -> None:
+    """What was verified, and how many bytes."""
+    console = Console(soft_wrap=True)
+    for name, size in checked.items():
+        console.print(f"{name}  whole  {size} bytes", markup=False)
+
+
+def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> pl.DataFrame:
+    """The first `limit` rows of a dataset that meet an SQL condition. Raises ConfigError if the condition is not SQL."""
+    if not isinstance(handle, Dataset):
+        raise ConfigError(f"{label(handle)} is not a dataset: its files are in {store.path(handle)}")
+    with duckdb.connect() as connection:
+        connection.register("dataset", store.open(handle))
+        connection.execute("SET enable_external_access = false")
+        try:
+            found: pl.DataFrame = connection.sql(f"SELECT * FROM dataset{f' WHERE {where}' if where else ''} LIMIT {limit}").pl()
+            return found
+        except duckdb.Error as error:
+            raise ConfigError(f"--where {where!r}: {str(error).splitlines()[0]}") from error
+
+
+def frame(found: pl.DataFrame) -> None:
+    """The rows as a table, nothing cut off."""
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_column_data_types=True, tbl_width_chars=200):
+        print(found)
+
+
+def _number(entry: Mapping[str, Any] | None, digits: int) -> str:
+    if entry is None or entry["value"] is None:
+        return "-"
+    value = f"{entry['value']:.{digits}f}"
+    return value if entry["low"] is None else f"{value} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"

@@ -1,0 +1,148 @@
+"""Prefect's cache, made true.
+
+A task's key is its inputs, its own source, and the source of the modules that compute it. Handles hash by fingerprint and config
+sections by value; where and how fast a run computes is no task's input. A hit counts only if its dataset is still whole.
+"""
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prefect import Task
+from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
+
+from tasks.running import Event, Outcome, Running, running
+from wind.datasets import AnyHandle, Dataset, Handle
+from wind.fingerprints import digest
+from wind.stages import HANDLE, STAGES
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Handle)
+
+
+@dataclass
+class CodeDigest(CachePolicy):
+    """The source of `modules`; a package means all of its modules."""
+
+    modules: tuple[str, ...] = ()
+
+    def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any) -> str | None:
+        """The digest of the source of `modules`."""
+        return code_digest(self.modules)
+
+
+def computed_by(*modules: str) -> CachePolicy:
+    """The cache policy of a dataset computed by `modules`: edit one of them and the dataset is computed anew."""
+    return INPUTS + TASK_SOURCE + CodeDigest(modules=modules)
+
+
+@cache
+def code_digest(modules: tuple[str, ...]) -> str:
+    """The sha256 over the source files of `modules`, in order of their names."""
+    hasher = hashlib.sha256()
+    for module in sorted(modules):
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"no module is called {module}", name=module)
+        path = Path(spec.origin)
+        for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
+            hasher.update(f"{module}/{file.name}\0".encode() + file.read_bytes() + b"\0")
+    return hasher.hexdigest()
+
+
+def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function that computes one stored thing a cached Prefect task.
+
+    In a run, a hit whose dataset is damaged is computed anew. In a plan nothing is computed: what the cache has is returned, the
+    rest is noted and returned as a handle that stands for what is not known yet.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def compute(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+            return function(*args, **kwargs).model_dump(mode="json")
+
+        cached: Task[P, dict[str, Any]] = Task(
+            compute,
+            name=function.__name__,
+            description=inspect.getdoc(function),
+            tags={"wind", *(tags or ())},
+            cache_policy=computed_by(*modules),
+            persist_result=True,
+            result_serializer="json",
+        )
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            run = running()
+            bound = inspect.signature(function).bind(*args, **kwargs)
+            bound.apply_defaults()
+            inputs = dict(bound.arguments)
+            key = _key(cached, inputs)
+            found = _look_up(run, key)
+            is_fresh = run.refresh is not None and _is_from(function, run.refresh)
+            hit = found is not None and run.store.is_whole(found) and not is_fresh
+            if run.planning:
+                handle, outcome = _planned(run, key, function, found if hit else None)
+            else:
+                configured = cached.with_options(
+                    result_storage=_results(run),
+                    refresh_cache=not hit,
+                    task_run_name=f"{function.__name__} {run.iteration}" if run.iteration else function.__name__,
+                )
+                handle, outcome = HANDLE.validate_python(configured(*args, **kwargs)), "cached" if hit else "computed"
+            run.note(Event(function.__name__, _noun(function), run.iteration or None, outcome, handle, inputs))
+            return cast(R, handle)
+
+        return call
+
+    return decorate
+
+
+def _results(run: Running) -> Path:
+    return run.store.root / "results"
+
+
+def _key(cached: Task[P, dict[str, Any]], inputs: dict[str, Any]) -> str:
+    """The key that Prefect computes for `inputs`."""
+    policy = cast(CachePolicy, cached.cache_policy)
+    return str(policy.compute_key(task_ctx=cast(Any, SimpleNamespace(task=cached)), inputs=inputs, flow_parameters={}))
+
+
+def _look_up(run: Running, key: str) -> AnyHandle | None:
+    """The handle that the cache holds under `key`, if any. Reads plain JSON only, and needs no Prefect server."""
+    try:
+        record = json.loads((_results(run) / key).read_bytes())
+        return HANDLE.validate_python(json.loads(record["result"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None  # a damaged record is no hit: the stage runs again and writes a new one
+
+
+def _planned(run: Running, key: str, function: Callable[..., Any], found: AnyHandle | None) -> tuple[AnyHandle, Outcome]:
+    """What a plan goes on with: the cached handle, or one made up from the key, the same for every task of that key."""
+    if found is not None:
+        return found, "cached"
+    handle = Dataset(name=_noun(function), fingerprint=digest(key), rows=0)
+    outcome: Outcome = "cached" if handle.fingerprint in run.planned else "planned"
+    run.planned.add(handle.fingerprint)
+    return handle, outcome
+
+
+def _is_from(function: Callable[..., Any], stage: str) -> bool:
+    """Whether `function` computes `stage` or something after it."""
+    return STAGES.index(_noun(function)) >= STAGES.index(stage)
+
+
+def _noun(function: Callable[..., Any]) -> str:
+    """The dataset that `function` computes: the name of its module."""
+    return function.__module__.rpartition(".")[2]

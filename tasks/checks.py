@@ -1,0 +1,28 @@
+"""The data checks that stand between every two stages."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from data_checks.validation import validate
+from tasks.running import running
+from wind.datasets import Dataset
+
+
+def checked(dataset: Dataset) -> Dataset:
+    """`dataset`, once its suite holds. Never cached: a changed suite checks again and recomputes nothing.
+
+    Raises DataCheckError, which ends the run before the next stage spends anything.
+    """
+    here = running()
+    if not here.planning:
+        here.checks[dataset.fingerprint] = check_dataset.with_options(
+            task_run_name=f"check {dataset.name} {here.iteration or ''}"
+        )(dataset)
+    return dataset
+
+
+@task(cache_policy=NO_CACHE, tags={"wind", "check"}, persist_result=False)
+def check_dataset(dataset: Dataset) -> int:
+    """The number of expectations that `dataset` meets."""
+    here = running()
+    return validate(dataset, here.store, here.config.checks).expectations

@@ -1,0 +1,30 @@
+"""The responses that a policy samples."""
+
+from typing import Literal
+
+from tasks.caching import dataset_task
+from tasks.stages import compute
+from tasks.workers import Kind
+from wind.config import InferenceConfig, SamplingConfig
+from wind.datasets import Dataset, Model
+from wind.generations import GenerationsSpec
+
+COMPUTED_BY = ("wind.generations", "wind.models")
+
+
+@dataset_task(*COMPUTED_BY, tags={"engine"})
+def sample_generations(
+    policy: Model,
+    prompts: Dataset,
+    split: Literal["train", "eval"],
+    sampling: SamplingConfig,
+    inference: InferenceConfig,
+    seed: int,
+    iteration: int,
+) -> Dataset:
+    """One row is one response of `policy` to a prompt of `split`."""
+    spec = GenerationsSpec(
+        policy=policy, prompts=prompts, split=split, sampling=sampling, inference=inference, seed=seed, iteration=iteration
+    )
+    kind: Kind = "vllm" if sampling.backend == "vllm" else "transformers"
+    return compute("generations", spec, COMPUTED_BY, kind)

@@ -1,0 +1,34 @@
+"""The metrics of an iteration."""
+
+from tasks.caching import dataset_task
+from tasks.stages import compute
+from wind.config import EvaluationConfig
+from wind.datasets import Dataset
+from wind.metrics import MetricsSpec
+
+COMPUTED_BY = ("wind.metrics",)
+
+
+@dataset_task(*COMPUTED_BY)
+def measure(
+    evaluation: Dataset,
+    generations: Dataset,
+    training: Dataset,
+    rewards: Dataset,
+    win_rates: Dataset,
+    evaluation_config: EvaluationConfig,
+    seed: int,
+    iteration: int,
+) -> Dataset:
+    """One row is one number of the iteration, with its 95% interval over prompts where it has one."""
+    spec = MetricsSpec(
+        evaluation=evaluation,
+        generations=generations,
+        training=training,
+        rewards=rewards,
+        win_rates=win_rates,
+        evaluation_config=evaluation_config,
+        seed=seed,
+        iteration=iteration,
+    )
+    return compute("metrics", spec, COMPUTED_BY)

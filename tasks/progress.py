@@ -1,0 +1,58 @@
+"""What a run tells while it runs: a live bar in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Bar(Protocol):
+    """One stage's progress."""
+
+    def __call__(self, done: float, total: float) -> None:
+        """Show that `done` of `total` is finished."""
+
+
+class Terminal:
+    """The run's voice on standard error, so that standard output carries results only."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True, highlight=False)
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def bar(self, name: str) -> Iterator[Bar]:
+        """A progress bar called `name` in a terminal; elsewhere a line every ten seconds."""
+        if self.console.is_terminal:
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns, console=self.console, transient=True) as progress:
+                task = progress.add_task(name, total=None)
+                yield lambda done, total: progress.update(task, completed=done, total=total)
+        else:
+            yield self._lines(name)
+
+    def _lines(self, name: str) -> Bar:
+        last = time.monotonic()
+
+        def show(done: float, total: float) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                self.line(f"    {name}: {done:g} of {total:g}")
+
+        return show

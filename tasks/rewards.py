@@ -1,0 +1,16 @@
+"""The rewards of sampled responses."""
+
+from tasks.caching import dataset_task
+from tasks.stages import compute
+from wind.config import InferenceConfig
+from wind.datasets import Dataset
+from wind.rewards import Classifier, RewardsSpec, Rule
+
+COMPUTED_BY = ("wind.rewards",)
+
+
+@dataset_task(*COMPUTED_BY, tags={"engine"})
+def score_rewards(prompts: Dataset, generations: Dataset, reward: Rule | Classifier, inference: InferenceConfig) -> Dataset:
+    """One row is one response as the reward sees it."""
+    spec = RewardsSpec(prompts=prompts, generations=generations, reward=reward, inference=inference)
+    return compute("rewards", spec, COMPUTED_BY, "transformers")

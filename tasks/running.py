@@ -1,0 +1,131 @@
+"""A run in progress: its store, its workers, its voice, and whether it computes or only plans.
+
+Tasks find it through a context variable, so that their arguments are exactly the values that determine their content.
+"""
+
+import fcntl
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.progress import Terminal
+from tasks.workers import Pool
+from wind.config import DistillConfig
+from wind.datasets import AnyHandle, Dataset, Store
+from wind.errors import StageError
+
+Outcome = Literal["computed", "cached", "planned"]
+
+_running: ContextVar["Running"] = ContextVar("running")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One task call: a dataset that was computed, found in the cache, or would have to be computed."""
+
+    task: str
+    dataset: str  # the noun it computes
+    iteration: int | None
+    outcome: Outcome
+    handle: AnyHandle | None
+    inputs: dict[str, Any]
+
+
+@dataclass
+class Running:
+    """What the tasks of one run share."""
+
+    config: DistillConfig
+    store: Store
+    terminal: Terminal
+    pool: Pool
+    planning: bool = False
+    planned: set[str] = field(default_factory=set)  # fingerprints that stand for what a plan has not computed
+    refresh: str | None = None  # dataset from which `wind rerun --from` computes anew
+    iteration: int = 0
+    events: list[Event] = field(default_factory=list)
+    checks: dict[str, int] = field(default_factory=dict)  # expectations that held, by fingerprint
+
+    def note(self, event: Event) -> None:
+        """Keep `event` for the summary and say it."""
+        self.events.append(event)
+        if not self.planning and isinstance(event.handle, Dataset):
+            self.terminal.line(
+                f"  {event.task:<18} {event.outcome:<8} {event.handle.rows:>9} rows  {event.handle.fingerprint[:12]}"
+            )
+
+    def outcomes(self) -> Counter[str]:
+        """How many datasets were computed, cached or planned."""
+        return Counter(event.outcome for event in self.events)
+
+
+def running() -> Running:
+    """The run this code is part of."""
+    return _running.get()
+
+
+def device_of(config: DistillConfig) -> Literal["cpu", "cuda"]:
+    """The device of the workers: as configured, or cuda where an NVIDIA driver is there."""
+    if config.workers.device != "auto":
+        return config.workers.device
+    return "cuda" if Path("/dev/nvidiactl").exists() and shutil.which("nvidia-smi") else "cpu"
+
+
+def backend_of(config: DistillConfig) -> Literal["transformers", "vllm"]:
+    """The sampler: as configured, or vllm on a GPU where its worker's interpreter has it."""
+    if config.sampling.backend != "auto":
+        return config.sampling.backend
+    has_vllm = "vllm" in config.workers.python or find_spec("vllm") is not None
+    return "vllm" if device_of(config) == "cuda" and has_vllm else "transformers"
+
+
+@contextmanager
+def start(config: DistillConfig, *, planning: bool = False, refresh: str | None = None, quiet: bool = False) -> Iterator[Running]:
+    """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended at the end.
+
+    Raises StageError if the run is going on in another process, or if the root cannot be written.
+    """
+    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"backend": backend_of(config)})})
+    store = Store(Path(config.root).absolute())
+    folder = store.root / "runs" / config.run
+    with _alone(folder, config.run, wanted=not planning):
+        pool = Pool(config.workers, device_of(config), folder / "logs")
+        run = Running(config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh)
+        token = _running.set(run)
+        try:
+            yield run
+        finally:
+            _running.reset(token)
+            pool.close()
+
+
+@contextmanager
+def _alone(folder: Path, name: str, *, wanted: bool) -> Iterator[None]:
+    """Hold the run's lock; the system frees it when the process dies, however it dies."""
+    if not wanted:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StageError(
+            f"the store cannot be written: {error.strerror}: {error.filename}; set `root` to a writable folder"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace")
+        raise StageError(f"run {name} is going on in process {holder}: wait for it, or give this run another name") from None
+    finally:
+        os.close(descriptor)

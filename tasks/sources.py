@@ -1,0 +1,27 @@
+"""What a run takes from outside: the base policy, the reward, the files of prompts. Each is copied into the store first."""
+
+import wind.models
+import wind.prompts
+import wind.rewards
+from tasks.running import running
+from wind.config import PolicyConfig, PromptsConfig, RewardConfig
+from wind.datasets import Model
+from wind.prompts import PromptsSpec
+from wind.rewards import Classifier, Rule
+
+
+def import_policy(config: PolicyConfig) -> Model:
+    """The stored copy of the base policy, named by its content, so that an edited folder is another policy."""
+    return wind.models.import_policy(running().store, config)
+
+
+def import_reward(config: RewardConfig) -> Rule | Classifier:
+    """The reward, named by the content of its model or by the source of its function."""
+    return wind.rewards.resolve_reward(running().store, config)
+
+
+def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> PromptsSpec:
+    """The spec of the prompts: their stored source, and how its rows become token ids."""
+    store = running().store
+    source = wind.prompts.import_prompts(store, config)
+    return wind.prompts.prompts_spec(store, config, source, tokenizer, seed)

@@ -1,0 +1,55 @@
+"""How a task computes its dataset: in this process when it is light, in the run's workers when it is heavy."""
+
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from tasks.caching import code_digest
+from tasks.running import device_of, running
+from tasks.workers import Kind
+from wind.datasets import Dataset
+from wind.stages import Job, Place, Spec, run
+
+SECONDS_BETWEEN_UPDATES = 2.0
+
+
+def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None = None) -> Dataset:
+    """The dataset of `spec`, computed by workers of `kind`, or here when the stage is light and `kind` is None."""
+    here = running()
+    place = Place(root=str(here.store.root), device=device_of(here.config))
+    job = Job(stage=stage, spec=spec.model_dump(mode="json"), place=place, code=code_digest(modules))
+    with here.terminal.bar(stage) as bar:
+        if kind is None:
+            return run(job, bar)
+        artifact = ProgressArtifact(stage)
+
+        def progress(done: float, total: float) -> None:
+            bar(done, total)
+            artifact.update(done, total)
+
+        return here.pool.compute(job, kind, progress)
+
+
+class ProgressArtifact:
+    """A stage's progress in the Prefect UI; stages that end at once make none."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._told = time.monotonic()
+        self._id: UUID | None = None
+
+    def update(self, done: float, total: float) -> None:
+        """Show that `done` of `total` is finished, at most every two seconds."""
+        if time.monotonic() - self._told < SECONDS_BETWEEN_UPDATES:
+            return
+        self._told = time.monotonic()
+        percent = 100 * done / max(total, 1)
+        if self._id is None:
+            made: Any = create_progress_artifact(
+                percent, key=self._stage.replace("_", "-"), description=f"shards of {self._stage}"
+            )
+            self._id = made
+        else:
+            update_progress_artifact(self._id, percent)

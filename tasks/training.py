@@ -1,0 +1,49 @@
+"""The training of the next policy."""
+
+from tasks.caching import dataset_task
+from tasks.running import running
+from tasks.stages import compute
+from wind.config import TrainingConfig, WindObjectiveConfig
+from wind.datasets import Dataset, Model
+from wind.training import TrainingSpec
+
+COMPUTED_BY = ("wind.training", "wind.objectives", "wind.sequence_logps", "wind.models")
+
+
+@dataset_task(*COMPUTED_BY, tags={"engine"})
+def train_policy(
+    policy: Model,
+    prompts: Dataset,
+    generations: Dataset,
+    rewards: Dataset,
+    win_rates: Dataset,
+    logps: Dataset,
+    objective: WindObjectiveConfig,
+    training: TrainingConfig,
+    seed: int,
+    iteration: int,
+) -> Dataset:
+    """One row is one number of one optimiser step; the model it made is the dataset's output."""
+    spec = TrainingSpec(
+        policy=policy,
+        prompts=prompts,
+        generations=generations,
+        rewards=rewards,
+        win_rates=win_rates,
+        logps=logps,
+        objective=objective,
+        training=training,
+        seed=seed,
+        iteration=iteration,
+    )
+    return compute("training", spec, COMPUTED_BY, "training")
+
+
+def trained_model(training: Dataset) -> Model:
+    """The model that `training` made."""
+    here = running()
+    if training.fingerprint in here.planned:
+        return Model(fingerprint=training.fingerprint, parameters=0)
+    model = here.store.manifest(training).outputs["model"]
+    assert isinstance(model, Model)
+    return model

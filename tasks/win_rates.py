@@ -1,0 +1,15 @@
+"""Win rates of responses against their siblings."""
+
+from tasks.caching import dataset_task
+from tasks.stages import compute
+from wind.config import WinRateConfig
+from wind.datasets import Dataset
+from wind.win_rates import WinRatesSpec
+
+COMPUTED_BY = ("wind.win_rates",)
+
+
+@dataset_task(*COMPUTED_BY)
+def estimate_win_rates(rewards: Dataset, win_rate: WinRateConfig) -> Dataset:
+    """One row is one response against the other responses to its prompt."""
+    return compute("win_rates", WinRatesSpec(rewards=rewards, win_rate=win_rate), COMPUTED_BY)

@@ -1,0 +1,208 @@
+"""Worker processes: where heavy stages run, so that they can be killed, measured and given back whole.
+
+A pool starts processes `python -m wind.worker` on demand, keeps them warm, hands shards to whichever is free, and takes their
+errors back as this project's own. Each child leads its own process group and holds the read end of a pipe whose write end lives
+only here: it dies with this process, however this process dies.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, Literal
+
+from wind.config import WorkersConfig
+from wind.datasets import Dataset
+from wind.errors import StageError, by_name
+from wind.stages import Job, missing_shards, parse, publish
+
+Kind = Literal["transformers", "vllm", "training"]
+LOG_LINES = 5
+
+
+class Worker:
+    """One warm process."""
+
+    def __init__(self, python: str, log: Path, environment: Mapping[str, str]) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [python, "-m", "wind.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+                env={**os.environ, **environment},
+            )
+
+    def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """What the worker says of the finished shard. Raises the error that it met, or StageError if it died."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"job": job.model_dump(mode="json"), "shard": shard}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died(job) from None
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if "progress" in message:
+                progress(*message["progress"])
+            elif "error" in message:
+                raise by_name(message["error"]["kind"], message["error"]["message"])
+            else:
+                done: dict[str, Any] = message["done"]
+                return done
+        raise self._died(job)
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Kill the process group and reap the process."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def _died(self, job: Job) -> StageError:
+        code = self._process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        said = " | ".join(line.strip() for line in lines if line.strip()) or "it said nothing"
+        return StageError(
+            f"the worker of {job.stage} {how}; rerun to go on from its finished shards. Last words in {self._log}: {said}"
+        )
+
+
+class Pool:
+    """The warm workers of one run: `workers.processes` of each kind, started when first needed."""
+
+    def __init__(self, config: WorkersConfig, device: str, logs: Path) -> None:
+        self._config = config
+        self._device = device
+        self._logs = logs
+        self._workers: dict[tuple[Kind, int], Worker] = {}
+
+    def compute(self, job: Job, kind: Kind, progress: Callable[[float, float], None]) -> Dataset:
+        """The dataset of `job`: its missing shards are computed by the workers, then it is published."""
+        started = time.time()
+        stage, _, store = parse(job)
+        with store.partial(stage.name, job.key()) as partial:
+            missing = missing_shards(job, partial)
+            self._make_room(kind)
+            peak = self._compute_shards(job, kind, missing, progress)
+            if self._config.keep_warm == "never":
+                self.close()
+            return publish(job, partial, started, peak_memory_bytes=peak)
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+
+    def _compute_shards(self, job: Job, kind: Kind, missing: Sequence[int], progress: Callable[[float, float], None]) -> int:
+        """The peak memory, in bytes, of the workers that computed the shards `missing`."""
+        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for shard in missing:
+            waiting.put(shard)
+        count = Count(len(missing))
+        processes = min(self._config.processes, len(missing))
+        failed = threading.Event()
+        with ThreadPoolExecutor(max(1, processes)) as threads:
+            lanes = [threads.submit(self._lane, job, kind, index, waiting, count, failed) for index in range(processes)]
+            try:
+                while wait(lanes, timeout=0.2, return_when=FIRST_EXCEPTION).not_done and not failed.is_set():
+                    progress(count.done(), count.total)
+                return max((lane.result() for lane in lanes), default=0)
+            except BaseException:
+                # A sibling's shard would be thrown away or recomputed anyway: do not wait for it.
+                failed.set()
+                self.close()
+                raise
+
+    def _lane(
+        self, job: Job, kind: Kind, index: int, waiting: "queue.SimpleQueue[int]", count: "Count", failed: threading.Event
+    ) -> int:
+        peak = 0
+        while not failed.is_set():
+            try:
+                shard = waiting.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                done = self._worker(kind, index).compute(job, shard, count.within(shard))
+            except BaseException:
+                failed.set()
+                raise
+            peak = max(peak, done["peak_memory_bytes"])
+            count.within(shard)(1, 1)
+        return peak
+
+    def _worker(self, kind: Kind, index: int) -> Worker:
+        worker = self._workers.get((kind, index))
+        if worker is not None and not worker.alive():
+            worker.close()
+            worker = None
+        if worker is None:
+            python = self._config.python.get(kind, sys.executable)
+            log = self._logs / f"{kind}-{index}.log"
+            worker = self._workers[kind, index] = Worker(python, log, self._environment(index))
+        return worker
+
+    def _environment(self, index: int) -> dict[str, str]:
+        folders = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            "PYTHONPATH": os.pathsep.join(folders),  # so that a rule's module is found where the run was started
+            "HF_HUB_OFFLINE": "1",  # everything a stage needs is in the store
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self._device == "cpu":
+            # One thread: the number of threads moves floats, and processes are the way to more cores.
+            environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+        elif self._config.processes > 1:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            names = visible.split(",") if visible else [str(number) for number in range(self._config.processes)]
+            environment["CUDA_VISIBLE_DEVICES"] = names[index % len(names)]
+        return environment
+
+    def _make_room(self, kind: Kind) -> None:
+        """On a GPU, end the workers of every other kind: exiting is the one sure way to give its memory back."""
+        if self._device == "cuda" and self._config.keep_warm != "always":
+            for other in [place for place in self._workers if place[0] != kind]:
+                self._workers.pop(other).close()
+
+
+class Count:
+    """Progress of several workers as one: finished shards, and the parts of those in work."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._parts: dict[int, float] = {}
+
+    def within(self, shard: int) -> Callable[[int, int], None]:
+        """The progress function of one shard."""
+
+        def progress(done: int, total: int) -> None:
+            self._parts[shard] = done / max(total, 1)
+
+        return progress
+
+    def done(self) -> float:
+        """How many shards are done, parts included."""
+        return round(sum(list(self._parts.values())), 2)

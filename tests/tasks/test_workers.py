@@ -1,0 +1,133 @@
+"""Workers as real processes: they compute, they report, and nothing of them outlives the run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tasks.workers import Pool
+from wind.config import WinRateConfig, WorkersConfig
+from wind.datasets import Dataset, Store
+from wind.errors import InputError, StageError
+from wind.stages import Job, Place
+from wind.win_rates import WinRatesSpec
+
+
+def rewards(store: Store, table: dict[str, list[object]], shards: int = 1) -> Dataset:
+    """A rewards dataset with the same rows in each shard, under other prompts."""
+    with store.partial("rewards", "given") as partial:
+        for shard in range(shards):
+            rows = table | {"prompt_id": [f"{shard}-{name}" for name in table["prompt_id"]]}
+            partial.write(shard, pa.table(rows))
+        return partial.publish(shards, parents={}, computed_by={}, numbers={}, provenance={})
+
+
+def job(store: Store, given: Dataset) -> Job:
+    spec = WinRatesSpec(rewards=given, win_rate=WinRateConfig())
+    return Job(stage="win_rates", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root)))
+
+
+def pool_of(store: Store, processes: int) -> Pool:
+    return Pool(WorkersConfig(processes=processes), "cpu", store.root / "logs")
+
+
+PAIR: dict[str, list[object]] = {"prompt_id": ["a", "a"], "sample_index": [0, 1], "reward": [1.0, 3.0]}
+
+
+@pytest.fixture
+def pool(store: Store) -> Iterator[Pool]:
+    pool = pool_of(store, 1)
+    yield pool
+    pool.close()
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process computes: a zombie that nobody has reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def descendants(pid: int) -> set[int]:
+    children = {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
+    return children.union(*(descendants(child) for child in children)) if children else set()
+
+
+@pytest.mark.slow
+def test_two_workers_give_what_one_gives(store: Store, tmp_path: Path) -> None:
+    """The fingerprint does not know how many processes computed the shards."""
+    given = rewards(store, PAIR, shards=3)
+    one = pool_of(store, 1)
+    two = pool_of(Store(tmp_path / "other"), 2)
+    other = Store(tmp_path / "other")
+    try:
+        first = one.compute(job(store, given), "transformers", lambda done, total: None)
+        second = two.compute(job(other, rewards(other, PAIR, shards=3)), "transformers", lambda done, total: None)
+    finally:
+        one.close()
+        two.close()
+    assert first == second
+    assert store.frame(first)["win_rate"].to_list() == [0.0, 1.0] * 3
+
+
+@pytest.mark.slow
+def test_an_error_crosses_as_itself(store: Store, pool: Pool) -> None:
+    lonely = rewards(store, {"prompt_id": ["a"], "sample_index": [0], "reward": [1.0]})
+    with pytest.raises(InputError, match="0-a"):
+        pool.compute(job(store, lonely), "transformers", lambda done, total: None)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_reported_and_replaced(store: Store, pool: Pool) -> None:
+    given = rewards(store, PAIR)
+    computed = pool.compute(job(store, given), "transformers", lambda done, total: None)
+    for child in descendants(os.getpid()):
+        os.kill(child, signal.SIGKILL)
+        while is_running(child):
+            time.sleep(0.01)
+    again = rewards(store, PAIR | {"reward": [2.0, 3.0]})
+    assert pool.compute(job(store, again), "transformers", lambda done, total: None).rows == computed.rows
+
+
+@pytest.mark.slow
+def test_an_interpreter_that_cannot_serve_is_named(store: Store) -> None:
+    pool = Pool(WorkersConfig(python={"transformers": "/bin/false"}), "cpu", store.root / "logs")
+    with pytest.raises(StageError, match="worker of win_rates ended with exit code 1"):
+        pool.compute(job(store, rewards(store, PAIR)), "transformers", lambda done, total: None)
+    pool.close()
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from tasks.workers import Worker
+worker = Worker(sys.executable, Path(sys.argv[1]) / "log", {"OMP_NUM_THREADS": "1"})
+print(worker._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    time.sleep(0.5)
+    assert is_running(worker)
+    parent.send_signal(how)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 20
+    while is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(worker)

@@ -1,0 +1,172 @@
+"""Dataset versions: what one iteration consumed and produced, as one immutable, content-addressed record.
+
+A version is `<root>/runs/<run>/versions/0003.json`, the third published in that run. Its id is the sha256 of what determines its
+content: the iteration, the recipe, the handles of datasets and models, and the id of the version before it. Times, paths, worker
+settings and check results stand beside that content, outside the id. A tag is a small file that holds an id.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wind.config import Name
+from wind.datasets import AnyHandle, Dataset, Model, Store, atomic_write, lock
+from wind.errors import ConfigError, DatasetError
+from wind.fingerprints import digest
+
+REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")
+TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+
+
+class Content(BaseModel):
+    """What determines a version: two versions with the same content have the same id, on any machine and under any name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iteration: int
+    recipe: dict[str, Any]  # the config without paths, names and worker settings
+    datasets: dict[str, Dataset]
+    model_in: Model
+    model_out: Model
+    reference: Model
+    previous: str | None  # id of the iteration before
+
+    def id(self) -> str:
+        """The version's id."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Version(BaseModel):
+    """A published version: its content, and what stands beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    run: Name
+    number: int  # 1-based order of publishing in the run
+    content: Content
+    checks: dict[str, int]  # expectations that held, by dataset
+    metrics: dict[str, dict[str, Any]]  # value, low, high, n
+    seconds: dict[str, float]  # what each stage's computation took, whenever it was
+    published: float  # Unix time
+
+    def handles(self) -> dict[str, AnyHandle]:
+        """Everything stored that the version names."""
+        content = self.content
+        models = {"model_in": content.model_in, "model_out": content.model_out, "reference": content.reference}
+        return {**content.datasets, **models}
+
+
+class Versions:
+    """The versions of one run, in the order they were published."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        self.folder = store.root / "runs" / run
+        self.run = run
+
+    def __iter__(self) -> Iterator[Version]:
+        for path in sorted((self.folder / "versions").glob("[0-9]*.json")):
+            yield _read(path)
+
+    def publish(
+        self,
+        content: Content,
+        *,
+        checks: Mapping[str, int],
+        metrics: Mapping[str, Mapping[str, Any]],
+        seconds: Mapping[str, float],
+    ) -> Version:
+        """The version with `content`: the one already published, or a new one with the next number. Tags it `latest`."""
+        (self.folder / "versions").mkdir(parents=True, exist_ok=True)
+        with lock(self.folder / "versions.lock"):
+            published = list(self)
+            version = next((version for version in published if version.id == content.id()), None)
+            if version is None:
+                version = Version(
+                    id=content.id(),
+                    run=self.run,
+                    number=1 + max((version.number for version in published), default=0),
+                    content=content,
+                    checks=dict(checks),
+                    metrics={name: dict(value) for name, value in metrics.items()},
+                    seconds=dict(seconds),
+                    published=time.time(),
+                )
+                path = self.folder / "versions" / f"{version.number:04d}.json"
+                atomic_write(path, version.model_dump_json(indent=1).encode())
+            self.tag("latest", version)
+        return version
+
+    def tag(self, name: str, version: Version) -> None:
+        """Let `name` point to `version`."""
+        if not TAG.match(name):
+            raise ConfigError(f"{name!r} cannot be a tag: use letters, digits, dot, dash and underscore")
+        (self.folder / "tags").mkdir(parents=True, exist_ok=True)
+        atomic_write(self.folder / "tags" / name, f"{version.id}\n".encode())
+
+    def tagged(self, name: str) -> Version | None:
+        """The version that the tag `name` points to, if there is one."""
+        try:
+            wanted = (self.folder / "tags" / name).read_text().strip()
+        except FileNotFoundError:
+            return None
+        return next((version for version in self if version.id == wanted), None)
+
+
+def runs(store: Store) -> list[str]:
+    """The names of the runs in the store."""
+    folder = store.root / "runs"
+    return sorted(path.parent.name for path in folder.glob("*/versions")) if folder.is_dir() else []
+
+
+def find(store: Store, name: str) -> Version:
+    """The version called `name`: RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six digits of an id."""
+    match = REFERENCE.match(name if "@" in name else f"{name}@latest")
+    if match and match["run"] in runs(store):
+        versions = Versions(store, match["run"])
+        found = versions.tagged(match["tag"])
+        if found is None and match["tag"].isdigit():
+            found = next((version for version in versions if version.number == int(match["tag"])), None)
+        if found is not None:
+            return found
+    elif re.fullmatch(r"[0-9a-f]{6,64}", name):
+        matches = {version.id: version for run in runs(store) for version in Versions(store, run) if version.id.startswith(name)}
+        if len(matches) == 1:
+            return next(iter(matches.values()))
+    known = ", ".join(runs(store)) or "none"
+    raise ConfigError(f"no version is called {name!r} in {store.root} (runs: {known}); `wind versions` lists them")
+
+
+def verify(store: Store, version: Version) -> int:
+    """The number of bytes checked: every dataset and model that `version` names, every parent of those, and the id itself.
+
+    Raises DatasetError naming the first file that is missing or changed.
+    """
+    if version.content.id() != version.id:
+        raise DatasetError(f"version {version.run}@{version.number} was edited: its content has id {version.content.id()[:12]}")
+    waiting = list(version.handles().values())
+    seen: set[AnyHandle] = set()
+    total = 0
+    while waiting:
+        handle = waiting.pop()
+        if handle in seen:
+            continue
+        seen.add(handle)
+        manifest = store.verify(handle)
+        total += manifest.bytes()
+        waiting += [*manifest.parents.values(), *manifest.outputs.values()]
+    return total
+
+
+def _read(path: Path) -> Version:
+    try:
+        return Version.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DatasetError(
+            f"{os.fspath(path)} is not a version ({str(error).splitlines()[0]}): restore it or remove it"
+        ) from error
