@@ -1,0 +1,38 @@
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+PIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][a-z0-9.]*(\+cpu)?")
+
+
+@pytest.mark.parametrize("package", ["flows", "tasks", "data_checks", "wind"])
+def test_generic_names_resolve_inside_this_repository(package: str) -> None:
+    module = importlib.import_module(package)
+    assert [Path(folder).resolve() for folder in module.__path__] == [ROOT / package]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_locks_hold_sorted_name_and_version_and_nothing_else(lock: Path) -> None:
+    pins = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
+    names = [pin.split("==")[0] for pin in pins]
+    assert names == sorted(set(names))
+    assert [pin for pin in pins if not PIN.fullmatch(pin)] == []
+    assert "://" not in lock.read_text()
+
+
+def test_the_test_lock_only_adds_to_the_cpu_lock() -> None:
+    cpu, test = (
+        {line.split("==")[0] for line in (ROOT / "requirements" / name).read_text().splitlines() if "==" in line}
+        for name in ("cpu.txt", "test.txt")
+    )
+    assert cpu & test == set()
+
+
+def test_a_cpu_environment_names_no_cuda_library() -> None:
+    pins = (ROOT / "requirements" / "cpu.txt").read_text() + (ROOT / "requirements" / "test.txt").read_text()
+    assert re.findall(r"^(?:nvidia|cuda|triton)[a-z0-9-]*", pins, flags=re.MULTILINE) == []
+    assert re.findall(r"^torch==.*", pins, flags=re.MULTILINE)[0].endswith("+cpu")
