@@ -1,0 +1,87 @@
+"""Generations: exactly N responses of the right policy for every prompt of the split, none over the length limit."""
+
+import great_expectations.expectations as gxe
+import polars as pl
+from great_expectations.expectations.expectation import Expectation
+
+from data_checks.base import GENERATION, Frame, Subject, finite, is_known, is_logp, is_present, known, present, unique
+from wind.config import ChecksConfig
+
+
+def rows(generations: Subject) -> pl.DataFrame:
+    """One row per response."""
+    columns = ("policy", "response", "response_token_ids", "logp_sampler", "finish_reason", "seed")
+    frame = generations.rows(*GENERATION, *columns).select(
+        *GENERATION,
+        "policy",
+        "finish_reason",
+        "seed",
+        finite("logp_sampler"),
+        response_tokens=pl.col("response_token_ids").list.len(),
+        is_empty=pl.col("response").str.strip_chars() == "",
+        is_truncated=pl.col("finish_reason") == "length",
+    )
+    return known(frame, prompts_of(generations), ["prompt_id"])
+
+
+def rows_expectations(generations: Subject, checks: ChecksConfig) -> list[Expectation]:
+    samples, limit = generations.setting("sampling", "samples_per_prompt"), generations.setting("sampling", "max_new_tokens")
+    policy = generations.input("policy").fingerprint
+    return [
+        unique(GENERATION),
+        is_known("the prompts of its split"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="sample_index", min_value=0, max_value=samples - 1, description=f"sample_index is 0 .. {samples - 1}"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(column="policy", value_set=[policy], description="sampled by the parent policy"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="finish_reason", value_set=["stop", "length"], description="finish_reason is stop or length"
+        ),
+        unique(["seed"]),
+        gxe.ExpectColumnValuesToBeBetween(column="response_tokens", min_value=1, description="every response has a token"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="response_tokens", max_value=limit, description="no response is longer than max_new_tokens"
+        ),
+        *is_logp("logp_sampler"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_empty",
+            value_set=[False],
+            mostly=1 - checks.max_empty_share,
+            description=f"at most {checks.max_empty_share:.1%} of responses are empty",
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_truncated",
+            value_set=[False],
+            mostly=1 - checks.max_truncated_share,
+            description=f"at most {checks.max_truncated_share:.1%} of responses are truncated",
+        ),
+        gxe.ExpectColumnMeanToBeBetween(
+            column="response_tokens",
+            min_value=checks.min_mean_response_tokens,
+            description=f"responses have at least {checks.min_mean_response_tokens:g} tokens on average",
+        ),
+    ]
+
+
+def prompts(generations: Subject) -> pl.DataFrame:
+    """One row per prompt of the split: how many different samples it has, null where it was lost."""
+    frame = generations.rows(*GENERATION)
+    samples = frame.group_by("prompt_id").agg(samples=pl.col("sample_index").n_unique())
+    return present(prompts_of(generations), frame, ["prompt_id"]).join(samples, on="prompt_id", how="left", maintain_order="left")
+
+
+def prompts_expectations(generations: Subject, checks: ChecksConfig) -> list[Expectation]:
+    samples = generations.setting("sampling", "samples_per_prompt")
+    return [
+        is_present("the prompts of its split"),
+        gxe.ExpectColumnValuesToBeInSet(column="samples", value_set=[samples], description=f"every prompt has {samples} samples"),
+    ]
+
+
+SUITE = (Frame("rows", GENERATION, rows, rows_expectations), Frame("prompts", ("prompt_id",), prompts, prompts_expectations))
+
+
+def prompts_of(generations: Subject) -> pl.DataFrame:
+    """The prompts the responses were drawn for."""
+    split = generations.setting("split")
+    return generations.parent("prompts").rows("prompt_id", "split").filter(pl.col("split") == split).select("prompt_id")

@@ -1,0 +1,101 @@
+"""Prompts: one BOS, some text, a split; train and eval disjoint; no row of the source lost without a count."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import great_expectations.expectations as gxe
+import polars as pl
+from great_expectations.expectations.expectation import Expectation
+
+from data_checks.base import Frame, Subject, unique
+from wind.config import ChecksConfig
+
+
+def rows(prompts: Subject) -> pl.DataFrame:
+    """One row per prompt."""
+    tokens, bos = pl.col("prompt_token_ids"), bos_token_id(prompts.store.path(prompts.input("tokenizer")))
+    content = pl.element().struct.field("content").str.strip_chars().str.len_chars()
+    is_bos = tokens.list.eval(pl.element() == pl.lit(bos, pl.Int32))
+    return prompts.rows("prompt_id", "prompt", "messages", "prompt_token_ids", "split").select(
+        "prompt_id",
+        "split",
+        text=pl.col("prompt").rank("dense"),  # equal texts, equal numbers
+        splits_of_prompt=pl.max_horizontal(  # equal ids are the same prompt, whatever the text says
+            pl.col("split").n_unique().over(same) for same in ("prompt", "prompt_token_ids")
+        ),
+        content_characters=pl.col("messages").list.eval(content).list.sum(),
+        prompt_tokens=tokens.list.len(),
+        bos_tokens=is_bos.list.sum(),
+        first_bos=pl.when(is_bos.list.any()).then(is_bos.list.arg_max()),
+    )
+
+
+def rows_expectations(prompts: Subject, checks: ChecksConfig) -> list[Expectation]:
+    limit = prompts.setting("max_prompt_tokens")
+    has_bos = bos_token_id(prompts.store.path(prompts.input("tokenizer"))) is not None
+    return [
+        unique(["prompt_id"]),
+        gxe.ExpectColumnValuesToMatchRegex(column="prompt_id", regex="^[0-9a-f]{32}$", description="prompt_id is 32 hex digits"),
+        gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "eval"], description="split is train or eval"),
+        gxe.ExpectColumnValuesToBeInSet(column="splits_of_prompt", value_set=[1], description="train and eval are disjoint"),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["split", "text"], description="no prompt is twice in a split"),
+        gxe.ExpectColumnValuesToBeBetween(column="content_characters", min_value=1, description="no prompt is empty"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="prompt_tokens", min_value=1, max_value=limit, description="no prompt is longer than max_prompt_tokens"
+        ),
+    ] + [
+        gxe.ExpectColumnValuesToBeInSet(column="bos_tokens", value_set=[1], description="exactly one BOS"),
+        gxe.ExpectColumnValuesToBeInSet(column="first_bos", value_set=[0], description="BOS comes first"),
+    ] * has_bos
+
+
+def totals(prompts: Subject) -> pl.DataFrame:
+    """One row: where the rows of the source went."""
+    dropped = prompts.manifest.outputs.get("dropped")
+    dropped_rows = prompts.store.manifest(dropped).rows if dropped else 0
+    return prompts.rows("split").select(
+        source_rows=pl.lit(prompts.manifest.numbers.get("source_rows")),
+        accounted_rows=pl.len() + dropped_rows,
+        train_rows=(pl.col("split") == "train").sum(),
+        eval_rows=(pl.col("split") == "eval").sum(),
+    )
+
+
+def totals_expectations(prompts: Subject, checks: ChecksConfig) -> list[Expectation]:
+    return [
+        gxe.ExpectColumnPairValuesToBeEqual(
+            column_A="source_rows",
+            column_B="accounted_rows",
+            ignore_row_if="neither",
+            description="rows of the source = prompts + dropped rows",
+        ),
+        gxe.ExpectColumnValuesToBeBetween(column="train_rows", min_value=1, description="the train split has prompts"),
+        gxe.ExpectColumnValuesToBeBetween(column="eval_rows", min_value=1, description="the eval split has prompts"),
+    ]
+
+
+SUITE = (Frame("rows", ("prompt_id",), rows, rows_expectations), Frame("totals", (), totals, totals_expectations))
+
+
+@cache
+def bos_token_id(folder: Path) -> int | None:
+    """The id of the BOS token of the tokenizer in `folder`, or None where it has none."""
+    named = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+    token = named.get("bos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    if text is None:
+        return None
+    tokenizer = _json(folder / "tokenizer.json")
+    added = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+    if isinstance(vocabulary, list):  # Unigram: pairs of piece and score, in the order of their ids
+        vocabulary = {piece: index for index, (piece, _) in enumerate(vocabulary)}
+    found = added.get(text, vocabulary.get(text, _json(folder / "config.json").get("bos_token_id")))
+    return None if found is None else int(found)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return content

@@ -1,0 +1,48 @@
+"""Where the result of a check lies and what it says; importable without Great Expectations.
+
+Beside the datasets, `<root>/checks/<dataset>/<fingerprint>.json` holds the results of every expectation and
+`<fingerprint>.html` the same as a page to open from disk. A result with `success: false` is the dataset's mark `failed`.
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from wind.datasets import Dataset, Store, label
+from wind.errors import DatasetError
+
+
+class CheckResult(BaseModel):
+    """What a suite said of a dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    handle: Dataset
+    success: bool
+    expectations: int  # how many were judged
+    suite: str  # digest of the expectations with their thresholds
+    path: str  # of the page, relative to the root
+
+
+def result_path(store: Store, handle: Dataset) -> Path:
+    """The file of the JSON result of `handle`; the page lies beside it as .html."""
+    return store.root / "checks" / handle.name / f"{handle.fingerprint}.json"
+
+
+def recorded(store: Store, handle: Dataset) -> CheckResult | None:
+    """The last result for `handle`, or None if it was never checked. Raises DatasetError if the file cannot be read."""
+    path = result_path(store, handle)
+    try:
+        content = json.loads(path.read_bytes())
+        return CheckResult.model_validate({name: content[name] for name in CheckResult.model_fields})
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        raise DatasetError(f"the check result {path} of {label(handle)} cannot be read: delete it and check again") from error
+
+
+def failed(store: Store, handle: Dataset) -> bool:
+    """Whether the last check of `handle` failed; False where it was never checked."""
+    result = recorded(store, handle)
+    return result is not None and not result.success

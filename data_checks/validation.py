@@ -1,0 +1,204 @@
+"""Runs the suite of a dataset: the only place where a frame becomes pandas, and where Great Expectations runs.
+
+Every frame of the suite is validated in one ephemeral context that lives as long as the process. The results and a page are
+kept beside the datasets, whatever they say; a failed one raises, so that nothing is computed from the dataset.
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from great_expectations import ExpectationSuite, __version__, get_context
+from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+from great_expectations.core.batch_definition import BatchDefinition
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+from great_expectations.render import RenderedDocumentContent
+from great_expectations.render.renderer import ValidationResultsPageRenderer
+from great_expectations.render.view import DefaultJinjaPageView
+from great_expectations.util import convert_to_json_serializable
+
+from data_checks import evaluation, generations, logps, metrics, prompts, rewards, training, win_rates
+from data_checks.base import Frame, Subject, Suite
+from data_checks.results import CheckResult, failed, recorded, result_path
+from wind.config import ChecksConfig
+from wind.datasets import Dataset, Store, atomic_write, label
+from wind.errors import DataCheckError, DatasetError
+from wind.fingerprints import digest
+
+__all__ = ["SUITES", "CheckResult", "failed", "recorded", "validate"]
+
+SUITES: Final[Mapping[str, Suite]] = {
+    "prompts": prompts.SUITE,
+    "generations": generations.SUITE,
+    "rewards": rewards.SUITE,
+    "win_rates": win_rates.SUITE,
+    "logps": logps.SUITE,
+    "training": training.SUITE,
+    "evaluation": evaluation.SUITE,
+    "metrics": metrics.SUITE,
+}
+
+Frames = Mapping[str, ExpectationSuiteValidationResult]
+
+OFFENDERS = 5
+RESULT_FORMAT = {
+    "result_format": "SUMMARY",
+    "partial_unexpected_count": OFFENDERS,
+    "return_unexpected_index_query": False,
+}
+
+# Great Expectations keeps process-wide state (the current context) that concurrent tasks would share.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def validate(handle: Dataset, store: Store, checks: ChecksConfig) -> CheckResult:
+    """The result of the suite of `handle`, after it was written with its page.
+
+    Raises:
+        DataCheckError: an expectation failed; one line with the dataset, the expectation, its column, the count of failing
+            rows, up to five of their keys, and the page.
+        DatasetError: there is no suite for it, or its manifest lacks a parent or setting that the suite needs.
+    """
+    if handle.name not in SUITES:
+        raise DatasetError(f"no data checks are known for {label(handle)}: the suites are {', '.join(SUITES)}")
+    subject = Subject.of(handle, store)
+    frames = {frame.name: _judge(frame, subject, checks) for frame in SUITES[handle.name]}
+    result = CheckResult(
+        handle=handle,
+        success=all(frame.success for frame in frames.values()),
+        expectations=sum(len(frame.results) for frame in frames.values()),
+        suite=digest({name: [_declaration(each) for each in frame.results] for name, frame in frames.items()}),
+        path=result_path(store, handle).with_suffix(".html").relative_to(store.root).as_posix(),
+    )
+    _keep(result, frames, store)
+    if not result.success:
+        raise DataCheckError(_message(result, frames, store.root / result.path))
+    return result
+
+
+def _judge(frame: Frame, subject: Subject, checks: ChecksConfig) -> ExpectationSuiteValidationResult:
+    """The results of one frame in the order in which its expectations are declared, offending rows named by their keys."""
+    table, expectations = frame.build(subject), frame.expectations(subject, checks)
+    suite = ExpectationSuite(frame.name, expectations=expectations)
+    with _ONE_AT_A_TIME:
+        batch = _batch_definition().get_batch({"dataframe": table.to_pandas()})
+        judged = batch.validate(suite, result_format=RESULT_FORMAT)
+    order = {_identity(each.configuration): index for index, each in enumerate(expectations)}
+    judged.results.sort(key=lambda each: order[_identity(_configuration(each))])
+    judged.meta = {}  # times and memory addresses
+    for each in judged.results:
+        _configuration(each).kwargs.pop("batch_id", None)
+        each.result = _plain(each.result)
+        positions = each.result.get("partial_unexpected_index_list")
+        if positions is not None:
+            each.result["partial_unexpected_index_list"] = table[positions].select(frame.key).to_dicts()
+    return judged
+
+
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    """`result` without numpy scalars, which a page cannot print, and with NaN, which JSON does not know, as a word."""
+    plain: dict[str, Any] = json.loads(json.dumps(convert_to_json_serializable(result)), parse_constant=str)
+    return plain
+
+
+@cache
+def _batch_definition() -> BatchDefinition[Any]:
+    """How this process hands any frame to Great Expectations; its context is in memory only."""
+    context = get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    return context.data_sources.add_pandas("frames").add_dataframe_asset("frame").add_batch_definition_whole_dataframe("whole")
+
+
+def _keep(result: CheckResult, frames: Frames, store: Store) -> None:
+    """Write the JSON and the page; the JSON last, since it is what `failed` reads."""
+    path = result_path(store, result.handle)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path.with_suffix(".html"), _page(result, frames).encode())
+    content = result.model_dump() | {
+        "great_expectations": __version__,
+        "frames": {name: frame.to_json_dict() for name, frame in frames.items()},  # type: ignore[no-untyped-call]
+    }
+    atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode())
+
+
+def _page(result: CheckResult, frames: Frames) -> str:
+    """The results as Data Docs render them, on one page that loads nothing from elsewhere."""
+    renderer = ValidationResultsPageRenderer()
+    page: str = _page_view().render(  # type: ignore[no-untyped-call]
+        RenderedDocumentContent(sections=[]),
+        template="checks.j2",
+        result=result,
+        label=label(result.handle),
+        findings=_findings(frames),
+        frames={name: renderer.render(_escaped(frame)).to_json_dict()["sections"][1:] for name, frame in frames.items()},
+    )
+    return page
+
+
+def _escaped(frame: ExpectationSuiteValidationResult) -> ExpectationSuiteValidationResult:
+    """A copy of the results that is safe in HTML: Data Docs put values found in the data into the page as they are."""
+    safe = deepcopy(frame)
+    for each in safe.results:
+        each.result = json.loads(escape(json.dumps(each.result), quote=False))
+    return safe
+
+
+@cache
+def _page_view() -> DefaultJinjaPageView:
+    return DefaultJinjaPageView(custom_views_directory=str(Path(__file__).parent))
+
+
+def _message(result: CheckResult, frames: Frames, page: Path) -> str:
+    """One line: the first expectation that failed, how many others did, and where to look."""
+    first, *others = _findings(frames)
+    return f"{label(result.handle)} failed {first}{f'; {len(others)} more failed' if others else ''}; see {page}"
+
+
+def _findings(frames: Frames) -> list[str]:
+    """One line for each expectation that failed: which, of what column, how many rows, and the keys of some."""
+    return [_finding(name, each) for name, frame in frames.items() for each in frame.results if not each.success]
+
+
+def _finding(rows: str, failure: ExpectationValidationResult) -> str:
+    configuration, found = _configuration(failure), failure.result
+    if failure.exception_info.get("raised_exception"):
+        what = f"it could not be judged, {failure.exception_info['exception_message']}".splitlines()[0]
+    elif "unexpected_count" in found:
+        keys = ["/".join(_short(*field) for field in row.items()) for row in found["partial_unexpected_index_list"]]
+        examples = ", ".join(filter(None, keys)) or f"found {found['partial_unexpected_list'][0]}"
+        what = f"{found['unexpected_count']} of {found['element_count']} {rows} fail: {examples}"
+    else:
+        what = f"the value is {found.get('observed_value')}"
+    return f"{configuration.type}({_column(configuration)}), {configuration.description}: {what}"
+
+
+def _short(column: str, value: Any) -> str:
+    return value[:12] if column == "prompt_id" else str(value)
+
+
+def _configuration(result: ExpectationValidationResult) -> ExpectationConfiguration:
+    configuration: ExpectationConfiguration = result.expectation_config  # type: ignore[assignment]  # never None after a run
+    return configuration
+
+
+def _identity(configuration: ExpectationConfiguration) -> tuple[str, str, str | None]:
+    return configuration.type, _column(configuration), configuration.description
+
+
+def _declaration(result: ExpectationValidationResult) -> list[Any]:
+    configuration = _configuration(result)
+    return [configuration.type, configuration.kwargs, configuration.description]
+
+
+def _column(configuration: ExpectationConfiguration) -> str:
+    """The column or columns an expectation judges, by name."""
+    names = configuration.kwargs
+    if "column_list" in names:
+        return ", ".join(names["column_list"])
+    return str(names["column"]) if "column" in names else f"{names['column_A']}, {names['column_B']}"

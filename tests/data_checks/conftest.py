@@ -1,0 +1,191 @@
+"""A chain of small datasets that fit together, and a way to plant one fault in the last of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from data_checks.results import CheckResult, result_path
+from data_checks.validation import validate
+from wind.config import ChecksConfig
+from wind.datasets import AnyHandle, Dataset, Model, Store
+from wind.errors import DataCheckError
+from wind.schemas import SCHEMAS, rewards_schema
+
+Rows = list[dict[str, Any]]
+Fault = Callable[[Rows], object]  # changes the rows in place
+
+N = 4
+REWARDS = (0.0, 1.0, 1.0, 3.0)  # of the N samples of every prompt
+WIN_RATES = (0.0, 0.5, 0.5, 1.0)  # (wins + ties / 2) / 3
+COUNTS = ((0, 0, 3), (1, 1, 1), (1, 1, 1), (3, 0, 0))  # wins, ties, losses
+RANKS = (4, 2, 3, 1)
+
+
+def key(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("prompt_id", "sample_index")}
+
+
+class Chain:
+    """Six prompts, four of them for training, with N responses each; `rows` holds the good rows of every dataset."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store = store
+        self.policy, self.reference = self._model(folder, "policy"), self._model(folder, "reference")
+        self.source = store.import_source([self._file(folder / "prompts.jsonl", "{}")])
+        self.published = 0
+
+    def rows(self, name: str, split: str = "train") -> Rows:
+        """The good rows of a dataset."""
+        prompts = [self._prompt(index) for index in range(6)]
+        responses = [
+            {"prompt_id": prompt["prompt_id"], "sample_index": sample, "seed": 100 * index + sample}
+            for index, prompt in enumerate(prompts)
+            for sample in range(N)
+            if prompt["split"] == split
+        ]
+        made: dict[str, Callable[[], Rows]] = {
+            "prompts": lambda: prompts,
+            "generations": lambda: [self._generation(row) for row in responses],
+            "rewards": lambda: [key(row) | {"reward": REWARDS[row["sample_index"]], "length": 2.0} for row in responses],
+            "win_rates": lambda: [key(row) | self._win_rate(row["sample_index"]) for row in responses],
+            "logps": lambda: [
+                key(row) | {"logp_policy": -1.0, "logp_reference": -2.0, "response_tokens": 2} for row in responses
+            ],
+            "training": lambda: [
+                {"step": step, "metric": metric, "value": 1.0 / step} for step in (1, 2, 3) for metric in ("grad_norm", "loss")
+            ],
+            "evaluation": lambda: [key(row) | self._evaluation(row["sample_index"]) for row in responses],
+            "metrics": lambda: [
+                {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
+                {"iteration": 2, "metric": "win_rate", "value": 0.5, "low": 0.4, "high": 0.6, "n": 8},
+            ],
+        }
+        return made[name]()
+
+    def dataset(self, name: str, fault: Fault | None = None, split: str | None = None) -> Dataset:
+        """The dataset, published after its parents; `fault` changes its own rows only."""
+        split = split or ("eval" if name == "evaluation" else "train")
+        rows = self.rows(name, split)
+        if fault is not None:
+            fault(rows)
+        schema = rewards_schema(("length",)) if name == "rewards" else SCHEMAS[name]
+        outputs = {"dropped": self._publish("prompts.dropped", [DROPPED], {}, {}, {})} if name == "prompts" else {}
+        spec = {
+            "split": split,
+            "sampling": {"samples_per_prompt": N, "max_new_tokens": 3},
+            "evaluation": {"samples_per_prompt": N},
+            "max_prompt_tokens": 4,
+            "iteration": 2,
+        }
+        return self._publish(name, rows, self._parents(name, split), spec, outputs, schema)
+
+    def check(self, name: str, fault: Fault | None = None, split: str | None = None) -> CheckResult:
+        """What the suite says of the dataset, default thresholds."""
+        return validate(self.dataset(name, fault, split), self.store, ChecksConfig())
+
+    def failures(self, name: str, fault: Fault, checks: ChecksConfig | None = None) -> list[str]:
+        """What failed, as "frame.column: description"."""
+        handle = self.dataset(name, fault)
+        with pytest.raises(DataCheckError):
+            validate(handle, self.store, checks or ChecksConfig())
+        frames = json.loads(result_path(self.store, handle).read_bytes())["frames"]
+        return [
+            f"{frame}.{_column(each['expectation_config']['kwargs'])}: {each['expectation_config']['description']}"
+            for frame, result in frames.items()
+            for each in result["results"]
+            if not each["success"]
+        ]
+
+    def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
+        if name == "prompts":
+            return {"source": self.source, "tokenizer": self.policy}
+        if name in ("training", "metrics"):
+            return {}
+        if name == "win_rates":
+            return {"rewards": self.dataset("rewards", split=split)}
+        parents: dict[str, AnyHandle] = {"prompts": self.dataset("prompts")}
+        if name in ("generations", "logps"):
+            parents["policy"] = self.policy
+        if name in ("rewards", "logps"):
+            parents["generations"] = self.dataset("generations", split=split)
+        return parents | ({"reference": self.reference} if name == "logps" else {})
+
+    def _publish(
+        self, name: str, rows: Rows, parents: dict[str, AnyHandle], spec: dict[str, Any], outputs: Any, schema: Any = None
+    ) -> Dataset:
+        self.published += 1
+        with self.store.partial(name, f"{self.published:064x}") as partial:
+            declared = schema or SCHEMAS[name]
+            partial.write(0, pa.Table.from_pylist(rows, declared), declared)
+            numbers = {"source_rows": 7.0}
+            computed_by = {"spec": spec}
+            return partial.publish(1, parents=parents, outputs=outputs, computed_by=computed_by, numbers=numbers, provenance={})
+
+    def _prompt(self, index: int) -> dict[str, Any]:
+        return {
+            "prompt_id": f"{index:012x}" + "0" * 20,
+            "prompt": f"<s>{index} + 1",
+            "messages": [{"role": "user", "content": f"{index} + 1"}],
+            "prompt_token_ids": [1, 10 + index, 3],
+            "split": "train" if index < 4 else "eval",
+            "answer": None,
+            "meta": "{}",
+        }
+
+    def _generation(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row | {
+            "policy": self.policy.fingerprint,
+            "response": "12",
+            "response_token_ids": [12, 2],
+            "logp_sampler": -1.0,
+            "finish_reason": "stop",
+        }
+
+    def _win_rate(self, sample: int) -> dict[str, Any]:
+        counts = dict(zip(("wins", "ties", "losses"), COUNTS[sample], strict=True))
+        return {"win_rate": WIN_RATES[sample], "rank": RANKS[sample], **counts}
+
+    def _evaluation(self, sample: int) -> dict[str, Any]:
+        return {
+            "reward_policy": REWARDS[sample],
+            "reward_reference": REWARDS[sample],
+            "win_rate": WIN_RATES[sample],
+            "response_tokens_policy": 2,
+            "response_tokens_reference": 2,
+            "is_truncated_policy": False,
+            "is_truncated_reference": False,
+            "logp_policy": -1.0,
+            "logp_reference": -2.0,
+            "accuracy_policy": 1.0,
+            "accuracy_reference": None,
+        }
+
+    def _model(self, folder: Path, name: str) -> Model:
+        """A model folder without weights: what the checks read of it is its tokenizer."""
+        home = folder / name
+        home.mkdir()
+        self._file(home / "config.json", json.dumps({"name": name}))
+        self._file(home / "tokenizer_config.json", json.dumps({"bos_token": "<s>"}))
+        self._file(home / "tokenizer.json", json.dumps({"added_tokens": [{"id": 1, "content": "<s>"}], "model": {"vocab": {}}}))
+        return self.store.import_model(home)
+
+    def _file(self, path: Path, text: str) -> Path:
+        path.write_text(text)
+        return path
+
+
+DROPPED = {"row": 6, "prompt_id": "0" * 32, "reason": "duplicate", "prompt_tokens": 3}
+
+
+def _column(kwargs: dict[str, Any]) -> str:
+    pair = "column_A" in kwargs and f"{kwargs['column_A']}, {kwargs['column_B']}"
+    return kwargs.get("column") or pair or ", ".join(kwargs["column_list"])
+
+
+@pytest.fixture
+def chain(store: Store, tmp_path: Path) -> Chain:
+    return Chain(store, tmp_path)

@@ -1,0 +1,160 @@
+"""What `validate` returns, raises and keeps, whatever the suite."""
+
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from data_checks.results import failed, recorded, result_path
+from data_checks.validation import SUITES, validate
+from wind.config import ChecksConfig
+from wind.datasets import Dataset, Store, label
+from wind.errors import DataCheckError, DatasetError
+from wind.stages import STAGES
+
+if TYPE_CHECKING:
+    from tests.data_checks.conftest import Chain
+
+Rows = list[dict[str, Any]]
+
+
+def seven_nans(rows: Rows) -> None:
+    for row in rows[2:9]:
+        row["reward"] = float("nan")
+
+
+def nan_and_a_lost_row(rows: Rows) -> None:
+    rows[0]["reward"] = float("nan")
+    rows.pop()
+
+
+def test_every_stage_has_a_suite() -> None:
+    assert tuple(SUITES) == STAGES
+
+
+def test_a_pass_is_recorded_with_its_page(chain: "Chain") -> None:
+    handle = chain.dataset("rewards")
+    result = validate(handle, chain.store, ChecksConfig())
+    assert result == recorded(chain.store, handle)
+    assert (result.handle, result.success, result.expectations) == (handle, True, 6)
+    assert result.path == f"checks/rewards/{handle.fingerprint}.html"
+    assert not failed(chain.store, handle)
+    frames = json.loads(result_path(chain.store, handle).read_bytes())["frames"]
+    assert [frame["statistics"]["evaluated_expectations"] for frame in frames.values()] == [5, 1]
+
+
+def test_a_failure_is_one_line_that_says_where(chain: "Chain") -> None:
+    handle = chain.dataset("rewards", seven_nans)
+    with pytest.raises(DataCheckError) as caught:
+        validate(handle, chain.store, ChecksConfig())
+    page = chain.store.root / "checks" / "rewards" / f"{handle.fingerprint}.html"
+    keys = "000000000000/2, 000000000000/3, 000000000001/0, 000000000001/1, 000000000001/2"
+    assert str(caught.value) == (
+        f"{label(handle)} failed expect_column_values_to_not_be_null(reward), reward is a finite number: "
+        f"7 of 16 rows fail: {keys}; see {page}"
+    )
+    assert caught.value.exit_code == 3
+
+
+def test_a_failure_keeps_the_dataset_its_mark_and_its_page(chain: "Chain") -> None:
+    handle = chain.dataset("rewards", nan_and_a_lost_row)
+    with pytest.raises(DataCheckError, match=r"not_be_null\(reward\), .* 1 of 15 rows fail: 000000000000/0; 1 more failed; see"):
+        validate(handle, chain.store, ChecksConfig())
+    assert chain.store.is_whole(handle)
+    assert failed(chain.store, handle)
+    page = result_path(chain.store, handle).with_suffix(".html").read_text()
+    assert "no row of the generations was lost: 1 of 16 generations fail: 000000000003/3" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "found"),
+    [
+        ("prompts", lambda rows: rows.pop(3), "source_rows, accounted_rows.*: 1 of 1 totals fail: found \\[7.0, 6\\]; see"),
+        ("generations", lambda rows: [row.update(response_token_ids=[2]) for row in rows], r"on average: the value is 1\.0; see"),
+        ("training", lambda rows: rows[1].update(value=float("nan")), "1 of 6 rows fail: 1/loss; see"),
+        ("metrics", lambda rows: rows[1].update(n=0), "1 of 2 rows fail: 2/win_rate; see"),
+    ],
+)
+def test_offenders_are_named_by_key_or_by_value(chain: "Chain", name: str, fault: Any, found: str) -> None:
+    with pytest.raises(DataCheckError, match=found) as caught:
+        chain.check(name, fault)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_threshold_rechecks_without_a_new_dataset(chain: "Chain") -> None:
+    handle = chain.dataset("generations", lambda rows: rows[0].update(response=""))
+    with pytest.raises(DataCheckError, match=r"at most 5\.0% of responses are empty: 1 of 16 rows"):
+        validate(handle, chain.store, ChecksConfig())
+    strict = recorded(chain.store, handle)
+    loose = validate(handle, chain.store, ChecksConfig(max_empty_share=0.1))
+    assert strict is not None
+    assert strict.suite != loose.suite
+    assert not failed(chain.store, handle)
+
+
+def test_the_same_check_writes_the_same_files(chain: "Chain") -> None:
+    handle = chain.dataset("rewards")
+    path = result_path(chain.store, handle)
+    validate(handle, chain.store, ChecksConfig())
+    first = path.read_bytes(), path.with_suffix(".html").read_bytes()
+    validate(handle, chain.store, ChecksConfig())
+    assert first == (path.read_bytes(), path.with_suffix(".html").read_bytes())
+    assert [file.suffix for file in sorted(path.parent.iterdir())] == [".html", ".json"]
+
+
+def test_the_page_loads_nothing_from_elsewhere(chain: "Chain") -> None:
+    with pytest.raises(DataCheckError):
+        chain.check("rewards", seven_nans)
+    (page,) = (chain.store.root / "checks" / "rewards").glob("*.html")
+    assert not re.findall(r"https?://|\bsrc=|@import|url\(|<script|<link", page.read_text())
+
+
+def test_values_cannot_break_out_of_the_page(chain: "Chain") -> None:
+    with pytest.raises(DataCheckError):
+        chain.check("generations", lambda rows: rows[0].update(finish_reason="<script>alert(1)</script>"))
+    (page,) = (chain.store.root / "checks" / "generations").glob("*.html")
+    assert "<script" not in page.read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.read_text()
+
+
+def test_threads_may_check_at_the_same_time(chain: "Chain") -> None:
+    handles = [chain.dataset(name) for name in ("rewards", "win_rates", "training", "metrics")]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda handle: validate(handle, chain.store, ChecksConfig()), handles))
+    assert [result.handle for result in results] == handles
+
+
+def test_what_cannot_be_checked_is_said_in_one_line(chain: "Chain", store: Store) -> None:
+    dropped = Dataset(name="prompts.dropped", fingerprint="0" * 64, rows=0)
+    with pytest.raises(
+        DatasetError, match=r"no data checks are known for prompts\.dropped/000000000000: the suites are prompts, "
+    ):
+        validate(dropped, store, ChecksConfig())
+    orphan = chain.dataset("metrics")
+    manifest = store.path(orphan) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"iteration":', '"round":'))
+    with pytest.raises(DatasetError, match="records no iteration: rerun the stage"):
+        validate(orphan, store, ChecksConfig())
+    lonely = chain.dataset("win_rates")
+    manifest = store.path(lonely) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"rewards":', '"scores":'))
+    with pytest.raises(DatasetError, match="names no parent 'rewards': rerun the stage"):
+        validate(lonely, store, ChecksConfig())
+
+
+def test_an_unreadable_result_is_said_in_one_line(chain: "Chain") -> None:
+    handle = chain.dataset("training")
+    path = result_path(chain.store, handle)
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(DatasetError, match="cannot be read: delete it and check again"):
+        failed(chain.store, handle)
+
+
+def test_marks_are_read_without_great_expectations() -> None:
+    code = "import sys, data_checks.results; sys.exit('great_expectations' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
