@@ -1,0 +1,128 @@
+"""Evaluation: on held-out prompts, each response of the policy beside the reference's.
+
+One row is one eval prompt and sample: the policy's response number i, its win rate against *all* responses of the reference to
+the same prompt (ties one half, MATH 7), and next to it the reference's response number i. Means and intervals are `wind.metrics`.
+"""
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wind.config import EvaluationConfig
+from wind.datasets import Dataset, Store, label
+from wind.errors import DatasetError, InputError
+from wind.rewards import responses
+from wind.rewards.functions import UserFunction, checked_numbers
+from wind.rewards.sources import source_digest
+from wind.schemas import SCHEMAS
+from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.win_rates import win_rates_against
+
+KEY = ("prompt_id", "sample_index")
+
+
+class EvaluationSpec(Spec):
+    """Two policies' rewarded responses to the eval prompts, and the first one's log-probabilities."""
+
+    prompts: Dataset
+    generations_policy: Dataset
+    generations_reference: Dataset
+    rewards_policy: Dataset
+    rewards_reference: Dataset
+    logps: Dataset  # of the policy's responses, under the policy and under the reference
+    evaluation: EvaluationConfig
+    match_digest: str = ""  # of the source of evaluation.match, see `resolve_match`
+
+
+def resolve_match(config: EvaluationConfig) -> str:
+    """The digest of the source of `evaluation.match`, empty where there is none. Raises ConfigError as `source_digest` does."""
+    return "" if config.match is None else source_digest("evaluation.match", config.match)
+
+
+def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFrame) -> pl.DataFrame:
+    """The evaluation rows, one per row of `policy`, sorted by key.
+
+    `policy` and `reference` have the key, reward, response_tokens, is_truncated and accuracy; `logps` the key and both
+    log-probabilities. Raises InputError where one of them lacks a prompt and sample that another has.
+    """
+    wins = win_rates_against(policy, reference)
+    reference = reference.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_reference"))
+    policy = policy.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_policy"))
+    rows = policy
+    for what, other in (("reference responses", reference), ("log-probabilities", logps), ("win rates", wins)):
+        rows = rows.join(other, on=KEY, how="inner", validate="1:1")
+        if not len(rows) == len(policy) == len(other):
+            raise InputError(
+                f"evaluation has {len(policy)} responses of the policy and {len(other)} {what}, and {len(rows)} belong together: "
+                "sample both with the same prompts and samples_per_prompt"
+            )
+    return rows.sort(KEY).select(SCHEMAS["evaluation"].names)
+
+
+def exact_match(rows: pl.DataFrame) -> pl.Series:
+    """1 where `response` and `answer` are equal but for surrounding white space, 0 where not, null without an answer."""
+    is_equal = pl.col("response").str.strip_chars() == pl.col("answer").str.strip_chars()
+    return rows.select(is_equal.cast(pl.Float64)).to_series()  # null where the answer is
+
+
+def function_match(match: UserFunction, prompts: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
+    """What the user's function says of each response with a gold answer, 0 or 1; null without one.
+
+    Raises InputError for everything it can do wrong, and for another number.
+    """
+    answered = rows.with_row_index("row").filter(pl.col("answer").is_not_null())
+    accuracy = np.full(len(rows), None, dtype=object)
+    if len(answered):
+        judged = responses(prompts, answered.drop("answer"))
+        matches = checked_numbers(str(match), match(judged), judged)
+        wrong = np.flatnonzero((matches != 0) & (matches != 1))
+        if wrong.size:
+            raise InputError(f"{match} gave {matches[wrong[0]]} for {judged.where(int(wrong[0]))}: return 0 or 1")
+        accuracy[answered["row"].to_numpy()] = matches
+    return pl.Series(accuracy.tolist(), dtype=pl.Float64)
+
+
+def _side(spec: EvaluationSpec, store: Store, prompts: pl.DataFrame, generations: Dataset, rewards: Dataset) -> pl.DataFrame:
+    """One policy's responses: key, reward, response_tokens, is_truncated, accuracy."""
+    columns = [*KEY, "response", "response_token_ids", "finish_reason"]
+    sampled = store.frame(generations, columns)
+    rows = sampled.join(store.frame(rewards, [*KEY, "reward"]), on=KEY, how="inner", validate="1:1", maintain_order="left")
+    rows = rows.join(prompts.select("prompt_id", "answer"), on="prompt_id", how="inner", validate="m:1", maintain_order="left")
+    if not len(rows) == generations.rows == rewards.rows:
+        raise DatasetError(f"{label(rewards)} and {label(spec.prompts)} do not belong to {label(generations)}: rerun rewards")
+    if spec.evaluation.match is None:
+        accuracy = exact_match(rows)
+    else:
+        match = UserFunction("evaluation.match", spec.evaluation.match, spec.match_digest)
+        accuracy = function_match(match, prompts, rows)
+    return rows.select(
+        *KEY,
+        "reward",
+        response_tokens=pl.col("response_token_ids").list.len(),
+        is_truncated=pl.col("finish_reason") == "length",
+        accuracy=accuracy,
+    )
+
+
+def _shards(spec: EvaluationSpec, store: Store) -> int:
+    return 1
+
+
+def _compute(spec: EvaluationSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
+    prompts = store.frame(spec.prompts, ["prompt_id", "messages", "answer"])
+    policy = _side(spec, store, prompts, spec.generations_policy, spec.rewards_policy)
+    reference = _side(spec, store, prompts, spec.generations_reference, spec.rewards_reference)
+    rows = evaluation(policy, reference, store.frame(spec.logps, [*KEY, "logp_policy", "logp_reference"]))
+    progress(len(rows), len(rows))
+    return Shard(rows.to_arrow())
+
+
+def _numbers(spec: EvaluationSpec, table: pa.Table) -> dict[str, float]:
+    return {name: pc.mean(table[name]).as_py() for name in ("win_rate", "reward_policy", "reward_reference")}
+
+
+STAGE = Stage(name="evaluation", spec=EvaluationSpec, shards=_shards, compute=_compute, numbers=_numbers)
+
+if __name__ == "__main__":
+    main("evaluation")
