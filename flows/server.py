@@ -36,6 +36,7 @@ class EmbeddedServer:
         self._home.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
             "PREFECT_HOME": str(self._home),
             "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._home}/prefect.db",
             "PREFECT_SERVER_UI_ENABLED": str(self._services).lower(),

@@ -25,22 +25,19 @@ TIMED = ("generations", "rewards", "win_rates", "logps", "training", "evaluation
 
 
 def versions(store: Store, found: Sequence[Version]) -> None:
-    """One line per version: its metrics with 95% intervals and the seconds of its stages; then where each one lies."""
-    console = Console(soft_wrap=True)
+    """Per version its metrics with 95% intervals, the seconds of its stages, and where it lies."""
+    console = _console()
     if not found:
         console.print(f"no versions in {store.root}", markup=False)
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("version")
-    table.add_column("iteration", justify="right")
-    for title, _, _ in SUMMARY:
-        table.add_column(title)
-    table.add_column("seconds: " + ", ".join(TIMED))
+    metrics = Table("version", "iteration", *(title for title, _, _ in SUMMARY), box=None, pad_edge=False)
+    seconds = Table("seconds", *TIMED, box=None, pad_edge=False)
     for version in found:
+        name = f"{version.run}@{version.number}"
         cells = [_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY]
-        seconds = ", ".join(f"{version.seconds.get(name, 0):.1f}" for name in TIMED)
-        table.add_row(f"{version.run}@{version.number}", str(version.content.iteration), *cells, seconds)
-    console.print(table)
+        metrics.add_row(name, str(version.content.iteration), *cells)
+        seconds.add_row(name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in TIMED))
+    console.print(metrics, "", seconds, "", sep="\n")
     for version in found:
         path = store.root / "runs" / version.run / "versions" / f"{version.number:04d}.json"
         console.print(f"{version.run}@{version.number}  {version.id[:12]}  {path}", markup=False)
@@ -48,7 +45,7 @@ def versions(store: Store, found: Sequence[Version]) -> None:
 
 def version(store: Store, found: Version) -> None:
     """Everything of one version."""
-    console = Console(soft_wrap=True)
+    console = _console()
     content = found.content
     console.print(f"{found.run}@{found.number}  iteration {content.iteration}  id {found.id}", markup=False)
     console.print(f"before it: {content.previous or 'nothing'}", markup=False)
@@ -70,7 +67,7 @@ def version(store: Store, found: Version) -> None:
 
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
     """What a run would do, stage by stage."""
-    console = Console(soft_wrap=True)
+    console = _console()
     table = Table("iteration", "stage", "outcome", "rows", "tokens, at most", "megabytes", "seconds", box=None, pad_edge=False)
     for step in steps:
         cells = [step[name] for name in ("rows", "tokens", "megabytes", "seconds")]
@@ -89,7 +86,7 @@ def plan(steps: Sequence[Mapping[str, Any]]) -> None:
 
 def verified(checked: Mapping[str, int]) -> None:
     """What was verified, and how many bytes."""
-    console = Console(soft_wrap=True)
+    console = _console()
     for name, size in checked.items():
         console.print(f"{name}  whole  {size} bytes", markup=False)
 
@@ -112,6 +109,12 @@ def frame(found: pl.DataFrame) -> None:
     """The rows as a table, nothing cut off."""
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_column_data_types=True, tbl_width_chars=200):
         print(found)
+
+
+def _console() -> Console:
+    """Standard output; wide enough for a table where it is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=160, highlight=False)
 
 
 def _number(entry: Mapping[str, Any] | None, digits: int) -> str:

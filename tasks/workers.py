@@ -26,6 +26,7 @@ from wind.stages import Job, missing_shards, parse, publish
 
 Kind = Literal["transformers", "vllm", "training"]
 LOG_LINES = 5
+SOURCE = Path(__file__).resolve().parents[1]
 
 
 class Worker:
@@ -165,9 +166,9 @@ class Pool:
         return worker
 
     def _environment(self, index: int) -> dict[str, str]:
-        folders = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+        folders = [str(SOURCE), os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
-            "PYTHONPATH": os.pathsep.join(folders),  # so that a rule's module is found where the run was started
+            "PYTHONPATH": os.pathsep.join(folders),  # this project, and a rule's module, in whatever interpreter
             "HF_HUB_OFFLINE": "1",  # everything a stage needs is in the store
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",

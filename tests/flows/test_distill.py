@@ -1,0 +1,128 @@
+"""The whole loop on real components, and what its cache recomputes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.distill import distill
+from tasks.running import start
+from wind.config import DistillConfig
+from wind.datasets import Store, shard_name
+from wind.versions import Versions, find, verify
+
+pytestmark = pytest.mark.slow
+
+AFTER_TRAINING = ["train_policy", "sample_generations", "score_rewards", "score_logps", "compare_policies", "measure"]
+
+
+def run(config: DistillConfig, refresh: str | None = None) -> list[str]:
+    """The tasks that computed something, in order."""
+    with start(config, refresh=refresh, quiet=True) as here:
+        distill(here.config)
+        return [event.task for event in here.events if event.outcome == "computed"]
+
+
+def planned(config: DistillConfig) -> list[str]:
+    """The tasks that a plan says would compute something."""
+    with start(config, planning=True, quiet=True) as here:
+        distill.fn(here.config)
+        return [event.task for event in here.events if event.outcome == "planned"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_cache_truth_table(recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
+    """What is recomputed is what changed and what depends on it, never more and never less."""
+    assert len(run(recipe())) == 13
+    store = Store(tmp_path / "store")
+    first = find(store, "tiny")
+    assert verify(store, first) > 0
+
+    assert run(recipe()) == []
+    assert [version.id for version in Versions(store, "tiny")] == [first.id]
+
+    lr = recipe("training.lr=2e-3")
+    assert planned(lr) == AFTER_TRAINING
+    assert run(lr) == AFTER_TRAINING
+
+    two = recipe("iterations=2")
+    assert planned(two)[0] == "sample_generations"
+    second = run(two)
+    assert second == ["sample_generations", "score_rewards", "estimate_win_rates", "score_logps", *AFTER_TRAINING]
+    latest = find(store, "tiny")
+    assert latest.content.iteration == 2
+    assert latest.content.previous == first.id
+
+    hotter = run(recipe("sampling.temperature=2.0"))
+    assert hotter[:4] == ["sample_generations", "score_rewards", "estimate_win_rates", "score_logps"]
+    assert "load_prompts" not in hotter
+
+    assert run(recipe("checks.min_mean_response_tokens=0.1")) == []
+
+    rewards = first.content.datasets["rewards"]
+    (store.path(rewards) / shard_name(0)).unlink()
+    assert run(recipe()) == ["score_rewards"]
+    shard = store.path(rewards) / shard_name(0)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert run(recipe()) == ["score_rewards"]
+    shutil.rmtree(store.path(first.content.model_out))
+    assert run(recipe()) == ["train_policy"]
+    assert verify(store, first) > 0
+
+    assert run(recipe(), refresh="rewards") == [
+        "score_rewards",
+        "estimate_win_rates",
+        "score_logps",
+        "train_policy",
+        "score_rewards",
+        "score_rewards",
+        "score_logps",
+        "compare_policies",
+        "measure",
+    ]
+
+    (tmp_path / "store").rename(tmp_path / "moved")
+    assert run(recipe("root=moved", "iterations=2")) == []
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_an_edited_module_recomputes_what_it_computes(recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
+    """The source of the modules that a task names is in its key; the source of others is not."""
+    recipe()
+    source = Path(__file__).parents[2]
+    for package in ("flows", "tasks", "data_checks", "wind"):
+        shutil.copytree(source / package, tmp_path / "copy" / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def computed() -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "run", str(tmp_path / "tiny.yaml")],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "copy")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return "\n".join(line for line in done.stderr.splitlines() if " computed" in line or "from the cache" in line)
+
+    assert "13 datasets computed" in computed()
+    with (tmp_path / "copy" / "wind" / "report_of_nobody.py").open("w") as file:
+        file.write('"""A module that no stage names."""\n')
+    with (tmp_path / "copy" / "wind" / "errors.py").open("a") as file:
+        file.write("\n# edited\n")
+    assert "0 datasets computed, 13 from the cache" in computed()
+
+    module = tmp_path / "copy" / "wind" / "win_rates.py"
+    module.write_text(module.read_text() + "\n# edited: another digest, the same numbers\n")
+    assert "1 datasets computed, 12 from the cache" in computed()
+
+    reward = tmp_path / "tiny_reward.py"
+    reward.write_text(reward.read_text().replace("float(sum", "-float(sum"))
+    recomputed = computed()
+    assert "score_rewards" in recomputed
+    assert "train_policy" in recomputed
+    assert "sample_generations" in recomputed  # of the newly trained policy
+    assert "load_prompts" not in recomputed
