@@ -1,0 +1,169 @@
+"""How policies enter the store and load from it, and what is said of folders that cannot."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from wind.config import PolicyConfig
+from wind.datasets import Store
+from wind.errors import ConfigError, InputError
+from wind.models import deterministic, import_policy, load_policy, load_tokenizer, stop_token_ids
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model to damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def edit(path: Path, **fields: Any) -> None:
+    content = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_a_local_folder_enters_the_store_and_loads_whole(store: Store, tiny_model: Path) -> None:
+    model = import_policy(store, PolicyConfig(path=str(tiny_model)))
+    assert import_policy(store, PolicyConfig(path=str(tiny_model))) == model
+    assert store.manifest(model).provenance["origin"] == str(tiny_model)
+    loaded = load_policy(store, model, "float32", "cpu")
+    assert not loaded.training
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == model.parameters
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert load_policy(store, model, "float32", "cpu") is loaded
+    assert {parameter.dtype for parameter in load_policy(store, model, "bfloat16", "cpu").parameters()} == {torch.bfloat16}
+    assert load_tokenizer(store, model).bos_token_id == 1
+
+
+def test_two_models_stay_in_memory_and_the_least_recent_leaves(store: Store, folder: Path) -> None:
+    models = []
+    for seed in range(3):
+        weights = {name: tensor + seed for name, tensor in load_file(folder / "model.safetensors").items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        models.append(import_policy(store, PolicyConfig(path=str(folder))))
+    first, second = (load_policy(store, model, "float32", "cpu") for model in models[:2])
+    assert load_policy(store, models[0], "float32", "cpu") is first
+    load_policy(store, models[2], "float32", "cpu")  # drops models[1]
+    assert load_policy(store, models[0], "float32", "cpu") is first
+    assert load_policy(store, models[1], "float32", "cpu") is not second
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "does not exist"),
+        (lambda folder: (folder / "config.json").unlink(), "is not a model folder: no config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            r"only pickle weights \(.bin\); convert to safetensors",
+        ),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 4), "unreadable safetensors file"),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
+            ),
+            "is incomplete: its index names 1 files that are not there, such as model-00002-of-00002.safetensors",
+        ),
+    ],
+)
+def test_a_wrong_folder_is_named_in_one_line(store: Store, folder: Path, spoil: Any, message: str) -> None:
+    spoil(folder)
+    with pytest.raises(ConfigError, match=message) as raised:
+        import_policy(store, PolicyConfig(path=str(folder)))
+    assert str(folder) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_revision_belongs_to_a_hub_id_only(store: Store, tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="remove the revision"):
+        import_policy(store, PolicyConfig(path=str(tiny_model), revision="main"))
+
+
+def test_a_hub_id_that_cannot_be_reached_is_one_line(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"policy nobody/nothing at revision main .* cannot be reached") as raised:
+        import_policy(store, PolicyConfig(path="nobody/nothing", revision="main"))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ConfigError, match="neither a folder nor a Hub id"):
+        import_policy(store, PolicyConfig(path="no such folder"))
+
+
+def test_a_hub_snapshot_records_its_commit(
+    store: Store, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = Path(shutil.copytree(tiny_model, tmp_path / "snapshots" / ("c0ffee" * 7)[:40]))
+    asked: dict[str, Any] = {}
+
+    def download(hub_id: str, **options: Any) -> str:
+        asked.update(options, hub_id=hub_id)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    model = import_policy(store, PolicyConfig(path="somebody/tiny", revision="v1"))
+    assert store.manifest(model).provenance == {"origin": "somebody/tiny", "revision": snapshot.name}
+    assert (asked["hub_id"], asked["revision"]) == ("somebody/tiny", "v1")
+    assert not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in asked["allow_patterns"])
+
+
+def test_a_missing_weight_is_not_made_up(store: Store, folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = import_policy(store, PolicyConfig(path=str(folder)))
+    with pytest.raises(InputError, match=r"1 missing weights, such as model\.norm\.weight"):
+        load_policy(store, model, "float32", "cpu")
+
+
+def test_a_weight_of_another_shape_and_an_unknown_architecture_are_refused(store: Store, folder: Path) -> None:
+    edit(folder / "config.json", intermediate_size=48)
+    with pytest.raises(InputError, match=r"models/[0-9a-f]{12} does") as raised:
+        load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), "float32", "cpu")
+    assert "\n" not in str(raised.value)
+    edit(folder / "config.json", model_type="nonesuch")
+    with pytest.raises(InputError, match="does not load as a causal language model"):
+        load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), "float32", "cpu")
+
+
+def test_stop_tokens_come_from_the_generation_config_then_the_config_then_the_tokenizer(folder: Path) -> None:
+    edit(folder / "generation_config.json", eos_token_id=[7, 2, 7])
+    edit(folder / "config.json", eos_token_id=3)
+    assert stop_token_ids(folder) == (2, 7)
+    edit(folder / "generation_config.json", eos_token_id=5)
+    assert stop_token_ids(folder) == (5,)
+    (folder / "generation_config.json").unlink()
+    assert stop_token_ids(folder) == (3,)
+    edit(folder / "config.json", eos_token_id=None)
+    assert stop_token_ids(folder) == (2,)  # the tokenizer's </s>
+
+
+def test_a_model_that_never_stops_is_refused(folder: Path) -> None:
+    edit(folder / "config.json", eos_token_id=None)
+    edit(folder / "generation_config.json", eos_token_id=None)
+    edit(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(InputError, match="names no stop token"):
+        stop_token_ids(folder)
+    edit(folder / "generation_config.json", eos_token_id=["</s>"])
+    with pytest.raises(InputError, match="name one token id"):
+        stop_token_ids(folder)
+
+
+def test_deterministic_restores_what_was_set() -> None:
+    with deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+
+
+def test_importing_and_naming_models_needs_no_torch() -> None:
+    check = (
+        "import sys, wind.models, wind.generations, wind.logps; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -1,0 +1,184 @@
+"""The vLLM sampler with the real engine on a CPU: seeds, stop tokens, log-probabilities, and new weights in place.
+
+Starting an engine takes half a minute, so one serves the whole module; the last test starts a second one.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
+from wind.datasets import Dataset, Model, Store
+from wind.errors import ConfigError
+from wind.generations import GenerationsSpec, Request, Sample
+from wind.models import import_policy, stop_token_ids
+from wind.schemas import SCHEMAS
+from wind.sequence_logps import SequenceLogps
+from wind.stages import Job, Place, run
+
+vllm = pytest.importorskip("wind.generations.vllm")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # vLLM and what it imports warn on their own account
+
+PROMPTS = [[1, 5], [1, 6, 7, 8, 9, 10], [1, 11, 12], [1, 20, 21, 22], [1, 30]]
+REQUESTS = [Request(str(number), ids, 2**61 + 1000 * number) for number, ids in enumerate(PROMPTS)]
+SAMPLING = SamplingConfig(backend="vllm", samples_per_prompt=4, max_new_tokens=24)
+STOP = [2, 9, 17, 30]  # more than the tokenizer's </s>, and the second is in a prompt
+MAX_MODEL_LEN = 6 + 24
+
+
+def save(model: Any, tiny_model: Path, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_model / name).read_bytes())
+    model.generation_config.eos_token_id = STOP
+    model.generation_config.temperature = 0.01  # a default of the folder that must not move anything
+    model.generation_config.do_sample = True
+    model.generation_config.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two random policies of one architecture that stop on several tokens; vLLM on a CPU wants heads of 32 or more."""
+    root = tmp_path_factory.mktemp("policies")
+    policies = []
+    for seed, name in enumerate(["first", "second"]):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=47,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            max_position_embeddings=128,
+            initializer_range=0.3,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+        model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+        policies.append(save(model, tiny_model, root / name))
+    return policies
+
+
+def spec(**inference: Any) -> GenerationsSpec:
+    return GenerationsSpec(
+        policy=Model(fingerprint="0" * 64, parameters=1),
+        prompts=Dataset(name="prompts", fingerprint="0" * 64, rows=5),
+        split="train",
+        sampling=SAMPLING,
+        inference=InferenceConfig(**inference),
+        seed=0,
+        iteration=1,
+    )
+
+
+def sample(folder: Path, requests: Sequence[Request] = REQUESTS, sampling: SamplingConfig = SAMPLING) -> list[list[Sample]]:
+    sampler = vllm.load(folder, spec(), MAX_MODEL_LEN, "cpu")
+    samples: list[list[Sample]] = sampler.sample(requests, sampling, lambda done, total: None)
+    return samples
+
+
+def tokens(samples_P_N: Sequence[Sequence[Sample]]) -> list[list[list[int]]]:
+    return [[sample.token_ids for sample in samples_N] for samples_N in samples_P_N]
+
+
+@pytest.fixture(scope="module")
+def first(folders: list[Path]) -> Iterator[list[list[Sample]]]:
+    """The samples of the first call of the module's engine."""
+    threads = torch.set_num_threads
+    yield sample(folders[0])
+    assert torch.set_num_threads is threads
+    vllm.close()
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_same_seeds_give_the_same_tokens_in_any_company(folders: list[Path], first: list[list[Sample]]) -> None:
+    assert sample(folders[0]) == first
+    assert tokens(sample(folders[0], REQUESTS[::-1])) == tokens(first)[::-1]
+    assert tokens(sample(folders[0], REQUESTS[2:3])) == tokens(first)[2:3]
+    fewer = sample(folders[0], REQUESTS, SAMPLING.model_copy(update={"samples_per_prompt": 2}))
+    assert tokens(fewer) == [row[:2] for row in tokens(first)]
+    shifted = [Request(request.prompt_id, request.prompt_token_ids, request.seed + 1) for request in REQUESTS]
+    assert [row[:3] for row in tokens(sample(folders[0], shifted))] == [row[1:] for row in tokens(first)]  # child i has seed + i
+
+
+def test_every_stop_token_ends_a_response_and_is_part_of_it(folders: list[Path], first: list[list[Sample]]) -> None:
+    assert stop_token_ids(folders[0]) == tuple(STOP)
+    samples = [sample for samples_N in first for sample in samples_N]
+    for sample in samples:
+        assert not set(sample.token_ids[:-1]) & set(STOP)
+        assert (sample.finish_reason == "stop") == (sample.token_ids[-1] in STOP)
+        assert sample.finish_reason == "stop" or len(sample.token_ids) == 24
+    assert len({sample.token_ids[-1] for sample in samples if sample.finish_reason == "stop"}) >= 2
+    assert {sample.finish_reason for sample in samples} == {"stop", "length"}
+
+
+def policy_logps(folder: Path, samples_P_N: Sequence[Sequence[Sample]]) -> list[float]:
+    scorer = SequenceLogps(AutoModelForCausalLM.from_pretrained(folder))
+    logps = []
+    for request, samples_N in zip(REQUESTS, samples_P_N, strict=True):
+        for sample in samples_N:
+            ids = torch.tensor([[*request.prompt_token_ids, *sample.token_ids]])
+            response = torch.arange(ids.shape[1])[None] >= len(request.prompt_token_ids)
+            with torch.no_grad():
+                logps.append(float(scorer(ids, torch.ones_like(ids), response)))
+    return logps
+
+
+def test_log_probabilities_are_the_models_at_temperature_one(folders: list[Path], first: list[list[Sample]]) -> None:
+    assert [sample.logp for row in first for sample in row] == pytest.approx(policy_logps(folders[0], first), abs=1e-3)
+    filtered = sample(folders[0], REQUESTS, SAMPLING.model_copy(update={"temperature": 0.5, "top_k": 5, "top_p": 0.8}))
+    assert [sample.logp for row in filtered for sample in row] == pytest.approx(policy_logps(folders[0], filtered), abs=1e-3)
+    assert tokens(filtered) != tokens(first)
+
+
+def test_the_engine_has_no_child_processes(first: list[list[Sample]]) -> None:
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    assert [child for child in children if "vllm" in Path(f"/proc/{child}/cmdline").read_text().lower()] == []
+
+
+def test_a_temperature_vllm_would_change_is_refused(folders: list[Path], first: list[list[Sample]]) -> None:
+    with pytest.raises(ConfigError, match="vLLM's lowest"):
+        sample(folders[0], REQUESTS, SAMPLING.model_copy(update={"temperature": 0.001}))
+
+
+def test_runs_as_a_stage(store: Store, folders: list[Path], first: list[list[Sample]]) -> None:
+    policy = import_policy(store, PolicyConfig(path=str(folders[0])))
+    rest: dict[str, Any] = {"prompt": "", "messages": [], "split": "train", "answer": None, "meta": "{}"}
+    rows = [{"prompt_id": f"{row:032x}", "prompt_token_ids": ids, **rest} for row, ids in enumerate(PROMPTS)]
+    with store.partial("prompts", "test") as partial:
+        partial.write(0, pa.Table.from_pylist(rows, schema=SCHEMAS["prompts"]))
+        prompts = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+    fields = spec().model_copy(update={"policy": policy, "prompts": prompts}).model_dump()
+    told: list[tuple[int, int]] = []
+    handle = run(
+        Job(stage="generations", spec=fields, place=Place(root=str(store.root))), lambda done, total: told.append((done, total))
+    )
+    table = store.read(handle).to_pylist()
+    assert [row["sample_index"] for row in table] == [0, 1, 2, 3] * 5
+    assert {row["seed"] - row["sample_index"] for row in table[:4]} == {table[0]["seed"]}
+    assert told[-1] == (5, 5)
+
+
+def test_new_weights_of_the_same_shape_enter_in_place_and_equal_a_fresh_engine(
+    folders: list[Path], first: list[list[Sample]]
+) -> None:
+    engine = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")._llm
+    reloaded = sample(folders[1])
+    assert vllm.load(folders[1], spec(), MAX_MODEL_LEN, "cpu")._llm is engine
+    assert tokens(reloaded) != tokens(first)
+    assert [sample.logp for row in reloaded for sample in row] == pytest.approx(policy_logps(folders[1], reloaded), abs=1e-3)
+    assert sample(folders[0]) == first  # and back again
+    vllm.load(folders[0], spec(), MAX_MODEL_LEN + 1, "cpu")  # another shape: the engine restarts
+    fresh = vllm.load(folders[1], spec(), MAX_MODEL_LEN, "cpu")
+    assert fresh._llm is not engine
+    assert fresh.sample(REQUESTS, SAMPLING, lambda done, total: None) == reloaded

@@ -1,0 +1,188 @@
+"""Generations: N responses of one policy to every prompt of a split, token ids in and token ids out.
+
+One row is one sampled response with the log-probability its sampler saw. A response's random numbers come from its own seed,
+which depends on the run's seed, the iteration, the split, the prompt and the sample index alone: never on the shard, its
+neighbours or the worker. The engine behind it is a `Sampler`: transformers (`hf`) or vLLM (`vllm`), loaded by name.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wind.config import InferenceConfig, SamplingConfig
+from wind.datasets import Dataset, Model, Store, label
+from wind.errors import ConfigError, InputError
+from wind.models import load_tokenizer, stop_token_ids
+from wind.schemas import SCHEMAS
+from wind.stages import Place, Progress, Shard, Spec, Stage
+
+SEED_BITS: Final = 62  # seed + sample_index stays an int64, and vLLM adds the index itself
+
+
+class GenerationsSpec(Spec):
+    """What determines the responses; `sampling.backend` names the engine, since "auto" would hide it from the key."""
+
+    policy: Model
+    prompts: Dataset
+    split: Literal["train", "eval"]
+    sampling: SamplingConfig
+    inference: InferenceConfig
+    seed: int
+    iteration: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to be answered N times; sample i draws from `seed + i`."""
+
+    prompt_id: str
+    prompt_token_ids: Sequence[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response; `token_ids` ends with the stop token if `finish_reason` is stop."""
+
+    token_ids: list[int]
+    logp: float  # nats, sum over token_ids under the unfiltered policy at temperature 1
+    finish_reason: Literal["stop", "length"]
+
+
+class Sampler(Protocol):
+    """An engine with one policy loaded."""
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress) -> list[list[Sample]]:
+        """N samples of every request, in their order. Raises InputError naming a prompt whose logits are not finite."""
+        ...
+
+
+def request_seed(seed: int, iteration: int, split: str, prompt_id: str) -> int:
+    """The seed of a prompt's first sample, below 2**62; sample i has this plus i."""
+    content = hashlib.sha256(f"{seed}/{iteration}/{split}/{prompt_id}".encode()).digest()
+    return int.from_bytes(content[:8], "big") >> (64 - SEED_BITS)
+
+
+def not_finite(request: Request) -> InputError:
+    """The error of a policy whose logits for `request` are NaN or infinite."""
+    return InputError(
+        f"the policy's logits are not finite on prompt {request.prompt_id}: it diverged in training or overflows its dtype"
+    )
+
+
+def shards(spec: GenerationsSpec, store: Store) -> int:
+    """How many shards of `shard_prompts` prompts the split has. Raises InputError if it has no prompts."""
+    if spec.sampling.backend not in SAMPLERS:
+        raise ConfigError(
+            f"sampling.backend is {spec.sampling.backend!r} in a spec: name the engine, one of {', '.join(SAMPLERS)}"
+        )
+    splits = store.read(spec.prompts, ["split"]).column("split")
+    prompts = pc.sum(pc.equal(splits, spec.split)).as_py() or 0
+    if not prompts:
+        raise InputError(f"{label(spec.prompts)} has no {spec.split} prompts: change prompts.eval_fraction or add prompts")
+    return -(-prompts // spec.sampling.shard_prompts)
+
+
+def compute(spec: GenerationsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
+    """The responses to prompts [index * shard_prompts, (index + 1) * shard_prompts) of the split, in prompt_id order."""
+    prompts = _prompts(spec, store, index)
+    folder = store.path(spec.policy)
+    _check_length(folder, prompts, spec)
+    requests = [
+        Request(prompt_id, token_ids, request_seed(spec.seed, spec.iteration, spec.split, prompt_id))
+        for prompt_id, token_ids in prompts.iter_rows()
+    ]
+    sampler = SAMPLERS[spec.sampling.backend](store, spec, place)
+    samples_P_N = sampler.sample(requests, spec.sampling, progress)
+    return Shard(_table(spec, requests, samples_P_N, load_tokenizer(store, spec.policy)))
+
+
+def numbers(spec: GenerationsSpec, table: pa.Table) -> dict[str, float]:
+    """Mean response length in tokens, share of responses cut at max_new_tokens, mean log-probability in nats."""
+    return {
+        "mean_response_tokens": pc.mean(pc.list_value_length(table.column("response_token_ids"))).as_py(),
+        "truncated_share": pc.mean(pc.equal(table.column("finish_reason"), "length").cast(pa.float64())).as_py(),
+        "mean_logp_sampler": pc.mean(table.column("logp_sampler")).as_py(),
+    }
+
+
+def response_text(tokenizer: Any, prompt_token_ids: Sequence[int], response_token_ids: Sequence[int]) -> str:
+    """The response as text without special tokens.
+
+    Decoded together with its prompt, because SentencePiece drops the leading space of a continuation decoded alone.
+    """
+    prompt = tokenizer.decode(list(prompt_token_ids), skip_special_tokens=True)
+    whole = tokenizer.decode([*prompt_token_ids, *response_token_ids], skip_special_tokens=True)
+    if whole.startswith(prompt):
+        return str(whole[len(prompt) :])
+    return str(tokenizer.decode(list(response_token_ids), skip_special_tokens=True))
+
+
+def _prompts(spec: GenerationsSpec, store: Store, index: int) -> pl.DataFrame:
+    """prompt_id and prompt_token_ids of the prompts of one shard."""
+    frame = store.frame(spec.prompts, ["prompt_id", "prompt_token_ids", "split"])
+    ours = frame.filter(pl.col("split") == spec.split).sort("prompt_id").select("prompt_id", "prompt_token_ids")
+    return ours.slice(index * spec.sampling.shard_prompts, spec.sampling.shard_prompts)
+
+
+def _check_length(folder: Path, prompts: pl.DataFrame, spec: GenerationsSpec) -> None:
+    """Raises ConfigError if a prompt and its response would not fit the policy's positions, which no engine reports alike."""
+    config = json.loads((folder / "config.json").read_bytes())
+    positions = config.get("text_config", config).get("max_position_embeddings")
+    longest = prompts["prompt_token_ids"].list.len().max()
+    if isinstance(positions, int) and isinstance(longest, int) and longest + spec.sampling.max_new_tokens > positions:
+        raise ConfigError(
+            f"a prompt of {longest} tokens and sampling.max_new_tokens {spec.sampling.max_new_tokens} exceed the policy's "
+            f"{positions} positions: lower max_new_tokens or prompts.max_prompt_tokens"
+        )
+
+
+def _table(
+    spec: GenerationsSpec, requests: Sequence[Request], samples_P_N: Sequence[Sequence[Sample]], tokenizer: Any
+) -> pa.Table:
+    rows = [
+        {
+            "prompt_id": request.prompt_id,
+            "sample_index": index,
+            "policy": spec.policy.fingerprint,
+            "response": response_text(tokenizer, request.prompt_token_ids, sample.token_ids),
+            "response_token_ids": sample.token_ids,
+            "logp_sampler": sample.logp,
+            "finish_reason": sample.finish_reason,
+            "seed": request.seed + index,
+        }
+        for request, samples_N in zip(requests, samples_P_N, strict=True)
+        for index, sample in enumerate(samples_N)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["generations"])
+
+
+def _transformers(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
+    from wind.generations.hf import TransformersSampler
+    from wind.models import load_policy
+
+    model = load_policy(store, spec.policy, spec.inference.dtype, place.device)
+    return TransformersSampler(model, stop_token_ids(store.path(spec.policy)), spec.inference.batch_tokens)
+
+
+def _vllm(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
+    from wind.generations.vllm import load
+
+    # Over both splits, so that sampling for training and for evaluation share one engine.
+    lengths = pc.list_value_length(store.read(spec.prompts, ["prompt_token_ids"]).column("prompt_token_ids"))
+    return load(store.path(spec.policy), spec, pc.max(lengths).as_py() + spec.sampling.max_new_tokens, place.device)
+
+
+SAMPLERS: Final[Mapping[str, Callable[[Store, GenerationsSpec, Place], Sampler]]] = {
+    "transformers": _transformers,
+    "vllm": _vllm,
+}
+
+STAGE = Stage(name="generations", spec=GenerationsSpec, shards=shards, compute=compute, numbers=numbers)

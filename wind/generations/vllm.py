@@ -1,0 +1,187 @@
+"""Sampling with vLLM: token ids in, token ids out, one engine per process that takes new weights of the same shape in place.
+
+A request's child i samples with the seed of the request plus i, so that rows record the same seeds as with transformers; the
+random numbers behind a seed are vLLM's own. Nothing is left to defaults that could move a result: sampling parameters of the
+model's generation config are ignored, exactly the stop tokens given stop, and the prefix cache starts every call empty.
+"""
+
+import gc
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from wind.config import SamplingConfig
+from wind.errors import ConfigError, InputError, StageError
+from wind.fingerprints import digest
+from wind.generations import GenerationsSpec, Request, Sample, not_finite
+from wind.models import stop_token_ids
+from wind.stages import Progress
+
+CONCURRENT_SEQUENCES: Final = 256  # vLLM's own default differs by GPU, and batch shapes move floats
+LOWEST_TEMPERATURE: Final = 0.01  # below it vLLM quietly samples at 0.01
+ENVIRONMENT: Final = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process and dies with it
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about a tokenizer and libraries that are left out on purpose
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, CPU only; by default vLLM asks for most of the machine
+}
+SHAPELESS: Final = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")  # config fields no engine depends on here
+
+_warm: "_Engine | None" = None
+
+
+@dataclass
+class _Engine:
+    llm: Any
+    shape: str  # what must be equal for weights to be replaced in place
+    folder: Path
+
+
+class VllmSampler:
+    """A policy loaded in a vLLM engine."""
+
+    def __init__(self, llm: Any, stop_token_ids: Sequence[int]) -> None:
+        self._llm = llm
+        self._stop = list(stop_token_ids)
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress) -> list[list[Sample]]:
+        """N samples of every request, in their order; the unit of progress is one prompt with all its samples."""
+        if sampling.temperature < LOWEST_TEMPERATURE:
+            raise ConfigError(
+                f"sampling.temperature {sampling.temperature} is below {LOWEST_TEMPERATURE}, vLLM's lowest: raise it"
+            )
+        # What an earlier call left in the cache would change where prompts are cut, and so the last digits.
+        if not self._llm.reset_prefix_cache():
+            raise StageError("vLLM could not empty its prefix cache: restart the worker")
+        prompts = [{"prompt_token_ids": list(request.prompt_token_ids)} for request in requests]
+        parameters = [self._parameters(request, sampling) for request in requests]
+        try:
+            self._llm.enqueue(prompts, parameters, use_tqdm=False)
+            outputs = self._finish(progress, len(requests))
+        except (RuntimeError, ValueError) as error:
+            _forget()
+            raise StageError(f"vLLM failed: {_line(error)}; try sampling.backend: transformers") from error
+        return [self._samples(request, output) for request, output in zip(requests, outputs, strict=True)]
+
+    def _finish(self, progress: Progress, total: int) -> list[Any]:
+        """The finished outputs in the order the requests were given."""
+        engine = self._llm.llm_engine
+        finished: list[Any] = []
+        while engine.has_unfinished_requests():
+            if ended := [output for output in engine.step() if output.finished]:
+                finished.extend(ended)
+                progress(len(finished), total)
+        return sorted(finished, key=lambda output: int(output.request_id))
+
+    def _parameters(self, request: Request, sampling: SamplingConfig) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=sampling.samples_per_prompt,
+            seed=request.seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=self._stop,
+            ignore_eos=True,  # the tokenizer's eos stops only if it is among stop_token_ids
+            logprobs=0,  # the sampled token's own
+            detokenize=False,
+        )
+
+    def _samples(self, request: Request, output: Any) -> list[Sample]:
+        children = sorted(output.outputs, key=lambda child: child.index)
+        samples = []
+        for child in children:
+            tokens = [int(token) for token in child.token_ids]
+            logp = float(child.cumulative_logprob)
+            if not logp <= 0 or logp == -float("inf"):
+                raise not_finite(request)
+            samples.append(Sample(tokens, logp, "stop" if tokens[-1] in self._stop else "length"))
+        return samples
+
+
+def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> VllmSampler:
+    """The policy in `folder`, ready to sample sequences of up to `max_model_len` tokens.
+
+    A warm engine of the same shape takes the new weights in place, in milliseconds; otherwise a new one starts, in half a minute.
+    Raises ConfigError where vLLM is not installed and InputError for a model it cannot load.
+    """
+    global _warm
+    config = {key: value for key, value in json.loads((folder / "config.json").read_bytes()).items() if key not in SHAPELESS}
+    shape = digest([config, spec.inference.model_dump(), max_model_len, device])
+    engine, _warm = _warm, None  # nothing stays warm if what follows fails half way
+    if engine is None or engine.shape != shape:
+        if engine is not None:
+            _shut_down(engine)
+        engine = _Engine(_start(folder, spec, max_model_len, device), shape, folder)
+    elif engine.folder != folder:
+        engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        engine.folder = folder
+    _warm = engine
+    return VllmSampler(engine.llm, stop_token_ids(folder))
+
+
+def close() -> None:
+    """Shut the warm engine down, if there is one."""
+    global _warm
+    engine, _warm = _warm, None
+    if engine is not None:
+        _shut_down(engine)
+
+
+def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> Any:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import torch
+
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ConfigError(
+            f"sampling.backend is vllm, which does not import here ({error}): install it or use transformers"
+        ) from error
+    set_num_threads = torch.set_num_threads
+    try:
+        return LLM(
+            model=str(folder),
+            skip_tokenizer_init=True,
+            generation_config="vllm",  # no sampling defaults from the model's folder
+            dtype=spec.inference.dtype,
+            seed=0,  # of the engine; every request has its own
+            max_model_len=max_model_len,
+            max_num_seqs=CONCURRENT_SEQUENCES,
+            max_num_batched_tokens=min(max(spec.inference.batch_tokens, max_model_len), CONCURRENT_SEQUENCES * max_model_len),
+            enable_prefix_caching=True,  # a prompt is prefilled once for its N samples
+            logprobs_mode="raw_logprobs",  # of the policy at temperature 1, before top-k and top-p
+            enforce_eager=device == "cpu",
+            disable_log_stats=True,
+        )
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise InputError(f"{folder} does not load in vLLM: {_line(error)}") from error
+    finally:
+        # The CPU worker replaces this with a function that only warns.
+        torch.set_num_threads = set_num_threads
+
+
+def _forget() -> None:
+    """Leave the warm engine: after a failure nobody knows what is still in it."""
+    global _warm
+    _warm = None
+
+
+def _shut_down(engine: _Engine) -> None:
+    """Give the memory of an engine back as far as vLLM does."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    engine.llm.llm_engine.engine_core.shutdown()
+    engine.llm = None
+    gc.collect()
+    cleanup_dist_env_and_memory()
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

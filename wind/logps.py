@@ -1,0 +1,149 @@
+"""Logps: the log-probability of every response under the policy that sampled it and under the reference, both frozen.
+
+One row is one generation. Both numbers come from the same padded forward passes as training uses, not from the sampler, so that
+the log-ratios of an objective compare like with like (MATH section 0: sums over response tokens including the stop token).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wind.config import InferenceConfig
+from wind.datasets import Dataset, Model, Store, label
+from wind.errors import DatasetError, InputError
+from wind.stages import Place, Progress, Shard, Spec, Stage, main
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LogpsSpec(Spec):
+    """The generations to score and the two models that score them."""
+
+    prompts: Dataset
+    generations: Dataset
+    policy: Model
+    reference: Model
+    inference: InferenceConfig
+
+
+def shards(spec: LogpsSpec, store: Store) -> int:
+    """As many as the generations have."""
+    return len(store.manifest(spec.generations).files)
+
+
+def compute(spec: LogpsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
+    """The log-probabilities of the rows of the generations' shard `index`; the unit of progress is one scored sequence."""
+    rows = _rows(spec, store, index)
+    models = [spec.policy] if spec.policy == spec.reference else [spec.policy, spec.reference]
+    total = len(rows) * len(models)
+    scored = {}
+    for number, model in enumerate(models):
+        before = number * len(rows)
+        scored[model] = _score(spec, store, model, rows, place, lambda done, before=before: progress(before + done, total))
+    table = pa.table(
+        {
+            "prompt_id": rows["prompt_id"].to_arrow().cast(pa.string()),
+            "sample_index": rows["sample_index"].to_arrow(),
+            "logp_policy": scored[spec.policy],
+            "logp_reference": scored[spec.reference],
+            "response_tokens": rows["response_token_ids"].list.len().cast(pl.Int32).to_arrow(),
+        }
+    )
+    return Shard(table)
+
+
+def numbers(spec: LogpsSpec, table: pa.Table) -> dict[str, float]:
+    """Mean log-probability under the policy, and the mean log-ratio to the reference: the plain estimate of the KL, in nats."""
+    policy, reference = table.column("logp_policy"), table.column("logp_reference")
+    return {
+        "mean_logp_policy": pc.mean(policy).as_py(),
+        "mean_kl_k1": pc.mean(pc.subtract(policy, reference)).as_py(),
+    }
+
+
+def batched(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Row numbers in batches of at most `batch_tokens` padded tokens, longest rows first; a row longer than that runs alone."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:  # the first row is the longest of its batch
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _rows(spec: LogpsSpec, store: Store, index: int) -> pl.DataFrame:
+    """The generations of one shard with their prompts' token ids, in key order. Raises DatasetError if a prompt is missing."""
+    manifest = store.manifest(spec.generations)
+    path = store.path(spec.generations) / manifest.files[index].name
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            table = reader.read_all().select(["prompt_id", "sample_index", "response_token_ids"])
+            generations = pl.DataFrame(pl.from_arrow(table))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}; run `wind verify`") from error
+    prompts = store.frame(spec.prompts, ["prompt_id", "prompt_token_ids"])
+    rows = generations.join(prompts, on="prompt_id", how="left", maintain_order="left")
+    unknown = rows.filter(pl.col("prompt_token_ids").is_null())["prompt_id"]
+    if len(unknown):
+        raise DatasetError(f"{label(spec.generations)} answers prompt {unknown[0]}, which {label(spec.prompts)} does not hold")
+    return rows
+
+
+def _score(spec: LogpsSpec, store: Store, model: Model, rows: pl.DataFrame, place: Place, progress: Any) -> list[float]:
+    """The log-probability of every row under `model`, in row order. Raises InputError naming the prompt if one is not finite."""
+    import torch
+
+    from wind.models import deterministic, load_policy
+    from wind.sequence_logps import SequenceLogps, verify_head
+
+    policy = load_policy(store, model, spec.inference.dtype, place.device)
+    verify_head(policy)
+    scorer = SequenceLogps(policy)
+    prompts, responses = rows["prompt_token_ids"].to_list(), rows["response_token_ids"].to_list()
+    lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+    logps = [float("nan")] * len(rows)
+    done = 0
+    with torch.inference_mode(), deterministic():
+        for batch in batched(lengths, spec.inference.batch_tokens):
+            tensors = padded([prompts[row] for row in batch], [responses[row] for row in batch])
+            values = scorer(*(tensor.to(place.device) for tensor in tensors)).tolist()
+            for row, value in zip(batch, values, strict=True):
+                logps[row] = value
+            done += len(batch)
+            progress(done)
+    for prompt_id, logp in zip(rows["prompt_id"], logps, strict=True):
+        if not -float("inf") < logp < float("inf"):
+            raise InputError(
+                f"{label(model)} gives log-probability {logp} to a response of prompt {prompt_id}: it diverged in training"
+            )
+    return logps
+
+
+def padded(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Token ids, attention mask and response mask of `prompt + response` rows, each `[B, T]`, padded on the right with id 0."""
+    import torch
+
+    width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+    ids_B_T = torch.zeros((len(prompts), width), dtype=torch.long)
+    attention_B_T = torch.zeros((len(prompts), width), dtype=torch.bool)
+    response_B_T = torch.zeros((len(prompts), width), dtype=torch.bool)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        end = len(prompt) + len(response)
+        ids_B_T[row, :end] = torch.tensor([*prompt, *response])
+        attention_B_T[row, :end] = True
+        response_B_T[row, len(prompt) : end] = True
+    return ids_B_T, attention_B_T, response_B_T
+
+
+STAGE = Stage(name="logps", spec=LogpsSpec, shards=shards, compute=compute, numbers=numbers)
+
+if __name__ == "__main__":
+    main("logps")

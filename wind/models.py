@@ -1,0 +1,212 @@
+"""Stored policies: how a Hugging Face folder enters the store, and how it is loaded from there.
+
+Weights are safetensors only, remote code is never run, and nothing is looked up on a network once a model is in the store.
+A loaded model stays in memory for the next shard: two on a CPU (policy and reference), one on a GPU.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wind.config import DType, PolicyConfig
+from wind.datasets import MODEL_FILES, Model, Store, label
+from wind.errors import ConfigError, InputError, WindError
+
+if TYPE_CHECKING:
+    import torch
+
+RESIDENT = {"cpu": 2, "cuda": 1}  # loaded models kept per kind of device
+HUB_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
+
+_resident: dict[tuple[Path, DType, str], "torch.nn.Module"] = {}
+
+
+def import_policy(store: Store, config: PolicyConfig) -> Model:
+    """The stored copy of the model that `config` names: a local folder, or a Hub id at a revision.
+
+    Raises ConfigError in one line if there is no such folder or repository, or if it lacks a config or safetensors weights.
+    """
+    local = Path(config.path).expanduser()
+    if local.exists() or config.path.startswith(("/", ".", "~")):
+        if config.revision is not None:
+            raise ConfigError(f"policy.revision is for Hub ids, and {config.path} is a local folder: remove the revision")
+        folder, origin = local, {"origin": config.path}
+    else:
+        folder = _download(config.path, config.revision)
+        origin = {"origin": config.path, "revision": folder.name}
+    _check_folder(folder, config.path)
+    try:
+        return store.import_model(folder, provenance=origin)
+    except WindError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ConfigError(f"{config.path} has an unreadable safetensors file: {_line(error)}; copy it again") from error
+
+
+def load_policy(store: Store, model: Model, dtype: DType, device: str) -> "torch.nn.Module":
+    """The stored causal language model, in eval mode, weights in `dtype` on `device` ("cpu" or "cuda").
+
+    Raises InputError if the folder cannot be loaded as one or lacks weights that would have to be made up.
+    """
+    key = (store.path(model).resolve(), dtype, device)
+    loaded = _resident.pop(key, None)
+    if loaded is None:
+        same_kind = [other for other in _resident if other[2].split(":")[0] == device.split(":")[0]]
+        for stale in same_kind[: len(same_kind) + 1 - RESIDENT[device.split(":")[0]]]:
+            del _resident[stale]  # before loading: two models at once may not fit
+        loaded = _load(store, model, dtype).to(device)
+    _resident[key] = loaded  # most recently used last
+    return loaded
+
+
+def load_tokenizer(store: Store, model: Model) -> Any:
+    """The stored model's tokenizer. Raises InputError if the folder has none that loads."""
+    store.manifest(model)
+    return _tokenizer(store.path(model).resolve())
+
+
+def stop_token_ids(folder: Path) -> tuple[int, ...]:
+    """The token ids that end a response, ascending: of the generation config, else of the config, else the tokenizer's.
+
+    A model may stop on several, and `tokenizer.eos_token` alone is not the whole truth. Raises InputError if none is named.
+    """
+    for name in ("generation_config.json", "config.json"):
+        value = _json(folder / name).get("eos_token_id")
+        if value is not None:
+            ids = value if isinstance(value, list) else [value]
+            if not ids or not all(isinstance(token, int) and token >= 0 for token in ids):
+                raise InputError(f"{folder / name} has eos_token_id {value!r}: name one token id or a list of them")
+            return tuple(sorted(set(ids)))
+    token = _tokenizer(folder.resolve()).eos_token_id
+    if token is None:
+        raise InputError(f"{folder} names no stop token: set eos_token_id in generation_config.json")
+    return (int(token),)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """For the block, have torch choose deterministic kernels where it has them; settings are restored afterwards."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA context is made
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled()
+    before_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # a seventh of the time of a small model, for nothing read here
+    try:
+        yield
+    finally:
+        memory.fill_uninitialized_memory = fills
+        torch.use_deterministic_algorithms(before, warn_only=before_warn_only)
+
+
+def _load(store: Store, model: Model, dtype: DType) -> "torch.nn.Module":
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    store.manifest(model)
+    name = label(model)
+    loaded: Any  # from_pretrained's annotations do not know output_loading_info
+    info: dict[str, Any]
+    try:
+        loaded, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+            store.path(model),
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(f"{name} does not load as a causal language model: {_line(error)}") from error
+    # A missing weight would be filled with random numbers, which no later check could tell from a bad model.
+    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if wrong := sorted(str(entry) for entry in info.get(kind) or ()):
+            what = kind.removesuffix("_keys").removesuffix("_msgs")
+            raise InputError(f"{name} does not fit its config: {len(wrong)} {what} weights, such as {_line(wrong[0])}")
+    loaded.eval().requires_grad_(False)
+    policy: torch.nn.Module = loaded
+    return policy
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise InputError(f"{folder} has no tokenizer that loads: {_line(error)}") from error
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Raises ConfigError unless `folder` holds a config and whole safetensors weights; `name` is what the user called it."""
+    if not folder.is_dir():
+        raise ConfigError(f"policy.path {name} does not exist: name a model folder or a Hub id")
+    files = [path.name for path in folder.iterdir() if MODEL_FILES.match(path.name)]
+    if "config.json" not in files:
+        raise ConfigError(f"{name} is not a model folder: no config.json")
+    if not any(file.endswith(".safetensors") for file in files):
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        missing = "only pickle weights (.bin); convert to safetensors" if pickled else "no model.safetensors"
+        raise ConfigError(f"{name} is not a model folder with weights: {missing}")
+    if "model.safetensors.index.json" in files:
+        named = set(_json(folder / "model.safetensors.index.json").get("weight_map", {}).values())
+        if absent := sorted(named - set(files)):
+            raise ConfigError(
+                f"{name} is incomplete: its index names {len(absent)} files that are not there, such as {absent[0]}"
+            )
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    """The local snapshot of a Hub repository; the folder is named for the commit."""
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = hub_id if revision is None else f"{hub_id} at revision {revision}"
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_PATTERNS, ignore_patterns=["*/*"]))
+    except HFValidationError as error:
+        raise ConfigError(f"policy.path {hub_id} is neither a folder nor a Hub id") from error
+    except GatedRepoError as error:
+        raise ConfigError(f"policy {where} is gated on the Hub: accept its licence and log in with `hf auth login`") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ConfigError(f"policy {where} is not on the Hub, and no local folder has that name") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
+        raise ConfigError(
+            f"policy {where} is not a local folder and the Hub cannot be reached: {_line(error)}; download it first"
+        ) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return content
+
+
+def _line(error: BaseException | str) -> str:
+    text = str(error) or type(error).__name__
+    return next((line.strip() for line in text.splitlines() if line.strip()), text)
