@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli import QUIET
 from flows.server import EmbeddedServer
@@ -32,7 +33,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.wait()
     os.environ["PREFECT_API_URL"] = server.url
     os.environ["PREFECT_HOME"] = str(home)
-    yield server.url
+    # Prefect read its settings when it was imported, before there was a server.
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        yield server.url
     server.stop()
     os.environ.clear()
     os.environ.update(before)

@@ -1,0 +1,96 @@
+"""kill -9 at random times: a rerun ends with the version of an uninterrupted run, and no process is left behind."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wind.config import DistillConfig
+from wind.datasets import Store
+from wind.versions import find, verify
+
+pytestmark = pytest.mark.slow
+
+KILLS = 10
+SEED = 0
+SECONDS_TO_DIE = 15
+
+
+def start(mark: str, **environment: str) -> "subprocess.Popen[bytes]":
+    """`wind run` in a session of its own; every process it starts inherits the mark."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "tiny.yaml"],
+        env={**os.environ, "WIND_TEST_MARK": mark, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def marked(mark: str) -> list[str]:
+    """The command lines of all living processes with the mark."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"WIND_TEST_MARK={mark}".encode() in (path / "environ").read_bytes():
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
+def assert_all_gone(mark: str) -> None:
+    deadline = time.monotonic() + SECONDS_TO_DIE
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
+def test_killed_runs_end_with_the_same_version(recipe: Callable[..., DistillConfig], tmp_path: Path, prefect_server: str) -> None:
+    recipe()
+    mark = uuid.uuid4().hex
+    begun = time.monotonic()
+    finish(start(mark))
+    seconds = time.monotonic() - begun
+    assert_all_gone(mark)
+    wanted = find(Store("store"), "tiny").id
+    draw = random.Random(SEED)
+    for _ in range(KILLS):
+        shutil.rmtree("store")
+        mark = uuid.uuid4().hex
+        killed = start(mark, PREFECT_API_URL="")  # an embedded server, which must die with the run, too
+        time.sleep(draw.uniform(0.1, seconds))
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        assert_all_gone(mark)
+        finish(start(uuid.uuid4().hex, PREFECT_API_URL=prefect_server))
+        version = find(Store("store"), "tiny")
+        assert version.id == wanted
+        assert verify(Store("store"), version) > 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process(recipe: Callable[..., DistillConfig], how: signal.Signals) -> None:
+    recipe()
+    mark = uuid.uuid4().hex
+    process = start(mark, PREFECT_API_URL="")
+    deadline = time.monotonic() + 90
+    while not any("wind.worker" in command for command in marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(how)
+    process.communicate()
+    assert process.returncode != 0
+    assert_all_gone(mark)
