@@ -27,8 +27,9 @@ from data_checks import evaluation, generations, logps, metrics, prompts, reward
 from data_checks.base import Frame, Subject, Suite
 from data_checks.results import CheckResult, failed, recorded, result_path
 from wind.config import ChecksConfig
-from wind.datasets import Dataset, Store, atomic_write, label
+from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
+from wind.files import atomic_write
 from wind.fingerprints import digest
 
 __all__ = ["SUITES", "CheckResult", "failed", "recorded", "validate"]

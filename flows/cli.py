@@ -18,8 +18,9 @@ from click.exceptions import Exit
 from flows import show
 from flows.server import prefect_api
 from wind.config import DistillConfig, load_config
-from wind.datasets import AnyHandle, Store, atomic_write
+from wind.datasets import AnyHandle, Store
 from wind.errors import ConfigError, WindError
+from wind.files import atomic_write
 from wind.stages import STAGES
 from wind.versions import Version, Versions, find, runs, verify
 

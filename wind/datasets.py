@@ -7,7 +7,6 @@ Models are Hugging Face folders published the same way under `<root>/models/<fin
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wind import schemas
 from wind.errors import DatasetError
+from wind.files import atomic, atomic_write, lock, sync_folder
 from wind.fingerprints import TableFingerprint, digest, file_digest
 
 MANIFEST = "manifest.json"
@@ -276,7 +276,7 @@ class Store:
                 if target.exists():
                     shutil.rmtree(target)
                 os.rename(folder, target)
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
         target.with_name(f"{target.name}.lock").unlink(missing_ok=True)
 
 
@@ -294,9 +294,9 @@ class Partial:
 
     def write(self, index: int, table: pa.Table, schema: pa.Schema | None = None) -> None:
         """Commit shard `index`, cast to the declared schema. Raises DatasetError if a column does not fit it."""
-        table = conform(table, schema or schemas.SCHEMAS[self._name])
+        table = schemas.conform(table, schema or schemas.SCHEMAS[self._name])
         with (
-            _atomic(self.folder / shard_name(index)) as path,
+            atomic(self.folder / shard_name(index)) as path,
             pa.OSFile(str(path), "wb") as sink,
             pa.ipc.new_file(sink, table.schema) as writer,
         ):
@@ -368,80 +368,9 @@ def handle_of(name: str, fingerprint: str, rows: int) -> AnyHandle:
     return Dataset(name=name, fingerprint=fingerprint, rows=rows)
 
 
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`table` with exactly the columns, order, types and nullability of `schema`. Raises DatasetError otherwise."""
-    missing = [name for name in schema.names if name not in table.column_names]
-    extra = [name for name in table.column_names if name not in schema.names]
-    if missing or extra or len(table.column_names) != len(schema):
-        raise DatasetError(f"columns do not fit the schema: missing {missing}, undeclared {extra}")
-    try:
-        table = table.select(schema.names).cast(schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise DatasetError(f"a column does not fit its declared type: {_first_line(error)}") from error
-    for field, column in zip(schema, table.columns, strict=True):
-        for chunk in column.chunks:
-            _require_values(field.name, field, chunk)
-    return table.combine_chunks()
-
-
-def _require_values(name: str, field: pa.Field, values: pa.Array) -> None:
-    """Raise DatasetError if `values` has a null where `field` allows none, at any depth: Arrow does not look into lists."""
-    if not field.nullable and values.null_count:
-        raise DatasetError(f"column {name} has {values.null_count} nulls and must have none")
-    if pa.types.is_list(field.type):
-        _require_values(f"{name}[]", field.type.value_field, values.flatten())
-    elif pa.types.is_struct(field.type):
-        for child, content in zip(field.type, values.drop_null().flatten(), strict=True):
-            _require_values(f"{name}.{child.name}", child, content)
-
-
 def folder_fingerprint(files: Sequence[StoredFile]) -> str:
     """The fingerprint of a model or source: over the names and checksums of its files."""
     return digest(sorted([file.name, file.sha256] for file in files))
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the whole new one, never a part."""
-    with _atomic(path) as partial:
-        partial.write_bytes(content)
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` for the block; the system frees it when the process dies, however it dies."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # The holder before us may have removed the file: then our lock is on a name nobody else will find.
-        with contextlib.suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                break
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _stored(path: Path, rows: int = 0) -> StoredFile:

@@ -7,6 +7,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from wind.errors import DatasetError
+
 VERSION: Final = 1
 
 MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
@@ -115,3 +117,30 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
 def rewards_schema(components: tuple[str, ...] = ()) -> pa.Schema:
     """The rewards schema with one further non-null column per component of the reward."""
     return pa.schema([*SCHEMAS["rewards"], *(pa.field(name, pa.float64(), nullable=False) for name in components)])
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with exactly the columns, order, types and nullability of `schema`. Raises DatasetError otherwise."""
+    missing = [name for name in schema.names if name not in table.column_names]
+    extra = [name for name in table.column_names if name not in schema.names]
+    if missing or extra or len(table.column_names) != len(schema):
+        raise DatasetError(f"columns do not fit the schema: missing {missing}, undeclared {extra}")
+    try:
+        table = table.select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise DatasetError(f"a column does not fit its declared type: {str(error).splitlines()[0]}") from error
+    for field, column in zip(schema, table.columns, strict=True):
+        for chunk in column.chunks:
+            _require_values(field.name, field, chunk)
+    return table.combine_chunks()
+
+
+def _require_values(name: str, field: pa.Field, values: pa.Array) -> None:
+    """Raise DatasetError if `values` has a null where `field` allows none, at any depth: Arrow does not look into lists."""
+    if not field.nullable and values.null_count:
+        raise DatasetError(f"column {name} has {values.null_count} nulls and must have none")
+    if pa.types.is_list(field.type):
+        _require_values(f"{name}[]", field.type.value_field, values.flatten())
+    elif pa.types.is_struct(field.type):
+        for child, content in zip(field.type, values.drop_null().flatten(), strict=True):
+            _require_values(f"{name}.{child.name}", child, content)

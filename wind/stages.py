@@ -18,8 +18,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from wind.datasets import AnyHandle, Dataset, Partial, Store, atomic_write
+from wind.datasets import AnyHandle, Dataset, Partial, Store
 from wind.errors import ConfigError, WindError
+from wind.files import atomic_write
 from wind.fingerprints import digest
 from wind.provenance import provenance, reset_peak_memory
 

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wind.config import Name
-from wind.datasets import AnyHandle, Dataset, Model, Store, atomic_write, lock
+from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import ConfigError, DatasetError
+from wind.files import atomic_write, lock
 from wind.fingerprints import digest
 
 REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")

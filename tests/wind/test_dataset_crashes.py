@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from wind.datasets import Dataset, Store, atomic_write, lock, shard_name
+from wind.datasets import Dataset, Store, shard_name
+from wind.files import atomic_write, lock
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,9 +14,9 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-from wind.datasets import Dataset, Model, Store, conform, label, shard_name
+from wind.datasets import Dataset, Model, Store, label, shard_name
 from wind.errors import DatasetError
-from wind.schemas import SCHEMAS
+from wind.schemas import SCHEMAS, conform
 
 
 def steps(start: int, stop: int) -> pa.Table:
