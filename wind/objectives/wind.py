@@ -21,7 +21,7 @@ def wind(logps_B: torch.Tensor, batch: Batch, *, risk: str, beta: float, eta: fl
     """The WIND loss under `risk`, and its metrics: means over the rows, in nats.
 
     `log_ratio_policy` and `log_ratio_reference` are how far the trained policy has moved from the frozen ones on the sampled
-    responses; `win_margin` is the mean of (2 P - 1) log(pi_theta / pi_t): zero at the start, positive when winners gain on losers.
+    responses; `win_margin` is the mean of (2 P - 1) log(pi_theta / pi_t): zero at first, positive when winners gain on losers.
     """
     loss = RISKS[risk](logps_B, batch, beta=beta, eta=eta, shift=shift)
     moved_B = (logps_B - batch.logp_policy).detach()

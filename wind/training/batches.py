@@ -1,0 +1,182 @@
+"""The rows a training sees, and how they are cut into optimiser steps and micro-batches.
+
+The responses to one prompt form a *group*, and a group is never split. Every epoch visits every group once, in an order that
+depends on seed, iteration and epoch alone. A step takes the next `batch_prompts` groups; the last step of an epoch takes what is
+left: nothing is dropped, nothing repeated. A step's loss is the mean over its actual rows, however they lie on ranks and
+micro-batches.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from wind.config import TrainingConfig
+from wind.datasets import Dataset, Store, label
+from wind.errors import DatasetError
+from wind.fingerprints import digest
+from wind.objectives import Batch
+from wind.training import TrainingSpec
+
+KEY = ["prompt_id", "sample_index"]
+COLUMNS = ("logp_policy", "logp_reference", "win_rate", "reward", "rank")
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Token sequences end to end: sequence i is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: npt.NDArray[np.int32]
+    offsets: Integers
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int32]:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def lengths(self) -> Integers:
+        """The length of every sequence, in tokens."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Every row of a training, sorted by prompt_id and sample_index; group g is rows `starts[g]:starts[g + 1]`."""
+
+    prompts: Ragged  # one per group
+    responses: Ragged  # one per row
+    starts: Integers  # [groups + 1]
+    columns: dict[str, Floats]  # COLUMNS, each [rows]
+
+    @property
+    def groups(self) -> int:
+        """The number of prompts."""
+        return len(self.starts) - 1
+
+    @cached_property
+    def longest(self) -> Integers:
+        """Tokens of the longest prompt-and-response of every group."""
+        longest: Integers = self.prompts.lengths() + np.maximum.reduceat(self.responses.lengths(), self.starts[:-1])
+        return longest
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Whole groups, padded on the right to their longest row, ready for one forward pass."""
+
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # input ids, attention mask, response mask, each [B, T]
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which groups each micro-batch of each optimiser step holds."""
+
+    training: TrainingConfig
+    seed: int
+    iteration: int
+    groups: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one rank in one optimiser step."""
+        return self.training.batch_prompts // (self.training.micro_prompts * self.training.ranks)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch, the incomplete one counted."""
+        return math.ceil(self.groups / self.training.batch_prompts)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the training."""
+        return self.training.epochs * self.steps_per_epoch
+
+    def step_groups(self, step: int) -> Integers:
+        """The groups of optimiser step `step`, counted from 0, in shuffled order."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        seed = int(digest(["training order", self.seed, self.iteration, epoch])[:16], 16)
+        order = np.random.Generator(np.random.PCG64(seed)).permutation(self.groups)
+        size = self.training.batch_prompts
+        return order[within * size : (within + 1) * size]
+
+    def micro_groups(self, groups: Integers, rank: int) -> list[Integers]:
+        """The parts of `groups` that `rank` computes, one per micro-batch; parts of an incomplete step may be empty."""
+        size, ranks = self.training.micro_prompts, self.training.ranks
+        firsts = [(micro * ranks + rank) * size for micro in range(self.accumulation)]
+        return [groups[first : first + size] for first in firsts]
+
+
+def load_rows(spec: TrainingSpec, store: Store) -> Rows:
+    """The joined rows of the spec's datasets. Raises DatasetError if they do not name the same rows or disagree on a response."""
+    frame = store.frame(spec.generations, [*KEY, "response_token_ids"])
+    for handle, columns in (
+        (spec.rewards, ["reward"]),
+        (spec.win_rates, ["win_rate", "rank"]),
+        (spec.logps, ["logp_policy", "logp_reference", "response_tokens"]),
+    ):
+        frame = frame.join(store.frame(handle, [*KEY, *columns]), on=KEY, how="inner", validate="1:1")
+        _check_rows(spec.generations, handle, frame.height)
+    prompts = store.frame(spec.prompts, ["prompt_id", "prompt_token_ids"])
+    frame = frame.join(prompts, on="prompt_id", how="inner", validate="m:1").sort(KEY)
+    if frame.height != spec.generations.rows:
+        raise DatasetError(f"{label(spec.generations)} answers prompts that {label(spec.prompts)} lacks: rerun generations")
+    if frame.filter(pl.col("response_tokens") != pl.col("response_token_ids").list.len()).height:
+        raise DatasetError(f"{label(spec.logps)} scored other responses than {label(spec.generations)} holds: rerun logps")
+    firsts = frame.select(pl.col("prompt_id").rle_id().alias("group"), "prompt_token_ids").group_by("group", maintain_order=True)
+    sizes = frame["prompt_id"].rle().struct.field("len").to_numpy()
+    return Rows(
+        prompts=_ragged(firsts.first()["prompt_token_ids"]),
+        responses=_ragged(frame["response_token_ids"]),
+        starts=_offsets(sizes),
+        columns={name: frame[name].cast(pl.Float64).to_numpy() for name in COLUMNS},
+    )
+
+
+def micro_batch(rows: Rows, groups: Integers, device: str) -> MicroBatch:
+    """The rows of `groups`, which must not be empty, on `device`."""
+    index_B = np.concatenate([np.arange(rows.starts[group], rows.starts[group + 1]) for group in groups])
+    group_B = np.repeat(np.arange(len(groups)), rows.starts[groups + 1] - rows.starts[groups])
+    width = int(rows.longest[groups].max())
+    input_ids_B_T = np.zeros((len(index_B), width), dtype=np.int64)  # padding is masked: any valid token id will do
+    attention_mask_B_T = np.zeros((len(index_B), width), dtype=np.bool_)
+    response_mask_B_T = np.zeros((len(index_B), width), dtype=np.bool_)
+    for row, (index, group) in enumerate(zip(index_B, groups[group_B], strict=True)):
+        prompt, response = rows.prompts[group], rows.responses[index]
+        end = len(prompt) + len(response)
+        input_ids_B_T[row, :end] = np.concatenate([prompt, response])
+        attention_mask_B_T[row, :end] = True
+        response_mask_B_T[row, len(prompt) : end] = True
+    columns = {name: torch.from_numpy(values[index_B]).to(device) for name, values in rows.columns.items()}
+    return MicroBatch(
+        inputs=(
+            torch.from_numpy(input_ids_B_T).to(device),
+            torch.from_numpy(attention_mask_B_T).to(device),
+            torch.from_numpy(response_mask_B_T).to(device),
+        ),
+        batch=Batch(**columns, group=torch.from_numpy(group_B).to(device)),
+    )
+
+
+def _check_rows(generations: Dataset, other: Dataset, joined: int) -> None:
+    if not joined == generations.rows == other.rows:
+        raise DatasetError(
+            f"{label(other)} has {other.rows} rows, {label(generations)} {generations.rows}, and {joined} in common: "
+            f"rerun {other.name}"
+        )
+
+
+def _ragged(column: pl.Series) -> Ragged:
+    return Ragged(
+        values=column.explode(empty_as_null=False).to_numpy(),
+        offsets=_offsets(column.list.len().to_numpy()),
+    )
+
+
+def _offsets(lengths: npt.NDArray[np.integer]) -> Integers:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

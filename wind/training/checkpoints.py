@@ -1,0 +1,58 @@
+"""Checkpoints of an unfinished training: DeepSpeed's own, the rows so far, and a marker that is written last.
+
+A checkpoint is a folder `step-00000100/` and counts only if its marker is there and every file still has the recorded checksum.
+The one before is removed after the marker of the new one was written, so a process killed at any moment leaves a usable one.
+What cannot be used is removed, and the training starts from the one before or from scratch.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wind.files import atomic_write
+from wind.fingerprints import file_digest
+from wind.training.assignments import Checkpoint, Row
+
+MARKER = "complete.json"
+TAG = "engine"
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The last usable checkpoint under `folder`; unusable ones are removed. To be called before any rank starts."""
+    for candidate in sorted(folder.glob("step-*"), reverse=True):
+        if (checkpoint := _read(candidate)) is not None:
+            return checkpoint
+        shutil.rmtree(candidate)
+    return None
+
+
+def save_checkpoint(engine: Any, folder: Path, steps: int, rows: list[Row]) -> None:
+    """Save the engine after `steps` optimiser steps under `folder`. Every rank must call it; `rows` are those of rank 0."""
+    target = folder / f"step-{steps:08d}"
+    engine.save_checkpoint(str(target), tag=TAG, save_latest=False)
+    torch.distributed.barrier()  # every rank's files are there before the marker says so
+    if engine.global_rank == 0:
+        files = {str(path.relative_to(target)): file_digest(path) for path in sorted(target.rglob("*")) if path.is_file()}
+        atomic_write(target / MARKER, json.dumps({"steps": steps, "rows": rows, "files": files}).encode())
+        for other in folder.glob("step-*"):
+            if other != target:
+                shutil.rmtree(other)
+    torch.distributed.barrier()
+
+
+def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
+    """Put weights and optimizer state of `checkpoint` into the engine. Every rank must call it."""
+    engine.load_checkpoint(checkpoint.folder, tag=TAG, load_lr_scheduler_states=False)
+
+
+def _read(folder: Path) -> Checkpoint | None:
+    try:
+        marker = json.loads((folder / MARKER).read_bytes())
+        if any(file_digest(folder / name) != digest for name, digest in marker["files"].items()):
+            return None
+        return Checkpoint(steps=marker["steps"], rows=marker["rows"], folder=str(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,124 @@
+"""The DeepSpeed engine around the policy: its JSON, its optimizer, and how the policy is loaded and gathered again.
+
+Imported in the ranks only, after the accelerator was chosen: DeepSpeed decides about its device when it is first imported.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import deepspeed
+import torch
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+from wind.config import TrainingConfig
+from wind.errors import TrainingError
+from wind.sequence_logps import SequenceLogps
+from wind.training.policies import load_policy
+
+# DeepSpeed's own sums over ranks on a CPU are an operator it compiles on first use, where there is a compiler; gloo needs none.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+deepspeed.utils.logger.setLevel("WARNING")
+
+# Given to DeepSpeed as they are: its own fused ones need a compiler, and it lacks RMSprop.
+OPTIMIZERS: Final[Mapping[str, Callable[..., torch.optim.Optimizer]]] = {
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
+    """DeepSpeed's JSON for `training`: everything in it is derived, nothing is set twice."""
+    is_bf16 = training.precision == "bfloat16"
+    config: dict[str, Any] = {
+        "train_batch_size": training.batch_prompts,
+        "train_micro_batch_size_per_gpu": training.micro_prompts,
+        "gradient_accumulation_steps": training.batch_prompts // (training.micro_prompts * training.ranks),
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {"enabled": is_bf16},
+        "zero_optimization": {"stage": training.zero_stage},
+        "zero_allow_untested_optimizer": True,  # RMSprop is not on DeepSpeed's list, and its state is one tensor like Adam's two
+        "steps_per_print": 2**31,
+    }
+    if is_bf16 and training.zero_stage > 0:
+        # Sums of many micro-batches in bfloat16 would lose the small ones; DeepSpeed offers this with ZeRO only.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def start_engine(folder: Path, training: TrainingConfig) -> Any:
+    """A DeepSpeed engine around `SequenceLogps` of the policy in `folder`; the process group must exist."""
+    deepspeed.init_distributed(dist_init_required=False)  # finds torch's group: partitioning needs to know the ranks
+    config = deepspeed_config(training)
+    # While this object lives, transformers partitions parameters as it loads them: no rank ever holds the whole model.
+    partition = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None  # type: ignore[no-untyped-call]
+    model = load_policy(folder, training.precision)
+    if partition and training.precision == "bfloat16":
+        restore_constants(model)
+    del partition
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        model.train()  # transformers recomputes in training mode only; dropout is off
+    wrapped = SequenceLogps(model)
+    engine, *_ = deepspeed.initialize(
+        model=wrapped,
+        model_parameters=parameter_groups(wrapped, training.weight_decay),
+        optimizer=lambda groups: OPTIMIZERS[training.optimizer](groups, lr=training.lr),
+        config=config,
+        dist_init_required=False,
+    )
+    return engine
+
+
+def restore_constants(model: torch.nn.Module) -> None:
+    """Recompute in float32 what modules without weights compute from the config: rotary frequencies.
+
+    Loading under ZeRO-3 rounds them to bfloat16, which moves log-probabilities by tenths of a nat; scoring keeps them in float32.
+    """
+    for module in model.modules():
+        if hasattr(module, "config") and not any(True for _ in module.parameters()):
+            for name, constant in type(module)(module.config).named_buffers(recurse=False):
+                rounded = module.get_buffer(name)
+                rounded.data = constant.to(rounded.device)
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with `weight_decay`, norms and biases without."""
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
+    for parameter in model.parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves no shape of its own on a partitioned one
+        (decayed if len(shape) > 1 else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def optimizer_step(engine: Any, lr: float, step: int) -> float:
+    """Update the weights with the accumulated gradient, and return its norm before clipping.
+
+    Raises TrainingError naming the step if the gradient is not finite.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    # Without ZeRO, in float32, DeepSpeed clips and does not say what the norm was.
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+    engine.step()
+    reported = engine.get_global_grad_norm()
+    norm = reported if reported is not None else norm
+    if norm is None or not 0 <= float(norm) < float("inf"):
+        raise TrainingError(f"the gradient of step {step} is not finite: lower training.lr or check the rewards")
+    return float(norm)
+
+
+def gathered_weights(engine: Any) -> dict[str, torch.Tensor]:
+    """The trained weights by their name in the model, on the CPU of rank 0; empty on the others. Every rank must call it."""
+    model = engine.module.model
+    weights: dict[str, torch.Tensor] = {}
+    copies: dict[int, torch.Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
+            if engine.global_rank == 0:
+                # One copy of a tied weight, so that saving sees that it is tied.
+                weights[name] = copies.setdefault(id(tensor), tensor.detach().to("cpu", copy=True))
+    return weights

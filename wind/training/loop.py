@@ -1,0 +1,95 @@
+"""The training loop of one rank: the same for one process and for many, on CPU and on GPU.
+
+The gradient of an optimiser step is that of the mean loss over all its rows. DeepSpeed divides by ranks and micro-batches, which
+is the mean only if all hold equally many rows; each micro-batch is therefore weighted by its share of the step's rows. A rank
+with nothing to compute in an incomplete step runs a micro-batch at weight zero, since every pass is collective.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wind.datasets import Store
+from wind.errors import TrainingError
+from wind.models import deterministic
+from wind.objectives import Objective, objective_for
+from wind.stages import Progress
+from wind.training import TrainingSpec
+from wind.training.assignments import Checkpoint, Row, Trained, World
+from wind.training.batches import Integers, Plan, Rows, load_rows, micro_batch
+from wind.training.checkpoints import load_checkpoint, save_checkpoint
+from wind.training.engine import gathered_weights, optimizer_step, start_engine
+from wind.training.export import EXPORT, probe_logps, save_weights
+from wind.training.schedules import learning_rate
+
+
+def train_rank(
+    spec: TrainingSpec, store: Store, work: Path, checkpoint: Checkpoint | None, world: World, progress: Progress
+) -> Trained | None:
+    """Train from `checkpoint` to the end and leave the weights in `work`/export; returns what was trained on rank 0, else None.
+
+    The process group must exist. Raises TrainingError if a loss or gradient is not finite.
+    """
+    rows = load_rows(spec, store)
+    with deterministic():
+        engine = start_engine(store.path(spec.policy), spec.training)
+        history = run_steps(engine, spec, rows, work, checkpoint, world, progress)
+        probe = probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)
+        weights = gathered_weights(engine)
+        if world.rank == 0:
+            save_weights(engine.module.model, weights, store.path(spec.policy), work / EXPORT, spec.training.precision)
+        engine.destroy()
+    return Trained(rows=history, probe_logps=probe) if world.rank == 0 else None
+
+
+def run_steps(
+    engine: Any, spec: TrainingSpec, rows: Rows, work: Path, checkpoint: Checkpoint | None, world: World, progress: Progress
+) -> list[Row]:
+    """Run the optimiser steps after `checkpoint` and return the rows of all steps."""
+    plan = Plan(training=spec.training, seed=spec.seed, iteration=spec.iteration, groups=rows.groups)
+    objective = objective_for(spec.objective)
+    history = list(checkpoint.rows) if checkpoint else []
+    first = checkpoint.steps if checkpoint else 0
+    if checkpoint:
+        load_checkpoint(engine, checkpoint)
+    for step in range(first, plan.steps):
+        metrics = accumulate(engine, rows, plan.step_groups(step), plan, objective, world, step + 1)
+        metrics["learning_rate"] = learning_rate(spec.training, step, plan.steps)
+        metrics["grad_norm"] = optimizer_step(engine, metrics["learning_rate"], step + 1)
+        history += [(step + 1, name, metrics[name]) for name in sorted(metrics)]
+        if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < plan.steps:
+            save_checkpoint(engine, work, step + 1, history)
+        if world.rank == 0:
+            progress(step + 1, plan.steps)
+    return history
+
+
+def accumulate(
+    engine: Any, rows: Rows, groups: Integers, plan: Plan, objective: Objective, world: World, step: int
+) -> dict[str, float]:
+    """Accumulate the gradient of the mean loss over the rows of `groups`, and return that mean and those of the metrics.
+
+    Raises TrainingError naming the step if a loss is not finite.
+    """
+    # Neighbours of equal length need little padding; the sum over the step is the same in any order.
+    groups = groups[rows.longest[groups].argsort(kind="stable")]
+    step_rows = int((rows.starts[groups + 1] - rows.starts[groups]).sum())
+    parts = plan.micro_groups(groups, world.rank)
+    sums: dict[str, torch.Tensor] = {}
+    for number, part in enumerate(parts):
+        batch = micro_batch(rows, part if len(part) else groups[:1], world.device)
+        share = len(batch.batch.group) / step_rows if len(part) else 0.0
+        logps_B = engine(*batch.inputs)
+        loss, metrics = objective(logps_B, batch.batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss of step {step} is {float(loss.detach())}: lower training.lr or objective.eta")
+        engine.backward((loss * (share * len(parts) * world.ranks)).float())
+        if number < len(parts) - 1:
+            engine.step()  # counts the micro-batch; the last one is left to `optimizer_step`
+        for name, value in {"loss": loss.detach(), **metrics}.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + share * value
+    names = sorted(sums)
+    values = torch.stack([sums[name].double() for name in names])
+    torch.distributed.all_reduce(values)
+    return dict(zip(names, values.tolist(), strict=True))

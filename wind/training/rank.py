@@ -1,0 +1,96 @@
+"""One rank of a training: in this process alone, or one of several that torchrun starts as `python -m wind.training.rank`."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from wind.datasets import Store
+from wind.errors import TrainingError, WindError
+from wind.files import atomic_write
+from wind.stages import Progress
+from wind.training.assignments import Assignment, Trained, World
+from wind.training.processes import die_with, hold
+
+
+def train_here(assignment: Assignment, progress: Progress) -> Trained:
+    """Train with this process as the only rank, on the CPU."""
+    os.environ.update(DS_ACCELERATOR="cpu", LOCAL_RANK="0")  # DeepSpeed reads them, the first when it is imported
+    import torch
+    from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+    if not torch.distributed.is_initialized():
+        # For the life of the process: DeepSpeed keeps the group in its own globals.
+        torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    threads = torch.get_num_threads()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed prints, and our standard output may be read by a program
+            trained = _train(assignment, World(rank=0, ranks=1, device="cpu"), progress)
+    finally:
+        torch.set_num_threads(threads)
+    assert trained is not None, "rank 0 returns what was trained"
+    return trained
+
+
+def main() -> None:
+    """Train as one rank: `python -m wind.training.rank FOLDER PARENT`, with torchrun's RANK, WORLD_SIZE and LOCAL_RANK."""
+    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    die_with(parent)
+    hold(folder)
+    rank = int(os.environ["RANK"])
+    log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    assignment = Assignment.model_validate_json((folder / "assignment.json").read_bytes())
+    try:
+        trained = _join_and_train(assignment, folder, rank)
+    except WindError as error:
+        atomic_write(folder / f"error-{rank}", f"{type(error).__name__}\n{error}".encode())
+        sys.exit(1)
+    if trained:
+        atomic_write(folder / "trained.json", trained.model_dump_json().encode())
+
+
+def _join_and_train(assignment: Assignment, folder: Path, rank: int) -> Trained | None:
+    import torch
+
+    ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+    device = "cpu"
+    if assignment.device == "cuda":
+        if torch.cuda.device_count() < ranks:
+            raise TrainingError(f"training.ranks is {ranks} and this machine has {torch.cuda.device_count()} GPUs: lower it")
+        torch.cuda.set_device(local)
+        device = f"cuda:{local}"
+    torch.distributed.init_process_group(
+        "nccl" if assignment.device == "cuda" else "gloo", init_method=f"file://{folder / 'group'}", rank=rank, world_size=ranks
+    )
+    try:
+        return _train(assignment, World(rank=rank, ranks=ranks, device=device), _Told(folder / "progress"))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _train(assignment: Assignment, world: World, progress: Progress) -> Trained | None:
+    import torch
+
+    from wind.training.loop import train_rank
+
+    if world.device == "cpu":
+        torch.set_num_threads(1)
+    return train_rank(assignment.spec, Store(assignment.root), Path(assignment.work), assignment.checkpoint, world, progress)
+
+
+class _Told:
+    """Progress as a file that the starting process reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, done: int, total: int) -> None:
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(f"{done} {total}")
+        partial.replace(self._path)
+
+
+if __name__ == "__main__":
+    main()

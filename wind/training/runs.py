@@ -1,0 +1,74 @@
+"""One training from spec to published model: where its work folder is, which processes run it, what is checked at the end.
+
+One rank on a CPU trains in this process, which may be a warm worker that has everything imported: that takes a second, where new
+processes take many. More ranks, any GPU, and ZeRO-3 get processes of their own under torchrun, whose end gives all memory back.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from wind.datasets import Model, Store
+from wind.fingerprints import digest, file_digest
+from wind.provenance import packages, provenance
+from wind.stages import Place, Progress, Shard
+from wind.training import TrainingSpec
+from wind.training.assignments import Assignment, Row
+from wind.training.checkpoints import latest_checkpoint
+from wind.training.processes import train_in_ranks
+from wind.training.rank import train_here
+
+PACKAGE: Final = Path(__file__).parent
+
+
+def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) -> Shard:
+    """The rows of the training dataset, with the published model among the outputs. Raises TrainingError if it diverged."""
+    started = time.time()
+    work = work_folder(spec, store)
+    work.mkdir(parents=True, exist_ok=True)
+    for abandoned in work.glob("ranks-*"):
+        shutil.rmtree(abandoned)
+    assignment = Assignment(
+        spec=spec,
+        root=str(store.root.resolve()),
+        work=str(work.resolve()),
+        device=place.device,
+        checkpoint=latest_checkpoint(work),
+    )
+    # ZeRO-3 replaces torch's own linear function for the rest of a process.
+    is_alone = spec.training.ranks == 1 and place.device == "cpu" and spec.training.zero_stage < 3
+    trained = (train_here if is_alone else train_in_ranks)(assignment, progress)
+    model = _publish(spec, store, work, place, trained.probe_logps, started)
+    shutil.rmtree(work)
+    return Shard(table=_table(trained.rows), outputs={"model": model})
+
+
+def work_folder(spec: TrainingSpec, store: Store) -> Path:
+    """Where checkpoints of `spec` are kept: other code and other packages have another folder, and never go on with these."""
+    files = [*PACKAGE.glob("*.py"), *PACKAGE.with_name("objectives").glob("*.py"), PACKAGE.with_name("sequence_logps.py")]
+    code = {str(path.relative_to(PACKAGE.parent)): file_digest(path) for path in sorted(files)}
+    key = digest([spec.model_dump(mode="json"), code, packages()])
+    return store.root / "partial" / "training-checkpoints" / key
+
+
+def _publish(spec: TrainingSpec, store: Store, work: Path, place: Place, probe: list[float], started: float) -> Model:
+    from wind.training.batches import load_rows
+    from wind.training.export import EXPORT, verify_export
+
+    start, training = store.path(spec.policy), spec.training
+    rows = load_rows(spec, store)
+    verify_export(work / EXPORT, start, rows, training.micro_prompts, probe, training.precision, place.device)
+    return store.publish_model(
+        work / EXPORT,
+        parents=spec.parents(),
+        computed_by={"stage": "training", "spec": spec.model_dump(mode="json")},
+        provenance=provenance(started),
+    )
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    steps, metrics, values = zip(*sorted(rows), strict=True)
+    return pa.table({"step": pa.array(steps, pa.int32()), "metric": list(metrics), "value": list(values)})
