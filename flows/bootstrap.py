@@ -12,7 +12,7 @@ from wind.bootstrap import sums
 def bootstrap(out: Path, seed: int) -> dict[str, float]:
     """Write `out`/base, `out`/reward and `out`/prompts.jsonl; returns what was measured on held-out sums."""
     base = pretrain(out / "base", seed)
-    reward = train_reward(out / "reward", out / "base", seed)
+    reward = train_reward(out / "reward", seed)
     sums.write_prompts(out / "prompts.jsonl", seed=seed)
     return {f"base_{name}": value for name, value in base.items()} | {f"reward_{name}": value for name, value in reward.items()}
 
@@ -26,8 +26,8 @@ def pretrain(out: Path, seed: int) -> dict[str, float]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def train_reward(out: Path, policy: Path, seed: int) -> dict[str, float]:
+def train_reward(out: Path, seed: int) -> dict[str, float]:
     """The reward model: trained on which of two responses people prefer."""
     from wind.bootstrap.reward import train_reward_model
 
-    return train_reward_model(out, policy=policy, seed=seed)
+    return train_reward_model(out, seed=seed)

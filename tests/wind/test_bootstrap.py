@@ -97,7 +97,7 @@ def test_raters_prefer_the_nearer_response_except_for_their_slips() -> None:
 
 def test_the_same_seed_trains_the_same_bytes(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        pretrain_policy(tmp_path / "policy" / name, seed=seed, steps=2, batch=4)
+        pretrain_policy(tmp_path / "policy" / name, seed=seed, clean_steps=1, noisy_steps=1, batch=4)
         train_reward_model(tmp_path / "reward" / name, seed=seed, steps=2, batch=4, pairs=16)
     for kind in ("policy", "reward"):
         a, b, c = ((tmp_path / kind / name / "model.safetensors").read_bytes() for name in "abc")
@@ -111,7 +111,7 @@ def test_the_committed_policy_knows_the_sums_but_mostly_slips() -> None:
     assert tokenizer.get_vocab() == policy_tokenizer().get_vocab()
     stops = GenerationConfig.from_pretrained(MODELS / "base").eos_token_id
     assert stops == tokenizer.convert_tokens_to_ids(["<|end|>", "<|eos|>"])
-    assert 0.1 < expected_accuracy(model, tokenizer, sums.held_out(0)[:200]) < 0.3
+    assert 0.2 < expected_accuracy(model, tokenizer, sums.held_out(0)[:200]) < 0.4
 
 
 def test_the_committed_reward_model_prefers_the_sum_to_its_slips() -> None:
