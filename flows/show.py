@@ -18,6 +18,7 @@ SUMMARY = (
     ("win rate", "win_rate", 3),
     ("reward", "mean_reward", 3),
     ("gold accuracy", "accuracy", 3),
+    ("its rise", "accuracy_gain", 3),
     ("KL", "kl_k1", 3),
     ("length", "response_tokens", 1),
 )
