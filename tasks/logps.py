@@ -1,11 +1,10 @@
 """The log-probabilities of sampled responses under the frozen policies."""
 
-from wind.logps import LogpsSpec
-
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import InferenceConfig
 from wind.datasets import Dataset, Model
+from wind.logps import LogpsSpec
 
 COMPUTED_BY = ("wind.logps", "wind.sequence_logps", "wind.models")
 
