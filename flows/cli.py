@@ -9,11 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import ClickException
-from click.exceptions import Exit
 
 from flows import show
 from flows.server import prefect_api
@@ -33,6 +31,7 @@ Root = Annotated[Path, typer.Option(envvar="WIND_ROOT", help="the store")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 SECONDS_TO_DRAIN = 5.0
+USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, and does not export this name
 QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -168,9 +167,9 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except WindError as error:
         _fail(str(error), error.exit_code)
-    except ClickException as error:
+    except USAGE_ERROR as error:
         _fail(error.format_message(), 2)
-    except Exit as error:
+    except typer.Exit as error:
         sys.exit(error.exit_code)
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""

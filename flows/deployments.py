@@ -36,7 +36,7 @@ SECONDS_BETWEEN_TRIES = 3.0
 SECONDS_BETWEEN_POLLS = 2
 
 
-@flow(name="continue", persist_result=False)
+@flow(name="continue", flow_run_name="continue {config.run}", persist_result=False)
 def continue_run(config: DistillConfig) -> Any:
     """One more iteration of the run that `config` describes; the state's message names the version."""
     _die_with_parent()

@@ -19,7 +19,7 @@ from wind.config import DistillConfig
 from wind.versions import Version
 
 
-@flow(name="distill", persist_result=False)
+@flow(name="distill", flow_run_name="{config.run}", persist_result=False)
 def distill(config: DistillConfig) -> Sequence[Version]:
     """Each iteration the policy learns to win against itself; returns one dataset version per iteration."""
     initial = policy = import_policy(config.policy)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import cli
 from flows.cli import QUIET
 from flows.server import EmbeddedServer
 from wind.config import DistillConfig, load_config
@@ -68,3 +70,21 @@ def recipe(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
         return load_config(Path("tiny.yaml"), overrides)
 
     return load
+
+
+@pytest.fixture
+def wind(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; returns its exit code, standard output, and the last line of standard error."""
+    recipe()
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wind", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capfd.readouterr()
+        assert "Traceback" not in printed.err
+        return int(ended.value.code or 0), printed.out, printed.err.splitlines()[-1] if printed.err else ""
+
+    return run

@@ -4,36 +4,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flows import cli
-from wind.config import DistillConfig
 from wind.datasets import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
-Wind = Callable[..., tuple[int, str]]
-Recipe = Callable[..., DistillConfig]
-
-
-@pytest.fixture
-def wind(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Wind:
-    """Run the command line in this process; returns its exit code and the last line of standard error."""
-    recipe()
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["wind", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        errors = capfd.readouterr().err
-        assert "Traceback" not in errors
-        return int(ended.value.code or 0), errors.splitlines()[-1] if errors else ""
-
-    return run
+Wind = Callable[..., tuple[int, str, str]]
 
 
 def rule(body: str) -> None:
@@ -59,7 +39,7 @@ def prompts(*lines: str) -> str:
     ],
 )
 def test_a_wrong_config_ends_with_2(wind: Wind, override: str, says: str) -> None:
-    code, line = wind("run", "tiny.yaml", "--set", override)
+    code, _, line = wind("run", "tiny.yaml", "--set", override)
     assert line.startswith("error: ")
     assert says in line
     assert code == 2
@@ -76,7 +56,7 @@ def test_a_wrong_config_ends_with_2(wind: Wind, override: str, says: str) -> Non
 )
 def test_a_wrong_prompt_is_named(wind: Wind, lines: list[str], overrides: list[str], says: str) -> None:
     settings = [argument for override in [prompts(*lines), *overrides] for argument in ("--set", override)]
-    code, line = wind("run", "tiny.yaml", *settings)
+    code, _, line = wind("run", "tiny.yaml", *settings)
     assert line.startswith("error: ")
     assert says in line
     assert code == 1
@@ -87,7 +67,7 @@ def test_messages_need_a_chat_template(wind: Wind, tiny_model: Path, tmp_path: P
     bare = tmp_path / "bare"
     shutil.copytree(tiny_model, bare)
     (bare / "chat_template.jinja").unlink()
-    code, line = wind("run", "tiny.yaml", "--set", f"policy.path={bare}")
+    code, _, line = wind("run", "tiny.yaml", "--set", f"policy.path={bare}")
     assert "chat template" in line
     assert code in (1, 2)
 
@@ -103,7 +83,7 @@ def test_messages_need_a_chat_template(wind: Wind, tiny_model: Path, tmp_path: P
 )
 def test_a_wrong_reward_is_named(wind: Wind, body: str, says: str) -> None:
     rule(body)
-    code, line = wind("run", "tiny.yaml", "--set", "reward.function=bad_reward:bad")
+    code, _, line = wind("run", "tiny.yaml", "--set", "reward.function=bad_reward:bad")
     assert line.startswith("error: ")
     assert "bad_reward" in line
     assert says in line
@@ -114,7 +94,7 @@ def test_a_wrong_reward_is_named(wind: Wind, body: str, says: str) -> None:
 def test_constant_rewards_are_blocked_by_a_check(wind: Wind) -> None:
     """A data check ends the run with 3, keeps its result and its page, and nothing downstream is computed."""
     rule("return [1.0] * len(responses)")
-    code, line = wind("run", "tiny.yaml", "--set", "reward.function=bad_reward:bad")
+    code, _, line = wind("run", "tiny.yaml", "--set", "reward.function=bad_reward:bad")
     assert "rewards/" in line
     assert code == 3
     (rewards,) = Store("store").handles("rewards")
@@ -125,7 +105,7 @@ def test_constant_rewards_are_blocked_by_a_check(wind: Wind) -> None:
 
 @pytest.mark.parametrize("root", ["prompts.jsonl/store", "/proc/store"])
 def test_a_root_that_cannot_be_written(wind: Wind, root: str) -> None:
-    code, line = wind("run", "tiny.yaml", "--set", f"root={root}")
+    code, _, line = wind("run", "tiny.yaml", "--set", f"root={root}")
     assert line.startswith("error: ")
     assert root.split("/")[-2] in line
     assert code == 1
@@ -139,11 +119,11 @@ def test_a_full_disk_loses_nothing(wind: Wind, tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260k", "tmpfs", str(small)], check=True)
     try:
         arguments = ("run", "tiny.yaml", "--set", f"root={small}/store")
-        code, line = wind(*arguments)
+        code, _, line = wind(*arguments)
         assert "No space left on device" in line
         assert code == 1
         subprocess.run(["mount", "-o", "remount,size=32m", str(small)], check=True)
-        code, _ = wind(*arguments)
+        code, _, _ = wind(*arguments)
         assert code == 0
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
