@@ -55,11 +55,6 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def descendants(pid: int) -> set[int]:
-    children = {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
-    return children.union(*(descendants(child) for child in children)) if children else set()
-
-
 @pytest.mark.slow
 def test_two_workers_give_what_one_gives(store: Store, tmp_path: Path) -> None:
     """The fingerprint does not know how many processes computed the shards."""
@@ -88,10 +83,10 @@ def test_an_error_crosses_as_itself(store: Store, pool: Pool) -> None:
 def test_a_killed_worker_is_reported_and_replaced(store: Store, pool: Pool) -> None:
     given = rewards(store, PAIR)
     computed = pool.compute(job(store, given), "transformers", lambda done, total: None)
-    for child in descendants(os.getpid()):
-        os.kill(child, signal.SIGKILL)
-        while is_running(child):
-            time.sleep(0.01)
+    (worker,) = pool._workers.values()
+    os.kill(worker._process.pid, signal.SIGKILL)
+    while is_running(worker._process.pid):
+        time.sleep(0.01)
     again = rewards(store, PAIR | {"reward": [2.0, 3.0]})
     assert pool.compute(job(store, again), "transformers", lambda done, total: None).rows == computed.rows
 
