@@ -9,7 +9,7 @@ from wind.config import InferenceConfig, SamplingConfig
 from wind.datasets import Dataset, Model
 from wind.generations import GenerationsSpec
 
-COMPUTED_BY = ("wind.generations", "wind.models")
+COMPUTED_BY = ("wind.generations", "wind.models", "wind.sequence_logps")
 
 
 @dataset_task(*COMPUTED_BY, tags={"engine"})

@@ -6,7 +6,7 @@ from wind.config import InferenceConfig
 from wind.datasets import Dataset
 from wind.rewards import Classifier, RewardsSpec, Rule
 
-COMPUTED_BY = ("wind.rewards",)
+COMPUTED_BY = ("wind.rewards", "wind.models")
 
 
 @dataset_task(*COMPUTED_BY, tags={"engine"})
