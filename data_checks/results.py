@@ -5,12 +5,15 @@ Beside the datasets, `<root>/checks/<dataset>/<fingerprint>.json` holds the resu
 """
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
 from wind.errors import DatasetError
+from wind.fingerprints import code_digest, digest
 
 
 class CheckResult(BaseModel):
@@ -21,6 +24,7 @@ class CheckResult(BaseModel):
     handle: Dataset
     success: bool
     expectations: int  # how many were judged
+    key: str  # digest of all that the verdict depends on, see `key`
     suite: str  # digest of the expectations with their thresholds
     path: str  # of the page, relative to the root
 
@@ -40,6 +44,21 @@ def recorded(store: Store, handle: Dataset) -> CheckResult | None:
         return None
     except (ValueError, KeyError) as error:
         raise DatasetError(f"the check result {path} of {label(handle)} cannot be read: delete it and check again") from error
+
+
+def key(store: Store, handle: Dataset, checks: ChecksConfig) -> str:
+    """The digest of all that a verdict on `handle` depends on: its manifest, the thresholds, the suites and what runs them."""
+    manifest = store.manifest(handle).model_dump(mode="json", exclude={"provenance"})
+    return digest([manifest, checks.model_dump(mode="json"), code_digest(("data_checks",)), version("great_expectations")])
+
+
+def passed(store: Store, handle: Dataset, checks: ChecksConfig) -> CheckResult | None:
+    """The pass that these suites already gave `handle` under these thresholds, or None: then it has to be checked."""
+    try:
+        result = recorded(store, handle)
+    except DatasetError:
+        return None
+    return result if result is not None and result.success and result.key == key(store, handle, checks) else None
 
 
 def failed(store: Store, handle: Dataset) -> bool:

@@ -25,7 +25,7 @@ from great_expectations.util import convert_to_json_serializable
 
 from data_checks import evaluation, generations, logps, metrics, prompts, rewards, training, win_rates
 from data_checks.base import Frame, Subject, Suite
-from data_checks.results import CheckResult, failed, recorded, result_path
+from data_checks.results import CheckResult, failed, key, recorded, result_path
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
@@ -74,6 +74,7 @@ def validate(handle: Dataset, store: Store, checks: ChecksConfig) -> CheckResult
         handle=handle,
         success=all(frame.success for frame in frames.values()),
         expectations=sum(len(frame.results) for frame in frames.values()),
+        key=key(store, handle, checks),
         suite=digest({name: [_declaration(each) for each in frame.results] for name, frame in frames.items()}),
         path=result_path(store, handle).with_suffix(".html").relative_to(store.root).as_posix(),
     )

@@ -5,13 +5,10 @@ sections by value; where and how fast a run computes is no task's input. A hit c
 """
 
 import functools
-import hashlib
 import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ParamSpec, TypeVar, cast
@@ -21,7 +18,7 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 
 from tasks.running import Event, Outcome, Running, running
 from wind.datasets import AnyHandle, Dataset, Handle
-from wind.fingerprints import digest
+from wind.fingerprints import code_digest, digest
 from wind.stages import HANDLE, STAGES
 
 P = ParamSpec("P")
@@ -44,20 +41,6 @@ def computed_by(*modules: str) -> CachePolicy:
     return INPUTS + TASK_SOURCE + CodeDigest(modules=modules)
 
 
-@cache
-def code_digest(modules: tuple[str, ...]) -> str:
-    """The sha256 over the source files of `modules`, in order of their names."""
-    hasher = hashlib.sha256()
-    for module in sorted(modules):
-        spec = find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(f"no module is called {module}", name=module)
-        path = Path(spec.origin)
-        for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
-            hasher.update(f"{module}/{file.name}\0".encode() + file.read_bytes() + b"\0")
-    return hasher.hexdigest()
-
-
 def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function that computes one stored thing a cached Prefect task.
 
@@ -74,7 +57,6 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
             compute,
             name=function.__name__,
             description=inspect.getdoc(function),
-            tags={"wind", *(tags or ())},
             cache_policy=computed_by(*modules),
             persist_result=True,
             result_serializer="json",
@@ -96,6 +78,7 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
                 configured = cached.with_options(
                     result_storage=_results(run),
                     refresh_cache=not hit,
+                    tags=None if hit else tags,  # Prefect asks its server for a slot of every tag: a hit needs none
                     task_run_name=f"{function.__name__} {run.iteration}" if run.iteration else function.__name__,
                 )
                 handle, outcome = HANDLE.validate_python(configured(*args, **kwargs)), "cached" if hit else "computed"

@@ -3,26 +3,28 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from data_checks.validation import validate
+from data_checks.results import passed
 from tasks.running import running
 from wind.datasets import Dataset
 
 
 def checked(dataset: Dataset) -> Dataset:
-    """`dataset`, once its suite holds. Never cached: a changed suite checks again and recomputes nothing.
+    """`dataset`, once its suite holds. A changed suite or threshold checks again and recomputes nothing.
 
     Raises DataCheckError, which ends the run before the next stage spends anything.
     """
     here = running()
     if not here.planning:
-        here.checks[dataset.fingerprint] = check_dataset.with_options(
-            task_run_name=f"check {dataset.name} {here.iteration or ''}"
-        )(dataset)
+        before = passed(here.store, dataset, here.config.checks)
+        check = check_dataset.with_options(task_run_name=f"check {dataset.name} {here.iteration or ''}")
+        here.checks[dataset.fingerprint] = before.expectations if before else check(dataset)
     return dataset
 
 
-@task(cache_policy=NO_CACHE, tags={"wind", "check"}, persist_result=False)
+@task(cache_policy=NO_CACHE, persist_result=False)
 def check_dataset(dataset: Dataset) -> int:
     """The number of expectations that `dataset` meets."""
+    from data_checks.validation import validate  # Great Expectations: seconds to import, and often not needed
+
     here = running()
     return validate(dataset, here.store, here.config.checks).expectations

@@ -6,10 +6,10 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from tasks.caching import code_digest
 from tasks.running import device_of, running
 from tasks.workers import Kind
 from wind.datasets import Dataset
+from wind.fingerprints import code_digest
 from wind.stages import Job, Place, Spec, run
 
 SECONDS_BETWEEN_UPDATES = 2.0

@@ -42,7 +42,7 @@ def publish_version(
     versions.append(publish.with_options(task_run_name=f"publish version {iteration}")(content))
 
 
-@task(cache_policy=NO_CACHE, tags={"wind"}, persist_result=False)
+@task(cache_policy=NO_CACHE, persist_result=False)
 def publish(content: Content) -> Version:
     """The published version with `content`; the run's `latest` tag points to it."""
     here = running()

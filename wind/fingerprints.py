@@ -7,6 +7,8 @@ the same whatever the shard and chunk boundaries were.
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,20 @@ def file_digest(path: Path) -> str:
     """The sha256 hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_digest(modules: tuple[str, ...]) -> str:
+    """The sha256 over the source files of `modules`, in order of their names; a package means all of its modules."""
+    hasher = hashlib.sha256()
+    for module in sorted(modules):
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"no module is called {module}", name=module)
+        path = Path(spec.origin)
+        for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
+            hasher.update(f"{module}/{file.name}\0".encode() + file.read_bytes() + b"\0")
+    return hasher.hexdigest()
 
 
 class TableFingerprint:
