@@ -6,7 +6,7 @@ from wind.config import EvaluationConfig
 from wind.datasets import Dataset
 from wind.evaluation import EvaluationSpec
 
-COMPUTED_BY = ("wind.evaluation", "wind.rewards", "wind.win_rates")
+COMPUTED_BY = ("wind.evaluation", "wind.models", "wind.rewards", "wind.win_rates")
 
 
 @dataset_task(*COMPUTED_BY)

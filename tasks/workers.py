@@ -155,12 +155,15 @@ class Pool:
         return peak
 
     def _worker(self, kind: Kind, index: int) -> Worker:
+        python = self._config.python.get(kind, sys.executable)
+        if kind == "training" and self._device == "cpu" and python == self._config.python.get("transformers", sys.executable):
+            # Importing an engine takes longer than many a stage. On a GPU each has a process, whose end gives its memory back.
+            kind = "transformers"
         worker = self._workers.get((kind, index))
         if worker is not None and not worker.alive():
             worker.close()
             worker = None
         if worker is None:
-            python = self._config.python.get(kind, sys.executable)
             log = self._logs / f"{kind}-{index}.log"
             worker = self._workers[kind, index] = Worker(python, log, self._environment(index))
         return worker

@@ -15,6 +15,7 @@ def test_good_evaluation_passes(chain: "Chain") -> None:
     assert chain.check("evaluation").success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [

@@ -18,6 +18,7 @@ def test_good_generations_pass(chain: "Chain") -> None:
     assert chain.check("generations", split="eval").success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [

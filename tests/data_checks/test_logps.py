@@ -12,6 +12,7 @@ def test_good_logps_pass(chain: "Chain") -> None:
     assert chain.check("logps").success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [

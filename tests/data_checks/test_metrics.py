@@ -14,6 +14,7 @@ def test_good_metrics_pass(chain: "Chain") -> None:
     assert chain.check("metrics").success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [

@@ -18,6 +18,7 @@ def test_good_prompts_pass(chain: "Chain") -> None:
     assert chain.check("prompts").success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [

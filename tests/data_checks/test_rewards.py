@@ -12,6 +12,7 @@ def test_good_rewards_pass(chain: "Chain") -> None:
     assert chain.check("rewards").success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [

@@ -12,6 +12,7 @@ def test_good_training_passes(chain: "Chain") -> None:
     assert chain.check("training").success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [

@@ -33,6 +33,7 @@ def test_good_win_rates_pass(chain: "Chain") -> None:
     assert chain.check("win_rates").success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [

@@ -1,7 +1,9 @@
 """Flows on real components: a Prefect server for all tests, and a recipe small enough to run in seconds."""
 
+import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import cli
 from flows.cli import QUIET
+from flows.distill import distill
 from flows.server import EmbeddedServer
+from tasks.running import start
 from wind.config import DistillConfig, load_config
 
 REWARD = '''"""A rule reward: digits are good, and more of them are better."""
@@ -46,16 +50,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 Recipe = Callable[..., DistillConfig]
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """A function from overrides to the config of a tiny run; its YAML file lies in the current folder."""
-    monkeypatch.chdir(tmp_path)
+def write_recipe(folder: Path, model: Path) -> Path:
+    """The YAML file of a tiny run in `folder`, with its prompts and its reward beside it."""
     rows = [{"prompt": f"{first}+{second}=", "answer": str(first + second)} for first in range(5) for second in range(4)]
-    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Path("tiny_reward.py").write_text(REWARD)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "tiny_reward.py").write_text(REWARD)
     config: dict[str, Any] = {
         "run": "tiny",
-        "policy": {"path": str(tiny_model)},
+        "policy": {"path": str(model)},
         "prompts": {"source": "prompts.jsonl", "eval_fraction": 0.3},
         "reward": {"kind": "rule", "function": "tiny_reward:digits"},
         "iterations": 1,
@@ -64,12 +66,38 @@ def recipe(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) ->
         "evaluation": {"samples_per_prompt": 2, "bootstrap_samples": 100},
         "checks": {"max_empty_share": 1.0},
     }
-    Path("tiny.yaml").write_text(yaml.safe_dump(config))
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(prefect_server: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the tiny run after its one iteration; tests work on copies."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = write_recipe(folder, tiny_model)
+    with contextlib.chdir(folder), start(load_config(path, []), quiet=True) as here:
+        distill(here.config)
+    return folder / "store"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A function from overrides to the config of a tiny run; its YAML file lies in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path, tiny_model)
 
     def load(*overrides: str) -> DistillConfig:
         return load_config(Path("tiny.yaml"), overrides)
 
     return load
+
+
+@pytest.fixture
+def finished_recipe(recipe: Recipe, finished: Path) -> Recipe:
+    """`recipe`, its run already finished in the store in the current folder."""
+    shutil.copytree(finished, "store")
+    return recipe
 
 
 @pytest.fixture

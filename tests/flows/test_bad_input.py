@@ -81,26 +81,31 @@ def test_messages_need_a_chat_template(wind: Wind, tiny_model: Path, tmp_path: P
         ("return ['good'] * len(responses)", "good"),
     ],
 )
+@pytest.mark.usefixtures("finished_recipe")
 def test_a_wrong_reward_is_named(wind: Wind, body: str, says: str) -> None:
     rule(body)
+    before = list(Store("store").handles("rewards"))
     code, _, line = wind("run", "tiny.yaml", "--set", "reward.function=bad_reward:bad")
     assert line.startswith("error: ")
     assert "bad_reward" in line
     assert says in line
     assert code == 1
-    assert list(Store("store").handles("rewards")) == []
+    assert list(Store("store").handles("rewards")) == before
 
 
+@pytest.mark.usefixtures("finished_recipe")
 def test_constant_rewards_are_blocked_by_a_check(wind: Wind) -> None:
     """A data check ends the run with 3, keeps its result and its page, and nothing downstream is computed."""
     rule("return [1.0] * len(responses)")
+    before = set(Store("store").handles("rewards"))
+    wins = list(Store("store").handles("win_rates"))
     code, _, line = wind("run", "tiny.yaml", "--set", "reward.function=bad_reward:bad")
     assert "rewards/" in line
     assert code == 3
-    (rewards,) = Store("store").handles("rewards")
+    (rewards,) = set(Store("store").handles("rewards")) - before
     assert json.loads(Path(f"store/checks/rewards/{rewards.fingerprint}.json").read_bytes())["success"] is False
     assert "<html" in Path(f"store/checks/rewards/{rewards.fingerprint}.html").read_text().lower()
-    assert list(Store("store").handles("win_rates")) == []
+    assert list(Store("store").handles("win_rates")) == wins
 
 
 @pytest.mark.parametrize("root", ["prompts.jsonl/store", "/proc/store"])

@@ -18,7 +18,7 @@ from wind.versions import Versions
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 240
+SECONDS = 420
 
 
 def wait_for(iterations: int, process: "subprocess.Popen[bytes]") -> list[int]:
@@ -43,7 +43,7 @@ def test_each_due_run_is_one_more_iteration(
     server.wait()
     environment = {**os.environ, "PREFECT_API_URL": server.url, "PYTHONPATH": str(Path(__file__).parents[2])}
     serving = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "serve", "tiny.yaml", "--interval", "20"],
+        [sys.executable, "-m", "flows.cli", "serve", "tiny.yaml", "--interval", "30"],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -90,9 +90,9 @@ def test_cache_truth_table(recipe: Callable[..., DistillConfig], tmp_path: Path)
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_an_edited_module_recomputes_what_it_computes(recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
+def test_an_edited_module_recomputes_what_it_computes(finished_recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
     """The source of the modules that a task names is in its key; the source of others is not."""
-    recipe()
+    finished_recipe()
     source = Path(__file__).parents[2]
     for package in ("flows", "tasks", "data_checks", "wind"):
         shutil.copytree(source / package, tmp_path / "copy" / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -108,7 +108,6 @@ def test_an_edited_module_recomputes_what_it_computes(recipe: Callable[..., Dist
         )
         return "\n".join(line for line in done.stderr.splitlines() if " computed" in line or "from the cache" in line)
 
-    assert "13 datasets computed" in computed()
     with (tmp_path / "copy" / "wind" / "report_of_nobody.py").open("w") as file:
         file.write('"""A module that no stage names."""\n')
     with (tmp_path / "copy" / "wind" / "errors.py").open("a") as file:

@@ -95,6 +95,7 @@ def test_raters_prefer_the_nearer_response_except_for_their_slips() -> None:
         assert all(sums.error(pair.chosen, _sum(pair.prompt)) != sums.error(pair.rejected, _sum(pair.prompt)) for pair in pairs)
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_bytes(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         pretrain_policy(tmp_path / "policy" / name, seed=seed, clean_steps=1, noisy_steps=1, batch=4)

@@ -1,0 +1,140 @@
+"""Ranks as processes: the same weights as one rank trains, whatever dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.wind.training_case import Inputs, distance, make_inputs, make_spec, train, values, weights
+from wind.datasets import Store
+from wind.errors import TrainingError
+from wind.stages import Shard
+from wind.training.runs import work_folder
+
+pytestmark = [
+    pytest.mark.slow,
+    # DeepSpeed 0.19 calls collectives and settings that torch 2.13 is renaming.
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:deepspeed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:deepspeed"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch.distributed"),
+]
+
+
+SETTINGS: dict[str, Any] = {"lr": 1e-4, "epochs": 6, "micro_prompts": 1, "checkpoint_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One store for all: starting ranks takes long, so that what they trained once is used by several tests."""
+    return Store(tmp_path_factory.mktemp("ranks") / "store")
+
+
+@pytest.fixture(scope="module")
+def inputs(store: Store, tiny_model: Path) -> Inputs:
+    return make_inputs(store, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def trained(store: Store, inputs: Inputs) -> Callable[[int, int], Shard]:
+    """What so many ranks trained at that ZeRO stage."""
+
+    @cache
+    def once(ranks: int, stage: int) -> Shard:
+        return train(make_spec(inputs, ranks=ranks, zero_stage=stage, **SETTINGS), store)
+
+    return once
+
+
+def rank_processes(folder: Path) -> list[int]:
+    """Every living process of a training that works in `folder`: torchrun and its ranks."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "wind.training." in command and str(folder.resolve()) in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3), (1, 3)])
+def test_ranks_and_zero_stages_train_the_same_weights(
+    store: Store, trained: Callable[[int, int], Shard], ranks: int, stage: int
+) -> None:
+    alone, together = trained(1, 0), trained(ranks, stage)
+    assert distance(weights(store, together), weights(store, alone)) < 1e-4
+    for metric in ("loss", "grad_norm", "log_ratio_reference", "learning_rate"):
+        assert values(together, metric) == pytest.approx(values(alone, metric), rel=1e-3)
+
+
+def test_zero_3_in_bfloat16_keeps_rotary_frequencies(store: Store, inputs: Inputs) -> None:
+    # Rounded frequencies would show in the very first loss, before any update.
+    losses = [values(train(make_spec(inputs, precision="bfloat16", zero_stage=stage), store), "loss")[0] for stage in (2, 3)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_a_killed_run_leaves_nothing_and_resumes(
+    store: Store, inputs: Inputs, trained: Callable[[int, int], Shard], tmp_path: Path
+) -> None:
+    uninterrupted = trained(2, 2)
+    spec = make_spec(inputs, ranks=2, zero_stage=2, **SETTINGS)
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"stage": "training", "spec": spec.model_dump(mode="json"), "place": {"root": str(store.root)}}))
+    command = [sys.executable, "-m", "wind.training", str(job), "--root", str(store.root)]
+    run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    work = work_folder(spec, store)
+    deadline = time.monotonic() + 300
+    while not any(work.glob("step-*/complete.json")):
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(rank_processes(work)) == 3
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    deadline = time.monotonic() + 20
+    while rank_processes(work):
+        assert time.monotonic() < deadline, "ranks outlived the run"
+        time.sleep(0.05)
+    steps: list[int] = []
+    resumed = train(spec, store, lambda done, total: steps.append(done))
+    assert (resumed.outputs, resumed.table) == (uninterrupted.outputs, uninterrupted.table)
+
+
+def test_a_killed_rank_is_named(store: Store, inputs: Inputs) -> None:
+    spec = make_spec(inputs, epochs=2000, ranks=2)
+
+    def kill(done: int, total: int) -> None:
+        for pid in rank_processes(work_folder(spec, store)):
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if b"RANK=1" in environment:
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match="rank 1 of the training ended with exit code -9"):
+        train(spec, store, kill)
+    assert not rank_processes(work_folder(spec, store))
+
+
+def test_an_error_in_a_rank_arrives_as_itself(store: Store, inputs: Inputs) -> None:
+    with pytest.raises(TrainingError, match=r"of step \d+ is (nan|inf|not finite)"):
+        train(make_spec(inputs, lr=1e30, epochs=4, ranks=2), store)
+
+
+def test_an_interruption_ends_the_ranks(store: Store, inputs: Inputs) -> None:
+    spec = make_spec(inputs, epochs=2000, ranks=2)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, store, interrupt)
+    assert not rank_processes(work_folder(spec, store))
