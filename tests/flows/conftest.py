@@ -13,12 +13,14 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+import tasks.running
 from flows import cli
 from flows.cli import QUIET
 from flows.distill import distill
 from flows.server import EmbeddedServer
 from tasks.running import start
-from wind.config import DistillConfig, load_config
+from tasks.workers import Pool
+from wind.config import DistillConfig, WorkersConfig, load_config
 
 REWARD = '''"""A rule reward: digits are good, and more of them are better."""
 
@@ -98,6 +100,22 @@ def finished_recipe(recipe: Recipe, finished: Path) -> Recipe:
     """`recipe`, its run already finished in the store in the current folder."""
     shutil.copytree(finished, "store")
     return recipe
+
+
+class WarmPool(Pool):
+    """Workers that outlive the run: starting one takes longer than all of a tiny run."""
+
+    def close(self) -> None:
+        return
+
+
+@pytest.fixture
+def warm_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All runs that the test makes in this process share their workers, as the stages of one run do."""
+    pool = WarmPool(WorkersConfig(), "cpu", tmp_path / "logs")
+    monkeypatch.setattr(tasks.running, "Pool", lambda *arguments: pool)
+    yield
+    Pool.close(pool)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def planned(config: DistillConfig) -> list[str]:
         return [event.task for event in here.events if event.outcome == "planned"]
 
 
-@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.usefixtures("prefect_server", "warm_workers")
 def test_cache_truth_table(recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
     """What is recomputed is what changed and what depends on it, never more and never less."""
     assert len(run(recipe())) == 13

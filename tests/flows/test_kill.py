@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 KILLS = 10
 SEED = 0
 SECONDS_TO_DIE = 15
+EMBEDDED = {"PREFECT_API_URL": ""}  # a Prefect server of its own, which must die with the run
 
 
 def start(mark: str, **environment: str) -> "subprocess.Popen[bytes]":
@@ -68,15 +69,14 @@ def forget() -> None:
             shutil.rmtree(path)
 
 
-@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.usefixtures("prefect_server", "warm_workers")
 def test_killed_runs_end_with_the_same_version(recipe: Callable[..., DistillConfig]) -> None:
     config = recipe()
-    embedded = {"PREFECT_API_URL": ""}  # a server that must die with the run, too
-    finish(start(uuid.uuid4().hex, **embedded))
+    finish(start(uuid.uuid4().hex, **EMBEDDED))
     forget()
     mark = uuid.uuid4().hex
     begun = time.monotonic()
-    finish(start(mark, **embedded))
+    finish(start(mark, **EMBEDDED))
     seconds = time.monotonic() - begun
     assert_all_gone(mark)
     wanted = find(Store("store"), "tiny").id
@@ -84,7 +84,7 @@ def test_killed_runs_end_with_the_same_version(recipe: Callable[..., DistillConf
     for _ in range(KILLS):
         forget()
         mark = uuid.uuid4().hex
-        killed = start(mark, **embedded)
+        killed = start(mark, **EMBEDDED)
         time.sleep(draw.uniform(0.1, seconds))
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
@@ -96,15 +96,16 @@ def test_killed_runs_end_with_the_same_version(recipe: Callable[..., DistillConf
         assert verify(Store("store"), version) > 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_no_process(recipe: Callable[..., DistillConfig], how: signal.Signals) -> None:
+def test_an_interrupted_run_leaves_no_process(recipe: Callable[..., DistillConfig]) -> None:
     recipe()
-    mark = uuid.uuid4().hex
-    process = start(mark, PREFECT_API_URL="")
-    deadline = time.monotonic() + 90
-    while not any("wind.worker" in command for command in marked(mark)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(how)
-    process.communicate()
-    assert process.returncode != 0
-    assert_all_gone(mark)
+    for how in (signal.SIGINT, signal.SIGTERM):
+        mark = uuid.uuid4().hex
+        process = start(mark, **EMBEDDED)
+        deadline = time.monotonic() + 90
+        while not any("wind.worker" in command for command in marked(mark)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(how)
+        process.communicate()
+        assert process.returncode != 0
+        assert_all_gone(mark)
+        forget()
