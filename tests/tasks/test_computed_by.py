@@ -20,6 +20,7 @@ CARRIERS = {
     "wind.fingerprints",
     "wind.provenance",
     "wind.schemas",
+    "wind.sections",
     "wind.stages",
 }
 

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from wind.config import ClassifierRewardConfig, Function, InferenceConfig, Name, PolicyConfig, RewardConfig, Section
+from wind.config import ClassifierRewardConfig, Function, InferenceConfig, Name, PolicyConfig, RewardConfig
 from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.rewards.sources import source_digest
 from wind.schemas import SCHEMAS, rewards_schema
+from wind.sections import Section
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
 if TYPE_CHECKING:
