@@ -3,8 +3,9 @@
 from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
-from wind.config import TrainingConfig, WindObjectiveConfig
+from wind.config import TrainingConfig
 from wind.datasets import Dataset, Model
+from wind.objective_config import ObjectiveConfig
 from wind.training import TrainingSpec
 
 COMPUTED_BY = ("wind.training", "wind.objectives", "wind.sequence_logps", "wind.models")
@@ -18,7 +19,7 @@ def train_policy(
     rewards: Dataset,
     win_rates: Dataset,
     logps: Dataset,
-    objective: WindObjectiveConfig,
+    objective: ObjectiveConfig,
     training: TrainingConfig,
     seed: int,
     iteration: int,

@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from wind.errors import ConfigError
+from wind.objective_config import ObjectiveConfig, WindObjectiveConfig, least_samples
 from wind.sections import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -96,16 +97,6 @@ class WinRateConfig(Section):
     estimator: Literal["unbiased", "self_counting"] = "unbiased"  # leave-one-out, or SPPO's with the self-comparison
 
 
-class WindObjectiveConfig(Section):
-    """WIND's regression towards the regularised update (MATH 2.6)."""
-
-    name: Literal["wind"] = "wind"
-    risk: Literal["squared"] = "squared"
-    beta: float = Field(0.1, ge=0)  # KL weight towards the reference
-    eta: float = Field(1.0, gt=0)  # mirror-descent step size
-    shift: Literal["half", "strict", "centred"] = "half"  # intercept: 1/2 (a), strict-order constant (b), per-prompt centring (c)
-
-
 class TrainingConfig(Section):
     """One DeepSpeed run over the iteration's generations."""
 
@@ -173,7 +164,7 @@ class DistillConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     sampling: SamplingConfig = SamplingConfig()
     win_rate: WinRateConfig = WinRateConfig()
-    objective: WindObjectiveConfig = WindObjectiveConfig()
+    objective: ObjectiveConfig = WindObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checks: ChecksConfig = ChecksConfig()
@@ -183,6 +174,11 @@ class DistillConfig(Section):
     def _has_siblings(self) -> Self:
         if self.sampling.samples_per_prompt < 2:
             raise ValueError("sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against")
+        if self.sampling.samples_per_prompt < least_samples(self.objective):
+            raise ValueError(
+                f"sampling.samples_per_prompt must be at least {least_samples(self.objective)}: "
+                f"the objective {self.objective.name} needs as many"
+            )
         return self
 
 

@@ -1,7 +1,7 @@
 """Config: recipes load from YAML with overrides, and every mistake is one line that names the setting."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from wind.config import ClassifierRewardConfig, DistillConfig, RuleRewardConfig, load_config
 from wind.errors import ConfigError
+from wind.objective_config import AnyObjectiveConfig, WindObjectiveConfig
 
 RECIPE = """\
 run: demo
@@ -97,7 +98,12 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("training.lr=fast", "training.lr is 'fast'; it must be a valid number, unable to parse string as a number"),
         ("training.lr=.nan", "training.lr is nan; it must be a finite number"),
         ("training.zero_stage=4", "training.zero_stage is 4; it must be 0, 1, 2 or 3"),
-        ("objective.shift=whole", "objective.shift is 'whole'; it must be 'half', 'strict' or 'centred'"),
+        ("objective.shift=whole", "objective.shift is 'whole'; it must be 'half', 'strict', 'centred' or 'plug_in'"),
+        ("objective={name: dpo, beat: 1}", "objective.beat is not a setting; did you mean objective.beta?"),
+        ("objective={name: raft, xyzzy: 1}", "objective.xyzzy is not a setting; the settings of objective are name"),
+        ("objective={name: dpo, pairs: some}", "objective.pairs is 'some'; it must be 'best_worst' or 'all'"),
+        ("objective={name: bond, n: 1}", "objective.n is 1; it must be greater than or equal to 2"),
+        ("objective=3", "objective is 3; it must be a mapping of settings"),
         ("prompts.eval_fraction=1", "prompts.eval_fraction is 1; it must be less than 1"),
         ("prompts.limit=1", "prompts.limit is 1; it must be greater than or equal to 2"),
         ("seed=0.5", "seed is 0.5; it must be a valid integer, got a number with a fractional part"),
@@ -115,6 +121,14 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
             "sampling.samples_per_prompt=1",
             "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against",
         ),
+        (
+            "objective={name: bond, n: 9}",
+            "sampling.samples_per_prompt must be at least 9: the objective bond needs as many",
+        ),
+        (
+            "objective={name: inpo, eta: 0.001}",
+            "objective: tau must not be larger than eta: the current policy's weight is 1 - tau/eta",
+        ),
         # the override itself
         ("training.lr", "'training.lr' is not an override: write section.key=value, for example training.lr=1e-6"),
         ("=1", "'=1' is not an override: write section.key=value, for example training.lr=1e-6"),
@@ -124,6 +138,18 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
 )
 def test_a_mistake_is_one_line(recipe: Path, override: str, message: str) -> None:
     assert message_of(recipe, override) == message
+
+
+def test_every_objective_has_defaults_and_wind_is_the_one_unless_named(recipe: Path) -> None:
+    assert load_config(recipe, ["objective.beta=2"]).objective == WindObjectiveConfig(beta=2)
+    sections = {get_args(section.model_fields["name"].annotation)[0]: section for section in get_args(AnyObjectiveConfig)}
+    for name, section in sections.items():
+        objective = load_config(recipe, [f"objective={{name: {name}}}"]).objective
+        assert objective == section(name=name)
+        assert load_config(recipe, [f"objective={objective.model_dump_json()}"]).objective == objective
+    assert message_of(recipe, "objective.name=dop") == (
+        f"objective.name is 'dop'; it must be {' or '.join(repr(name) for name in sections)}"
+    )
 
 
 def test_an_override_that_is_no_yaml(recipe: Path) -> None:

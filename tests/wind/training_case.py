@@ -8,10 +8,11 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from wind.config import TrainingConfig, WindObjectiveConfig
+from wind.config import TrainingConfig
 from wind.datasets import Dataset, Model, Store
 from wind.fingerprints import digest
 from wind.models import load_policy
+from wind.objective_config import WindObjectiveConfig
 from wind.sequence_logps import SequenceLogps
 from wind.stages import Place, Progress, Shard
 from wind.training import TrainingSpec, compute

@@ -8,8 +8,9 @@ from its last checkpoint, at the exact batch, and ends with the same bytes as on
 import polars as pl
 import pyarrow as pa
 
-from wind.config import TrainingConfig, WindObjectiveConfig
+from wind.config import TrainingConfig
 from wind.datasets import Dataset, Model, Store
+from wind.objective_config import ObjectiveConfig
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
 
@@ -22,7 +23,7 @@ class TrainingSpec(Spec):
     rewards: Dataset
     win_rates: Dataset
     logps: Dataset  # log-probabilities of `generations` under policy and reference
-    objective: WindObjectiveConfig
+    objective: ObjectiveConfig
     training: TrainingConfig
     seed: int
     iteration: int  # 1-based; with the seed it fixes the order of prompts

@@ -83,7 +83,9 @@ def accumulate(
         logps_B = engine(*batch.inputs)
         loss, metrics = objective(logps_B, batch.batch)
         if not torch.isfinite(loss):
-            raise TrainingError(f"the loss of step {step} is {float(loss.detach())}: lower training.lr or objective.eta")
+            raise TrainingError(
+                f"the loss of step {step} is {float(loss.detach())}: lower training.lr or the step of the objective"
+            )
         engine.backward((loss * (share * len(parts) * world.ranks)).float())
         if number < len(parts) - 1:
             engine.step()  # counts the micro-batch; the last one is left to `optimizer_step`

@@ -1,0 +1,168 @@
+"""The sections that choose an objective and set its parameters; the loss is the function of the same name in `wind.objectives`.
+
+Parameter names are those of each method's own paper, so that one letter may mean different things in two sections: `eta` is a
+step in `wind` and `sppo`, an inverse step in `inpo`, and the weight of the reward in `rebel`.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from wind.sections import Section
+
+Pairs = Literal["best_worst", "all"]  # the extremes of each prompt's responses, or every two of them
+Margin = Annotated[float, Field(ge=0)]  # pairs whose rewards differ by no more are left out
+
+
+class WindObjectiveConfig(Section):
+    """WIND's regression towards the regularised update (MATH 2.6, 2.7)."""
+
+    name: Literal["wind"] = "wind"
+    risk: Literal["squared", "kl", "nce", "nce_noise"] = "squared"
+    beta: float = Field(0.1, ge=0)  # KL weight towards the reference
+    eta: float = Field(1.0, gt=0)  # mirror-descent step size
+    shift: Literal["half", "strict", "centred", "plug_in"] = "half"  # the intercept: MATH 2.6 (a), (b), (c), (e)
+    epsilon: float = Field(0.01, gt=0, lt=0.5)  # predicted win rate below which the KL and NCE risks go on as straight lines
+
+
+class SppoObjectiveConfig(Section):
+    """SPPO, response by response (MATH 4.1)."""
+
+    name: Literal["sppo"]
+    eta: float = Field(1000.0, gt=0)  # mirror-descent step size; the authors' value
+
+
+class SppoPairObjectiveConfig(Section):
+    """SPPO on pairs, as in the authors' code (MATH 4.2)."""
+
+    name: Literal["sppo_pair"]
+    eta: float = Field(1000.0, gt=0)
+    pairs: Pairs = "best_worst"
+    margin: Margin = 0.0
+
+
+class InpoObjectiveConfig(Section):
+    """INPO (MATH 5.2); its step is 1/(eta - tau) in the sense of `wind`. The authors chose eta = 0.005, tau = eta/3."""
+
+    name: Literal["inpo"]
+    eta: float = Field(0.005, gt=0)  # inverse step size
+    tau: float = Field(0.005 / 3, ge=0)  # KL weight towards the reference
+    pairs: Pairs = "all"
+
+    @model_validator(mode="after")
+    def _weights_are_shares(self) -> Self:
+        if self.tau > self.eta:
+            raise ValueError("tau must not be larger than eta: the current policy's weight is 1 - tau/eta")
+        return self
+
+
+class DpoObjectiveConfig(Section):
+    """DPO; 0.1 is TRL's beta, which iterative DPO runs with (MATH 5.1)."""
+
+    name: Literal["dpo"]
+    beta: float = Field(0.1, gt=0)  # inverse temperature
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # share of pairs believed to be the wrong way round
+    pairs: Pairs = "best_worst"
+    margin: Margin = 0.0
+
+
+class IpoObjectiveConfig(Section):
+    """IPO; 0.1 is TRL's value, called beta there."""
+
+    name: Literal["ipo"]
+    tau: float = Field(0.1, gt=0)  # regularisation: the margin aimed at is 1/(2 tau) nats
+    pairs: Pairs = "best_worst"
+    margin: Margin = 0.0
+
+
+class RebelObjectiveConfig(Section):
+    """REBEL; 1 is the eta of its code for summarisation."""
+
+    name: Literal["rebel"]
+    eta: float = Field(1.0, gt=0)  # nats per unit of reward
+    pairs: Pairs = "all"
+
+
+class RaftObjectiveConfig(Section):
+    """RAFT, maximum likelihood of the best response."""
+
+    name: Literal["raft"]
+
+
+class BonbonObjectiveConfig(Section):
+    """BoNBoN (MATH 3.2); 0.005 is the authors' alpha."""
+
+    name: Literal["bonbon"]
+    alpha: float = Field(0.005, ge=0, le=1)  # weight of the likelihood of the best response
+    contrast: Literal["ipo", "dpo"] = "ipo"  # of best and worst: the paper's, or what the authors' code computes
+
+
+class BondObjectiveConfig(Section):
+    """BOND on stored samples (MATH 1.3); the paper's iterative runs take n = 2 or 4."""
+
+    name: Literal["bond"]
+    n: int = Field(2, ge=2)  # the policy aims at best-of-n of itself; at most samples_per_prompt
+    jeffreys: float = Field(0.5, ge=0, le=1)  # weight of the backward divergence, the paper's beta
+
+
+class JbondObjectiveConfig(Section):
+    """J-BOND on stored samples (MATH 1.6)."""
+
+    name: Literal["jbond"]
+    jeffreys: float = Field(0.5, ge=0, le=1)  # weight of the backward divergence, the paper's beta
+    gamma: float = Field(0.0, ge=0)  # further KL weight towards the anchor; the paper tries 0 to 2
+
+
+class GrpoObjectiveConfig(Section):
+    """GRPO on stored samples; 0.04 is the KL weight of its paper, 0.2 the clipping of PPO."""
+
+    name: Literal["grpo"]
+    epsilon: float = Field(0.2, gt=0, lt=1)  # clipping of the ratio
+    beta: float = Field(0.04, ge=0)  # KL weight towards the reference
+
+
+class RlooObjectiveConfig(Section):
+    """RLOO on stored samples; TRL's values."""
+
+    name: Literal["rloo"]
+    epsilon: float = Field(0.2, gt=0, lt=1)  # clipping of the ratio
+    beta: float = Field(0.05, ge=0)  # KL weight towards the reference
+
+
+class QrpoObjectiveConfig(Section):
+    """QRPO; the authors tried 0.0003, 0.001 and 0.003."""
+
+    name: Literal["qrpo"]
+    beta: float = Field(0.003, gt=0)  # KL weight towards the policy that sampled
+
+
+AnyObjectiveConfig = (
+    WindObjectiveConfig
+    | SppoObjectiveConfig
+    | SppoPairObjectiveConfig
+    | InpoObjectiveConfig
+    | DpoObjectiveConfig
+    | IpoObjectiveConfig
+    | RebelObjectiveConfig
+    | RaftObjectiveConfig
+    | BonbonObjectiveConfig
+    | BondObjectiveConfig
+    | JbondObjectiveConfig
+    | GrpoObjectiveConfig
+    | RlooObjectiveConfig
+    | QrpoObjectiveConfig
+)
+
+
+def _wind_unless_named(value: Any) -> Any:
+    return {"name": "wind", **value} if isinstance(value, dict) else value
+
+
+ObjectiveConfig = Annotated[AnyObjectiveConfig, Field(discriminator="name"), BeforeValidator(_wind_unless_named)]
+
+
+def least_samples(objective: AnyObjectiveConfig) -> int:
+    """How many responses to a prompt the objective needs at least."""
+    if isinstance(objective, BondObjectiveConfig):
+        return objective.n
+    return 3 if isinstance(objective, JbondObjectiveConfig) else 2

@@ -1,0 +1,99 @@
+"""Distillation of the best response: RAFT, BoNBoN, BOND and J-BOND on stored samples.
+
+All rows of a group are samples of pi_t, so what is distilled is best-of-n *of pi_t*, iteratively; the one-shot forms of the
+papers are the first iteration. BOND and J-BOND are online methods. With stored samples their forward terms are as good as ever,
+but the policy gradient of their backward terms is on-policy at the first optimiser step only: later steps neither draw anew nor
+weigh by importance.
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch.nn import functional as F
+
+from wind.objectives.batch import Batch
+from wind.objectives.groups import centred, group_rows, is_best, rewards_below
+from wind.objectives.pairs import pairs_of
+
+EULER: Final = 0.5772156649015329
+
+
+def raft(logps_B: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """-log pi_theta of the group's best row, in nats (arXiv 2304.06767): maximum likelihood of best-of-n."""
+    return -(is_best(batch) * group_rows(batch.group) * logps_B).mean()
+
+
+def bonbon(logps_B: torch.Tensor, batch: Batch, *, alpha: float, contrast: str) -> torch.Tensor:
+    """alpha (-log pi_theta(best)) + (1 - alpha) contrast(best, worst), n the size of the group (arXiv 2406.00832; MATH 3.2, 4.4).
+
+    With h the log-ratio of best and worst against `logp_policy`, the law that the n rows were drawn from, and
+    1/(2 beta*) = (n - 1) H_{n-1}, the mean of h under best-of-n, the contrast is "ipo", (h - 1/(2 beta*))^2, as in the paper, or
+    "dpo", -log sigmoid(beta* h), which is what the authors' code computes. A group whose rewards are all equal has no contrast.
+    """
+    pairs_M = pairs_of(batch, "best_worst")
+    h_M = pairs_M.difference(logps_B - batch.logp_policy)
+    margin_M = target_margin(pairs_M.rows.double())
+    contrasts = {"ipo": (h_M - margin_M).square(), "dpo": -F.logsigmoid(h_M / (2 * margin_M))}
+    return alpha * raft(logps_B, batch) + (1 - alpha) * pairs_M.mean(contrasts[contrast])
+
+
+def target_margin(n: torch.Tensor) -> torch.Tensor:
+    """1/(2 beta*_n) = (n - 1) H_{n-1}, in nats: the mean of log(pi^(n)/pi)(best) - log(pi^(n)/pi)(worst) (MATH 3.2, 4.2)."""
+    return (n - 1) * (torch.digamma(n) + EULER)  # H_{n-1} = digamma(n) + Euler's constant
+
+
+def bond(logps_B: torch.Tensor, batch: Batch, *, n: int, jeffreys: float) -> torch.Tensor:
+    """(1 - jeffreys) forward + jeffreys backward: the Jeffreys divergence from best-of-n of pi_t (arXiv 2407.14622; MATH 1.3).
+
+    Forward: the mean of -log pi_theta under best-of-n, estimated from all N rows of the group by `best_of_n_weights`. Backward:
+    -(R - B) log pi_theta with the return R = (n - 1) log p - log(pi_theta/pi_t) held fixed, B the mean return of the other rows,
+    and p = #{j: r_j <= r}/N, the quantile among the group, the row itself counted, so that it is never 0. The anchor is
+    `logp_policy`. Groups have at least n rows.
+    """
+    _, not_above_B = rewards_below(batch)
+    quantile_B = not_above_B / group_rows(batch.group)
+    returns_B = (n - 1) * quantile_B.log() - (logps_B - batch.logp_policy).detach()
+    return (1 - jeffreys) * _forward(logps_B, batch, n) + jeffreys * _backward(logps_B, batch, returns_B)
+
+
+def jbond(logps_B: torch.Tensor, batch: Batch, *, jeffreys: float, gamma: float) -> torch.Tensor:
+    """J-BOND on stored samples: BOND at n = 2 with a coarser reward, and gamma KL(pi_theta || pi_t) (MATH 1.6, 6a).
+
+    The reward of a row is -log 16 where it is below both of two anchor samples, else 0; here it is the mean of that over all
+    pairs of the other rows, -log 16 C(a, 2)/C(N - 1, 2) with a rows above. The anchor, online an exponential average of the
+    weights, is pi_t for the whole iteration: `logp_policy`. The KL term has the sign that lowers the KL, the opposite of the
+    printed algorithm 2 (MATH 1.6). Groups have at least 3 rows.
+    """
+    _, not_above_B = rewards_below(batch)
+    rows_B = group_rows(batch.group)
+    above_B = rows_B - not_above_B
+    reward_B = -math.log(16) * above_B * (above_B - 1) / ((rows_B - 1) * (rows_B - 2))
+    moved_B = (logps_B - batch.logp_policy).detach()
+    loss = (1 - jeffreys) * _forward(logps_B, batch, 2) + jeffreys * _backward(logps_B, batch, reward_B - moved_B)
+    return loss + gamma * (moved_B * logps_B).mean()
+
+
+def best_of_n_weights(batch: Batch, n: int) -> torch.Tensor:
+    """The probability of each row to be the best of n drawn without replacement from its group; a group's weights sum to 1.
+
+    [C(b, n) - C(a, n)] / ((b - a) C(N, n)) with a rows below and b below or equal: of equal rewards each has the same chance.
+    Without ties it is C(k - 1, n - 1)/C(N, n) at ascending rank k, the Rao-Blackwellised best-of-n estimate (MATH 0.2).
+    """
+    below_B, not_above_B = rewards_below(batch)
+    rows_B = group_rows(batch.group)
+    share_below_B, share_not_above_B = torch.ones_like(rows_B), torch.ones_like(rows_B)
+    for drawn in range(n):  # C(b, n)/C(N, n), factor by factor: 0 from b < n on
+        share_below_B = share_below_B * (below_B - drawn) / (rows_B - drawn)
+        share_not_above_B = share_not_above_B * (not_above_B - drawn) / (rows_B - drawn)
+    return (share_not_above_B - share_below_B) / (not_above_B - below_B)
+
+
+def _forward(logps_B: torch.Tensor, batch: Batch, n: int) -> torch.Tensor:
+    return -(group_rows(batch.group) * best_of_n_weights(batch, n) * logps_B).mean()
+
+
+def _backward(logps_B: torch.Tensor, batch: Batch, returns_B: torch.Tensor) -> torch.Tensor:
+    """REINFORCE with the mean return of the other rows as baseline: R_i - mean_{j != i} R_j = n/(n - 1) (R_i - mean R)."""
+    rows_B = group_rows(batch.group)
+    return -(rows_B / (rows_B - 1) * centred(returns_B, batch.group) * logps_B).mean()

@@ -1,0 +1,54 @@
+"""Pairs of responses to one prompt, and what a mean over rows is for a loss of pairs.
+
+A group of n rows with m pairs contributes the mean loss of its pairs, once per row:
+
+    loss = sum over groups (n / B) (1/m) sum over its pairs loss(winner, loser),     B = all rows of the batch.
+
+The loss of several micro-batches, weighted by their rows, is then the loss of the step, and every prompt of n responses weighs
+the same however many pairs it has. A group without a pair contributes 0, and its rows count in B: they have nothing to teach.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from wind.objectives.batch import Batch
+from wind.objectives.groups import group_index, is_best, is_worst
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of rows of a batch; every field has shape [M]."""
+
+    winner: torch.Tensor  # the row with the smaller rank: no smaller a reward
+    loser: torch.Tensor  # the row with the larger rank
+    rows: torch.Tensor  # n, the rows of the pair's group
+    weight: torch.Tensor  # n / (B m)
+
+    def difference(self, values_B: torch.Tensor) -> torch.Tensor:
+        """The value of the winner minus that of the loser, [M]."""
+        return values_B[self.winner] - values_B[self.loser]
+
+    def mean(self, losses_M: torch.Tensor) -> torch.Tensor:
+        """The loss of the batch from that of every pair; 0, with a gradient of 0, when there are no pairs."""
+        return (self.weight * losses_M).sum()
+
+
+def pairs_of(batch: Batch, pairs: str, margin: float = 0.0, *, with_ties: bool = False) -> Pairs:
+    """The pairs within the groups of `batch`, each once.
+
+    "best_worst" takes the first and the last rank of each group, "all" every two rows. Pairs whose rewards differ by no more than
+    `margin` are left out, so at margin 0 those with equal rewards, unless `with_ties`, which keeps all.
+    """
+    index_B, rows_G = group_index(batch.group)
+    chosen_B_B = (index_B[:, None] == index_B) & (batch.rank[:, None] < batch.rank)
+    if pairs == "best_worst":
+        chosen_B_B &= is_best(batch)[:, None] & is_worst(batch)
+    if not with_ties:
+        chosen_B_B &= batch.reward[:, None] - batch.reward > margin
+    winner_M, loser_M = chosen_B_B.nonzero(as_tuple=True)
+    index_M = index_B[winner_M]
+    pairs_G = torch.bincount(index_M, minlength=len(rows_G))
+    rows_M = rows_G[index_M]
+    weight_M = rows_M / (len(index_B) * pairs_G[index_M]).double()
+    return Pairs(winner=winner_M, loser=loser_M, rows=rows_M, weight=weight_M)
