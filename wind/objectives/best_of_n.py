@@ -60,18 +60,25 @@ def bond(logps_B: torch.Tensor, batch: Batch, *, n: int, jeffreys: float) -> tor
 def jbond(logps_B: torch.Tensor, batch: Batch, *, jeffreys: float, gamma: float) -> torch.Tensor:
     """J-BOND on stored samples: BOND at n = 2 with a coarser reward, and gamma KL(pi_theta || pi_t) (MATH 1.6, 6a).
 
-    The reward of a row is -log 16 where it is below both of two anchor samples, else 0; here it is the mean of that over all
-    pairs of the other rows, -log 16 C(a, 2)/C(N - 1, 2) with a rows above. The anchor, online an exponential average of the
-    weights, is pi_t for the whole iteration: `logp_policy`. The KL term has the sign that lowers the KL, the opposite of the
-    printed algorithm 2 (MATH 1.6). Groups have at least 3 rows.
+    The reward is that of `jbond_rewards`, the return R its excess over log(pi_theta/pi_t), held fixed. The anchor, online an
+    exponential average of the weights, is pi_t for the whole iteration: `logp_policy`. The KL term has the sign that lowers the
+    KL, the opposite of the printed algorithm 2 (MATH 1.6). Groups have at least 3 rows.
+    """
+    moved_B = (logps_B - batch.logp_policy).detach()
+    loss = (1 - jeffreys) * _forward(logps_B, batch, 2) + jeffreys * _backward(logps_B, batch, jbond_rewards(batch) - moved_B)
+    return loss + gamma * (moved_B * logps_B).mean()
+
+
+def jbond_rewards(batch: Batch) -> torch.Tensor:
+    """-log 16 C(a, 2)/C(N - 1, 2) of a row with a rows above it, in nats (MATH 1.6 eq. 17).
+
+    The method's reward is -log 16 for a row that is strictly below both of two anchor samples, else 0: this is its mean over all
+    pairs of the other rows. Its expectation is log p where the quantile p is 1/2.
     """
     _, not_above_B = rewards_below(batch)
     rows_B = group_rows(batch.group)
     above_B = rows_B - not_above_B
-    reward_B = -math.log(16) * above_B * (above_B - 1) / ((rows_B - 1) * (rows_B - 2))
-    moved_B = (logps_B - batch.logp_policy).detach()
-    loss = (1 - jeffreys) * _forward(logps_B, batch, 2) + jeffreys * _backward(logps_B, batch, reward_B - moved_B)
-    return loss + gamma * (moved_B * logps_B).mean()
+    return -math.log(16) * above_B * (above_B - 1) / ((rows_B - 1) * (rows_B - 2))
 
 
 def best_of_n_weights(batch: Batch, n: int) -> torch.Tensor:

@@ -7,7 +7,8 @@ held to the reference by the k3 estimate of the KL divergence:
 
 w is the ratio of whole responses against the stored `logp_policy`, not of tokens as GRPO's paper has it, because
 log-probabilities are stored by sequence; on long responses a step leaves the clipping range sooner. l is against
-`logp_reference`. Both terms average over samples of pi_t, and are on-policy at the first optimiser step only.
+`logp_reference`. Both terms average over samples of pi_t and are on-policy at the first optimiser step only, where the gradient
+of the k3 term is that of KL(pi_ref || pi_theta): with samples held fixed it pulls as the forward divergence does.
 """
 
 import torch
