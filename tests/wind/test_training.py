@@ -14,6 +14,7 @@ from tests.wind.training_case import GROUPS, Inputs, N, distance, make_inputs, m
 from wind.config import TrainingConfig
 from wind.datasets import Model, Store
 from wind.errors import TrainingError
+from wind.objectives import Batch, objective_for
 from wind.sequence_logps import SequenceLogps
 from wind.stages import Progress
 from wind.training import STAGE
@@ -85,6 +86,20 @@ def test_first_step_is_that_of_the_recorded_logps(store: Store, inputs: Inputs, 
     assert values(shard, "log_ratio_policy")[0] == pytest.approx(0, abs=1e-4)
     assert values(shard, "learning_rate") == pytest.approx([1e-3, 1e-3, 2e-3 / 3, 1e-3 / 3])
     assert all(norm > 0 for norm in values(shard, "grad_norm"))
+
+
+@pytest.mark.parametrize("name", ["inpo", "bonbon"])
+def test_other_objectives_start_from_the_recorded_logps_too(store: Store, inputs: Inputs, name: str) -> None:
+    spec = make_spec(inputs, {"name": name}, epochs=1, micro_prompts=1)
+    rows = load_rows(spec, store)
+    groups = Plan(training=spec.training, seed=3, iteration=1, groups=GROUPS).step_groups(0)
+    index_B = (rows.starts[groups][:, None] + np.arange(N)).ravel()
+    columns = {column: torch.from_numpy(values_B[index_B]) for column, values_B in rows.columns.items()}
+    batch = Batch(**columns, group=torch.from_numpy(groups).repeat_interleave(N))
+    expected, _ = objective_for(spec.objective)(batch.logp_policy, batch)
+    shard = train(spec, store)
+    assert values(shard, "loss")[0] == pytest.approx(float(expected), rel=1e-4)
+    assert values(shard, "log_ratio_policy")[0] == pytest.approx(0, abs=1e-4)
 
 
 def test_training_solves_the_regression(store: Store, inputs: Inputs) -> None:

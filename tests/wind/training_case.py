@@ -8,11 +8,11 @@ import polars as pl
 import pyarrow as pa
 import torch
 
+from tests.wind.objective_case import config_of
 from wind.config import TrainingConfig
 from wind.datasets import Dataset, Model, Store
 from wind.fingerprints import digest
 from wind.models import load_policy
-from wind.objective_config import WindObjectiveConfig
 from wind.sequence_logps import SequenceLogps
 from wind.stages import Place, Progress, Shard
 from wind.training import TrainingSpec, compute
@@ -115,7 +115,7 @@ def make_spec(inputs: Inputs, objective: dict[str, Any] | None = None, **trainin
     settings = {"epochs": 2, "batch_prompts": 4, "micro_prompts": 2, "lr": 1e-3, "zero_stage": 0} | training
     return TrainingSpec(
         **inputs,
-        objective=WindObjectiveConfig(**(objective or {})),
+        objective=config_of(**(objective or {})),
         training=TrainingConfig(**settings),
         seed=3,
         iteration=1,
