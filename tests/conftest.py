@@ -1,10 +1,14 @@
 """Shared fixtures: a store in a temporary folder, and a tiny random policy with a real fast tokenizer."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from flows.cli import QUIET
 from wind.datasets import Store
+
+os.environ.update(QUIET)  # before Prefect is imported, as the command line does: it reads how loud to be once
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<' ~ message['role'][0] ~ '>' ~ message['content'] }}{% endfor %}"

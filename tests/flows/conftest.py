@@ -15,7 +15,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tasks.running
 from flows import cli
-from flows.cli import QUIET
 from flows.distill import distill
 from flows.server import EmbeddedServer
 from tasks.running import start
@@ -36,7 +35,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("prefect")
     server = EmbeddedServer(home, services=True)
     before = dict(os.environ)
-    os.environ.update(QUIET)
     server.start()
     server.wait()
     os.environ["PREFECT_API_URL"] = server.url
