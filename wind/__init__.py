@@ -9,5 +9,6 @@ Glossary. *prompt*: what is asked. *generation*: one sampled row; its text is th
 *win rate*: the probability that a response beats one drawn from the same policy, ties one half. *policy*: the model being
 trained; *reference*: the frozen model it is held to. *logp*: log-probability of a whole response, the sum over its tokens
 including the end-of-sequence token. *iteration*: one round of sample, reward, train; *step*: one optimiser update.
-Axis suffixes: _P prompts, _N samples of one prompt, _B batch rows, _T tokens.
+Axis suffixes: _P prompts, _N samples of one prompt, _B batch rows, _T tokens, _Y responses
+of a finite set.
 """
