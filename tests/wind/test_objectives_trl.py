@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow  # importing TRL takes seconds
 
 def trl_loss(loss_type: str, beta: float, logps_M_2: torch.Tensor, reference_M_2: torch.Tensor) -> float:
     """TRL's mean loss over pairs (chosen, rejected) whose responses are one token long: there, means over tokens are sums."""
-    trl = pytest.importorskip("trl")
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     def stacked(values_M_2: torch.Tensor) -> torch.Tensor:
         return values_M_2.T.reshape(-1)  # TRL batches all chosen, then all rejected
@@ -49,7 +49,7 @@ def trl_loss(loss_type: str, beta: float, logps_M_2: torch.Tensor, reference_M_2
         "ref_chosen_logps": reference_B[: rows // 2],
         "ref_rejected_logps": reference_B[rows // 2 :],
     }
-    return float(trl.DPOTrainer._compute_loss(trainer, lambda **model_inputs: outputs, inputs, False))
+    return float(DPOTrainer._compute_loss(trainer, lambda **model_inputs: outputs, inputs, False))  # type: ignore[no-untyped-call]
 
 
 def pairs_of_two(seed: int) -> tuple[torch.Tensor, Batch, torch.Tensor]:
