@@ -18,7 +18,7 @@ from wind.versions import Versions
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 420
+SECONDS = 600
 
 
 def wait_for(iterations: int, process: "subprocess.Popen[bytes]") -> list[int]:
