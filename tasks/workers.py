@@ -77,7 +77,8 @@ class Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # a request that the process no longer read
+                    stream.close()
 
     def _died(self, job: Job) -> StageError:
         code = self._process.wait()

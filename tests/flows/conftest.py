@@ -33,7 +33,7 @@ def digits(prompts, responses, answers):
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real Prefect server on loopback."""
     home = tmp_path_factory.mktemp("prefect")
-    server = EmbeddedServer(home, services=True)
+    server = EmbeddedServer(home)
     before = dict(os.environ)
     server.start()
     server.wait()

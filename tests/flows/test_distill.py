@@ -112,8 +112,6 @@ def test_an_edited_module_recomputes_what_it_computes(finished_recipe: Callable[
         file.write('"""A module that no stage names."""\n')
     with (tmp_path / "copy" / "wind" / "errors.py").open("a") as file:
         file.write("\n# edited\n")
-    assert "0 datasets computed, 13 from the cache" in computed()
-
     module = tmp_path / "copy" / "wind" / "win_rates.py"
     module.write_text(module.read_text() + "\n# edited: another digest, the same numbers\n")
     assert "3 datasets computed, 10 from the cache" in computed()  # win rates, evaluation, metrics

@@ -88,11 +88,12 @@ def test_killed_runs_end_with_the_same_version(recipe: Callable[..., DistillConf
         assert verify(Store("store"), version) > 0
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_an_interrupted_run_leaves_no_process(recipe: Callable[..., DistillConfig]) -> None:
     recipe()
-    for how in (signal.SIGINT, signal.SIGTERM):
+    for how, environment in ((signal.SIGINT, EMBEDDED), (signal.SIGTERM, {})):
         mark = uuid.uuid4().hex
-        process = start(mark, **EMBEDDED)
+        process = start(mark, **environment)
         deadline = time.monotonic() + 90
         while not any("wind.worker" in command for command in marked(mark)) and time.monotonic() < deadline:
             time.sleep(0.2)

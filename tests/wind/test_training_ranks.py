@@ -67,7 +67,7 @@ def rank_processes(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3), (1, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3)])
 def test_ranks_and_zero_stages_train_the_same_weights(
     store: Store, trained: Callable[[int, int], Shard], ranks: int, stage: int
 ) -> None:
@@ -78,7 +78,7 @@ def test_ranks_and_zero_stages_train_the_same_weights(
 
 
 def test_zero_3_in_bfloat16_keeps_rotary_frequencies(store: Store, inputs: Inputs) -> None:
-    # Rounded frequencies would show in the very first loss, before any update.
+    # Rounded frequencies would show in the very first loss, before any update. ZeRO-3 has a process of its own on one rank, too.
     losses = [values(train(make_spec(inputs, precision="bfloat16", zero_stage=stage), store), "loss")[0] for stage in (2, 3)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
