@@ -1,11 +1,17 @@
 """The data checks that stand between every two stages."""
 
+import sys
+import threading
+from importlib import import_module
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from data_checks.results import passed
 from tasks.running import running
 from wind.datasets import Dataset
+
+VALIDATION = "data_checks.validation"
 
 
 def checked(dataset: Dataset) -> Dataset:
@@ -19,6 +25,12 @@ def checked(dataset: Dataset) -> Dataset:
         check = check_dataset.with_options(task_run_name=f"check {dataset.name} {here.iteration or ''}")
         here.checks[dataset.fingerprint] = before.expectations if before else check(dataset)
     return dataset
+
+
+def prepare_checks() -> None:
+    """Import what checks a dataset while workers compute it: Great Expectations takes seconds, and this process only waits."""
+    if VALIDATION not in sys.modules:
+        threading.Thread(target=import_module, args=(VALIDATION,)).start()
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -1,14 +1,12 @@
 """How a task computes its dataset: in this process when it is light, in the run's workers when it is heavy."""
 
-import sys
-import threading
 import time
-from importlib import import_module
 from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from tasks.checks import prepare_checks
 from tasks.running import device_of, running
 from tasks.workers import Kind
 from wind.datasets import Dataset
@@ -16,7 +14,6 @@ from wind.fingerprints import code_digest
 from wind.stages import Job, Place, Spec, run
 
 SECONDS_BETWEEN_UPDATES = 2.0
-VALIDATION = "data_checks.validation"
 
 
 def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None = None) -> Dataset:
@@ -27,7 +24,7 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None 
     with here.terminal.bar(stage) as bar:
         if kind is None:
             return run(job, bar)
-        _prepare_checks()
+        prepare_checks()
         artifact = ProgressArtifact(stage)
 
         def progress(done: float, total: float) -> None:
@@ -35,12 +32,6 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None 
             artifact.update(done, total)
 
         return here.pool.compute(job, kind, progress)
-
-
-def _prepare_checks() -> None:
-    """Import what checks the dataset while workers compute it: Great Expectations takes seconds, and this process only waits."""
-    if VALIDATION not in sys.modules:
-        threading.Thread(target=import_module, args=(VALIDATION,)).start()
 
 
 class ProgressArtifact:

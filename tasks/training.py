@@ -6,9 +6,7 @@ from tasks.stages import compute
 from wind.config import TrainingConfig
 from wind.datasets import Dataset, Model
 from wind.objective_config import ObjectiveConfig
-from wind.training import TrainingSpec
-
-COMPUTED_BY = ("wind.training", "wind.objectives", "wind.sequence_logps", "wind.models")
+from wind.training import COMPUTED_BY, TrainingSpec
 
 
 @dataset_task(*COMPUTED_BY, tags={"engine"})

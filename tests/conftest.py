@@ -17,6 +17,11 @@ CHAT_TEMPLATE = (
 CHARACTERS = "0123456789+-=abcdefghijklmnopqrstuvwxyz .?"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the flows, the longest tests, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: "tests/flows/" not in item.nodeid)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store."""

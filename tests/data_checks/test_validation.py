@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from data_checks.results import failed, recorded, result_path
+from data_checks.results import failed, passed, recorded, result_path
 from data_checks.validation import SUITES, validate
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
@@ -94,6 +94,28 @@ def test_a_threshold_rechecks_without_a_new_dataset(chain: "Chain") -> None:
     assert strict is not None
     assert strict.suite != loose.suite
     assert not failed(chain.store, handle)
+
+
+def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
+    chain: "Chain", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, checks = chain.dataset("rewards"), ChecksConfig()
+    assert passed(chain.store, handle, checks) is None
+    result = validate(handle, chain.store, checks)
+    assert passed(chain.store, handle, checks) == result
+    assert passed(chain.store, handle, ChecksConfig(max_tie_share=0.5)) is None
+    monkeypatch.setattr("data_checks.results.code_digest", lambda modules: "edited")
+    assert passed(chain.store, handle, checks) is None
+    monkeypatch.undo()
+    result_path(chain.store, handle).write_text("{")
+    assert passed(chain.store, handle, checks) is None
+
+
+def test_a_recorded_failure_is_no_pass(chain: "Chain") -> None:
+    handle = chain.dataset("rewards", seven_nans)
+    with pytest.raises(DataCheckError):
+        validate(handle, chain.store, ChecksConfig())
+    assert passed(chain.store, handle, ChecksConfig()) is None
 
 
 def test_the_same_check_writes_the_same_files(chain: "Chain") -> None:

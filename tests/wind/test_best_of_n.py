@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.wind.exact_case import assert_close, row
 from wind.best_of_n import (
     RewardOrder,
     best_of_n,
@@ -26,15 +27,6 @@ from wind.errors import InputError
 
 # A policy over four responses, from a small set of rewards so that ties are common.
 policies = st.lists(st.tuples(st.sampled_from([-1.0, -0.0, 0.0, 2.0]), st.floats(0.01, 1)), min_size=4, max_size=4)
-
-
-def row(*values: float) -> torch.Tensor:
-    """One prompt."""
-    return torch.tensor([values], dtype=torch.float64)
-
-
-def close(actual: torch.Tensor, expected: torch.Tensor, *, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
 def split(responses: Sequence[tuple[float, float]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,19 +61,19 @@ def theorem_1(rewards: torch.Tensor, policy: torch.Tensor, n: int) -> torch.Tens
 def test_two_of_three_by_hand() -> None:
     # Rewards 5, 1, 3 with 0.2, 0.3, 0.5. p_<= = 1, .3, .8 and p_< = .8, 0, .3: squares' differences .36, .09, .55.
     logp, order = row(0.2, 0.3, 0.5).log(), RewardOrder.of(row(5, 1, 3))
-    close(best_of_n(logp, order, 2).exp(), row(0.36, 0.09, 0.55))
+    assert_close(best_of_n(logp, order, 2).exp(), row(0.36, 0.09, 0.55))
     # p_>= = .2, 1, .7 and p_> = 0, .7, .2: .04, .51, .45.
-    close(worst_of_n(logp, order, 2).exp(), row(0.04, 0.51, 0.45))
+    assert_close(worst_of_n(logp, order, 2).exp(), row(0.04, 0.51, 0.45))
 
 
 def test_ties_by_hand_in_both_conventions() -> None:
     # Rewards 1, 1, 0 with 0.2, 0.3, 0.5. The upper class has 1 - .5^2 = .75 of two draws, shared 2 : 3.
     logp, rewards = row(0.2, 0.3, 0.5).log(), row(1, 1, 0)
-    close(best_of_n(logp, RewardOrder.of(rewards), 2).exp(), row(0.3, 0.45, 0.25))
+    assert_close(best_of_n(logp, RewardOrder.of(rewards), 2).exp(), row(0.3, 0.45, 0.25))
     # In strict order the first response is above the second: 1 - .8^2, .8^2 - .5^2, .5^2.
-    close(best_of_n(logp, RewardOrder.of(rewards, break_ties=True), 2).exp(), row(0.36, 0.39, 0.25))
+    assert_close(best_of_n(logp, RewardOrder.of(rewards, break_ties=True), 2).exp(), row(0.36, 0.39, 0.25))
     # The worst: 1 - .5^2 for the third, then .5^2 - .2^2 for the second.
-    close(worst_of_n(logp, RewardOrder.of(rewards, break_ties=True), 2).exp(), row(0.04, 0.21, 0.75))
+    assert_close(worst_of_n(logp, RewardOrder.of(rewards, break_ties=True), 2).exp(), row(0.04, 0.21, 0.75))
 
 
 @settings(max_examples=30, deadline=None)
@@ -90,17 +82,19 @@ def test_equals_the_enumeration_of_all_draws(responses: list[tuple[float, float]
     rewards, policy = split(responses)
     for break_ties in (False, True):
         order = RewardOrder.of(rewards, break_ties=break_ties)
-        close(best_of_n(policy.log(), order, n).exp(), enumerated(rewards, policy, n, break_ties=break_ties))
-        close(worst_of_n(policy.log(), order, n).exp(), enumerated(rewards, policy, n, worst=True, break_ties=break_ties))
+        assert_close(best_of_n(policy.log(), order, n).exp(), enumerated(rewards, policy, n, break_ties=break_ties))
+        assert_close(worst_of_n(policy.log(), order, n).exp(), enumerated(rewards, policy, n, worst=True, break_ties=break_ties))
 
 
 @settings(max_examples=40, deadline=None)
 @given(policies, st.integers(1, 12))
 def test_equals_theorem_1_with_and_without_ties(responses: list[tuple[float, float]], n: int) -> None:
     rewards, policy = split(responses)
-    close(best_of_n(policy.log(), RewardOrder.of(rewards), n).exp(), theorem_1(rewards, policy, n), atol=1e-14)
+    assert_close(best_of_n(policy.log(), RewardOrder.of(rewards), n).exp(), theorem_1(rewards, policy, n), atol=1e-14)
     strict = torch.tensor([[rewards[0, y] * 8 - y for y in range(4)]])  # the same order, ties broken by index
-    close(best_of_n(policy.log(), RewardOrder.of(rewards, break_ties=True), n).exp(), theorem_1(strict, policy, n), atol=1e-14)
+    assert_close(
+        best_of_n(policy.log(), RewardOrder.of(rewards, break_ties=True), n).exp(), theorem_1(strict, policy, n), atol=1e-14
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -108,29 +102,29 @@ def test_equals_theorem_1_with_and_without_ties(responses: list[tuple[float, flo
 def test_any_positive_n_gives_a_law(responses: list[tuple[float, float]], n: float) -> None:
     rewards, policy = split(responses)
     for law in (best_of_n, worst_of_n):
-        close(law(policy.log(), RewardOrder.of(rewards), n).logsumexp(-1), torch.zeros(1, dtype=torch.float64))
+        assert_close(law(policy.log(), RewardOrder.of(rewards), n).logsumexp(-1), torch.zeros(1, dtype=torch.float64))
 
 
 def test_best_of_n_twice_is_best_of_n_squared() -> None:
     logp, order = row(0.1, 0.2, 0.4, 0.3).log(), RewardOrder.of(row(2, 1, 2, 5))
-    close(best_of_n(best_of_n(logp, order, 2.5), order, 4), best_of_n(logp, order, 10))
-    close(best_of_n(logp, order, 1), logp)
+    assert_close(best_of_n(best_of_n(logp, order, 2.5), order, 4), best_of_n(logp, order, 10))
+    assert_close(best_of_n(logp, order, 1), logp)
 
 
 def test_prompts_do_not_meet() -> None:
     logp, rewards = row(0.2, 0.3, 0.5).log(), row(1, 1, 0)
     both = best_of_n(torch.cat([logp, logp]), RewardOrder.of(torch.cat([rewards, -rewards])), 3)
-    close(both, torch.cat([best_of_n(logp, RewardOrder.of(rewards), 3), worst_of_n(logp, RewardOrder.of(rewards), 3)]))
+    assert_close(both, torch.cat([best_of_n(logp, RewardOrder.of(rewards), 3), worst_of_n(logp, RewardOrder.of(rewards), 3)]))
 
 
 def test_tiny_masses_keep_their_digits() -> None:
     # With mass e^-200 just below the top, p_<=^n - p_<^n is n times it, and the upper end of the scale still sums to one.
     logp = torch.tensor([[math.log(0.5), -200.0, math.log(0.5)]], dtype=torch.float64)
     law = best_of_n(logp, RewardOrder.of(row(2, 1, 0)), 3)
-    close(law, torch.tensor([[math.log(7 / 8), math.log(3 / 4) - 200, math.log(1 / 8)]], dtype=torch.float64))
+    assert_close(law, torch.tensor([[math.log(7 / 8), math.log(3 / 4) - 200, math.log(1 / 8)]], dtype=torch.float64))
     # Best of 1000 of a response of mass e^-30 at the bottom: e^-30000, far below the smallest float64.
     low = best_of_n(torch.tensor([[-30.0, math.log1p(-math.exp(-30))]], dtype=torch.float64), RewardOrder.of(row(0, 1)), 1000)
-    close(low, row(-30_000, 0), atol=1e-9)
+    assert_close(low, row(-30_000, 0), atol=1e-9)
 
 
 def test_an_impossible_response_stays_impossible_and_shifts_nothing() -> None:
@@ -141,7 +135,7 @@ def test_an_impossible_response_stays_impossible_and_shifts_nothing() -> None:
             for law in (best_of_n, worst_of_n):
                 actual = law(padded, RewardOrder.of(torch.cat([rewards, row(padding)], -1)), n)
                 assert actual[0, 3] == -math.inf
-                close(actual[:, :3], law(logp, RewardOrder.of(rewards), n))
+                assert_close(actual[:, :3], law(logp, RewardOrder.of(rewards), n))
 
 
 def test_finite_kl_below_the_closed_form() -> None:
@@ -175,7 +169,7 @@ def test_the_bond_reward_tilts_to_best_of_n(responses: list[tuple[float, float]]
     rewards, policy = split(responses)
     order = RewardOrder.of(rewards)
     reward = bond_reward(policy.log(), order, n)
-    close(policy.log() + (n - 1) * reward, best_of_n(policy.log(), order, n))
+    assert_close(policy.log() + (n - 1) * reward, best_of_n(policy.log(), order, n))
     excess = reward - order.log_cdf(policy.log())
     assert (excess >= -1e-12).all()
     assert (excess <= math.log(n) / (n - 1) + 1e-12).all()
@@ -183,12 +177,12 @@ def test_the_bond_reward_tilts_to_best_of_n(responses: list[tuple[float, float]]
 
 def test_the_bond_reward_by_hand() -> None:
     # Two responses of one half, n = 2. Worst: log(1/2) + log 1. Best: log 1 + log(1 + 1/2).
-    close(bond_reward(row(0.5, 0.5).log(), RewardOrder.of(row(0, 1)), 2), row(math.log(0.5), math.log(1.5)))
+    assert_close(bond_reward(row(0.5, 0.5).log(), RewardOrder.of(row(0, 1)), 2), row(math.log(0.5), math.log(1.5)))
 
 
 def test_the_jbond_reward_is_strict_and_calibrated_at_the_median() -> None:
     # Anchors 2 and 5: only a reward strictly below both is punished.
-    close(jbond_reward(row(1, 2, 3, 6), row(5, 2)), row(-math.log(16), 0, 0, 0))
+    assert_close(jbond_reward(row(1, 2, 3, 6), row(5, 2)), row(-math.log(16), 0, 0, 0))
     # A response at the median: each anchor is above it with probability 1/2, so E r_J = -log(16) / 4 = log(1/2).
     anchors = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=2)), dtype=torch.float64)
     rewards = torch.zeros(4, 1, dtype=torch.float64)
@@ -253,12 +247,12 @@ def test_many_responses_approach_the_closed_form(n: float) -> None:
 
 def test_weights_by_hand() -> None:
     # Best of 2 of 4 samples, ranks 1..4: C(k-1, 1) / C(4, 2) = 0, 1/6, 2/6, 3/6; worst is the mirror.
-    close(best_of_n_weights(row(7, 5, 9, 6), 2), row(2, 0, 3, 1) / 6)
-    close(worst_of_n_weights(row(7, 5, 9, 6), 2), row(1, 3, 0, 2) / 6)
+    assert_close(best_of_n_weights(row(7, 5, 9, 6), 2), row(2, 0, 3, 1) / 6)
+    assert_close(worst_of_n_weights(row(7, 5, 9, 6), 2), row(1, 3, 0, 2) / 6)
     # The upper two tie: they share 2/6 + 3/6.
-    close(best_of_n_weights(row(7, 5, 7, 6), 2), row(2.5, 0, 2.5, 1) / 6)
+    assert_close(best_of_n_weights(row(7, 5, 7, 6), 2), row(2.5, 0, 2.5, 1) / 6)
     # The lower two tie and share 0 + 1/6.
-    close(best_of_n_weights(row(5, 5, 9, 6), 2), row(0.5, 0.5, 3, 2) / 6)
+    assert_close(best_of_n_weights(row(5, 5, 9, 6), 2), row(0.5, 0.5, 3, 2) / 6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -272,7 +266,7 @@ def test_weights_equal_a_loop_over_all_subsets(rewards: list[float], data: st.Da
             chosen = [i for i in subset if rewards[i] == choose(rewards[j] for j in subset)]
             for i in chosen:
                 expected[i] += 1 / len(chosen) / len(subsets)
-        close(weights(row(*rewards), n), row(*expected))
+        assert_close(weights(row(*rewards), n), row(*expected))
 
 
 def test_weights_are_unbiased() -> None:
@@ -282,7 +276,7 @@ def test_weights_are_unbiased() -> None:
     f = row(3, -1, 10)
     estimates = (best_of_n_weights(rewards[0, tuples], 2) * f[0, tuples]).sum(-1)
     mean = (policy[0, tuples].prod(-1) * estimates).sum()
-    close(mean, (best_of_n(policy.log(), RewardOrder.of(rewards), 2).exp() * f).sum())
+    assert_close(mean, (best_of_n(policy.log(), RewardOrder.of(rewards), 2).exp() * f).sum())
 
 
 def test_weights_of_very_many_samples() -> None:
@@ -304,7 +298,7 @@ def test_weights_times_expected_quantiles_give_the_win_rate() -> None:
 
 def test_expected_quantile_of_a_rank() -> None:
     draws = torch.rand(100_000, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).sort().values
-    close(draws.mean(0), torch.arange(1, 6, dtype=torch.float64) / 6, atol=3e-3)  # the standard error is 6e-4
+    assert_close(draws.mean(0), torch.arange(1, 6, dtype=torch.float64) / 6, atol=3e-3)  # the standard error is 6e-4
 
 
 @pytest.mark.parametrize("n", [0, 4])
@@ -316,14 +310,14 @@ def test_best_of_more_than_all_samples_is_refused(n: int) -> None:
 def test_quantiles_by_hand() -> None:
     # Against 1, 2, 2, 5: reward 0 has W, T = 0, 0; 2 has 1, 2; 3 has 3, 0; 5 has 3, 1.
     rewards, others = row(0, 2, 3, 5), row(2, 5, 1, 2)
-    close(quantiles(rewards, others, "monte_carlo"), row(0, 3, 3, 4) / 4)
-    close(quantiles(rewards, others, "smoothed"), row(1, 2, 4, 4) / 5)
-    close(quantiles(rewards, others, "half_ties"), row(0.5, 2.5, 3.5, 4) / 5)
+    assert_close(quantiles(rewards, others, "monte_carlo"), row(0, 3, 3, 4) / 4)
+    assert_close(quantiles(rewards, others, "smoothed"), row(1, 2, 4, 4) / 5)
+    assert_close(quantiles(rewards, others, "half_ties"), row(0.5, 2.5, 3.5, 4) / 5)
 
 
 def test_quantiles_of_prompts_do_not_meet() -> None:
     rewards, others = torch.tensor([[1.0], [1.0]]), torch.tensor([[0.0, 0.0], [2.0, 0.0]])
-    close(quantiles(rewards, others, "monte_carlo"), torch.tensor([[1.0], [0.5]], dtype=torch.float64))
+    assert_close(quantiles(rewards, others, "monte_carlo"), torch.tensor([[1.0], [0.5]], dtype=torch.float64))
 
 
 def test_monte_carlo_quantiles_are_unbiased() -> None:
@@ -331,8 +325,8 @@ def test_monte_carlo_quantiles_are_unbiased() -> None:
     rewards, policy = row(1, 0, 1), row(0.2, 0.5, 0.3)
     pairs = torch.tensor(list(itertools.product(range(3), repeat=2)))
     estimates = quantiles(rewards.expand(9, 3), rewards[0, pairs], "monte_carlo")
-    close((policy[0, pairs].prod(-1)[:, None] * estimates).sum(0), row(1, 0.5, 1)[0])
-    close(RewardOrder.of(rewards).log_cdf(policy.log()).exp(), row(1, 0.5, 1))
+    assert_close((policy[0, pairs].prod(-1)[:, None] * estimates).sum(0), row(1, 0.5, 1)[0])
+    assert_close(RewardOrder.of(rewards).log_cdf(policy.log()).exp(), row(1, 0.5, 1))
 
 
 def test_an_unknown_estimator_is_refused() -> None:

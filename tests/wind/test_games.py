@@ -1,6 +1,5 @@
-"""Exact games: numbers by hand, the rates and closed forms of MATH 2 and 5, and solutions of games of every kind."""
+"""Preferences and the exact updates: numbers by hand and the identities of MATH 2, 5 and 6."""
 
-import itertools
 import math
 from collections.abc import Callable
 
@@ -9,11 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wind.best_of_n import RewardOrder, best_of_n, best_of_n_figures, wind_figures
+from tests.wind.exact_case import (
+    ROCK_PAPER_SCISSORS,
+    assert_close,
+    random_game,
+    random_policy,
+    random_rewards,
+    row,
+    seeded,
+    uniform,
+)
+from wind.best_of_n import RewardOrder, best_of_n, best_of_n_figures
 from wind.errors import InputError
 from wind.games import (
     MatrixPreferences,
-    Preferences,
     RewardPreferences,
     duality_gap,
     inpo_update,
@@ -24,50 +32,10 @@ from wind.games import (
     mixed_exponent,
     mixing_strengths,
     nash_md_update,
-    residual,
     solve,
     sppo_update,
     wind_update,
 )
-
-ROCK_PAPER_SCISSORS = torch.tensor([[[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]], dtype=torch.float64)
-
-
-def row(*values: float) -> torch.Tensor:
-    """One prompt."""
-    return torch.tensor([values], dtype=torch.float64)
-
-
-def close(actual: torch.Tensor, expected: torch.Tensor, *, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
-
-
-def uniform(prompts: int, responses: int) -> torch.Tensor:
-    return torch.full((prompts, responses), -math.log(responses), dtype=torch.float64)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def random_policy(seed: int, prompts: int, responses: int, *, spread: float = 1.0) -> torch.Tensor:
-    return (spread * torch.randn(prompts, responses, dtype=torch.float64, generator=seeded(seed))).log_softmax(-1)
-
-
-def constant_sum(upper_P_Y_Y: torch.Tensor) -> MatrixPreferences:
-    """The constant-sum preferences with these values above the diagonal."""
-    upper = upper_P_Y_Y.triu(1)
-    half = torch.eye(upper.shape[-1], dtype=upper.dtype) / 2
-    return MatrixPreferences(upper + (1 - upper.mT).tril(-1) + half)
-
-
-def random_game(seed: int, prompts: int, responses: int) -> MatrixPreferences:
-    return constant_sum(torch.rand(prompts, responses, responses, dtype=torch.float64, generator=seeded(seed)))
-
-
-def random_rewards(seed: int, prompts: int, responses: int, *, levels: int) -> torch.Tensor:
-    return torch.randint(0, levels, (prompts, responses), generator=seeded(seed)).to(torch.float64)
-
 
 # ---------------------------------------------------------------------------------------- preferences
 
@@ -75,11 +43,11 @@ def random_rewards(seed: int, prompts: int, responses: int, *, levels: int) -> t
 def test_preferences_of_rewards_by_hand() -> None:
     # Rewards 1, 3, 1 with 0.2, 0.3, 0.5: the tied class has 0.7, so wins are .35, .7 + .15, .35; inclusive .7, 1, .7.
     policy, rewards = row(0.2, 0.3, 0.5), row(1, 3, 1)
-    close(RewardPreferences.of(rewards).win_rates(policy), row(0.35, 0.85, 0.35))
-    close(RewardPreferences.of(rewards, inclusive=True).win_rates(policy), row(0.7, 1, 0.7))
+    assert_close(RewardPreferences.of(rewards).win_rates(policy), row(0.35, 0.85, 0.35))
+    assert_close(RewardPreferences.of(rewards, inclusive=True).win_rates(policy), row(0.7, 1, 0.7))
     half = torch.tensor([[[0.5, 0, 0.5], [1, 0.5, 1], [0.5, 0, 0.5]]], dtype=torch.float64)
-    close(RewardPreferences.of(rewards).matrix(), half)
-    close(RewardPreferences.of(rewards, inclusive=True).matrix(), half.ceil())
+    assert_close(RewardPreferences.of(rewards).matrix(), half)
+    assert_close(RewardPreferences.of(rewards, inclusive=True).matrix(), half.ceil())
 
 
 @settings(max_examples=40, deadline=None)
@@ -91,8 +59,8 @@ def test_sorted_and_dense_win_rates_agree(seed: int, prompts: int, responses: in
         preferences = RewardPreferences.of(rewards, inclusive=inclusive)
         compared = rewards[:, :, None] - rewards[:, None, :]
         expected = (compared > 0) + (1.0 if inclusive else 0.5) * (compared == 0)
-        close(preferences.matrix(), expected.to(torch.float64))
-        close(preferences.win_rates(policy), MatrixPreferences(preferences.matrix()).win_rates(policy))
+        assert_close(preferences.matrix(), expected.to(torch.float64))
+        assert_close(preferences.win_rates(policy), MatrixPreferences(preferences.matrix()).win_rates(policy))
 
 
 def test_sorted_and_dense_win_rates_agree_on_many_responses() -> None:
@@ -100,19 +68,19 @@ def test_sorted_and_dense_win_rates_agree_on_many_responses() -> None:
     policy = random_policy(2, 6, 500, spread=4).exp()
     for inclusive in (False, True):
         preferences = RewardPreferences.of(rewards, inclusive=inclusive)
-        close(preferences.win_rates(policy), MatrixPreferences(preferences.matrix()).win_rates(policy))
+        assert_close(preferences.win_rates(policy), MatrixPreferences(preferences.matrix()).win_rates(policy))
 
 
 def test_a_row_of_the_matrix_is_the_one_that_wins() -> None:
     # Paper beats rock: against a policy that always plays rock (0), paper (1) wins for sure, scissors (2) never.
-    close(MatrixPreferences(ROCK_PAPER_SCISSORS).win_rates(row(1, 0, 0)), row(0.5, 1, 0))
+    assert_close(MatrixPreferences(ROCK_PAPER_SCISSORS).win_rates(row(1, 0, 0)), row(0.5, 1, 0))
 
 
 def test_mean_win_rate_against_oneself_is_one_half() -> None:
     policy = random_policy(0, 5, 7)
     rewards = RewardPreferences.of(random_rewards(1, 5, 7, levels=3))
     for preferences in (random_game(2, 5, 7), rewards):
-        close((policy.exp() * preferences.win_rates(policy.exp())).sum(-1), torch.full((5,), 0.5, dtype=torch.float64))
+        assert_close((policy.exp() * preferences.win_rates(policy.exp())).sum(-1), torch.full((5,), 0.5, dtype=torch.float64))
 
 
 def test_constant_sum_is_recognised_prompt_by_prompt() -> None:
@@ -143,7 +111,7 @@ def test_the_wind_update_by_hand() -> None:
     pi, ref = row(0.5, 0.5).log(), row(0.2, 0.8).log()
     weights = row(math.sqrt(0.5 * 0.2) * math.exp(0.75), math.sqrt(0.5 * 0.8) * math.exp(0.25))
     updated = wind_update(pi, ref, RewardPreferences.of(row(1, 0)), beta=0.5, eta=2)
-    close(updated.exp(), weights / weights.sum())
+    assert_close(updated.exp(), weights / weights.sum())
 
 
 def test_the_wind_update_is_the_optimum_of_its_step() -> None:
@@ -162,23 +130,23 @@ def test_the_wind_update_is_the_optimum_of_its_step() -> None:
 def test_sppo_is_wind_without_regularisation() -> None:
     pi, ref, game = random_policy(0, 3, 5), random_policy(1, 3, 5), random_game(2, 3, 5)
     updated = sppo_update(pi, game, eta=1.5)
-    close(updated, wind_update(pi, ref, game, beta=0, eta=1.5))
+    assert_close(updated, wind_update(pi, ref, game, beta=0, eta=1.5))
     weights = pi.exp() * (1.5 * (game.values * pi.exp()[:, None, :]).sum(-1)).exp()
-    close(updated.exp(), weights / weights.sum(-1, keepdim=True))
+    assert_close(updated.exp(), weights / weights.sum(-1, keepdim=True))
 
 
 @pytest.mark.parametrize(("beta", "eta"), [(0.01, 3.0), (0.5, 2.0), (2.0, 100.0)])
 def test_inpo_is_wind_under_other_names(beta: float, eta: float) -> None:
     """MATH 5.2: tau = beta and INPO's eta = beta + 1/eta."""
     pi, ref, game = random_policy(0, 20, 6, spread=2), random_policy(1, 20, 6, spread=2), random_game(2, 20, 6)
-    close(inpo_update(pi, ref, game, tau=beta, eta=beta + 1 / eta), wind_update(pi, ref, game, beta=beta, eta=eta))
+    assert_close(inpo_update(pi, ref, game, tau=beta, eta=beta + 1 / eta), wind_update(pi, ref, game, beta=beta, eta=eta))
 
 
 def test_inpo_by_hand() -> None:
     # tau = 1, eta = 4: pi^(3/4) pi_ref^(1/4) exp(P / 4), with win rates 3/4 and 1/4.
     weights = row(0.5**0.75 * 0.2**0.25 * math.exp(0.75 / 4), 0.5**0.75 * 0.8**0.25 * math.exp(0.25 / 4))
     updated = inpo_update(row(0.5, 0.5).log(), row(0.2, 0.8).log(), RewardPreferences.of(row(1, 0)), tau=1, eta=4)
-    close(updated.exp(), weights / weights.sum())
+    assert_close(updated.exp(), weights / weights.sum())
 
 
 def test_nash_md_by_hand() -> None:
@@ -186,7 +154,7 @@ def test_nash_md_by_hand() -> None:
     weights = row(math.exp(2 * 7 / 8), 2 * math.exp(2 * 1 / 2), math.exp(2 * 1 / 8))
     ref = (row(1, 4, 1) / 6).log()
     updated = nash_md_update(uniform(1, 3), ref, RewardPreferences.of(row(2, 1, 0)), beta=0.25, eta=2)
-    close(updated.exp(), weights / weights.sum())
+    assert_close(updated.exp(), weights / weights.sum())
 
 
 def test_nash_md_approaches_the_solution_with_small_steps() -> None:
@@ -220,8 +188,8 @@ def test_a_response_that_is_never_given_changes_nothing() -> None:
     for update in updates:
         actual = update(wide_pi, wide_ref, wide)
         assert actual[0, 3] == -math.inf
-        close(actual[:, :3], update(pi, ref, narrow))
-    close(duality_gap(wide_pi, wide_ref, wide, beta=0.5), duality_gap(pi, ref, narrow, beta=0.5))
+        assert_close(actual[:, :3], update(pi, ref, narrow))
+    assert_close(duality_gap(wide_pi, wide_ref, wide, beta=0.5), duality_gap(pi, ref, narrow, beta=0.5))
 
 
 # ---------------------------------------------------------------------------------------- iterative best of n
@@ -231,7 +199,7 @@ def test_mixed_best_of_n_by_hand() -> None:
     # Best of 2 of (1/2, 1/2) with rewards 1, 0 is (3/4, 1/4). a1 = 1/2, a2 = 1/4 leaves 1/4 for pi.
     weights = row(0.75**0.5 * 0.5**0.25 * 0.2**0.25, 0.25**0.5 * 0.5**0.25 * 0.8**0.25)
     updated = mixed_best_of_n(row(0.5, 0.5).log(), row(0.2, 0.8).log(), RewardOrder.of(row(1, 0)), n=2, a1=0.5, a2=0.25)
-    close(updated.exp(), weights / weights.sum())
+    assert_close(updated.exp(), weights / weights.sum())
 
 
 def test_without_mixing_exponents_multiply() -> None:
@@ -240,7 +208,7 @@ def test_without_mixing_exponents_multiply() -> None:
     logp = ref
     for _ in range(3):
         logp = mixed_best_of_n(logp, ref, order, n=2, a1=1, a2=0)
-    close(logp, best_of_n(ref, order, 8), atol=1e-11)
+    assert_close(logp, best_of_n(ref, order, 8), atol=1e-11)
 
 
 @pytest.mark.parametrize(("n", "a1", "a2"), [(2, 1.0, 0.0), (4, 0.1, 0.5), (2, 0.3, 0.4), (3, 0.2, 0.2)])
@@ -276,7 +244,7 @@ def test_mixing_is_a_mirror_step_on_the_log_win_rate(n: float, a1: float, a2: fl
     assert (1 - lam, lam * strengths.eta) == pytest.approx((a2, (n - 1) * a1))
     updated = log_win_rate_update(pi, ref, order, beta=strengths.beta, eta=strengths.eta)
     log_upto = RewardPreferences(order, inclusive=True).win_rates(pi.exp()).log()
-    close(updated, ((1 - a2) * pi + a2 * ref + (n - 1) * a1 * log_upto).log_softmax(-1))
+    assert_close(updated, ((1 - a2) * pi + a2 * ref + (n - 1) * a1 * log_upto).log_softmax(-1))
     collisions = mixed_best_of_n(pi, ref, order, n=n, a1=a1, a2=a2) - updated
     assert (collisions.amax(-1) - collisions.amin(-1) <= a1 * math.log(n) + 1e-12).all()
 
@@ -288,8 +256,8 @@ def test_three_fixed_points_of_the_log_win_rate_game() -> None:
     assert ((1 + root) / 2, (1 - root) / 2) == pytest.approx((0.9898, 0.0102), abs=5e-5)
     for bad in (0.0, (1 - root) / 2, (1 + root) / 2):
         fixed = row(bad, 1 - bad).log()
-        close(log_win_rate_update(fixed, ref, order, beta=0.5, eta=math.inf).exp(), fixed.exp())
-        close(log_win_rate_update(fixed, ref, order, beta=0.5, eta=1).exp(), fixed.exp())
+        assert_close(log_win_rate_update(fixed, ref, order, beta=0.5, eta=math.inf).exp(), fixed.exp())
+        assert_close(log_win_rate_update(fixed, ref, order, beta=0.5, eta=1).exp(), fixed.exp())
     elsewhere = row(0.5, 0.5).log()
     assert float(log_win_rate_update(elsewhere, ref, order, beta=0.5, eta=math.inf).exp()[0, 0]) == pytest.approx(99 / 103)
 
@@ -304,182 +272,3 @@ def test_the_log_win_rate_game_ends_in_best_of_k() -> None:
     quantile = (torch.arange(responses, dtype=torch.float64) + 0.5) / responses
     assert float((logp.exp() * quantile).sum()) == pytest.approx(best_of_n_figures(3).win_rate, abs=1e-3)
     assert float(kl(logp, ref)) == pytest.approx(best_of_n_figures(3).kl, abs=5e-3)
-
-
-# ---------------------------------------------------------------------------------------- solutions
-
-
-def test_two_responses_by_hand() -> None:
-    # Rewards 1, 0, uniform reference: the odds are exp((P*(good) - P*(bad)) / beta) = exp(1 / (2 beta)), whatever pi is.
-    for beta in (0.05, 0.5, 3.0):
-        solution = solve(uniform(1, 2), RewardPreferences.of(row(1, 0)), beta=beta)
-        close(solution[:, 0] - solution[:, 1], torch.tensor([1 / (2 * beta)], dtype=torch.float64), atol=1e-10)
-
-
-def test_rock_paper_scissors_is_solved_by_the_uniform_policy() -> None:
-    game = MatrixPreferences(ROCK_PAPER_SCISSORS)
-    for beta in (1e-3, 0.1, 10.0):
-        close(solve(uniform(1, 3), game, beta=beta), uniform(1, 3))
-    # From a reference away from it the solution tends to the von Neumann winner as beta does to zero.
-    close(solve(row(0.7, 0.2, 0.1).log(), game, beta=1e-3).exp(), uniform(1, 3).exp(), atol=5e-3)
-
-
-def games_of_every_kind() -> dict[str, tuple[torch.Tensor, Preferences]]:
-    random = torch.rand(20, 12, 12, dtype=torch.float64, generator=seeded(0))
-    ref = random_policy(1, 20, 12, spread=2)
-    return {
-        "non-transitive": (ref, constant_sum(random)),
-        "deterministic": (ref, constant_sum((random < 0.5).to(torch.float64))),
-        "nearly indifferent": (ref, constant_sum(0.5 + 1e-9 * (random - 0.5))),
-        "ordered": (ref, RewardPreferences.of(torch.randn(20, 12, generator=seeded(2)))),
-        "tied": (ref, RewardPreferences.of(random_rewards(3, 20, 12, levels=2))),
-        "all tied": (ref, RewardPreferences.of(torch.zeros(20, 12))),
-        "best response nearly impossible": (ref * 40 - (ref * 40).logsumexp(-1, keepdim=True), constant_sum(random)),
-        "one response": (uniform(20, 1), RewardPreferences.of(torch.zeros(20, 1))),
-    }
-
-
-@pytest.mark.parametrize("kind", list(games_of_every_kind()))
-@pytest.mark.parametrize("beta", [1e-3, 0.01, 0.1, 1.0, 50.0])
-def test_every_game_is_solved(kind: str, beta: float) -> None:
-    ref, preferences = games_of_every_kind()[kind]
-    solution = solve(ref, preferences, beta=beta)
-    image = (ref + preferences.win_rates(solution.exp()) / beta).log_softmax(-1)  # (2.3a), literally
-    close(solution, image, atol=1e-10)
-    assert (residual(solution, ref, preferences, beta=beta) < 1e-10).all()
-    assert (duality_gap(solution, ref, preferences, beta=beta) < 1e-12).all()
-    for eta in (beta, 4 * beta, math.inf):  # MATH 8.2: the update keeps the solution
-        close(wind_update(solution, ref, preferences, beta=beta, eta=eta), solution, atol=1e-10)
-
-
-def test_solutions_do_not_depend_on_how_prompts_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
-    ref, rewards = random_policy(0, 7, 5), random_rewards(1, 7, 5, levels=3)
-    whole = solve(ref, RewardPreferences.of(rewards), beta=0.05)
-    close(whole, solve(ref, MatrixPreferences(RewardPreferences.of(rewards).matrix()), beta=0.05))
-    monkeypatch.setattr("wind.games.BLOCK", 2 * 5 * 5)  # two prompts at once, and a last one
-    close(solve(ref, RewardPreferences.of(rewards), beta=0.05), whole, atol=1e-11)
-
-
-def test_the_residual_sees_one_wrong_prompt() -> None:
-    ref, game = random_policy(0, 3, 4), random_game(1, 3, 4)
-    wrong = solve(ref, game, beta=0.5)
-    wrong[1] = ref[1]
-    distances = residual(wrong, ref, game, beta=0.5)
-    expected = ref[1] - (ref[1] + game.values[1] @ ref[1].exp() / 0.5).log_softmax(-1)
-    assert float(distances[1]) == pytest.approx(float(expected.abs().max()))
-    assert distances[1] > 1e-2
-    assert (distances[[0, 2]] < 1e-10).all()
-
-
-@pytest.mark.parametrize(("beta", "win_rates"), [(0.2, (0.80719, 0.80682, 0.80678)), (0.1, (0.91758, 0.90357, 0.90015))])
-def test_many_responses_approach_the_closed_form(beta: float, win_rates: tuple[float, ...]) -> None:
-    """MATH 2.10: 50, 200 and 2000 responses, uniform reference, strict order."""
-    for responses, expected in zip((50, 200, 2000), win_rates, strict=True):
-        ref, preferences = uniform(1, responses), RewardPreferences.of(torch.arange(responses)[None])
-        if responses < 1000:
-            solution = solve(ref, preferences, beta=beta)
-        else:  # a Newton step on 2000 x 2000 takes seconds: mirror steps, from the density of the limit
-            quantile = (torch.arange(responses, dtype=torch.float64) + 0.5)[None] / responses
-            solution = (-(1 + math.expm1(-1 / beta) * quantile).log()).log_softmax(-1)
-            for _ in range(1000):
-                solution = wind_update(solution, ref, preferences, beta=beta, eta=4 * beta)
-        win_rate = float((solution.exp() * preferences.win_rates(ref.exp())).sum())
-        assert win_rate == pytest.approx(expected, abs=6e-6)
-    assert win_rate == pytest.approx(wind_figures(beta).win_rate, abs=1.5e-4)
-    assert float(kl(solution, ref)) == pytest.approx(wind_figures(beta).kl, abs=5e-3)
-
-
-def test_large_beta_reaches_the_closed_form_with_few_responses() -> None:
-    for beta in (0.5, 1.0, 4.0):
-        ref, preferences = uniform(1, 50), RewardPreferences.of(torch.arange(50)[None])
-        solution = solve(ref, preferences, beta=beta)
-        win_rate = float((solution.exp() * preferences.win_rates(ref.exp())).sum())
-        assert win_rate == pytest.approx(wind_figures(beta).win_rate, abs=1e-4)
-
-
-def test_unsolvable_games_are_refused() -> None:
-    ref = uniform(3, 2)
-    with pytest.raises(InputError, match="use beta > 0"):
-        solve(ref, RewardPreferences.of(torch.zeros(3, 2)), beta=0)
-    with pytest.raises(InputError, match="prompt 0 are not constant-sum"):
-        solve(ref, RewardPreferences.of(torch.zeros(3, 2), inclusive=True), beta=1)
-    values = torch.full((3, 2, 2), 0.5, dtype=torch.float64)
-    values[2, 0, 1] = 0.9
-    with pytest.raises(InputError, match="prompt 2 are not constant-sum"):
-        solve(ref, MatrixPreferences(values), beta=1)
-    with pytest.raises(InputError, match="too small for float64"):
-        solve(random_policy(0, 3, 5), random_game(0, 3, 5), beta=1e-13)
-
-
-# ---------------------------------------------------------------------------------------- rates and bounds
-
-
-@pytest.mark.parametrize("multiple", [0.5, 1.0, 4.0])
-@pytest.mark.parametrize("beta", [0.05, 0.3, 1.0])
-def test_the_update_contracts(beta: float, multiple: float) -> None:
-    """MATH 2.5, on 200 random constant-sum games: KL(pi* || pi) shrinks by 1 / (1 + beta eta) or more at eta <= 4 beta."""
-    random = torch.rand(200, 6, 6, dtype=torch.float64, generator=seeded(0))
-    random[100:] = random[100:].round()  # deterministic preferences are the hardest
-    game, ref, eta = constant_sum(random), random_policy(1, 200, 6, spread=1.5), multiple * beta
-    solution, logp = solve(ref, game, beta=beta), ref
-    before = kl(solution, logp)
-    for _ in range(30):
-        logp = wind_update(logp, ref, game, beta=beta, eta=eta)
-        after = kl(solution, logp)
-        assert (after <= before / (1 + beta * eta) + 1e-13).all()
-        before = after
-
-
-def test_steps_beyond_the_proven_ones_may_fail() -> None:
-    """MATH 8.2. Around the mixed solution of rock-paper-scissors large steps spiral outwards."""
-    ref, game = row(0.5, 0.3, 0.2).log(), MatrixPreferences(ROCK_PAPER_SCISSORS)
-    solution, logp = solve(ref, game, beta=0.05), ref
-    for _ in range(50):
-        logp = wind_update(logp, ref, game, beta=0.05, eta=50)
-    assert float(kl(solution, logp)) > float(kl(solution, ref))
-
-
-@pytest.mark.parametrize("beta", [0.1, 1.0])
-def test_the_duality_gap(beta: float) -> None:
-    """MATH 2.10: its formula; >= 0; half of max_p J(p, pi) - min_q J(pi, q) for J = <p, P q> - beta KL(p) + beta KL(q)."""
-    ref, game = random_policy(0, 50, 5), random_game(1, 50, 5)
-    for pi in (ref, random_policy(2, 50, 5, spread=3), solve(ref, game, beta=beta)):
-        policy = pi.exp()
-        wins, loses = game.values @ policy[..., None], game.values.mT @ policy[..., None]
-        own = (policy * wins[..., 0]).sum(-1) - beta * kl(pi, ref)
-        gap = duality_gap(pi, ref, game, beta=beta)
-        close(gap, beta * (ref + wins[..., 0] / beta).logsumexp(-1) - own)
-        assert (gap >= 0).all()
-        best = beta * (ref + wins[..., 0] / beta).logsumexp(-1) + beta * kl(pi, ref)
-        worst = -beta * (ref - loses[..., 0] / beta).logsumexp(-1) - beta * kl(pi, ref)
-        close(gap, (best - worst) / 2)
-    assert (gap < 1e-12).all()  # of the solution, the last
-
-
-def test_the_duality_gap_by_hand() -> None:
-    # Uniform pi = pi_ref, rewards 1, 0, beta 1: log((e^(3/4) + e^(1/4)) / 2) - 1/2.
-    gap = duality_gap(uniform(1, 2), uniform(1, 2), RewardPreferences.of(row(1, 0)), beta=1)
-    assert float(gap) == pytest.approx(math.log((math.exp(0.75) + math.exp(0.25)) / 2) - 0.5)
-
-
-def test_kl_by_hand() -> None:
-    # p = (1/2, 1/2, 0), q = (1/4, 1/2, 1/4): log(2) / 2. The other way a response that p does not give costs inf.
-    p, q = row(0.5, 0.5, 0).log(), row(0.25, 0.5, 0.25).log()
-    assert float(kl(p, q)) == pytest.approx(math.log(2) / 2)
-    assert float(kl(q, p)) == math.inf
-    assert float(kl(p, p)) == 0
-
-
-@pytest.mark.parametrize(("beta", "multiple", "delta"), list(itertools.product([0.1, 0.5], [1.0, 4.0], [0.01, 0.2])))
-def test_errors_of_the_fit_propagate_no_further_than_the_bound(beta: float, multiple: float, delta: float) -> None:
-    """MATH 2.11: a log-probability error eps = eta delta / (1 + beta eta) adds at most 2 eps; in the end 2 delta / beta."""
-    eta = multiple * beta
-    eps = eta * delta / (1 + beta * eta)
-    ref, game, generator = random_policy(0, 40, 5), random_game(1, 40, 5), seeded(2)
-    solution, logp = solve(ref, game, beta=beta), ref
-    for _ in range(60):
-        before = kl(solution, logp)
-        error = eps * torch.randint(0, 2, logp.shape, generator=generator).mul(2).sub(1)
-        logp = (wind_update(logp, ref, game, beta=beta, eta=eta) + error).log_softmax(-1)
-        assert (kl(solution, logp) <= before / (1 + beta * eta) + 2 * eps).all()
-    assert (kl(solution, logp) <= kl(solution, ref) / (1 + beta * eta) ** 60 + 2 * delta / beta).all()

@@ -257,7 +257,7 @@ def test_the_model_is_a_parent(store: Store, llama_reward: Path) -> None:
     assert store.manifest(handle).parents["model"] == reward.model
 
 
-def refused(store: Store, path: Path, message: str, template: str = "chat") -> None:
+def assert_refused(store: Store, path: Path, message: str, template: str = "chat") -> None:
     """Resolving or scoring ends in one line that matches `message`."""
     with pytest.raises(WindError, match=message) as caught:
         rewarded(store, resolved(store, path, template))
@@ -265,7 +265,7 @@ def refused(store: Store, path: Path, message: str, template: str = "chat") -> N
 
 
 def test_a_policy_is_no_reward_model(store: Store, tiny_model: Path) -> None:
-    refused(store, tiny_model, "is a LlamaForCausalLM without a score head: name a sequence-classification model")
+    assert_refused(store, tiny_model, "is a LlamaForCausalLM without a score head: name a sequence-classification model")
 
 
 def test_an_untrained_head_is_refused_not_made_up(store: Store, tiny_model: Path, tmp_path: Path) -> None:
@@ -274,18 +274,18 @@ def test_an_untrained_head_is_refused_not_made_up(store: Store, tiny_model: Path
     config = json.loads((folder / "config.json").read_bytes())
     config |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
     (folder / "config.json").write_text(json.dumps(config))
-    refused(store, folder, r"has no trained score.weight, which would be made up at random \(1 such weights\)")
+    assert_refused(store, folder, r"has no trained score.weight, which would be made up at random \(1 such weights\)")
 
 
 def test_two_outputs_are_refused(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     folder = llama_reward_model(tmp_path / "two", tiny_model, num_labels=2)
-    refused(store, folder, "has 2 outputs: name a sequence-classification model with one")
+    assert_refused(store, folder, "has 2 outputs: name a sequence-classification model with one")
 
 
 def test_a_long_input_is_refused_not_cut(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     folder = llama_reward_model(tmp_path / "short", tiny_model, positions=64)
     # <s> <u> s : be brief, <u> u : 36 characters, <u> a : 15 characters, </s>: 1 + 11 + 39 + 18 + 1
-    refused(store, folder, r"prompt b, sample 1 has 70 tokens with its prompt and reward model models/\w+ reads 64: lower")
+    assert_refused(store, folder, r"prompt b, sample 1 has 70 tokens with its prompt and reward model models/\w+ reads 64: lower")
 
 
 def test_roberta_counts_positions_from_its_padding_index(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_roberta_counts_positions_from_its_padding_index(tmp_path: Path) -> None
 
 
 def test_a_classifier_without_chat_template_says_what_to_do(store: Store, bert_reward: Path) -> None:
-    refused(store, bert_reward, 'has no chat template: set reward.template to "none" or to a Jinja file')
+    assert_refused(store, bert_reward, 'has no chat template: set reward.template to "none" or to a Jinja file')
 
 
 @pytest.mark.parametrize(
@@ -313,12 +313,14 @@ def test_a_classifier_without_chat_template_says_what_to_do(store: Store, bert_r
 )
 def test_a_bad_template_is_one_line(store: Store, llama_reward: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.jinja").write_text(text)
-    refused(store, llama_reward, message, template=str(tmp_path / "bad.jinja"))
+    assert_refused(store, llama_reward, message, template=str(tmp_path / "bad.jinja"))
 
 
 def test_paths_that_are_not_there_name_the_rewards_own_setting(store: Store, llama_reward: Path) -> None:
-    refused(store, Path("/no/such/folder"), "^reward.path /no/such/folder does not exist")
-    refused(store, llama_reward, '^reward.template no.jinja cannot be read: name "chat", "none" or a Jinja file', "no.jinja")
+    assert_refused(store, Path("/no/such/folder"), "^reward.path /no/such/folder does not exist")
+    assert_refused(
+        store, llama_reward, '^reward.template no.jinja cannot be read: name "chat", "none" or a Jinja file', "no.jinja"
+    )
 
 
 def test_a_reward_that_is_not_finite_is_refused(store: Store, tiny_model: Path, tmp_path: Path) -> None:
@@ -328,7 +330,7 @@ def test_a_reward_that_is_not_finite_is_refused(store: Store, tiny_model: Path, 
     weights = load_file(folder / "model.safetensors")
     weights["score.weight"] = weights["score.weight"] * float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(store, folder, r"reward model models/\w+ gave nan for prompt a, sample 0 \(and 5 more rows\)")
+    assert_refused(store, folder, r"reward model models/\w+ gave nan for prompt a, sample 0 \(and 5 more rows\)")
 
 
 def test_batches_fit_and_cover_every_row_once() -> None:

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.wind.training_case import GROUPS, Inputs, N, distance, make_inputs, make_spec, train, values, weights
+from tests.wind.training_case import (
+    DEEPSPEED_WARNINGS,
+    GROUPS,
+    Inputs,
+    N,
+    distance,
+    make_inputs,
+    make_spec,
+    train,
+    values,
+    weights,
+)
 from wind.config import TrainingConfig
 from wind.datasets import Model, Store
 from wind.errors import TrainingError
@@ -21,14 +32,7 @@ from wind.training import STAGE
 from wind.training.batches import Plan, load_rows
 from wind.training.runs import work_folder
 
-pytestmark = [
-    pytest.mark.slow,
-    # DeepSpeed 0.19 calls collectives and settings that torch 2.13 is renaming.
-    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:deepspeed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:deepspeed"),
-    pytest.mark.filterwarnings("ignore::UserWarning:torch.distributed"),
-]
+pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: it stands for the end of a process

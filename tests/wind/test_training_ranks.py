@@ -13,20 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.wind.training_case import Inputs, distance, make_inputs, make_spec, train, values, weights
+from tests.wind.training_case import DEEPSPEED_WARNINGS, Inputs, distance, make_inputs, make_spec, train, values, weights
 from wind.datasets import Store
 from wind.errors import TrainingError
 from wind.stages import Shard
 from wind.training.runs import work_folder
 
-pytestmark = [
-    pytest.mark.slow,
-    # DeepSpeed 0.19 calls collectives and settings that torch 2.13 is renaming.
-    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:deepspeed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:deepspeed"),
-    pytest.mark.filterwarnings("ignore::UserWarning:torch.distributed"),
-]
+pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 
 
 SETTINGS: dict[str, Any] = {"lr": 1e-4, "epochs": 6, "micro_prompts": 1, "checkpoint_steps": 2}

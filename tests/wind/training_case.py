@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pytest
 import torch
 
 from tests.wind.objective_case import config_of
@@ -16,6 +17,13 @@ from wind.models import load_policy
 from wind.sequence_logps import SequenceLogps
 from wind.stages import Place, Progress, Shard
 from wind.training import TrainingSpec, compute
+
+DEEPSPEED_WARNINGS = [  # DeepSpeed 0.19 calls collectives and settings that torch 2.13 is renaming
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:deepspeed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:deepspeed"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch.distributed"),
+]
 
 N = 3
 GROUPS = 7

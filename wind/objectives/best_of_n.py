@@ -12,8 +12,9 @@ from typing import Final
 import torch
 from torch.nn import functional as F
 
+from wind.best_of_n import best_of_n_weights as sample_weights
 from wind.objectives.batch import Batch
-from wind.objectives.groups import centred, group_rows, is_best, rewards_below
+from wind.objectives.groups import centred, group_index, group_rows, is_best, rewards_below
 from wind.objectives.pairs import pairs_of
 
 EULER: Final = 0.5772156649015329
@@ -82,18 +83,14 @@ def jbond_rewards(batch: Batch) -> torch.Tensor:
 
 
 def best_of_n_weights(batch: Batch, n: int) -> torch.Tensor:
-    """The probability of each row to be the best of n drawn without replacement from its group; a group's weights sum to 1.
-
-    [C(b, n) - C(a, n)] / ((b - a) C(N, n)) with a rows below and b below or equal: of equal rewards each has the same chance.
-    Without ties it is C(k - 1, n - 1)/C(N, n) at ascending rank k, the Rao-Blackwellised best-of-n estimate (MATH 0.2).
-    """
-    below_B, not_above_B = rewards_below(batch)
-    rows_B = group_rows(batch.group)
-    share_below_B, share_not_above_B = torch.ones_like(rows_B), torch.ones_like(rows_B)
-    for drawn in range(n):  # C(b, n)/C(N, n), factor by factor: 0 from b < n on
-        share_below_B = share_below_B * (below_B - drawn) / (rows_B - drawn)
-        share_not_above_B = share_not_above_B * (not_above_B - drawn) / (rows_B - drawn)
-    return (share_not_above_B - share_below_B) / (not_above_B - below_B)
+    """The probability of each row to be the best of n drawn without replacement from its group; a group's weights sum to 1."""
+    index_B, rows_G = group_index(batch.group)
+    by_group_B = index_B.argsort(stable=True)
+    weights_B = torch.zeros(len(index_B), dtype=torch.float64, device=index_B.device)
+    for size in sorted(set(rows_G.tolist())):  # one, as a rule: every prompt has N samples
+        members_G_N = by_group_B[rows_G[index_B[by_group_B]] == size].view(-1, size)
+        weights_B[members_G_N] = sample_weights(batch.reward[members_G_N], n)
+    return weights_B
 
 
 def _forward(logps_B: torch.Tensor, batch: Batch, n: int) -> torch.Tensor:

@@ -13,6 +13,9 @@ from wind.datasets import Dataset, Model, Store
 from wind.objective_config import ObjectiveConfig
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
+# The modules whose source decides what is trained: in the key of the dataset, and in that of its checkpoints.
+COMPUTED_BY = ("wind.training", "wind.objectives", "wind.best_of_n", "wind.sequence_logps", "wind.models")
+
 
 class TrainingSpec(Spec):
     """What determines a trained policy."""

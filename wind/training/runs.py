@@ -7,21 +7,18 @@ processes take many. More ranks, any GPU, and ZeRO-3 get processes of their own 
 import shutil
 import time
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 
 from wind.datasets import Model, Store
-from wind.fingerprints import digest, file_digest
+from wind.fingerprints import code_digest, digest
 from wind.provenance import packages, provenance
 from wind.stages import Place, Progress, Shard
-from wind.training import TrainingSpec
+from wind.training import COMPUTED_BY, TrainingSpec
 from wind.training.assignments import Assignment, Row
 from wind.training.checkpoints import latest_checkpoint
 from wind.training.processes import train_in_ranks
 from wind.training.rank import train_here
-
-PACKAGE: Final = Path(__file__).parent
 
 
 def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) -> Shard:
@@ -48,9 +45,7 @@ def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) ->
 
 def work_folder(spec: TrainingSpec, store: Store) -> Path:
     """Where checkpoints of `spec` are kept: other code and other packages have another folder, and never go on with these."""
-    files = [*PACKAGE.glob("*.py"), *PACKAGE.with_name("objectives").glob("*.py"), PACKAGE.with_name("sequence_logps.py")]
-    code = {str(path.relative_to(PACKAGE.parent)): file_digest(path) for path in sorted(files)}
-    key = digest([spec.model_dump(mode="json"), code, packages()])
+    key = digest([spec.model_dump(mode="json"), code_digest(COMPUTED_BY), packages()])
     return store.root / "partial" / "training-checkpoints" / key
 
 
