@@ -11,6 +11,7 @@ from tasks.logps import score_logps
 from tasks.metrics import measure
 from tasks.prompts import load_prompts
 from tasks.rewards import score_rewards
+from tasks.selections import select_rows
 from tasks.sources import import_policy, import_prompts, import_reward
 from tasks.training import train_policy, trained_model
 from tasks.versions import iterations, publish_version
@@ -33,10 +34,21 @@ def distill(config: DistillConfig) -> Sequence[Version]:
         )
         rewards = checked(score_rewards(prompts, generations, reward, config.inference))
         win_rates = checked(estimate_win_rates(rewards, config.win_rate))
+        selections = checked(select_rows(rewards, win_rates, config.win_rate, config.selection, config.seed, iteration))
         logps = checked(score_logps(prompts, generations, policy, reference, config.inference))
         training = checked(
             train_policy(
-                policy, prompts, generations, rewards, win_rates, logps, config.objective, config.training, config.seed, iteration
+                policy,
+                prompts,
+                generations,
+                rewards,
+                win_rates,
+                selections,
+                logps,
+                config.objective,
+                config.training,
+                config.seed,
+                iteration,
             )
         )
         trained = trained_model(training)
@@ -59,6 +71,7 @@ def distill(config: DistillConfig) -> Sequence[Version]:
             "generations": generations,
             "rewards": rewards,
             "win_rates": win_rates,
+            "selections": selections,
             "logps": logps,
             "training": training,
             "eval_generations": held_out.generations,

@@ -47,7 +47,7 @@ def _rows(here: Running, event: Event) -> int | None:
     numbers = here.store.manifest(prompts).numbers
     train = int(numbers["train"]) * here.config.sampling.samples_per_prompt
     held_out = int(numbers["eval"]) * here.config.evaluation.samples_per_prompt
-    if event.dataset in ("win_rates",):
+    if event.dataset in ("win_rates", "selections"):
         return train
     if event.dataset == "evaluation":
         return held_out

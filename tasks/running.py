@@ -20,6 +20,7 @@ from tasks.workers import Pool
 from wind.config import DistillConfig
 from wind.datasets import AnyHandle, Dataset, Store
 from wind.errors import StageError
+from wind.objective_config import SelectionConfig, rows_for
 
 Outcome = Literal["computed", "cached", "planned"]
 
@@ -86,13 +87,21 @@ def backend_of(config: DistillConfig) -> Literal["transformers", "vllm"]:
     return "vllm" if device_of(config) == "cuda" and has_vllm else "transformers"
 
 
+def selection_of(config: DistillConfig) -> SelectionConfig:
+    """The rows that train: as configured, or those of the objective's own paper."""
+    if config.selection.rows != "auto":
+        return config.selection
+    return config.selection.model_copy(update={"rows": rows_for(config.objective)[0]})
+
+
 @contextmanager
 def start(config: DistillConfig, *, planning: bool = False, refresh: str | None = None, quiet: bool = False) -> Iterator[Running]:
     """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended at the end.
 
     Raises StageError if the run is going on in another process, or if the root cannot be written.
     """
-    config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"backend": backend_of(config)})})
+    sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
+    config = config.model_copy(update={"sampling": sampling, "selection": selection_of(config)})
     store = Store(Path(config.root).absolute())
     folder = store.root / "runs" / config.run
     with _alone(folder, config.run, wanted=not planning):

@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from wind.errors import ConfigError
-from wind.objective_config import ObjectiveConfig, WindObjectiveConfig, least_samples
+from wind.objective_config import ObjectiveConfig, SelectionConfig, WindObjectiveConfig, least_samples, rows_for
 from wind.sections import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -164,11 +164,20 @@ class DistillConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     sampling: SamplingConfig = SamplingConfig()
     win_rate: WinRateConfig = WinRateConfig()
+    selection: SelectionConfig = SelectionConfig()
     objective: ObjectiveConfig = WindObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checks: ChecksConfig = ChecksConfig()
     workers: WorkersConfig = WorkersConfig()
+
+    @model_validator(mode="after")
+    def _trains_on_what_it_can(self) -> Self:
+        allowed = rows_for(self.objective)
+        if self.selection.rows not in ("auto", *allowed):
+            given = f"selection.rows is {self.selection.rows!r}"
+            raise ValueError(f"{given}, and the objective {self.objective.name} can train on {' or '.join(map(repr, allowed))}")
+        return self
 
     @model_validator(mode="after")
     def _has_siblings(self) -> Self:

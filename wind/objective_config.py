@@ -4,14 +4,22 @@ Parameter names are those of each method's own paper, so that one letter may mea
 step in `wind` and `sppo`, an inverse step in `inpo`, and the weight of the reward in `rebel`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from wind.sections import Section
 
-Pairs = Literal["best_worst", "all"]  # the extremes of each prompt's responses, or every two of them
-Margin = Annotated[float, Field(ge=0)]  # pairs whose rewards differ by no more are left out
+Rows = Literal["auto", "all", "best", "best_worst", "best_random"]  # auto: what the objective's own paper takes
+
+
+class SelectionConfig(Section):
+    """Which of a prompt's responses train, and with what label (MATH 2.8)."""
+
+    rows: Rows = "auto"
+    margin: float | None = Field(None, ge=0)  # a prompt trains only if the rewards of its rows differ by more; left out: always
+    label: Literal["win_rate", "rank"] = "win_rate"  # as estimated, or k/(N + 1), unbiased for rows chosen by their rank k
 
 
 class WindObjectiveConfig(Section):
@@ -37,8 +45,6 @@ class SppoPairObjectiveConfig(Section):
 
     name: Literal["sppo_pair"]
     eta: float = Field(1000.0, gt=0)
-    pairs: Pairs = "best_worst"
-    margin: Margin = 0.0
 
 
 class InpoObjectiveConfig(Section):
@@ -47,7 +53,6 @@ class InpoObjectiveConfig(Section):
     name: Literal["inpo"]
     eta: float = Field(0.005, gt=0)  # inverse step size
     tau: float = Field(0.005 / 3, ge=0)  # KL weight towards the reference
-    pairs: Pairs = "all"
 
     @model_validator(mode="after")
     def _weights_are_shares(self) -> Self:
@@ -62,8 +67,6 @@ class DpoObjectiveConfig(Section):
     name: Literal["dpo"]
     beta: float = Field(0.1, gt=0)  # inverse temperature
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # share of pairs believed to be the wrong way round
-    pairs: Pairs = "best_worst"
-    margin: Margin = 0.0
 
 
 class IpoObjectiveConfig(Section):
@@ -71,8 +74,6 @@ class IpoObjectiveConfig(Section):
 
     name: Literal["ipo"]
     tau: float = Field(0.1, gt=0)  # regularisation: the margin aimed at is 1/(2 tau) nats
-    pairs: Pairs = "best_worst"
-    margin: Margin = 0.0
 
 
 class RebelObjectiveConfig(Section):
@@ -80,7 +81,6 @@ class RebelObjectiveConfig(Section):
 
     name: Literal["rebel"]
     eta: float = Field(1.0, gt=0)  # nats per unit of reward
-    pairs: Pairs = "all"
 
 
 class RaftObjectiveConfig(Section):
@@ -159,6 +159,31 @@ def _wind_unless_named(value: Any) -> Any:
 
 
 ObjectiveConfig = Annotated[AnyObjectiveConfig, Field(discriminator="name"), BeforeValidator(_wind_unless_named)]
+
+
+ANY: Final[tuple[Rows, ...]] = ("all", "best_worst", "best_random")
+PAIR: Final[tuple[Rows, ...]] = ("best_worst", "best_random", "all")
+ROWS: Final[Mapping[str, tuple[Rows, ...]]] = {  # by objective, what it can be trained on; the first is its paper's
+    "wind": ANY,
+    "sppo": ANY,
+    "sppo_pair": PAIR,
+    "inpo": ANY,
+    "dpo": PAIR,
+    "ipo": PAIR,
+    "rebel": ANY,
+    "raft": ("best",),
+    "bonbon": ("best_worst",),
+}
+
+
+def rows_for(objective: AnyObjectiveConfig) -> tuple[Rows, ...]:
+    """The selections that `objective` can be trained on, that of its own paper first.
+
+    All rows, and nothing else, for those that compare a row with all of its prompt's.
+    """
+    if isinstance(objective, WindObjectiveConfig) and objective.shift == "plug_in":
+        return ("all",)
+    return ROWS.get(objective.name, ("all",))
 
 
 def least_samples(objective: AnyObjectiveConfig) -> int:

@@ -67,6 +67,13 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         ("losses", pa.int32()),
         ("rank", pa.int32()),  # 1 is best; equal rewards are ordered by sample_index
     ),
+    # one response and what training does with it
+    "selections": _schema(
+        ("prompt_id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("role", pa.string()),  # all | best | worst | random | unused | below_margin
+        ("label", pa.float64()),  # [0, 1], the win rate that training is told
+    ),
     # one response under the frozen models
     "logps": _schema(
         ("prompt_id", pa.string()),
@@ -111,7 +118,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "prompts.dropped": ("row",),
     "training": ("step", "metric"),
     "metrics": ("iteration", "metric"),
-} | dict.fromkeys(("generations", "rewards", "win_rates", "logps", "evaluation"), ("prompt_id", "sample_index"))
+} | dict.fromkeys(("generations", "rewards", "win_rates", "selections", "logps", "evaluation"), ("prompt_id", "sample_index"))
 
 
 def rewards_schema(components: tuple[str, ...] = ()) -> pa.Schema:

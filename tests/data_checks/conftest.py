@@ -23,6 +23,7 @@ REWARDS = (0.0, 1.0, 1.0, 3.0)  # of the N samples of every prompt
 WIN_RATES = (0.0, 0.5, 0.5, 1.0)  # (wins + ties / 2) / 3
 COUNTS = ((0, 0, 3), (1, 1, 1), (1, 1, 1), (3, 0, 0))  # wins, ties, losses
 RANKS = (4, 2, 3, 1)
+ROLES = ("worst", "unused", "unused", "best")
 
 
 def key(row: dict[str, Any]) -> dict[str, Any]:
@@ -52,6 +53,7 @@ class Chain:
             "generations": lambda: [self._generation(row) for row in responses],
             "rewards": lambda: [key(row) | {"reward": REWARDS[row["sample_index"]], "length": 2.0} for row in responses],
             "win_rates": lambda: [key(row) | self._win_rate(row["sample_index"]) for row in responses],
+            "selections": lambda: [key(row) | self._selection(row["sample_index"]) for row in responses],
             "logps": lambda: [
                 key(row) | {"logp_policy": -1.0, "logp_reference": -2.0, "response_tokens": 2} for row in responses
             ],
@@ -78,6 +80,7 @@ class Chain:
             "split": split,
             "sampling": {"samples_per_prompt": N, "max_new_tokens": 3},
             "evaluation": {"samples_per_prompt": N},
+            "selection": {"rows": "best_worst"},
             "max_prompt_tokens": 4,
             "iteration": 2,
         }
@@ -107,6 +110,8 @@ class Chain:
             return {}
         if name == "win_rates":
             return {"rewards": self.dataset("rewards", split=split)}
+        if name == "selections":
+            return {"win_rates": self.dataset("win_rates", split=split)}
         parents: dict[str, AnyHandle] = {"prompts": self.dataset("prompts")}
         if name in ("generations", "logps"):
             parents["policy"] = self.policy
@@ -148,6 +153,9 @@ class Chain:
     def _win_rate(self, sample: int) -> dict[str, Any]:
         counts = dict(zip(("wins", "ties", "losses"), COUNTS[sample], strict=True))
         return {"win_rate": WIN_RATES[sample], "rank": RANKS[sample], **counts}
+
+    def _selection(self, sample: int) -> dict[str, Any]:
+        return {"role": ROLES[sample], "label": WIN_RATES[sample]}
 
     def _evaluation(self, sample: int) -> dict[str, Any]:
         return {

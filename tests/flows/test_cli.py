@@ -44,7 +44,7 @@ def test_a_run_can_be_looked_into_and_rerun(wind: Wind) -> None:
     assert {step["outcome"] for step in json.loads(out)} == {"cached"}
     code, out, _ = wind("plan", "tiny.yaml", "--set", "win_rate.estimator=self_counting", "--json")
     planned = [step["stage"] for step in json.loads(out) if step["outcome"] == "run"]
-    assert planned[:2] == ["win_rates", "training"]
+    assert planned[:3] == ["win_rates", "selections", "training"]
 
     code, out, line = wind("rerun", "tiny", "--from", "evaluation")
     assert code == 0

@@ -38,7 +38,7 @@ def planned(config: DistillConfig) -> list[str]:
 @pytest.mark.usefixtures("prefect_server", "warm_workers")
 def test_cache_truth_table(recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
     """What is recomputed is what changed and what depends on it, never more and never less."""
-    assert len(run(recipe())) == 13
+    assert len(run(recipe())) == 14
     store = Store(tmp_path / "store")
     first = find(store, "tiny")
     assert verify(store, first) > 0
@@ -53,13 +53,13 @@ def test_cache_truth_table(recipe: Callable[..., DistillConfig], tmp_path: Path)
     two = recipe("iterations=2")
     assert planned(two)[0] == "sample_generations"
     second = run(two)
-    assert second == ["sample_generations", "score_rewards", "estimate_win_rates", "score_logps", *AFTER_TRAINING]
+    assert second == ["sample_generations", "score_rewards", "estimate_win_rates", "select_rows", "score_logps", *AFTER_TRAINING]
     latest = find(store, "tiny")
     assert latest.content.iteration == 2
     assert latest.content.previous == first.id
 
     hotter = run(recipe("sampling.temperature=2.0"))
-    assert hotter[:4] == ["sample_generations", "score_rewards", "estimate_win_rates", "score_logps"]
+    assert hotter[:5] == ["sample_generations", "score_rewards", "estimate_win_rates", "select_rows", "score_logps"]
     assert "load_prompts" not in hotter
 
     assert run(recipe("checks.min_mean_response_tokens=0.1")) == []
@@ -77,6 +77,7 @@ def test_cache_truth_table(recipe: Callable[..., DistillConfig], tmp_path: Path)
     assert run(recipe(), refresh="rewards") == [
         "score_rewards",
         "estimate_win_rates",
+        "select_rows",
         "score_logps",
         "train_policy",
         "score_rewards",
@@ -114,10 +115,10 @@ def test_an_edited_module_recomputes_what_it_computes(finished_recipe: Callable[
         file.write("\n# edited\n")
     module = tmp_path / "copy" / "wind" / "win_rates.py"
     module.write_text(module.read_text() + "\n# edited: another digest, the same numbers\n")
-    assert "3 datasets computed, 10 from the cache" in wind("run").stderr  # win rates, evaluation, metrics
+    assert "3 datasets computed, 11 from the cache" in wind("run").stderr  # win rates, evaluation, metrics
 
     reward = tmp_path / "tiny_reward.py"
     reward.write_text(reward.read_text().replace("float(sum", "-float(sum"))
     steps = json.loads(wind("plan", "--json").stdout)
-    assert [step["stage"] for step in steps if step["outcome"] == "run"][:3] == ["rewards", "win_rates", "training"]
+    assert [step["stage"] for step in steps if step["outcome"] == "run"][:4] == ["rewards", "win_rates", "selections", "training"]
     assert {step["outcome"] for step in steps if step["stage"] in ("prompts", "logps")} >= {"cached"}

@@ -26,15 +26,11 @@ CASES: dict[str, dict[str, Any]] = {
     "wind-nce_noise-centred": {"name": "wind", "risk": "nce_noise", "beta": 0.3, "eta": 2.0, "shift": "centred"},
     "sppo": {"name": "sppo", "eta": 2.0},
     "sppo_pair": {"name": "sppo_pair", "eta": 2.0},
-    "sppo_pair-all": {"name": "sppo_pair", "eta": 2.0, "pairs": "all", "margin": 0.5},
     "inpo": {"name": "inpo", "eta": 0.5, "tau": 0.2},
-    "inpo-best_worst": {"name": "inpo", "eta": 0.5, "tau": 0.2, "pairs": "best_worst"},
     "dpo": {"name": "dpo", "beta": 0.5},
-    "dpo-all": {"name": "dpo", "beta": 0.5, "label_smoothing": 0.1, "pairs": "all", "margin": 0.5},
+    "dpo-smoothed": {"name": "dpo", "beta": 0.5, "label_smoothing": 0.1},
     "ipo": {"name": "ipo", "tau": 0.4},
-    "ipo-all": {"name": "ipo", "tau": 0.4, "pairs": "all"},
     "rebel": {"name": "rebel", "eta": 0.7},
-    "rebel-best_worst": {"name": "rebel", "eta": 0.7, "pairs": "best_worst"},
     "raft": {"name": "raft"},
     "bonbon": {"name": "bonbon", "alpha": 0.3},
     "bonbon-dpo": {"name": "bonbon", "alpha": 0.3, "contrast": "dpo"},
@@ -57,6 +53,7 @@ class Row(NamedTuple):
     win: float
     reward: float
     rank: float
+    samples: float
 
 
 def config_of(**settings: Any) -> AnyObjectiveConfig:
@@ -96,6 +93,7 @@ def batch_of(rewards: Sequence[Sequence[float]], seed: int = 0) -> tuple[torch.T
         win_rate=torch.tensor(win_rate, dtype=torch.float64),
         reward=torch.tensor([reward for group in rewards for reward in group], dtype=torch.float64),
         rank=torch.tensor(rank, dtype=torch.float64),  # as training hands it over
+        samples=torch.tensor([float(len(group)) for group in rewards for _ in group], dtype=torch.float64),
         group=torch.tensor([7 - number for number, group in enumerate(rewards) for _ in group]),
     )
     return logp_policy_B + torch.from_numpy(generator.normal(0, 0.5, rows)), batch
@@ -112,8 +110,14 @@ def chosen(batch: Batch, rows: Any, **columns: torch.Tensor) -> Batch:
     return Batch(**{name: values[rows] for name, values in vars(batch).items()} | columns)
 
 
+def extremes(logps_B: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Batch]:
+    """The best and the worst row of every group, as a selection leaves them."""
+    rows = (batch.rank == 1) | (batch.rank == batch.samples)
+    return logps_B[rows], chosen(batch, rows)
+
+
 def groups_of(logps_B: torch.Tensor, batch: Batch) -> list[list[Row]]:
-    columns = (logps_B, batch.logp_policy, batch.logp_reference, batch.win_rate, batch.reward, batch.rank)
+    columns = (logps_B, batch.logp_policy, batch.logp_reference, batch.win_rate, batch.reward, batch.rank, batch.samples)
     rows = [Row(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
     names = batch.group.tolist()
     return [[row for row, name in zip(rows, names, strict=True) if name == group] for group in dict.fromkeys(names)]

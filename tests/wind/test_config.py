@@ -101,7 +101,7 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("objective.shift=whole", "objective.shift is 'whole'; it must be 'half', 'strict', 'centred' or 'plug_in'"),
         ("objective={name: dpo, beat: 1}", "objective.beat is not a setting; did you mean objective.beta?"),
         ("objective={name: raft, xyzzy: 1}", "objective.xyzzy is not a setting; the settings of objective are name"),
-        ("objective={name: dpo, pairs: some}", "objective.pairs is 'some'; it must be 'best_worst' or 'all'"),
+        ("selection.rows=some", "selection.rows is 'some'; it must be 'auto', 'all', 'best', 'best_worst' or 'best_random'"),
         ("objective={name: bond, n: 1}", "objective.n is 1; it must be greater than or equal to 2"),
         ("objective=3", "objective is 3; it must be a mapping of settings"),
         ("prompts.eval_fraction=1", "prompts.eval_fraction is 1; it must be less than 1"),
@@ -120,6 +120,10 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         (
             "sampling.samples_per_prompt=1",
             "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against",
+        ),
+        (
+            "selection.rows=best",
+            "selection.rows is 'best', and the objective wind can train on 'all' or 'best_worst' or 'best_random'",
         ),
         (
             "objective={name: bond, n: 9}",

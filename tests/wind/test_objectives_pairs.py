@@ -10,13 +10,10 @@ from tests.wind.objective_case import CASES, Row, batch_of, chosen, gradient_of,
 from wind.objectives.pairs import pairs_of
 
 
-def pairs_among(group: list[Row], settings: dict[str, Any], with_ties: bool = False) -> list[tuple[Row, Row]]:
+def pairs_among(group: list[Row], *, with_ties: bool) -> list[tuple[Row, Row]]:
     ranked = sorted(group, key=lambda row: row.rank)
-    if settings.get("pairs", "all" if with_ties else "best_worst") == "all":
-        pairs = [(ranked[i], ranked[j]) for i in range(len(ranked)) for j in range(i + 1, len(ranked))]
-    else:
-        pairs = [(ranked[0], ranked[-1])]
-    return [(won, lost) for won, lost in pairs if with_ties or won.reward - lost.reward > settings.get("margin", 0)]
+    pairs = [(ranked[i], ranked[j]) for i in range(len(ranked)) for j in range(i + 1, len(ranked))]
+    return [(won, lost) for won, lost in pairs if with_ties or won.reward > lost.reward]
 
 
 def sppo_pair(won: Row, lost: Row, s: dict[str, Any]) -> float:
@@ -56,7 +53,7 @@ def test_agrees_with_loops_from_scratch(case: str, ties: bool) -> None:
     logps_B, batch = random_batch(seed=11, ties=ties)
 
     def loss(group: list[Row]) -> float:
-        pairs = pairs_among(group, settings, with_ties=settings["name"] in ("inpo", "rebel"))
+        pairs = pairs_among(group, with_ties=settings["name"] in ("inpo", "rebel"))
         return sum(FORMULAS[settings["name"]](won, lost, settings) for won, lost in pairs) / max(len(pairs), 1)
 
     assert loss_of(logps_B, batch, **settings) == pytest.approx(mean_over_rows(logps_B, batch, loss), rel=1e-12)
@@ -87,21 +84,15 @@ def test_on_groups_of_two_all_three_forms_of_sppo_agree() -> None:
 def test_pairs_by_hand() -> None:
     # Group A: rewards 1, 3, 1, 2 (ranks 3, 1, 4, 2); group B: 5, 5.
     _, batch = batch_of([[1, 3, 1, 2], [5, 5]])
-    extremes = pairs_of(batch, "best_worst")
-    both = list(zip(extremes.winner.tolist(), extremes.loser.tolist(), strict=True))
-    assert both == [(1, 2)]
-    every = pairs_of(batch, "all")
+    every = pairs_of(batch)
     assert set(zip(every.winner.tolist(), every.loser.tolist(), strict=True)) == {(1, 0), (1, 2), (1, 3), (3, 0), (3, 2)}
     assert every.weight.tolist() == pytest.approx([4 / 6 / 5] * 5)  # group B's rows count, and have no pair
-    assert every.rows.tolist() == [4] * 5
-    wide = pairs_of(batch, "all", margin=1.0)  # a difference of exactly the margin is not more
-    assert set(zip(wide.winner.tolist(), wide.loser.tolist(), strict=True)) == {(1, 0), (1, 2)}
-    tied = pairs_of(batch, "all", with_ties=True)
+    tied = pairs_of(batch, with_ties=True)
     assert len(tied.winner) == 6 + 1
     assert float(tied.weight.sum()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("case", ["sppo_pair", "dpo", "dpo-all", "ipo", "ipo-all"])
+@pytest.mark.parametrize("case", ["sppo_pair", "dpo", "dpo-smoothed", "ipo"])
 def test_a_group_without_pairs_adds_nothing_but_its_rows(case: str) -> None:
     logps_B, batch = batch_of([[1.0, 0.0], [2.0, 2.0, 2.0]])
     alone = loss_of(logps_B[:2], chosen(batch, slice(0, 2)), **CASES[case])

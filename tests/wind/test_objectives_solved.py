@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.wind.objective_case import batch_of, chosen, objective_of
+from tests.wind.objective_case import batch_of, chosen, extremes, objective_of
 from wind.objectives import Batch
 
 Floats = npt.NDArray[np.float64]
@@ -150,7 +150,7 @@ def test_ipo_over_all_pairs_finds_the_tilt_by_the_win_rate() -> None:
     # Without ties between different responses: a pair of equal responses says nothing, whether it is left out or not.
     reward_Y = np.array([0.0, 2.0, 1.0, 4.0, 3.0])
     responses_B, batch = population(reward_Y)
-    found_Y = fitted(responses_B, batch, LOGPI_Y, name="ipo", tau=0.4, pairs="all")
+    found_Y = fitted(responses_B, batch, LOGPI_Y, name="ipo", tau=0.4)
     np.testing.assert_allclose(found_Y, normalised(LOGREF_Y + preferences(reward_Y) @ np.exp(LOGPI_Y) / 0.4), atol=1e-6)
 
 
@@ -215,7 +215,8 @@ def test_bonbon_within_powers_of_the_quantile_falls_short_of_best_of_n() -> None
         u_P_N = generator.uniform(size=(50, 8))
         _, batch = batch_of(u_P_N.tolist())
         log_u_B = torch.from_numpy(np.log(u_P_N).ravel())
-        losses += [float(objective(batch.logp_policy + k * log_u_B, batch)[0]) for k in (5.0, 6.0, 7.0)]
+        at = [extremes(batch.logp_policy + k * log_u_B, batch) for k in (5.0, 6.0, 7.0)]
+        losses += [float(objective(*pair)[0]) for pair in at]
     slope, curvature = (losses[2] - losses[0]) / 2, losses[2] - 2 * losses[1] + losses[0]
     assert 6 - slope / curvature == pytest.approx(expected, rel=0.02)
 

@@ -22,6 +22,7 @@ def rows_of(
         win_rate=torch.tensor(win_rate, dtype=torch.float64),
         reward=torch.zeros(rows, dtype=torch.float64),
         rank=torch.arange(1, rows + 1),
+        samples=torch.full((rows,), rows),
         group=torch.tensor(group),
     )
 

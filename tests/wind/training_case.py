@@ -63,6 +63,7 @@ def make_inputs(store: Store, folder: Path, groups: int = GROUPS) -> Inputs:
     rewards_P_N = generator.integers(0, 4, (groups, N)).astype(float)
     wins_P_N = (rewards_P_N[:, :, None] > rewards_P_N[:, None]).sum(2)
     ties_P_N = (rewards_P_N[:, :, None] == rewards_P_N[:, None]).sum(2) - 1
+    win_rates_P_N = (wins_P_N + ties_P_N / 2) / (N - 1)
     key = {"prompt_id": [name for name in ids for _ in range(N)], "sample_index": pa.array(list(range(N)) * groups, pa.int32())}
     rows = groups * N
     return {
@@ -99,13 +100,14 @@ def make_inputs(store: Store, folder: Path, groups: int = GROUPS) -> Inputs:
             "win_rates",
             {
                 **key,
-                "win_rate": ((wins_P_N + ties_P_N / 2) / (N - 1)).ravel(),
+                "win_rate": win_rates_P_N.ravel(),
                 "wins": wins_P_N.ravel(),
                 "ties": ties_P_N.ravel(),
                 "losses": (N - 1 - wins_P_N - ties_P_N).ravel(),
                 "rank": ((-rewards_P_N).argsort(1, kind="stable").argsort(1) + 1).ravel(),
             },
         ),
+        "selections": publish(store, "selections", {**key, "role": ["all"] * rows, "label": win_rates_P_N.ravel()}),
         "logps": publish(
             store,
             "logps",

@@ -11,13 +11,14 @@ Objective = Callable[[torch.Tensor, "Batch"], tuple[torch.Tensor, Metrics]]  # (
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one or more whole prompt groups; every field has shape [B]."""
+    """The selected rows of one or more prompts, each prompt's together; every field has shape [B]."""
 
     logp_policy: torch.Tensor  # nats, log pi_t(y|x)
     logp_reference: torch.Tensor  # nats, log pi_ref(y|x)
-    win_rate: torch.Tensor  # [0, 1], the estimate of P_t(x, y)
+    win_rate: torch.Tensor  # [0, 1], the estimate of P_t(x, y): the label of the selection
     reward: torch.Tensor
     rank: torch.Tensor  # 1 is best; equal rewards in the order of their samples
+    samples: torch.Tensor  # N, how many responses of the prompt were compared; a selection may have left some out
     group: torch.Tensor  # integer that names the prompt of the row
 
 

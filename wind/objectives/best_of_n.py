@@ -26,15 +26,16 @@ def raft(logps_B: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def bonbon(logps_B: torch.Tensor, batch: Batch, *, alpha: float, contrast: str) -> torch.Tensor:
-    """alpha (-log pi_theta(best)) + (1 - alpha) contrast(best, worst), n the size of the group (arXiv 2406.00832; MATH 3.2, 4.4).
+    """alpha (-log pi_theta(best)) + (1 - alpha) contrast(best, worst) of n samples (arXiv 2406.00832; MATH 3.2, 4.4).
 
-    With h the log-ratio of best and worst against `logp_policy`, the law that the n rows were drawn from, and
-    1/(2 beta*) = (n - 1) H_{n-1}, the mean of h under best-of-n, the contrast is "ipo", (h - 1/(2 beta*))^2, as in the paper, or
-    "dpo", -log sigmoid(beta* h), which is what the authors' code computes. A group whose rewards are all equal has no contrast.
+    Groups are the best and the worst row of each prompt, selected from n = `samples`. With h the log-ratio of the two against
+    `logp_policy`, the law that the n were drawn from, and 1/(2 beta*) = (n - 1) H_{n-1}, the mean of h under best-of-n, the
+    contrast is "ipo", (h - 1/(2 beta*))^2, as in the paper, or "dpo", -log sigmoid(beta* h), which is what the authors' code
+    computes. A group whose rewards are equal has no contrast.
     """
-    pairs_M = pairs_of(batch, "best_worst")
+    pairs_M = pairs_of(batch)
     h_M = pairs_M.difference(logps_B - batch.logp_policy)
-    margin_M = target_margin(pairs_M.rows.double())
+    margin_M = target_margin(batch.samples[pairs_M.winner].double())
     contrasts = {"ipo": (h_M - margin_M).square(), "dpo": -F.logsigmoid(h_M / (2 * margin_M))}
     return alpha * raft(logps_B, batch) + (1 - alpha) * pairs_M.mean(contrasts[contrast])
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from wind.objectives.batch import Batch
-from wind.objectives.groups import group_index, is_best, is_worst
+from wind.objectives.groups import group_index
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Pairs:
 
     winner: torch.Tensor  # the row with the smaller rank: no smaller a reward
     loser: torch.Tensor  # the row with the larger rank
-    rows: torch.Tensor  # n, the rows of the pair's group
     weight: torch.Tensor  # n / (B m)
 
     def difference(self, values_B: torch.Tensor) -> torch.Tensor:
@@ -34,21 +33,14 @@ class Pairs:
         return (self.weight * losses_M).sum()
 
 
-def pairs_of(batch: Batch, pairs: str, margin: float = 0.0, *, with_ties: bool = False) -> Pairs:
-    """The pairs within the groups of `batch`, each once.
-
-    "best_worst" takes the first and the last rank of each group, "all" every two rows. Pairs whose rewards differ by no more than
-    `margin` are left out, so at margin 0 those with equal rewards, unless `with_ties`, which keeps all.
-    """
+def pairs_of(batch: Batch, *, with_ties: bool = False) -> Pairs:
+    """Every two rows within the groups of `batch`, once; those with equal rewards only `with_ties`."""
     index_B, rows_G = group_index(batch.group)
     chosen_B_B = (index_B[:, None] == index_B) & (batch.rank[:, None] < batch.rank)
-    if pairs == "best_worst":
-        chosen_B_B &= is_best(batch)[:, None] & is_worst(batch)
     if not with_ties:
-        chosen_B_B &= batch.reward[:, None] - batch.reward > margin
+        chosen_B_B &= batch.reward[:, None] > batch.reward
     winner_M, loser_M = chosen_B_B.nonzero(as_tuple=True)
     index_M = index_B[winner_M]
     pairs_G = torch.bincount(index_M, minlength=len(rows_G))
-    rows_M = rows_G[index_M]
-    weight_M = rows_M / (len(index_B) * pairs_G[index_M]).double()
-    return Pairs(winner=winner_M, loser=loser_M, rows=rows_M, weight=weight_M)
+    weight_M = rows_G[index_M] / (len(index_B) * pairs_G[index_M]).double()
+    return Pairs(winner=winner_M, loser=loser_M, weight=weight_M)

@@ -15,25 +15,25 @@ from wind.objectives.batch import Batch
 from wind.objectives.pairs import pairs_of
 
 
-def dpo(logps_B: torch.Tensor, batch: Batch, *, beta: float, label_smoothing: float, pairs: str, margin: float) -> torch.Tensor:
+def dpo(logps_B: torch.Tensor, batch: Batch, *, beta: float, label_smoothing: float) -> torch.Tensor:
     """-(1 - s) log sigmoid(beta h) - s log sigmoid(-beta h), h against `logp_reference` (arXiv 2305.18290 eq. 7; MATH 5).
 
     The label smoothing s is the share of pairs believed to be labelled the wrong way round: at s > 0 the loss has its minimum at
     the finite margin beta h = log((1 - s)/s), at s = 0 it has none.
     """
-    pairs_M = pairs_of(batch, pairs, margin)
+    pairs_M = pairs_of(batch)
     h_M = pairs_M.difference(logps_B - batch.logp_reference)
     return pairs_M.mean(-(1 - label_smoothing) * F.logsigmoid(beta * h_M) - label_smoothing * F.logsigmoid(-beta * h_M))
 
 
-def ipo(logps_B: torch.Tensor, batch: Batch, *, tau: float, pairs: str, margin: float) -> torch.Tensor:
+def ipo(logps_B: torch.Tensor, batch: Batch, *, tau: float) -> torch.Tensor:
     """(h - 1/(2 tau))^2, h against `logp_reference`, in nats^2 (arXiv 2310.12036 eq. 17; MATH 5); sums over tokens, not means."""
-    pairs_M = pairs_of(batch, pairs, margin)
+    pairs_M = pairs_of(batch)
     h_M = pairs_M.difference(logps_B - batch.logp_reference)
     return pairs_M.mean((h_M - 1 / (2 * tau)).square())
 
 
-def inpo(logps_B: torch.Tensor, batch: Batch, *, eta: float, tau: float, pairs: str) -> torch.Tensor:
+def inpo(logps_B: torch.Tensor, batch: Batch, *, eta: float, tau: float) -> torch.Tensor:
     """(h - 1/(2 eta))^2, h against (tau `logp_reference` + (eta - tau) `logp_policy`)/eta, nats^2 (arXiv 2407.00617, MATH 5.2).
 
     eta is an inverse step. The update is WIND's at beta = tau and step 1/(eta - tau): over all pairs the gradient is 2n/(n - 1)
@@ -41,16 +41,16 @@ def inpo(logps_B: torch.Tensor, batch: Batch, *, eta: float, tau: float, pairs: 
     often as the other: its target is 0, and leaving it out would bias the update. The authors' best-against-worst pairs are not
     the independent draws of pi_t that their proposition 6 asks for.
     """
-    pairs_M = pairs_of(batch, pairs, with_ties=True)
+    pairs_M = pairs_of(batch, with_ties=True)
     h_M = pairs_M.difference(logps_B - tau / eta * batch.logp_reference - (1 - tau / eta) * batch.logp_policy)
     return pairs_M.mean((h_M - pairs_M.difference(batch.reward).sign() / (2 * eta)).square())
 
 
-def rebel(logps_B: torch.Tensor, batch: Batch, *, eta: float, pairs: str) -> torch.Tensor:
+def rebel(logps_B: torch.Tensor, batch: Batch, *, eta: float) -> torch.Tensor:
     """(h - eta (r_w - r_l))^2, h against `logp_policy`, in nats^2 (arXiv 2404.16767; MATH 5).
 
     Over all pairs, equal rewards included, it is fitted by pi_{t+1} ~ pi_t exp(eta r).
     """
-    pairs_M = pairs_of(batch, pairs, with_ties=True)
+    pairs_M = pairs_of(batch, with_ties=True)
     h_M = pairs_M.difference(logps_B - batch.logp_policy)
     return pairs_M.mean((h_M - eta * pairs_M.difference(batch.reward)).square())

@@ -15,14 +15,14 @@ def sppo(logps_B: torch.Tensor, batch: Batch, *, eta: float) -> torch.Tensor:
     return _squares(logps_B, batch, eta).mean()
 
 
-def sppo_pair(logps_B: torch.Tensor, batch: Batch, *, eta: float, pairs: str, margin: float) -> torch.Tensor:
+def sppo_pair(logps_B: torch.Tensor, batch: Batch, *, eta: float) -> torch.Tensor:
     """The loss of the authors' code, the mean of the squares of (4.7) over the two rows of each pair (MATH 4.2, commit 5e61c4e).
 
     Each row keeps its own win rate as it is stored; the authors' is the self-counting estimate, and their pair is "best_worst".
     Rows that are selected for being best or worst carry labels biased outwards (MATH 2.8). Their code keeps a pair whose rewards
     are equal, which only holds back the drift; here such a group has no pair.
     """
-    pairs_M = pairs_of(batch, pairs, margin)
+    pairs_M = pairs_of(batch)
     squares_B = _squares(logps_B, batch, eta)
     return pairs_M.mean((squares_B[pairs_M.winner] + squares_B[pairs_M.loser]) / 2)
 

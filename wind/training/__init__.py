@@ -14,7 +14,7 @@ from wind.objective_config import ObjectiveConfig
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
 # The modules whose source decides what is trained: in the key of the dataset, and in that of its checkpoints.
-COMPUTED_BY = ("wind.training", "wind.objectives", "wind.best_of_n", "wind.sequence_logps", "wind.models")
+COMPUTED_BY = ("wind.training", "wind.objectives", "wind.best_of_n", "wind.selections", "wind.sequence_logps", "wind.models")
 
 
 class TrainingSpec(Spec):
@@ -25,6 +25,7 @@ class TrainingSpec(Spec):
     generations: Dataset  # sampled by `policy`
     rewards: Dataset
     win_rates: Dataset
+    selections: Dataset
     logps: Dataset  # log-probabilities of `generations` under policy and reference
     objective: ObjectiveConfig
     training: TrainingConfig

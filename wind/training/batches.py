@@ -1,9 +1,9 @@
 """The rows a training sees, and how they are cut into optimiser steps and micro-batches.
 
-The responses to one prompt form a *group*, and a group is never split. Every epoch visits every group once, in an order that
-depends on seed, iteration and epoch alone. A step takes the next `batch_prompts` groups; the last step of an epoch takes what is
-left: nothing is dropped, nothing repeated. A step's loss is the mean over its actual rows, however they lie on ranks and
-micro-batches.
+The selected responses to one prompt form a *group*, and a group is never split. Every epoch visits every group once, in an
+order that depends on seed, iteration and epoch alone. A step takes the next `batch_prompts` groups; the last step of an epoch
+takes what is left: nothing is dropped, nothing repeated. A step's loss is the mean over its actual rows, however they lie on
+ranks and micro-batches.
 """
 
 import math
@@ -20,10 +20,11 @@ from wind.datasets import Dataset, Store, label
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.objectives import Batch
+from wind.selections import TRAINED
 from wind.training import TrainingSpec
 
 KEY = ["prompt_id", "sample_index"]
-COLUMNS = ("logp_policy", "logp_reference", "win_rate", "reward", "rank")
+COLUMNS = ("logp_policy", "logp_reference", "win_rate", "reward", "rank", "samples")
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -113,11 +114,15 @@ class Plan:
 
 
 def load_rows(spec: TrainingSpec, store: Store) -> Rows:
-    """The joined rows of the spec's datasets. Raises DatasetError if they do not name the same rows or disagree on a response."""
+    """The selected rows of the spec's datasets, joined.
+
+    Raises DatasetError if the datasets do not name the same rows or disagree on a response.
+    """
     frame = store.frame(spec.generations, [*KEY, "response_token_ids"])
     for handle, columns in (
         (spec.rewards, ["reward"]),
-        (spec.win_rates, ["win_rate", "rank"]),
+        (spec.win_rates, ["rank"]),
+        (spec.selections, ["role", "label"]),
         (spec.logps, ["logp_policy", "logp_reference", "response_tokens"]),
     ):
         frame = frame.join(store.frame(handle, [*KEY, *columns]), on=KEY, how="inner", validate="1:1")
@@ -128,6 +133,8 @@ def load_rows(spec: TrainingSpec, store: Store) -> Rows:
         raise DatasetError(f"{label(spec.generations)} answers prompts that {label(spec.prompts)} lacks: rerun generations")
     if frame.filter(pl.col("response_tokens") != pl.col("response_token_ids").list.len()).height:
         raise DatasetError(f"{label(spec.logps)} scored other responses than {label(spec.generations)} holds: rerun logps")
+    frame = frame.with_columns(samples=pl.len().over("prompt_id")).rename({"label": "win_rate"})
+    frame = frame.filter(pl.col("role").is_in(TRAINED))
     firsts = frame.select(pl.col("prompt_id").rle_id().alias("group"), "prompt_token_ids").group_by("group", maintain_order=True)
     sizes = frame["prompt_id"].rle().struct.field("len").to_numpy()
     return Rows(
