@@ -97,6 +97,14 @@ class WinRateConfig(Section):
     estimator: Literal["unbiased", "self_counting"] = "unbiased"  # leave-one-out, or SPPO's with the self-comparison
 
 
+class LoraConfig(Section):
+    """Low-rank adapters in place of full training: a layer's weight W is frozen, and W + (alpha/rank) B A is trained."""
+
+    rank: int = Field(16, ge=1)  # columns of B and rows of A
+    alpha: int = Field(32, ge=1)
+    target_modules: tuple[Name, ...] = ()  # linear layers with an adapter, such as q_proj; by default all but the head
+
+
 class TrainingConfig(Section):
     """One DeepSpeed run over the iteration's generations."""
 
@@ -113,6 +121,7 @@ class TrainingConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     ranks: int = Field(1, ge=1)  # processes; in the key, because the order of a sum moves floats
     gradient_checkpointing: bool = False
+    lora: LoraConfig | None = None  # train adapters and publish the merged model; by default every weight is trained
     checkpoint_steps: int = Field(100, ge=1)  # optimiser steps between checkpoints
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ from wind.fingerprints import TableFingerprint, digest, file_digest
 
 MANIFEST = "manifest.json"
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
-MODEL_FILES = re.compile(r"^(.*\.(json|jinja|txt|model)|model(-\d{5}-of-\d{5})?\.safetensors)$")
+MODEL_FILES = re.compile(r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)$")
 
 
 class Handle(BaseModel):

@@ -155,6 +155,8 @@ def _check_folder(folder: Path, name: str) -> None:
     files = [path.name for path in folder.iterdir() if MODEL_FILES.match(path.name)]
     if "config.json" not in files:
         raise ConfigError(f"{name} is not a model folder: no config.json")
+    if "adapter_config.json" in files:  # transformers would load the adapter, on whatever model its config names
+        raise ConfigError(f"{name} holds an adapter: merge it into its model first, or name the model alone")
     if not any(file.endswith(".safetensors") for file in files):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
         missing = "only pickle weights (.bin); convert to safetensors" if pickled else "no model.safetensors"

@@ -97,6 +97,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("training.lr=-1", "training.lr is -1; it must be greater than 0"),
         ("training.lr=fast", "training.lr is 'fast'; it must be a valid number, unable to parse string as a number"),
         ("training.lr=.nan", "training.lr is nan; it must be a finite number"),
+        ("training.lora.rnk=4", "training.lora.rnk is not a setting; did you mean training.lora.rank?"),
+        ("training.lora.rank=0", "training.lora.rank is 0; it must be greater than or equal to 1"),
         ("training.zero_stage=4", "training.zero_stage is 4; it must be 0, 1, 2 or 3"),
         ("objective.shift=whole", "objective.shift is 'whole'; it must be 'half', 'strict', 'centred' or 'plug_in'"),
         ("objective={name: dpo, beat: 1}", "objective.beat is not a setting; did you mean objective.beta?"),

@@ -64,6 +64,7 @@ def test_two_models_stay_in_memory_and_the_least_recent_leaves(store: Store, fol
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             r"only pickle weights \(.bin\); convert to safetensors",
         ),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter: merge it into its model first"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 4), "unreadable safetensors file"),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text(

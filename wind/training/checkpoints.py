@@ -32,7 +32,8 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 def save_checkpoint(engine: Any, folder: Path, steps: int, rows: list[Row]) -> None:
     """Save the engine after `steps` optimiser steps under `folder`. Every rank must call it; `rows` are those of rank 0."""
     target = folder / f"step-{steps:08d}"
-    engine.save_checkpoint(str(target), tag=TAG, save_latest=False)
+    # Frozen weights are the start policy's: each checkpoint would hold them again.
+    engine.save_checkpoint(str(target), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
     torch.distributed.barrier()  # every rank's files are there before the marker says so
     if engine.global_rank == 0:
         files = {str(path.relative_to(target)): file_digest(path) for path in sorted(target.rglob("*")) if path.is_file()}
@@ -45,7 +46,8 @@ def save_checkpoint(engine: Any, folder: Path, steps: int, rows: list[Row]) -> N
 
 def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
     """Put weights and optimizer state of `checkpoint` into the engine. Every rank must call it."""
-    engine.load_checkpoint(checkpoint.folder, tag=TAG, load_lr_scheduler_states=False)
+    is_whole = all(parameter.requires_grad for parameter in engine.module.parameters())
+    engine.load_checkpoint(checkpoint.folder, tag=TAG, load_module_strict=is_whole, load_lr_scheduler_states=False)
 
 
 def _read(folder: Path) -> Checkpoint | None:

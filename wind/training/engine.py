@@ -46,8 +46,11 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
     return config
 
 
-def start_engine(folder: Path, training: TrainingConfig) -> Any:
-    """A DeepSpeed engine around `SequenceLogps` of the policy in `folder`; the process group must exist."""
+def start_engine(folder: Path, training: TrainingConfig, seed: int) -> Any:
+    """A DeepSpeed engine around `SequenceLogps` of the policy in `folder`; the process group must exist.
+
+    `seed` is that of adapters. Raises ConfigError if the policy lacks a layer that is to have one.
+    """
     deepspeed.init_distributed(dist_init_required=False)  # finds torch's group: partitioning needs to know the ranks
     config = deepspeed_config(training)
     # While this object lives, transformers partitions parameters as it loads them: no rank ever holds the whole model.
@@ -56,6 +59,10 @@ def start_engine(folder: Path, training: TrainingConfig) -> Any:
     if partition and training.precision == "bfloat16":
         restore_constants(model)
     del partition
+    if training.lora:
+        from wind.training.lora import add_adapters  # imports peft, which takes seconds
+
+        add_adapters(model, training.lora, seed)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         model.train()  # transformers recomputes in training mode only; dropout is off
@@ -83,10 +90,10 @@ def restore_constants(model: torch.nn.Module) -> None:
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with `weight_decay`, norms and biases without."""
+    """Trained matrices with `weight_decay`, trained norms and biases without; frozen weights are in no group."""
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
+    for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
         shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves no shape of its own on a partitioned one
         (decayed if len(shape) > 1 else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

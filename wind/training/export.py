@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from wind.config import TrainingConfig
 from wind.datasets import MANIFEST, MODEL_FILES
 from wind.errors import InputError, TrainingError
 from wind.files import atomic_write
@@ -21,7 +22,9 @@ from wind.training.batches import Rows, micro_batch
 from wind.training.policies import declared_shapes, load_policy
 
 EXPORT: Final = "export"  # the folder inside the work folder
-TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 5e-2}  # relative to max(1, |logp|); bfloat16 kernels may round another way
+ADAPTER: Final = "adapter"  # beside it, the adapter alone
+# Relative to max(1, |logp|). bfloat16 kernels may round another way; merging an adapter rounds the weights (1e-2 was measured).
+TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 def probe_logps(model: torch.nn.Module, rows: Rows, groups: int, device: str) -> list[float]:
@@ -34,6 +37,16 @@ def probe_logps(model: torch.nn.Module, rows: Rows, groups: int, device: str) ->
     model.train(was_training)
     values: list[float] = logps_B.tolist()
     return values
+
+
+def save_policy(model: Any, weights: dict[str, torch.Tensor], start: Path, work: Path, training: TrainingConfig) -> None:
+    """Write the trained policy to `work`/export; where adapters were trained, merged, and the adapter alone to `work`/adapter."""
+    if training.lora:
+        from wind.training.lora import merged_weights, save_adapter
+
+        save_adapter(model, weights, f"models/{start.name}", work / ADAPTER)
+        weights = merged_weights(model, weights)
+    save_weights(model, weights, start, work / EXPORT, training.precision)
 
 
 def save_weights(model: Any, weights: dict[str, torch.Tensor], start: Path, folder: Path, precision: str) -> None:

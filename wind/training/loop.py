@@ -12,6 +12,7 @@ import torch
 
 from wind.datasets import Store
 from wind.errors import TrainingError
+from wind.fingerprints import digest
 from wind.models import deterministic
 from wind.objectives import Objective, objective_for
 from wind.stages import Progress
@@ -20,25 +21,26 @@ from wind.training.assignments import Checkpoint, Row, Trained, World
 from wind.training.batches import Integers, Plan, Rows, load_rows, micro_batch
 from wind.training.checkpoints import load_checkpoint, save_checkpoint
 from wind.training.engine import gathered_weights, optimizer_step, start_engine
-from wind.training.export import EXPORT, probe_logps, save_weights
+from wind.training.export import probe_logps, save_policy
 from wind.training.schedules import learning_rate
 
 
 def train_rank(
     spec: TrainingSpec, store: Store, work: Path, checkpoint: Checkpoint | None, world: World, progress: Progress
 ) -> Trained | None:
-    """Train from `checkpoint` to the end and leave the weights in `work`/export; returns what was trained on rank 0, else None.
+    """Train from `checkpoint` to the end and leave the export in `work`; returns what was trained on rank 0, else None.
 
     The process group must exist. Raises TrainingError if a loss or gradient is not finite.
     """
     rows = load_rows(spec, store)
     with deterministic():
-        engine = start_engine(store.path(spec.policy), spec.training)
+        seed = int(digest(["adapters", spec.seed, spec.iteration])[:15], 16)
+        engine = start_engine(store.path(spec.policy), spec.training, seed)
         history = run_steps(engine, spec, rows, work, checkpoint, world, progress)
         probe = probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)
         weights = gathered_weights(engine)
         if world.rank == 0:
-            save_weights(engine.module.model, weights, store.path(spec.policy), work / EXPORT, spec.training.precision)
+            save_policy(engine.module.model, weights, store.path(spec.policy), work, spec.training)
         engine.destroy()
     return Trained(rows=history, probe_logps=probe) if world.rank == 0 else None
 

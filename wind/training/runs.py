@@ -22,7 +22,10 @@ from wind.training.rank import train_here
 
 
 def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) -> Shard:
-    """The rows of the training dataset, with the published model among the outputs. Raises TrainingError if it diverged."""
+    """The rows of the training dataset, with what was published as outputs: the model and, where one was trained, the adapter.
+
+    Raises TrainingError if it diverged.
+    """
     started = time.time()
     work = work_folder(spec, store)
     work.mkdir(parents=True, exist_ok=True)
@@ -38,9 +41,9 @@ def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) ->
     # ZeRO-3 replaces torch's own linear function for the rest of a process.
     is_alone = spec.training.ranks == 1 and place.device == "cpu" and spec.training.zero_stage < 3
     trained = (train_here if is_alone else train_in_ranks)(assignment, progress)
-    model = _publish(spec, store, work, place, trained.probe_logps, started)
+    outputs = _publish(spec, store, work, place, trained.probe_logps, started)
     shutil.rmtree(work)
-    return Shard(table=_table(trained.rows), outputs={"model": model})
+    return Shard(table=_table(trained.rows), outputs=outputs)
 
 
 def work_folder(spec: TrainingSpec, store: Store) -> Path:
@@ -49,19 +52,23 @@ def work_folder(spec: TrainingSpec, store: Store) -> Path:
     return store.root / "partial" / "training-checkpoints" / key
 
 
-def _publish(spec: TrainingSpec, store: Store, work: Path, place: Place, probe: list[float], started: float) -> Model:
+def _publish(spec: TrainingSpec, store: Store, work: Path, place: Place, probe: list[float], started: float) -> dict[str, Model]:
     from wind.training.batches import load_rows
-    from wind.training.export import EXPORT, verify_export
+    from wind.training.export import ADAPTER, EXPORT, verify_export
 
     start, training = store.path(spec.policy), spec.training
     rows = load_rows(spec, store)
     verify_export(work / EXPORT, start, rows, training.micro_prompts, probe, training.precision, place.device)
-    return store.publish_model(
-        work / EXPORT,
-        parents=spec.parents(),
-        computed_by={"stage": "training", "spec": spec.model_dump(mode="json")},
-        provenance=provenance(started),
-    )
+    return {
+        name: store.publish_model(
+            work / folder,
+            parents=spec.parents(),
+            computed_by={"stage": "training", "spec": spec.model_dump(mode="json")},
+            provenance=provenance(started),
+        )
+        for name, folder in (("model", EXPORT), ("adapter", ADAPTER))
+        if (work / folder).is_dir()
+    }
 
 
 def _table(rows: list[Row]) -> pa.Table:

@@ -1,0 +1,89 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): a layer's weight W stays as it is, and A and B of W + (alpha/rank) B A are trained.
+
+B starts at zero, so that training starts at the recorded log-probabilities. The adapters stand inside the policy's own modules:
+objectives, loop and ZeRO see a policy of which few weights are trained. What is published is the policy with the products added
+to its weights, a model folder like any other, and beside it the adapter alone, as `peft` reads it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from peft.utils.other import transpose
+from safetensors.torch import save_file
+from transformers.pytorch_utils import Conv1D
+
+from wind.config import LoraConfig
+from wind.errors import ConfigError
+from wind.files import atomic_write
+
+NAME: Final = "default"  # of the one adapter, inside the names of its weights
+ALL: Final = "all-linear"  # peft's word for every linear layer but the head
+
+
+def add_adapters(model: Any, lora: LoraConfig, seed: int) -> None:
+    """Freeze `model` and give its target layers adapters, whose A is drawn from `seed` alone and has the layer's data type.
+
+    Raises ConfigError if the model lacks a target module.
+    """
+    _check_targets(model, lora)
+    config = PeftConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=sorted(lora.target_modules) or ALL,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model, NAME)
+
+
+def merged_weights(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of the policy alone from `weights`, those of `model` with adapters: W + (alpha/rank) B A by its plain name.
+
+    The sum is float32 and is rounded to the data type of W once.
+    """
+    merged: dict[str, torch.Tensor] = {}
+    for name, weight in weights.items():
+        layer, is_adapted, leaf = name.rpartition(".base_layer.")
+        if leaf == "weight" and is_adapted:
+            b, a = (weights[f"{layer}.lora_{letter}.{NAME}.weight"].float() for letter in "BA")
+            adapted = model.get_submodule(layer)
+            product = transpose(b @ a, adapted.fan_in_fan_out)
+            weight = (weight.float() + adapted.scaling[NAME] * product).to(weight.dtype)
+        if not _is_adapter(name):
+            merged[f"{layer}.{leaf}" if is_adapted else name] = weight
+    return merged
+
+
+def save_adapter(model: Any, weights: dict[str, torch.Tensor], base: str, folder: Path) -> None:
+    """Write the adapter's `weights` and config to `folder`, for `peft.PeftModel.from_pretrained`; `base` names its policy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"base_model.model.{name.replace(f'.{NAME}.', '.')}": weight for name, weight in weights.items() if _is_adapter(name)
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {**model.peft_config[NAME].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
+    # The targets are a set, whose order would not be the same twice.
+    atomic_write(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True, default=sorted).encode())
+
+
+def _is_adapter(name: str) -> bool:
+    return f".{NAME}.weight" in name and ".lora_" in name
+
+
+def _check_targets(model: Any, lora: LoraConfig) -> None:
+    head = model.get_output_embeddings()
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    }
+    if lacking := sorted(set(lora.target_modules) - layers):
+        raise ConfigError(
+            f"training.lora.target_modules names {lacking[0]}, and no linear layer of the policy is called so "
+            f"(the head has no adapter): name some of {', '.join(sorted(layers))}"
+        )
