@@ -118,11 +118,19 @@ class TrainingConfig(Section):
     warmup_fraction: Share = 0.1
     max_grad_norm: float = Field(1.0, gt=0)
     zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"  # what ZeRO keeps in the host's memory
     precision: Literal["float32", "bfloat16"] = "float32"
     ranks: int = Field(1, ge=1)  # processes; in the key, because the order of a sum moves floats
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None  # train adapters and publish the merged model; by default every weight is trained
     checkpoint_steps: int = Field(100, ge=1)  # optimiser steps between checkpoints
+
+    @model_validator(mode="after")
+    def _shards_what_it_offloads(self) -> Self:
+        least = {"none": 0, "optimizer": 1, "optimizer_and_parameters": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(f"offload {self.offload} needs zero_stage {least} or more: what is not sharded cannot be offloaded")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:

@@ -118,6 +118,10 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("reward={kind: classifier}", "reward.path is required and missing"),
         ("policy={}", "policy.path is required and missing"),
         # rules over several settings
+        (
+            "training={zero_stage: 2, offload: optimizer_and_parameters}",
+            "training: offload optimizer_and_parameters needs zero_stage 3 or more: what is not sharded cannot be offloaded",
+        ),
         ("training.micro_prompts=3", "training: batch_prompts must be a multiple of micro_prompts * ranks"),
         (
             "sampling.samples_per_prompt=1",

@@ -68,6 +68,14 @@ def test_deepspeed_config(engine: Any, stage: int) -> None:
     assert ("data_types" in in_bf16) == (stage > 0)
 
 
+def test_what_is_offloaded(engine: Any) -> None:
+    host = {"device": "cpu"}
+    optimizer = engine.deepspeed_config(TrainingConfig(zero_stage=2, offload="optimizer"))
+    assert optimizer["zero_optimization"] == {"stage": 2, "offload_optimizer": host}
+    both = engine.deepspeed_config(TrainingConfig(zero_stage=3, offload="optimizer_and_parameters"))
+    assert both["zero_optimization"] == {"stage": 3, "offload_optimizer": host, "offload_param": host}
+
+
 def test_weight_decay_is_for_matrices(engine: Any) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
     decayed, plain = engine.parameter_groups(model, 0.1)
@@ -132,6 +140,16 @@ def test_zero_stages_agree_on_one_rank(store: Store, inputs: Inputs, stage: int,
     without = weights(store, train(make_spec(inputs, lr=1e-4, optimizer=optimizer), store))
     sharded = weights(store, train(make_spec(inputs, lr=1e-4, optimizer=optimizer, zero_stage=stage), store))
     assert distance(sharded, without) < 1e-4
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_an_offloaded_optimizer_does_the_same(store: Store, inputs: Inputs, optimizer: str) -> None:
+    shards = [
+        train(make_spec(inputs, lr=1e-4, optimizer=optimizer, zero_stage=2, offload=offload), store)
+        for offload in ("none", "optimizer")
+    ]
+    assert shards[0].outputs == shards[1].outputs
+    assert values(shards[0], "grad_norm") == pytest.approx(values(shards[1], "grad_norm"), rel=1e-6)
 
 
 def test_bfloat16_is_exported_as_such(store: Store, inputs: Inputs) -> None:

@@ -120,9 +120,9 @@ def test_zero_stages_and_recomputed_activations_agree(store: Store, inputs: Inpu
     assert values(shard, "grad_norm") == pytest.approx(values(alone, "grad_norm"), rel=1e-3)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_ranks_agree_with_one(store: Store, inputs: Inputs, alone: Shard, stage: int) -> None:
-    together = train(make_spec(inputs, **SETTINGS, ranks=2, zero_stage=stage), store)
+@pytest.mark.parametrize(("stage", "offload"), [(2, "none"), (3, "optimizer_and_parameters")])
+def test_two_ranks_agree_with_one(store: Store, inputs: Inputs, alone: Shard, stage: int, offload: str) -> None:
+    together = train(make_spec(inputs, **SETTINGS, ranks=2, zero_stage=stage, offload=offload), store)
     assert distance(weights(store, together), weights(store, alone)) < 1e-4
     assert values(together, "loss") == pytest.approx(values(alone, "loss"), rel=1e-3)
 

@@ -36,7 +36,8 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
         "gradient_accumulation_steps": training.batch_prompts // (training.micro_prompts * training.ranks),
         "gradient_clipping": training.max_grad_norm,
         "bf16": {"enabled": is_bf16},
-        "zero_optimization": {"stage": training.zero_stage},
+        "zero_optimization": zero_config(training),
+        "zero_force_ds_cpu_optimizer": False,  # an offloaded state is stepped by torch's optimizer too
         "zero_allow_untested_optimizer": True,  # RMSprop is not on DeepSpeed's list, and its state is one tensor like Adam's two
         "steps_per_print": 2**31,
     }
@@ -44,6 +45,17 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
         # Sums of many micro-batches in bfloat16 would lose the small ones; DeepSpeed offers this with ZeRO only.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
+
+
+def zero_config(training: TrainingConfig) -> dict[str, Any]:
+    """What ZeRO shards over the ranks, and which of it waits in the host's memory."""
+    host = {"device": "cpu"}
+    offloaded = {
+        "none": {},
+        "optimizer": {"offload_optimizer": host},
+        "optimizer_and_parameters": {"offload_optimizer": host, "offload_param": host},
+    }
+    return {"stage": training.zero_stage, **offloaded[training.offload]}
 
 
 def start_engine(folder: Path, training: TrainingConfig, seed: int) -> Any:
