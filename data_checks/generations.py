@@ -6,6 +6,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import GENERATION, Frame, Subject, finite, is_known, is_logp, is_present, known, present, unique
 from wind.config import ChecksConfig
+from wind.generations import sampled_prompts
 
 
 def rows(generations: Subject) -> pl.DataFrame:
@@ -83,5 +84,6 @@ SUITE = (Frame("rows", GENERATION, rows, rows_expectations), Frame("prompts", ("
 
 def prompts_of(generations: Subject) -> pl.DataFrame:
     """The prompts the responses were drawn for."""
-    split = generations.setting("split")
-    return generations.parent("prompts").rows("prompt_id", "split").filter(pl.col("split") == split).select("prompt_id")
+    split, seed, iteration, parts = (generations.setting(name) for name in ("split", "seed", "iteration", "parts"))
+    prompts = generations.parent("prompts").rows("prompt_id", "split")
+    return sampled_prompts(prompts, split, seed, iteration, parts).select("prompt_id")

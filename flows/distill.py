@@ -30,7 +30,9 @@ def distill(config: DistillConfig) -> Sequence[Version]:
     for iteration in iterations(config.iterations):
         reference = initial if config.reference.kind == "initial" else policy
         generations = checked(
-            sample_generations(policy, prompts, "train", config.sampling, config.inference, config.seed, iteration)
+            sample_generations(
+                policy, prompts, "train", config.sampling, config.inference, config.seed, iteration, config.prompts.parts
+            )
         )
         rewards = checked(score_rewards(prompts, generations, reward, config.inference))
         win_rates = checked(estimate_win_rates(rewards, config.win_rate))

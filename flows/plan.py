@@ -7,6 +7,7 @@ from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.config import DistillConfig, SamplingConfig
 from wind.datasets import Dataset, Store
+from wind.generations import sampled_prompts
 
 
 def planned(config: DistillConfig) -> list[dict[str, Any]]:
@@ -44,9 +45,13 @@ def _rows(here: Running, event: Event) -> int | None:
     prompts = next((past.handle for past in here.events if past.dataset == "prompts" and past.outcome == "cached"), None)
     if not isinstance(prompts, Dataset):
         return None
-    numbers = here.store.manifest(prompts).numbers
-    train = int(numbers["train"]) * here.config.sampling.samples_per_prompt
-    held_out = int(numbers["eval"]) * here.config.evaluation.samples_per_prompt
+    frame = here.store.frame(prompts, ["prompt_id", "split"])
+    sampled = {
+        split: len(sampled_prompts(frame, split, here.config.seed, event.iteration or 1, here.config.prompts.parts))
+        for split in ("train", "eval")
+    }
+    train = sampled["train"] * here.config.sampling.samples_per_prompt
+    held_out = sampled["eval"] * here.config.evaluation.samples_per_prompt
     if event.dataset in ("win_rates", "selections"):
         return train
     if event.dataset == "evaluation":

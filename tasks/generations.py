@@ -21,10 +21,18 @@ def sample_generations(
     inference: InferenceConfig,
     seed: int,
     iteration: int,
+    parts: int = 1,
 ) -> Dataset:
-    """One row is one response of `policy` to a prompt of `split`."""
+    """One row is one response of `policy` to a prompt of `split`; of the train split, to those of the iteration's part."""
     spec = GenerationsSpec(
-        policy=policy, prompts=prompts, split=split, sampling=sampling, inference=inference, seed=seed, iteration=iteration
+        policy=policy,
+        prompts=prompts,
+        split=split,
+        sampling=sampling,
+        inference=inference,
+        seed=seed,
+        iteration=iteration,
+        parts=parts,
     )
     kind: Kind = "vllm" if sampling.backend == "vllm" else "transformers"
     return compute("generations", spec, COMPUTED_BY, kind)

@@ -57,6 +57,7 @@ class PromptsConfig(Section):
     eval_fraction: float = Field(0.1, gt=0, lt=1)  # share of prompts held out, chosen by hash of the prompt
     max_prompt_tokens: int = Field(1024, ge=1)  # longer prompts are dropped, with that reason
     limit: int | None = Field(None, ge=2)  # first rows of the source only
+    parts: int = Field(1, ge=1)  # disjoint parts of the train split, by hash; iteration t samples part (t - 1) mod parts
 
 
 class SamplingConfig(Section):

@@ -38,6 +38,7 @@ class Chain:
         self.policy, self.reference = self._model(folder, "policy"), self._model(folder, "reference")
         self.source = store.import_source([self._file(folder / "prompts.jsonl", "{}")])
         self.published = 0
+        self.parts = 1
 
     def rows(self, name: str, split: str = "train") -> Rows:
         """The good rows of a dataset."""
@@ -82,7 +83,9 @@ class Chain:
             "evaluation": {"samples_per_prompt": N},
             "selection": {"rows": "best_worst"},
             "max_prompt_tokens": 4,
+            "seed": 0,
             "iteration": 2,
+            "parts": self.parts,
         }
         return self._publish(name, rows, self._parents(name, split), spec, outputs, schema)
 

@@ -8,7 +8,7 @@ from data_checks.validation import validate
 from wind.config import ChecksConfig
 
 if TYPE_CHECKING:
-    from tests.data_checks.conftest import Chain, Fault
+    from tests.data_checks.conftest import Chain, Fault, Rows
 
 STRANGER = "f" * 32
 
@@ -58,6 +58,22 @@ def test_good_generations_pass(chain: "Chain") -> None:
 )
 def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fires: str) -> None:
     assert chain.failures("generations", fault) == [fires]
+
+
+def test_with_parts_the_prompts_of_the_iterations_part_are_due(chain: "Chain") -> None:
+    chain.parts = 2  # by hand from the sha256: of the train prompts 0 .. 3 only prompt 2 is in part 1, that of iteration 2
+
+    def third_prompt(rows: "Rows") -> None:
+        rows[:] = rows[8:12]
+
+    assert chain.check("generations", third_prompt).success
+    assert "rows.is_known: every row belongs to one of the prompts of its split" in chain.failures(
+        "generations", lambda rows: None
+    )
+    assert chain.failures("generations", lambda rows: rows.__setitem__(slice(None), rows[8:11])) == [
+        "prompts.samples: every prompt has 4 samples"
+    ]
+    assert chain.check("generations", split="eval").success
 
 
 def test_no_generations_at_all_are_a_failed_check(chain: "Chain") -> None:

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from wind.datasets import Store
+from wind.generations import part_of
+from wind.versions import find
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 Wind = Callable[..., tuple[int, str, str]]
@@ -45,6 +49,11 @@ def test_a_run_can_be_looked_into_and_rerun(wind: Wind) -> None:
     code, out, _ = wind("plan", "tiny.yaml", "--set", "win_rate.estimator=self_counting", "--json")
     planned = [step["stage"] for step in json.loads(out) if step["outcome"] == "run"]
     assert planned[:3] == ["win_rates", "selections", "training"]
+    code, out, _ = wind("plan", "tiny.yaml", "--set", "prompts.parts=2", "--iterations", "2", "--json")
+    prompts = Store(Path("store")).frame(find(Store(Path("store")), "tiny").content.datasets["prompts"])
+    parts = [part_of(row["prompt_id"], 0, 2) for row in prompts.to_dicts() if row["split"] == "train"]
+    due = {(step["iteration"], step["rows"]) for step in json.loads(out) if step["stage"] == "win_rates"}
+    assert due == {(1, 4 * parts.count(0)), (2, 4 * parts.count(1))}
 
     code, out, line = wind("rerun", "tiny", "--from", "evaluation")
     assert code == 0

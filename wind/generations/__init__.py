@@ -36,6 +36,7 @@ class GenerationsSpec(Spec):
     inference: InferenceConfig
     seed: int
     iteration: int
+    parts: int = 1  # of the train split, one of which is sampled; the eval split has none
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,20 @@ def request_seed(seed: int, iteration: int, split: str, prompt_id: str) -> int:
     return int.from_bytes(content[:8], "big") >> (64 - SEED_BITS)
 
 
+def part_of(prompt_id: str, seed: int, parts: int) -> int:
+    """The part 0 .. `parts` - 1 of the train split that a prompt is in; a function of its id and the seed alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/part/{prompt_id}".encode()).digest()[:8], "big") % parts
+
+
+def sampled_prompts(prompts: pl.DataFrame, split: str, seed: int, iteration: int, parts: int) -> pl.DataFrame:
+    """The rows of `prompts` that an iteration, counted from 1, samples: the eval split, or part (iteration - 1) mod `parts`."""
+    ours = prompts.filter(pl.col("split") == split)
+    if split == "eval" or parts == 1:
+        return ours
+    part = (iteration - 1) % parts
+    return ours.filter(pl.Series([part_of(prompt_id, seed, parts) == part for prompt_id in ours["prompt_id"]], dtype=pl.Boolean))
+
+
 def not_finite(request: Request) -> InputError:
     """The error of a policy whose logits for `request` are NaN or infinite."""
     return InputError(
@@ -78,21 +93,26 @@ def not_finite(request: Request) -> InputError:
 
 
 def shards(spec: GenerationsSpec, store: Store) -> int:
-    """How many shards of `shard_prompts` prompts the split has. Raises InputError if it has no prompts."""
+    """How many shards of `shard_prompts` prompts are sampled. Raises InputError if no prompt is."""
     if spec.sampling.backend not in SAMPLERS:
         raise ConfigError(
             f"sampling.backend is {spec.sampling.backend!r} in a spec: name the engine, one of {', '.join(SAMPLERS)}"
         )
-    splits = store.read(spec.prompts, ["split"]).column("split")
-    prompts = pc.sum(pc.equal(splits, spec.split)).as_py() or 0
-    if not prompts:
+    prompts = _prompts(spec, store)
+    if not len(prompts) and spec.parts > 1:
+        raise InputError(
+            f"{label(spec.prompts)} has no {spec.split} prompts for iteration {spec.iteration}: lower prompts.parts, "
+            f"which is {spec.parts}, or add prompts"
+        )
+    if not len(prompts):
         raise InputError(f"{label(spec.prompts)} has no {spec.split} prompts: change prompts.eval_fraction or add prompts")
-    return -(-prompts // spec.sampling.shard_prompts)
+    return -(-len(prompts) // spec.sampling.shard_prompts)
 
 
 def compute(spec: GenerationsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    """The responses to prompts [index * shard_prompts, (index + 1) * shard_prompts) of the split, in prompt_id order."""
-    prompts = _prompts(spec, store, index)
+    """The responses to prompts [index * shard_prompts, (index + 1) * shard_prompts) of those sampled, in prompt_id order."""
+    ours = _prompts(spec, store, "prompt_token_ids").sort("prompt_id").select("prompt_id", "prompt_token_ids")
+    prompts = ours.slice(index * spec.sampling.shard_prompts, spec.sampling.shard_prompts)
     folder = store.path(spec.policy)
     _check_length(folder, prompts, spec)
     requests = [
@@ -125,11 +145,10 @@ def response_text(tokenizer: Any, prompt_token_ids: Sequence[int], response_toke
     return str(tokenizer.decode(list(response_token_ids), skip_special_tokens=True))
 
 
-def _prompts(spec: GenerationsSpec, store: Store, index: int) -> pl.DataFrame:
-    """prompt_id and prompt_token_ids of the prompts of one shard."""
-    frame = store.frame(spec.prompts, ["prompt_id", "prompt_token_ids", "split"])
-    ours = frame.filter(pl.col("split") == spec.split).sort("prompt_id").select("prompt_id", "prompt_token_ids")
-    return ours.slice(index * spec.sampling.shard_prompts, spec.sampling.shard_prompts)
+def _prompts(spec: GenerationsSpec, store: Store, *columns: str) -> pl.DataFrame:
+    """prompt_id, split and `columns` of the prompts that are sampled."""
+    frame = store.frame(spec.prompts, ["prompt_id", "split", *columns])
+    return sampled_prompts(frame, spec.split, spec.seed, spec.iteration, spec.parts)
 
 
 def _check_length(folder: Path, prompts: pl.DataFrame, spec: GenerationsSpec) -> None:
