@@ -1,5 +1,6 @@
 """Ranks as processes: the same weights as one rank trains, whatever dies."""
 
+import contextlib
 import json
 import os
 import signal
@@ -47,16 +48,13 @@ def trained(store: Store, inputs: Inputs) -> Callable[[int, int], Shard]:
     return once
 
 
-def rank_processes(folder: Path) -> list[int]:
-    """Every living process of a training that works in `folder`: torchrun and its ranks."""
+def writers(folder: Path, log: str = "*.log") -> list[int]:
+    """Every living process that has a log of the ranks that work in `folder` open: torchrun's agent, its helpers, the ranks."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "wind.training." in command and str(folder.resolve()) in command:
-            found.append(int(path.parent.name))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            opened = [Path(os.readlink(descriptor)) for descriptor in (process / "fd").iterdir()]
+            found += [int(process.name)] * any(path.match(f"{folder.resolve()}/ranks-*/{log}") for path in opened)
     return found
 
 
@@ -91,11 +89,11 @@ def test_a_killed_run_leaves_nothing_and_resumes(
         assert run.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert len(rank_processes(work)) == 3
+    assert [len(writers(work, f"rank-{rank}.log")) for rank in (0, 1)] == [1, 1]
     run.send_signal(signal.SIGKILL)
     run.wait()
     deadline = time.monotonic() + 20
-    while rank_processes(work):
+    while writers(work):
         assert time.monotonic() < deadline, "ranks outlived the run"
         time.sleep(0.05)
     steps: list[int] = []
@@ -107,14 +105,12 @@ def test_a_killed_rank_is_named(store: Store, inputs: Inputs) -> None:
     spec = make_spec(inputs, epochs=2000, ranks=2)
 
     def kill(done: int, total: int) -> None:
-        for pid in rank_processes(work_folder(spec, store)):
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if b"RANK=1" in environment:
-                os.kill(pid, signal.SIGKILL)
+        for pid in writers(work_folder(spec, store), "rank-1.log"):
+            os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(TrainingError, match="rank 1 of the training ended with exit code -9"):
         train(spec, store, kill)
-    assert not rank_processes(work_folder(spec, store))
+    assert not writers(work_folder(spec, store), "rank-*.log")
 
 
 def test_an_error_in_a_rank_arrives_as_itself(store: Store, inputs: Inputs) -> None:
@@ -130,4 +126,4 @@ def test_an_interruption_ends_the_ranks(store: Store, inputs: Inputs) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(spec, store, interrupt)
-    assert not rank_processes(work_folder(spec, store))
+    assert not writers(work_folder(spec, store), "rank-*.log")

@@ -5,8 +5,8 @@ process that started it: torchrun and every rank ask the kernel to be killed wit
 other way than by finishing kills torchrun, and so the ranks, before it returns.
 """
 
-import ctypes
 import fcntl
+import multiprocessing
 import os
 import re
 import signal
@@ -20,13 +20,15 @@ from typing import Final
 
 from wind.errors import TrainingError, WindError, by_name
 from wind.files import atomic_write
+from wind.lifeline import die_with
 from wind.stages import Progress
 from wind.training.assignments import Assignment, Trained
 
-PR_SET_PDEATHSIG: Final = 1
 POLL_SECONDS: Final = 0.1
 LAST_LINES: Final = 4
 LOOPBACK: Final = "lo"
+# What takes seconds to import. Nothing that imports pyarrow or polars: a fork would lose their threads.
+PRELOADED: Final = ["wind.forkserver", "deepspeed", "transformers.integrations.deepspeed", "transformers.modeling_utils"]
 
 
 def train_in_ranks(assignment: Assignment, progress: Progress) -> Trained:
@@ -57,14 +59,6 @@ def train_in_ranks(assignment: Assignment, progress: Progress) -> Trained:
     return Trained.model_validate_json((folder / "trained.json").read_bytes())
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent, whose process id is `parent`, ends; at once if it already has."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def hold(folder: Path) -> int:
     """Take part in the lock that tells the starter this rank lives; held until the process ends."""
     descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CREAT, 0o644)
@@ -73,26 +67,31 @@ def hold(folder: Path) -> int:
 
 
 def main() -> None:
-    """torchrun itself: `python -m wind.training.processes FOLDER PARENT`, which starts one `wind.training.rank` per rank."""
+    """torchrun's agent: `python -m wind.training.processes FOLDER PARENT`, which starts one process per rank.
+
+    On a CPU ranks are forked from a process that imported the engine once, which is most of what starting one costs; CUDA does
+    not survive a fork.
+    """
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
     die_with(parent)
-    from torch.distributed.run import main as torchrun
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from wind.training.rank import train_one_of_many
 
     assignment = Assignment.model_validate_json((folder / "assignment.json").read_bytes())
-    torchrun(
-        [
-            f"--nproc-per-node={assignment.spec.training.ranks}",
-            "--rdzv-backend=c10d",
-            "--rdzv-conf=store_type=file",
-            f"--rdzv-endpoint={folder / 'rendezvous'}",
-            "--local-addr=127.0.0.1",
-            "--monitor-interval=0.1",
-            "--module",
-            "wind.training.rank",
-            str(folder),
-            str(os.getpid()),
-        ]
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=assignment.spec.training.ranks,
+        max_restarts=0,
+        rdzv_backend="c10d",
+        rdzv_configs={"store_type": "file"},
+        rdzv_endpoint=str(folder / "rendezvous"),
+        local_addr="127.0.0.1",
+        start_method="forkserver" if assignment.device == "cpu" else "spawn",
     )
+    elastic_launch(config, train_one_of_many)(folder)
 
 
 @contextmanager

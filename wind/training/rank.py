@@ -1,4 +1,4 @@
-"""One rank of a training: in this process alone, or one of several that torchrun starts as `python -m wind.training.rank`."""
+"""One rank of a training: in this process alone, or one of several that torchrun's agent starts."""
 
 import contextlib
 import os
@@ -8,9 +8,10 @@ from pathlib import Path
 from wind.datasets import Store
 from wind.errors import TrainingError, WindError
 from wind.files import atomic_write
+from wind.lifeline import die_with
 from wind.stages import Progress
 from wind.training.assignments import Assignment, Trained, World
-from wind.training.processes import die_with, hold
+from wind.training.processes import hold
 
 
 def train_here(assignment: Assignment, progress: Progress) -> Trained:
@@ -32,10 +33,9 @@ def train_here(assignment: Assignment, progress: Progress) -> Trained:
     return trained
 
 
-def main() -> None:
-    """Train as one rank: `python -m wind.training.rank FOLDER PARENT`, with torchrun's RANK, WORLD_SIZE and LOCAL_RANK."""
-    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
-    die_with(parent)
+def train_one_of_many(folder: Path) -> None:
+    """Train as one rank of the assignment in `folder`, with torchrun's RANK, WORLD_SIZE and LOCAL_RANK; ends the process."""
+    die_with(os.getppid())
     hold(folder)
     rank = int(os.environ["RANK"])
     log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -90,7 +90,3 @@ class _Told:
         partial = self._path.with_suffix(".partial")
         partial.write_text(f"{done} {total}")
         partial.replace(self._path)
-
-
-if __name__ == "__main__":
-    main()
