@@ -113,6 +113,7 @@ class TrainingConfig(Section):
     batch_prompts: int = Field(16, ge=1)  # prompt groups of one optimiser step, over all ranks
     micro_prompts: int = Field(4, ge=1)  # prompt groups of one forward pass on one rank
     lr: float = Field(1e-5, gt=0)
+    intercept_lr: float = Field(0.01, gt=0)  # of the head of a learned intercept, on the same schedule
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"

@@ -29,7 +29,7 @@ class WindObjectiveConfig(Section):
     risk: Literal["squared", "kl", "nce", "nce_noise"] = "squared"
     beta: float = Field(0.1, ge=0)  # KL weight towards the reference
     eta: float = Field(1.0, gt=0)  # mirror-descent step size
-    shift: Literal["half", "strict", "centred", "plug_in"] = "half"  # the intercept: MATH 2.6 (a), (b), (c), (e)
+    shift: Literal["half", "strict", "centred", "learned", "plug_in"] = "half"  # the intercept: MATH 2.6 (a) to (e)
     epsilon: float = Field(0.01, gt=0, lt=0.5)  # predicted win rate below which the KL and NCE risks go on as straight lines
 
 
@@ -184,6 +184,11 @@ def rows_for(objective: AnyObjectiveConfig) -> tuple[Rows, ...]:
     if isinstance(objective, WindObjectiveConfig) and objective.shift == "plug_in":
         return ("all",)
     return ROWS.get(objective.name, ("all",))
+
+
+def learns_intercept(objective: AnyObjectiveConfig) -> bool:
+    """Whether a head for the intercept is trained beside the policy."""
+    return isinstance(objective, WindObjectiveConfig) and objective.shift == "learned"
 
 
 def least_samples(objective: AnyObjectiveConfig) -> int:

@@ -39,24 +39,40 @@ class SequenceLogps(torch.nn.Module):
         including the stop token, and never on a row's first token, which nothing predicts. Each token's log-probability is
         float32; the sum over a row is float64, so that a long response does not lose the digits that log-ratios are made of.
         """
-        token_logps = self.token_logps(input_ids_B_T, attention_mask_B_T, response_mask_B_T)
+        return self.response_logps(self.states(input_ids_B_T, attention_mask_B_T), input_ids_B_T, response_mask_B_T)
+
+    def response_logps(
+        self, states_B_T_H: torch.Tensor, input_ids_B_T: torch.Tensor, response_mask_B_T: torch.Tensor
+    ) -> torch.Tensor:
+        """What `forward` returns, from the decoder's last hidden states."""
+        token_logps = self._token_logps(states_B_T_H, input_ids_B_T, response_mask_B_T)
         mask_B_T = response_mask_B_T[:, 1:].bool()
         rows_B_T = torch.zeros(mask_B_T.shape, dtype=torch.float64, device=token_logps.device)
         return rows_B_T.masked_scatter(mask_B_T, token_logps.double()).sum(dim=1)
 
-    def token_logps(
-        self, input_ids_B_T: torch.Tensor, attention_mask_B_T: torch.Tensor, response_mask_B_T: torch.Tensor
-    ) -> torch.Tensor:
-        """Log-probabilities of the response tokens, row after row, float32 `[response tokens]`; arguments as in `forward`."""
-        assert input_ids_B_T.shape == attention_mask_B_T.shape == response_mask_B_T.shape
-        hidden_B_T_H = self.model.get_decoder()(
+    def states(self, input_ids_B_T: torch.Tensor, attention_mask_B_T: torch.Tensor) -> torch.Tensor:
+        """The decoder's last hidden states, `[B, T, H]`."""
+        assert input_ids_B_T.shape == attention_mask_B_T.shape
+        states_B_T_H: torch.Tensor = self.model.get_decoder()(
             input_ids=input_ids_B_T,
             attention_mask=attention_mask_B_T.long(),
             position_ids=position_ids(attention_mask_B_T),
             use_cache=False,
         ).last_hidden_state
+        return states_B_T_H
+
+    def token_logps(
+        self, input_ids_B_T: torch.Tensor, attention_mask_B_T: torch.Tensor, response_mask_B_T: torch.Tensor
+    ) -> torch.Tensor:
+        """Log-probabilities of the response tokens, row after row, float32 `[response tokens]`; arguments as in `forward`."""
+        return self._token_logps(self.states(input_ids_B_T, attention_mask_B_T), input_ids_B_T, response_mask_B_T)
+
+    def _token_logps(
+        self, states_B_T_H: torch.Tensor, input_ids_B_T: torch.Tensor, response_mask_B_T: torch.Tensor
+    ) -> torch.Tensor:
+        assert input_ids_B_T.shape == response_mask_B_T.shape
         mask_B_T = response_mask_B_T[:, 1:].bool()  # the state at t predicts the token at t + 1
-        hidden_R_H = hidden_B_T_H[:, :-1][mask_B_T]
+        hidden_R_H = states_B_T_H[:, :-1][mask_B_T]
         targets_R = input_ids_B_T[:, 1:][mask_B_T]
         chunks = self._chunks(len(targets_R), targets_R.device)
         pieces = []

@@ -17,6 +17,7 @@ CASES: dict[str, dict[str, Any]] = {
     "wind-squared-half": {"name": "wind", "beta": 0.3, "eta": 2.0},
     "wind-squared-strict": {"name": "wind", "beta": 0.3, "eta": 2.0, "shift": "strict"},
     "wind-squared-centred": {"name": "wind", "beta": 0.3, "eta": 2.0, "shift": "centred"},
+    "wind-squared-learned": {"name": "wind", "beta": 0.3, "eta": 2.0, "shift": "learned"},
     "wind-squared-plug_in": {"name": "wind", "beta": 0.3, "eta": 2.0, "shift": "plug_in"},
     "wind-kl-half": {"name": "wind", "risk": "kl", "beta": 0.3, "eta": 2.0},
     "wind-kl-centred": {"name": "wind", "risk": "kl", "beta": 0.3, "eta": 2.0, "shift": "centred"},
@@ -94,6 +95,7 @@ def batch_of(rewards: Sequence[Sequence[float]], seed: int = 0) -> tuple[torch.T
         reward=torch.tensor([reward for group in rewards for reward in group], dtype=torch.float64),
         rank=torch.tensor(rank, dtype=torch.float64),  # as training hands it over
         samples=torch.tensor([float(len(group)) for group in rewards for _ in group], dtype=torch.float64),
+        intercept=torch.tensor([0.5 + 0.1 * number for number, group in enumerate(rewards) for _ in group], dtype=torch.float64),
         group=torch.tensor([7 - number for number, group in enumerate(rewards) for _ in group]),
     )
     return logp_policy_B + torch.from_numpy(generator.normal(0, 0.5, rows)), batch
@@ -107,7 +109,8 @@ def random_batch(seed: int, sizes: Sequence[int] = SIZES, ties: bool = False) ->
 
 def chosen(batch: Batch, rows: Any, **columns: torch.Tensor) -> Batch:
     """The rows of `batch` that the index `rows` takes, with `columns` in place of their own."""
-    return Batch(**{name: values[rows] for name, values in vars(batch).items()} | columns)
+    kept = {name: values[rows] for name, values in vars(batch).items() if values is not None}
+    return Batch(**kept | columns)
 
 
 def extremes(logps_B: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Batch]:

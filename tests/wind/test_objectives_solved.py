@@ -6,6 +6,7 @@ says, or all groups of n draws. The targets are then met to the precision of the
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -87,6 +88,28 @@ def test_the_plug_in_intercept_finds_it_without_centring(risk: str) -> None:
     responses_B, batch = population(REWARD_Y)
     found_Y = fitted(responses_B, batch, LOGPI_Y, name="wind", risk=risk, beta=0.5, eta=2.0, shift="plug_in")
     np.testing.assert_allclose(found_Y, exact_wind(LOGPI_Y, REWARD_Y, 0.5, 2.0), atol=1e-5)
+
+
+def test_a_learned_intercept_finds_it_too_and_ends_as_the_normaliser() -> None:
+    responses_B, batch = population(REWARD_Y)
+    logits_Y = torch.tensor(LOGPI_Y, requires_grad=True)
+    intercept = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    objective = objective_of(name="wind", beta=0.5, eta=2.0, shift="learned")
+    optimizer = torch.optim.LBFGS(
+        [logits_Y, intercept], max_iter=300, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss, _ = objective(logits_Y.log_softmax(0)[responses_B], replace(batch, intercept=intercept))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    np.testing.assert_allclose(logits_Y.detach().log_softmax(0), exact_wind(LOGPI_Y, REWARD_Y, 0.5, 2.0), atol=1e-5)
+    # eta lam = 1: the intercept is log Z_t = log sum pi_t^(1/2) pi_ref^(1/2) exp(P_t) (MATH 2.6b).
+    win_rate_Y = preferences(REWARD_Y) @ np.exp(LOGPI_Y)
+    assert float(intercept.detach()) == pytest.approx(np.logaddexp.reduce(0.5 * (LOGPI_Y + LOGREF_Y) + win_rate_Y), abs=1e-5)
 
 
 def test_sampled_win_rates_approach_the_exact_update() -> None:

@@ -77,10 +77,35 @@ def test_what_is_offloaded(engine: Any) -> None:
 
 
 def test_weight_decay_is_for_matrices(engine: Any) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
-    decayed, plain = engine.parameter_groups(model, 0.1)
+    wrapped = SequenceLogps(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3)))
+    decayed, plain = engine.parameter_groups(wrapped, TrainingConfig(weight_decay=0.1))
     assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(3, 2)]
     assert (decayed["weight_decay"], plain["weight_decay"], len(plain["params"])) == (0.1, 0.0, 3)
+
+
+def test_a_learned_intercept_starts_at_a_half_and_moves_beside_the_policy(store: Store, inputs: Inputs) -> None:
+    settings = {"epochs": 4, "lr": 1e-4, "schedule": "constant", "warmup_fraction": 0.0, "max_grad_norm": 1e6}
+    half = train(make_spec(inputs, {"eta": 2.0}, **settings), store)
+    learned = train(make_spec(inputs, {"eta": 2.0, "shift": "learned"}, intercept_lr=0.1, **settings), store)
+    assert values(learned, "loss")[0] == pytest.approx(values(half, "loss")[0])
+    intercepts = values(learned, "intercept")
+    assert intercepts[0] == 0.5
+    # A row's residual is its drift minus 2 lam (P - c): while the policy barely moves, the best c makes its mean zero.
+    rows = load_rows(make_spec(inputs), store)
+    lam = 1 / 1.2
+    drift_B = (1 - lam) * (rows.columns["logp_policy"] - rows.columns["logp_reference"])
+    assert intercepts[-1] == pytest.approx(0.5 - drift_B.mean() / (2 * lam), abs=0.03)
+    assert values(learned, "loss")[-1] < values(half, "loss")[-1]
+    assert weights(store, learned).keys() == weights(store, half).keys()  # the head stays behind
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_learned_intercept_is_sharded_like_the_rest(store: Store, inputs: Inputs, stage: int) -> None:
+    objective = {"eta": 2.0, "shift": "learned"}
+    alone, sharded = (train(make_spec(inputs, objective, lr=1e-4, zero_stage=each), store) for each in (0, stage))
+    assert values(sharded, "intercept") == pytest.approx(values(alone, "intercept"), abs=1e-6)
+    assert values(alone, "intercept")[-1] != 0.5
+    assert distance(weights(store, sharded), weights(store, alone)) < 1e-4
 
 
 @pytest.mark.parametrize("shift", ["half", "centred"])

@@ -20,6 +20,7 @@ class Batch:
     rank: torch.Tensor  # 1 is best; equal rewards in the order of their samples
     samples: torch.Tensor  # N, how many responses of the prompt were compared; a selection may have left some out
     group: torch.Tensor  # integer that names the prompt of the row
+    intercept: torch.Tensor | None = None  # c(x), where it is learned; carries a gradient
 
 
 def metrics(logps_B: torch.Tensor, batch: Batch) -> Metrics:

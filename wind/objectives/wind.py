@@ -6,9 +6,8 @@ The exact update pi_{t+1} ~ pi_t^lam pi_ref^(1-lam) exp(eta lam P_t), lam = 1/(1
 
 is linear in the win rate P_t, with an intercept c that holds the unknown normaliser of the prompt. Read backwards, the policy
 predicts the win rate q(y) = d(y) / (eta lam) + c, and a *risk* says how far q is from the P that was measured. The printed paper
-was not available: update and regression are derived in MATH 2.4-2.6, the treatments of the intercept are its options (a), (b),
-(c) and (e), the KL and NCE risks are reconstructed in MATH 2.7. Option (d), a learned intercept, would be a trained parameter
-beside the policy and is left out. All risks have the same minimiser, q = P_t.
+was not available: update and regression are derived in MATH 2.4-2.6, the treatments of the intercept are its options (a) to
+(e), the KL and NCE risks are reconstructed in MATH 2.7. All risks have the same minimiser, q = P_t.
 """
 
 import math
@@ -36,10 +35,11 @@ def wind(logps_B: torch.Tensor, batch: Batch, *, risk: str, beta: float, eta: fl
 def residuals(logps_B: torch.Tensor, batch: Batch, *, beta: float, eta: float, shift: str) -> torch.Tensor:
     """d - eta lam (P - c) of every row, in nats; its square is the squared risk (MATH 2.6c in the scale of 2.6b).
 
-    "half" and "strict" are constant intercepts. "plug_in" estimates the normaliser from the group's own rows, log Z_t =
-    log mean exp((1 - lam) log(pi_ref/pi_t) + eta lam P) (MATH 2.6 e): biased low, and at large eta decided by one row. "centred"
-    profiles the intercept out, prompt by prompt: the squared risk is then the variance of the residual within each group, half
-    the mean of (e_i - e_j)^2 over all ordered pairs of its rows, and a common movement of a group costs nothing.
+    "half" and "strict" are constant intercepts, "learned" is `batch.intercept`, trained on the same loss. "plug_in" estimates the
+    normaliser from the group's own rows, log Z_t = log mean exp((1 - lam) log(pi_ref/pi_t) + eta lam P) (MATH 2.6 e): biased low,
+    and at large eta decided by one row. "centred" profiles the intercept out, prompt by prompt: the squared risk is then the
+    variance of the residual within each group, half the mean of (e_i - e_j)^2 over all ordered pairs of its rows, and a common
+    movement of a group costs nothing.
     """
     lam = 1 / (1 + beta * eta)
     drift_B = logps_B - lam * batch.logp_policy - (1 - lam) * batch.logp_reference
@@ -48,6 +48,9 @@ def residuals(logps_B: torch.Tensor, batch: Batch, *, beta: float, eta: float, s
         return centred(drift_B - pull_B, batch.group)
     if shift == "plug_in":
         return drift_B - pull_B + group_logmeanexp((1 - lam) * (batch.logp_reference - batch.logp_policy) + pull_B, batch.group)
+    if shift == "learned":
+        assert batch.intercept is not None
+        return drift_B - pull_B + eta * lam * batch.intercept
     return drift_B - pull_B + eta * lam * INTERCEPTS[shift](eta)
 
 

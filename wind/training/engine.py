@@ -14,6 +14,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from wind.config import TrainingConfig
 from wind.errors import TrainingError
 from wind.sequence_logps import SequenceLogps
+from wind.training.intercepts import LogpsAndIntercept
 from wind.training.policies import load_policy
 
 # DeepSpeed's own sums over ranks on a CPU are an operator it compiles on first use, where there is a compiler; gloo needs none.
@@ -58,10 +59,11 @@ def zero_config(training: TrainingConfig) -> dict[str, Any]:
     return {"stage": training.zero_stage, **offloaded[training.offload]}
 
 
-def start_engine(folder: Path, training: TrainingConfig, seed: int) -> Any:
+def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_intercept: bool) -> Any:
     """A DeepSpeed engine around `SequenceLogps` of the policy in `folder`; the process group must exist.
 
-    `seed` is that of adapters. Raises ConfigError if the policy lacks a layer that is to have one.
+    `seed` is that of adapters; `with_intercept` the wrapper is `LogpsAndIntercept`. Raises ConfigError if the policy lacks a
+    layer that is to have an adapter.
     """
     deepspeed.init_distributed(dist_init_required=False)  # finds torch's group: partitioning needs to know the ranks
     config = deepspeed_config(training)
@@ -78,10 +80,10 @@ def start_engine(folder: Path, training: TrainingConfig, seed: int) -> Any:
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         model.train()  # transformers recomputes in training mode only; dropout is off
-    wrapped = SequenceLogps(model)
+    wrapped = LogpsAndIntercept(model) if with_intercept else SequenceLogps(model)
     engine, *_ = deepspeed.initialize(
         model=wrapped,
-        model_parameters=parameter_groups(wrapped, training.weight_decay),
+        model_parameters=parameter_groups(wrapped, training),
         optimizer=lambda groups: OPTIMIZERS[training.optimizer](groups, lr=training.lr),
         config=config,
         dist_init_required=False,
@@ -101,14 +103,23 @@ def restore_constants(model: torch.nn.Module) -> None:
                 rounded.data = constant.to(rounded.device)
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained matrices with `weight_decay`, trained norms and biases without; frozen weights are in no group."""
+def parameter_groups(wrapped: SequenceLogps, training: TrainingConfig) -> list[dict[str, Any]]:
+    """Trained matrices with weight decay, trained norms and biases without; frozen weights are in no group.
+
+    The head of a learned intercept has a group of its own. `lr_factor` is what the scheduled learning rate is multiplied by.
+    """
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
-    for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
+    for parameter in filter(lambda parameter: parameter.requires_grad, wrapped.model.parameters()):
         shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves no shape of its own on a partitioned one
         (decayed if len(shape) > 1 else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": training.weight_decay, "lr_factor": 1.0},
+        {"params": plain, "weight_decay": 0.0, "lr_factor": 1.0},
+    ]
+    if isinstance(wrapped, LogpsAndIntercept):
+        head = list(wrapped.head.parameters())
+        groups.append({"params": head, "weight_decay": 0.0, "lr_factor": training.intercept_lr / training.lr})
     return [group for group in groups if group["params"]]
 
 
@@ -118,7 +129,7 @@ def optimizer_step(engine: Any, lr: float, step: int) -> float:
     Raises TrainingError naming the step if the gradient is not finite.
     """
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]
     # Without ZeRO, in float32, DeepSpeed clips and does not say what the norm was.
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients) if gradients else None

@@ -33,7 +33,8 @@ def probe_logps(model: torch.nn.Module, rows: Rows, groups: int, device: str) ->
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        logps_B = model(*batch.inputs)
+        outputs = model(*batch.inputs)
+    logps_B = outputs if isinstance(outputs, torch.Tensor) else outputs[0]  # the intercept is no part of the policy
     model.train(was_training)
     values: list[float] = logps_B.tolist()
     return values

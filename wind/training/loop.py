@@ -5,6 +5,7 @@ is the mean only if all hold equally many rows; each micro-batch is therefore we
 with nothing to compute in an incomplete step runs a micro-batch at weight zero, since every pass is collective.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from wind.datasets import Store
 from wind.errors import TrainingError
 from wind.fingerprints import digest
 from wind.models import deterministic
-from wind.objectives import Objective, objective_for
+from wind.objective_config import learns_intercept
+from wind.objectives import Batch, Metrics, Objective, objective_for
 from wind.stages import Progress
 from wind.training import TrainingSpec
 from wind.training.assignments import Checkpoint, Row, Trained, World
@@ -35,7 +37,8 @@ def train_rank(
     rows = load_rows(spec, store)
     with deterministic():
         seed = int(digest(["adapters", spec.seed, spec.iteration])[:15], 16)
-        engine = start_engine(store.path(spec.policy), spec.training, seed)
+        with_intercept = learns_intercept(spec.objective)
+        engine = start_engine(store.path(spec.policy), spec.training, seed, with_intercept=with_intercept)
         history = run_steps(engine, spec, rows, work, checkpoint, world, progress)
         probe = probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)
         weights = gathered_weights(engine)
@@ -82,8 +85,7 @@ def accumulate(
     for number, part in enumerate(parts):
         batch = micro_batch(rows, part if len(part) else groups[:1], world.device)
         share = len(batch.batch.group) / step_rows if len(part) else 0.0
-        logps_B = engine(*batch.inputs)
-        loss, metrics = objective(logps_B, batch.batch)
+        loss, metrics = _judge(engine(*batch.inputs), batch.batch, objective)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {step} is {float(loss.detach())}: lower training.lr or the step of the objective"
@@ -97,3 +99,14 @@ def accumulate(
     values = torch.stack([sums[name].double() for name in names])
     torch.distributed.all_reduce(values)
     return dict(zip(names, values.tolist(), strict=True))
+
+
+def _judge(
+    outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor], batch: Batch, objective: Objective
+) -> tuple[torch.Tensor, Metrics]:
+    """The loss and the metrics of what the engine said of `batch`: log-probabilities, with intercepts where they are learned."""
+    if isinstance(outputs, torch.Tensor):
+        return objective(outputs, batch)
+    logps_B, intercept_B = outputs
+    loss, metrics = objective(logps_B, replace(batch, intercept=intercept_B))
+    return loss, metrics | {"intercept": intercept_B.detach().mean()}
