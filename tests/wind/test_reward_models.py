@@ -291,7 +291,7 @@ def test_a_long_input_is_refused_not_cut(store: Store, tiny_model: Path, tmp_pat
 def test_roberta_counts_positions_from_its_padding_index(tmp_path: Path) -> None:
     from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
-    from wind.rewards.classifier import max_positions
+    from wind.rewards.scorer import max_positions
 
     shape: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 8}
     roberta = RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=34, pad_token_id=1, **shape))  # type: ignore[no-untyped-call]
@@ -334,7 +334,7 @@ def test_a_reward_that_is_not_finite_is_refused(store: Store, tiny_model: Path, 
 
 
 def test_batches_fit_and_cover_every_row_once() -> None:
-    from wind.rewards.classifier import batches
+    from wind.rewards.scorer import batches
 
     made = batches([5, 1, 3, 9, 1], batch_tokens=6)
     assert made == [[1, 4], [2], [0], [3]]  # 2 x 1; a third would pad to 3 x 3; 9 alone exceeds the limit and goes alone

@@ -100,17 +100,17 @@ def checked_numbers(what: str, returned: Any, rows: Responses) -> Floats:
         row = next((row for row, value in enumerate(returned) if not isinstance(value, numbers.Real | np.bool_)), 0)
         raise InputError(f"{what} returned {_quoted(returned[row])} for {rows.where(row)}: return numbers only")
     values = values.astype(np.float64)
-    refuse_non_finite(what, values, rows)
+    refuse_non_finite(what, values, rows.where)
     return values
 
 
-def refuse_non_finite(what: str, values: Floats, rows: Responses) -> None:
-    """Raises InputError naming the first row whose value is NaN or infinite."""
+def refuse_non_finite(what: str, values: Floats, where: Callable[[int], str]) -> None:
+    """Raises InputError naming the first row, as `where` names it, whose value is NaN or infinite."""
     wrong = np.flatnonzero(~np.isfinite(values))
     if wrong.size:
         more = f" (and {wrong.size - 1} more rows)" if wrong.size > 1 else ""
         row = int(wrong[0])
-        raise InputError(f"{what} gave {values[row]} for {rows.where(row)}{more}: every value must be a finite number")
+        raise InputError(f"{what} gave {values[row]} for {where(row)}{more}: every value must be a finite number")
 
 
 def first_line(error: BaseException) -> str:

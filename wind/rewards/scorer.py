@@ -1,0 +1,167 @@
+"""One output per input of a frozen model: token ids in, length-sorted batches through the model, floats out.
+
+What classifiers and pairwise reward models share. An input is never truncated here and has exactly one BOS where its tokenizer
+knows one; a score does not depend on the batch it was scored in. A checkpoint without a trained head is refused, because
+transformers would make one up at random.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from wind.config import DType
+from wind.errors import InputError
+from wind.models import deterministic
+from wind.rewards.functions import Floats, first_line, refuse_non_finite
+from wind.stages import Progress
+
+Encoded = dict[str, list[int]]  # input_ids, and token_type_ids where the model tells two texts apart
+Where = Callable[[int], str]  # how input number i is named in messages
+
+
+class Scorer:
+    """A model on its device, `name` in messages, and how many padded tokens it takes at once."""
+
+    def __init__(self, name: str, model: Any, batch_tokens: int) -> None:
+        self.name = name
+        self._model = model
+        self._batch_tokens = batch_tokens
+        self._pads_freely = model.config.get_text_config().pad_token_id is None
+
+    def outputs(self, inputs: list[Encoded], where: Where, progress: Progress) -> Floats:
+        """The output [B] for `inputs`, computed in the model's dtype and returned from float32.
+
+        Raises InputError for an input longer than the model's positions and for an output that is not finite.
+        """
+        self._refuse_long(inputs, where)
+        outputs = np.empty(len(inputs), dtype=np.float64)
+        done = 0
+        with torch.inference_mode(), deterministic():
+            for batch in batches([len(row["input_ids"]) for row in inputs], self._batch_tokens):
+                outputs[batch] = self._forward([inputs[row] for row in batch])
+                done += len(batch)
+                progress(done, len(inputs))
+        refuse_non_finite(self.name, outputs, where)
+        return outputs
+
+    def _refuse_long(self, inputs: list[Encoded], where: Where) -> None:
+        positions = max_positions(self._model)
+        longest = max(range(len(inputs)), key=lambda row: len(inputs[row]["input_ids"]))
+        length = len(inputs[longest]["input_ids"])
+        if positions is not None and length > positions:
+            raise InputError(
+                f"{where(longest)} has {length} tokens with its prompt and {self.name} reads {positions}: "
+                "lower prompts.max_prompt_tokens or sampling.max_new_tokens, or use a reward model with a longer context"
+            )
+
+    def _forward(self, batch: list[Encoded]) -> Floats:
+        """The outputs [B] of one batch, padded on the right."""
+        width = max(len(row["input_ids"]) for row in batch)
+        config = self._model.config.get_text_config()
+        if self._pads_freely:
+            config.pad_token_id = self._unused_token(batch)
+        padding = {"input_ids": config.pad_token_id, "token_type_ids": 0}
+        inputs = {name: _padded([row[name] for row in batch], width, padding[name]) for name in batch[0]}
+        inputs["attention_mask"] = _padded([[1] * len(row["input_ids"]) for row in batch], width, 0)
+        device = self._model.device
+        outputs_B_1 = self._model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
+        outputs_B: Floats = outputs_B_1.float().squeeze(-1).cpu().numpy().astype(np.float64)
+        return outputs_B
+
+    def _unused_token(self, batch: list[Encoded]) -> int:
+        """A token id that is in no row of `batch`: padding with it, the model finds each row's true last token."""
+        used = {token for row in batch for token in row["input_ids"]}
+        free = next((token for token in range(self._model.config.get_text_config().vocab_size) if token not in used), None)
+        if free is None:
+            raise InputError(f"{self.name} has no padding token: set pad_token_id in its config.json")
+        return free
+
+
+def load_scored(kind: Any, folder: Path, name: str, dtype: DType) -> Any:
+    """The model of class `kind` in `folder`, frozen, weights in `dtype`, on the CPU.
+
+    Raises InputError if the folder does not load as one or lacks weights that would have to be made up.
+    """
+    try:
+        model, info = kind.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(f"{name} does not load as a reward model: {first_line(error)}") from error
+    missing = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
+    if missing:
+        raise InputError(
+            f"{name} has no trained {missing[0]}, which would be made up at random ({len(missing)} such weights): "
+            "name a checkpoint that was trained as a reward model"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def encode_rendered(tokenizer: Any, texts: list[str]) -> list[Encoded]:
+    """Texts that one template rendered: where it writes BOS itself it writes the other special tokens too."""
+    bos = tokenizer.bos_token
+    has_bos = bos is not None and texts[0].startswith(bos)
+    return _rows(tokenizer(texts, add_special_tokens=not has_bos))
+
+
+def encode_pairs(tokenizer: Any, firsts: list[str], seconds: list[str]) -> list[Encoded]:
+    """Two texts each as the tokenizer joins them; end to end where it would begin the second with another BOS."""
+    bos = tokenizer.bos_token_id
+    if bos is None or tokenizer("a", "a")["input_ids"].count(bos) < 2:
+        return _rows(tokenizer(firsts, seconds))
+    before = tokenizer(firsts)["input_ids"]
+    after = tokenizer(seconds, add_special_tokens=False)["input_ids"]
+    return [{"input_ids": first + second} for first, second in zip(before, after, strict=True)]
+
+
+def with_one_bos(tokenizer: Any, inputs: list[Encoded], name: str, where: Where) -> list[Encoded]:
+    """`inputs` with exactly one BOS at the start of each, where the tokenizer has one. Raises InputError for two."""
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return inputs
+    for row, encoded in enumerate(inputs):
+        if encoded["input_ids"][:2] == [bos, bos]:
+            raise InputError(f"reward.template writes BOS where the tokenizer of {name} does too ({where(row)})")
+        if encoded["input_ids"][:1] != [bos]:
+            for column, first in (("input_ids", bos), ("token_type_ids", 0)):
+                if column in encoded:
+                    encoded[column].insert(0, first)
+    return inputs
+
+
+def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
+    """Row numbers in batches, shortest rows first: rows times longest row at most `batch_tokens`, and one row at least."""
+    made: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if made and (len(made[-1]) + 1) * lengths[row] <= batch_tokens:
+            made[-1].append(row)
+        else:
+            made.append([row])
+    return made
+
+
+def max_positions(model: Any) -> int | None:
+    """The longest input the model has positions for, in tokens; None where it has no limit."""
+    config = model.config.get_text_config()
+    if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
+        return None  # DeBERTa-v3 knows distances only, in buckets that grow with them
+    positions = getattr(config, "max_position_embeddings", None)
+    embedding: Any = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    # RoBERTa and its kin count positions from the padding index on.
+    offset = 0 if getattr(embedding, "padding_idx", None) is None else embedding.padding_idx + 1
+    return positions - offset if isinstance(positions, int) and positions > 0 else None
+
+
+def _rows(encoding: Any) -> list[Encoded]:
+    """A tokenizer's batch as one record per row, without its padding mask."""
+    names = [name for name in ("input_ids", "token_type_ids") if name in encoding]
+    return [{name: list(encoding[name][row]) for name in names} for row in range(len(encoding["input_ids"]))]
+
+
+def _padded(rows: list[list[int]], width: int, value: int) -> torch.Tensor:
+    """Right-padded integers [B, T]."""
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows], dtype=torch.long)
