@@ -11,12 +11,13 @@ SIDES = ("policy", "reference")
 REWARDS = tuple(f"reward_{side}" for side in SIDES)
 LENGTHS = tuple(f"response_tokens_{side}" for side in SIDES)
 ACCURACIES = tuple(f"accuracy_{side}" for side in SIDES)
+SHARES = ("win_rate", "tie_share")
 LOGPS = tuple(f"logp_{side}" for side in SIDES)
 
 
 def rows(evaluation: Subject) -> pl.DataFrame:
     """One row per response of the policy, with the split of its prompt."""
-    numbers = (*REWARDS, *LOGPS, "win_rate")
+    numbers = (*REWARDS, *LOGPS, *SHARES)
     # A missing gold answer is null; NaN is no accuracy, and must not pass for one.
     accuracies = pl.col(*ACCURACIES).fill_nan(-1)
     frame = evaluation.rows(*GENERATION, *numbers, *LENGTHS, *ACCURACIES).select(
@@ -36,8 +37,9 @@ def rows_expectations(evaluation: Subject, checks: ChecksConfig) -> list[Expecta
         gxe.ExpectColumnValuesToBeBetween(
             column="sample_index", min_value=0, max_value=samples - 1, description=f"sample_index is 0 .. {samples - 1}"
         ),
-        is_finite("win_rate"),
+        *(is_finite(column) for column in SHARES),
         gxe.ExpectColumnValuesToBeBetween(column="win_rate", min_value=0, max_value=1, description="win rates lie in [0, 1]"),
+        gxe.ExpectColumnValuesToBeBetween(column="tie_share", min_value=0, max_value=1, description="tie shares lie in [0, 1]"),
         *(is_finite(column) for column in REWARDS),
         *(expectation for column in LOGPS for expectation in is_logp(column)),
         *(

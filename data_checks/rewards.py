@@ -1,4 +1,9 @@
-"""Rewards: one finite reward for every generation, and on the train split more than one value: something to learn from."""
+"""Rewards: one finite reward for every generation, and on the train split more than one value: something to learn from.
+
+Of a pairwise reward also the identities of a preference matrix: one preference in [0, 1] for each other response, 1/2 for itself,
+P_ij + P_ji = 1, and the reward their mean. They are judged where a row has as many preferences as there are responses to compare
+it with: a row too long is one fault, not four.
+"""
 
 import great_expectations.expectations as gxe
 import polars as pl
@@ -7,10 +12,14 @@ from great_expectations.expectations.expectation import Expectation
 from data_checks.base import GENERATION, Frame, Subject, finite, is_finite, is_known, is_present, known, present, unique
 from wind.config import ChecksConfig
 
+TOLERANCE = 1e-9  # of a sum of preferences in float64
+
 
 def rows(rewards: Subject) -> pl.DataFrame:
-    """One row per response: its reward and the components of the reward."""
+    """One row per response: its reward, the components of the reward, and what its preferences look like where it has some."""
     frame = rewards.rows(*rewards.columns()).select(*GENERATION, finite(*numbers_of(rewards)))
+    if is_pairwise(rewards):
+        frame = frame.join(identities(rewards), on=GENERATION, how="left", maintain_order="left")
     return known(frame, rewards.parent("generations").rows(*GENERATION), GENERATION)
 
 
@@ -24,6 +33,58 @@ def rows_expectations(rewards: Subject, checks: ChecksConfig) -> list[Expectatio
         is_known("the generations"),
         *(is_finite(column) for column in numbers_of(rewards)),
         *[differs] * is_train,
+        *(identities_expectations(rewards) if is_pairwise(rewards) else ()),
+    ]
+
+
+def identities(rewards: Subject) -> pl.DataFrame:
+    """One row per response with a pairwise reward: by how much each identity of its preferences fails, null where it has none."""
+    others = rewards.parent(compared_with(rewards)).rows(*GENERATION).unique().sort(GENERATION)
+    places = others.with_columns(place=pl.int_range(pl.len()).over("prompt_id"), others=pl.len().over("prompt_id"))
+    frame = rewards.rows(*GENERATION, "reward", "preferences").unique(GENERATION, maintain_order=True)
+    if is_among_siblings(rewards):
+        frame = frame.join(places, on=GENERATION, how="left", maintain_order="left")
+    else:
+        counts = places.select("prompt_id", "others").unique()
+        frame = frame.join(counts, on="prompt_id", how="left", maintain_order="left").with_columns(place=pl.lit(None, pl.Int64))
+    entries = (
+        frame.filter(pl.col("preferences").list.len() == pl.col("others"))
+        .select(*GENERATION, "reward", "place", "preferences", other=pl.int_ranges(pl.col("others")))
+        .explode("preferences", "other")
+        .with_columns(preference=finite("preferences"))
+    )
+    mirrored = entries.select("prompt_id", place="other", other="place", mirrored="preference")
+    is_other = pl.col("place").is_null() | (pl.col("place") != pl.col("other"))
+    preference = pl.col("preference")
+    judged = (
+        entries.join(mirrored, on=["prompt_id", "place", "other"], how="left")
+        .group_by(GENERATION)
+        .agg(
+            unknown=preference.null_count(),
+            lowest=preference.min(),
+            highest=preference.max(),
+            itself=preference.filter(pl.col("place") == pl.col("other")).first(),
+            asymmetry=(preference + pl.col("mirrored") - 1).abs().max(),
+            reward_gap=(pl.col("reward").first() - preference.filter(is_other).mean()).abs(),
+        )
+    )
+    surplus = frame.select(*GENERATION, surplus=pl.col("preferences").list.len().cast(pl.Int64) - pl.col("others"))
+    return surplus.join(judged, on=GENERATION, how="left", maintain_order="left")
+
+
+def identities_expectations(rewards: Subject) -> list[Expectation]:
+    bounds: list[tuple[str, float | None, float | None, str]] = [
+        ("surplus", 0, 0, f"a row has one preference for each of its prompt's {compared_with(rewards)}"),
+        ("unknown", 0, 0, "preferences are finite numbers"),
+        ("lowest", 0, None, "preferences are at least 0"),
+        ("highest", None, 1, "preferences are at most 1"),
+        ("itself", 0.5, 0.5, "a response beats itself half the time"),
+        ("asymmetry", 0, TOLERANCE, "P_ij + P_ji = 1"),
+        ("reward_gap", 0, TOLERANCE, "the reward is the mean preference over the others"),
+    ]
+    return [
+        gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high, description=description)
+        for column, low, high, description in bounds
     ]
 
 
@@ -44,4 +105,19 @@ SUITE = (
 
 def numbers_of(rewards: Subject) -> list[str]:
     """`reward` and the names of its components."""
-    return [column for column in rewards.columns() if column not in GENERATION]
+    return [column for column in rewards.columns() if column not in (*GENERATION, "preferences")]
+
+
+def is_pairwise(rewards: Subject) -> bool:
+    """Whether the rewards are those of a pairwise model."""
+    return "preferences" in rewards.columns()
+
+
+def is_among_siblings(rewards: Subject) -> bool:
+    """Whether a pairwise reward compared the responses with each other, not with another policy's."""
+    return "opponents" not in rewards.manifest.parents
+
+
+def compared_with(rewards: Subject) -> str:
+    """The parent whose responses a pairwise reward compared these with."""
+    return "generations" if is_among_siblings(rewards) else "opponents"

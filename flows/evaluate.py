@@ -10,7 +10,7 @@ from tasks.rewards import score_rewards
 from wind.config import DistillConfig
 from wind.datasets import Dataset, Model
 from wind.evaluation import resolve_match
-from wind.rewards import Classifier, Rule
+from wind.rewards import Pairwise, Reward
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,18 @@ class Evaluation:
 
 
 def evaluate(
-    config: DistillConfig, policy: Model, reference: Model, prompts: Dataset, reward: Rule | Classifier, iteration: int
+    config: DistillConfig, policy: Model, reference: Model, prompts: Dataset, reward: Reward, iteration: int
 ) -> Evaluation:
     """`policy` against `reference` on the eval split; the reference's side is the same for every iteration."""
     sampling = config.sampling.model_copy(update={"samples_per_prompt": config.evaluation.samples_per_prompt})
     inference, seed = config.inference, config.seed
     ours = checked(sample_generations(policy, prompts, "eval", sampling, inference, seed, iteration))
     theirs = checked(sample_generations(reference, prompts, "eval", sampling, inference, seed, 0))
-    our_rewards = checked(score_rewards(prompts, ours, reward, inference))
-    their_rewards = checked(score_rewards(prompts, theirs, reward, inference))
+    if isinstance(reward, Pairwise):
+        our_rewards, their_rewards = checked(score_rewards(prompts, ours, reward, inference, opponents=theirs)), None
+    else:
+        our_rewards = checked(score_rewards(prompts, ours, reward, inference))
+        their_rewards = checked(score_rewards(prompts, theirs, reward, inference))
     logps = checked(score_logps(prompts, ours, policy, reference, inference))
     match = resolve_match(config.evaluation)
     evaluation = checked(compare_policies(prompts, ours, theirs, our_rewards, their_rewards, logps, config.evaluation, match))

@@ -15,7 +15,7 @@ def compare_policies(
     generations_policy: Dataset,
     generations_reference: Dataset,
     rewards_policy: Dataset,
-    rewards_reference: Dataset,
+    rewards_reference: Dataset | None,
     logps: Dataset,
     evaluation: EvaluationConfig,
     match: str,

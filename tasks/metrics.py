@@ -6,7 +6,7 @@ from wind.config import EvaluationConfig
 from wind.datasets import Dataset
 from wind.metrics import MetricsSpec
 
-COMPUTED_BY = ("wind.metrics", "wind.win_rates")
+COMPUTED_BY = ("wind.metrics",)
 
 
 @dataset_task(*COMPUTED_BY)

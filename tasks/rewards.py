@@ -4,13 +4,15 @@ from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import InferenceConfig
 from wind.datasets import Dataset
-from wind.rewards import Classifier, RewardsSpec, Rule
+from wind.rewards import Reward, RewardsSpec
 
 COMPUTED_BY = ("wind.rewards", "wind.models")
 
 
 @dataset_task(*COMPUTED_BY, tags={"engine"})
-def score_rewards(prompts: Dataset, generations: Dataset, reward: Rule | Classifier, inference: InferenceConfig) -> Dataset:
-    """One row is one response as the reward sees it."""
-    spec = RewardsSpec(prompts=prompts, generations=generations, reward=reward, inference=inference)
+def score_rewards(
+    prompts: Dataset, generations: Dataset, reward: Reward, inference: InferenceConfig, opponents: Dataset | None = None
+) -> Dataset:
+    """One row is one response as the reward sees it; a pairwise one beside its siblings, or beside the `opponents`' responses."""
+    spec = RewardsSpec(prompts=prompts, generations=generations, opponents=opponents, reward=reward, inference=inference)
     return compute("rewards", spec, COMPUTED_BY, "transformers")

@@ -7,7 +7,7 @@ from tasks.running import running
 from wind.config import PolicyConfig, PromptsConfig, RewardConfig
 from wind.datasets import Model
 from wind.prompts import PromptsSpec
-from wind.rewards import Classifier, Rule
+from wind.rewards import Reward
 
 
 def import_policy(config: PolicyConfig) -> Model:
@@ -15,7 +15,7 @@ def import_policy(config: PolicyConfig) -> Model:
     return wind.models.import_policy(running().store, config)
 
 
-def import_reward(config: RewardConfig) -> Rule | Classifier:
+def import_reward(config: RewardConfig) -> Reward:
     """The reward, named by the content of its model or by the source of its function."""
     return wind.rewards.resolve_reward(running().store, config)
 

@@ -89,7 +89,19 @@ class ClassifierRewardConfig(Section):
     template: str = "chat"  # "chat": the reward model's own; "none": prompt and response as a text pair; or a Jinja file
 
 
-RewardConfig = Annotated[RuleRewardConfig | ClassifierRewardConfig, Field(discriminator="kind")]
+class PairwiseRewardConfig(Section):
+    """A model that compares two responses to a prompt: preferences without a scalar reward."""
+
+    kind: Literal["pairwise"]
+    path: str
+    revision: str | None = None
+    architecture: Literal["auto", "cross_encoder", "pairrm"] = "auto"  # auto: what the model's config.json says
+    template: str = "none"  # of a cross-encoder. "none": three texts and separators; "chat": the model's own; or a Jinja file
+    max_prompt_tokens: int | None = Field(None, ge=8)  # of PairRM, longer ones are cut; 1224 where not set, as published
+    max_response_tokens: int | None = Field(None, ge=8)  # of PairRM, beside what the prompt leaves; 412 where not set
+
+
+RewardConfig = Annotated[RuleRewardConfig | ClassifierRewardConfig | PairwiseRewardConfig, Field(discriminator="kind")]
 
 
 class WinRateConfig(Section):

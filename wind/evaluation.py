@@ -1,7 +1,9 @@
 """Evaluation: on held-out prompts, each response of the policy beside the reference's.
 
 One row is one eval prompt and sample: the policy's response number i, its win rate against *all* responses of the reference to
-the same prompt (ties one half, MATH 7), and next to it the reference's response number i. Means and intervals are `wind.metrics`.
+the same prompt (ties one half, MATH 7), and next to it the reference's response number i. With a pairwise reward the policy's
+responses were scored against the reference's: the win rate is the mean preference, and so are both rewards, each side's over the
+other. Means and intervals are `wind.metrics`.
 """
 
 import numpy as np
@@ -17,7 +19,7 @@ from wind.rewards.functions import UserFunction, checked_numbers
 from wind.rewards.sources import source_digest
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
-from wind.win_rates import win_rates_against
+from wind.win_rates import opponents_rewards, win_rates_against, win_rates_of_preferences
 
 KEY = ("prompt_id", "sample_index")
 
@@ -28,8 +30,8 @@ class EvaluationSpec(Spec):
     prompts: Dataset
     generations_policy: Dataset
     generations_reference: Dataset
-    rewards_policy: Dataset
-    rewards_reference: Dataset
+    rewards_policy: Dataset  # of a pairwise reward: against the reference's responses
+    rewards_reference: Dataset | None = None  # None with a pairwise reward, whose preferences hold both sides
     logps: Dataset  # of the policy's responses, under the policy and under the reference
     evaluation: EvaluationConfig
     match_digest: str = ""  # of the source of evaluation.match, see `resolve_match`
@@ -43,10 +45,16 @@ def resolve_match(config: EvaluationConfig) -> str:
 def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFrame) -> pl.DataFrame:
     """The evaluation rows, one per row of `policy`, sorted by key.
 
-    `policy` and `reference` have the key, reward, response_tokens, is_truncated and accuracy; `logps` the key and both
+    `policy` and `reference` have the key, reward, response_tokens, is_truncated and accuracy; with a pairwise reward the policy
+    also has its preferences over the reference's responses, and the reference no reward. `logps` has the key and both
     log-probabilities. Raises InputError where one of them lacks a prompt and sample that another has.
     """
-    wins = win_rates_against(policy, reference)
+    if "preferences" in policy.columns:
+        wins = win_rates_of_preferences(policy)
+        reference = reference.join(opponents_rewards(policy, reference), on=KEY, validate="1:1")
+        policy = policy.drop("preferences")
+    else:
+        wins = win_rates_against(policy, reference)
     reference = reference.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_reference"))
     policy = policy.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_policy"))
     rows = policy
@@ -83,26 +91,38 @@ def function_match(match: UserFunction, prompts: pl.DataFrame, rows: pl.DataFram
     return pl.Series(accuracy.tolist(), dtype=pl.Float64)
 
 
-def _side(spec: EvaluationSpec, store: Store, prompts: pl.DataFrame, generations: Dataset, rewards: Dataset) -> pl.DataFrame:
-    """One policy's responses: key, reward, response_tokens, is_truncated, accuracy."""
+def _side(
+    spec: EvaluationSpec, store: Store, prompts: pl.DataFrame, generations: Dataset, rewards: Dataset | None
+) -> pl.DataFrame:
+    """One policy's responses: key, what its rewards say of it, response_tokens, is_truncated, accuracy."""
     columns = [*KEY, "response", "response_token_ids", "finish_reason"]
     sampled = store.frame(generations, columns)
-    rows = sampled.join(store.frame(rewards, [*KEY, "reward"]), on=KEY, how="inner", validate="1:1", maintain_order="left")
+    rewarded = sampled.select(KEY) if rewards is None else _rewards(spec, store, rewards)
+    rows = sampled.join(rewarded, on=KEY, how="inner", validate="1:1", maintain_order="left")
     rows = rows.join(prompts.select("prompt_id", "answer"), on="prompt_id", how="inner", validate="m:1", maintain_order="left")
-    if not len(rows) == generations.rows == rewards.rows:
-        raise DatasetError(f"{label(rewards)} and {label(spec.prompts)} do not belong to {label(generations)}: rerun rewards")
+    if not len(rows) == generations.rows == len(rewarded):
+        of = label(spec.rewards_policy if rewards is None else rewards)
+        raise DatasetError(f"{of} and {label(spec.prompts)} do not belong to {label(generations)}: rerun rewards")
     if spec.evaluation.match is None:
         accuracy = exact_match(rows)
     else:
         match = UserFunction("evaluation.match", spec.evaluation.match, spec.match_digest)
         accuracy = function_match(match, prompts, rows)
     return rows.select(
-        *KEY,
-        "reward",
+        *rewarded.columns,
         response_tokens=pl.col("response_token_ids").list.len(),
         is_truncated=pl.col("finish_reason") == "length",
         accuracy=accuracy,
     )
+
+
+def _rewards(spec: EvaluationSpec, store: Store, rewards: Dataset) -> pl.DataFrame:
+    """Key and reward, and with a pairwise reward the preferences over the reference's responses."""
+    if spec.rewards_reference is not None:
+        return store.frame(rewards, [*KEY, "reward"])
+    if "preferences" not in store.open(rewards).schema.names:
+        raise DatasetError(f"{label(rewards)} has no preferences: a scalar reward needs the reference's rewards beside it")
+    return store.frame(rewards, [*KEY, "reward", "preferences"])
 
 
 def _shards(spec: EvaluationSpec, store: Store) -> int:

@@ -19,7 +19,6 @@ from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
-from wind.win_rates import win_rates_against
 
 LEVEL = 0.95
 MAX_EXPONENT = 600.0  # sums of e^600 still fit a float64: one absurd response must not turn a whole metric into infinity
@@ -49,8 +48,6 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
     policy's with a reference's response, and accuracy_gain is policy minus reference.
     """
     ratio = pl.col("logp_policy") - pl.col("logp_reference")
-    sides = [evaluation.select("prompt_id", "sample_index", reward=f"reward_{side}") for side in ("policy", "reference")]
-    rows = evaluation.join(win_rates_against(*sides).drop("win_rate"), on=["prompt_id", "sample_index"], validate="1:1")
     values = {
         "win_rate": pl.col("win_rate"),
         "tie_share": pl.col("tie_share"),
@@ -64,7 +61,7 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
         "accuracy_reference": pl.col("accuracy_reference"),
         "accuracy_gain": pl.col("accuracy_policy") - pl.col("accuracy_reference"),
     }
-    return {name: rows.select("prompt_id", value=value.cast(pl.Float64)).drop_nulls() for name, value in values.items()}
+    return {name: evaluation.select("prompt_id", value=value.cast(pl.Float64)).drop_nulls() for name, value in values.items()}
 
 
 def kl_k3(log_ratios: Floats) -> Floats:

@@ -55,17 +55,17 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         ("finish_reason", pa.string()),  # stop | length
         ("seed", pa.int64()),  # of this response's own random generator
     ),
-    # one response as the reward sees it; component columns follow, see `rewards_schema`
+    # one response as the reward sees it; further columns follow, see `rewards_schema` and `preferences_schema`
     "rewards": _schema(("prompt_id", pa.string()), ("sample_index", pa.int32()), ("reward", pa.float64())),
     # one response against its N-1 siblings
     "win_rates": _schema(
         ("prompt_id", pa.string()),
         ("sample_index", pa.int32()),
         ("win_rate", pa.float64()),  # [0, 1], mean 1/2 over the N of a prompt
-        ("wins", pa.int32()),  # siblings with a lower reward
+        ("wins", pa.int32()),  # siblings with a lower reward; of preferences: beaten with a probability above 1/2
         ("ties", pa.int32()),  # siblings with an equal reward, itself not counted
         ("losses", pa.int32()),
-        ("rank", pa.int32()),  # 1 is best; equal rewards are ordered by sample_index
+        ("rank", pa.int32()),  # 1 is best; equal rewards, or win rates of preferences, are ordered by sample_index
     ),
     # one response and what training does with it
     "selections": _schema(
@@ -91,6 +91,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         ("reward_policy", pa.float64()),
         ("reward_reference", pa.float64()),
         ("win_rate", pa.float64()),  # of this response against all of the reference's on the prompt, ties one half
+        ("tie_share", pa.float64()),  # [0, 1], of the same comparisons
         ("response_tokens_policy", pa.int32()),
         ("response_tokens_reference", pa.int32()),
         ("is_truncated_policy", pa.bool_()),
@@ -124,6 +125,18 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
 def rewards_schema(components: tuple[str, ...] = ()) -> pa.Schema:
     """The rewards schema with one further non-null column per component of the reward."""
     return pa.schema([*SCHEMAS["rewards"], *(pa.field(name, pa.float64(), nullable=False) for name in components)])
+
+
+def preferences_schema() -> pa.Schema:
+    """The rewards schema of a pairwise reward.
+
+    `reward` is then the mean preference over the others. `preferences` is a row of the preference matrix: P(this response beats
+    response j) in [0, 1], by the sample_index of the N responses to the prompt, 1/2 at its own place; or by the sample_index of
+    the opponents it was scored against. `cut_share` in [0, 1] is the share of its comparisons that read a text cut to fit.
+    """
+    numbers = pa.list_(pa.field("item", pa.float64(), nullable=False))
+    further = (pa.field("preferences", numbers, nullable=False), pa.field("cut_share", pa.float64(), nullable=False))
+    return pa.schema([*SCHEMAS["rewards"], *further])
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

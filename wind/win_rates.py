@@ -1,7 +1,9 @@
-"""Win rates: from the rewards of a prompt's N responses to how often each beats one drawn from the same policy.
+"""Win rates: from the rewards or preferences of a prompt's N responses to how often each beats one drawn from the same policy.
 
 One row is one response against its N-1 siblings. Ties count one half, which keeps the mean over a prompt at exactly 1/2 and the
-preference constant-sum (MATH 0.1, convention 1). Everything is ranks within the prompt, so the cost is that of a sort, not N x N.
+preference constant-sum (MATH 0.1, convention 1). With rewards everything is ranks within the prompt, so the cost is that of a
+sort, not N x N. With preferences the N x N matrix is there already and nothing says that it is transitive: a cycle is no error,
+and its members may well end up with the same win rate.
 """
 
 import polars as pl
@@ -15,6 +17,7 @@ from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 
 KEY = ("prompt_id", "sample_index")
+DECIMALS = 12  # by which win rates of preferences differ or tie: sums of other terms may differ by a rounding
 
 
 class WinRatesSpec(Spec):
@@ -25,31 +28,91 @@ class WinRatesSpec(Spec):
 
 
 def win_rates(rewards: pl.DataFrame, config: WinRateConfig) -> pl.DataFrame:
-    """The win_rates rows of `rewards` (prompt_id, sample_index, reward), sorted by key.
+    """The win_rates rows of `rewards` (prompt_id, sample_index, reward; of a pairwise reward also preferences), sorted by key.
 
     With W siblings beaten and T tied of N-1: `unbiased` is the leave-one-out U-statistic (W + T/2) / (N-1), `self_counting` is
     SPPO's V-statistic (W + T/2 + 1/2) / N (arXiv 2405.00675, App. A), which shrinks the centred U by (N-1)/N (MATH 0.2).
-    Raises InputError for a NaN reward and for a prompt with a single response.
+    With preferences P_ij they are the sum of P_ij over j other than i by N-1, and over all j by N (MATH 2.8, 4.1); wins, ties and
+    losses then count P_ij above, at and below 1/2, and the rank is that of the win rate.
+    Raises InputError for a NaN, for a prompt with a single response, and for preferences that are not one per response to it.
     """
     _refuse(rewards.filter(pl.col("reward").is_nan()), "has the reward NaN, which cannot be compared: fix the reward")
     _refuse(
         rewards.filter(pl.len().over("prompt_id") == 1),
         "is its prompt's only one, with no sibling to win against: sample two or more",
     )
-    half_wins = pl.col("wins") + pl.col("ties") / 2  # ties count half: the mean over a prompt stays 1/2
-    siblings = pl.col("wins") + pl.col("ties") + pl.col("losses")
-    estimators = {"unbiased": half_wins / siblings, "self_counting": (half_wins + 0.5) / (siblings + 1)}
+    counted = _counted_preferences(rewards) if "preferences" in rewards.columns else _counted_rewards(rewards)
+    siblings = pl.len().over("prompt_id") - 1
+    estimators = {"unbiased": pl.col("points") / siblings, "self_counting": (pl.col("points") + 0.5) / (siblings + 1)}
+    by_rate = pl.col("win_rate").round(DECIMALS).rank("ordinal", descending=True).over("prompt_id")
+    by_reward = pl.col("reward").rank("ordinal", descending=True).over("prompt_id")
+    return (
+        counted.with_columns(win_rate=estimators[config.estimator])
+        .with_columns(rank=by_rate if "preferences" in rewards.columns else by_reward)  # equal: first sample first
+        .select(SCHEMAS["win_rates"].names)
+    )
+
+
+def _counted_rewards(rewards: pl.DataFrame) -> pl.DataFrame:
+    """`rewards`, sorted by key, with wins, ties, losses and points: W + T/2."""
     return (
         rewards.sort(KEY)
         .with_columns(
             wins=_smaller("reward"),
             ties=_not_larger("reward") - _smaller("reward") - 1,
             losses=pl.len().over("prompt_id") - _not_larger("reward"),
-            rank=pl.col("reward").rank("ordinal", descending=True).over("prompt_id"),  # equal rewards: first sample first
         )
-        .with_columns(win_rate=estimators[config.estimator])
-        .select(SCHEMAS["win_rates"].names)
+        .with_columns(points=pl.col("wins") + pl.col("ties") / 2)  # ties count half: the mean over a prompt stays 1/2
     )
+
+
+def _counted_preferences(rewards: pl.DataFrame) -> pl.DataFrame:
+    """`rewards`, sorted by key, with wins, ties, losses and points: the sum of the preferences over the siblings."""
+    _refuse(rewards.filter(_nan_preference()), "has the preference NaN: fix the reward")
+    _refuse(
+        rewards.filter(pl.col("preferences").list.len() != pl.len().over("prompt_id")),
+        "has not one preference for each response to its prompt: score all of them against each other",
+    )
+    return rewards.sort(KEY).with_columns(
+        wins=_preferences(pl.element() > 0.5),
+        ties=_preferences(pl.element() == 0.5) - 1,  # its own
+        losses=_preferences(pl.element() < 0.5),
+        points=_preferences_sum() - 0.5,
+    )
+
+
+def win_rates_of_preferences(preferences: pl.DataFrame) -> pl.DataFrame:
+    """The win rate of each row of `preferences` (prompt_id, sample_index, preferences) against its opponents, and the share tied.
+
+    The preferences are of this row over the opponents; both are means over these. Returns key, win_rate and tie_share, sorted by
+    key. Raises InputError for a NaN.
+    """
+    _refuse(preferences.filter(_nan_preference()), "has the preference NaN: fix the reward")
+    count = pl.col("preferences").list.len()
+    return preferences.sort(KEY).select(
+        *KEY, win_rate=_preferences_sum() / count, tie_share=_preferences(pl.element() == 0.5) / count
+    )
+
+
+def opponents_rewards(preferences: pl.DataFrame, opponents: pl.DataFrame) -> pl.DataFrame:
+    """The mean preference of each of `opponents` (prompt_id, sample_index) over the rows of `preferences`: 1 - theirs over it.
+
+    Returns key and reward, sorted by key. Raises InputError unless each row has one preference for each opponent on its prompt.
+    """
+    placed = opponents.select(KEY).sort(KEY).with_columns(place=pl.int_range(pl.len()).over("prompt_id"))
+    counts = placed.group_by("prompt_id").agg(opponents=pl.len())
+    rows = preferences.join(counts, on="prompt_id", how="left")
+    _refuse(
+        rows.filter(pl.col("preferences").list.len() != pl.col("opponents").fill_null(0)),
+        "has not one preference for each response of the reference to its prompt: score them against each other",
+    )
+    means = (
+        preferences.select("prompt_id", "preferences", place=pl.int_ranges(pl.col("preferences").list.len()))
+        .explode("preferences", "place")
+        .group_by("prompt_id", "place")
+        .agg(reward=1 - pl.col("preferences").mean())
+    )
+    return placed.join(means, on=["prompt_id", "place"], how="left", validate="1:1").sort(KEY).select(*KEY, "reward")
 
 
 def win_rates_against(rewards: pl.DataFrame, opponents: pl.DataFrame) -> pl.DataFrame:
@@ -92,6 +155,20 @@ def _not_larger(reward: str, *within: str) -> pl.Expr:
     return pl.col(reward).rank("max").over("prompt_id", *within).cast(pl.Int64)
 
 
+def _preferences(which: pl.Expr) -> pl.Expr:
+    """How many of a row's preferences are as `which` says."""
+    return pl.col("preferences").list.eval(which).list.sum().cast(pl.Int64)
+
+
+def _preferences_sum() -> pl.Expr:
+    """The sum of a row's preferences, in ascending order: the order of the others does not matter to the last bit."""
+    return pl.col("preferences").list.sort().list.sum()
+
+
+def _nan_preference() -> pl.Expr:
+    return pl.col("preferences").list.eval(pl.element().is_nan()).list.any()
+
+
 def _refuse(rows: pl.DataFrame, what: str) -> None:
     if len(rows):
         prompt_id, sample_index = rows.select(KEY).row(0)
@@ -104,7 +181,8 @@ def _shards(spec: WinRatesSpec, store: Store) -> int:
 
 
 def _compute(spec: WinRatesSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    rewards = store.frame(spec.rewards, [*KEY, "reward"], shard=index)
+    columns = [name for name in (*KEY, "reward", "preferences") if name in store.open(spec.rewards).schema.names]
+    rewards = store.frame(spec.rewards, columns, shard=index)
     try:
         rows = win_rates(rewards, spec.win_rate)
     except InputError as error:

@@ -13,7 +13,7 @@ from data_checks.validation import validate
 from wind.config import ChecksConfig
 from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import DataCheckError
-from wind.schemas import SCHEMAS, rewards_schema
+from wind.schemas import SCHEMAS, preferences_schema, rewards_schema
 
 Rows = list[dict[str, Any]]
 Fault = Callable[[Rows], object]  # changes the rows in place
@@ -24,6 +24,9 @@ WIN_RATES = (0.0, 0.5, 0.5, 1.0)  # (wins + ties / 2) / 3
 COUNTS = ((0, 0, 3), (1, 1, 1), (1, 1, 1), (3, 0, 0))  # wins, ties, losses
 RANKS = (4, 2, 3, 1)
 ROLES = ("worst", "unused", "unused", "best")
+# Of the same samples by a pairwise reward: 1, 2, 3 beat each other in a circle, and all of them beat 0.
+PREFERENCES = ((0.5, 0.25, 0.25, 0.25), (0.75, 0.5, 1.0, 0.0), (0.75, 0.0, 0.5, 1.0), (0.75, 1.0, 0.0, 0.5))
+PREFERRED = tuple((sum(row) - 0.5) / 3 for row in PREFERENCES)  # 1/4 and three times 7/12
 
 
 def key(row: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +78,7 @@ class Chain:
         rows = self.rows(name, split)
         if fault is not None:
             fault(rows)
-        schema = rewards_schema(("length",)) if name == "rewards" else SCHEMAS[name]
+        schema = self.rewards_schema() if name == "rewards" else SCHEMAS[name]
         outputs = {"dropped": self._publish("prompts.dropped", [DROPPED], {}, {}, {})} if name == "prompts" else {}
         spec = {
             "split": split,
@@ -88,6 +91,10 @@ class Chain:
             "parts": self.parts,
         }
         return self._publish(name, rows, self._parents(name, split), spec, outputs, schema)
+
+    def rewards_schema(self) -> pa.Schema:
+        """That of a rule with one component."""
+        return rewards_schema(("length",))
 
     def check(self, name: str, fault: Fault | None = None, split: str | None = None) -> CheckResult:
         """What the suite says of the dataset, default thresholds."""
@@ -165,6 +172,7 @@ class Chain:
             "reward_policy": REWARDS[sample],
             "reward_reference": REWARDS[sample],
             "win_rate": WIN_RATES[sample],
+            "tie_share": 0.5,
             "response_tokens_policy": 2,
             "response_tokens_reference": 2,
             "is_truncated_policy": False,
@@ -189,6 +197,42 @@ class Chain:
         return path
 
 
+class PairwiseChain(Chain):
+    """The same with a pairwise reward."""
+
+    def rows(self, name: str, split: str = "train") -> Rows:
+        """The good rows of a dataset."""
+        rows = super().rows(name, split)
+        for row in rows:
+            sample = row.get("sample_index", 0)
+            if name == "rewards":
+                del row["length"]
+                row.update(reward=PREFERRED[sample], preferences=list(PREFERENCES[sample]), cut_share=0.0)
+            if name == "win_rates":
+                wins = sum(preference > 0.5 for preference in PREFERENCES[sample])
+                row.update(win_rate=PREFERRED[sample], wins=wins, ties=0, losses=3 - wins, rank=(4, 1, 2, 3)[sample])
+        return rows
+
+    def rewards_schema(self) -> pa.Schema:
+        """That of a pairwise reward."""
+        return preferences_schema()
+
+
+class OpponentsChain(PairwiseChain):
+    """The same rows, compared with another policy's four responses to each prompt."""
+
+    def rows(self, name: str, split: str = "train") -> Rows:
+        """The good rows of a dataset."""
+        rows = super().rows(name, split)
+        for row in rows if name == "rewards" else ():
+            row.update(reward=sum(row["preferences"]) / 4)
+        return rows
+
+    def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
+        parents = super()._parents(name, split)
+        return parents | ({"opponents": parents["generations"]} if name == "rewards" else {})
+
+
 DROPPED = {"row": 6, "prompt_id": "0" * 32, "reason": "duplicate", "prompt_tokens": 3}
 
 
@@ -200,3 +244,13 @@ def _column(kwargs: dict[str, Any]) -> str:
 @pytest.fixture
 def chain(store: Store, tmp_path: Path) -> Chain:
     return Chain(store, tmp_path)
+
+
+@pytest.fixture
+def pairwise_chain(store: Store, tmp_path: Path) -> PairwiseChain:
+    return PairwiseChain(store, tmp_path)
+
+
+@pytest.fixture
+def opponents_chain(store: Store, tmp_path: Path) -> OpponentsChain:
+    return OpponentsChain(store, tmp_path)

@@ -25,6 +25,8 @@ def test_good_evaluation_passes(chain: "Chain") -> None:
         (lambda rows: rows[3].update(sample_index=4), "rows.sample_index: sample_index is 0 .. 3"),
         (lambda rows: rows[3].update(win_rate=NAN), "rows.win_rate: win_rate is a finite number"),
         (lambda rows: rows[3].update(win_rate=1.01), "rows.win_rate: win rates lie in [0, 1]"),
+        (lambda rows: rows[3].update(tie_share=NAN), "rows.tie_share: tie_share is a finite number"),
+        (lambda rows: rows[3].update(tie_share=-0.01), "rows.tie_share: tie shares lie in [0, 1]"),
         (lambda rows: rows[3].update(reward_policy=NAN), "rows.reward_policy: reward_policy is a finite number"),
         (lambda rows: rows[3].update(reward_reference=NAN), "rows.reward_reference: reward_reference is a finite number"),
         (lambda rows: rows[3].update(logp_policy=0.1), "rows.logp_policy: logp_policy is at most 0"),

@@ -1,11 +1,18 @@
 """Each planted fault of the rewards fires exactly the expectation that names it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain, Fault
+
+Rows = list[dict[str, Any]]
+
+
+def preferred(row: dict[str, Any], preferences: list[float]) -> None:
+    """Set the preferences of a first sample, and its reward to their mean over the others."""
+    row.update(preferences=preferences, reward=sum(preferences[1:]) / 3)
 
 
 def test_good_rewards_pass(chain: "Chain") -> None:
@@ -35,3 +42,57 @@ def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fir
 
 def test_constant_rewards_block_training_only(chain: "Chain") -> None:
     assert chain.check("rewards", lambda rows: [row.update(reward=1.0) for row in rows], split="eval").success
+
+
+def test_good_preferences_pass(pairwise_chain: "Chain") -> None:
+    assert pairwise_chain.check("rewards").success
+
+
+def test_good_preferences_over_opponents_pass(opponents_chain: "Chain") -> None:
+    assert opponents_chain.check("rewards").success
+
+
+def out_of_range(rows: Rows) -> None:
+    preferred(rows[0], [0.5, -0.25, 0.25, 0.25])
+    rows[1]["preferences"][0] = 1.25
+    rows[1]["reward"] = (1.25 + 1.0 + 0.0) / 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "fires"),
+    [
+        (
+            lambda rows: rows[0]["preferences"].append(0.5),
+            ["surplus: a row has one preference for each of its prompt's generations"],
+        ),
+        (lambda rows: rows[0]["preferences"].pop(), ["surplus: a row has one preference for each of its prompt's generations"]),
+        (lambda rows: rows[0]["preferences"].__setitem__(0, float("nan")), ["unknown: preferences are finite numbers"]),
+        (out_of_range, ["lowest: preferences are at least 0", "highest: preferences are at most 1"]),
+        (
+            lambda rows: preferred(rows[0], [0.25, 0.25, 0.25, 0.25]),
+            ["itself: a response beats itself half the time", "asymmetry: P_ij + P_ji = 1"],
+        ),
+        (lambda rows: preferred(rows[0], [0.5, 0.3, 0.25, 0.25]), ["asymmetry: P_ij + P_ji = 1"]),
+        (lambda rows: rows[0].update(reward=0.3), ["reward_gap: the reward is the mean preference over the others"]),
+        (lambda rows: rows[0].update(cut_share=float("nan")), ["cut_share: cut_share is a finite number"]),
+        (lambda rows: rows[0].update(sample_index=9), ["is_known: every row belongs to one of the generations"]),
+    ],
+)
+def test_a_fault_of_preferences_fires_its_expectation_alone(pairwise_chain: "Chain", fault: "Fault", fires: list[str]) -> None:
+    found = pairwise_chain.failures("rewards", fault)
+    assert [failure for failure in found if failure.startswith("rows.")] == [f"rows.{failure}" for failure in fires]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "fires"),
+    [
+        (lambda rows: rows[0]["preferences"].pop(), "rows.surplus: a row has one preference for each of its prompt's opponents"),
+        (lambda rows: rows[0].update(reward=0.25 + 1e-6), "rows.reward_gap: the reward is the mean preference over the others"),
+    ],
+)
+def test_a_fault_of_preferences_over_opponents_fires_its_expectation_alone(
+    opponents_chain: "Chain", fault: "Fault", fires: str
+) -> None:
+    assert opponents_chain.failures("rewards", fault) == [fires]

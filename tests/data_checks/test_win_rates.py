@@ -54,3 +54,24 @@ def test_good_win_rates_pass(chain: "Chain") -> None:
 )
 def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fires: str) -> None:
     assert chain.failures("win_rates", fault) == [fires]
+
+
+def test_good_win_rates_of_preferences_pass(pairwise_chain: "Chain") -> None:
+    """Three responses in a circle share the highest win rate, and one of them has the first rank."""
+    assert pairwise_chain.check("win_rates").success
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "fires"),
+    [
+        (
+            lambda rows: rows[1].update(win_rate=7 / 12 + 1e-6),
+            "prompts.mean_win_rate: the win rates of a prompt average one half",
+        ),
+        (lambda rows: [rows[0].update(rank=1), rows[1].update(rank=4)], "prompts.best_reward_gap: rank 1 has the highest reward"),
+        (lambda rows: rows[1].update(ties=1), "rows.comparisons, siblings: wins + ties + losses = N - 1"),
+    ],
+)
+def test_a_fault_of_preferences_fires_its_expectation(pairwise_chain: "Chain", fault: "Fault", fires: str) -> None:
+    assert pairwise_chain.failures("win_rates", fault)[0] == fires

@@ -113,8 +113,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("run=7", "run is 7; it must be a valid string"),
         ("training=3", "training is 3; it must be a mapping of settings"),
         ("workers.python.ray=x", "workers.python.ray is 'ray'; it must be 'transformers', 'vllm' or 'training'"),
-        ("reward.kind=clasifier", "reward.kind is 'clasifier'; it must be 'rule' or 'classifier'"),
-        ("reward={path: x}", "reward.kind is required and missing; it must be 'rule' or 'classifier'"),
+        ("reward.kind=clasifier", "reward.kind is 'clasifier'; it must be 'rule' or 'classifier' or 'pairwise'"),
+        ("reward={path: x}", "reward.kind is required and missing; it must be 'rule' or 'classifier' or 'pairwise'"),
         ("reward={kind: classifier}", "reward.path is required and missing"),
         ("policy={}", "policy.path is required and missing"),
         # rules over several settings

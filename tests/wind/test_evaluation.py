@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from wind.config import EvaluationConfig
 from wind.datasets import Dataset, Store
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.evaluation import evaluation, exact_match, resolve_match
+from wind.schemas import preferences_schema
 from wind.stages import Job, Place, run
 
 KEY = {"prompt_id": ["a", "a", "b", "b"], "sample_index": [0, 1, 0, 1]}
@@ -37,6 +39,7 @@ def test_rows_by_hand() -> None:
     rows = evaluation(policy, reference, logps())
     # 3 beats 1 and 2; 1 ties 1 and loses to 2; 2 ties 2 and loses to 5.
     assert rows["win_rate"].to_list() == [1.0, 0.25, 0.25, 0.25]
+    assert rows["tie_share"].to_list() == [0.0, 0.5, 0.5, 0.5]
     assert rows["reward_policy"].to_list() == [3.0, 1.0, 2.0, 2.0]
     assert rows["reward_reference"].to_list() == [1.0, 2.0, 2.0, 5.0]
     assert rows["response_tokens_policy"].to_list() == [1, 2, 3, 4]
@@ -47,6 +50,30 @@ def test_rows_by_hand() -> None:
     assert rows["accuracy_reference"].to_list() == [0.0, 0.0, None, None]
     assert rows["logp_policy"].to_list() == [-1.0, -2.0, -3.0, -4.0]
     assert rows["logp_reference"].to_list() == [-5.0, -6.0, -7.0, -8.0]
+
+
+def test_rows_of_preferences_by_hand() -> None:
+    # Of a: P = [1 1/2; 1/4 1/4] over the reference's two responses; of b: [1/2 0; 1/2 1].
+    policy = side([0.75, 0.25, 0.25, 0.75], preferences=[[1.0, 0.5], [0.25, 0.25], [0.5, 0.0], [0.5, 1.0]])
+    rows = evaluation(policy.reverse(), side([0.0] * 4).drop("reward").reverse(), logps())
+    assert rows["win_rate"].to_list() == rows["reward_policy"].to_list() == [0.75, 0.25, 0.25, 0.75]
+    assert rows["tie_share"].to_list() == [0.5, 0.0, 0.5, 0.5]
+    # Its mean preference over the policy's: 1 - (1 + 1/4) / 2, 1 - (1/2 + 1/4) / 2, 1 - (1/2 + 1/2) / 2, 1 - (0 + 1) / 2.
+    assert rows["reward_reference"].to_list() == [0.375, 0.625, 0.5, 0.5]
+    assert rows["reward_policy"].to_numpy().mean() + rows["reward_reference"].to_numpy().mean() == 1
+
+
+@pytest.mark.parametrize("preferences", [[[1.0, 0.5], [0.5], [0.5, 0.5], [0.5, 1.0]], [[1.0, 0.5, 0.5]] * 4])
+def test_preferences_over_other_responses_are_refused(preferences: list[list[float]]) -> None:
+    policy = side([0.5] * 4, preferences=preferences)
+    with pytest.raises(InputError, match=r"has not one preference for each response of the reference to its prompt"):
+        evaluation(policy, side([0.0] * 4).drop("reward"), logps())
+
+
+def test_a_preference_that_is_nan_is_refused() -> None:
+    policy = side([0.5] * 4, preferences=[[1.0, 0.5], [0.5, 0.5], [0.5, 0.5], [float("nan"), 1.0]])
+    with pytest.raises(InputError, match=r"prompt b, sample 1 has the preference NaN"):
+        evaluation(policy, side([0.0] * 4).drop("reward"), logps())
 
 
 def test_a_policy_against_itself_wins_half() -> None:
@@ -89,9 +116,9 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
-def publish(store: Store, name: str, frame: pl.DataFrame) -> Dataset:
+def publish(store: Store, name: str, frame: pl.DataFrame, schema: pa.Schema | None = None) -> Dataset:
     with store.partial(name, "made") as partial:
-        partial.write(0, frame.to_arrow())
+        partial.write(0, frame.to_arrow(), schema)
         return partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
 
 
@@ -109,7 +136,10 @@ def generations(policy: str, responses: list[str]) -> pl.DataFrame:
     )
 
 
-def job(store: Store, config: EvaluationConfig, rewards_reference: pl.DataFrame | None = None) -> Job:
+def job(
+    store: Store, config: EvaluationConfig, rewards_reference: pl.DataFrame | None = None, preferences: pl.DataFrame | None = None
+) -> Job:
+    """Of a scalar reward, or with `preferences` of a pairwise one."""
     prompts = pl.DataFrame(
         {
             "prompt_id": ["a", "b"],
@@ -132,6 +162,9 @@ def job(store: Store, config: EvaluationConfig, rewards_reference: pl.DataFrame 
     }
     spec: dict[str, Any] = {field: publish(store, field.partition("_")[0], frame).model_dump() for field, frame in frames.items()}
     spec |= {"evaluation": config.model_dump(), "match_digest": resolve_match(config)}
+    if preferences is not None:
+        spec |= {"rewards_policy": publish(store, "rewards", preferences, preferences_schema()).model_dump()}
+        del spec["rewards_reference"]
     return Job(stage="evaluation", spec=spec, place=Place(root=str(store.root)))
 
 
@@ -144,6 +177,22 @@ def test_the_stage_by_hand(store: Store) -> None:
     assert rows["response_tokens_policy"].to_list() == [1, 2, 3, 1]
     assert rows["is_truncated_policy"].to_list() == [False, False, True, False]
     assert store.manifest(made).numbers == {"win_rate": 0.5, "reward_policy": 2.0, "reward_reference": 2.0}
+
+
+def test_the_stage_by_hand_with_a_pairwise_reward(store: Store) -> None:
+    lists = [[1.0, 0.5], [0.25, 0.25], [0.5, 0.0], [0.5, 1.0]]
+    preferences = pl.DataFrame(KEY | {"reward": [0.75, 0.25, 0.25, 0.75], "preferences": lists, "cut_share": [0.0] * 4})
+    made = run(job(store, EvaluationConfig(), preferences=preferences), lambda done, total: None)
+    assert store.frame(made)["win_rate"].to_list() == [0.75, 0.25, 0.25, 0.75]
+    assert store.frame(made)["reward_reference"].to_list() == [0.375, 0.625, 0.5, 0.5]
+    assert store.manifest(made).numbers == {"win_rate": 0.5, "reward_policy": 0.5, "reward_reference": 0.5}
+
+
+def test_a_scalar_reward_needs_the_references_rewards(store: Store) -> None:
+    scalar = job(store, EvaluationConfig())
+    del scalar.spec["rewards_reference"]
+    with pytest.raises(DatasetError, match="has no preferences: a scalar reward needs the reference's rewards beside it"):
+        run(scalar, lambda done, total: None)
 
 
 def test_a_users_match_sees_only_rows_with_a_gold_answer(store: Store, rules: Path) -> None:

@@ -26,6 +26,7 @@ def evaluation_rows(**columns: list[Any]) -> pl.DataFrame:
         "reward_policy": [3.0, 1.0, 2.0, 2.0],
         "reward_reference": [1.0, 2.0, 2.0, 2.0],
         "win_rate": [1.0, 0.25, 0.5, 0.5],
+        "tie_share": [0.0, 0.5, 1.0, 1.0],
         "response_tokens_policy": [2, 4, 6, 8],
         "response_tokens_reference": [1, 1, 1, 1],
         "is_truncated_policy": [False, True, False, False],
@@ -52,7 +53,7 @@ def test_each_row_metric_by_hand() -> None:
     assert means == pytest.approx(
         {
             "win_rate": 2.25 / 4,
-            "tie_share": (0 + 1 / 2 + 1 + 1) / 4,  # of a: 3 ties nothing, 1 ties one of two; of b: everything ties
+            "tie_share": (0 + 1 / 2 + 1 + 1) / 4,  # of a: 3 ties nothing, 1 ties one of two; of b: all ties
             "mean_reward": 2.0,
             "mean_reward_reference": 1.75,
             "kl_k1": (2 + 0 - 1 + 0) / 4,  # l = logp_policy - logp_reference

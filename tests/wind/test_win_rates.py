@@ -1,5 +1,6 @@
 """Win rates: hand-derived literals, identities, and a brute-force N x N loop as the reference."""
 
+import itertools
 from collections.abc import Sequence
 
 import polars as pl
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from wind.config import WinRateConfig
 from wind.datasets import Dataset, Store
 from wind.errors import InputError
+from wind.schemas import preferences_schema
 from wind.stages import Job, Place, run
 from wind.win_rates import win_rates, win_rates_against
 
@@ -181,3 +183,108 @@ def test_the_stage_names_the_dataset_of_a_bad_reward(store: Store) -> None:
 def job(store: Store, rewards: Dataset) -> Job:
     spec = {"rewards": rewards.model_dump(), "win_rate": UNBIASED.model_dump()}
     return Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)))
+
+
+def preferences_frame(matrices_P_N_N: Sequence[Sequence[Sequence[float]]]) -> pl.DataFrame:
+    rows = [
+        (f"p{p}", n, (sum(row_N) - 0.5) / (len(row_N) - 1), list(row_N))
+        for p, matrix_N_N in enumerate(matrices_P_N_N)
+        for n, row_N in enumerate(matrix_N_N)
+    ]
+    schema = {"prompt_id": pl.String, "sample_index": pl.Int32, "reward": pl.Float64, "preferences": pl.List(pl.Float64)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+# Rock, paper, scissors, and a stone that ties with rock and loses to the other two.
+CIRCLE = ((0.5, 0.1, 0.9, 0.5), (0.9, 0.5, 0.1, 0.7), (0.1, 0.9, 0.5, 0.8), (0.5, 0.3, 0.2, 0.5))
+
+
+def test_a_circle_by_hand() -> None:
+    rows = counts(win_rates(preferences_frame([CIRCLE]), UNBIASED))
+    assert [row[1:] for row in rows] == [(1, 1, 1, 3), (2, 0, 1, 2), (2, 0, 1, 1), (0, 1, 2, 4)]
+    assert [row[0] for row in rows] == pytest.approx([1.5 / 3, 1.7 / 3, 1.8 / 3, 1.0 / 3], abs=1e-15)
+    self_counting = win_rates(preferences_frame([CIRCLE]), SELF_COUNTING)["win_rate"].to_list()
+    assert self_counting == pytest.approx([2.0 / 4, 2.2 / 4, 2.3 / 4, 1.5 / 4], abs=1e-15)
+
+
+def test_rock_paper_scissors_all_win_half_and_rank_by_sample() -> None:
+    """No scalar reward can say this: each beats another for certain, and none is better."""
+    for strength in (1.0, 0.9, 2 / 3):
+        lose = 1 - strength
+        circle = ((0.5, lose, strength), (strength, 0.5, lose), (lose, strength, 0.5))
+        for config in (UNBIASED, SELF_COUNTING):
+            rows = counts(win_rates(preferences_frame([circle]), config))
+            assert [row[0] for row in rows] == pytest.approx([0.5] * 3, abs=1e-15)
+            assert [row[1:] for row in rows] == [(1, 0, 1, 1), (1, 0, 1, 2), (1, 0, 1, 3)]
+
+
+def test_win_rates_that_differ_by_a_rounding_rank_by_sample() -> None:
+    """0.5 + 0.7 = 0.3 + 0.9 on paper; in floats the second, of the later sample, is larger."""
+    rows = win_rates(preferences_frame([square(3, [0.5, 0.7, 0.1])]), UNBIASED)
+    assert 0 < rows["win_rate"][2] - rows["win_rate"][0] < 1e-15
+    assert rows["rank"].to_list() == [1, 3, 2]
+
+
+@given(groups)
+def test_preferences_of_rewards_have_the_win_rates_of_the_rewards(rewards_P_N: list[list[float]]) -> None:
+    """P_ij = 1, 1/2 or 0 by a reward: counts, win rates and ranks are those of the reward."""
+    matrices = [[[(x > y) + (x == y) / 2 for y in rewards_N] for x in rewards_N] for rewards_N in rewards_P_N]
+    for config in (UNBIASED, SELF_COUNTING):
+        assert win_rates(preferences_frame(matrices), config).equals(win_rates(frame(rewards_P_N), config))
+
+
+def square(n: int, entries: list[float]) -> list[list[float]]:
+    """The constant-sum matrix with `entries` above its diagonal, row by row."""
+    matrix = [[0.5] * n for _ in range(n)]
+    for (i, j), entry in zip(itertools.combinations(range(n), 2), entries, strict=True):
+        matrix[i][j], matrix[j][i] = entry, 1 - entry
+    return matrix
+
+
+def squares(n: int) -> st.SearchStrategy[list[list[float]]]:
+    pairs = n * (n - 1) // 2
+    return st.lists(st.floats(0, 1), min_size=pairs, max_size=pairs).map(lambda entries: square(n, entries))
+
+
+@given(st.integers(2, 6).flatmap(squares))
+def test_win_rates_of_any_preferences_average_one_half(matrix_N_N: list[list[float]]) -> None:
+    n = len(matrix_N_N)
+    for config in (UNBIASED, SELF_COUNTING):
+        rows = win_rates(preferences_frame([matrix_N_N]), config)
+        assert sum(rows["win_rate"].to_list()) / n == pytest.approx(0.5, abs=1e-12)
+        assert sorted(rows["rank"].to_list()) == list(range(1, n + 1))
+        assert (rows["wins"] + rows["ties"] + rows["losses"] == n - 1).all()
+        by_rank = rows.sort("rank")["win_rate"].to_list()
+        assert all(better >= worse - 1e-12 for better, worse in itertools.pairwise(by_rank))
+
+
+def test_the_order_of_siblings_does_not_matter_to_the_last_bit() -> None:
+    straight = win_rates(preferences_frame([CIRCLE]), UNBIASED)["win_rate"].to_list()
+    for order in itertools.permutations(range(4)):
+        permuted = [[CIRCLE[i][j] for j in order] for i in order]
+        assert win_rates(preferences_frame([permuted]), UNBIASED)["win_rate"].to_list() == [straight[i] for i in order]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (((0.5, 0.2), (0.8,)), r"^prompt p0, sample 1 has not one preference for each response to its prompt"),
+        (((0.5, 0.2, 0.1), (0.8, 0.5, 0.1)), r"sample 0 has not one preference .* \(1 more rows like this\)$"),
+        (((0.5, float("nan")), (0.8, 0.5)), r"^prompt p0, sample 0 has the preference NaN"),
+    ],
+)
+def test_a_matrix_that_is_none_is_refused(matrix: Sequence[Sequence[float]], message: str) -> None:
+    rows = preferences_frame([[(0.5, 0.5), (0.5, 0.5)]]).with_columns(preferences=pl.Series(matrix))
+    with pytest.raises(InputError, match=message):
+        win_rates(rows, UNBIASED)
+
+
+def test_the_stage_reads_preferences(store: Store) -> None:
+    with store.partial("rewards", "made") as partial:
+        rows = preferences_frame([CIRCLE]).with_columns(cut_share=pl.lit(0.0))
+        partial.write(0, rows.to_arrow(), preferences_schema())
+        rewards = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+    spec = {"rewards": rewards.model_dump(), "win_rate": UNBIASED.model_dump()}
+    made = run(Job(stage="win_rates", spec=spec, place=Place(root=str(store.root))), lambda done, total: None)
+    assert store.frame(made)["wins"].to_list() == [1, 2, 2, 0]
+    assert store.manifest(made).numbers == pytest.approx({"tie_share": 2 / 12, "mean_win_rate": 0.5})

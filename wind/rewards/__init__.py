@@ -1,29 +1,44 @@
-"""Rewards: one number for each response, from a rule or from a classifier.
+"""Rewards: one number for each response, from a rule or a classifier, or a row of preferences from a pairwise model.
 
 One row is one generation as the reward sees it. A *rule* is a user's Python function over a batch of prompts, responses and gold
-answers; a *classifier* is a stored sequence-classification model with one output. Both stand behind `RewardModel`. What the
-config names by path enters the store, or the spec as a digest or text, before a stage is planned: see `resolve_reward`.
+answers; a *classifier* is a stored sequence-classification model with one output; both stand behind `RewardModel`. A *pairwise*
+reward is a stored model that compares two responses, and its row holds a preference for each other response to the prompt. What
+the config names by path enters the store, or the spec as a digest or text, before a stage is planned: see `resolve_reward`.
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from wind.config import ClassifierRewardConfig, Function, InferenceConfig, Name, PolicyConfig, RewardConfig
+from wind.config import (
+    ClassifierRewardConfig,
+    Function,
+    InferenceConfig,
+    Name,
+    PairwiseRewardConfig,
+    PolicyConfig,
+    RewardConfig,
+    RuleRewardConfig,
+)
 from wind.datasets import AnyHandle, Dataset, Model, Store
-from wind.errors import ConfigError, DatasetError, InputError
+from wind.errors import ConfigError, DatasetError
+from wind.rewards.folders import check_one_output, pairwise_architecture
 from wind.rewards.sources import source_digest
-from wind.schemas import SCHEMAS, rewards_schema
+from wind.schemas import preferences_schema, rewards_schema
 from wind.sections import Section
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
 if TYPE_CHECKING:
     from wind.rewards.functions import Floats, Responses
+
+
+PAIRRM_PROMPT_TOKENS = 1224  # source_maxlength and candidate_maxlength of llm-blender/PairRM's published configuration
+PAIRRM_RESPONSE_TOKENS = 412
 
 
 class Rule(Section):
@@ -43,17 +58,38 @@ class Classifier(Section):
     template: str = "chat"  # "chat": the model's own; "none": prompt and response as a text pair; else Jinja text
 
 
+class Pairwise(Section):
+    """A stored model that compares two responses, and how a prompt and two responses become its input."""
+
+    kind: Literal["pairwise"] = "pairwise"
+    model: Model
+    architecture: Literal["cross_encoder", "pairrm"]
+    template: str = "none"  # of a cross-encoder: "none", "chat", else Jinja text
+    max_prompt_tokens: int | None = None  # of PairRM
+    max_response_tokens: int | None = None
+
+
+Reward = Annotated[Rule | Classifier | Pairwise, Field(discriminator="kind")]
+
+
 class RewardsSpec(Spec):
-    """The generations to reward and the reward."""
+    """The generations to reward, the reward, and whose responses a pairwise one compares them with: by default their siblings."""
 
     prompts: Dataset
     generations: Dataset
-    reward: Annotated[Rule | Classifier, Field(discriminator="kind")]
+    opponents: Dataset | None = None  # other generations for the same prompts
+    reward: Reward
     inference: InferenceConfig
 
+    @model_validator(mode="after")
+    def _opponents_are_compared(self) -> Self:
+        if self.opponents is not None and not isinstance(self.reward, Pairwise):
+            raise ValueError(f"a {self.reward.kind} rewards each response by itself: only a pairwise reward has opponents")
+        return self
+
     def parents(self) -> dict[str, AnyHandle]:
-        """The stored inputs; a classifier's model is one of them, as `model`."""
-        return super().parents() | ({"model": self.reward.model} if isinstance(self.reward, Classifier) else {})
+        """The stored inputs; a reward's model is one of them, as `model`."""
+        return super().parents() | ({} if isinstance(self.reward, Rule) else {"model": self.reward.model})
 
 
 class RewardModel(Protocol):
@@ -64,24 +100,49 @@ class RewardModel(Protocol):
         ...
 
 
-def resolve_reward(store: Store, config: RewardConfig) -> Rule | Classifier:
+def resolve_reward(store: Store, config: RewardConfig) -> Reward:
     """The reward that `config` names, without any path: a digest of the function's source, or the stored model.
 
     Imports neither the function nor torch. Raises ConfigError in one line for a module or function that is not there, a template
-    that cannot be read, and a folder that is no model or not one with a single output.
+    that cannot be read and a folder that is no model, InputError for a model whose files show that it is of another kind.
     """
-    if isinstance(config, ClassifierRewardConfig):
-        model = _import(store, config)
-        _check_one_output(store.path(model), config.path)
-        return Classifier(model=model, template=_template(config.template))
-    reserved = [name for name in config.components if name in SCHEMAS["rewards"].names or config.components.count(name) > 1]
+    if isinstance(config, RuleRewardConfig):
+        return _rule(config)
+    model = _import(store, config)
+    if isinstance(config, PairwiseRewardConfig):
+        return _pairwise(store, config, model)
+    check_one_output(store.path(model), config.path)
+    return Classifier(model=model, template=_template(config.template))
+
+
+def _rule(config: RuleRewardConfig) -> Rule:
+    reserved = [name for name in config.components if name in preferences_schema().names or config.components.count(name) > 1]
     if reserved:
         raise ConfigError(f"reward.components lists {reserved[0]} twice or beside the column of that name: choose another name")
     digest = source_digest("reward.function", config.function)
     return Rule(function=config.function, components=config.components, source_digest=digest)
 
 
-def _import(store: Store, config: ClassifierRewardConfig) -> Model:
+def _pairwise(store: Store, config: PairwiseRewardConfig, model: Model) -> Pairwise:
+    architecture = pairwise_architecture(store.path(model), config.path, config.architecture)
+    if architecture == "cross_encoder":
+        cut = [name for name in ("max_prompt_tokens", "max_response_tokens") if getattr(config, name) is not None]
+        if cut:
+            raise ConfigError(f"reward.{cut[0]} is PairRM's, and {config.path} is a cross-encoder, which is never cut: remove it")
+        return Pairwise(model=model, architecture=architecture, template=_template(config.template))
+    if config.template != "none":
+        raise ConfigError(
+            f"reward.template is a cross-encoder's, and {config.path} is a PairRM with a layout of its own: remove it"
+        )
+    return Pairwise(
+        model=model,
+        architecture=architecture,
+        max_prompt_tokens=config.max_prompt_tokens or PAIRRM_PROMPT_TOKENS,
+        max_response_tokens=config.max_response_tokens or PAIRRM_RESPONSE_TOKENS,
+    )
+
+
+def _import(store: Store, config: ClassifierRewardConfig | PairwiseRewardConfig) -> Model:
     from wind.models import import_policy
 
     try:
@@ -89,20 +150,6 @@ def _import(store: Store, config: ClassifierRewardConfig) -> Model:
     except ConfigError as error:
         message = str(error)  # written for the policy's own section of the config
         raise ConfigError(f"reward{message.removeprefix('policy')}" if message.startswith("policy") else message) from error
-
-
-def _check_one_output(folder: Path, name: str) -> None:
-    """Raises InputError if the config of a stored model already says that it is no classifier with one output.
-
-    What only the weights can tell, whether the head was trained, is checked when they are loaded.
-    """
-    config = json.loads((folder / "config.json").read_bytes())
-    kinds = config.get("architectures") or []
-    if kinds and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
-        raise InputError(f"reward.path {name} is a {kinds[0]} without a score head: name a sequence-classification model")
-    outputs = len(config.get("id2label") or ()) or config.get("num_labels", 2)  # two where nothing is said, as in transformers
-    if outputs != 1:
-        raise InputError(f"reward.path {name} has {outputs} outputs: name a sequence-classification model with one")
 
 
 def _template(template: str) -> str:
@@ -115,14 +162,14 @@ def _template(template: str) -> str:
         raise ConfigError(f'reward.template {template} cannot be read: name "chat", "none" or a Jinja file ({error})') from error
 
 
-def _reward_model(spec: RewardsSpec, store: Store, place: Place) -> RewardModel:
-    if isinstance(spec.reward, Rule):
+def _reward_model(reward: Rule | Classifier, inference: InferenceConfig, store: Store, place: Place) -> RewardModel:
+    if isinstance(reward, Rule):
         from wind.rewards.rules import RuleReward
 
-        return RuleReward(spec.reward)
+        return RuleReward(reward)
     from wind.rewards.classifier import classifier
 
-    return classifier(store.root.resolve(), spec.reward, spec.inference, place.device)
+    return classifier(store.root.resolve(), reward, inference, place.device)
 
 
 def responses(prompts: pl.DataFrame, generations: pl.DataFrame) -> "Responses":
@@ -146,21 +193,38 @@ def _shards(spec: RewardsSpec, store: Store) -> int:
 
 def _compute(spec: RewardsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
     prompts = store.frame(spec.prompts, ["prompt_id", "messages", "answer"])
-    generations = store.frame(spec.generations, ["prompt_id", "sample_index", "response"], shard=index)
+    columns = ["prompt_id", "sample_index", "response"]
+    generations = store.frame(spec.generations, columns, shard=index)
     rows = responses(prompts, generations)
-    columns = _reward_model(spec, store, place).rewards(rows, progress)
-    components = spec.reward.components if isinstance(spec.reward, Rule) else ()
-    table = pa.table({"prompt_id": rows.prompt_ids, "sample_index": rows.sample_indexes, **columns})
-    return Shard(table, schema=rewards_schema(components))
+    made: Mapping[str, object]
+    if isinstance(spec.reward, Pairwise):
+        from wind.rewards.pairwise import pairwise_reward
+
+        opponents = None
+        if spec.opponents is not None:
+            theirs = store.frame(spec.opponents, columns).join(generations, on="prompt_id", how="semi", maintain_order="left")
+            opponents = responses(prompts, theirs)
+        judge = pairwise_reward(store.root.resolve(), spec.reward, spec.inference, place.device)
+        schema, made = preferences_schema(), judge.preferences(rows, opponents, progress)
+    else:
+        components = spec.reward.components if isinstance(spec.reward, Rule) else ()
+        made = _reward_model(spec.reward, spec.inference, store, place).rewards(rows, progress)
+        schema = rewards_schema(components)
+    return Shard(pa.table({"prompt_id": rows.prompt_ids, "sample_index": rows.sample_indexes, **made}), schema=schema)
 
 
 def _numbers(spec: RewardsSpec, table: pa.Table) -> dict[str, float]:
-    """Mean and standard deviation of the reward, and how many of a prompt's rewards are distinct, as a share of all rows."""
+    """Mean and standard deviation of the reward, and how many of a prompt's rewards are distinct, as a share of all rows.
+
+    Of a pairwise reward also the share of comparisons that read a text cut to fit.
+    """
     distinct = table.select(["prompt_id", "reward"]).group_by(["prompt_id", "reward"]).aggregate([]).num_rows
+    cut = {"cut_share": pc.mean(table["cut_share"]).as_py()} if isinstance(spec.reward, Pairwise) else {}
     return {
         "mean_reward": pc.mean(table["reward"]).as_py(),
         "std_reward": pc.stddev(table["reward"]).as_py(),
         "distinct_share": distinct / table.num_rows,
+        **cut,
     }
 
 

@@ -39,8 +39,8 @@ class Responses:
         return len(self.responses)
 
     def prompts(self) -> list[str]:
-        """What the user asked: the content of each prompt's last user message (its last message where no user speaks)."""
-        return [_asked(messages) for messages in self.messages]
+        """What the user asked, for each row."""
+        return [asked(messages) for messages in self.messages]
 
     def where(self, row: int) -> str:
         """How row number `row` is named in messages."""
@@ -113,6 +113,11 @@ def refuse_non_finite(what: str, values: Floats, where: Callable[[int], str]) ->
         raise InputError(f"{what} gave {values[row]} for {where(row)}{more}: every value must be a finite number")
 
 
+def asked(messages: Sequence[Mapping[str, str]]) -> str:
+    """What the user asked: the content of a prompt's last user message (its last message where no user speaks)."""
+    return next((message["content"] for message in reversed(messages) if message["role"] == "user"), messages[-1]["content"])
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, empty where it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -134,10 +139,6 @@ def _place(error: BaseException) -> str:
     own = [(file, line) for file, line in frames if file != __file__ and not file.startswith(("<", sysconfig.get_path("stdlib")))]
     own = [(file, line) for file, line in own if not {"site-packages", "dist-packages"} & set(Path(file).parts)]
     return f" ({shown(own[-1][0])}:{own[-1][1]})" if own else ""
-
-
-def _asked(messages: Sequence[Mapping[str, str]]) -> str:
-    return next((message["content"] for message in reversed(messages) if message["role"] == "user"), messages[-1]["content"])
 
 
 def _quoted(value: object, length: int = 60) -> str:

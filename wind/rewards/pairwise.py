@@ -1,0 +1,207 @@
+"""Pairwise rewards: a stored model reads a prompt and two responses, and every two responses get a preference.
+
+A model gives f(a, b), the logit that a beats b with a standing first. Models favour a place, so both orders are scored,
+
+    P(a > b) = sigmoid((f(a, b) - f(b, a)) / 2),   P(b > a) = 1 - P(a > b),   P(a > a) = 1/2,
+
+which is constant-sum exactly (MATH 0.1, convention 1) and, unlike a reward, may be intransitive. It is f itself where f is
+antisymmetric. llm-blender averages the same two logits: `compare` in its mode "[A,B]+[B,A]" returns f(a, b) - f(b, a), twice that
+mean (llm_blender/blender/blender.py, `get_scores_from_cmps` in llm_blender/gpt_eval/utils.py, at 2a67366), of which it uses the
+sign; the mean keeps the scale that PairRM was trained on, -log sigmoid f.
+
+Two architectures: PairRM, see `wind.rewards.pairrm`, and a *cross-encoder*, a sequence-classification model with one output.
+Equal inputs are scored once, so that equal responses tie exactly and have equal preferences over the others.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import TemplateError
+
+from wind.config import InferenceConfig
+from wind.datasets import Store, label
+from wind.errors import InputError
+from wind.models import load_tokenizer
+from wind.rewards import Pairwise
+from wind.rewards.classifier import load_classifier
+from wind.rewards.functions import Floats, Responses, asked, first_line
+from wind.rewards.scorer import Encoded, Scorer, encode_pairs, encode_rendered, load_scored, with_one_bos
+from wind.stages import Progress
+
+Messages = Sequence[Mapping[str, str]]
+Integers = npt.NDArray[np.int64]
+
+
+class PairEncoder(Protocol):
+    """What makes one input of a prompt and two responses."""
+
+    def __call__(self, messages: Messages, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
+        """The token ids, and whether a text was cut to fit; `where` names the pair in messages."""
+        ...
+
+
+class PairwiseReward:
+    """A model with one output per prompt and two responses, and the way from texts to its input."""
+
+    def __init__(self, scorer: Scorer, encode: PairEncoder) -> None:
+        self._scorer = scorer
+        self._encode = encode
+
+    def preferences(self, rows: Responses, opponents: Responses | None, progress: Progress) -> dict[str, list[Any]]:
+        """The columns reward, preferences and cut_share for `rows`, compared with their siblings or with `opponents`.
+
+        `progress` counts distinct inputs. Raises InputError for a prompt with nobody to compare with, a prompt or template that
+        cannot be laid out, an input longer than the model's positions, and an output that is not finite.
+        """
+        is_self = opponents is None
+        others = rows if opponents is None else opponents
+        ours, theirs = _by_prompt(rows), _by_prompt(others)
+        inputs = _Inputs()
+        duels = []
+        for prompt_id, indexes in ours.items():
+            if len(theirs.get(prompt_id, ())) <= is_self:
+                raise InputError(f"{rows.where(indexes[0])} has no other response to be compared with: sample two or more")
+            duels.append(self._duels(rows, indexes, others, theirs[prompt_id], inputs))
+        outputs = self._scorer.outputs(inputs.encoded, inputs.where, progress)
+        columns: dict[str, list[Any]] = {name: [None] * len(rows) for name in ("reward", "preferences", "cut_share")}
+        for indexes, (forward_N_M, backward_N_M, cut_N_M) in zip(ours.values(), duels, strict=True):
+            matrix_N_M = constant_sum(outputs[forward_N_M], outputs[backward_N_M])
+            for row, preferences_M, cut_M in zip(indexes, matrix_N_M.tolist(), cut_N_M, strict=True):
+                columns["preferences"][row] = preferences_M
+                columns["reward"][row] = mean_preference(preferences_M, is_self=is_self)
+                columns["cut_share"][row] = float(cut_M.sum() / (len(preferences_M) - is_self))
+        return columns
+
+    def _duels(
+        self, rows: Responses, ours: list[int], others: Responses, theirs: list[int], inputs: "_Inputs"
+    ) -> tuple[Integers, Integers, Integers]:
+        """One prompt's N responses against M others, [N, M]: the numbers of both orders' inputs, and 1 where a text was cut.
+
+        A response beside itself is no duel: both numbers are 0, which makes its preference one half.
+        """
+        forward, backward, cut = (np.zeros((len(ours), len(theirs)), dtype=np.int64) for _ in range(3))
+        for i, row in enumerate(ours):
+            for j, other in enumerate(theirs):
+                if rows is others and j <= i:
+                    continue
+                samples = f"{rows.sample_indexes[row]} and {others.sample_indexes[other]}"
+                where = f"prompt {rows.prompt_ids[row]}, the pair of samples {samples},"
+                pair = rows.responses[row], others.responses[other]
+                (ab, is_cut), (ba, _) = (self._encode(rows.messages[row], *texts, where) for texts in (pair, pair[::-1]))
+                forward[i, j], backward[i, j], cut[i, j] = inputs.number(ab, where), inputs.number(ba, where), is_cut
+                if rows is others:
+                    forward[j, i], backward[j, i], cut[j, i] = backward[i, j], forward[i, j], is_cut
+        return forward, backward, cut
+
+
+class _Inputs:
+    """Distinct inputs in order of appearance."""
+
+    def __init__(self) -> None:
+        self.encoded: list[Encoded] = []
+        self._wheres: list[str] = []
+        self._numbers: dict[tuple[int, ...], int] = {}
+
+    def number(self, encoded: Encoded, where: str) -> int:
+        """The number of the input with these token ids."""
+        key = tuple(encoded["input_ids"] + encoded.get("token_type_ids", []))
+        if key not in self._numbers:
+            self._numbers[key] = len(self.encoded)
+            self.encoded.append(encoded)
+            self._wheres.append(where)
+        return self._numbers[key]
+
+    def where(self, number: int) -> str:
+        """How the input is named in messages: the pair that asked for it first."""
+        return self._wheres[number]
+
+
+class CrossEncoderInputs:
+    """Turns a prompt and two responses into the input of a sequence-classification model. Nothing is cut.
+
+    With template "none" that is the tokenizer's pair of the prompt, as the user asked it, and both responses with a separator
+    between: of a BERT [CLS] prompt [SEP] a [SEP] b [SEP]; a separator inside a text becomes a space. A Jinja text, or with "chat"
+    the model's own template, reads `messages`, `response_a` and `response_b`. One BOS is first where the tokenizer has one.
+    Raises InputError for a tokenizer without separator or chat template, and for a template that does not read all three.
+    """
+
+    def __init__(self, name: str, tokenizer: Any, template: str) -> None:
+        self._name = name
+        self._tokenizer = tokenizer
+        self._template = tokenizer.chat_template if template == "chat" else template
+        if template == "none" and tokenizer.sep_token is None:
+            raise InputError(f"{name} has no separator token: set reward.template to a Jinja file that tells the responses apart")
+        if self._template is None:
+            raise InputError(f'{name} has no chat template: set reward.template to "none" or to a Jinja file')
+        unread = [variable for variable in ("messages", "response_a", "response_b") if variable not in self._template]
+        if template != "none" and unread:
+            raise InputError(
+                f"reward.template does not read {unread[0]}: a pairwise one reads messages, response_a and response_b"
+            )
+
+    def __call__(self, messages: Messages, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
+        """The token ids, and False. Raises InputError for a template that does not render or writes two BOS."""
+        if self._template == "none":
+            separator = self._tokenizer.sep_token
+            prompt, first, second = (text.replace(separator, " ") for text in (asked(messages), response_a, response_b))
+            inputs = encode_pairs(self._tokenizer, [prompt], [first + separator + second])
+        else:
+            responses = {"response_a": response_a, "response_b": response_b}
+            turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
+            try:
+                text = self._tokenizer.apply_chat_template(turns, chat_template=self._template, tokenize=False, **responses)
+            except TemplateError as error:
+                raise InputError(f"reward.template does not render {where} {first_line(error)}") from error
+            inputs = encode_rendered(self._tokenizer, [text])
+        return with_one_bos(self._tokenizer, inputs, self._name, lambda row: where)[0], False
+
+
+def constant_sum(forward: Floats, backward: Floats) -> Floats:
+    """P(a > b) from the logits f(a, b) and f(b, a), any shape; with the two exchanged it is 1 - P, exactly."""
+    difference = forward - backward
+    likelier = (1 + np.tanh(np.abs(difference) / 4)) / 2  # the sigmoid of half the difference, at least 1/2
+    preferences: Floats = np.where(difference >= 0, likelier, 1 - likelier)
+    return preferences
+
+
+def mean_preference(preferences_M: Sequence[float], *, is_self: bool) -> float:
+    """The mean preference over the others; `is_self` says that one of them is the response itself, which counts 1/2 and not here.
+
+    The sum is exact before it is rounded, so that the order of the others does not matter.
+    """
+    return math.fsum([*preferences_M, -0.5] if is_self else preferences_M) / (len(preferences_M) - is_self)
+
+
+@lru_cache(maxsize=1)
+def pairwise_reward(root: Path, reward: Pairwise, inference: InferenceConfig, device: str) -> PairwiseReward:
+    """The reward model of the store at `root`, loaded on `device` and kept for the next shard.
+
+    Raises InputError in one line if the folder does not load, lacks weights or special tokens, or has not exactly one output.
+    """
+    store = Store(root)
+    name, folder = f"reward model {label(reward.model)}", store.path(reward.model)
+    encode: PairEncoder
+    if reward.architecture == "pairrm":
+        from wind.rewards.pairrm import PairRM, PairRMEncoder
+
+        assert reward.max_prompt_tokens is not None, "resolve_reward sets both lengths of a PairRM"
+        assert reward.max_response_tokens is not None
+        model = load_scored(PairRM, folder, name, inference.dtype)
+        encode = PairRMEncoder(folder, name, model.config, reward.max_prompt_tokens, reward.max_response_tokens)
+    else:
+        model = load_classifier(folder, name, inference.dtype)
+        encode = CrossEncoderInputs(name, load_tokenizer(store, reward.model), reward.template)
+    return PairwiseReward(Scorer(name, model.to(device), inference.batch_tokens), encode)
+
+
+def _by_prompt(rows: Responses) -> dict[str, list[int]]:
+    """The row numbers of each prompt, by sample_index."""
+    indexes: dict[str, list[int]] = {}
+    for row in sorted(range(len(rows)), key=lambda row: rows.sample_indexes[row]):
+        indexes.setdefault(rows.prompt_ids[row], []).append(row)
+    return indexes
