@@ -88,7 +88,7 @@ def test_constant_rewards_teach_nothing(settings: dict[str, Any], request: pytes
 def test_metrics_and_frozen_columns_carry_no_gradient(settings: dict[str, Any]) -> None:
     logps_B, batch = random_batch(seed=5)
     for values in vars(batch).values():
-        if values.is_floating_point():
+        if values is not None and values.is_floating_point():
             values.requires_grad_()
     loss, metrics = objective_of(**settings)(logps_B.requires_grad_(), batch)
     assert loss.shape == ()

@@ -244,6 +244,35 @@ def test_bonbon_within_powers_of_the_quantile_falls_short_of_best_of_n() -> None
     assert 6 - slope / curvature == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "win_rate", "kl"), [(8, 0.814, 0.879), (4, 0.834, 0.854)])
+def test_bonbon_without_restriction_finds_a_step_like_tilt(n: int, win_rate: float, kl: float) -> None:
+    # MATH 3.2: the unrestricted minimiser of the IPO contrast. Rewards are continuous, the policy is a law over 40 quantiles.
+    bins, groups, steps = 40, 30, 500
+    draws = torch.Generator().manual_seed(0)
+    objective = objective_of(name="bonbon", alpha=0.0)
+    logits_Y = torch.zeros(bins, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits_Y])
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / steps)
+        u_P_N = torch.rand(groups, n, dtype=torch.float64, generator=draws)
+        uniform_B = torch.full((groups * n,), -math.log(bins), dtype=torch.float64)
+        batch = Batch(
+            logp_policy=uniform_B,
+            logp_reference=uniform_B,
+            win_rate=uniform_B,
+            reward=u_P_N.ravel(),
+            rank=(-u_P_N).argsort(1).argsort(1).double().ravel() + 1,
+            group=torch.arange(groups).repeat_interleave(n),
+        )
+        optimizer.zero_grad()
+        objective(logits_Y.log_softmax(0)[(u_P_N.ravel() * bins).long()], batch)[0].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    found_Y = logits_Y.detach().log_softmax(0)
+    assert float(found_Y.exp() @ ((torch.arange(bins, dtype=torch.float64) + 0.5) / bins)) == pytest.approx(win_rate, abs=0.01)
+    assert float(found_Y.exp() @ (found_Y + math.log(bins))) == pytest.approx(kl, abs=0.04)
+
+
 # ---------------------------------------------------------------------------------------- quantile rewards
 
 

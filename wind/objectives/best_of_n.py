@@ -1,9 +1,10 @@
-"""Distillation of the best response: RAFT, BoNBoN, BOND and J-BOND on stored samples.
+"""Distillation of the best response: RAFT, BoNBoN, BOND and J-BOND.
 
-All rows of a group are samples of pi_t, so what is distilled is best-of-n *of pi_t*, iteratively; the one-shot forms of the
-papers are the first iteration. BOND and J-BOND are online methods. With stored samples their forward terms are as good as ever,
-but the policy gradient of their backward terms is on-policy at the first optimiser step only: later steps neither draw anew nor
-weigh by importance.
+All rows of a stored group are samples of pi_t, so what is distilled is best-of-n *of pi_t*, iteratively; the one-shot forms of
+the papers are the first iteration. BOND and J-BOND are online methods, and distil best-of-n of an anchor. Fresh groups hold
+samples of the anchor, for the forward term and the quantiles, and of the policy, for the policy gradient of the backward term.
+With stored samples, where the anchor is pi_t, forward terms are as good as ever, but backward terms are on-policy at the first
+optimiser step only: later steps neither draw anew nor weigh by importance.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from wind.best_of_n import best_of_n_weights as sample_weights
 from wind.objectives.batch import Batch
-from wind.objectives.groups import centred, group_index, group_rows, is_best, rewards_below
+from wind.objectives.groups import anchors_above, group_index, group_rows, group_sum, is_best
 from wind.objectives.pairs import pairs_of
 
 EULER: Final = 0.5772156649015329
@@ -46,50 +47,58 @@ def target_margin(n: torch.Tensor) -> torch.Tensor:
 
 
 def bond(logps_B: torch.Tensor, batch: Batch, *, n: int, jeffreys: float) -> torch.Tensor:
-    """(1 - jeffreys) forward + jeffreys backward: the Jeffreys divergence from best-of-n of pi_t (arXiv 2407.14622; MATH 1.3).
+    """(1 - jeffreys) forward + jeffreys backward: Jeffreys' divergence from best-of-n of the anchor (arXiv 2407.14622; MATH 1.3).
 
-    Forward: the mean of -log pi_theta under best-of-n, estimated from all N rows of the group by `best_of_n_weights`. Backward:
-    -(R - B) log pi_theta with the return R = (n - 1) log p - log(pi_theta/pi_t) held fixed, B the mean return of the other rows,
-    and p = #{j: r_j <= r}/N, the quantile among the group, the row itself counted, so that it is never 0. The anchor is
-    `logp_policy`. Groups have at least n rows.
+    Forward: the mean of -log pi_theta under best-of-n, estimated from all the anchor's rows of the group by `best_of_n_weights`.
+    Backward: -(R - B) log pi_theta over the rows of pi_t, with the return R = (n - 1) log p - log(pi_theta/anchor) held fixed, B
+    the mean return of the other rows, and p the Monte-Carlo quantile of `anchor_quantiles`. Groups have at least n rows of the
+    anchor and two of pi_t.
     """
-    _, not_above_B = rewards_below(batch)
-    quantile_B = not_above_B / group_rows(batch.group)
-    returns_B = (n - 1) * quantile_B.log() - (logps_B - batch.logp_policy).detach()
+    returns_B = (n - 1) * anchor_quantiles(batch).log() - (logps_B - batch.logp_anchor).detach()
     return (1 - jeffreys) * _forward(logps_B, batch, n) + jeffreys * _backward(logps_B, batch, returns_B)
 
 
 def jbond(logps_B: torch.Tensor, batch: Batch, *, jeffreys: float, gamma: float) -> torch.Tensor:
-    """J-BOND on stored samples: BOND at n = 2 with a coarser reward, and gamma KL(pi_theta || pi_t) (MATH 1.6, 6a).
+    """J-BOND: BOND at n = 2 with a coarser reward, and gamma KL(pi_theta || anchor) (MATH 1.6, 6a).
 
-    The reward is that of `jbond_rewards`, the return R its excess over log(pi_theta/pi_t), held fixed. The anchor, online an
-    exponential average of the weights, is pi_t for the whole iteration: `logp_policy`. The KL term has the sign that lowers the
-    KL, the opposite of the printed algorithm 2 (MATH 1.6). Groups have at least 3 rows.
+    The reward is that of `jbond_rewards`, the return R its excess over log(pi_theta/anchor), held fixed. The KL term has the sign
+    that lowers the KL, the opposite of the printed algorithm 2 (MATH 1.6). Groups have 3 rows or more, fresh ones 2 of each kind.
     """
-    moved_B = (logps_B - batch.logp_policy).detach()
+    moved_B = (logps_B - batch.logp_anchor).detach()
     loss = (1 - jeffreys) * _forward(logps_B, batch, 2) + jeffreys * _backward(logps_B, batch, jbond_rewards(batch) - moved_B)
-    return loss + gamma * (moved_B * logps_B).mean()
+    return loss + gamma * (_policy_weights(batch) * moved_B * logps_B).mean()
+
+
+def anchor_quantiles(batch: Batch) -> torch.Tensor:
+    """p = (1 + #{j: r_j <= r})/(M + 1) of each row against the M other samples of the anchor in its group (MATH 0.2, 1.4).
+
+    With the 1 it is never 0, and too high by (1 - p)/(M + 1) on average.
+    """
+    above_B, rows_B = anchors_above(batch)
+    return (1 + rows_B - above_B) / (1 + rows_B)
 
 
 def jbond_rewards(batch: Batch) -> torch.Tensor:
-    """-log 16 C(a, 2)/C(N - 1, 2) of a row with a rows above it, in nats (MATH 1.6 eq. 17).
+    """-log 16 C(a, 2)/C(M, 2) of a row with `a` of the M other samples of the anchor above it, in nats (MATH 1.6 eq. 17).
 
     The method's reward is -log 16 for a row that is strictly below both of two anchor samples, else 0: this is its mean over all
-    pairs of the other rows. Its expectation is log p where the quantile p is 1/2.
+    pairs of them. Its expectation is log p where the quantile p is 1/2.
     """
-    _, not_above_B = rewards_below(batch)
-    rows_B = group_rows(batch.group)
-    above_B = rows_B - not_above_B
-    return -math.log(16) * above_B * (above_B - 1) / ((rows_B - 1) * (rows_B - 2))
+    above_B, rows_B = anchors_above(batch)
+    return -math.log(16) * above_B * (above_B - 1) / (rows_B * (rows_B - 1))
 
 
 def best_of_n_weights(batch: Batch, n: int) -> torch.Tensor:
-    """The probability of each row to be the best of n drawn without replacement from its group; a group's weights sum to 1."""
-    index_B, rows_G = group_index(batch.group)
-    by_group_B = index_B.argsort(stable=True)
-    weights_B = torch.zeros(len(index_B), dtype=torch.float64, device=index_B.device)
+    """The probability of each row to be the best of n drawn without replacement from its group's samples of the anchor.
+
+    A group's weights sum to 1; samples of another policy have weight 0.
+    """
+    rows_A = batch.is_of_anchor.nonzero().squeeze(1)
+    index_A, rows_G = group_index(batch.group[rows_A])
+    by_group_A = index_A.argsort(stable=True)
+    weights_B = torch.zeros(len(batch.group), dtype=torch.float64, device=batch.group.device)
     for size in sorted(set(rows_G.tolist())):  # one, as a rule: every prompt has N samples
-        members_G_N = by_group_B[rows_G[index_B[by_group_B]] == size].view(-1, size)
+        members_G_N = rows_A[by_group_A[rows_G[index_A[by_group_A]] == size]].view(-1, size)
         weights_B[members_G_N] = sample_weights(batch.reward[members_G_N], n)
     return weights_B
 
@@ -99,6 +108,14 @@ def _forward(logps_B: torch.Tensor, batch: Batch, n: int) -> torch.Tensor:
 
 
 def _backward(logps_B: torch.Tensor, batch: Batch, returns_B: torch.Tensor) -> torch.Tensor:
-    """REINFORCE with the mean return of the other rows as baseline: R_i - mean_{j != i} R_j = n/(n - 1) (R_i - mean R)."""
-    rows_B = group_rows(batch.group)
-    return -(rows_B / (rows_B - 1) * centred(returns_B, batch.group) * logps_B).mean()
+    """REINFORCE with the mean return of the other rows as baseline: R_i - mean_{j != i} R_j = m/(m - 1) (R_i - mean R)."""
+    is_of_policy_B = batch.is_of_policy.double()
+    rows_B = group_sum(is_of_policy_B, batch.group)
+    advantages_B = rows_B / (rows_B - 1) * (returns_B - group_sum(is_of_policy_B * returns_B, batch.group) / rows_B)
+    return -(_policy_weights(batch) * advantages_B * logps_B).mean()
+
+
+def _policy_weights(batch: Batch) -> torch.Tensor:
+    """Weights with which a mean over all rows is one over the samples of pi_t, [B]."""
+    is_of_policy_B = batch.is_of_policy.double()
+    return is_of_policy_B * group_rows(batch.group) / group_sum(is_of_policy_B, batch.group)

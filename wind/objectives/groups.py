@@ -47,6 +47,14 @@ def rewards_below(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return below_B.double(), not_above_B.double()
 
 
+def anchors_above(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many of the anchor's other samples in each row's group have a larger reward; and how many there are."""
+    is_itself_B_B = torch.eye(len(batch.group), dtype=torch.bool, device=batch.group.device)
+    others_B_B = _same(batch.group) & batch.is_of_anchor & ~is_itself_B_B
+    above_B = (others_B_B & (batch.reward > batch.reward[:, None])).sum(1)
+    return above_B.double(), others_B_B.sum(1).double()
+
+
 def is_best(batch: Batch) -> torch.Tensor:
     """Whether the row has its group's first rank: one row of every group, equal rewards broken by rank."""
     return ~(_same(batch.group) & (batch.rank < batch.rank[:, None])).any(1)
