@@ -15,7 +15,14 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from wind.errors import ConfigError
-from wind.objective_config import ObjectiveConfig, SelectionConfig, WindObjectiveConfig, least_samples, rows_for
+from wind.objective_config import (
+    ObjectiveConfig,
+    SelectionConfig,
+    WindObjectiveConfig,
+    least_samples,
+    refresh_steps,
+    rows_for,
+)
 from wind.sections import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -41,7 +48,17 @@ class InferenceConfig(Section):
 class ReferenceConfig(Section):
     """The frozen policy that the update is held to."""
 
-    kind: Literal["initial", "previous"] = "initial"  # the base policy (the paper's pi_ref), or the iteration's own start
+    # The base policy (the paper's pi_ref), the iteration's own start, or an average that moves with the policy: J-BOND's anchor.
+    kind: Literal["initial", "previous", "ema"] = "initial"
+    rate: Share | None = None  # of an ema: each optimiser step moves the average by this share of the way to the policy
+
+    @model_validator(mode="after")
+    def _rate_is_the_average_s(self) -> Self:
+        if self.kind == "ema" and self.rate is None:
+            raise ValueError("kind ema needs a rate: J-BOND's authors take 0.02, and try 0.01 to 0.1")
+        if self.kind != "ema" and self.rate is not None:
+            raise ValueError(f"rate is for kind ema, and the kind is {self.kind}: remove the rate")
+        return self
 
 
 class PromptsConfig(Section):
@@ -221,6 +238,15 @@ class DistillConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _moving_reference_is_sampled(self) -> Self:
+        if self.reference.kind == "ema" and refresh_steps(self.objective) is None:
+            raise ValueError(
+                f"reference.kind ema moves during training, and the objective {self.objective.name} compares with stored "
+                "log-probabilities: set objective.refresh_steps (bond, jbond, grpo, rloo), or reference.kind previous"
+            )
+        return self
+
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfig:
     """The recipe in the YAML file at `path`, with each override `section.key=value` put in its place first.
@@ -363,8 +389,9 @@ def _meant(name: str, section: type[Section]) -> str:
         *(prefix + guess for guess in here if set(words) & set(guess.split("_"))),  # batch_size: batch_prompts
         *(everywhere[guess] for guess in difflib.get_close_matches(leaf, everywhere, 1, 0.7)),
     ]
-    if guesses:
-        return f"did you mean {guesses[0]}?"
+    for guess in guesses:
+        if guess != name:  # which another section of the same union may have
+            return f"did you mean {guess}?"
     return f"the settings {f'of {owner}' if owner else 'there'} are {', '.join(here)}"
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from wind.sections import Section
 
 Rows = Literal["auto", "all", "best", "best_worst", "best_random"]  # auto: what the objective's own paper takes
+Refresh = Annotated[int | None, Field(ge=1)]  # optimiser steps that a round of fresh samples serves; null: stored samples
 
 
 class SelectionConfig(Section):
@@ -98,35 +99,39 @@ class BonbonObjectiveConfig(Section):
 
 
 class BondObjectiveConfig(Section):
-    """BOND on stored samples (MATH 1.3); the paper's iterative runs take n = 2 or 4."""
+    """BOND (MATH 1.3); the paper's iterative runs take n = 2 or 4."""
 
     name: Literal["bond"]
-    n: int = Field(2, ge=2)  # the policy aims at best-of-n of itself; at most samples_per_prompt
+    n: int = Field(2, ge=2)  # the policy aims at best-of-n of its anchor; at most samples_per_prompt
     jeffreys: float = Field(0.5, ge=0, le=1)  # weight of the backward divergence, the paper's beta
+    refresh_steps: Refresh = None
 
 
 class JbondObjectiveConfig(Section):
-    """J-BOND on stored samples (MATH 1.6)."""
+    """J-BOND (MATH 1.6)."""
 
     name: Literal["jbond"]
     jeffreys: float = Field(0.5, ge=0, le=1)  # weight of the backward divergence, the paper's beta
     gamma: float = Field(0.0, ge=0)  # further KL weight towards the anchor; the paper tries 0 to 2
+    refresh_steps: Refresh = None
 
 
 class GrpoObjectiveConfig(Section):
-    """GRPO on stored samples; 0.04 is the KL weight of its paper, 0.2 the clipping of PPO."""
+    """GRPO; 0.04 is the KL weight of its paper, 0.2 the clipping of PPO."""
 
     name: Literal["grpo"]
     epsilon: float = Field(0.2, gt=0, lt=1)  # clipping of the ratio
     beta: float = Field(0.04, ge=0)  # KL weight towards the reference
+    refresh_steps: Refresh = None
 
 
 class RlooObjectiveConfig(Section):
-    """RLOO on stored samples; TRL's values."""
+    """RLOO; TRL's values."""
 
     name: Literal["rloo"]
     epsilon: float = Field(0.2, gt=0, lt=1)  # clipping of the ratio
     beta: float = Field(0.05, ge=0)  # KL weight towards the reference
+    refresh_steps: Refresh = None
 
 
 class QrpoObjectiveConfig(Section):
@@ -192,7 +197,18 @@ def learns_intercept(objective: AnyObjectiveConfig) -> bool:
 
 
 def least_samples(objective: AnyObjectiveConfig) -> int:
-    """How many responses to a prompt the objective needs at least."""
+    """How many responses to a prompt the objective needs at least; of each policy, where it draws from two."""
     if isinstance(objective, BondObjectiveConfig):
         return objective.n
-    return 3 if isinstance(objective, JbondObjectiveConfig) else 2
+    return 3 if isinstance(objective, JbondObjectiveConfig) and objective.refresh_steps is None else 2
+
+
+def refresh_steps(objective: AnyObjectiveConfig) -> int | None:
+    """For how many optimiser steps fresh samples serve; None for an objective that learns from stored ones."""
+    steps: int | None = getattr(objective, "refresh_steps", None)
+    return steps
+
+
+def draws_from_anchor(objective: AnyObjectiveConfig) -> bool:
+    """Whether fresh samples are drawn from the reference too: BOND and J-BOND distil best-of-n of their anchor."""
+    return isinstance(objective, BondObjectiveConfig | JbondObjectiveConfig) and objective.refresh_steps is not None

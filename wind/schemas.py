@@ -82,6 +82,22 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         ("logp_reference", pa.float64()),
         ("response_tokens", pa.int32()),  # >= 1
     ),
+    # one response sampled by the policy in training, or by its anchor; component columns follow, see `rewards_schema`
+    "rollouts": _schema(
+        ("step", pa.int32()),  # 1-based optimiser step that it was sampled for
+        ("prompt_id", pa.string()),
+        ("sample_index", pa.int32()),  # 0 .. N-1 of the policy, then N .. 2N-1 of the anchor, where the objective draws from it
+        ("drawn_from", pa.string()),  # policy | anchor, as it was when the samples of this step were drawn
+        ("response", pa.string()),  # text without special tokens
+        ("response_token_ids", TOKENS),  # includes the stop token when finish_reason is stop
+        ("finish_reason", pa.string()),  # stop | length
+        ("seed", pa.int64()),  # of this response's own random generator
+        ("reward", pa.float64()),
+        ("win_rate", pa.float64()),  # [0, 1], among those drawn from the same for the same prompt and step: mean 1/2
+        ("rank", pa.int32()),  # among the same; 1 is best, equal rewards are ordered by sample_index
+        ("logp_policy", pa.float64()),  # nats <= 0, under the policy when the samples of this step were drawn
+        ("logp_reference", pa.float64()),  # nats <= 0, under the reference at that time: an ema moves
+    ),
     # one number of one optimiser step
     "training": _schema(("step", pa.int32()), ("metric", pa.string()), ("value", pa.float64())),
     # one eval prompt and sample: the policy's response beside the reference's
@@ -118,13 +134,14 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "prompts": ("prompt_id",),
     "prompts.dropped": ("row",),
     "training": ("step", "metric"),
+    "rollouts": ("step", "prompt_id", "sample_index"),
     "metrics": ("iteration", "metric"),
 } | dict.fromkeys(("generations", "rewards", "win_rates", "selections", "logps", "evaluation"), ("prompt_id", "sample_index"))
 
 
-def rewards_schema(components: tuple[str, ...] = ()) -> pa.Schema:
-    """The rewards schema with one further non-null column per component of the reward."""
-    return pa.schema([*SCHEMAS["rewards"], *(pa.field(name, pa.float64(), nullable=False) for name in components)])
+def rewards_schema(components: tuple[str, ...] = (), dataset: str = "rewards") -> pa.Schema:
+    """The schema of rewards, or of rollouts, with one further non-null column per component of the reward."""
+    return pa.schema([*SCHEMAS[dataset], *(pa.field(name, pa.float64(), nullable=False) for name in components)])
 
 
 def preferences_schema() -> pa.Schema:

@@ -25,7 +25,18 @@ from wind.fingerprints import digest
 from wind.provenance import provenance, reset_peak_memory
 
 HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)
-STAGES = ("prompts", "generations", "rewards", "win_rates", "selections", "logps", "training", "evaluation", "metrics")
+STAGES = (
+    "prompts",
+    "generations",
+    "rewards",
+    "win_rates",
+    "selections",
+    "logps",
+    "training",
+    "rollouts",
+    "evaluation",
+    "metrics",
+)
 
 
 class Progress(Protocol):

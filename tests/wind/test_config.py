@@ -92,7 +92,7 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("temperature=1", "temperature is not a setting; did you mean sampling.temperature?"),
         ("training.beta=1", "training.beta is not a setting; did you mean objective.beta?"),
         ("reward.fuction=x:y", "reward.fuction is not a setting; did you mean reward.function?"),
-        ("reference.xyzzy=1", "reference.xyzzy is not a setting; the settings of reference are kind"),
+        ("reference.xyzzy=1", "reference.xyzzy is not a setting; the settings of reference are kind, rate"),
         # impossible: the value and what is allowed
         ("training.lr=-1", "training.lr is -1; it must be greater than 0"),
         ("training.lr=fast", "training.lr is 'fast'; it must be a valid number, unable to parse string as a number"),
@@ -100,7 +100,7 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("training.lora.rnk=4", "training.lora.rnk is not a setting; did you mean training.lora.rank?"),
         ("training.lora.rank=0", "training.lora.rank is 0; it must be greater than or equal to 1"),
         ("training.zero_stage=4", "training.zero_stage is 4; it must be 0, 1, 2 or 3"),
-        ("objective.shift=whole", "objective.shift is 'whole'; it must be 'half', 'strict', 'centred' or 'plug_in'"),
+        ("objective.shift=whole", "objective.shift is 'whole'; it must be 'half', 'strict', 'centred', 'learned' or 'plug_in'"),
         ("objective={name: dpo, beat: 1}", "objective.beat is not a setting; did you mean objective.beta?"),
         ("objective={name: raft, xyzzy: 1}", "objective.xyzzy is not a setting; the settings of objective are name"),
         ("selection.rows=some", "selection.rows is 'some'; it must be 'auto', 'all', 'best', 'best_worst' or 'best_random'"),
@@ -134,6 +134,19 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         (
             "objective={name: bond, n: 9}",
             "sampling.samples_per_prompt must be at least 9: the objective bond needs as many",
+        ),
+        ("reference.kind=ema", "reference: kind ema needs a rate: J-BOND's authors take 0.02, and try 0.01 to 0.1"),
+        ("reference.rate=0.1", "reference: rate is for kind ema, and the kind is initial: remove the rate"),
+        ("reference={kind: ema, rate: 2}", "reference.rate is 2; it must be less than or equal to 1"),
+        (
+            "reference={kind: ema, rate: 0.02}",
+            "reference.kind ema moves during training, and the objective wind compares with stored log-probabilities: "
+            "set objective.refresh_steps (bond, jbond, grpo, rloo), or reference.kind previous",
+        ),
+        ("objective={name: jbond, refresh_steps: 0}", "objective.refresh_steps is 0; it must be greater than or equal to 1"),
+        (
+            "objective={name: raft, refresh_steps: 1}",
+            "objective.refresh_steps is not a setting; the settings of objective are name",
         ),
         (
             "objective={name: inpo, eta: 0.001}",

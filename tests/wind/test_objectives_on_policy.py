@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def fresh(policy_Y: torch.Tensor, anchor_Y: torch.Tensor, samples: int, draws: t
         win_rate=nothing_B,
         reward=responses_B.double(),
         rank=nothing_B,
+        samples=torch.full_like(nothing_B, samples),
         group=torch.arange(groups).repeat_interleave(2 * samples),
         from_anchor=torch.tensor([0.0] * samples + [1.0] * samples).repeat(groups),
     )
@@ -68,7 +70,7 @@ def win_rate(policy_Y: torch.Tensor) -> float:
 # ---------------------------------------------------------------------------------------- one batch, by hand
 
 
-def mixed(rewards: list[float], from_anchor: list[float], seed: int = 0) -> tuple[torch.Tensor, Batch]:
+def mixed(rewards: Sequence[float], from_anchor: Sequence[float], seed: int = 0) -> tuple[torch.Tensor, Batch]:
     """One group with these rewards, samples of policy and anchor in any order, and random log-probabilities."""
     logps_B, batch = random_batch(seed, sizes=[len(rewards)])
     columns = {"reward": torch.tensor(rewards, dtype=torch.float64), "from_anchor": torch.tensor(from_anchor)}

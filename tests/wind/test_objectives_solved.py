@@ -263,10 +263,12 @@ def test_bonbon_without_restriction_finds_a_step_like_tilt(n: int, win_rate: flo
             win_rate=uniform_B,
             reward=u_P_N.ravel(),
             rank=(-u_P_N).argsort(1).argsort(1).double().ravel() + 1,
+            samples=torch.full_like(uniform_B, n),
             group=torch.arange(groups).repeat_interleave(n),
         )
         optimizer.zero_grad()
-        objective(logits_Y.log_softmax(0)[(u_P_N.ravel() * bins).long()], batch)[0].backward()  # type: ignore[no-untyped-call]
+        at = extremes(logits_Y.log_softmax(0)[(u_P_N.ravel() * bins).long()], batch)
+        objective(*at)[0].backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     found_Y = logits_Y.detach().log_softmax(0)
     assert float(found_Y.exp() @ ((torch.arange(bins, dtype=torch.float64) + 0.5) / bins)) == pytest.approx(win_rate, abs=0.01)

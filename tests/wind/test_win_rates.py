@@ -192,7 +192,7 @@ def preferences_frame(matrices_P_N_N: Sequence[Sequence[Sequence[float]]]) -> pl
         for n, row_N in enumerate(matrix_N_N)
     ]
     schema = {"prompt_id": pl.String, "sample_index": pl.Int32, "reward": pl.Float64, "preferences": pl.List(pl.Float64)}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=schema, orient="row")  # type: ignore[arg-type]
 
 
 # Rock, paper, scissors, and a stone that ties with rock and loses to the other two.

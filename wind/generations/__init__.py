@@ -114,7 +114,7 @@ def compute(spec: GenerationsSpec, store: Store, index: int, place: Place, progr
     ours = _prompts(spec, store, "prompt_token_ids").sort("prompt_id").select("prompt_id", "prompt_token_ids")
     prompts = ours.slice(index * spec.sampling.shard_prompts, spec.sampling.shard_prompts)
     folder = store.path(spec.policy)
-    _check_length(folder, prompts, spec)
+    check_length(folder, prompts, spec.sampling)
     requests = [
         Request(prompt_id, token_ids, request_seed(spec.seed, spec.iteration, spec.split, prompt_id))
         for prompt_id, token_ids in prompts.iter_rows()
@@ -151,14 +151,14 @@ def _prompts(spec: GenerationsSpec, store: Store, *columns: str) -> pl.DataFrame
     return sampled_prompts(frame, spec.split, spec.seed, spec.iteration, spec.parts)
 
 
-def _check_length(folder: Path, prompts: pl.DataFrame, spec: GenerationsSpec) -> None:
+def check_length(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) -> None:
     """Raises ConfigError if a prompt and its response would not fit the policy's positions, which no engine reports alike."""
     config = json.loads((folder / "config.json").read_bytes())
     positions = config.get("text_config", config).get("max_position_embeddings")
     longest = prompts["prompt_token_ids"].list.len().max()
-    if isinstance(positions, int) and isinstance(longest, int) and longest + spec.sampling.max_new_tokens > positions:
+    if isinstance(positions, int) and isinstance(longest, int) and longest + sampling.max_new_tokens > positions:
         raise ConfigError(
-            f"a prompt of {longest} tokens and sampling.max_new_tokens {spec.sampling.max_new_tokens} exceed the policy's "
+            f"a prompt of {longest} tokens and sampling.max_new_tokens {sampling.max_new_tokens} exceed the policy's "
             f"{positions} positions: lower max_new_tokens or prompts.max_prompt_tokens"
         )
 

@@ -162,14 +162,15 @@ def _template(template: str) -> str:
         raise ConfigError(f'reward.template {template} cannot be read: name "chat", "none" or a Jinja file ({error})') from error
 
 
-def _reward_model(reward: Rule | Classifier, inference: InferenceConfig, store: Store, place: Place) -> RewardModel:
+def reward_model(reward: Rule | Classifier, inference: InferenceConfig, store: Store, device: str) -> RewardModel:
+    """The reward, ready to judge on `device`; a classifier that was loaded last stays loaded."""
     if isinstance(reward, Rule):
         from wind.rewards.rules import RuleReward
 
         return RuleReward(reward)
     from wind.rewards.classifier import classifier
 
-    return classifier(store.root.resolve(), reward, inference, place.device)
+    return classifier(store.root.resolve(), reward, inference, device)
 
 
 def responses(prompts: pl.DataFrame, generations: pl.DataFrame) -> "Responses":
@@ -208,7 +209,7 @@ def _compute(spec: RewardsSpec, store: Store, index: int, place: Place, progress
         schema, made = preferences_schema(), judge.preferences(rows, opponents, progress)
     else:
         components = spec.reward.components if isinstance(spec.reward, Rule) else ()
-        made = _reward_model(spec.reward, spec.inference, store, place).rewards(rows, progress)
+        made = reward_model(spec.reward, spec.inference, store, place.device).rewards(rows, progress)
         schema = rewards_schema(components)
     return Shard(pa.table({"prompt_id": rows.prompt_ids, "sample_index": rows.sample_indexes, **made}), schema=schema)
 

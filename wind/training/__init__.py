@@ -17,20 +17,25 @@ from wind.stages import Place, Progress, Shard, Spec, Stage
 COMPUTED_BY = ("wind.training", "wind.objectives", "wind.best_of_n", "wind.selections", "wind.sequence_logps", "wind.models")
 
 
-class TrainingSpec(Spec):
-    """What determines a trained policy."""
+class FitSpec(Spec):
+    """What every training is given, wherever its rows come from."""
 
     policy: Model  # the start, pi_t
     prompts: Dataset
+    objective: ObjectiveConfig
+    training: TrainingConfig
+    seed: int
+    iteration: int  # 1-based; with the seed it fixes the order of prompts
+
+
+class TrainingSpec(FitSpec):
+    """What determines a policy trained on stored rows."""
+
     generations: Dataset  # sampled by `policy`
     rewards: Dataset
     win_rates: Dataset
     selections: Dataset
     logps: Dataset  # log-probabilities of `generations` under policy and reference
-    objective: ObjectiveConfig
-    training: TrainingConfig
-    seed: int
-    iteration: int  # 1-based; with the seed it fixes the order of prompts
 
 
 def compute(spec: TrainingSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
@@ -40,7 +45,7 @@ def compute(spec: TrainingSpec, store: Store, index: int, place: Place, progress
     return train(spec, store, place, progress)
 
 
-def numbers(spec: TrainingSpec, table: pa.Table) -> dict[str, float]:
+def numbers(spec: FitSpec, table: pa.Table) -> dict[str, float]:
     """The number of optimiser steps, and the loss of the first and of the last."""
     losses = pl.DataFrame(table).filter(pl.col("metric") == "loss").sort("step")["value"].to_list()
     return {"steps": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}

@@ -1,11 +1,13 @@
 """What a rank is told, where it stands among the others, and what the ranks leave behind."""
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
-from wind.training import TrainingSpec
+from wind.training import FitSpec
 
+S = TypeVar("S", bound=FitSpec)
 Row = tuple[int, str, float]  # step, metric, value: as in the dataset
 
 
@@ -19,12 +21,12 @@ class Checkpoint(BaseModel):
     folder: str
 
 
-class Assignment(BaseModel):
+class Assignment(BaseModel, Generic[S]):
     """One training, as its ranks get it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    spec: TrainingSpec
+    spec: SerializeAsAny[S]
     root: str
     work: str  # folder for checkpoints and the export
     device: str  # cpu | cuda
@@ -32,12 +34,12 @@ class Assignment(BaseModel):
 
 
 class Trained(BaseModel):
-    """The rows of the dataset, and the log-probabilities of the probe under the trained weights (those of the export folder)."""
+    """The rows of the dataset, and by export folder the log-probabilities of the probe under the weights that it holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: list[Row]
-    probe_logps: list[float]
+    probe_logps: dict[str, list[float]]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ ranks and micro-batches.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,7 +53,7 @@ class Rows:
     prompts: Ragged  # one per group
     responses: Ragged  # one per row
     starts: Integers  # [groups + 1]
-    columns: dict[str, Floats]  # COLUMNS, each [rows]
+    columns: dict[str, Floats]  # of a `Batch`, each [rows]
 
     @property
     def groups(self) -> int:
@@ -134,14 +135,17 @@ def load_rows(spec: TrainingSpec, store: Store) -> Rows:
     if frame.filter(pl.col("response_tokens") != pl.col("response_token_ids").list.len()).height:
         raise DatasetError(f"{label(spec.logps)} scored other responses than {label(spec.generations)} holds: rerun logps")
     frame = frame.with_columns(samples=pl.len().over("prompt_id")).rename({"label": "win_rate"})
-    frame = frame.filter(pl.col("role").is_in(TRAINED))
-    firsts = frame.select(pl.col("prompt_id").rle_id().alias("group"), "prompt_token_ids").group_by("group", maintain_order=True)
-    sizes = frame["prompt_id"].rle().struct.field("len").to_numpy()
+    return as_rows(frame.filter(pl.col("role").is_in(TRAINED)), "prompt_id", COLUMNS)
+
+
+def as_rows(frame: pl.DataFrame, group: str, columns: Sequence[str]) -> Rows:
+    """The rows of `frame`, in which neighbours with the same value of the column `group` are one group."""
+    firsts = frame.select(pl.col(group).rle_id().alias("group"), "prompt_token_ids").group_by("group", maintain_order=True)
     return Rows(
         prompts=_ragged(firsts.first()["prompt_token_ids"]),
         responses=_ragged(frame["response_token_ids"]),
-        starts=_offsets(sizes),
-        columns={name: frame[name].cast(pl.Float64).to_numpy() for name in COLUMNS},
+        starts=_offsets(frame[group].rle().struct.field("len").to_numpy()),
+        columns={name: frame[name].cast(pl.Float64).to_numpy() for name in columns},
     )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of an unfinished training: DeepSpeed's own, the rows so far, and a marker that is written last.
+"""Checkpoints of an unfinished training: DeepSpeed's own, the state of the row source, the rows so far, and a marker, last.
 
 A checkpoint is a folder `step-00000100/` and counts only if its marker is there and every file still has the recorded checksum.
 The one before is removed after the marker of the new one was written, so a process killed at any moment leaves a usable one.
@@ -6,6 +6,7 @@ What cannot be used is removed, and the training starts from the one before or f
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from wind.files import atomic_write
 from wind.fingerprints import file_digest
 from wind.training.assignments import Checkpoint, Row
+from wind.training.row_sources import RowSource
 
 MARKER = "complete.json"
 TAG = "engine"
@@ -29,14 +31,16 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def save_checkpoint(engine: Any, folder: Path, steps: int, rows: list[Row]) -> None:
-    """Save the engine after `steps` optimiser steps under `folder`. Every rank must call it; `rows` are those of rank 0."""
+def save_checkpoint(engine: Any, source: RowSource, folder: Path, steps: int, rows: list[Row]) -> None:
+    """Save engine and source after `steps` optimiser steps. Every rank must call it; `rows` are those of rank 0."""
     target = folder / f"step-{steps:08d}"
     # Frozen weights are the start policy's: each checkpoint would hold them again.
     engine.save_checkpoint(str(target), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+    beside = source.save(target)
     torch.distributed.barrier()  # every rank's files are there before the marker says so
     if engine.global_rank == 0:
-        files = {str(path.relative_to(target)): file_digest(path) for path in sorted(target.rglob("*")) if path.is_file()}
+        within = [path for path in sorted(target.rglob("*")) if path.is_file()]
+        files = {os.path.relpath(path, target): file_digest(path) for path in [*within, *beside]}
         atomic_write(target / MARKER, json.dumps({"steps": steps, "rows": rows, "files": files}).encode())
         for other in folder.glob("step-*"):
             if other != target:

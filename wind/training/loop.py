@@ -5,6 +5,7 @@ is the mean only if all hold equally many rows; each micro-batch is therefore we
 with nothing to compute in an incomplete step runs a micro-batch at weight zero, since every pass is collective.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,53 +19,59 @@ from wind.models import deterministic
 from wind.objective_config import learns_intercept
 from wind.objectives import Batch, Metrics, Objective, objective_for
 from wind.stages import Progress
-from wind.training import TrainingSpec
-from wind.training.assignments import Checkpoint, Row, Trained, World
-from wind.training.batches import Integers, Plan, Rows, load_rows, micro_batch
+from wind.training import FitSpec
+from wind.training.assignments import Assignment, Checkpoint, Row, Trained, World
+from wind.training.batches import Integers, Plan, Rows, micro_batch
 from wind.training.checkpoints import load_checkpoint, save_checkpoint
 from wind.training.engine import gathered_weights, optimizer_step, start_engine
-from wind.training.export import probe_logps, save_policy
+from wind.training.export import EXPORT, probe_logps, save_policy
+from wind.training.row_sources import RowSource
 from wind.training.schedules import learning_rate
 
 
 def train_rank(
-    spec: TrainingSpec, store: Store, work: Path, checkpoint: Checkpoint | None, world: World, progress: Progress
+    assignment: Assignment[Any], open_source: Callable[[Assignment[Any], Any, World], RowSource], world: World, progress: Progress
 ) -> Trained | None:
-    """Train from `checkpoint` to the end and leave the export in `work`; returns what was trained on rank 0, else None.
+    """Train from the checkpoint to the end and leave the export in the work folder; what was trained on rank 0, else None.
 
     The process group must exist. Raises TrainingError if a loss or gradient is not finite.
     """
-    rows = load_rows(spec, store)
+    spec, store, work, checkpoint = assignment.spec, Store(assignment.root), Path(assignment.work), assignment.checkpoint
     with deterministic():
         seed = int(digest(["adapters", spec.seed, spec.iteration])[:15], 16)
         with_intercept = learns_intercept(spec.objective)
         engine = start_engine(store.path(spec.policy), spec.training, seed, with_intercept=with_intercept)
-        history = run_steps(engine, spec, rows, work, checkpoint, world, progress)
-        probe = probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)
+        if checkpoint:
+            load_checkpoint(engine, checkpoint)
+        source = open_source(assignment, engine, world)
+        history = run_steps(engine, spec, source, work, checkpoint, world, progress)
+        rows, _ = source.step(source.plan.steps - 1)
+        probe = {EXPORT: probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)}
         weights = gathered_weights(engine)
         if world.rank == 0:
             save_policy(engine.module.model, weights, store.path(spec.policy), work, spec.training)
+        probe |= source.export()
         engine.destroy()
     return Trained(rows=history, probe_logps=probe) if world.rank == 0 else None
 
 
 def run_steps(
-    engine: Any, spec: TrainingSpec, rows: Rows, work: Path, checkpoint: Checkpoint | None, world: World, progress: Progress
+    engine: Any, spec: FitSpec, source: RowSource, work: Path, checkpoint: Checkpoint | None, world: World, progress: Progress
 ) -> list[Row]:
     """Run the optimiser steps after `checkpoint` and return the rows of all steps."""
-    plan = Plan(training=spec.training, seed=spec.seed, iteration=spec.iteration, groups=rows.groups)
+    plan = source.plan
     objective = objective_for(spec.objective)
     history = list(checkpoint.rows) if checkpoint else []
     first = checkpoint.steps if checkpoint else 0
-    if checkpoint:
-        load_checkpoint(engine, checkpoint)
     for step in range(first, plan.steps):
-        metrics = accumulate(engine, rows, plan.step_groups(step), plan, objective, world, step + 1)
+        rows, groups = source.step(step)
+        metrics = accumulate(engine, rows, groups, plan, objective, world, step + 1)
         metrics["learning_rate"] = learning_rate(spec.training, step, plan.steps)
         metrics["grad_norm"] = optimizer_step(engine, metrics["learning_rate"], step + 1)
+        source.stepped()
         history += [(step + 1, name, metrics[name]) for name in sorted(metrics)]
         if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < plan.steps:
-            save_checkpoint(engine, work, step + 1, history)
+            save_checkpoint(engine, source, work, step + 1, history)
         if world.rank == 0:
             progress(step + 1, plan.steps)
     return history

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wind.errors import TrainingError, WindError, by_name
 from wind.files import atomic_write
@@ -31,16 +31,17 @@ LOOPBACK: Final = "lo"
 PRELOADED: Final = ["wind.forkserver", "deepspeed", "transformers.integrations.deepspeed", "transformers.modeling_utils"]
 
 
-def train_in_ranks(assignment: Assignment, progress: Progress) -> Trained:
-    """Train in `training.ranks` processes under torchrun.
+def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress) -> Trained:
+    """Train in `training.ranks` processes under torchrun; `module` says what, see `wind.training.rank`.
 
     Raises the error of the rank that failed, or TrainingError with the last lines of its log.
     """
     folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=assignment.work))
+    what = [module, str(assignment.spec.training.ranks), assignment.device]
     atomic_write(folder / "assignment.json", assignment.model_dump_json().encode())
     with _gone(folder), (folder / "torchrun.log").open("wb") as log:
         torchrun = subprocess.Popen(
-            [sys.executable, "-m", "wind.training.processes", str(folder), str(os.getpid())],
+            [sys.executable, "-m", "wind.training.processes", str(folder), str(os.getpid()), *what],
             stdin=subprocess.DEVNULL,  # a worker's own input is a lifeline that no child may hold
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -67,31 +68,30 @@ def hold(folder: Path) -> int:
 
 
 def main() -> None:
-    """torchrun's agent: `python -m wind.training.processes FOLDER PARENT`, which starts one process per rank.
+    """torchrun's agent: `python -m wind.training.processes FOLDER PARENT MODULE RANKS DEVICE`, which starts a process per rank.
 
     On a CPU ranks are forked from a process that imported the engine once, which is most of what starting one costs; CUDA does
     not survive a fork.
     """
-    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    folder, parent, module, ranks, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
     die_with(parent)
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from wind.training.rank import train_one_of_many
 
-    assignment = Assignment.model_validate_json((folder / "assignment.json").read_bytes())
     multiprocessing.set_forkserver_preload(PRELOADED)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=assignment.spec.training.ranks,
+        nproc_per_node=ranks,
         max_restarts=0,
         rdzv_backend="c10d",
         rdzv_configs={"store_type": "file"},
         rdzv_endpoint=str(folder / "rendezvous"),
         local_addr="127.0.0.1",
-        start_method="forkserver" if assignment.device == "cpu" else "spawn",
+        start_method="forkserver" if device == "cpu" else "spawn",
     )
-    elastic_launch(config, train_one_of_many)(folder)
+    elastic_launch(config, train_one_of_many)(folder, module)
 
 
 @contextmanager

@@ -1,20 +1,33 @@
-"""One rank of a training: in this process alone, or one of several that torchrun's agent starts."""
+"""One rank of a training: in this process alone, or one of several that torchrun's agent starts.
+
+A module says what is trained: its `SPEC` is the class of the spec, its `open_source` gives the rows. This one is for stored rows.
+"""
 
 import contextlib
 import os
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from wind.datasets import Store
 from wind.errors import TrainingError, WindError
 from wind.files import atomic_write
 from wind.lifeline import die_with
 from wind.stages import Progress
+from wind.training import TrainingSpec
 from wind.training.assignments import Assignment, Trained, World
 from wind.training.processes import hold
 
+if TYPE_CHECKING:
+    from wind.training.row_sources import RowSource
 
-def train_here(assignment: Assignment, progress: Progress) -> Trained:
+SPEC = TrainingSpec
+OpenSource = Callable[[Assignment[Any], Any, World], "RowSource"]  # from the assignment, the engine at its first step, the rank
+
+
+def train_here(assignment: Assignment[Any], open_source: OpenSource, progress: Progress) -> Trained:
     """Train with this process as the only rank, on the CPU."""
     os.environ.update(DS_ACCELERATOR="cpu", LOCAL_RANK="0")  # DeepSpeed reads them, the first when it is imported
     import torch
@@ -26,24 +39,25 @@ def train_here(assignment: Assignment, progress: Progress) -> Trained:
     threads = torch.get_num_threads()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed prints, and our standard output may be read by a program
-            trained = _train(assignment, World(rank=0, ranks=1, device="cpu"), progress)
+            trained = _train(assignment, open_source, World(rank=0, ranks=1, device="cpu"), progress)
     finally:
         torch.set_num_threads(threads)
     assert trained is not None, "rank 0 returns what was trained"
     return trained
 
 
-def train_one_of_many(folder: Path) -> None:
+def train_one_of_many(folder: Path, module: str) -> None:
     """Train as one rank of the assignment in `folder`, with torchrun's RANK, WORLD_SIZE and LOCAL_RANK; ends the process."""
     die_with(os.getppid())
+    kind = import_module(module)
     hold(folder)
     rank = int(os.environ["RANK"])
     log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    assignment = Assignment.model_validate_json((folder / "assignment.json").read_bytes())
+    assignment: Assignment[Any] = Assignment[kind.SPEC].model_validate_json((folder / "assignment.json").read_bytes())  # type: ignore[name-defined]
     try:
-        trained = _join_and_train(assignment, folder, rank)
+        trained = _join_and_train(assignment, kind.open_source, folder, rank)
     except WindError as error:
         atomic_write(folder / f"error-{rank}", f"{type(error).__name__}\n{error}".encode())
         sys.exit(1)
@@ -51,7 +65,14 @@ def train_one_of_many(folder: Path) -> None:
         atomic_write(folder / "trained.json", trained.model_dump_json().encode())
 
 
-def _join_and_train(assignment: Assignment, folder: Path, rank: int) -> Trained | None:
+def open_source(assignment: Assignment[TrainingSpec], engine: Any, world: World) -> "RowSource":
+    """The source of a training on the rows of its spec's datasets."""
+    from wind.training.row_sources import StoredRows
+
+    return StoredRows(assignment.spec, Store(assignment.root))
+
+
+def _join_and_train(assignment: Assignment[Any], open_source: OpenSource, folder: Path, rank: int) -> Trained | None:
     import torch
 
     ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
@@ -65,19 +86,19 @@ def _join_and_train(assignment: Assignment, folder: Path, rank: int) -> Trained 
         "nccl" if assignment.device == "cuda" else "gloo", init_method=f"file://{folder / 'group'}", rank=rank, world_size=ranks
     )
     try:
-        return _train(assignment, World(rank=rank, ranks=ranks, device=device), _Told(folder / "progress"))
+        return _train(assignment, open_source, World(rank=rank, ranks=ranks, device=device), _Told(folder / "progress"))
     finally:
         torch.distributed.destroy_process_group()
 
 
-def _train(assignment: Assignment, world: World, progress: Progress) -> Trained | None:
+def _train(assignment: Assignment[Any], open_source: OpenSource, world: World, progress: Progress) -> Trained | None:
     import torch
 
     from wind.training.loop import train_rank
 
     if world.device == "cpu":
         torch.set_num_threads(1)
-    return train_rank(assignment.spec, Store(assignment.root), Path(assignment.work), assignment.checkpoint, world, progress)
+    return train_rank(assignment, open_source, world, progress)
 
 
 class _Told:

@@ -6,19 +6,24 @@ processes take many. More ranks, any GPU, and ZeRO-3 get processes of their own 
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from wind.datasets import Model, Store
+from wind.datasets import AnyHandle, Model, Store
 from wind.fingerprints import code_digest, digest
 from wind.provenance import packages, provenance
 from wind.stages import Place, Progress, Shard
-from wind.training import COMPUTED_BY, TrainingSpec
-from wind.training.assignments import Assignment, Row
+from wind.training import COMPUTED_BY, FitSpec, TrainingSpec, rank
+from wind.training.assignments import Assignment, Row, Trained
 from wind.training.checkpoints import latest_checkpoint
 from wind.training.processes import train_in_ranks
-from wind.training.rank import train_here
+
+if TYPE_CHECKING:
+    from wind.training.batches import Rows
 
 
 def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) -> Shard:
@@ -26,12 +31,22 @@ def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) ->
 
     Raises TrainingError if it diverged.
     """
+    from wind.training.batches import load_rows
+
     started = time.time()
     work = work_folder(spec, store)
+    trained = fit(spec, store, work, place, rank, progress)
+    outputs = publish_trained(spec, store, work, place, load_rows(spec, store), trained, started)
+    shutil.rmtree(work)
+    return Shard(table=as_table(trained.rows), outputs=outputs)
+
+
+def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleType, progress: Progress) -> Trained:
+    """Train `spec` in the folder `work`, from its last checkpoint if there is one; `module` is its ranks'."""
     work.mkdir(parents=True, exist_ok=True)
     for abandoned in work.glob("ranks-*"):
         shutil.rmtree(abandoned)
-    assignment = Assignment(
+    assignment = Assignment[FitSpec](
         spec=spec,
         root=str(store.root.resolve()),
         work=str(work.resolve()),
@@ -40,37 +55,49 @@ def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) ->
     )
     # ZeRO-3 replaces torch's own linear function for the rest of a process.
     is_alone = spec.training.ranks == 1 and place.device == "cpu" and spec.training.zero_stage < 3
-    trained = (train_here if is_alone else train_in_ranks)(assignment, progress)
-    outputs = _publish(spec, store, work, place, trained.probe_logps, started)
-    shutil.rmtree(work)
-    return Shard(table=_table(trained.rows), outputs=outputs)
+    if is_alone:
+        return rank.train_here(assignment, module.open_source, progress)
+    return train_in_ranks(assignment, module.__name__, progress)
 
 
-def work_folder(spec: TrainingSpec, store: Store) -> Path:
+def work_folder(spec: FitSpec, store: Store, code: Sequence[str] = COMPUTED_BY) -> Path:
     """Where checkpoints of `spec` are kept: other code and other packages have another folder, and never go on with these."""
-    key = digest([spec.model_dump(mode="json"), code_digest(COMPUTED_BY), packages()])
+    key = digest([spec.model_dump(mode="json"), code_digest(tuple(code)), packages()])
     return store.root / "partial" / "training-checkpoints" / key
 
 
-def _publish(spec: TrainingSpec, store: Store, work: Path, place: Place, probe: list[float], started: float) -> dict[str, Model]:
-    from wind.training.batches import load_rows
-    from wind.training.export import ADAPTER, EXPORT, verify_export
+def publish_trained(
+    spec: FitSpec, store: Store, work: Path, place: Place, rows: "Rows", trained: Trained, started: float
+) -> dict[str, AnyHandle]:
+    """Publish the trained model, verified on the first of `rows`, and, where one was trained, its adapter."""
+    from wind.training.export import ADAPTER, EXPORT
 
-    start, training = store.path(spec.policy), spec.training
-    rows = load_rows(spec, store)
-    verify_export(work / EXPORT, start, rows, training.micro_prompts, probe, training.precision, place.device)
-    return {
-        name: store.publish_model(
-            work / folder,
-            parents=spec.parents(),
-            computed_by={"stage": "training", "spec": spec.model_dump(mode="json")},
-            provenance=provenance(started),
-        )
-        for name, folder in (("model", EXPORT), ("adapter", ADAPTER))
-        if (work / folder).is_dir()
-    }
+    precision = spec.training.precision
+    model = publish_verified(spec, store, work / EXPORT, place, rows, trained.probe_logps[EXPORT], precision, started)
+    adapter = {"adapter": _publish(spec, store, work / ADAPTER, started)} if (work / ADAPTER).is_dir() else {}
+    return {"model": model, **adapter}
 
 
-def _table(rows: list[Row]) -> pa.Table:
+def publish_verified(
+    spec: FitSpec, store: Store, folder: Path, place: Place, rows: "Rows", probe: list[float], precision: str, started: float
+) -> Model:
+    """Publish the exported model in `folder`, once it gives the probe, the first of `rows`, the log-probabilities it should."""
+    from wind.training.export import verify_export
+
+    verify_export(folder, store.path(spec.policy), rows, spec.training.micro_prompts, probe, precision, place.device)
+    return _publish(spec, store, folder, started)
+
+
+def _publish(spec: FitSpec, store: Store, folder: Path, started: float) -> Model:
+    return store.publish_model(
+        folder,
+        parents=spec.parents(),
+        computed_by={"stage": "training", "spec": spec.model_dump(mode="json")},
+        provenance=provenance(started),
+    )
+
+
+def as_table(rows: list[Row]) -> pa.Table:
+    """The rows of the training dataset, in order of their key."""
     steps, metrics, values = zip(*sorted(rows), strict=True)
     return pa.table({"step": pa.array(steps, pa.int32()), "metric": list(metrics), "value": list(values)})

@@ -1,0 +1,133 @@
+"""Rollouts: N responses of the policy, and of its anchor where there is one, to every prompt once in an epoch; none too long.
+
+They were trained on already: what fails here says that the model cannot be trusted, and nothing is published.
+"""
+
+import great_expectations.expectations as gxe
+import polars as pl
+from great_expectations.expectations.expectation import Expectation
+
+from data_checks.base import Frame, Subject, finite, is_finite, is_known, is_logp, known, unique
+from wind.config import ChecksConfig
+
+KEY = ("step", "prompt_id", "sample_index")
+GROUP = ("step", "prompt_id", "drawn_from")
+TOLERANCE = 1e-9  # of a mean of N win rates in float64
+
+
+def rows(rollouts: Subject) -> pl.DataFrame:
+    """One row per response."""
+    numbers = ("reward", "win_rate", "logp_policy", "logp_reference")
+    columns = ("drawn_from", "response", "response_token_ids", "finish_reason", "seed", *numbers)
+    frame = rollouts.rows(*KEY, *columns).select(
+        *KEY,
+        "drawn_from",
+        "finish_reason",
+        "seed",
+        finite(*numbers),
+        response_tokens=pl.col("response_token_ids").list.len(),
+        is_empty=pl.col("response").str.strip_chars() == "",
+        is_truncated=pl.col("finish_reason") == "length",
+    )
+    return known(frame, train_prompts(rollouts), ["prompt_id"])
+
+
+def rows_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectation]:
+    limit = rollouts.setting("sampling", "max_new_tokens")
+    return [
+        unique(KEY),
+        is_known("the prompts to train on"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="drawn_from", value_set=["policy", "anchor"], description="drawn from the policy or its anchor"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="finish_reason", value_set=["stop", "length"], description="finish_reason is stop or length"
+        ),
+        unique(["seed"]),
+        gxe.ExpectColumnValuesToBeBetween(column="response_tokens", min_value=1, description="every response has a token"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="response_tokens", max_value=limit, description="no response is longer than max_new_tokens"
+        ),
+        is_finite("reward"),
+        is_finite("win_rate"),
+        gxe.ExpectColumnValuesToBeBetween(column="win_rate", min_value=0, max_value=1, description="win rates lie in [0, 1]"),
+        *is_logp("logp_policy"),
+        *is_logp("logp_reference"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_empty",
+            value_set=[False],
+            mostly=1 - checks.max_empty_share,
+            description=f"at most {checks.max_empty_share:.1%} of responses are empty",
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_truncated",
+            value_set=[False],
+            mostly=1 - checks.max_truncated_share,
+            description=f"at most {checks.max_truncated_share:.1%} of responses are truncated",
+        ),
+    ]
+
+
+def groups(rollouts: Subject) -> pl.DataFrame:
+    """One row per step, prompt and what was drawn from: its samples, and what N of them must say of one another."""
+    samples = rollouts.setting("sampling", "samples_per_prompt")
+    rank, is_whole = pl.col("rank"), pl.col("samples") == samples
+    frame = rollouts.rows(*KEY, "drawn_from", "win_rate", "rank").group_by(GROUP, maintain_order=True)
+    aggregated = frame.agg(
+        samples=pl.col("sample_index").n_unique(),
+        mean_win_rate=pl.col("win_rate").mean(),
+        is_ranked=(rank.n_unique() == pl.len()) & (rank.min() == 1) & (rank.max() == pl.len()),
+    )
+    # A lost row is one fault, not three: identities are judged where all samples are there.
+    return aggregated.with_columns(
+        finite("mean_win_rate"), is_ranked=pl.when(is_whole).then("is_ranked").otherwise(pl.lit(True))
+    ).with_columns(mean_win_rate=pl.when(is_whole).then("mean_win_rate").otherwise(pl.lit(0.5)))
+
+
+def groups_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectation]:
+    samples = rollouts.setting("sampling", "samples_per_prompt")
+    return [
+        gxe.ExpectColumnValuesToBeInSet(column="samples", value_set=[samples], description=f"every group has {samples} samples"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="mean_win_rate",
+            min_value=0.5 - TOLERANCE,
+            max_value=0.5 + TOLERANCE,
+            description="the win rates of a group average one half",
+        ),
+        gxe.ExpectColumnValuesToBeInSet(column="is_ranked", value_set=[True], description="the ranks of a group are 1 .. N"),
+    ]
+
+
+def prompts(rollouts: Subject) -> pl.DataFrame:
+    """One row per prompt to train on: at how many steps it was answered, by the policy and by what else was drawn from."""
+    groups = rollouts.rows(*GROUP).unique()
+    answered = groups.group_by("prompt_id").agg(
+        steps=(pl.col("drawn_from") == "policy").sum(), anchor_steps=(pl.col("drawn_from") == "anchor").sum()
+    )
+    joined = train_prompts(rollouts).join(answered, on="prompt_id", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("steps", "anchor_steps").fill_null(0))
+
+
+def prompts_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectation]:
+    epochs = rollouts.setting("training", "epochs")
+    anchor = epochs * (rollouts.setting("objective", "name") in ("bond", "jbond"))
+    return [
+        gxe.ExpectColumnValuesToBeInSet(
+            column="steps", value_set=[epochs], description=f"the policy answered every prompt {epochs} times, once an epoch"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="anchor_steps", value_set=[anchor], description=f"the anchor answered every prompt {anchor} times"
+        ),
+    ]
+
+
+SUITE = (
+    Frame("rows", KEY, rows, rows_expectations),
+    Frame("groups", GROUP, groups, groups_expectations),
+    Frame("prompts", ("prompt_id",), prompts, prompts_expectations),
+)
+
+
+def train_prompts(rollouts: Subject) -> pl.DataFrame:
+    """The prompts to train on."""
+    return rollouts.parent("prompts").rows("prompt_id", "split").filter(pl.col("split") == "train").select("prompt_id")

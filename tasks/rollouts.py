@@ -1,0 +1,53 @@
+"""The training of the next policy on its own fresh samples."""
+
+from tasks.caching import dataset_task
+from tasks.running import running
+from tasks.stages import compute
+from wind.config import InferenceConfig, SamplingConfig, TrainingConfig, WinRateConfig
+from wind.datasets import Dataset, Model
+from wind.objective_config import ObjectiveConfig
+from wind.rewards import Classifier, Rule
+from wind.rollouts import COMPUTED_BY, RolloutsSpec
+
+
+@dataset_task(*COMPUTED_BY, tags={"engine"})
+def train_on_policy(
+    policy: Model,
+    reference: Model,
+    rate: float,
+    prompts: Dataset,
+    reward: Rule | Classifier,
+    sampling: SamplingConfig,
+    inference: InferenceConfig,
+    win_rate: WinRateConfig,
+    objective: ObjectiveConfig,
+    training: TrainingConfig,
+    seed: int,
+    iteration: int,
+) -> Dataset:
+    """One row is one response that trained the policy; the training, with the model it made, is the dataset's output."""
+    spec = RolloutsSpec(
+        policy=policy,
+        reference=reference,
+        rate=rate,
+        prompts=prompts,
+        reward=reward,
+        sampling=sampling.model_copy(update={"backend": "transformers"}),  # the ranks sample themselves
+        inference=inference,
+        win_rate=win_rate,
+        objective=objective,
+        training=training,
+        seed=seed,
+        iteration=iteration,
+    )
+    return compute("rollouts", spec, COMPUTED_BY, "training")
+
+
+def training_of(rollouts: Dataset) -> Dataset:
+    """The numbers of the training that `rollouts` were drawn in."""
+    here = running()
+    if rollouts.fingerprint in here.planned:
+        return Dataset(name="training", fingerprint=rollouts.fingerprint, rows=0)
+    training = here.store.manifest(rollouts).outputs["training"]
+    assert isinstance(training, Dataset)
+    return training

@@ -1,0 +1,204 @@
+"""Fresh rows: the samples of the optimiser steps to come, drawn from the policy that takes them.
+
+A refresh serves `objective.refresh_steps` steps. Its prompts are shared out over the ranks, each of which samples, rewards and
+scores its own; then all ranks have all rows, and train as on stored ones. A response's random numbers depend on the run's seed,
+the iteration, the optimiser step, the prompt and the sample alone, so that the number of ranks moves floats and no more. Every
+refresh is a file in the work folder: a resumed training goes on with the rows of its step, and in the end all are published.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+
+from wind.datasets import Store
+from wind.files import atomic
+from wind.objective_config import draws_from_anchor
+from wind.rewards import responses, reward_model
+from wind.rollouts import RolloutsSpec, schema_of
+from wind.rollouts.anchor import PRECISION, Anchor
+from wind.rollouts.frozen import Frozen
+from wind.schemas import KEYS, conform
+from wind.training.assignments import Assignment, World
+from wind.training.batches import COLUMNS, Integers, Rows, as_rows
+from wind.training.engine import weight_parts
+from wind.training.export import save_weights
+from wind.training.row_sources import plan_of
+from wind.win_rates import win_rates
+
+ANCHOR: Final = "anchor"  # the folder of its export inside the work folder
+PROMPT: Final = ["prompt_id", "prompt_token_ids", "messages", "answer"]
+
+
+class FreshRows:
+    """A `RowSource` that samples."""
+
+    def __init__(self, assignment: Assignment[RolloutsSpec], engine: Any, world: World) -> None:
+        spec, store = assignment.spec, Store(assignment.root)
+        self._spec = spec
+        self._engine = engine
+        self._world = world
+        self._work = Path(assignment.work)
+        self._start = store.path(spec.policy)
+        self._prompts = train_prompts(spec, store)
+        self.plan = plan_of(spec, len(self._prompts))
+        self._reward_model = reward_model(spec.reward, spec.inference, store, world.device)
+        self._frozen = Frozen(spec, store, world.device)
+        self._anchor = Anchor(engine, store.path(spec.reference), spec.rate)
+        self._done = assignment.checkpoint.steps if assignment.checkpoint else 0
+        if assignment.checkpoint and spec.rate:
+            self._anchor.load(Path(assignment.checkpoint.folder))
+        self._refresh: int | None = None  # the first step that the rows at hand serve
+        self._rows: Rows
+        self._steps: Integers  # of each group of the rows
+
+    def step(self, step: int) -> tuple[Rows, Integers]:
+        """The rows of the refresh that serves the step, sampled when its first step comes; and the groups of the step."""
+        first = first_of(self._spec, step)
+        if first != self._refresh:
+            path = rollouts_file(self._work, first)
+            table = read_rollouts(path) if first < self._done else self._sampled(first)
+            self._rows, self._steps = as_steps(table, self._prompts, self._spec)
+            self._refresh = first
+        return self._rows, np.flatnonzero(self._steps == step + 1)
+
+    def stepped(self) -> None:
+        """The anchor moves."""
+        self._done += 1
+        if self._spec.rate:
+            self._anchor.move()
+
+    def save(self, folder: Path) -> list[Path]:
+        """The anchor goes into the checkpoint; the rows so far lie in the work folder, and are named."""
+        if self._spec.rate:
+            self._anchor.save(folder)
+        return rollouts_files(self._work, self._spec, self._done)
+
+    def export(self) -> dict[str, list[float]]:
+        """The anchor as a model folder, if it moved: the next iteration goes on from it."""
+        if not self._spec.rate:
+            return {}
+        self._frozen.fill(self._engine, self._anchor.parts)
+        weights = self._anchor.weights()
+        if self._world.rank == 0:
+            save_weights(self._engine.module.model, weights, self._start, self._work / ANCHOR, PRECISION)
+        return {ANCHOR: self._frozen.probe(self._rows)}
+
+    def _sampled(self, first: int) -> pa.Table:
+        """The rows of the refresh whose first step is `first`, counted from 0; kept in their file, too."""
+        last = min(first + (self._spec.refresh), self.plan.steps)
+        groups = [(step + 1, int(group)) for step in range(first, last) for group in np.sort(self.plan.step_groups(step))]
+        mine = pl.DataFrame(groups[self._world.rank :: self._world.ranks], {"step": pl.Int32, "group": pl.Int64}, orient="row")
+        rows = self._judged(mine.join(self._prompts, on="group", how="left", maintain_order="left").drop("group"))
+        schema = schema_of(self._spec)
+        table = gathered(conform(rows.select(schema.names).to_arrow(), schema), self._world)
+        table = table.sort_by([(name, "ascending") for name in KEYS["rollouts"]])
+        if self._world.rank == 0:
+            write_rollouts(rollouts_file(self._work, first), table)
+        return table
+
+    def _judged(self, prompts: pl.DataFrame) -> pl.DataFrame:
+        """The samples for `prompts` (step, and the columns of PROMPT) with all that is said of them. Collective under ZeRO-3."""
+        spec, policy = self._spec, weight_parts(self._engine)
+        drawn = []
+        if draws_from_anchor(spec.objective):
+            self._frozen.fill(self._engine, self._anchor.parts)
+            drawn = [self._frozen.draw(prompts, "anchor", spec.sampling.samples_per_prompt)]
+        self._frozen.fill(self._engine, policy)
+        drawn = [self._frozen.draw(prompts, "policy"), *drawn]
+        rows = pl.concat(drawn).join(prompts, on=["step", "prompt_id"], how="left", maintain_order="left")
+        rows = rows.with_columns(logp_policy=self._frozen.score(rows))
+        self._frozen.fill(self._engine, self._anchor.parts)
+        rows = rows.with_columns(logp_reference=self._frozen.score(rows))
+        return self._compared(self._rewarded(rows))
+
+    def _rewarded(self, rows: pl.DataFrame) -> pl.DataFrame:
+        names = schema_of(self._spec).names
+        if rows.is_empty():  # a rank without prompts; a user's function is never asked about nothing
+            return rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in names if name not in rows.columns)
+        prompts = rows.select("prompt_id", "messages", "answer").unique("prompt_id")
+        asked = responses(prompts, rows.select("prompt_id", "sample_index", "response"))
+        columns = self._reward_model.rewards(asked, lambda done, total: None)
+        return rows.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
+
+    def _compared(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """`rows` with win rate and rank among those drawn from the same for the same prompt and step."""
+        names = pl.concat_str("step", "drawn_from", "prompt_id", separator="/")
+        compared = win_rates(rows.select("sample_index", "reward", prompt_id=names), self._spec.win_rate)
+        return (
+            rows.drop("win_rate", "rank", strict=False)
+            .with_columns(name=names)
+            .join(
+                compared.select("sample_index", "win_rate", "rank", name="prompt_id"),
+                on=["name", "sample_index"],
+                how="left",
+                maintain_order="left",
+                validate="1:1",
+            )
+        )
+
+
+def train_prompts(spec: RolloutsSpec, store: Store) -> pl.DataFrame:
+    """The prompts to train on, in the order of their ids, with their number `group`."""
+    frame = store.frame(spec.prompts, [*PROMPT, "split"])
+    return (
+        frame.filter(pl.col("split") == "train").drop("split").sort("prompt_id").with_row_index("group").cast({"group": pl.Int64})
+    )
+
+
+def as_steps(table: pa.Table, prompts: pl.DataFrame, spec: RolloutsSpec) -> tuple[Rows, Integers]:
+    """The rows of a refresh as they are trained on, and the step of every group, counted from 1."""
+    frame = pl.DataFrame(table).join(prompts.select(PROMPT[:2]), on="prompt_id", how="left", maintain_order="left")
+    frame = frame.with_columns(
+        group=pl.concat_str("step", "prompt_id", separator="/"),
+        from_anchor=pl.col("drawn_from") == "anchor",
+        samples=pl.len().over("step", "prompt_id", "drawn_from"),
+    )
+    rows = as_rows(frame, "group", [*COLUMNS, *["from_anchor"] * draws_from_anchor(spec.objective)])
+    return rows, frame["step"].to_numpy()[rows.starts[:-1]].astype(np.int64)
+
+
+def gathered(table: pa.Table, world: World) -> pa.Table:
+    """The tables of all ranks, one after the other. Every rank must call it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    ours = torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8).to(world.device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=world.device) for _ in range(world.ranks)]
+    torch.distributed.all_gather(sizes, torch.tensor([len(ours)], device=world.device))
+    longest = int(torch.cat(sizes).max())
+    parts = [torch.zeros(longest, dtype=torch.uint8, device=world.device) for _ in range(world.ranks)]
+    torch.distributed.all_gather(parts, torch.nn.functional.pad(ours, (0, longest - len(ours))))
+    contents = [part[: int(size)].cpu().numpy().tobytes() for part, size in zip(parts, sizes, strict=True)]
+    return pa.concat_tables(pa.ipc.open_stream(content).read_all() for content in contents)
+
+
+def first_of(spec: RolloutsSpec, step: int) -> int:
+    """The first step of the refresh that serves `step`, both counted from 0."""
+    return step - step % (spec.refresh)
+
+
+def rollouts_files(work: Path, spec: RolloutsSpec, steps: int) -> list[Path]:
+    """The files of the refreshes that served the first `steps` steps, in their order."""
+    return [rollouts_file(work, first) for first in range(0, steps, spec.refresh)]
+
+
+def rollouts_file(work: Path, first: int) -> Path:
+    """The file of the refresh whose first step, counted from 0, is `first`."""
+    return work / "rollouts" / f"step-{first + 1:08d}.arrow"
+
+
+def read_rollouts(path: Path) -> pa.Table:
+    """The rows of a refresh."""
+    with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
+        return reader.read_all()
+
+
+def write_rollouts(path: Path, table: pa.Table) -> None:
+    """Keep the rows of a refresh."""
+    path.parent.mkdir(exist_ok=True)
+    with atomic(path) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)

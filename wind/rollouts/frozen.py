@@ -1,0 +1,107 @@
+"""A frozen copy of the policy that takes up weights and samples and scores with them, on one rank.
+
+It is a model of its own and not the engine's: what samples needs a key-value cache and no gradient checkpointing, whole weights
+and no partitions, and runs as often as this rank has prompts, where every pass of the engine is collective. Its price is a second
+set of weights in memory, in `inference.dtype`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import polars as pl
+import torch
+
+from wind.datasets import Store
+from wind.errors import TrainingError
+from wind.generations import Request, request_seed, response_text
+from wind.generations.hf import TransformersSampler
+from wind.logps import batched, padded
+from wind.models import deterministic, load_tokenizer, stop_token_ids
+from wind.rollouts import RolloutsSpec
+from wind.sequence_logps import SequenceLogps, verify_head
+from wind.training.batches import Rows
+from wind.training.engine import whole_of
+from wind.training.export import probe_logps
+from wind.training.policies import load_policy
+
+DRAWN: Final[Mapping[str, Any]] = {
+    "step": pl.Int32,
+    "prompt_id": pl.String,
+    "sample_index": pl.Int32,
+    "drawn_from": pl.String,
+    "response": pl.String,
+    "response_token_ids": pl.List(pl.Int32),
+    "finish_reason": pl.String,
+    "seed": pl.Int64,
+}
+
+
+class Frozen:
+    """The copy, loaded once."""
+
+    def __init__(self, spec: RolloutsSpec, store: Store, device: str) -> None:
+        folder = store.path(spec.policy)
+        self._spec = spec
+        self._device = device
+        self._model = load_policy(folder, spec.inference.dtype).requires_grad_(False).to(device)
+        verify_head(self._model)
+        self._scorer = SequenceLogps(self._model)
+        self._sampler = TransformersSampler(self._model, stop_token_ids(folder), spec.inference.batch_tokens)
+        self._tokenizer = load_tokenizer(store, spec.policy)
+
+    def fill(self, engine: Any, parts: Mapping[str, torch.Tensor]) -> None:
+        """Take up the weights of which every rank gives its parts. Under ZeRO-3 every rank must call it."""
+        with torch.no_grad():
+            for name, weight in self._model.named_parameters():
+                weight.copy_(whole_of(engine, name, parts[name]))
+
+    def draw(self, prompts: pl.DataFrame, drawn_from: str, first_index: int = 0) -> pl.DataFrame:
+        """N responses to each of `prompts` (step, prompt_id, prompt_token_ids): the columns of DRAWN.
+
+        Raises InputError naming a prompt for which the logits are not finite.
+        """
+        steps, prompt_ids, token_ids = (prompts[name].to_list() for name in ("step", "prompt_id", "prompt_token_ids"))
+        seeds = [
+            request_seed(self._spec.seed, self._spec.iteration, f"{drawn_from}/{step}", prompt_id)
+            for step, prompt_id in zip(steps, prompt_ids, strict=True)
+        ]
+        requests = [Request(*request) for request in zip(prompt_ids, token_ids, seeds, strict=True)]
+        samples_P_N = self._sampler.sample(requests, self._spec.sampling, lambda done, total: None)
+        rows = [
+            (
+                step,
+                request.prompt_id,
+                first_index + index,
+                drawn_from,
+                response_text(self._tokenizer, request.prompt_token_ids, sample.token_ids),
+                sample.token_ids,
+                sample.finish_reason,
+                request.seed + index,
+            )
+            for step, request, samples_N in zip(steps, requests, samples_P_N, strict=True)
+            for index, sample in enumerate(samples_N)
+        ]
+        return pl.DataFrame(rows, DRAWN, orient="row")
+
+    def score(self, rows: pl.DataFrame) -> pl.Series:
+        """The log-probability of each of `rows` (step, prompt_id, prompt_token_ids, response_token_ids), in nats.
+
+        Raises TrainingError naming the step if one is not finite.
+        """
+        prompts, responses = rows["prompt_token_ids"].to_list(), rows["response_token_ids"].to_list()
+        lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+        logps = torch.zeros(len(rows), dtype=torch.float64)
+        with torch.inference_mode(), deterministic():
+            for batch in batched(lengths, self._spec.inference.batch_tokens):
+                tensors = padded([prompts[row] for row in batch], [responses[row] for row in batch])
+                logps[batch] = self._scorer(*(tensor.to(self._device) for tensor in tensors)).cpu()
+        if not logps.isfinite().all():
+            step, prompt_id = rows.select("step", "prompt_id").row(int((~logps.isfinite()).nonzero()[0, 0]))
+            raise TrainingError(
+                f"a response to prompt {prompt_id} for step {step} has a log-probability that is not finite: lower training.lr"
+            )
+        return pl.Series(logps.numpy())
+
+    def probe(self, rows: Rows) -> list[float]:
+        """The log-probabilities of the first groups of `rows`."""
+        return probe_logps(self._scorer, rows, self._spec.training.micro_prompts, self._device)
