@@ -1,5 +1,6 @@
 """Pairwise reward models small enough for a test: a random PairRM, a random BERT, and a Llama that learnt to count digits."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -27,30 +28,31 @@ def pairrm_folder(folder: Path, *, tasks: int = 2) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text("{}")
     ids = {marker: tokenizer.token_to_id(marker) for marker in MARKERS}
-    config = DebertaV2Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        position_buckets=8,
-        relative_attention=True,
-        max_relative_positions=-1,
-        norm_rel_ebd="layer_norm",
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
-        share_att_key=True,
-        type_vocab_size=0,
-        initializer_range=0.3,
-        architectures=["DebertaV2PairRM"],
-        n_tasks=tasks,
-        drop_out=0.05,
-        source_prefix_id=ids["<|source|>"],
-        cand1_prefix_id=ids["<|candidate1|>"],
-        cand2_prefix_id=ids["<|candidate2|>"],
-        cand_prefix_id=tokenizer.token_to_id("<|candidate|>"),
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+        "position_buckets": 8,
+        "relative_attention": True,
+        "max_relative_positions": -1,
+        "norm_rel_ebd": "layer_norm",
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "share_att_key": True,
+        "type_vocab_size": 0,
+        "initializer_range": 0.3,
+        "architectures": ["DebertaV2PairRM"],
+        "n_tasks": tasks,
+        "drop_out": 0.05,
+        "source_prefix_id": ids["<|source|>"],
+        "cand1_prefix_id": ids["<|candidate1|>"],
+        "cand2_prefix_id": ids["<|candidate2|>"],
+        "cand_prefix_id": tokenizer.token_to_id("<|candidate|>"),
+    }
+    config = DebertaV2Config(**fields)
     config.save_pretrained(folder)
     torch.manual_seed(3)
     weights = {f"pretrained_model.{name}": tensor for name, tensor in DebertaV2Model(config).state_dict().items()}  # type: ignore[no-untyped-call]
@@ -68,22 +70,14 @@ def digits_cross_encoder(folder: Path, tokenizer_folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        num_labels=1,
-        pad_token_id=0,
-    )
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    shape |= {"num_hidden_layers": 2, "max_position_embeddings": 128, "num_labels": 1}
+    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **shape)
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(config)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     generator = random.Random(0)
-    for _ in range(100):
+    for _ in range(150):
         pairs = [(text(generator), text(generator)) for _ in range(64)]
         texts = [f"<s><u>{generator.randint(0, 9)}+{generator.randint(0, 9)}=<u>{a}<a>{b}</s>" for a, b in pairs]
         batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
@@ -108,7 +102,5 @@ def text(generator: random.Random) -> str:
 
 def edit_json(path: Path, **fields: Any) -> None:
     """Set `fields` of a JSON file, and remove those that are None."""
-    import json
-
     content = json.loads(path.read_bytes()) | fields
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))

@@ -191,8 +191,8 @@ def preferences_frame(matrices_P_N_N: Sequence[Sequence[Sequence[float]]]) -> pl
         for p, matrix_N_N in enumerate(matrices_P_N_N)
         for n, row_N in enumerate(matrix_N_N)
     ]
-    schema = {"prompt_id": pl.String, "sample_index": pl.Int32, "reward": pl.Float64, "preferences": pl.List(pl.Float64)}
-    return pl.DataFrame(rows, schema=schema, orient="row")  # type: ignore[arg-type]
+    names = ["prompt_id", "sample_index", "reward", "preferences"]
+    return pl.DataFrame(rows, schema=names, orient="row").cast({"sample_index": pl.Int32})
 
 
 # Rock, paper, scissors, and a stone that ties with rock and loses to the other two.
