@@ -9,6 +9,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, is_known, is_logp, known, unique
 from wind.config import ChecksConfig
+from wind.generations import sampled_prompts
 
 KEY = ("step", "prompt_id", "sample_index")
 GROUP = ("step", "prompt_id", "drawn_from")
@@ -130,4 +131,6 @@ SUITE = (
 
 def train_prompts(rollouts: Subject) -> pl.DataFrame:
     """The prompts to train on."""
-    return rollouts.parent("prompts").rows("prompt_id", "split").filter(pl.col("split") == "train").select("prompt_id")
+    prompts = rollouts.parent("prompts").rows("prompt_id", "split")
+    seed, iteration, parts = (rollouts.setting(name) for name in ("seed", "iteration", "parts"))
+    return sampled_prompts(prompts, "train", seed, iteration, parts).select("prompt_id")

@@ -23,7 +23,18 @@ from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
 from great_expectations.util import convert_to_json_serializable
 
-from data_checks import evaluation, generations, logps, metrics, prompts, rewards, selections, training, win_rates
+from data_checks import (
+    evaluation,
+    generations,
+    logps,
+    metrics,
+    prompts,
+    rewards,
+    rollouts,
+    selections,
+    training,
+    win_rates,
+)
 from data_checks.base import Frame, Subject, Suite
 from data_checks.results import CheckResult, failed, key, recorded, result_path
 from wind.config import ChecksConfig
@@ -42,6 +53,7 @@ SUITES: Final[Mapping[str, Suite]] = {
     "selections": selections.SUITE,
     "logps": logps.SUITE,
     "training": training.SUITE,
+    "rollouts": rollouts.SUITE,
     "evaluation": evaluation.SUITE,
     "metrics": metrics.SUITE,
 }

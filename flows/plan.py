@@ -8,6 +8,7 @@ from tasks.running import Event, Running, start
 from wind.config import DistillConfig, SamplingConfig
 from wind.datasets import Dataset, Store
 from wind.generations import sampled_prompts
+from wind.objective_config import draws_from_anchor, refresh_steps
 
 
 def planned(config: DistillConfig) -> list[dict[str, Any]]:
@@ -54,11 +55,14 @@ def _rows(here: Running, event: Event) -> int | None:
     held_out = sampled["eval"] * here.config.evaluation.samples_per_prompt
     if event.dataset in ("win_rates", "selections"):
         return train
+    if event.dataset == "rollouts":
+        return train * here.config.training.epochs * (1 + draws_from_anchor(here.config.objective))
     if event.dataset == "evaluation":
         return held_out
     if event.dataset in ("generations", "rewards", "logps"):
         before = [past for past in here.events if past.dataset == event.dataset and past.iteration == event.iteration]
-        return train if before and before[0] is event else held_out
+        is_stored = refresh_steps(here.config.objective) is None
+        return train if is_stored and before and before[0] is event else held_out
     return None
 
 

@@ -22,7 +22,7 @@ SUMMARY = (
     ("KL", "kl_k1", 3),
     ("length", "response_tokens", 1),
 )
-TIMED = ("generations", "rewards", "win_rates", "logps", "training", "evaluation")
+TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts", "evaluation")
 
 
 def versions(store: Store, found: Sequence[Version]) -> None:
@@ -32,12 +32,13 @@ def versions(store: Store, found: Sequence[Version]) -> None:
         console.print(f"no versions in {store.root}", markup=False)
         return
     metrics = Table("version", "iteration", *(title for title, _, _ in SUMMARY), box=None, pad_edge=False)
-    seconds = Table("seconds", *TIMED, box=None, pad_edge=False)
+    timed = [stage for stage in TIMED if any(stage in version.seconds for version in found)]
+    seconds = Table("seconds", *timed, box=None, pad_edge=False)
     for version in found:
         name = f"{version.run}@{version.number}"
         cells = [_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY]
         metrics.add_row(name, str(version.content.iteration), *cells)
-        seconds.add_row(name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in TIMED))
+        seconds.add_row(name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in timed))
     console.print(metrics, "", seconds, "", sep="\n")
     for version in found:
         path = store.root / "runs" / version.run / "versions" / f"{version.number:04d}.json"

@@ -6,7 +6,7 @@ from tasks.stages import compute
 from wind.config import InferenceConfig, SamplingConfig, TrainingConfig, WinRateConfig
 from wind.datasets import Dataset, Model
 from wind.objective_config import ObjectiveConfig
-from wind.rewards import Classifier, Rule
+from wind.rewards import Reward
 from wind.rollouts import COMPUTED_BY, RolloutsSpec
 
 
@@ -16,7 +16,7 @@ def train_on_policy(
     reference: Model,
     rate: float,
     prompts: Dataset,
-    reward: Rule | Classifier,
+    reward: Reward,
     sampling: SamplingConfig,
     inference: InferenceConfig,
     win_rate: WinRateConfig,
@@ -24,6 +24,7 @@ def train_on_policy(
     training: TrainingConfig,
     seed: int,
     iteration: int,
+    parts: int,
 ) -> Dataset:
     """One row is one response that trained the policy; the training, with the model it made, is the dataset's output."""
     spec = RolloutsSpec(
@@ -32,13 +33,14 @@ def train_on_policy(
         rate=rate,
         prompts=prompts,
         reward=reward,
-        sampling=sampling.model_copy(update={"backend": "transformers"}),  # the ranks sample themselves
+        sampling=sampling,
         inference=inference,
         win_rate=win_rate,
         objective=objective,
         training=training,
         seed=seed,
         iteration=iteration,
+        parts=parts,
     )
     return compute("rollouts", spec, COMPUTED_BY, "training")
 

@@ -5,6 +5,7 @@ from tasks.running import running
 from tasks.stages import compute
 from wind.config import TrainingConfig
 from wind.datasets import Dataset, Model
+from wind.fingerprints import digest
 from wind.objective_config import ObjectiveConfig
 from wind.training import COMPUTED_BY, TrainingSpec
 
@@ -48,3 +49,13 @@ def trained_model(training: Dataset) -> Model:
     model = here.store.manifest(training).outputs["model"]
     assert isinstance(model, Model)
     return model
+
+
+def moved_anchor(training: Dataset, reference: Model) -> Model:
+    """The moving average that `training` left of a `reference`; the reference itself where none moved."""
+    here = running()
+    if training.fingerprint in here.planned:
+        return Model(fingerprint=digest(["anchor", training.fingerprint]), parameters=0)
+    anchor = here.store.manifest(training).outputs.get("anchor", reference)
+    assert isinstance(anchor, Model)
+    return anchor

@@ -64,6 +64,7 @@ class Chain:
             "training": lambda: [
                 {"step": step, "metric": metric, "value": 1.0 / step} for step in (1, 2, 3) for metric in ("grad_norm", "loss")
             ],
+            "rollouts": lambda: self._rollouts([prompt["prompt_id"] for prompt in prompts if prompt["split"] == split]),
             "evaluation": lambda: [key(row) | self._evaluation(row["sample_index"]) for row in responses],
             "metrics": lambda: [
                 {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
@@ -85,6 +86,8 @@ class Chain:
             "sampling": {"samples_per_prompt": N, "max_new_tokens": 3},
             "evaluation": {"samples_per_prompt": N},
             "selection": {"rows": "best_worst"},
+            "training": {"epochs": 2},
+            "objective": {"name": "jbond"},
             "max_prompt_tokens": 4,
             "seed": 0,
             "iteration": 2,
@@ -166,6 +169,29 @@ class Chain:
 
     def _selection(self, sample: int) -> dict[str, Any]:
         return {"role": ROLES[sample], "label": WIN_RATES[sample]}
+
+    def _rollouts(self, prompt_ids: list[str]) -> Rows:
+        """Two epochs of one step each: N samples of the policy, then N of the anchor."""
+        return [
+            {
+                "step": step,
+                "prompt_id": prompt_id,
+                "sample_index": index,
+                "drawn_from": "policy" if index < N else "anchor",
+                "response": "12",
+                "response_token_ids": [12, 2],
+                "finish_reason": "stop",
+                "seed": 1000 * step + 100 * number + index,
+                "reward": REWARDS[index % N],
+                "win_rate": WIN_RATES[index % N],
+                "rank": RANKS[index % N],
+                "logp_policy": -1.0,
+                "logp_reference": -2.0,
+            }
+            for step in (1, 2)
+            for number, prompt_id in enumerate(prompt_ids)
+            for index in range(2 * N)
+        ]
 
     def _evaluation(self, sample: int) -> dict[str, Any]:
         return {

@@ -122,3 +122,33 @@ def test_an_edited_module_recomputes_what_it_computes(finished_recipe: Callable[
     steps = json.loads(wind("plan", "--json").stdout)
     assert [step["stage"] for step in steps if step["outcome"] == "run"][:4] == ["rewards", "win_rates", "selections", "training"]
     assert {step["outcome"] for step in steps if step["stage"] in ("prompts", "logps")} >= {"cached"}
+
+
+@pytest.mark.usefixtures("prefect_server", "warm_workers")
+def test_on_policy_with_a_moving_anchor(recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
+    """J-BOND as published: no stage samples for it, the anchor goes on from iteration to iteration, and all of it is cached."""
+    config = recipe("objective={name: jbond, refresh_steps: 2}", "reference={kind: ema, rate: 0.05}", "iterations=2")
+    one_iteration = [
+        "train_on_policy",
+        "sample_generations",
+        "score_rewards",
+        "score_logps",
+        "compare_policies",
+        "measure",
+    ]
+    of_the_opponent = ["load_prompts", "sample_generations", "score_rewards"]
+    assert sorted(planned(config)) == sorted([*of_the_opponent, *one_iteration, *one_iteration])
+    assert sorted(run(config)) == sorted([*of_the_opponent, *one_iteration, *one_iteration])
+    store = Store(tmp_path / "store")
+    first, second = Versions(store, "tiny")
+    assert set(first.content.datasets) >= {"rollouts", "training"}
+    assert not set(first.content.datasets) & {"generations", "rewards", "win_rates", "logps"}
+    assert first.content.reference == first.content.model_in
+    assert second.content.reference == store.manifest(first.content.datasets["training"]).outputs["anchor"]
+    assert second.content.reference not in (first.content.model_in, first.content.model_out)
+    assert verify(store, second) > verify(store, first) > 0
+    assert run(config) == []
+    assert run(recipe("objective={name: jbond, refresh_steps: 2}", "reference={kind: previous}", "iterations=1"))[0] == (
+        "train_on_policy"
+    )
+    assert run(config, refresh="training")[0] == "train_on_policy"

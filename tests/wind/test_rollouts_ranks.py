@@ -48,7 +48,7 @@ def test_ranks_and_zero_stages_draw_and_train_the_same(
     alone = roll(spec(1, 0), store)
     training, anchor = outputs(store, alone)
     start = weights(store, Shard(alone.table, outputs={"model": policy}))
-    assert distance(weights(store, anchor), start) > 3e-3
+    assert distance(weights(store, anchor), start) > 2e-3
     # Two ranks are interrupted within a refresh, each with its part of the anchor, and go on from their checkpoint.
     with pytest.raises(Interrupted):
         roll(spec(2, 3), store, interrupt)

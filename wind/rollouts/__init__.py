@@ -2,8 +2,10 @@
 
 One row is one response that trained the policy, with the optimiser step it was sampled for. Every `objective.refresh_steps` steps
 the prompts of the steps to come are answered by the policy as it is by then, and, for BOND and J-BOND, by their anchor too. The
-reference is a stored model, or a moving average of the policy's weights that starts there (MATH 1.6). The numbers of the
-optimiser steps are the output `training`, a dataset like that of a training on stored rows, whose outputs are the models.
+reference is a stored model, or a moving average of the policy's weights that starts there (MATH 1.6). A pairwise reward counts as
+the mean preference over all others of the same prompt and step, the anchor's included: a number, so that all can be ordered.
+The numbers of the optimiser steps are the output `training`, a dataset like that of a training on stored rows, whose outputs are
+the models.
 """
 
 from typing import Annotated, Self
@@ -15,7 +17,7 @@ from pydantic import Field, model_validator
 from wind.config import InferenceConfig, SamplingConfig, WinRateConfig
 from wind.datasets import AnyHandle, Model, Store
 from wind.objective_config import refresh_steps
-from wind.rewards import Classifier, Rule
+from wind.rewards import Reward, Rule
 from wind.schemas import rewards_schema
 from wind.stages import Place, Progress, Shard, Stage
 from wind.training import COMPUTED_BY as TRAINED_BY
@@ -30,10 +32,11 @@ class RolloutsSpec(FitSpec):
 
     reference: Model  # what it is held to; where `rate` is positive, where the average starts
     rate: float  # share of the way to the policy that the reference goes with every optimiser step; 0: it stays
-    reward: Annotated[Rule | Classifier, Field(discriminator="kind")]
+    reward: Reward
     sampling: SamplingConfig
     inference: InferenceConfig
     win_rate: WinRateConfig
+    parts: int = 1  # of the train prompts, of which each iteration takes one
 
     @model_validator(mode="after")
     def _samples_afresh(self) -> Self:
@@ -49,8 +52,8 @@ class RolloutsSpec(FitSpec):
         return steps
 
     def parents(self) -> dict[str, AnyHandle]:
-        """The stored inputs; a classifier's model is one of them, as `model`."""
-        return super().parents() | ({"model": self.reward.model} if isinstance(self.reward, Classifier) else {})
+        """The stored inputs; a reward's model is one of them, as `model`."""
+        return super().parents() | ({} if isinstance(self.reward, Rule) else {"model": self.reward.model})
 
 
 def schema_of(spec: RolloutsSpec) -> pa.Schema:

@@ -6,6 +6,7 @@ the iteration, the optimiser step, the prompt and the sample alone, so that the 
 refresh is a file in the work folder: a resumed training goes on with the rows of its step, and in the end all are published.
 """
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +17,10 @@ import torch
 
 from wind.datasets import Store
 from wind.files import atomic
+from wind.generations import sampled_prompts
 from wind.objective_config import draws_from_anchor
-from wind.rewards import responses, reward_model
+from wind.rewards import Pairwise, responses, reward_model
+from wind.rewards.functions import Responses
 from wind.rollouts import RolloutsSpec, schema_of
 from wind.rollouts.anchor import PRECISION, Anchor
 from wind.rollouts.frozen import Frozen
@@ -45,7 +48,7 @@ class FreshRows:
         self._start = store.path(spec.policy)
         self._prompts = train_prompts(spec, store)
         self.plan = plan_of(spec, len(self._prompts))
-        self._reward_model = reward_model(spec.reward, spec.inference, store, world.device)
+        self._rewards = self._reward(store)
         self._frozen = Frozen(spec, store, world.device)
         self._anchor = Anchor(engine, store.path(spec.reference), spec.rate)
         self._done = assignment.checkpoint.steps if assignment.checkpoint else 0
@@ -119,10 +122,22 @@ class FreshRows:
         names = schema_of(self._spec).names
         if rows.is_empty():  # a rank without prompts; a user's function is never asked about nothing
             return rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in names if name not in rows.columns)
-        prompts = rows.select("prompt_id", "messages", "answer").unique("prompt_id")
-        asked = responses(prompts, rows.select("prompt_id", "sample_index", "response"))
-        columns = self._reward_model.rewards(asked, lambda done, total: None)
-        return rows.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
+        rows = rows.with_columns(name=pl.concat_str("step", "prompt_id", separator="/"))  # compared with those of its step alone
+        prompts = rows.select("messages", "answer", prompt_id="name").unique("prompt_id")
+        asked = responses(prompts, rows.select("sample_index", "response", prompt_id="name"))
+        columns = self._rewards(asked)
+        return rows.with_columns(**{name: pl.Series(values) for name, values in columns.items() if name in names})
+
+    def _reward(self, store: Store) -> Callable[[Responses], Mapping[str, Any]]:
+        """What gives responses the column `reward` and one per component; its model stays loaded."""
+        reward, inference, device = self._spec.reward, self._spec.inference, self._world.device
+        if isinstance(reward, Pairwise):
+            from wind.rewards.pairwise import pairwise_reward
+
+            judge = pairwise_reward(store.root.resolve(), reward, inference, device)
+            return lambda asked: judge.preferences(asked, None, lambda done, total: None)
+        model = reward_model(reward, inference, store, device)
+        return lambda asked: model.rewards(asked, lambda done, total: None)
 
     def _compared(self, rows: pl.DataFrame) -> pl.DataFrame:
         """`rows` with win rate and rank among those drawn from the same for the same prompt and step."""
@@ -144,9 +159,8 @@ class FreshRows:
 def train_prompts(spec: RolloutsSpec, store: Store) -> pl.DataFrame:
     """The prompts to train on, in the order of their ids, with their number `group`."""
     frame = store.frame(spec.prompts, [*PROMPT, "split"])
-    return (
-        frame.filter(pl.col("split") == "train").drop("split").sort("prompt_id").with_row_index("group").cast({"group": pl.Int64})
-    )
+    ours = sampled_prompts(frame, "train", spec.seed, spec.iteration, spec.parts)
+    return ours.drop("split").sort("prompt_id").with_row_index("group").cast({"group": pl.Int64})
 
 
 def as_steps(table: pa.Table, prompts: pl.DataFrame, spec: RolloutsSpec) -> tuple[Rows, Integers]:

@@ -1,0 +1,83 @@
+"""The training of one iteration: on samples drawn before it, each stage a dataset, or on samples drawn while it goes on."""
+
+from tasks.checks import checked
+from tasks.generations import sample_generations
+from tasks.logps import score_logps
+from tasks.rewards import score_rewards
+from tasks.rollouts import train_on_policy, training_of
+from tasks.selections import select_rows
+from tasks.training import train_policy
+from tasks.win_rates import estimate_win_rates
+from wind.config import DistillConfig
+from wind.datasets import Dataset, Model
+from wind.objective_config import refresh_steps
+from wind.rewards import Reward
+
+
+def train(
+    config: DistillConfig, policy: Model, reference: Model, prompts: Dataset, reward: Reward, iteration: int
+) -> dict[str, Dataset]:
+    """Train `policy` on the train split; the datasets that came of it, by their nouns, `training` among them."""
+    on_which = _on_stored_samples if refresh_steps(config.objective) is None else _on_fresh_samples
+    return on_which(config, policy, reference, prompts, reward, iteration)
+
+
+def _on_stored_samples(
+    config: DistillConfig, policy: Model, reference: Model, prompts: Dataset, reward: Reward, iteration: int
+) -> dict[str, Dataset]:
+    generations = checked(
+        sample_generations(
+            policy, prompts, "train", config.sampling, config.inference, config.seed, iteration, config.prompts.parts
+        )
+    )
+    rewards = checked(score_rewards(prompts, generations, reward, config.inference))
+    win_rates = checked(estimate_win_rates(rewards, config.win_rate))
+    selections = checked(select_rows(rewards, win_rates, config.win_rate, config.selection, config.seed, iteration))
+    logps = checked(score_logps(prompts, generations, policy, reference, config.inference))
+    training = checked(
+        train_policy(
+            policy,
+            prompts,
+            generations,
+            rewards,
+            win_rates,
+            selections,
+            logps,
+            config.objective,
+            config.training,
+            config.seed,
+            iteration,
+        )
+    )
+    return {
+        "generations": generations,
+        "rewards": rewards,
+        "win_rates": win_rates,
+        "selections": selections,
+        "logps": logps,
+        "training": training,
+    }
+
+
+def _on_fresh_samples(
+    config: DistillConfig, policy: Model, reference: Model, prompts: Dataset, reward: Reward, iteration: int
+) -> dict[str, Dataset]:
+    sampling = config.sampling.model_copy(update={"backend": "transformers"})  # the ranks sample, whoever else does
+    rollouts = checked(
+        train_on_policy(
+            policy,
+            reference,
+            config.reference.rate or 0.0,
+            prompts,
+            reward,
+            sampling,
+            config.inference,
+            config.win_rate,
+            config.objective,
+            config.training,
+            config.seed,
+            iteration,
+            config.prompts.parts,
+        )
+    )
+    return {"rollouts": rollouts, "training": checked(training_of(rollouts))}
