@@ -8,11 +8,11 @@ The numbers of the optimiser steps are the output `training`, a dataset like tha
 the models.
 """
 
-from typing import Annotated, Self
+from typing import Self
 
 import polars as pl
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from wind.config import InferenceConfig, SamplingConfig, WinRateConfig
 from wind.datasets import AnyHandle, Model, Store
