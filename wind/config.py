@@ -89,12 +89,22 @@ class SamplingConfig(Section):
     shard_prompts: int = Field(64, ge=1)  # prompts of one shard: what a restart loses at most
 
 
+class CorruptionConfig(Section):
+    """Faults planted in a reward, to see what learning from it does to what it should have measured."""
+
+    noise: float = Field(0.0, ge=0)  # standard deviation of Gaussian noise, in units of the reward
+    bias: float = 0.0  # units of reward for every character of a response, whatever it says
+    sparsity: Share = 0.0  # share of responses whose reward is withheld: 0 in its place
+    seed: int = Field(0, ge=0)
+
+
 class RuleRewardConfig(Section):
     """A Python function over a batch of prompts, responses and gold answers."""
 
     kind: Literal["rule"]
     function: Function  # module:function (prompts, responses, answers) -> rewards, or a dict with `reward` and the components
     components: tuple[Name, ...] = ()  # further columns the function returns beside `reward`
+    corruption: CorruptionConfig | None = None  # faults planted in `reward`
 
 
 class ClassifierRewardConfig(Section):
@@ -104,6 +114,7 @@ class ClassifierRewardConfig(Section):
     path: str
     revision: str | None = None
     template: str = "chat"  # "chat": the reward model's own; "none": prompt and response as a text pair; or a Jinja file
+    corruption: CorruptionConfig | None = None  # faults planted in the reward
 
 
 class PairwiseRewardConfig(Section):

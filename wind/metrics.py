@@ -4,8 +4,10 @@ One row is one number. Intervals are percentile bootstraps that resample *prompt
 not independent, and counting them as if they were would make every interval too short. What an iteration does not have (gold
 answers, a training) gives no row; the training loss and numbers over a single prompt have no interval.
 
-distinct_2 is, per prompt and averaged over prompts, the share of distinct bigrams of white-space separated words among all
-bigrams of its responses (Li et al., arXiv 1510.03055); a response of fewer than two words counts as one bigram, itself.
+distinct_n is the mean over prompts of the share of distinct n-grams of white-space separated words among all n-grams
+in its responses (Li et al., arXiv 1510.03055); a response of fewer than n words counts as one n-gram, itself.
+distinct_responses is the number of different texts among a prompt's samples. entropy is the mean of -log pi(y) over samples y of
+pi, in nats; where `temperature`, `top_p` or `top_k` narrow the sampler it is a cross-entropy instead.
 """
 
 import numpy as np
@@ -45,7 +47,8 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
     With l = log pi(y) - log pi_ref(y) on samples y of the policy, kl_k1 is the mean of l and kl_k3 that of e^-l - 1 + l: both
     estimate KL(pi || pi_ref) without bias, the second never below zero (MATH 7). tie_share is that of all comparisons of a
-    policy's with a reference's response, and accuracy_gain is policy minus reference.
+    policy's with a reference's response, and accuracy_gain is policy minus reference. entropy is in nats per response,
+    entropy_per_token that of each response divided by its tokens.
     """
     ratio = pl.col("logp_policy") - pl.col("logp_reference")
     values = {
@@ -55,6 +58,8 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
         "mean_reward_reference": pl.col("reward_reference"),
         "kl_k1": ratio,
         "kl_k3": ratio.map_batches(lambda log_ratios: pl.Series(kl_k3(log_ratios.to_numpy())), return_dtype=pl.Float64),
+        "entropy": -pl.col("logp_policy"),
+        "entropy_per_token": -pl.col("logp_policy") / pl.col("response_tokens_policy"),
         "response_tokens": pl.col("response_tokens_policy"),
         "truncated_share": pl.col("is_truncated_policy"),
         "accuracy": pl.col("accuracy_policy"),
@@ -70,17 +75,25 @@ def kl_k3(log_ratios: Floats) -> Floats:
     return values.clip(min=0.0)  # rounding can leave -1e-17
 
 
-def distinct_2(generations: pl.DataFrame) -> pl.DataFrame:
-    """By prompt, the share of distinct bigrams among all bigrams of its responses: prompt_id, value in (0, 1]."""
-    words = (
+def distinct_n(generations: pl.DataFrame, n: int) -> pl.DataFrame:
+    """By prompt, the share of distinct n-grams among all n-grams of its responses: prompt_id, value in (0, 1]."""
+    grams = (
         generations.select("prompt_id", "sample_index", word=pl.col("response").str.extract_all(r"\S+"))
         .explode("word", empty_as_null=True)
         .with_columns(
-            next=pl.col("word").shift(-1).over("prompt_id", "sample_index"), words=pl.len().over("prompt_id", "sample_index")
+            *(pl.col("word").shift(-ahead).over("prompt_id", "sample_index").alias(f"word{ahead}") for ahead in range(1, n)),
+            left=pl.len().over("prompt_id", "sample_index") - pl.int_range(pl.len()).over("prompt_id", "sample_index"),
+            is_first=pl.int_range(pl.len()).over("prompt_id", "sample_index") == 0,
         )
+        .filter((pl.col("left") >= n) | pl.col("is_first"))
     )
-    bigrams = words.filter(pl.col("next").is_not_null() | (pl.col("words") == 1))
-    return bigrams.group_by("prompt_id").agg(value=pl.struct("word", "next").n_unique() / pl.len()).sort("prompt_id")
+    gram = pl.struct("word", *(f"word{ahead}" for ahead in range(1, n)))
+    return grams.group_by("prompt_id").agg(value=gram.n_unique() / pl.len()).sort("prompt_id")
+
+
+def distinct_responses(generations: pl.DataFrame) -> pl.DataFrame:
+    """By prompt, how many different texts its responses are: prompt_id, value >= 1."""
+    return generations.group_by("prompt_id").agg(value=pl.col("response").n_unique().cast(pl.Float64)).sort("prompt_id")
 
 
 def last_loss(training: pl.DataFrame) -> tuple[float, int]:
@@ -124,7 +137,9 @@ def _shards(spec: MetricsSpec, store: Store) -> int:
 
 def _compute(spec: MetricsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
     values = row_metrics(store.frame(spec.evaluation))
-    values["distinct_2"] = distinct_2(store.frame(spec.generations, ["prompt_id", "sample_index", "response"]))
+    generations = store.frame(spec.generations, ["prompt_id", "sample_index", "response"])
+    values |= {f"distinct_{n}": distinct_n(generations, n) for n in (1, 2, 3)}
+    values["distinct_responses"] = distinct_responses(generations)
     if spec.rewards is not None:
         values["train_reward"] = store.frame(spec.rewards, ["prompt_id", "reward"]).rename({"reward": "value"})
     if spec.win_rates is not None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wind.config import EvaluationConfig
 from wind.datasets import Dataset, Store
 from wind.errors import DatasetError
-from wind.metrics import distinct_2, estimate, generator_for, kl_k3, last_loss, row_metrics
+from wind.metrics import distinct_n, distinct_responses, estimate, generator_for, kl_k3, last_loss, row_metrics
 from wind.stages import Job, Place, run
 
 SAMPLES = 4000
@@ -58,6 +58,8 @@ def test_each_row_metric_by_hand() -> None:
             "mean_reward_reference": 1.75,
             "kl_k1": (2 + 0 - 1 + 0) / 4,  # l = logp_policy - logp_reference
             "kl_k3": (math.exp(-2) - 1 + 2 + 0 + math.e - 1 - 1 + 0) / 4,
+            "entropy": 2.5,
+            "entropy_per_token": (1 / 2 + 2 / 4 + 3 / 6 + 4 / 8) / 4,
             "response_tokens": 5.0,
             "truncated_share": 0.25,
             "accuracy": 0.75,
@@ -106,12 +108,29 @@ def test_distinct_2_by_hand() -> None:
             "response": ["x y  x y", "y x\tz", "x", "y x", "7", "7", "12", " "],
         }
     )
-    assert distinct_2(rows).rows() == [
+    assert distinct_n(rows, 2).rows() == [
         ("a", 3 / 5),  # xy yx xy | yx xz: three of five; no bigram reaches from one response into the next
         ("b", 1.0),  # x | yx: the single word counts as itself
         ("c", 2 / 3),  # 7 7 12
         ("d", 1.0),  # an empty response counts as one
     ]
+
+
+def test_distinct_1_and_3_by_hand() -> None:
+    rows = pl.DataFrame(
+        {
+            "prompt_id": ["a", "a", "b", "b"],
+            "sample_index": [0, 1, 0, 1],
+            "response": ["x y x y", "y x", "", "7"],
+        }
+    )
+    assert distinct_n(rows, 1).rows() == [("a", 2 / 6), ("b", 1.0)]
+    assert distinct_n(rows, 3).rows() == [("a", 1.0), ("b", 1.0)]  # xyx yxy | yx, too short, counts as itself
+
+
+def test_distinct_responses_are_counted_by_prompt() -> None:
+    rows = pl.DataFrame({"prompt_id": ["b", "a", "a", "b", "a"], "response": ["7", "x", "x ", "7", "x"]})
+    assert distinct_responses(rows).rows() == [("a", 2.0), ("b", 1.0)]
 
 
 def test_last_loss_is_the_mean_over_the_last_tenth() -> None:
@@ -227,7 +246,8 @@ def test_the_stage_writes_one_row_per_metric(store: Store) -> None:
     assert {row["iteration"] for row in rows.values()} == {2}
     assert (rows["train_reward"]["value"], rows["train_tie_share"]["value"]) == (2.25, 0.5)
     assert rows["loss"] == {"iteration": 2, "metric": "loss", "value": 1.0, "low": None, "high": None, "n": 1}
-    assert (rows["distinct_2"]["value"], rows["distinct_2"]["n"]) == (0.75, 2)
+    assert [(rows[f"distinct_{n}"]["value"], rows[f"distinct_{n}"]["n"]) for n in (1, 2, 3)] == [(0.75, 2)] * 3
+    assert (rows["distinct_responses"]["value"], rows["entropy"]["value"]) == (1.5, 2.5)
     assert (rows["win_rate"]["n"], rows["accuracy_gain"]["value"]) == (4, 0.5)
     assert store.manifest(made).numbers.keys() == {"win_rate", "mean_reward", "kl_k1", "accuracy_gain"}
     assert run(job, lambda done, total: None) == made
@@ -242,4 +262,7 @@ def test_without_a_training_only_the_evaluation_is_measured(store: Store) -> Non
         "iteration": 1,
     }
     made = run(Job(stage="metrics", spec=spec, place=Place(root=str(store.root))), lambda done, total: None)
-    assert set(store.frame(made)["metric"]) == {*row_metrics(evaluation_rows()), "distinct_2"}
+    assert set(store.frame(made)["metric"]) == {
+        *row_metrics(evaluation_rows()),
+        *("distinct_1", "distinct_2", "distinct_3", "distinct_responses"),
+    }

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from wind.config import (
     ClassifierRewardConfig,
+    CorruptionConfig,
     Function,
     InferenceConfig,
     Name,
@@ -48,6 +49,7 @@ class Rule(Section):
     function: Function
     components: tuple[Name, ...] = ()
     source_digest: str
+    corruption: CorruptionConfig | None = None
 
 
 class Classifier(Section):
@@ -56,6 +58,7 @@ class Classifier(Section):
     kind: Literal["classifier"] = "classifier"
     model: Model
     template: str = "chat"  # "chat": the model's own; "none": prompt and response as a text pair; else Jinja text
+    corruption: CorruptionConfig | None = None
 
 
 class Pairwise(Section):
@@ -112,7 +115,7 @@ def resolve_reward(store: Store, config: RewardConfig) -> Reward:
     if isinstance(config, PairwiseRewardConfig):
         return _pairwise(store, config, model)
     check_one_output(store.path(model), config.path)
-    return Classifier(model=model, template=_template(config.template))
+    return Classifier(model=model, template=_template(config.template), corruption=config.corruption)
 
 
 def _rule(config: RuleRewardConfig) -> Rule:
@@ -120,7 +123,7 @@ def _rule(config: RuleRewardConfig) -> Rule:
     if reserved:
         raise ConfigError(f"reward.components lists {reserved[0]} twice or beside the column of that name: choose another name")
     digest = source_digest("reward.function", config.function)
-    return Rule(function=config.function, components=config.components, source_digest=digest)
+    return Rule(function=config.function, components=config.components, source_digest=digest, corruption=config.corruption)
 
 
 def _pairwise(store: Store, config: PairwiseRewardConfig, model: Model) -> Pairwise:
@@ -167,10 +170,16 @@ def reward_model(reward: Rule | Classifier, inference: InferenceConfig, store: S
     if isinstance(reward, Rule):
         from wind.rewards.rules import RuleReward
 
-        return RuleReward(reward)
-    from wind.rewards.classifier import classifier
+        model: RewardModel = RuleReward(reward)
+    else:
+        from wind.rewards.classifier import classifier
 
-    return classifier(store.root.resolve(), reward, inference, device)
+        model = classifier(store.root.resolve(), reward, inference, device)
+    if reward.corruption is None:
+        return model
+    from wind.rewards.corruption import CorruptedReward
+
+    return CorruptedReward(model, reward.corruption)
 
 
 def responses(prompts: pl.DataFrame, generations: pl.DataFrame) -> "Responses":

@@ -122,9 +122,11 @@ class FreshRows:
         names = schema_of(self._spec).names
         if rows.is_empty():  # a rank without prompts; a user's function is never asked about nothing
             return rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in names if name not in rows.columns)
-        rows = rows.with_columns(name=pl.concat_str("step", "prompt_id", separator="/"))  # compared with those of its step alone
-        prompts = rows.select("messages", "answer", prompt_id="name").unique("prompt_id")
-        asked = responses(prompts, rows.select("sample_index", "response", prompt_id="name"))
+        # A pairwise reward compares all responses to one prompt: here those of one step.
+        by_step = pl.concat_str("step", "prompt_id", separator="/")
+        asked_rows = rows.with_columns(prompt_id=by_step if isinstance(self._spec.reward, Pairwise) else pl.col("prompt_id"))
+        prompts = asked_rows.select("prompt_id", "messages", "answer").unique("prompt_id")
+        asked = responses(prompts, asked_rows.select("prompt_id", "sample_index", "response"))
         columns = self._rewards(asked)
         return rows.with_columns(**{name: pl.Series(values) for name, values in columns.items() if name in names})
 
