@@ -1,5 +1,7 @@
 """Metrics: finite numbers of this iteration, each inside its own interval where it has one."""
 
+from collections.abc import Sequence
+
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
@@ -11,18 +13,33 @@ KEY = ("iteration", "metric")
 TOLERANCE = 1e-9  # relative: an interval of equal resamples may miss its value by a rounding
 
 
-def rows(metrics: Subject) -> pl.DataFrame:
-    """One row per metric: how far its value is above the lower and below the upper end of its interval."""
+def numbers(values: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Per row of `values`, how far it is above the lower and below the upper end of its interval."""
     value, low, high = pl.col("value"), pl.col("low"), pl.col("high")
     scale = pl.max_horizontal(1.0, value.abs())
     bounded = pl.all_horizontal(
         low.is_null() | low.is_finite(), high.is_null() | high.is_finite(), low.is_null() == high.is_null()
     )
-    return (
-        metrics.rows(*KEY, "value", "low", "high", "n")
-        .with_columns(above_low=(value - low) / scale, below_high=(high - value) / scale, is_interval=bounded)
-        .select(*KEY, finite("value", "above_low", "below_high"), "is_interval", "n")
+    return values.with_columns(above_low=(value - low) / scale, below_high=(high - value) / scale, is_interval=bounded).select(
+        *key, finite("value", "above_low", "below_high"), "is_interval", "n"
     )
+
+
+def numbers_expectations() -> list[Expectation]:
+    """Of what `numbers` made: finite values, and intervals that hold them."""
+    return [
+        is_finite("value"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_interval", value_set=[True], description="an interval has two finite ends or none"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(column="above_low", min_value=-TOLERANCE, description="low <= value"),
+        gxe.ExpectColumnValuesToBeBetween(column="below_high", min_value=-TOLERANCE, description="value <= high"),
+    ]
+
+
+def rows(metrics: Subject) -> pl.DataFrame:
+    """One row per metric, with its interval."""
+    return numbers(metrics.rows(*KEY, "value", "low", "high", "n"), KEY)
 
 
 def rows_expectations(metrics: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -32,12 +49,7 @@ def rows_expectations(metrics: Subject, checks: ChecksConfig) -> list[Expectatio
         gxe.ExpectColumnValuesToBeInSet(
             column="iteration", value_set=[iteration], description=f"measured in iteration {iteration}"
         ),
-        is_finite("value"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="is_interval", value_set=[True], description="an interval has two finite ends or none"
-        ),
-        gxe.ExpectColumnValuesToBeBetween(column="above_low", min_value=-TOLERANCE, description="low <= value"),
-        gxe.ExpectColumnValuesToBeBetween(column="below_high", min_value=-TOLERANCE, description="value <= high"),
+        *numbers_expectations(),
         gxe.ExpectColumnValuesToBeBetween(column="n", min_value=1, description="rows stand behind the value"),
     ]
 

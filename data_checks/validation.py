@@ -24,6 +24,7 @@ from great_expectations.render.view import DefaultJinjaPageView
 from great_expectations.util import convert_to_json_serializable
 
 from data_checks import (
+    comparison,
     evaluation,
     generations,
     logps,
@@ -56,6 +57,7 @@ SUITES: Final[Mapping[str, Suite]] = {
     "rollouts": rollouts.SUITE,
     "evaluation": evaluation.SUITE,
     "metrics": metrics.SUITE,
+    "comparison": comparison.SUITE,
 }
 
 Frames = Mapping[str, ExpectationSuiteValidationResult]

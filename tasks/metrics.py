@@ -13,7 +13,7 @@ COMPUTED_BY = ("wind.metrics",)
 def measure(
     evaluation: Dataset,
     generations: Dataset,
-    training: Dataset,
+    training: Dataset | None,
     rewards: Dataset | None,
     win_rates: Dataset | None,
     evaluation_config: EvaluationConfig,

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -95,24 +95,31 @@ def selection_of(config: DistillConfig) -> SelectionConfig:
 
 
 @contextmanager
-def start(config: DistillConfig, *, planning: bool = False, refresh: str | None = None, quiet: bool = False) -> Iterator[Running]:
+def start(
+    config: DistillConfig,
+    *,
+    planning: bool = False,
+    refresh: str | None = None,
+    quiet: bool = False,
+    pool: Pool | None = None,
+) -> Iterator[Running]:
     """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended at the end.
 
-    Raises StageError if the run is going on in another process, or if the root cannot be written.
+    A `pool` is borrowed: its workers serve this run and outlive it. Raises StageError if the run is going on in another process,
+    or if the root cannot be written.
     """
     sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
     config = config.model_copy(update={"sampling": sampling, "selection": selection_of(config)})
     store = Store(Path(config.root).absolute())
     folder = store.root / "runs" / config.run
-    with _alone(folder, config.run, wanted=not planning):
-        pool = Pool(config.workers, device_of(config), folder / "logs")
+    workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), folder / "logs"))
+    with _alone(folder, config.run, wanted=not planning), workers as pool:
         run = Running(config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh)
         token = _running.set(run)
         try:
             yield run
         finally:
             _running.reset(token)
-            pool.close()
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class MetricsSpec(Spec):
     rewards: Dataset | None = None
     evaluation_config: EvaluationConfig
     seed: int
-    iteration: int  # 1-based
+    iteration: int  # 1-based; 0 for the policy that the run began with
 
 
 def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:

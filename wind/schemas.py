@@ -120,12 +120,25 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     ),
     # one number of one iteration
     "metrics": _schema(
-        ("iteration", pa.int32()),  # 1-based
+        ("iteration", pa.int32()),  # 1-based; 0 is the policy that the run began with
         ("metric", pa.string()),
         ("value", pa.float64()),
         ("low", pa.float64()),  # 95% interval, null where none is estimated
         ("high", pa.float64()),
         ("n", pa.int64()),  # rows behind the value
+        nullable=("low", "high"),
+    ),
+    # one number of one iteration of one run
+    "comparison": _schema(
+        ("recipe", pa.string()),
+        ("setting", pa.string()),  # what was set beside the recipe, empty for the recipe as it is
+        ("seed", pa.int64()),
+        ("iteration", pa.int32()),  # 0 is the policy that all began with
+        ("metric", pa.string()),  # those of metrics; samples and reward_calls, spent since iteration 0
+        ("value", pa.float64()),
+        ("low", pa.float64()),  # as in metrics: over the prompts of this one run
+        ("high", pa.float64()),
+        ("n", pa.int64()),
         nullable=("low", "high"),
     ),
 }
@@ -136,6 +149,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "training": ("step", "metric"),
     "rollouts": ("step", "prompt_id", "sample_index"),
     "metrics": ("iteration", "metric"),
+    "comparison": ("recipe", "setting", "seed", "iteration", "metric"),
 } | dict.fromkeys(("generations", "rewards", "win_rates", "selections", "logps", "evaluation"), ("prompt_id", "sample_index"))
 
 

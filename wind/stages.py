@@ -25,7 +25,7 @@ from wind.fingerprints import digest
 from wind.provenance import provenance, reset_peak_memory
 
 HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)
-STAGES = (
+STAGES = (  # of a run, in order
     "prompts",
     "generations",
     "rewards",
@@ -37,6 +37,7 @@ STAGES = (
     "evaluation",
     "metrics",
 )
+STUDIES = ("comparison",)  # computed from finished runs, or from none: no part of any run
 
 
 class Progress(Protocol):
@@ -107,8 +108,8 @@ class Stage(Generic[S]):
 
 def stage_named(name: str) -> Stage[Any]:
     """The stage whose dataset is called `name`."""
-    if name not in STAGES:
-        raise ConfigError(f"no stage is called {name!r}: the stages are {', '.join(STAGES)}")
+    if name not in (*STAGES, *STUDIES):
+        raise ConfigError(f"no stage is called {name!r}: the stages are {', '.join((*STAGES, *STUDIES))}")
     stage: Stage[Any] = import_module(f"wind.{name}").STAGE
     return stage
 

@@ -70,6 +70,14 @@ class Chain:
                 {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
                 {"iteration": 2, "metric": "win_rate", "value": 0.5, "low": 0.4, "high": 0.6, "n": 8},
             ],
+            "comparison": lambda: [
+                {"recipe": "dpo", "setting": "", "seed": 0, "iteration": iteration, "metric": metric} | numbers
+                for iteration in (0, 1)
+                for metric, numbers in (
+                    ("samples", {"value": 8.0 * iteration, "low": None, "high": None, "n": 8 * iteration}),
+                    ("win_rate", {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8}),
+                )
+            ],
         }
         return made[name]()
 
@@ -119,7 +127,7 @@ class Chain:
     def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
         if name == "prompts":
             return {"source": self.source, "tokenizer": self.policy}
-        if name in ("training", "metrics"):
+        if name in ("training", "metrics", "comparison"):
             return {}
         if name == "win_rates":
             return {"rewards": self.dataset("rewards", split=split)}

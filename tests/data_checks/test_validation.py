@@ -14,7 +14,7 @@ from data_checks.validation import SUITES, validate
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
-from wind.stages import STAGES
+from wind.stages import STAGES, STUDIES
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain
@@ -33,7 +33,7 @@ def nan_and_a_lost_row(rows: Rows) -> None:
 
 
 def test_every_stage_has_a_suite() -> None:
-    assert tuple(SUITES) == STAGES
+    assert tuple(SUITES) == (*STAGES, *STUDIES)
 
 
 def test_a_pass_is_recorded_with_its_page(chain: "Chain") -> None:
