@@ -5,11 +5,12 @@ Exit codes: 0 done, 1 the run failed, 2 bad config or arguments, 3 a data check 
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +23,9 @@ from wind.files import atomic_write
 from wind.stages import STAGES
 from wind.versions import Version, Versions, find, runs, verify
 
+if TYPE_CHECKING:
+    from flows.cells import Cell
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 Config = Annotated[Path, typer.Argument(help="a YAML file, such as configs/demo.yaml")]
@@ -29,6 +33,10 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="ove
 Iterations = Annotated[int | None, typer.Option(min=1, help="how many iterations, in place of the config's")]
 Root = Annotated[Path, typer.Option(envvar="WIND_ROOT", help="the store")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Seeds = Annotated[str, typer.Option(help="seeds of the runs, such as 0,1,2")]
+Target = Annotated[float, typer.Option(min=0, max=1, help="win rate of which the cost is told")]
+Metrics = Annotated[str, typer.Option(help="what the figures show: win_rate,accuracy,entropy,...")]
+Out = Annotated[Path | None, typer.Option(help="folder that gets README.md and the figures")]
 
 SECONDS_TO_DRAIN = 5.0
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, and does not export this name
@@ -71,6 +79,46 @@ def plan(config: Config, set_: Set = None, iterations: Iterations = None, as_jso
 
     steps = planned(_load(config, set_, iterations))
     print(json.dumps(steps, indent=1)) if as_json else show.plan(steps)
+
+
+@app.command()
+def compare(
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="recipes that differ in the algorithm only")],
+    set_: Set = None,
+    seeds: Seeds = "0,1,2",
+    tried: Annotated[
+        list[str] | None, typer.Option("--try", metavar="K=V1,V2", help="settings to choose from on the first seed")
+    ] = None,
+    target: Target = 0.7,
+    metrics: Metrics = "win_rate,accuracy",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Run several recipes with several seeds and compare them: win rates, KL, costs, figures."""
+    from flows.cells import read_recipes
+
+    trials = read_recipes(configs, set_ or [], tried or [])
+    if any(len(cells) > 1 for cells in trials) and len(_seeds(seeds)) < 2:
+        raise ConfigError("--try takes the first seed to choose a setting, and reports the others: give --seeds two or more")
+    _study("compare", trials, _seeds(seeds), target=target, metrics=metrics, out=out, as_json=as_json)
+
+
+@app.command()
+def sweep(
+    config: Config,
+    over: Annotated[list[str], typer.Option(metavar="K=V1,V2", help="the values of one axis of the grid")],
+    set_: Set = None,
+    seeds: Seeds = "0,1,2",
+    target: Target = 0.7,
+    metrics: Metrics = "win_rate,accuracy",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe under every combination of some settings, with several seeds."""
+    from flows.cells import grid
+
+    trials = [[cell] for cell in grid(config, set_ or [], over)]
+    _study("sweep", trials, _seeds(seeds), target=target, metrics=metrics, out=out, as_json=as_json)
 
 
 @app.command()
@@ -189,6 +237,37 @@ def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
             _print_versions(here.store, list(made), as_json=as_json)
+
+
+def _study(
+    name: str, trials: "list[list[Cell]]", seeds: list[int], *, target: float, metrics: str, out: Path | None, as_json: bool
+) -> None:
+    from flows import report
+
+    drawn = report.known_metrics(metrics)
+    config = trials[0][0].config
+    with _prefect(Path(config.root)):
+        from flows.compare import study
+        from tasks.running import start
+
+        with start(config.model_copy(update={"run": name})) as here:
+            found = study(name, trials, seeds)
+            outcomes = found.outcomes()
+            here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
+            made = report.report(here.store, found, target=target, metrics=drawn)
+            if as_json:
+                print(json.dumps([standing.model_dump(mode="json") for standing in made.standings], indent=1))
+            else:
+                report.show(made)
+            if out is not None:
+                report.write(made, found, f"wind {shlex.join(sys.argv[1:])}", out)
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = [int(part) for part in text.split(",") if part.strip().isdigit()]
+    if len(seeds) < len(text.split(",")) or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds {text!r} must be different whole numbers, separated by commas: 0,1,2")
+    return seeds
 
 
 @contextmanager

@@ -284,6 +284,20 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
         raise ConfigError(f"{path}: {_explained(errors[0])}{more}") from error
 
 
+def alternatives(option: str) -> tuple[str, list[Any]]:
+    """The setting and the values of `section.key=V1,V2`; a value that holds commas is written in its own brackets or quotes.
+
+    Raises ConfigError if it lists no value, or one twice.
+    """
+    name, equals, text = option.partition("=")
+    values = _yaml(f"[{text}]", repr(option)) if equals else []
+    if not values or not name.strip():
+        raise ConfigError(f"{option!r} lists no values: write section.key=V1,V2, for example training.lr=1e-4,3e-4")
+    if len({str(value) for value in values}) < len(values):
+        raise ConfigError(f"{option!r} lists a value twice: every value is a run of its own")
+    return name.strip(), values
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, without silent overwriting: a key may stand in a mapping once."""
 

@@ -1,0 +1,94 @@
+"""The cells of a study: recipes that are fit to be compared, each under the settings that are tried."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wind.config import DistillConfig, alternatives, load_config
+from wind.errors import ConfigError
+from wind.fingerprints import digest
+
+# What an algorithm is made of, and the names of runs. Recipes that are compared agree on everything else.
+FREE = ("run", "seed", "objective", "reference", "training", "win_rate")
+SLUG = 28  # characters of a setting that a run's name can hold
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recipe under one setting; each seed makes it a run."""
+
+    recipe: str
+    setting: str  # how tables call it; empty for the recipe as it is
+    values: Mapping[str, Any]  # of the settings that were tried, by dotted name
+    config: DistillConfig
+
+    def seeded(self, seed: int) -> DistillConfig:
+        """The config of the run with `seed`, which has a name of its own."""
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.setting)
+        slug = slug if len(slug) <= SLUG else digest(self.setting)[:12]
+        name = "-".join(filter(None, [self.recipe[: SLUG - 1], slug, f"s{seed}"]))
+        return self.config.model_copy(update={"run": name, "seed": seed})
+
+
+def read_recipes(paths: Sequence[Path], overrides: Sequence[str], tried: Sequence[str]) -> list[list[Cell]]:
+    """For each recipe its cells: one per combination of the values `tried`, or the recipe as it is.
+
+    Raises ConfigError if two recipes have the same name, or disagree on what is no part of an algorithm.
+    """
+    trials = [grid(path, overrides, tried) for path in paths]
+    first = trials[0][0].config
+    names: dict[str, Path] = {}
+    for path, cells in zip(paths, trials, strict=True):
+        if cells[0].recipe in names:
+            raise ConfigError(f"{names[cells[0].recipe]} and {path} are both called {cells[0].recipe}: give each its own `run`")
+        names[cells[0].recipe] = path
+        for cell in cells:
+            _refuse_other_conditions(str(paths[0]), first, str(path), cell.config)
+    return trials
+
+
+def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[Cell]:
+    """One cell per combination of the values that the `options`, `section.key=V1,V2`, list; the last varies fastest.
+
+    Raises ConfigError as `load_config` does, and where win rates would not be against one policy.
+    """
+    axes = dict(alternatives(option) for option in options)
+    if len(axes) < len(options):
+        raise ConfigError("a setting is listed twice: give all of its values at once, section.key=V1,V2")
+    leaves = [name.rpartition(".")[2] for name in axes]
+    shown = dict(zip(axes, leaves if len(set(leaves)) == len(leaves) else axes, strict=True))
+    cells = []
+    for combination in itertools.product(*axes.values()):
+        values = dict(zip(axes, combination, strict=True))
+        config = load_config(path, [*overrides, *(f"{name}={json.dumps(value)}" for name, value in values.items())])
+        if config.evaluation.against != "initial":
+            raise ConfigError(
+                f"{path}: evaluation.against is {config.evaluation.against!r}; runs are compared by their win rates against one "
+                "policy, the initial one: set it to 'initial'"
+            )
+        setting = " ".join(f"{shown[name]}={value}" for name, value in values.items())
+        cells.append(Cell(config.run, setting, values, config))
+    return cells
+
+
+def _refuse_other_conditions(first_path: str, first: DistillConfig, path: str, config: DistillConfig) -> None:
+    ours, theirs = (dict(_settings(each.model_dump(mode="json", exclude=set(FREE)))) for each in (first, config))
+    for name in [*ours, *theirs]:
+        if ours.get(name) != theirs.get(name):
+            raise ConfigError(
+                f"{path} has {name} {theirs.get(name)!r} and {first_path} has {ours.get(name)!r}: what is compared may differ in "
+                f"{', '.join(FREE)} only; make them agree, or give --set {name}=..."
+            )
+
+
+def _settings(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and value of every setting."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

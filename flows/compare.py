@@ -1,0 +1,107 @@
+"""Several recipes, or one under several settings, side by side: runs like any other, one after the other.
+
+All share one store, so that what two of them have in common (the samples of the first iteration, their rewards, the evaluation of
+the initial policy) is computed once; and one pool of workers, so that engines are imported once.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from prefect import flow
+
+from flows.cells import Cell
+from flows.distill import distill
+from flows.evaluate import evaluate
+from tasks.checks import checked
+from tasks.comparison import tabulate
+from tasks.metrics import measure
+from tasks.running import Event, running, start
+from tasks.sources import import_reward
+from wind.comparison import Iteration
+from wind.config import DistillConfig
+from wind.datasets import Dataset
+from wind.errors import WindError
+from wind.files import atomic_write
+from wind.standings import best_setting
+from wind.versions import Version
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run of a study."""
+
+    cell: Cell
+    seed: int
+    initial: Dataset  # metrics of the policy it began with, against itself
+    versions: Sequence[Version]
+    events: Sequence[Event]
+
+    def iterations(self) -> Iterator[Iteration]:
+        """What the comparison reads of it."""
+        run = {"recipe": self.cell.recipe, "setting": self.cell.setting, "seed": self.seed}
+        yield Iteration.model_validate(run | {"iteration": 0, "metrics": self.initial})
+        for version in self.versions:
+            datasets = {noun: version.content.datasets[noun] for noun in ("metrics", "generations", "rewards")}
+            yield Iteration.model_validate(run | {"iteration": version.content.iteration} | datasets)
+
+    def win_rate(self) -> float:
+        """That of the last iteration."""
+        return float(self.versions[-1].metrics["win_rate"]["value"])
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came of all runs."""
+
+    comparison: Dataset
+    runs: Sequence[Run]
+    reported: Sequence[Run]  # those whose seed chose no setting, of the chosen settings only
+
+    def outcomes(self) -> Counter[str]:
+        """How many datasets the runs computed and found in the cache."""
+        return Counter(event.outcome for run in self.runs for event in run.events)
+
+
+@flow(name="study", flow_run_name="{name}", persist_result=False, validate_parameters=False)
+def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> Study:
+    """Run each cell with each seed and put their numbers in one dataset.
+
+    A recipe with several cells is tried with all of them on the first seed, and with the one of the highest final win rate on the
+    others: the seed that chose is not reported, or the luckiest setting would be.
+    """
+    done: list[Run] = []
+    reported: list[Run] = []
+    total = sum(len(cells) + len(seeds) - 1 for cells in trials)
+
+    def finish(cell: Cell, seed: int) -> Run:
+        running().terminal.line(f"run {len(done) + 1} of {total}: {cell.seeded(seed).run}")
+        done.append(_run(cell, seed))
+        return done[-1]
+
+    for cells in trials:
+        tried = {cell.setting: finish(cell, seeds[0]) for cell in cells}
+        chosen = tried[best_setting({setting: run.win_rate() for setting, run in tried.items()})]
+        rest = [finish(chosen.cell, seed) for seed in seeds[1:]]
+        reported += rest if len(cells) > 1 else [chosen, *rest]
+    return Study(checked(tabulate(tuple(each for run in done for each in run.iterations()))), done, reported)
+
+
+def _run(cell: Cell, seed: int) -> Run:
+    config, around = cell.seeded(seed), running()
+    try:
+        with start(config, pool=around.pool, quiet=around.terminal.console.quiet) as here:
+            atomic_write(here.store.root / "runs" / config.run / "config.json", config.model_dump_json(indent=1).encode())
+            versions = distill(here.config)
+            initial = _measure_initial(here.config, versions[0])
+            return Run(cell, seed, initial, versions, here.events)
+    except WindError as error:
+        raise type(error)(f"run {config.run}: {error}") from error
+
+
+def _measure_initial(config: DistillConfig, first: Version) -> Dataset:
+    """The metrics of the policy that the run began with, against itself; the same for every run with its conditions."""
+    initial, prompts = first.content.model_in, first.content.datasets["prompts"]
+    held_out = evaluate(config, initial, initial, prompts, import_reward(config.reward), 0)
+    metrics = measure(held_out.evaluation, held_out.generations, None, None, None, config.evaluation, config.seed, 0)
+    return checked(metrics)
