@@ -1,4 +1,4 @@
-"""Comparison: finite numbers, each inside its own interval; no run lacks an iteration that another has."""
+"""Comparison: finite numbers, each inside its own interval; no iteration of a run is missing."""
 
 import great_expectations.expectations as gxe
 import polars as pl
@@ -27,20 +27,23 @@ def rows_expectations(comparison: Subject, checks: ChecksConfig) -> list[Expecta
 
 
 def runs(comparison: Subject) -> pl.DataFrame:
-    """One row per run: the iterations it has and the last one that any run has."""
-    numbers = comparison.rows(*KEY)
-    last = numbers["iteration"].max()
+    """One row per run: how many iterations it lacks, and of how many it has no win rate."""
+    iteration, is_win_rate = pl.col("iteration"), pl.col("metric") == "win_rate"
     return (
-        numbers.group_by(RUN, maintain_order=True)
-        .agg(iterations=pl.col("iteration").n_unique(), win_rates=(pl.col("metric") == "win_rate").sum())
-        .with_columns(missing=pl.lit(last) + 1 - pl.col("iterations"), unmeasured=pl.col("iterations") - pl.col("win_rates"))
-        .select(*RUN, pl.col("missing", "unmeasured").cast(pl.Int64))
+        comparison.rows(*KEY)
+        .group_by(RUN, maintain_order=True)
+        .agg(
+            missing=iteration.max().cast(pl.Int64) + 1 - iteration.n_unique().cast(pl.Int64),
+            unmeasured=iteration.n_unique().cast(pl.Int64) - is_win_rate.sum().cast(pl.Int64),
+        )
     )
 
 
 def runs_expectations(comparison: Subject, checks: ChecksConfig) -> list[Expectation]:
     return [
-        gxe.ExpectColumnValuesToBeInSet(column="missing", value_set=[0], description="every run has every iteration, from 0 on"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="missing", value_set=[0], description="no iteration of a run is missing, from 0 on"
+        ),
         gxe.ExpectColumnValuesToBeInSet(column="unmeasured", value_set=[0], description="every iteration has its win rate"),
     ]
 

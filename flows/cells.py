@@ -59,6 +59,10 @@ def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[C
     axes = dict(alternatives(option) for option in options)
     if len(axes) < len(options):
         raise ConfigError("a setting is listed twice: give all of its values at once, section.key=V1,V2")
+    if fixed := {"root", "run", "seed"} & set(axes):
+        raise ConfigError(
+            f"{fixed.pop()} is no setting to choose between: seeds are given by --seeds, the others are the same for all"
+        )
     leaves = [name.rpartition(".")[2] for name in axes]
     shown = dict(zip(axes, leaves if len(set(leaves)) == len(leaves) else axes, strict=True))
     cells = []

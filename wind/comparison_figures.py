@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wind.best_of_n import best_of_n_figures, tilt_figures, wind_figures
+from wind.best_of_n import AgainstReference, best_of_n_figures, tilt_figures, wind_figures
 from wind.standings import Estimate, Standing
 
 TITLES = {
@@ -84,7 +84,7 @@ def draw_frontier(standings: Sequence[Standing], folder: Path) -> None:
 
 def draw_curves(standings: Sequence[Standing], metrics: Sequence[str], folder: Path, name: str) -> None:
     """Each of `metrics` over iterations, one line per standing; bars are the intervals after the last iteration."""
-    columns = min(len(metrics), 3)
+    columns = 2 if len(metrics) == 4 else min(len(metrics), 3)
     rows = -(-len(metrics) // columns)
     with _figure(folder, name, (3.1 * columns + 1.5, 2.7 * rows + 0.2)) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -157,22 +157,28 @@ def draw_heat(
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
 
 
+def known_curves(reach: float) -> dict[str, list[AgainstReference]]:
+    """Win rate and KL, up to a KL of `reach`, of what has a closed form: best of n, the tilt and WIND's solutions (MATH 0.4).
+
+    No policy has a higher win rate for its KL than the tilt, by rewards without ties.
+    """
+    curves = {
+        "best of n": [best_of_n_figures(float(n)) for n in np.geomspace(1, 1000, 500)],
+        "highest for its KL": [tilt_figures(float(c)) for c in np.geomspace(1e-3, 1000, 500)],
+        "solutions of WIND": [wind_figures(1 / float(x)) for x in np.geomspace(1e-3, 100, 500)],
+    }
+    return {label: [point for point in points if point.kl <= reach] for label, points in curves.items()}
+
+
 def _draw_known(axes: Axes, reach: float) -> None:
-    """Best of n, the tilt (no policy has a higher win rate for its KL) and WIND's solutions, up to the KL `reach`."""
-    known = (
-        ("best of n", best_of_n_figures, np.geomspace(1, 400, 400), "-"),
-        ("highest for its KL", tilt_figures, np.geomspace(1e-3, 400, 400), ":"),
-        ("solutions of WIND", lambda x: wind_figures(1 / x), np.geomspace(1e-3, 60, 400), "--"),
-    )
-    for label, figures, parameters, dashes in known:
-        points = [figures(float(parameter)) for parameter in parameters]
-        within = [(point.kl, point.win_rate) for point in points if point.kl <= reach * 1.05]
-        axes.plot(*zip(*within, strict=True), dashes, color=GREY, linewidth=1.1, label=label, zorder=1)
+    for (label, points), dashes in zip(known_curves(reach).items(), ("-", ":", "--"), strict=True):
+        kls, win_rates = [point.kl for point in points], [point.win_rate for point in points]
+        axes.plot(kls, win_rates, dashes, color=GREY, linewidth=1.1, label=label, zorder=1)
     for n in (2, 4, 8, 16, 32):
         point = best_of_n_figures(n)
         if point.kl < reach:
             axes.plot(point.kl, point.win_rate, "|", color=GREY, markersize=6, zorder=1)
-            axes.annotate(f"n={n}", (point.kl, point.win_rate), (2, -11), textcoords="offset points", color=GREY, fontsize=7)
+            axes.annotate(f"n={n}", (point.kl, point.win_rate), (3, -11), textcoords="offset points", color=GREY, fontsize=7)
 
 
 def _path(standing: Standing, x: str, y: str) -> tuple[list[float], list[float]]:

@@ -26,8 +26,8 @@ def test_a_good_comparison_passes(chain: "Chain") -> None:
         (lambda rows: rows[1].update(high=0.45), "rows.below_high: value <= high"),
         (lambda rows: rows[0].update(n=-1), "rows.n: no negative number of rows is behind a value"),
         (
-            lambda rows: rows.extend(dict(row, seed=1) for row in rows[:2]),
-            "runs.missing: every run has every iteration, from 0 on",
+            lambda rows: rows.extend([dict(row, seed=1) for row in rows[2:]]),
+            "runs.missing: no iteration of a run is missing, from 0 on",
         ),
         (lambda rows: rows.pop(1), "runs.unmeasured: every iteration has its win rate"),
     ],
