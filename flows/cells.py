@@ -13,7 +13,8 @@ from wind.errors import ConfigError
 from wind.fingerprints import digest
 
 # What an algorithm is made of, and the names of runs. Recipes that are compared agree on everything else.
-FREE = ("run", "seed", "objective", "reference", "training", "win_rate")
+FREE = ("run", "seed", "objective", "reference", "training", "win_rate", "selection")
+BUDGET = "sampling.samples_per_prompt"  # compared as what an iteration draws in all: on-policy more than N in every epoch
 SLUG = 28  # characters of a setting that a run's name can hold
 
 
@@ -80,7 +81,10 @@ def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[C
 
 
 def _refuse_other_conditions(first_path: str, first: DistillConfig, path: str, config: DistillConfig) -> None:
-    ours, theirs = (dict(_settings(each.model_dump(mode="json", exclude=set(FREE)))) for each in (first, config))
+    ours, theirs = (
+        dict(_settings(each.model_dump(mode="json", exclude=set(FREE)))) | {BUDGET: each.responses_per_prompt()}
+        for each in (first, config)
+    )
     for name in [*ours, *theirs]:
         if ours.get(name) != theirs.get(name):
             raise ConfigError(

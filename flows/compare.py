@@ -42,8 +42,10 @@ class Run:
         run = {"recipe": self.cell.recipe, "setting": self.cell.setting, "seed": self.seed}
         yield Iteration.model_validate(run | {"iteration": 0, "metrics": self.initial})
         for version in self.versions:
-            datasets = {noun: version.content.datasets[noun] for noun in ("metrics", "generations", "rewards")}
-            yield Iteration.model_validate(run | {"iteration": version.content.iteration} | datasets)
+            datasets = version.content.datasets
+            sampled = {noun: datasets.get("rollouts", datasets.get(noun)) for noun in ("generations", "rewards")}
+            counted = run | sampled | {"iteration": version.content.iteration, "metrics": datasets["metrics"]}
+            yield Iteration.model_validate(counted)
 
     def win_rate(self) -> float:
         """That of the last iteration."""

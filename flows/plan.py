@@ -8,7 +8,7 @@ from tasks.running import Event, Running, start
 from wind.config import DistillConfig, SamplingConfig
 from wind.datasets import Dataset, Store
 from wind.generations import sampled_prompts
-from wind.objective_config import draws_from_anchor, refresh_steps
+from wind.objective_config import refresh_steps
 
 
 def planned(config: DistillConfig) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def _rows(here: Running, event: Event) -> int | None:
     if event.dataset in ("win_rates", "selections"):
         return train
     if event.dataset == "rollouts":
-        return train * here.config.training.epochs * (1 + draws_from_anchor(here.config.objective))
+        return sampled["train"] * here.config.responses_per_prompt()
     if event.dataset == "evaluation":
         return held_out
     if event.dataset in ("generations", "rewards", "logps"):

@@ -194,7 +194,10 @@ def _said(report: Report) -> list[list[str]]:
 
 def _seconds(version: Version) -> float:
     """What sampling, judging and training took in the iteration of `version`, whenever that was."""
-    return sum(seconds for noun, seconds in version.seconds.items() if noun not in NOT_TRAINING)
+    spent = {noun: seconds for noun, seconds in version.seconds.items() if noun not in NOT_TRAINING}
+    if "rollouts" in spent:
+        del spent["training"]  # is part of it
+    return sum(spent.values())
 
 
 def _interval(entry: Estimate | None, digits: int) -> str:

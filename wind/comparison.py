@@ -27,7 +27,7 @@ class Iteration(BaseModel):
     seed: int
     iteration: int = Field(ge=0)
     metrics: Dataset
-    generations: Dataset | None = None  # responses to the training prompts
+    generations: Dataset | None = None  # responses to the training prompts; on-policy the rollouts, which are both
     rewards: Dataset | None = None
 
     def run(self) -> tuple[str, str, int]:

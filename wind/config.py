@@ -19,6 +19,7 @@ from wind.objective_config import (
     ObjectiveConfig,
     SelectionConfig,
     WindObjectiveConfig,
+    draws_from_anchor,
     least_samples,
     refresh_steps,
     rows_for,
@@ -229,6 +230,11 @@ class DistillConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checks: ChecksConfig = ChecksConfig()
     workers: WorkersConfig = WorkersConfig()
+
+    def responses_per_prompt(self) -> int:
+        """How many responses to a training prompt one iteration draws: fresh ones in every epoch, and of the anchor as many."""
+        epochs = 1 if refresh_steps(self.objective) is None else self.training.epochs
+        return self.sampling.samples_per_prompt * epochs * (1 + draws_from_anchor(self.objective))
 
     @model_validator(mode="after")
     def _trains_on_what_it_can(self) -> Self:
