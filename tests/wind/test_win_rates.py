@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wind.config import WinRateConfig
@@ -225,6 +225,7 @@ def test_win_rates_that_differ_by_a_rounding_rank_by_sample() -> None:
     assert rows["rank"].to_list() == [1, 3, 2]
 
 
+@settings(deadline=None)  # the first lists of a process take a while
 @given(groups)
 def test_preferences_of_rewards_have_the_win_rates_of_the_rewards(rewards_P_N: list[list[float]]) -> None:
     """P_ij = 1, 1/2 or 0 by a reward: counts, win rates and ranks are those of the reward."""
@@ -246,6 +247,7 @@ def squares(n: int) -> st.SearchStrategy[list[list[float]]]:
     return st.lists(st.floats(0, 1), min_size=pairs, max_size=pairs).map(lambda entries: square(n, entries))
 
 
+@settings(deadline=None)  # the first lists of a process take a while
 @given(st.integers(2, 6).flatmap(squares))
 def test_win_rates_of_any_preferences_average_one_half(matrix_N_N: list[list[float]]) -> None:
     n = len(matrix_N_N)
