@@ -156,12 +156,11 @@ def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]
 def _notes(store: Store, found: "Study", target: float, last: int) -> list[str]:
     """How the numbers came about: what a reader needs to trust them, or not to."""
     seeds = sorted({run.seed for run in found.reported})
-    between = (
-        f"95% Student t intervals between the {len(seeds)} seeds" if len(seeds) > 1 else "not there: one seed has no interval"
-    )
+    shown = f"Means over the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"Seed {seeds[0]} alone"
+    brackets = "; brackets are 95% Student t intervals between seeds" if len(seeds) > 1 else ", hence no intervals"
     notes = [
-        f"Means over the seeds {', '.join(map(str, seeds))} after iteration {last}; brackets are {between}. The seed decides the "
-        "split of the prompts, the samples and the order of training.",
+        f"{shown}, after iteration {last}{brackets}. The seed decides the split of the prompts, the samples and the order of "
+        "training.",
         "Win rate and KL are against the initial policy on held-out prompts: the win rate by the reward that was learnt from, "
         "ties one half; the KL in nats. Gold accuracy is by the gold answers.",
     ]
