@@ -62,7 +62,7 @@ def _compute(spec: ComparisonSpec, store: Store, index: int, place: Place, progr
         counts = spent[each.run()]
         for metric, noun in COSTS.items():
             handle = getattr(each, noun)
-            counts[metric] += handle.rows if handle is not None else 0
+            counts[metric] += _count(store, handle) if handle is not None else 0
         rows = [(metric, float(count), None, None, count) for metric, count in counts.items()]
         costs = pl.DataFrame(rows, schema=["metric", "value", "low", "high", "n"], orient="row")
         metrics = store.frame(each.metrics).drop("iteration")
@@ -72,6 +72,13 @@ def _compute(spec: ComparisonSpec, store: Store, index: int, place: Place, progr
         progress(done, len(spec.iterations))
     table: pa.Table = pl.concat(frames).sort(KEYS["comparison"]).select(SCHEMAS["comparison"].names).to_arrow()
     return Shard(table)
+
+
+def _count(store: Store, handle: Dataset) -> int:
+    """The rows of `handle`; where a pairwise reward gave each a row of preferences, the pairs it scored, in both orders."""
+    if "preferences" not in store.open(handle).schema.names:
+        return handle.rows
+    return int(store.frame(handle, ["preferences"])["preferences"].list.len().sum()) - handle.rows
 
 
 def _numbers(spec: ComparisonSpec, table: pa.Table) -> dict[str, float]:

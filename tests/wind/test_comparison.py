@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from wind.comparison import ComparisonSpec, Iteration
 from wind.datasets import Dataset, Store
 from wind.fingerprints import digest
-from wind.schemas import SCHEMAS
+from wind.schemas import SCHEMAS, preferences_schema
 from wind.stages import Job, Place, run
 
 
@@ -74,3 +75,19 @@ def test_numbers_and_costs_of_two_runs(store: Store) -> None:
     assert store.manifest(made).numbers == {"runs": 2, "iterations": 2}
     assert store.manifest(made).parents["dpo lr=1 s0@1:generations"] == shared
     assert store.manifest(made).parents["raft s0@0:metrics"] == start
+
+
+def test_a_pairwise_reward_is_charged_for_both_orders_of_every_two(store: Store) -> None:
+    # Three responses to one prompt: 3 pairs, 6 calls.
+    rows = [
+        {"prompt_id": "a", "sample_index": i, "reward": 0.5, "preferences": [0.5, 0.5, 0.5], "cut_share": 0.0} for i in range(3)
+    ]
+    schema = preferences_schema()
+    with store.partial("rewards", "pairwise") as partial:
+        partial.write(0, pa.Table.from_pylist(rows, schema), schema)
+        compared = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+    only = Iteration(recipe="wind", setting="", seed=0, iteration=1, metrics=metrics(store, 1, 0.6), rewards=compared)
+    spec = ComparisonSpec(iterations=(only,))
+    job = Job(stage="comparison", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root)))
+    made = store.frame(run(job, lambda done, total: None))
+    assert made.filter(metric="reward_calls")["value"].to_list() == [6]
