@@ -24,12 +24,14 @@ from great_expectations.render.view import DefaultJinjaPageView
 from great_expectations.util import convert_to_json_serializable
 
 from data_checks import (
+    bandit,
     comparison,
     evaluation,
     generations,
     logps,
     metrics,
     prompts,
+    rates,
     rewards,
     rollouts,
     selections,
@@ -58,6 +60,8 @@ SUITES: Final[Mapping[str, Suite]] = {
     "evaluation": evaluation.SUITE,
     "metrics": metrics.SUITE,
     "comparison": comparison.SUITE,
+    "bandit": bandit.SUITE,
+    "rates": rates.SUITE,
 }
 
 Frames = Mapping[str, ExpectationSuiteValidationResult]

@@ -16,7 +16,7 @@ import typer
 
 from flows import show
 from flows.server import prefect_api
-from wind.config import DistillConfig, load_config
+from wind.config import DistillConfig, bandit_config, load_config
 from wind.datasets import AnyHandle, Store
 from wind.errors import ConfigError, WindError
 from wind.files import atomic_write
@@ -39,6 +39,7 @@ Metrics = Annotated[str, typer.Option(help="what the figures show: win_rate,accu
 Out = Annotated[Path | None, typer.Option(help="folder that gets README.md and the figures")]
 
 SECONDS_TO_DRAIN = 5.0
+BANDIT_PROCESSES = 8  # at most: the study has some ninety shards, and is done in seconds
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, and does not export this name
 QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
     "DO_NOT_TRACK": "1",
@@ -195,6 +196,29 @@ def verify_content(
     else:
         checked = {name: verify(store, find(store, name))}
     print(json.dumps(checked, indent=1)) if as_json else show.verified(checked)
+
+
+@app.command()
+def bandit(
+    out: Annotated[Path, typer.Option(help="folder that gets the figures and tables")] = Path("docs/bandit"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    set_: Set = None,
+    root: Root = Path("store"),
+    as_json: Json = False,
+) -> None:
+    """Compare all algorithms on bandits whose solution is known: two datasets, figures, tables."""
+    processes = min(os.cpu_count() or 1, BANDIT_PROCESSES)
+    config = bandit_config(set_ or (), root=str(root), seed=seed, workers={"processes": processes, "device": "cpu"})
+    with _prefect(Path(config.root)):
+        from flows.bandit import bandit as study
+        from tasks.running import start
+
+        with start(config) as here:
+            made = study(here.config, out)
+            outcomes = here.outcomes()
+            here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}")
+            found = {name: {**handle.model_dump(), "path": str(here.store.path(handle))} for name, handle in made.items()}
+            print(json.dumps(found, indent=1)) if as_json else show.datasets(found)
 
 
 @app.command()

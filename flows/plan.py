@@ -21,7 +21,7 @@ def planned(config: DistillConfig) -> list[dict[str, Any]]:
         return [_step(here, event) for event in here.events]
 
 
-def _step(here: Running, event: Event) -> dict[str, Any]:
+def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
     step: dict[str, Any] = {"iteration": event.iteration, "stage": event.dataset, "outcome": "cached", "tokens": None}
     if event.outcome == "cached" and isinstance(event.handle, Dataset) and event.handle.fingerprint not in here.planned:
         manifest = here.store.manifest(event.handle)
@@ -41,7 +41,7 @@ def _step(here: Running, event: Event) -> dict[str, Any]:
     }
 
 
-def _rows(here: Running, event: Event) -> int | None:
+def _rows(here: Running[DistillConfig], event: Event) -> int | None:
     """The rows that a stage will have, where that follows from the prompts; the prompts must be in the cache."""
     prompts = next((past.handle for past in here.events if past.dataset == "prompts" and past.outcome == "cached"), None)
     if not isinstance(prompts, Dataset):

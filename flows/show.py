@@ -12,7 +12,7 @@ from wind.datasets import AnyHandle, Dataset, Store, label
 from wind.errors import ConfigError
 from wind.versions import Version
 
-__all__ = ["frame", "label", "plan", "select", "verified", "version", "versions"]
+__all__ = ["datasets", "frame", "label", "plan", "select", "verified", "version", "versions"]
 
 SUMMARY = (
     ("win rate", "win_rate", 3),
@@ -91,6 +91,13 @@ def verified(checked: Mapping[str, int]) -> None:
     console = _console()
     for name, size in checked.items():
         console.print(f"{name}  whole  {size} bytes", markup=False)
+
+
+def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """The datasets that a command made, and where they lie."""
+    console = _console()
+    for name, dataset in found.items():
+        console.print(f"{name}  {dataset['rows']} rows  {dataset['path']}", markup=False)
 
 
 def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> pl.DataFrame:

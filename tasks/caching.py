@@ -90,7 +90,7 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
     return decorate
 
 
-def _results(run: Running) -> Path:
+def _results(run: Running[Any]) -> Path:
     return run.store.root / "results"
 
 
@@ -100,7 +100,7 @@ def _key(cached: Task[P, dict[str, Any]], inputs: dict[str, Any]) -> str:
     return str(policy.compute_key(task_ctx=cast(Any, SimpleNamespace(task=cached)), inputs=inputs, flow_parameters={}))
 
 
-def _look_up(run: Running, key: str) -> AnyHandle | None:
+def _look_up(run: Running[Any], key: str) -> AnyHandle | None:
     """The handle that the cache holds under `key`, if any. Reads plain JSON only, and needs no Prefect server."""
     try:
         record = json.loads((_results(run) / key).read_bytes())
@@ -111,7 +111,7 @@ def _look_up(run: Running, key: str) -> AnyHandle | None:
         return None  # a damaged record is no hit: the stage runs again and writes a new one
 
 
-def _planned(run: Running, key: str, function: Callable[..., Any], found: AnyHandle | None) -> tuple[AnyHandle, Outcome]:
+def _planned(run: Running[Any], key: str, function: Callable[..., Any], found: AnyHandle | None) -> tuple[AnyHandle, Outcome]:
     """What a plan goes on with: the cached handle, or one made up from the key, the same for every task of that key."""
     if found is not None:
         return found, "cached"

@@ -13,18 +13,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from tasks.progress import Terminal
 from tasks.workers import Pool
-from wind.config import DistillConfig
+from wind.config import DistillConfig, RunConfig
 from wind.datasets import AnyHandle, Dataset, Store
 from wind.errors import StageError
 from wind.objective_config import SelectionConfig, rows_for
 
 Outcome = Literal["computed", "cached", "planned"]
 
-_running: ContextVar["Running"] = ContextVar("running")
+C = TypeVar("C", bound=RunConfig)
+
+_running: ContextVar["Running[Any]"] = ContextVar("running")
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ class Event:
 
 
 @dataclass
-class Running:
+class Running(Generic[C]):
     """What the tasks of one run share."""
 
-    config: DistillConfig
+    config: C
     store: Store
     terminal: Terminal
     pool: Pool
@@ -67,12 +69,12 @@ class Running:
         return Counter(event.outcome for event in self.events)
 
 
-def running() -> Running:
+def running() -> Running[Any]:
     """The run this code is part of."""
     return _running.get()
 
 
-def device_of(config: DistillConfig) -> Literal["cpu", "cuda"]:
+def device_of(config: RunConfig) -> Literal["cpu", "cuda"]:
     """The device of the workers: as configured, or cuda where an NVIDIA driver is there."""
     if config.workers.device != "auto":
         return config.workers.device
@@ -96,20 +98,16 @@ def selection_of(config: DistillConfig) -> SelectionConfig:
 
 @contextmanager
 def start(
-    config: DistillConfig,
-    *,
-    planning: bool = False,
-    refresh: str | None = None,
-    quiet: bool = False,
-    pool: Pool | None = None,
-) -> Iterator[Running]:
+    config: C, *, planning: bool = False, refresh: str | None = None, quiet: bool = False, pool: Pool | None = None
+) -> Iterator[Running[C]]:
     """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended at the end.
 
     A `pool` is borrowed: its workers serve this run and outlive it. Raises StageError if the run is going on in another process,
     or if the root cannot be written.
     """
-    sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
-    config = config.model_copy(update={"sampling": sampling, "selection": selection_of(config)})
+    if isinstance(config, DistillConfig):
+        sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
+        config = config.model_copy(update={"sampling": sampling, "selection": selection_of(config)})
     store = Store(Path(config.root).absolute())
     folder = store.root / "runs" / config.run
     workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), folder / "logs"))

@@ -69,7 +69,7 @@ def recipe(config: DistillConfig) -> dict[str, object]:
     return fields
 
 
-def _show(here: Running, version: Version) -> None:
+def _show(here: Running[DistillConfig], version: Version) -> None:
     """The iteration's metrics and datasets as tables in the Prefect UI."""
     numbers = [{"metric": name, **values} for name, values in version.metrics.items()]
     create_table_artifact(

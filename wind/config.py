@@ -8,10 +8,10 @@ in `root`, which no key sees.
 import difflib
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from wind.errors import ConfigError
@@ -29,6 +29,7 @@ from wind.sections import Section
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+Samples = Annotated[int, Field(ge=2)]  # of one prompt: a win rate needs a sibling to win against
 DType = Literal["float32", "bfloat16"]
 
 
@@ -210,14 +211,56 @@ class WorkersConfig(Section):
     python: dict[Literal["transformers", "vllm", "training"], str] = Field(default_factory=dict)  # interpreter of each worker
 
 
-class DistillConfig(Section):
-    """One recipe: the whole of a YAML file under `configs/`."""
+class RunConfig(Section):
+    """What every flow has beside its own sections; nothing here determines content."""
 
     run: Name
+    root: str = "./store"
+    checks: ChecksConfig = ChecksConfig()
+    workers: WorkersConfig = WorkersConfig()
+
+
+class BanditSection(Section):
+    """The sizes of the contextual-bandit study, `wind.bandit`."""
+
+    prompts: int = Field(4, ge=1)  # of each instance
+    responses: int = Field(10, ge=3)  # to each prompt
+    beta: float = Field(0.25, gt=0)  # KL weight towards the reference
+    eta: float = Field(1.0, gt=0)  # step; up to 4 beta linear convergence is proved
+    iterations: int = Field(16, ge=4)  # of sampled algorithms; exact ones run three times as long
+    samples: tuple[Samples, ...] = (4, 8, 16)  # responses drawn per prompt, each a study of its own
+    visits: int = Field(4, ge=1)  # how often an iteration draws them for each prompt
+    repeats: int = Field(2, ge=1)  # repetitions with other draws
+    floor_responses: int = Field(6, ge=3)
+    floor_iterations: int = Field(24, ge=3)
+    floor_repeats: int = Field(6, ge=1)
+    floor_prompts: tuple[PositiveInt, ...] = (4, 8, 16, 32, 64, 128)  # asked per iteration, at `floor_at_samples`
+    floor_samples: tuple[Samples, ...] = (2, 4, 8, 16, 32, 64)  # drawn per prompt, at `floor_at_prompts`
+    floor_at_prompts: int = Field(32, ge=1)
+    floor_at_samples: int = Field(8, ge=2)
+
+    @model_validator(mode="after")
+    def _prompts_are_asked_equally(self) -> Self:
+        asked = (*self.floor_prompts, self.floor_at_prompts)
+        if any(count % self.prompts for count in asked):
+            raise ValueError(f"floor_prompts and floor_at_prompts must be multiples of prompts, {self.prompts}")
+        return self
+
+
+class BanditConfig(RunConfig):
+    """The contextual-bandit study."""
+
+    run: Name = "bandit"
+    seed: int = Field(0, ge=0, lt=2**31)
+    bandit: BanditSection = BanditSection()
+
+
+class DistillConfig(RunConfig):
+    """One recipe: the whole of a YAML file under `configs/`."""
+
     policy: PolicyConfig
     prompts: PromptsConfig
     reward: RewardConfig
-    root: str = "./store"
     seed: int = Field(0, ge=0, lt=2**31)
     iterations: int = Field(3, ge=1)
     reference: ReferenceConfig = ReferenceConfig()
@@ -228,8 +271,6 @@ class DistillConfig(Section):
     objective: ObjectiveConfig = WindObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    checks: ChecksConfig = ChecksConfig()
-    workers: WorkersConfig = WorkersConfig()
 
     def responses_per_prompt(self) -> int:
         """How many responses to a training prompt one iteration draws: fresh ones in every epoch, and of the anchor as many."""
@@ -280,14 +321,26 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must be a mapping of settings such as `run: demo`, not {_shown(content)}")
+    return _validated(DistillConfig, content, overrides, str(path))
+
+
+def bandit_config(overrides: Sequence[str] = (), **settings: Any) -> BanditConfig:
+    """The contextual-bandit study with `settings` and `overrides`, as `load_config` reads them, in place of its defaults."""
+    return _validated(BanditConfig, settings, overrides, "--set")
+
+
+R = TypeVar("R", bound=RunConfig)
+
+
+def _validated(config: type[R], content: dict[Any, Any], overrides: Sequence[str], where: str) -> R:
     for override in overrides:
         _override(content, override)
     try:
-        return DistillConfig.model_validate(content)
+        return config.model_validate(content)
     except ValidationError as error:
         errors = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ConfigError(f"{path}: {_explained(errors[0])}{more}") from error
+        raise ConfigError(f"{where}: {_explained(errors[0], config)}{more}") from error
 
 
 def alternatives(option: str) -> tuple[str, list[Any]]:
@@ -344,12 +397,12 @@ def _override(content: dict[Any, Any], override: str) -> None:
     section[parts[-1]] = _yaml(text, repr(override))
 
 
-def _explained(error: ErrorDetails) -> str:
+def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
     """One pydantic error as one line: the dotted setting, its value, and what is allowed or was meant."""
-    name, section = _setting(error["loc"])
+    name, section = _setting(error["loc"], config)
     kind, context, shown = error["type"], error.get("ctx", {}), _shown(error["input"])
     if kind == "extra_forbidden":
-        return f"{name} is not a setting; {_meant(name, section)}"
+        return f"{name} is not a setting; {_meant(name, section, config)}"
     if kind == "missing":
         return f"{name} is required and missing"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
@@ -366,11 +419,11 @@ def _explained(error: ErrorDetails) -> str:
     return f"{name} is {shown}; {error['msg'].replace('Input should', 'it must').replace('String should', 'it must')}"
 
 
-def _setting(location: Sequence[int | str]) -> tuple[str, type[Section]]:
+def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str, type[Section]]:
     """The dotted name of pydantic's `location`, and the section that its last part belongs to."""
     names: list[str] = []
-    owner: type[Section] = DistillConfig
-    inside: list[type[Section]] = [DistillConfig]
+    owner: type[Section] = config
+    inside: list[type[Section]] = [config]
     for part in location:
         if len(inside) > 1:  # pydantic names the chosen member of a union by its tag, which is no key of the file
             inside = [member for member in inside if part in {_tag(member, tag) for tag in ("kind", "name")}]
@@ -405,14 +458,14 @@ def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
             yield from _settings(below, f"{prefix}{name}.")
 
 
-def _meant(name: str, section: type[Section]) -> str:
+def _meant(name: str, section: type[Section], config: type[Section]) -> str:
     """What somebody who wrote the setting `name` in `section` may have meant, from the surest guess to the whole list."""
     owner, _, leaf = name.rpartition(".")
     leaf = leaf.lower().replace("-", "_")
     words = leaf.split("_")
     prefix = f"{owner}." if owner else ""
     here = list(section.model_fields)
-    everywhere = {dotted.rpartition(".")[2]: dotted for dotted in _settings(DistillConfig)}
+    everywhere = {dotted.rpartition(".")[2]: dotted for dotted in _settings(config)}
     guesses = [
         *(prefix + guess for guess in difflib.get_close_matches(leaf, here, 1, 0.7)),
         *(everywhere[leaf] for _ in range(leaf in everywhere)),

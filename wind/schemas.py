@@ -141,6 +141,29 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         ("n", pa.int64()),
         nullable=("low", "high"),
     ),
+    # one number of one algorithm on one bandit instance at one iteration
+    "bandit": _schema(
+        ("samples", pa.int32()),  # responses drawn per prompt; 0: the algorithm is exact
+        ("algorithm", pa.string()),
+        ("instance", pa.string()),
+        ("prompts", pa.int32()),  # asked per iteration
+        ("seed", pa.int32()),  # 0 .. repetitions - 1
+        ("iteration", pa.int32()),  # 0 is the reference
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ),
+    # one number that the trajectories of a bandit run amount to
+    "rates": _schema(
+        ("samples", pa.int32()),  # 0: exact, or what varies
+        ("algorithm", pa.string()),
+        ("instance", pa.string()),
+        ("prompts", pa.int32()),  # 0: what varies
+        ("quantity", pa.string()),
+        ("value", pa.float64()),
+        ("error", pa.float64()),  # standard error, null where none is estimated
+        ("n", pa.int64()),  # numbers behind the value
+        nullable=("error",),
+    ),
 }
 
 KEYS: Final[dict[str, tuple[str, ...]]] = {
@@ -150,6 +173,8 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "rollouts": ("step", "prompt_id", "sample_index"),
     "metrics": ("iteration", "metric"),
     "comparison": ("recipe", "setting", "seed", "iteration", "metric"),
+    "bandit": ("samples", "algorithm", "instance", "prompts", "seed", "iteration", "metric"),
+    "rates": ("samples", "algorithm", "instance", "prompts", "quantity"),
 } | dict.fromkeys(("generations", "rewards", "win_rates", "selections", "logps", "evaluation"), ("prompt_id", "sample_index"))
 
 

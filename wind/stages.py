@@ -37,7 +37,7 @@ STAGES = (  # of a run, in order
     "evaluation",
     "metrics",
 )
-STUDIES = ("comparison",)  # computed from finished runs, or from none: no part of any run
+STUDIES = ("comparison", "bandit", "rates")  # computed from finished runs, or from none: no part of any run
 
 
 class Progress(Protocol):

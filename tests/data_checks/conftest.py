@@ -78,6 +78,15 @@ class Chain:
                     ("win_rate", {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8}),
                 )
             ],
+            "bandit": lambda: [
+                BANDIT | {"iteration": iteration, "metric": metric, "value": value}
+                for metric, values in (("kl", (0.8, 0.6, 0.4)), ("win_rate", (0.5, 0.6, 0.7)))
+                for iteration, value in enumerate(values)
+            ],
+            "rates": lambda: [
+                RATES | {"quantity": "contraction", "value": 0.7, "error": None},
+                RATES | {"quantity": "floor", "value": 0.4, "error": 0.1},
+            ],
         }
         return made[name]()
 
@@ -100,6 +109,7 @@ class Chain:
             "seed": 0,
             "iteration": 2,
             "parts": self.parts,
+            "bandit": {"beta": 0.25, "eta": 1.0},
         }
         return self._publish(name, rows, self._parents(name, split), spec, outputs, schema)
 
@@ -127,8 +137,10 @@ class Chain:
     def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
         if name == "prompts":
             return {"source": self.source, "tokenizer": self.policy}
-        if name in ("training", "metrics", "comparison"):
+        if name in ("training", "metrics", "comparison", "bandit"):
             return {}
+        if name == "rates":
+            return {"bandit": self.dataset("bandit")}
         if name == "win_rates":
             return {"rewards": self.dataset("rewards", split=split)}
         if name == "selections":
@@ -267,6 +279,8 @@ class OpponentsChain(PairwiseChain):
         return parents | ({"opponents": parents["generations"]} if name == "rewards" else {})
 
 
+BANDIT = {"samples": 0, "algorithm": "wind", "instance": "random", "prompts": 4, "seed": 0}
+RATES = {"samples": 0, "algorithm": "wind", "instance": "random", "prompts": 4, "n": 1}
 DROPPED = {"row": 6, "prompt_id": "0" * 32, "reason": "duplicate", "prompt_tokens": 3}
 
 

@@ -1,0 +1,34 @@
+"""Rates: finite numbers, each with a standard error or none, of runs that the study has."""
+
+import great_expectations.expectations as gxe
+import polars as pl
+from great_expectations.expectations.expectation import Expectation
+
+from data_checks.base import Frame, Subject, finite, is_finite, is_known, known, unique
+from wind.config import ChecksConfig
+from wind.schemas import KEYS
+
+KEY = KEYS["rates"]
+RUN = ("algorithm", "instance")
+COUNTED = ("floor", "contraction")  # never negative
+
+
+def rows(rates: Subject) -> pl.DataFrame:
+    """One row per number; `size` is its value where it cannot be negative."""
+    size = pl.when(pl.col("quantity").is_in(COUNTED)).then(pl.col("value"))
+    frame = rates.rows(*KEY, "value", "error", "n").select(*KEY, finite("value"), pl.col("error").fill_nan(-1), "n", size=size)
+    return known(frame, rates.parent("bandit").rows(*RUN), RUN)
+
+
+def rows_expectations(rates: Subject, checks: ChecksConfig) -> list[Expectation]:
+    return [
+        unique(KEY),
+        is_known("the runs of the study"),
+        is_finite("value"),
+        gxe.ExpectColumnValuesToBeBetween(column="size", min_value=0, description="floors and factors are not negative"),
+        gxe.ExpectColumnValuesToBeBetween(column="error", min_value=0, description="a standard error is not negative"),
+        gxe.ExpectColumnValuesToBeBetween(column="n", min_value=1, description="numbers stand behind the value"),
+    ]
+
+
+SUITE = (Frame("rows", KEY, rows, rows_expectations),)

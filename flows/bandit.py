@@ -1,0 +1,31 @@
+"""The contextual-bandit study: what every algorithm does where the solution is known, as datasets, figures and tables."""
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.bandit import play_bandits
+from tasks.checks import checked
+from tasks.rates import fit_rates
+from tasks.running import running
+from wind.config import BanditConfig
+from wind.datasets import Dataset
+
+
+@flow(name="bandit", flow_run_name="{config.run}", persist_result=False)
+def bandit(config: BanditConfig, out: Path) -> dict[str, Dataset]:
+    """Play, fit, draw; returns the two datasets. What is drawn into `out` is a function of them."""
+    played = checked(play_bandits(config.bandit, config.seed))
+    fitted = checked(fit_rates(played, config.bandit))
+    draw(played, fitted, config, out)
+    return {"bandit": played, "rates": fitted}
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def draw(bandit: Dataset, rates: Dataset, config: BanditConfig, out: Path) -> None:
+    """Write the figures, as SVG and PNG, and the tables into `out`."""
+    from wind.figures.bandit import write  # Matplotlib: a second to import
+
+    store = running().store
+    write(store.frame(bandit), store.frame(rates), config, out)

@@ -1,0 +1,15 @@
+"""The contextual-bandit study."""
+
+from tasks.caching import dataset_task
+from tasks.stages import compute
+from wind.bandit import BanditSpec
+from wind.config import BanditSection
+from wind.datasets import Dataset
+
+COMPUTED_BY = ("wind.bandit", "wind.games", "wind.best_of_n", "wind.objectives")
+
+
+@dataset_task(*COMPUTED_BY)
+def play_bandits(bandit: BanditSection, seed: int) -> Dataset:
+    """One row is one number of one algorithm on one instance at one iteration."""
+    return compute("bandit", BanditSpec(bandit=bandit, seed=seed), COMPUTED_BY, "transformers")

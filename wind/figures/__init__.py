@@ -1,0 +1,70 @@
+"""Figures: one style for all of them, and files that are the same bytes on every run.
+
+Colours are Okabe and Ito's, which the colour-blind can tell apart; every line also differs in its dash and marker, so that a
+figure survives a black-and-white printer. Matplotlib stays in this package.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from wind.files import atomic
+
+DPI: Final = 110
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (6, 3)))
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+GREY: Final = "#777777"  # of what is not data: proven rates, guides
+STYLE: Final[dict[Any, Any]] = {
+    "axes.grid": True,
+    "axes.grid.which": "major",
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "figure.constrained_layout.use": True,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "svg.fonttype": "path",  # the same picture wherever it is opened, whatever fonts are there
+    "svg.hashsalt": "wind",  # names of elements would be random
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The style, for figures made and saved within the block."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, dash and marker of the line number `index`, all different from those of the others."""
+    return {"color": COLOURS[index % 7], "linestyle": DASHES[index % 7], "marker": MARKERS[index % 7]}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` to `path` with the suffixes .svg and .png: the same bytes for the same figure, without dates."""
+    FigureCanvasAgg(figure)
+    with atomic(path.with_suffix(".png")) as partial:
+        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+    FigureCanvasSVG(figure)
+    with atomic(path.with_suffix(".svg")) as partial:
+        figure.savefig(partial, format="svg", metadata={"Date": None, "Creator": None})
