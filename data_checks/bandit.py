@@ -5,7 +5,6 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, unique
-from wind.bandit.algorithms import proven_factor
 from wind.config import ChecksConfig
 from wind.schemas import KEYS
 
@@ -47,6 +46,8 @@ def runs_expectations(bandit: Subject, checks: ChecksConfig) -> list[Expectation
 
 def steps(bandit: Subject) -> pl.DataFrame:
     """One row per exact iteration with a proven factor: by how much KL(pi* || pi) exceeds what is proved."""
+    from wind.bandit.algorithms import proven_factor  # torch: seconds to import, for no other suite
+
     beta, eta = bandit.setting("bandit", "beta"), bandit.setting("bandit", "eta")
     frame = bandit.rows(*RUN, "iteration", "value").filter((pl.col("samples") == 0) & (pl.col("metric") == "kl")).sort(*STEP)
     factors = {name: proven_factor(name, beta, eta) for name in frame["algorithm"].unique()}

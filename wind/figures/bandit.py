@@ -8,7 +8,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wind.bandit import FLOOR, FLOOR_ALGORITHMS
+from wind.bandit import FLOOR, FLOOR_ALGORITHMS, exact_iterations
 from wind.bandit.algorithms import proven_factor
 from wind.bandit.instances import INSTANCES
 from wind.config import BanditConfig, BanditSection
@@ -16,22 +16,26 @@ from wind.figures import GREY, look, save, style
 from wind.files import atomic_write
 
 NAMES: Final[Mapping[str, str]] = {
-    "wind": "WIND",
-    "wind_slow": "WIND, η = β",
-    "wind_fast": "WIND, 10 times the step",
-    "best_response": "infinite step",
+    "wind": "WIND, intercept ½",
+    "wind_centred": "WIND, centred",
+    "wind_kl": "WIND, KL risk",
+    "wind_self_counting": "WIND, intercept ½, self-counting",
+    "wind_centred_leave_one_out": "WIND, centred, leave-one-out",
     "inpo": "INPO",
-    "nash_md": "Nash-MD",
     "sppo": "SPPO",
     "dpo": "DPO",
     "ipo": "IPO",
     "raft": "RAFT",
     "rebel": "REBEL",
-    "best_of_n": "best of 2",
-    "wind_centred": "WIND, centred",
-    "wind_kl": "WIND, KL risk",
-    "wind_self_counting": "WIND, self-counting",
-    "wind_centred_leave_one_out": "WIND, centred, leave one out",
+}
+EXACT_NAMES: Final[Mapping[str, str]] = {
+    "wind_slow": "WIND, slow",
+    "wind": "WIND",
+    "wind_fast": "WIND, fast",
+    "best_response": "infinite step",
+    "inpo": "INPO, its schedule",
+    "nash_md": "Nash-MD",
+    "sppo": "SPPO",
 }
 SMALLEST_KL: Final = 1e-8  # lowest KL shown
 LARGEST_KL: Final = 10.0
@@ -62,17 +66,15 @@ def exact_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
     """KL to the solution by iteration, exact algorithms, with the proven rate as a line."""
     figure = Figure(figsize=(8.4, 3.1))
     axes: Sequence[Axes] = figure.subplots(1, 3, sharey=True)
-    shown = ("wind_slow", "wind", "wind_fast", "best_response", "inpo", "nash_md", "sppo")
     for axis, instance in zip(axes, ("random", "cyclic", "rare"), strict=True):
-        for index, algorithm in enumerate(shown):
-            _line(axis, means, index, algorithm, 0, instance, every=8)
+        for index, (algorithm, name) in enumerate(EXACT_NAMES.items()):
+            _line(axis, means, index, algorithm, 0, instance, every=12, name=name)
         start = _path(means, "wind", 0, instance)["value"][0]
         for algorithm in ("wind_slow", "wind"):
             factor = proven_factor(algorithm, section.beta, section.eta)
             if factor is not None:
-                last = means.filter(pl.col("samples") == 0)["iteration"].max()
-                steps = range(int(last) + 1)  # type: ignore[arg-type]
-                axis.plot(steps, [start * factor**step for step in steps], color=GREY, linewidth=0.9, zorder=1)
+                last = exact_iterations(section)
+                axis.plot([0, last], [start, start * factor**last], color=GREY, linewidth=0.9, zorder=1)
         axis.set(title=instance, xlabel="iteration", yscale="log", ylim=(SMALLEST_KL, LARGEST_KL))
     axes[0].set_ylabel("KL(π* ‖ π), nats")
     axes[0].plot([], [], color=GREY, linewidth=0.9, label="proven, 1/(1 + βη)")
@@ -81,26 +83,27 @@ def exact_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
 
 
 def sampled_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
-    """KL to the solution by iteration at the largest number of samples, on all instances; and WIND by number of samples."""
+    """KL to the solution by iteration with the most samples, on all instances; and WIND by samples with both intercepts."""
     figure = Figure(figsize=(8.4, 5.2))
     axes = figure.subplots(2, 3, sharex=True, sharey=True).flatten().tolist()
     samples = max(section.samples)
     shown = ("wind", "wind_centred", "inpo", "ipo", "sppo", "dpo")
     for axis, instance in zip(axes[:5], INSTANCES, strict=True):
         for index, algorithm in enumerate(shown):
-            _line(axis, means, index, algorithm, samples, instance, every=4)
+            _line(axis, means, index, algorithm, samples, instance, every=6)
         axis.set_title(f"{instance}, N = {samples}")
     last = axes[5]
-    for index, count in enumerate(section.samples):
-        for algorithm, dashed in (("wind", False), ("wind_centred", True)):
+    for algorithm, dash in (("wind", "-"), ("wind_centred", "--")):
+        ends = []
+        for index, count in enumerate(section.samples):
             path = _path(means, algorithm, count, "random")
-            last.plot(path["iteration"], path["value"], **{**look(index), "linestyle": "--" if dashed else "-"}, markevery=4)
-            at = path.row(-1, named=True)
-            text = f"{'centred ' if dashed else ''}{count}"
-            last.annotate(
-                text, (at["iteration"], at["value"]), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center"
-            )
-    last.set_title("random, WIND by N")
+            last.plot(path["iteration"], path["value"], **{**look(index), "linestyle": dash}, markevery=6, label=f"N = {count}")
+            ends.append(path["value"][-1])
+        text, place = NAMES[algorithm].removeprefix("WIND, "), (path["iteration"][-1], max(ends))
+        last.annotate(text, place, xytext=(0, 7), textcoords="offset points", fontsize=8, ha="right")
+    handles, labels = last.get_legend_handles_labels()
+    last.legend(handles[: len(section.samples)], labels[: len(section.samples)], loc="lower left")
+    last.set_title("random, by N")
     for axis in axes:
         axis.set(yscale="log", ylim=(1e-3, LARGEST_KL))
     for axis in axes[3:]:
@@ -119,12 +122,12 @@ def win_rate_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
     shown = ("wind", "wind_centred", "inpo", "sppo", "dpo", "raft", "rebel")
     for axis, instance in zip(axes[:2], ("random", "close"), strict=True):
         for index, algorithm in enumerate(shown):
-            _line(axis, means, index, algorithm, samples, instance, every=4, metric="win_rate")
+            _line(axis, means, index, algorithm, samples, instance, every=6, metric="win_rate")
         axis.set(title=f"{instance}, N = {samples}", xlabel="iteration")
     axes[0].set_ylabel("win rate against the reference")
     for index, algorithm in enumerate(shown):
         rate, divergence = (_path(means, algorithm, samples, "random", name)["value"] for name in ("win_rate", "kl_reference"))
-        axes[2].plot(divergence, rate, **look(index), markevery=4)
+        axes[2].plot(divergence, rate, **look(index), markevery=6)
     axes[2].set(title=f"random, N = {samples}", xlabel="KL(π ‖ reference), nats")
     _legend_below(figure, axes[0])
     return figure
@@ -132,13 +135,27 @@ def win_rate_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
 
 def floor_figure(rates: pl.DataFrame, section: BanditSection) -> Figure:
     """The error floor against prompts and against samples, with fitted slopes."""
-    figure = Figure(figsize=(8.4, 3.3))
+    figure = Figure(figsize=(8.4, 3.9))
     axes: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
     ways = (
-        ("prompts", "samples", section.floor_at_samples, section.floor_prompts, "prompts per iteration, M"),
-        ("samples", "prompts", section.floor_at_prompts, section.floor_samples, "samples per prompt, N"),
+        (
+            "prompts",
+            "samples",
+            section.floor_at_samples,
+            section.floor_prompts,
+            "prompts per iteration, M",
+            "responses per prompt",
+        ),
+        (
+            "samples",
+            "prompts",
+            section.floor_at_prompts,
+            section.floor_samples,
+            "responses per prompt, N",
+            "prompts per iteration",
+        ),
     )
-    for axis, (varied, fixed, at, over, label) in zip(axes, ways, strict=True):
+    for axis, (varied, fixed, at, over, label, of_fixed) in zip(axes, ways, strict=True):
         for index, algorithm in enumerate(FLOOR_ALGORITHMS):
             line = rates.filter(
                 (pl.col("instance") == FLOOR)
@@ -148,7 +165,7 @@ def floor_figure(rates: pl.DataFrame, section: BanditSection) -> Figure:
                 & pl.col(varied).is_in(over)
             ).sort(varied)
             fit = _value(rates, algorithm, f"slope_{varied}")
-            name = NAMES.get(algorithm, algorithm)
+            name = NAMES[algorithm]
             axis.errorbar(
                 line[varied],
                 line["value"],
@@ -157,10 +174,10 @@ def floor_figure(rates: pl.DataFrame, section: BanditSection) -> Figure:
                 capsize=2,
                 label=f"{name}: {fit['value']:.2f} ± {fit['error']:.2f}",
             )
-        axis.set(xscale="log", yscale="log", xlabel=label, title=f"{fixed} = {at}")
+        axis.plot([over[0], over[-1]], [0.5, 0.5 * over[0] / over[-1]], color=GREY, linewidth=0.9, zorder=1, label="guide: -1")
+        axis.set(xscale="log", yscale="log", xlabel=label, title=f"{at} {of_fixed}")
         axis.set_xticks(over, [str(count) for count in over])
-        axis.minorticks_off()
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), title="slope", title_fontsize=8)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), title="fitted slope ± standard error", title_fontsize=8)
     axes[0].set_ylabel("error floor of KL(π* ‖ π), nats")
     return figure
 
@@ -195,16 +212,23 @@ Written by `wind bandit --seed {config.seed}`; [README.md](README.md) says what 
         "\n## Slopes of the error floor on log-log axes, with standard errors\n",
         _slopes(rates),
     ]
-    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def _line(
-    axis: Axes, means: pl.DataFrame, index: int, algorithm: str, samples: int, instance: str, *, every: int, metric: str = "kl"
+    axis: Axes,
+    means: pl.DataFrame,
+    index: int,
+    algorithm: str,
+    samples: int,
+    instance: str,
+    *,
+    every: int,
+    metric: str = "kl",
+    name: str = "",
 ) -> None:
     path = _path(means, algorithm, samples, instance, metric)
-    axis.plot(
-        path["iteration"], path["value"], **look(index), markevery=(index % every, every), label=NAMES.get(algorithm, algorithm)
-    )
+    axis.plot(path["iteration"], path["value"], **look(index), markevery=(index % every, every), label=name or NAMES[algorithm])
 
 
 def _path(means: pl.DataFrame, algorithm: str, samples: int, instance: str, metric: str = "kl") -> pl.DataFrame:
