@@ -130,7 +130,7 @@ def write(report: Report, found: "Study", command: str, folder: Path) -> None:
 
 def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]:
     """Draw the figures in `folder`; returns their names and captions."""
-    from wind import comparison_figures as figures  # matplotlib: a second to import, and only reports draw
+    from wind.figures import comparison as figures  # matplotlib: a second to import, and only reports draw
 
     cells = {(run.cell.recipe, run.cell.setting): run.cell for run in found.reported}
     swept = [cells[standing.recipe, standing.setting].values for standing in report.standings]

@@ -35,4 +35,6 @@ def test_a_figure_is_the_same_bytes_on_every_run(tmp_path: Path) -> None:
 
 def test_lines_differ_in_colour_dash_and_marker() -> None:
     assert len(set(COLOURS)) == len(set(DASHES)) == len(set(MARKERS)) == 7
-    assert look(8) == look(1)
+    looks = [look(index) for index in range(49)]
+    assert len({str(each) for each in looks}) == 49
+    assert all(len({each[what] for each in looks[:7]}) == 7 for what in looks[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wind.comparison_figures import draw_frontier, draw_heat, known_curves
+from wind.figures.comparison import draw_frontier, draw_heat, known_curves
 from wind.standings import Estimate, Standing
 
 

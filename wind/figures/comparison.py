@@ -1,6 +1,5 @@
 """Figures of a comparison: what a win rate costs in KL, how fast it is learnt, what a setting does to it."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wind.best_of_n import AgainstReference, best_of_n_figures, tilt_figures, wind_figures
+from wind.figures import COLOURS, GREY, look, save, style
 from wind.standings import Estimate, Standing
 
 TITLES = {
@@ -32,36 +32,6 @@ TITLES = {
     "reward_calls": "reward calls",
     "seconds": "seconds",
 }
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#7F3C8D",
-    "#444444",
-    "#A6761D",
-    "#E7298A",
-    "#66A61E",
-)
-MARKERS = "osD^vPX<>*hp"
-GREY = "#8A8A8A"
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "svg.hashsalt": "wind",  # otherwise every drawing of the same figure has other element ids
-    "svg.fonttype": "none",
-}
 
 
 def draw_frontier(standings: Sequence[Standing], folder: Path) -> None:
@@ -71,9 +41,9 @@ def draw_frontier(standings: Sequence[Standing], folder: Path) -> None:
         paths = [_path(standing, "kl_k1", "win_rate") for standing in standings]
         reach = max([0.5, *(kl for xs, _ in paths for kl in xs)]) * 1.06
         _draw_known(axes, reach)
-        for (kls, win_rates), (name, standing, style) in zip(paths, _styled(standings), strict=True):
-            axes.plot(kls, win_rates, label=name, **style)
-            _cross(axes, standing.last("kl_k1"), standing.last("win_rate"), style["color"])
+        for (kls, win_rates), (name, standing, line) in zip(paths, _styled(standings), strict=True):
+            axes.plot(kls, win_rates, label=name, **line)
+            _cross(axes, standing.last("kl_k1"), standing.last("win_rate"), line["color"])
         highest = max(1.0 * win_rate for _, ys in paths for win_rate in ys)
         axes.set(
             xlim=(min(0.0, *(x for xs, _ in paths for x in xs)) - 0.01 * reach, reach), ylim=(0.48, min(1.0, highest + 0.08))
@@ -90,12 +60,12 @@ def draw_curves(standings: Sequence[Standing], metrics: Sequence[str], folder: P
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for metric, axes in zip(metrics, panels, strict=False):
             last = max(len(standing.curves["win_rate"]) for standing in standings) - 1
-            for index, (name, standing, style) in enumerate(_styled(standings)):
+            for index, (name, standing, line) in enumerate(_styled(standings)):
                 curve = [(t, entry.value) for t, entry in enumerate(standing.curves.get(metric, ())) if entry is not None]
                 if curve:
-                    axes.plot(*zip(*curve, strict=True), label=name, **style)
+                    axes.plot(*zip(*curve, strict=True), label=name, **line)
                     aside = last + 0.12 + 0.3 * index / max(len(standings) - 1, 1)  # bars at one place would hide each other
-                    _bar(axes, aside, standing.last(metric), style["color"])
+                    _bar(axes, aside, standing.last(metric), line["color"])
             axes.set(xlabel="iteration", ylabel=TITLES[metric], xticks=range(last + 1), xlim=(-0.1, last + 0.5))
         for axes in panels[len(metrics) :]:
             axes.remove()
@@ -106,9 +76,9 @@ def draw_gold(standings: Sequence[Standing], folder: Path) -> None:
     """Gold accuracy against win rate by the reward learnt from, one path over iterations per standing."""
     with _figure(folder, "gold", (5.6, 3.6)) as figure:
         axes = figure.subplots()
-        for name, standing, style in _styled(standings):
-            axes.plot(*_path(standing, "win_rate", "accuracy"), label=name, **style)
-            _cross(axes, standing.last("win_rate"), standing.last("accuracy"), style["color"])
+        for name, standing, line in _styled(standings):
+            axes.plot(*_path(standing, "win_rate", "accuracy"), label=name, **line)
+            _cross(axes, standing.last("win_rate"), standing.last("accuracy"), line["color"])
         axes.set(xlabel="win rate by the reward learnt from", ylabel=TITLES["accuracy"])
         _legend_beside(figure, axes)
 
@@ -195,11 +165,7 @@ def _styled(standings: Sequence[Standing]) -> list[tuple[str, Standing, dict[str
         return [
             (each.setting, each, {"color": tuple(shade), "marker": "o"}) for each, shade in zip(standings, shades, strict=True)
         ]
-    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=True)
-    return [
-        (each.name(), each, {"color": colour, "marker": marker})
-        for each, (colour, marker) in zip(standings, styles, strict=False)
-    ]
+    return [(each.name(), each, look(index)) for index, each in enumerate(standings)]
 
 
 def _cross(axes: Axes, x: Estimate | None, y: Estimate | None, colour: Any) -> None:
@@ -229,10 +195,9 @@ def _legend_beside(figure: Figure, axes: Axes) -> None:
 
 @contextmanager
 def _figure(folder: Path, name: str, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure of `size` inches, saved as `name`.svg and `name`.png at the end, the same bytes for the same content."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(size, layout="constrained")
+    """A figure of `size` inches, saved in `folder` under `name` at the end."""
+    with style():
+        figure = Figure(size)
         yield figure
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+        save(figure, folder / name)
