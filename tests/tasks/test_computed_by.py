@@ -18,6 +18,7 @@ CARRIERS = {
     "wind.errors",
     "wind.files",
     "wind.fingerprints",
+    "wind.lifeline",
     "wind.objective_config",
     "wind.provenance",
     "wind.schemas",
