@@ -119,7 +119,8 @@ def test_first_step_is_that_of_the_recorded_rows(store: Store, policy: Model, na
     }
     from_anchor = torch.tensor((rows["drawn_from"] == "anchor").to_list()) if is_anchored else None
     group = torch.tensor(rows["prompt_id"].rle_id().to_list())
-    batch = Batch(**columns, group=group, from_anchor=from_anchor)
+    samples = torch.full((len(rows),), float(N), dtype=torch.float64)
+    batch = Batch(**columns, samples=samples, group=group, from_anchor=from_anchor)
     expected, _ = objective_for(spec.objective)(batch.logp_policy, batch)
     training = training_of(store, shard)
     assert values(training, "loss") == pytest.approx([float(expected)], rel=1e-4)
