@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ MARKERS = ("<|source|>", "<|candidate1|>", "<|candidate2|>")
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzURSAE 0123456789<>:.?\n"
 TEMPLATE = "{{ bos_token }}<u>{{ messages[-1]['content'] }}<u>{{ response_a }}<a>{{ response_b }}{{ eos_token }}"
+
+Logit = Callable[[str, str, str], float]  # f of prompt, a, b
 
 
 def pairrm_folder(folder: Path, *, tasks: int = 2) -> Path:
@@ -88,6 +91,22 @@ def digits_cross_encoder(folder: Path, tokenizer_folder: Path) -> Path:
         optimizer.step()
     model.save_pretrained(folder)
     return folder
+
+
+def template_logit(folder: Path) -> Logit:
+    """f of a cross-encoder that reads TEMPLATE, one input at a time."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def logit(prompt: str, a: str, b: str) -> float:
+        ids = tokenizer(f"<s><u>{prompt}<u>{a}<a>{b}</s>", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            return float(model(input_ids=torch.tensor([ids])).logits[0, 0])
+
+    return logit
 
 
 def digits(response: str) -> int:

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.wind.pairwise_case import TEMPLATE, edit_json, pairrm_folder
+from tests.wind.pairwise_case import TEMPLATE, Logit, edit_json, pairrm_folder, template_logit
 from tests.wind.test_reward_models import bert_reward_model, llama_reward_model, published
 from wind.config import InferenceConfig, PairwiseRewardConfig
 from wind.datasets import Dataset, Store
@@ -83,9 +82,6 @@ def matrices(rows: pl.DataFrame) -> dict[str, Any]:
 
 def sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
-
-
-Logit = Callable[[str, str, str], float]  # f of prompt, a, b
 
 
 def expected(logit: Logit, others: dict[str, list[str]] | None = None) -> dict[str, Any]:
@@ -283,21 +279,6 @@ def test_a_matrix_may_hold_a_circle(store: Store, bert: Path) -> None:
     _, rows = rewarded(store, resolved(store, bert), responses=RESPONSES | {"c": texts})
     beats = matrices(rows)["c"] > 0.5
     assert any(beats[x, y] and beats[y, z] and beats[z, x] for x, y, z in itertools.permutations(range(8), 3))
-
-
-def template_logit(folder: Path) -> Logit:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-
-    def logit(prompt: str, a: str, b: str) -> float:
-        ids = tokenizer(f"<s><u>{prompt}<u>{a}<a>{b}</s>", add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            return float(model(input_ids=torch.tensor([ids])).logits[0, 0])
-
-    return logit
 
 
 def test_a_template_reads_both_responses(store: Store, tiny_model: Path, tmp_path: Path) -> None:

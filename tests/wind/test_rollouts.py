@@ -9,14 +9,18 @@ import polars as pl
 import pytest
 import torch
 
+from tests.wind.pairwise_case import TEMPLATE, template_logit
 from tests.wind.rollouts_case import PROMPTS, N, roll, rollouts_spec, write_reward
+from tests.wind.test_reward_models import llama_reward_model
 from tests.wind.training_case import DEEPSPEED_WARNINGS, distance, logps_of, values, weights
+from wind.config import PairwiseRewardConfig
 from wind.datasets import Dataset, Model, Store
 from wind.errors import ConfigError, InputError
 from wind.generations import Request, request_seed
 from wind.generations.hf import TransformersSampler
 from wind.models import load_policy, stop_token_ids
 from wind.objectives import Batch, objective_for
+from wind.rewards import resolve_reward
 from wind.rollouts import COMPUTED_BY, STAGE, RolloutsSpec
 from wind.stages import Job, Place, Progress, Shard, parse
 from wind.training.batches import Plan
@@ -125,6 +129,24 @@ def test_first_step_is_that_of_the_recorded_rows(store: Store, policy: Model, na
     training = training_of(store, shard)
     assert values(training, "loss") == pytest.approx([float(expected)], rel=1e-4)
     assert values(training, "log_ratio_policy") == pytest.approx([0], abs=1e-4)
+
+
+def test_a_pairwise_reward_is_the_mean_preference_over_all_others(store: Store, policy: Model, tmp_path: Path) -> None:
+    folder = llama_reward_model(tmp_path / "judge", store.path(policy))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    reward = resolve_reward(store, PairwiseRewardConfig(kind="pairwise", path=str(folder), template="chat"))
+    spec = rollouts_spec(store, policy, {"name": "jbond", "refresh_steps": 4}, batch_prompts=4)
+    rows = frame_of(roll(spec.model_copy(update={"reward": reward}), store))
+    assert rows["prompt_id"].n_unique() * 2 == rows.select("step", "prompt_id").n_unique()  # every prompt at two steps
+    logit = template_logit(folder)
+    for (_, prompt_id), group in rows.group_by("step", "prompt_id"):
+        texts = group["response"].to_list()  # of the policy and of its anchor
+        assert len(texts) == 2 * N
+        for index, (text, recorded) in enumerate(zip(texts, group["reward"], strict=True)):
+            others = [other for place, other in enumerate(texts) if place != index]
+            logits = [(logit(prompt_id, text, other) - logit(prompt_id, other, text)) / 2 for other in others]
+            assert recorded == pytest.approx(np.mean([1 / (1 + np.exp(-mean)) for mean in logits]), abs=1e-5)
+    assert rows["reward"].std() > 0.02  # type: ignore[operator]
 
 
 def test_the_policy_learns_what_is_rewarded(store: Store, policy: Model) -> None:
