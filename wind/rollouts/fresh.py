@@ -27,9 +27,9 @@ from wind.rollouts.frozen import Frozen
 from wind.schemas import KEYS, conform
 from wind.training.assignments import Assignment, World
 from wind.training.batches import COLUMNS, Integers, Rows, as_rows
-from wind.training.engine import weight_parts
 from wind.training.export import save_weights
 from wind.training.row_sources import plan_of
+from wind.training.weights import PolicyWeights
 from wind.win_rates import win_rates
 
 ANCHOR: Final = "anchor"  # the folder of its export inside the work folder
@@ -50,7 +50,8 @@ class FreshRows:
         self.plan = plan_of(spec, len(self._prompts))
         self._rewards = self._reward(store)
         self._frozen = Frozen(spec, store, world.device)
-        self._anchor = Anchor(engine, store.path(spec.reference), spec.rate)
+        self._policy = PolicyWeights(engine, spec.training.lora)
+        self._anchor = Anchor(engine, self._policy, store.path(spec.reference), spec.rate)
         self._done = assignment.checkpoint.steps if assignment.checkpoint else 0
         if assignment.checkpoint and spec.rate:
             self._anchor.load(Path(assignment.checkpoint.folder))
@@ -84,7 +85,7 @@ class FreshRows:
         """The anchor as a model folder, if it moved: the next iteration goes on from it."""
         if not self._spec.rate:
             return {}
-        self._frozen.fill(self._engine, self._anchor.parts)
+        self._frozen.fill(self._anchor.whole)
         weights = self._anchor.weights()
         if self._world.rank == 0:
             save_weights(self._engine.module.model, weights, self._start, self._work / ANCHOR, PRECISION)
@@ -105,16 +106,15 @@ class FreshRows:
 
     def _judged(self, prompts: pl.DataFrame) -> pl.DataFrame:
         """The samples for `prompts` (step, and the columns of PROMPT) with all that is said of them. Collective under ZeRO-3."""
-        spec, policy = self._spec, weight_parts(self._engine)
         drawn = []
-        if draws_from_anchor(spec.objective):
-            self._frozen.fill(self._engine, self._anchor.parts)
-            drawn = [self._frozen.draw(prompts, "anchor", spec.sampling.samples_per_prompt)]
-        self._frozen.fill(self._engine, policy)
+        if draws_from_anchor(self._spec.objective):
+            self._frozen.fill(self._anchor.whole)
+            drawn = [self._frozen.draw(prompts, "anchor", self._spec.sampling.samples_per_prompt)]
+        self._frozen.fill(self._policy.whole)
         drawn = [self._frozen.draw(prompts, "policy"), *drawn]
         rows = pl.concat(drawn).join(prompts, on=["step", "prompt_id"], how="left", maintain_order="left")
         rows = rows.with_columns(logp_policy=self._frozen.score(rows))
-        self._frozen.fill(self._engine, self._anchor.parts)
+        self._frozen.fill(self._anchor.whole)
         rows = rows.with_columns(logp_reference=self._frozen.score(rows))
         return self._compared(self._rewarded(rows))
 

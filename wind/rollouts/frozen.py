@@ -5,7 +5,7 @@ and no partitions, and runs as often as this rank has prompts, where every pass 
 set of weights in memory, in `inference.dtype`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import polars as pl
@@ -20,7 +20,6 @@ from wind.models import deterministic, load_tokenizer, stop_token_ids
 from wind.rollouts import RolloutsSpec
 from wind.sequence_logps import SequenceLogps, verify_head
 from wind.training.batches import Rows
-from wind.training.engine import whole_of
 from wind.training.export import probe_logps
 from wind.training.policies import load_policy
 
@@ -49,11 +48,11 @@ class Frozen:
         self._sampler = TransformersSampler(self._model, stop_token_ids(folder), spec.inference.batch_tokens)
         self._tokenizer = load_tokenizer(store, spec.policy)
 
-    def fill(self, engine: Any, parts: Mapping[str, torch.Tensor]) -> None:
-        """Take up the weights of which every rank gives its parts. Under ZeRO-3 every rank must call it."""
+    def fill(self, whole: Callable[[str], torch.Tensor]) -> None:
+        """Take up the weights that `whole` gives by name. Under ZeRO-3 every rank must call it."""
         with torch.no_grad():
             for name, weight in self._model.named_parameters():
-                weight.copy_(whole_of(engine, name, parts[name]))
+                weight.copy_(whole(name))
 
     def draw(self, prompts: pl.DataFrame, drawn_from: str, first_index: int = 0) -> pl.DataFrame:
         """N responses to each of `prompts` (step, prompt_id, prompt_token_ids): the columns of DRAWN.

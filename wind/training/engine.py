@@ -152,31 +152,3 @@ def gathered_weights(engine: Any) -> dict[str, torch.Tensor]:
                 # One copy of a tied weight, so that saving sees that it is tied.
                 weights[name] = copies.setdefault(id(tensor), tensor.detach().to("cpu", copy=True))
     return weights
-
-
-def weight_parts(engine: Any) -> dict[str, torch.Tensor]:
-    """By its name in the model, what this rank holds of every weight: all of it, or under ZeRO-3 its part, flat and padded.
-
-    They are the engine's own tensors, in the precision of the training: the policy as it is.
-    """
-    return {name: getattr(weight, "ds_tensor", weight).detach() for name, weight in engine.module.model.named_parameters()}
-
-
-def part_of(engine: Any, name: str, whole: torch.Tensor) -> torch.Tensor:
-    """What this rank would hold of the weight `name` if its value were `whole`; the inverse of `whole_of`."""
-    weight = engine.module.model.get_parameter(name)
-    if not hasattr(weight, "ds_id"):
-        return whole
-    size = weight.ds_tensor.numel()
-    flat = torch.nn.functional.pad(whole.flatten(), (0, size * engine.world_size - whole.numel()))
-    return flat[engine.global_rank * size : (engine.global_rank + 1) * size].clone()
-
-
-def whole_of(engine: Any, name: str, part: torch.Tensor) -> torch.Tensor:
-    """The whole weight `name` of which every rank gives its part. Under ZeRO-3 every rank must call it."""
-    weight = engine.module.model.get_parameter(name)
-    if not hasattr(weight, "ds_id"):
-        return part
-    parts = [torch.empty_like(part) for _ in range(engine.world_size)]
-    torch.distributed.all_gather(parts, part.contiguous())
-    return torch.cat(parts)[: weight.ds_numel].view(weight.ds_shape)

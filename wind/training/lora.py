@@ -6,12 +6,15 @@ to its weights, a model folder like any other, and beside it the adapter alone, 
 """
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from peft.utils.other import transpose
 from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
@@ -41,21 +44,42 @@ def add_adapters(model: Any, lora: LoraConfig, seed: int) -> None:
         inject_adapter_in_model(config, model, NAME)
 
 
+@dataclass(frozen=True)
+class Update:
+    """What the adapter of one layer adds to its weight."""
+
+    layer: Any
+
+    @property
+    def factors(self) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+        """B, `[out, rank]`, and A, `[rank, in]`."""
+        return self.layer.lora_B[NAME].weight, self.layer.lora_A[NAME].weight
+
+    def of(self, b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """(alpha/rank) B A in float32 and in the layout of the layer's weight, for the values `b` and `a`."""
+        product: torch.Tensor = self.layer.scaling[NAME] * transpose(b.float() @ a.float(), self.layer.fan_in_fan_out)
+        return product
+
+
+def updates(model: Any) -> dict[str, Update]:
+    """By the plain name of the weight it adds to, the update of every adapter of `model`."""
+    return {f"{name}.weight": Update(module) for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Which of `names`, those of a policy with adapters, each weight of the policy alone has; those of adapters are left out."""
+    return {name.replace(".base_layer.", "."): name for name in names if not _is_adapter(name)}
+
+
 def merged_weights(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights of the policy alone from `weights`, those of `model` with adapters: W + (alpha/rank) B A by its plain name.
 
     The sum is float32 and is rounded to the data type of W once.
     """
-    merged: dict[str, torch.Tensor] = {}
-    for name, weight in weights.items():
-        layer, is_adapted, leaf = name.rpartition(".base_layer.")
-        if leaf == "weight" and is_adapted:
-            b, a = (weights[f"{layer}.lora_{letter}.{NAME}.weight"].float() for letter in "BA")
-            adapted = model.get_submodule(layer)
-            product = transpose(b @ a, adapted.fan_in_fan_out)
-            weight = (weight.float() + adapted.scaling[NAME] * product).to(weight.dtype)
-        if not _is_adapter(name):
-            merged[f"{layer}.{leaf}" if is_adapted else name] = weight
+    merged = {plain: weights[name] for plain, name in plain_names(weights).items()}
+    for plain, update in updates(model).items():
+        b, a = (weights[f"{plain.removesuffix('.weight')}.lora_{letter}.{NAME}.weight"] for letter in "BA")
+        merged[plain] = (merged[plain].float() + update.of(b, a)).to(merged[plain].dtype)
     return merged
 
 
