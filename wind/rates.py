@@ -66,10 +66,13 @@ def contraction(kl_T: Floats, floor: float) -> float | None:
 
 
 def settled(bandit: pl.DataFrame) -> pl.DataFrame:
-    """Of every run the mean of each metric over the last third of its iterations, with its standard error over repetitions."""
+    """Of every run the mean of each metric over the last third of its iterations, with its standard error over repetitions.
+
+    Groups keep their order: another would move the last digit of a sum.
+    """
     late = bandit.filter(pl.col("iteration") > pl.col("iteration").max().over(*RUN) * 2 / 3)
-    of_seeds = late.group_by(*RUN, "metric", "seed").agg(pl.col("value").mean())
-    return of_seeds.group_by(*RUN, "metric").agg(
+    of_seeds = late.group_by(*RUN, "metric", "seed", maintain_order=True).agg(pl.col("value").mean())
+    return of_seeds.group_by(*RUN, "metric", maintain_order=True).agg(
         value=pl.col("value").mean(), error=pl.col("value").std() / pl.len().sqrt(), n=pl.len().cast(pl.Int64)
     )
 
@@ -82,7 +85,7 @@ def rates(bandit: pl.DataFrame, section: BanditSection) -> pl.DataFrame:
     floors = ends.filter(~main & (pl.col("quantity") == "floor"))
     frames = [ends.filter(main), floors, _slopes(floors, section)]
     rows = []
-    means = bandit.filter(main).group_by(*RUN, "metric", "iteration").agg(pl.col("value").mean()).sort("iteration")
+    means = bandit.filter(main).group_by(*RUN, "metric", "iteration", maintain_order=True).agg(pl.col("value").mean())
     for run, frame in means.partition_by(*RUN, as_dict=True).items():
         paths = {str(metric): path["value"].to_numpy() for (metric,), path in frame.partition_by("metric", as_dict=True).items()}
         rows += [(*run, quantity, value, None, 1) for quantity, value in _of_path(run, paths, section)]

@@ -31,7 +31,7 @@ from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
 FLOOR: Final = "floor"  # the instance on which the error floor is measured
-FLOOR_ALGORITHMS: Final = ("wind", "wind_centred", "wind_kl", "wind_self_counting", "wind_centred_leave_one_out")
+FLOOR_ALGORITHMS: Final = ("wind", "wind_centred", "wind_self_counting", "wind_centred_leave_one_out")
 ROUNDS_TO_TARGET: Final = 400  # of an exact algorithm, whose last iterate is then its own target
 ROUNDS_PER_ITERATION: Final = 3  # exact iterations for one sampled iteration: they have no floor to stop at
 

@@ -18,7 +18,6 @@ from wind.files import atomic_write
 NAMES: Final[Mapping[str, str]] = {
     "wind": "WIND, intercept ½",
     "wind_centred": "WIND, centred",
-    "wind_kl": "WIND, KL risk",
     "wind_self_counting": "WIND, intercept ½, self-counting",
     "wind_centred_leave_one_out": "WIND, centred, leave-one-out",
     "inpo": "INPO",
@@ -46,7 +45,7 @@ def write(bandit: pl.DataFrame, rates: pl.DataFrame, config: BanditConfig, out: 
     out.mkdir(parents=True, exist_ok=True)
     means = (
         bandit.filter(pl.col("instance") != FLOOR)
-        .group_by("samples", "algorithm", "instance", "metric", "iteration")
+        .group_by("samples", "algorithm", "instance", "metric", "iteration", maintain_order=True)
         .agg(pl.col("value").mean())
         .sort("iteration")
     )
