@@ -16,8 +16,8 @@ ROUNDING = 1e-12  # nats: what a KL near zero may be off by
 
 def rows(bandit: Subject) -> pl.DataFrame:
     """One row per number; `share` is its value where it is a win rate."""
-    share = pl.when(pl.col("metric") == "win_rate").then(finite("value"))
-    return bandit.rows(*KEY, "value").select(*KEY, finite("value"), share=share)
+    share = pl.when(pl.col("metric") == "win_rate").then(pl.col("value"))
+    return bandit.rows(*KEY, "value").select(*KEY, finite("value")).with_columns(share=share)
 
 
 def rows_expectations(bandit: Subject, checks: ChecksConfig) -> list[Expectation]:

@@ -240,7 +240,9 @@ class BanditSection(Section):
     floor_at_samples: int = Field(8, ge=2)
 
     @model_validator(mode="after")
-    def _prompts_are_asked_equally(self) -> Self:
+    def _floor_has_slopes(self) -> Self:
+        if min(len(set(self.floor_prompts)), len(set(self.floor_samples))) < 3:
+            raise ValueError("floor_prompts and floor_samples need three different values each: a slope has a standard error")
         asked = (*self.floor_prompts, self.floor_at_prompts)
         if any(count % self.prompts for count in asked):
             raise ValueError(f"floor_prompts and floor_at_prompts must be multiples of prompts, {self.prompts}")

@@ -8,7 +8,7 @@ With KL for KL(pi* || pi), averaged over repetitions where there are several:
 `win_rate`, `gap`, `kl_reference`   means over the last third of the iterations, likewise
 `generations_to_tenth`, `calls_to_tenth`   what it took until KL was a tenth of the reference's; no row where it never was
 `slope_prompts`, `slope_samples`    of log floor on log prompts at fixed samples, and the other way round; `prompts` or `samples`
-                         is then 0, being what varies
+                         is then 0, being what varies; with `_upper` over the three largest only
 
 On the instance `floor` runs start at the solution, so that their last third holds no trace of a start; its rows are the floors
 and their slopes.
@@ -30,6 +30,7 @@ from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 
 RUN: Final = ("samples", "algorithm", "instance", "prompts")
+UPPER: Final = 3  # points: the fewest that have a standard error
 SMALLEST: Final = 1e-10  # nats, a KL beyond which rounding may show
 
 Floats = npt.NDArray[np.float64]
@@ -119,11 +120,12 @@ def _slopes(floors: pl.DataFrame, section: BanditSection) -> pl.DataFrame:
         )
         for varied, fixed, at, over in ways:
             line = of_algorithm.filter((pl.col(fixed) == at) & pl.col(varied).is_in(over)).sort(varied)
-            fit = slope(line[varied].to_list(), line["value"].to_list())
-            rows.append(
-                {varied: 0, fixed: at, "algorithm": algorithm, "instance": FLOOR, "quantity": f"slope_{varied}"}
-                | {"value": fit.slope, "error": fit.error, "n": len(line)}
-            )
+            for part, points in (("", line), ("_upper", line.tail(UPPER))):
+                fit = slope(points[varied].to_list(), points["value"].to_list())
+                rows.append(
+                    {varied: 0, fixed: at, "algorithm": algorithm, "instance": FLOOR, "quantity": f"slope_{varied}{part}"}
+                    | {"value": fit.slope, "error": fit.error, "n": len(points)}
+                )
     return pl.DataFrame(rows)
 
 

@@ -54,6 +54,7 @@ def test_the_study_is_two_checked_datasets_and_the_same_figures_every_time(wind:
     [
         ("bandit.response=4", "bandit.response is not a setting; did you mean bandit.responses?"),
         ("bandit.samples=[1]", "bandit.samples.0 is 1; it must be greater than or equal to 2"),
+        ("bandit.floor_samples=[2,4]", "bandit: floor_prompts and floor_samples need three different values each"),
         ("bandit.floor_at_prompts=3", "bandit: floor_prompts and floor_at_prompts must be multiples of prompts, 4"),
     ],
 )

@@ -277,9 +277,10 @@ def _cost(rates: pl.DataFrame, section: BanditSection) -> str:
 def _slopes(rates: pl.DataFrame) -> str:
     body = []
     for algorithm in FLOOR_ALGORITHMS:
-        fits = [_value(rates, algorithm, f"slope_{varied}") for varied in ("prompts", "samples")]
+        fits = [_value(rates, algorithm, f"slope_{varied}{part}") for varied in ("prompts", "samples") for part in ("", "_upper")]
         body.append([f"`{algorithm}`", *(f"{fit['value']:.2f} ± {fit['error']:.2f}" for fit in fits)])
-    return _markdown(["algorithm", "in prompts", "in samples per prompt"], body)
+    head = ["algorithm", "in prompts", "largest three", "in responses per prompt", "largest three"]
+    return _markdown(head, body)
 
 
 def _number(value: float | None) -> str:
