@@ -41,6 +41,7 @@ def test_a_comparison_shares_what_its_runs_have_in_common(
             "sample_generations": 4,  # of the first iteration, of the initial policy's evaluation, of each trained policy's
             "score_rewards": 4,
             "estimate_win_rates": 1,
+            "select_rows": 2,  # each objective's own
             "score_logps": 4,
             "train_policy": 2,
             "compare_policies": 3,

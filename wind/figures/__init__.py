@@ -81,5 +81,6 @@ def save(figure: Figure, path: Path) -> None:
     FigureCanvasSVG(figure)
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    lines = (re.sub(r"(\.\d)\d+", r"\1", line.strip()) for line in svg.getvalue().splitlines())  # a tenth of a point will do
-    atomic_write(path.with_suffix(".svg"), "\n".join(lines).encode() + b"\n")
+    # A tenth of a point will do for what is drawn; what is written between tags keeps its digits.
+    drawn = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d)\d+", r"\1", tag[0]), svg.getvalue())
+    atomic_write(path.with_suffix(".svg"), "".join(f"{line.strip()}\n" for line in drawn.splitlines()).encode())
