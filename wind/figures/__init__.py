@@ -21,7 +21,7 @@ from PIL import Image
 from wind.files import atomic, atomic_write
 
 DPI: Final = 100
-PALETTE: Final = 32  # colours of a PNG, a quarter of the size of one that has them all
+PALETTE: Final = 200  # colours of a PNG, smaller than one that has them all
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (6, 3)))
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
