@@ -173,7 +173,8 @@ def test_an_offloaded_optimizer_does_the_same(store: Store, inputs: Inputs, opti
         train(make_spec(inputs, lr=1e-4, optimizer=optimizer, zero_stage=2, offload=offload), store)
         for offload in ("none", "optimizer")
     ]
-    assert shards[0].outputs == shards[1].outputs
+    # Not the same bits: DeepSpeed sums the norm it clips by in another order.
+    assert distance(weights(store, shards[1]), weights(store, shards[0])) < 1e-6
     assert values(shards[0], "grad_norm") == pytest.approx(values(shards[1], "grad_norm"), rel=1e-6)
 
 
