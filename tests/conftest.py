@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import QUIET
+from flows.options import QUIET
 from wind.datasets import Store
 
 os.environ.update(QUIET)  # before Prefect is imported, as the command line does: it reads how loud to be once

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import QUIET
+from flows.options import QUIET
 from flows.server import EmbeddedServer
 from wind.config import DistillConfig
 from wind.datasets import Store

@@ -1,0 +1,1 @@
+"""The commands of `wind`, by what they are for."""

@@ -1,0 +1,94 @@
+"""Commands that run recipes."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import show
+from flows.options import QUIET, Config, Iterations, Json, Root, Set, load, prefect, print_versions
+from wind.config import DistillConfig
+from wind.datasets import Store
+from wind.errors import ConfigError
+from wind.files import atomic_write
+from wind.stages import STAGES
+from wind.versions import runs
+
+commands = typer.Typer()
+
+
+@commands.command()
+def run(config: Config, set_: Set = None, iterations: Iterations = None, as_json: Json = False) -> None:
+    """Run a recipe, or continue it: what is in the cache is not computed again."""
+    _distill(load(config, set_, iterations), as_json=as_json)
+
+
+@commands.command()
+def rerun(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="the name of a run")],
+    stage: Annotated[str, typer.Option("--from", help=f"one of {', '.join(STAGES)}")],
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Compute a stage anew, and what depends on it; nothing before it."""
+    if stage not in STAGES:
+        raise ConfigError(f"no stage is called {stage!r}: the stages are {', '.join(STAGES)}")
+    path = Path(root) / "runs" / run_name / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(Store(root))) or 'none'})")
+    config = DistillConfig.model_validate_json(path.read_bytes()).model_copy(update={"root": str(root)})
+    _distill(config, as_json=as_json, refresh=stage)
+
+
+@commands.command()
+def plan(config: Config, set_: Set = None, iterations: Iterations = None, as_json: Json = False) -> None:
+    """Show what a run would take from the cache and what it would compute. Computes nothing."""
+    from flows.plan import planned
+
+    steps = planned(load(config, set_, iterations))
+    print(json.dumps(steps, indent=1)) if as_json else show.plan(steps)
+
+
+@commands.command()
+def serve(
+    config: Config,
+    cron: Annotated[str | None, typer.Option(help='when to run, such as "0 2 * * *"')] = None,
+    interval: Annotated[float | None, typer.Option(min=1, help="seconds between runs")] = None,
+    set_: Set = None,
+    port: Annotated[int, typer.Option(help="of the embedded Prefect server and its UI")] = 4200,
+) -> None:
+    """Serve a recipe as a Prefect deployment: each due run continues it by one iteration."""
+    if (cron is None) == (interval is None):
+        raise ConfigError('say when to run: either --cron "0 2 * * *" or --interval SECONDS')
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from flows.deployments import serve_forever
+
+    serve_forever(load(config, set_, None), cron=cron, interval=interval, port=port)
+
+
+@commands.command()
+def bootstrap(
+    out: Annotated[Path, typer.Argument(help="folder that gets `base`, `reward` and the prompts")] = Path("models"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Make the demo's base policy, reward model and prompts from nothing."""
+    with prefect("store"):
+        from flows.bootstrap import bootstrap as make
+
+        print(json.dumps(make(out, seed), indent=1))
+
+
+def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None) -> None:
+    with prefect(config.root):
+        from flows.distill import distill
+        from tasks.running import start
+
+        with start(config, refresh=refresh) as here:
+            atomic_write(here.store.root / "runs" / config.run / "config.json", config.model_dump_json(indent=1).encode())
+            made = distill(here.config)
+            outcomes = here.outcomes()
+            here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
+            print_versions(here.store, list(made), as_json=as_json)

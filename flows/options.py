@@ -1,0 +1,81 @@
+"""What the commands share: their options, a Prefect API, and how datasets are named on the command line."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import show
+from flows.server import prefect_api
+from wind.config import DistillConfig, load_config
+from wind.datasets import AnyHandle, Store
+from wind.errors import ConfigError
+from wind.versions import Version, find
+
+Config = Annotated[Path, typer.Argument(help="a YAML file, such as configs/demo.yaml")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="override a field: --set training.lr=1e-6")]
+Iterations = Annotated[int | None, typer.Option(min=1, help="how many iterations, in place of the config's")]
+Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="the store")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+SECONDS_TO_DRAIN = 5.0
+QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+@contextmanager
+def prefect(root: str) -> Iterator[None]:
+    """A Prefect API for the block; Prefect itself is imported while an embedded server starts."""
+    home = (Path(root) / "prefect").absolute()
+    for name, value in {**QUIET, "PREFECT_HOME": str(home)}.items():
+        os.environ.setdefault(name, value)
+    with prefect_api(home) as server:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        if server is not None:
+            server.wait()
+        try:
+            yield
+        finally:
+            # What they still hold would be lost, noisily, with an embedded server.
+            APILogWorker.drain_all(timeout=SECONDS_TO_DRAIN)
+            EventsWorker.drain_all(timeout=SECONDS_TO_DRAIN)
+
+
+def load(path: Path, overrides: list[str] | None, iterations: int | None) -> DistillConfig:
+    """The config in the file at `path`, with its overrides."""
+    extra = [] if iterations is None else [f"iterations={iterations}"]
+    return load_config(path, [*(overrides or []), *extra])
+
+
+def named(store: Store, name: str) -> AnyHandle:
+    """The dataset called VERSION:NOUN or NOUN/DIGITS."""
+    version, colon, dataset = name.rpartition(":")
+    if colon:
+        handles = find(store, version).handles()
+        if dataset not in handles:
+            raise ConfigError(f"{version} has no dataset {dataset!r}: it has {', '.join(handles)}")
+        return handles[dataset]
+    kind, _, digits = name.partition("/")
+    matches = [handle for handle in store.handles(kind) if digits and handle.fingerprint.startswith(digits)]
+    if len(matches) != 1:
+        raise ConfigError(f"{name!r} names {len(matches)} datasets in {store.root}: give VERSION:NOUN, or NOUN/ and more digits")
+    return matches[0]
+
+
+def print_versions(store: Store, found: list[Version], *, as_json: bool) -> None:
+    """The versions `found`, as JSON or as tables."""
+    if as_json:
+        print(json.dumps([version.model_dump(mode="json") for version in found], indent=1))
+    else:
+        show.versions(store, found)
