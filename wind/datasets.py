@@ -26,6 +26,7 @@ from wind import schemas
 from wind.errors import DatasetError
 from wind.files import atomic, atomic_write, lock, sync_folder
 from wind.fingerprints import TableFingerprint, digest, file_digest
+from wind.storage import LocalStorage, Storage
 
 MANIFEST = "manifest.json"
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
@@ -102,6 +103,7 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self.storage: Storage = LocalStorage(self.root)
 
     def path(self, handle: AnyHandle) -> Path:
         """The folder of `handle`, whether or not it exists."""

@@ -5,11 +5,9 @@ content: the iteration, the recipe, the handles of datasets and models, and the 
 settings and check results stand beside that content, outside the id. A tag is a small file that holds an id.
 """
 
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from wind.config import Name
 from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import ConfigError, DatasetError
-from wind.files import atomic_write, lock
 from wind.fingerprints import digest
+from wind.storage import Storage
 
 REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")
+NUMBERED = re.compile(r"^[0-9]{4,}\.json$")
 TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 
@@ -67,12 +66,14 @@ class Versions:
     """The versions of one run, in the order they were published."""
 
     def __init__(self, store: Store, run: str) -> None:
-        self.folder = store.root / "runs" / run
         self.run = run
+        self._storage = store.storage
+        self._folder = f"runs/{run}"
 
     def __iter__(self) -> Iterator[Version]:
-        for path in sorted((self.folder / "versions").glob("[0-9]*.json")):
-            yield _read(path)
+        for name in self._storage.names(f"{self._folder}/versions"):
+            if NUMBERED.match(name):
+                yield _read(self._storage, f"{self._folder}/versions/{name}")
 
     def publish(
         self,
@@ -83,8 +84,7 @@ class Versions:
         seconds: Mapping[str, float],
     ) -> Version:
         """The version with `content`: the one already published, or a new one with the next number. Tags it `latest`."""
-        (self.folder / "versions").mkdir(parents=True, exist_ok=True)
-        with lock(self.folder / "versions.lock"):
+        with self._storage.lock(f"{self._folder}/versions.lock"):
             published = list(self)
             version = next((version for version in published if version.id == content.id()), None)
             if version is None:
@@ -98,8 +98,8 @@ class Versions:
                     seconds=dict(seconds),
                     published=time.time(),
                 )
-                path = self.folder / "versions" / f"{version.number:04d}.json"
-                atomic_write(path, version.model_dump_json(indent=1).encode())
+                name = f"{self._folder}/versions/{version.number:04d}.json"
+                self._storage.write(name, version.model_dump_json(indent=1).encode())
             self.tag("latest", version)
         return version
 
@@ -107,22 +107,28 @@ class Versions:
         """Let `name` point to `version`."""
         if not TAG.match(name):
             raise ConfigError(f"{name!r} cannot be a tag: use letters, digits, dot, dash and underscore")
-        (self.folder / "tags").mkdir(parents=True, exist_ok=True)
-        atomic_write(self.folder / "tags" / name, f"{version.id}\n".encode())
+        self._storage.write(f"{self._folder}/tags/{name}", f"{version.id}\n".encode())
+
+    def tags(self) -> dict[str, str]:
+        """The id that each tag points to."""
+        found = {name: self._tagged_id(name) for name in self._storage.names(f"{self._folder}/tags") if TAG.match(name)}
+        return {name: wanted for name, wanted in found.items() if wanted is not None}
 
     def tagged(self, name: str) -> Version | None:
         """The version that the tag `name` points to, if there is one."""
+        wanted = self._tagged_id(name)
+        return next((version for version in self if version.id == wanted), None) if wanted else None
+
+    def _tagged_id(self, name: str) -> str | None:
         try:
-            wanted = (self.folder / "tags" / name).read_text().strip()
+            return self._storage.read(f"{self._folder}/tags/{name}").decode(errors="replace").strip()
         except FileNotFoundError:
             return None
-        return next((version for version in self if version.id == wanted), None)
 
 
 def runs(store: Store) -> list[str]:
     """The names of the runs in the store."""
-    folder = store.root / "runs"
-    return sorted(path.parent.name for path in folder.glob("*/versions")) if folder.is_dir() else []
+    return [name for name in store.storage.names("runs") if store.storage.names(f"runs/{name}/versions")]
 
 
 def find(store: Store, name: str) -> Version:
@@ -164,10 +170,10 @@ def verify(store: Store, version: Version) -> int:
     return total
 
 
-def _read(path: Path) -> Version:
+def _read(storage: Storage, name: str) -> Version:
     try:
-        return Version.model_validate_json(path.read_bytes())
+        return Version.model_validate_json(storage.read(name))
     except (OSError, ValidationError) as error:
         raise DatasetError(
-            f"{os.fspath(path)} is not a version ({str(error).splitlines()[0]}): restore it or remove it"
+            f"{storage.url}/{name} is not a version ({str(error).splitlines()[0]}): restore it or remove it"
         ) from error
