@@ -1,11 +1,15 @@
 """The processes of a training: this one, or ranks under torchrun on this machine.
 
 Ranks meet over files, never over a port that listens on a network, and talk over the loopback interface. Nothing outlives the
-process that started it: torchrun and every rank ask the kernel to be killed with their parent, and a training that ends in any
-other way than by finishing kills torchrun, and so the ranks, before it returns.
+process that started it: torchrun's agent and every rank ask the kernel to be killed with their parent, and a training that ends
+in any other way than by finishing kills the agent, and so the ranks, before it returns. An agent whose training finished waits
+for the next one of this process: what it imported is most of what a start costs.
 """
 
+import atexit
+import contextlib
 import fcntl
+import json
 import multiprocessing
 import os
 import re
@@ -13,6 +17,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +32,60 @@ from wind.training.assignments import Assignment, Trained
 
 POLL_SECONDS: Final = 0.1
 LAST_LINES: Final = 4
+LOG: Final = "torchrun.log"
+FINISHED: Final = "finished"  # appears in the folder when every rank has ended well
 LOOPBACK: Final = "lo"
 # What takes seconds to import. Nothing that imports pyarrow or polars: a fork would lose their threads.
 PRELOADED: Final = ["wind.forkserver", "deepspeed", "transformers.integrations.deepspeed", "transformers.modeling_utils"]
+
+
+class _Agent:
+    """torchrun's agent on this machine: a process that starts the ranks of one training after another."""
+
+    def __init__(self, device: str) -> None:
+        self._environment = _environment(device)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "wind.training.processes", str(os.getpid()), device],
+            stdin=subprocess.PIPE,  # its own: a worker's input is a lifeline that no child may hold
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self._environment,
+            text=True,
+        )
+
+    def serves(self, device: str) -> bool:
+        """Whether it lives, with what a new one for ranks on `device` would have in its environment."""
+        return self._process.poll() is None and self._environment == _environment(device)
+
+    def train(self, folder: Path, module: str, ranks: int, progress: Progress) -> bool:
+        """Whether the ranks that train what lies in `folder` finished."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died, as the loop will see
+            print(json.dumps([os.fspath(folder), module, ranks]), file=self._process.stdin, flush=True)
+        while not (folder / FINISHED).exists():
+            if self._process.poll() is not None:
+                return False
+            _tell(folder, progress)
+            time.sleep(POLL_SECONDS)
+        _tell(folder, progress)
+        return True
+
+    def kill(self) -> None:
+        """End it, and the ranks with it."""
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+
+_agent: _Agent | None = None
+
+
+@atexit.register
+def _end_agent() -> None:
+    if _agent is not None:
+        _agent.kill()
 
 
 def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress) -> Trained:
@@ -36,27 +93,24 @@ def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress)
 
     Raises the error of the rank that failed, or TrainingError with the last lines of its log.
     """
+    global _agent
     folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=assignment.work))
-    what = [module, str(assignment.spec.training.ranks), assignment.device]
     atomic_write(folder / "assignment.json", assignment.model_dump_json().encode())
-    with _gone(folder), (folder / "torchrun.log").open("wb") as log:
-        torchrun = subprocess.Popen(
-            [sys.executable, "-m", "wind.training.processes", str(folder), str(os.getpid()), *what],
-            stdin=subprocess.DEVNULL,  # a worker's own input is a lifeline that no child may hold
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(assignment.device),
-        )
+    agent, _agent = _agent, None
+    if agent is None or not agent.serves(assignment.device):  # it may have died with the thread that started it
+        if agent is not None:
+            agent.kill()
+        agent = _Agent(assignment.device)
+    with _gone(folder):
+        finished = False
         try:
-            while torchrun.poll() is None:
-                _tell(folder, progress)
-                _wait(torchrun)
+            finished = agent.train(folder, module, assignment.spec.training.ranks, progress)
         finally:
-            torchrun.kill()
-            torchrun.wait()
-    if torchrun.returncode:
+            if not finished:
+                agent.kill()
+    if not finished:
         raise _failure(folder)
-    _tell(folder, progress)
+    _agent = agent
     return Trained.model_validate_json((folder / "trained.json").read_bytes())
 
 
@@ -68,18 +122,26 @@ def hold(folder: Path) -> int:
 
 
 def main() -> None:
-    """torchrun's agent: `python -m wind.training.processes FOLDER PARENT MODULE RANKS DEVICE`, which starts a process per rank.
+    """torchrun's agent: `python -m wind.training.processes PARENT DEVICE`, told by a line of JSON what to train next.
 
     On a CPU ranks are forked from a process that imported the engine once, which is most of what starting one costs; CUDA does
-    not survive a fork.
+    not survive a fork. A failed training ends the agent.
     """
-    folder, parent, module, ranks, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
+    parent, device = int(sys.argv[1]), sys.argv[2]
     die_with(parent)
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    for line in sys.stdin:
+        folder, module, ranks = json.loads(line)
+        with _said_in(Path(folder) / LOG):
+            _launch(Path(folder), module, ranks, device)
+        atomic_write(Path(folder) / FINISHED, b"")
+
+
+def _launch(folder: Path, module: str, ranks: int, device: str) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from wind.training.rank import train_one_of_many
 
-    multiprocessing.set_forkserver_preload(PRELOADED)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -92,6 +154,27 @@ def main() -> None:
         start_method="forkserver" if device == "cpu" else "spawn",
     )
     elastic_launch(config, train_one_of_many)(folder, module)
+
+
+@contextmanager
+def _said_in(log: Path) -> Iterator[None]:
+    """For the block, let `log` take what this process and its children print, the traceback of an error included."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    _print_to(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+    finally:
+        sys.stderr.flush()
+        _print_to(silence)
+
+
+def _print_to(descriptor: int) -> None:
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
 
 
 @contextmanager
@@ -111,13 +194,6 @@ def _environment(device: str) -> dict[str, str]:
     return {**os.environ, **interface, "DS_ACCELERATOR": device, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return
-
-
 def _tell(folder: Path, progress: Progress) -> None:
     try:
         done, total = (folder / "progress").read_text().split()
@@ -131,7 +207,7 @@ def _failure(folder: Path) -> WindError:
     for path in sorted(folder.glob("error-*")):
         kind, message = path.read_text().split("\n", 1)
         return by_name(kind, message)
-    summary = (folder / "torchrun.log").read_text(errors="replace")
+    summary = (folder / LOG).read_text(errors="replace")
     failures = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+) .*\n\s+exitcode\s+: (-?\d+)", summary)]
     # A killed rank takes the others with it: they fail on the lost connection (code 1) or are ended by torchrun (SIGTERM).
     failures.sort(key=lambda failure: (failure[1] == -signal.SIGTERM, failure[1] > 0))
