@@ -72,11 +72,11 @@ def write_recipe(folder: Path, model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(prefect_server: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(prefect_server: str, tiny_model: Path, pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the tiny run after its one iteration; tests work on copies."""
     folder = tmp_path_factory.mktemp("finished")
     path = write_recipe(folder, tiny_model)
-    with contextlib.chdir(folder), start(load_config(path, []), quiet=True) as here:
+    with contextlib.chdir(folder), start(load_config(path, []), quiet=True, pool=pool) as here:
         distill(here.config)
     return folder / "store"
 
@@ -107,13 +107,18 @@ class WarmPool(Pool):
         return
 
 
-@pytest.fixture
-def warm_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All runs that the test makes in this process share their workers, as the stages of one run do."""
-    pool = WarmPool(WorkersConfig(), "cpu", tmp_path / "logs")
-    monkeypatch.setattr(tasks.running, "Pool", lambda *arguments: pool)
-    yield
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """Warm workers for all tests of this process."""
+    pool = WarmPool(WorkersConfig(), "cpu", tmp_path_factory.mktemp("logs"))
+    yield pool
     Pool.close(pool)
+
+
+@pytest.fixture
+def warm_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs that the test makes in this process share their workers, as the stages of one run do."""
+    monkeypatch.setattr(tasks.running, "Pool", lambda *arguments: pool)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from wind.datasets import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "warm_workers")]
 
 Wind = Callable[..., tuple[int, str, str]]
 

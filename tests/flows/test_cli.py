@@ -10,7 +10,7 @@ from wind.datasets import Store
 from wind.generations import part_of
 from wind.versions import find
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "warm_workers")]
 
 Wind = Callable[..., tuple[int, str, str]]
 

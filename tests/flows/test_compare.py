@@ -10,7 +10,6 @@ import pytest
 from flows.cells import read_recipes
 from flows.compare import Study, study
 from tasks.running import start
-from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.versions import runs
 
@@ -25,30 +24,41 @@ def compared(paths: list[Path]) -> Study:
         return study("compare", trials, [0, 1])
 
 
-def test_a_comparison_shares_what_its_runs_have_in_common(
-    recipe: Callable[..., DistillConfig], wind: Wind, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("finished_recipe")
+def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: Path) -> None:
     text = (tmp_path / "tiny.yaml").read_text()
     paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
     paths[0].write_text(text.replace("run: tiny", "run: one"))
     paths[1].write_text(text.replace("run: tiny", "run: two") + "objective: {name: dpo}\n")
     first = compared(paths)
     assert [(run.cell.recipe, run.seed) for run in first.runs] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
-    for seed in (0, 1):
-        events = [event for run in first.runs for event in run.events if run.seed == seed]
-        assert Counter(event.task for event in events if event.outcome == "computed") == {
-            "load_prompts": 1,
-            "sample_generations": 4,  # of the first iteration, of the initial policy's evaluation, of each trained policy's
-            "score_rewards": 4,
-            "estimate_win_rates": 1,
-            "select_rows": 2,  # each objective's own
-            "score_logps": 4,
-            "train_policy": 2,
-            "compare_policies": 3,
-            "measure": 3,
-        }
+    of_one, of_both = (
+        Counter(event.task for run in first.runs for event in run.events if run.seed == seed and event.outcome == "computed")
+        for seed in (0, 1)
+    )
+    assert of_both == {
+        "load_prompts": 1,
+        "sample_generations": 4,  # of the first iteration, of the initial policy's evaluation, of each trained policy's
+        "score_rewards": 4,
+        "estimate_win_rates": 1,
+        "select_rows": 2,  # each objective's own
+        "score_logps": 4,
+        "train_policy": 2,
+        "compare_policies": 3,
+        "measure": 3,
+    }
+    # With the first seed one of the two was run before, under another name; left are the other, and the policy against itself.
+    assert of_one == {
+        "sample_generations": 1,
+        "score_rewards": 1,
+        "select_rows": 1,
+        "score_logps": 2,
+        "train_policy": 1,
+        "compare_policies": 2,
+        "measure": 2,
+    }
     store = Store(tmp_path / "store")
-    assert set(runs(store)) == {"one-s0", "one-s1", "two-s0", "two-s1"}
+    assert set(runs(store)) == {"tiny", "one-s0", "one-s1", "two-s0", "two-s1"}
     rows = store.frame(first.comparison)
     assert rows.filter(metric="win_rate", iteration=0)["value"].to_list() == [0.5] * 4
     assert rows.filter(metric="kl_k1", iteration=0)["value"].to_list() == [0.0] * 4
@@ -75,6 +85,7 @@ def test_a_comparison_shares_what_its_runs_have_in_common(
     assert f"comparison/{first.comparison.fingerprint[:12]}" in json.loads(out)
 
 
+@pytest.mark.usefixtures("finished_recipe")
 def test_a_setting_is_chosen_on_the_first_seed_and_reported_on_the_others(wind: Wind, tmp_path: Path) -> None:
     trying = ("--try", "training.lr=1e-3,1e-2", "--seeds", "0,1")
     code, out, _ = wind("compare", "tiny.yaml", *trying, "--json")
