@@ -96,7 +96,7 @@ check: setup-test
 	.venv/bin/lint-imports
 
 test: check
-	.venv/bin/pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	.venv/bin/pytest -m "not gpu" -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 unit: setup-test
 	.venv/bin/pytest $(PYTEST_ARGS)
