@@ -1,6 +1,13 @@
 """Shared fixtures: a store in a temporary folder, and a tiny random policy with a real fast tokenizer."""
 
+import http.client
 import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +33,50 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real S3 server on loopback, with the bucket `wind`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, str(Path(__file__).with_name("s3_server.py")), address.rpartition(":")[2]]
+    log = tmp_path_factory.mktemp("s3") / "server.log"
+    with log.open("wb") as file:
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+    authorization = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            assert s3_request(address, "PUT", "/wind", {"Authorization": authorization}) == 200
+            break
+        except ConnectionRefusedError:
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    yield address
+    server.kill()
+    server.communicate()
+
+
+@pytest.fixture
+def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The root of an empty store on that server."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("WIND_CACHE", str(tmp_path / "cache"))
+    return f"s3://wind/{uuid.uuid4().hex}"
+
+
+def s3_request(address: str, method: str, path: str, headers: dict[str, str]) -> int:
+    connection = http.client.HTTPConnection(address)
+    connection.request(method, path, headers=headers | {"Content-Length": "0"})
+    with connection.getresponse() as response:
+        return response.status
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """Files that are never half there: atomic writes, durable names, and locks that die with their holder."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +16,27 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` for the block; the system frees it when the process dies, however it dies."""
+def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on `path` for the block; the system frees it when the process dies, however it dies.
+
+    Raises BlockingIOError, whose `strerror` names the process that holds it, if it is taken and `wait` is False.
+    """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace")
+            os.close(descriptor)
+            raise BlockingIOError(errno.EWOULDBLOCK, f"process {holder}", os.fspath(path)) from None
         # The holder before us may have removed the file: then our lock is on a name nobody else will find.
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 break
         os.close(descriptor)
     try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -33,7 +45,7 @@ def lock(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary name for the block to write; at its end the content is synced and appears at `path` by one rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(unfinished_name(path.name))
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -42,6 +54,11 @@ def atomic(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def unfinished_name(name: str) -> str:
+    """What the file `name` is called while this thread writes it."""
+    return f".{name}.{os.getpid()}-{threading.get_native_id()}.partial"
 
 
 def sync_folder(folder: Path) -> None:

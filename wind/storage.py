@@ -1,24 +1,27 @@
-"""Where a store keeps its files: a local folder, by names relative to its root.
+"""Where a store keeps its files: a folder of this machine or an object store, by names relative to its root.
 
-Whatever lies below `<root>` is reached through a `Storage`, so that an object store can stand behind the same few verbs. Names
-are relative, with forward slashes; one that would leave the root is refused.
+Whatever lies below `<root>` is reached through a `Storage`: the same few verbs for both. Names are relative, with forward
+slashes; one that would leave the root is refused.
 """
 
 import contextlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs
 
 from wind.errors import DatasetError
-from wind.files import atomic_write, lock, sync_folder
+from wind.files import atomic, atomic_write, lock, sync_folder, unfinished_name
 
 CHUNK_BYTES = 4 * 2**20
+URL = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,22 @@ class Entry:
     modified: float  # Unix time
 
 
-class Storage(Protocol):
-    """The verbs of a place that keeps files. Each raises FileNotFoundError for a name that is not there, unless it says more."""
+class Held(Protocol):
+    """A lock that this process holds."""
 
-    url: str
+    def check(self) -> None:
+        """Raise StageError if the lock was lost to another process meanwhile: to be asked before anything is published."""
+
+
+class Storage(Protocol):
+    """The verbs of a place that keeps files. Each raises FileNotFoundError for a name that is not there, unless it says more.
+
+    An object store that does not answer is a StageError, one that refuses access a ConfigError.
+    """
+
+    url: str  # as the user named it
+    address: str  # the same for a process in another folder
+    local: Path  # a folder of this machine for what belongs to the store and need not be shared: the root itself, or a cache
 
     def read(self, name: str) -> bytes:
         """The content of the file `name`."""
@@ -56,14 +71,49 @@ class Storage(Protocol):
     def create(self, name: str, content: bytes) -> bool:
         """Write the file `name` unless it is there; of two who try, one is told True."""
 
+    def building(self, name: str) -> AbstractContextManager[Path]:
+        """A file of this machine for the block to write; at its end its content is that of `name`."""
+
+    def fetched(self, name: str) -> AbstractContextManager[Path]:
+        """A file of this machine with the content of `name`, for the block to read."""
+
+    def publish(self, source: str | Path, target: str, files: Sequence[str], last: str, content: bytes, held: Held) -> None:
+        """Let the `files` of the folder `source` appear as the folder `target`, and the file `last`, with `content`, after them.
+
+        The source, a name or a folder on the file system of `local`, is gone afterwards with whatever else it held; the target
+        must not be there. Raises StageError if the lock `held` on it was lost.
+        """
+
     def delete(self, name: str) -> None:
         """Remove the file `name`, or everything below the folder `name`; nothing happens if there is none."""
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
-        """Hold the lock `name` for the block, alone among all processes; a dead holder does not keep it."""
+    def lock(self, name: str, *, wait: bool = True) -> AbstractContextManager[Held]:
+        """Hold the lock `name` for the block, alone among all processes; a dead holder does not keep it.
+
+        Raises BlockingIOError, whose `strerror` says who holds it, if it is taken and `wait` is False.
+        """
 
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """The root as pyarrow sees it: names are the same."""
+
+
+def storage_for(root: str) -> Storage:
+    """The storage at `root`: a folder, or the URL of an object store. Raises ConfigError for a URL that cannot be opened."""
+    match = URL.match(root)
+    if match is None:
+        return LocalStorage(Path(root))
+    if match["scheme"].lower() == "file":
+        return LocalStorage(Path(unquote(urlsplit(root).path)))
+    from wind.object_storage import ObjectStorage
+
+    return ObjectStorage(root)
+
+
+def checked_name(name: str, url: str) -> str:
+    """`name`, if it stays within the root at `url`. Raises DatasetError if not."""
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise DatasetError(f"{name!r} is not a name within {url}")
+    return name
 
 
 class LocalStorage:
@@ -71,13 +121,13 @@ class LocalStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.local = root
         self.url = os.fspath(root)
+        self.address = os.fspath(root.absolute())
 
     def path(self, name: str) -> Path:
         """Where `name` lies. Raises DatasetError if that is outside the root."""
-        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise DatasetError(f"{name!r} is not a name within {self.root}")
-        return self.root / name
+        return self.root / checked_name(name, self.url)
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
@@ -96,7 +146,7 @@ class LocalStorage:
 
     def files(self, folder: str) -> Iterator[Entry]:
         """See `Storage`."""
-        for path in sorted(self.path(folder).rglob("*")):
+        for path in sorted(self.path(folder).rglob("*"), key=Path.as_posix):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 if path.is_file() and not path.is_symlink():
                     state = path.stat()
@@ -109,15 +159,14 @@ class LocalStorage:
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, content)
+        with self.building(name) as path:
+            path.write_bytes(content)
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(unfinished_name(path.name))
         try:
             atomic_write(partial, content)
             os.link(partial, path)  # fails where the name is taken, unlike a rename
@@ -128,6 +177,30 @@ class LocalStorage:
             partial.unlink(missing_ok=True)
         return True
 
+    @contextlib.contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """See `Storage`."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as partial:
+            yield partial
+
+    @contextlib.contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """See `Storage`."""
+        yield self.path(name)
+
+    def publish(self, source: str | Path, target: str, files: Sequence[str], last: str, content: bytes, held: Held) -> None:
+        """See `Storage`. The folder appears by one rename."""
+        folder = self.path(source) if isinstance(source, str) else source
+        for stray in [path for path in folder.iterdir() if path.name not in files]:
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+        atomic_write(folder / last, content)
+        path = self.path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(folder, path)
+        sync_folder(path.parent)
+
     def delete(self, name: str) -> None:
         """See `Storage`."""
         path = self.path(name)
@@ -137,13 +210,23 @@ class LocalStorage:
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, *, wait: bool = True) -> Iterator[Held]:
         """See `Storage`."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with lock(path):
-            yield
+        with lock(path, wait=wait):
+            try:
+                yield _Unbroken()
+            finally:
+                path.unlink(missing_ok=True)
 
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """See `Storage`."""
-        return pyarrow.fs.SubTreeFileSystem(self.url, pyarrow.fs.LocalFileSystem())
+        return pyarrow.fs.SubTreeFileSystem(self.address, pyarrow.fs.LocalFileSystem())
+
+
+class _Unbroken:
+    """A lock of the system, which cannot be lost while its holder lives."""
+
+    def check(self) -> None:
+        """Nothing to see."""
