@@ -6,7 +6,6 @@ Beside the datasets, `<root>/checks/<dataset>/<fingerprint>.json` holds the resu
 
 import json
 from importlib.metadata import version
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,21 +28,23 @@ class CheckResult(BaseModel):
     path: str  # of the page, relative to the root
 
 
-def result_path(store: Store, handle: Dataset) -> Path:
-    """The file of the JSON result of `handle`; the page lies beside it as .html."""
-    return store.root / "checks" / handle.name / f"{handle.fingerprint}.json"
+def result_name(handle: Dataset, kind: str = "json") -> str:
+    """The name in the store of the JSON result of `handle`, or, of kind `html`, of its page."""
+    return f"checks/{handle.name}/{handle.fingerprint}.{kind}"
 
 
 def recorded(store: Store, handle: Dataset) -> CheckResult | None:
     """The last result for `handle`, or None if it was never checked. Raises DatasetError if the file cannot be read."""
-    path = result_path(store, handle)
+    name = result_name(handle)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(store.storage.read(name))
         return CheckResult.model_validate({name: content[name] for name in CheckResult.model_fields})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError) as error:
-        raise DatasetError(f"the check result {path} of {label(handle)} cannot be read: delete it and check again") from error
+        raise DatasetError(
+            f"the check result {store.url}/{name} of {label(handle)} cannot be read: delete it and check again"
+        ) from error
 
 
 def key(store: Store, handle: Dataset, checks: ChecksConfig) -> str:

@@ -39,11 +39,10 @@ from data_checks import (
     win_rates,
 )
 from data_checks.base import Frame, Subject, Suite
-from data_checks.results import CheckResult, failed, key, recorded, result_path
+from data_checks.results import CheckResult, failed, key, recorded, result_name
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
-from wind.files import atomic_write
 from wind.fingerprints import digest
 
 __all__ = ["SUITES", "CheckResult", "failed", "recorded", "validate"]
@@ -95,11 +94,11 @@ def validate(handle: Dataset, store: Store, checks: ChecksConfig) -> CheckResult
         expectations=sum(len(frame.results) for frame in frames.values()),
         key=key(store, handle, checks),
         suite=digest({name: [_declaration(each) for each in frame.results] for name, frame in frames.items()}),
-        path=result_path(store, handle).with_suffix(".html").relative_to(store.root).as_posix(),
+        path=result_name(handle, "html"),
     )
     _keep(result, frames, store)
     if not result.success:
-        raise DataCheckError(_message(result, frames, store.root / result.path))
+        raise DataCheckError(_message(result, frames, f"{store.url}/{result.path}"))
     return result
 
 
@@ -138,14 +137,13 @@ def _batch_definition() -> BatchDefinition[Any]:
 
 def _keep(result: CheckResult, frames: Frames, store: Store) -> None:
     """Write the JSON and the page; the JSON last, since it is what `failed` reads."""
-    path = result_path(store, result.handle)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path.with_suffix(".html"), _page(result, frames).encode())
+    store.storage.write(result.path, _page(result, frames).encode())
     content = result.model_dump() | {
         "great_expectations": __version__,
         "frames": {name: frame.to_json_dict() for name, frame in frames.items()},  # type: ignore[no-untyped-call]
     }
-    atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    store.storage.write(result_name(result.handle), text.encode())
 
 
 def _page(result: CheckResult, frames: Frames) -> str:
@@ -175,7 +173,7 @@ def _page_view() -> DefaultJinjaPageView:
     return DefaultJinjaPageView(custom_views_directory=str(Path(__file__).parent))
 
 
-def _message(result: CheckResult, frames: Frames, page: Path) -> str:
+def _message(result: CheckResult, frames: Frames, page: str) -> str:
     """One line: the first expectation that failed, how many others did, and where to look."""
     first, *others = _findings(frames)
     return f"{label(result.handle)} failed {first}{f'; {len(others)} more failed' if others else ''}; see {page}"

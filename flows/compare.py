@@ -22,7 +22,6 @@ from wind.comparison import Iteration
 from wind.config import DistillConfig
 from wind.datasets import Dataset
 from wind.errors import WindError
-from wind.files import atomic_write
 from wind.standings import best_setting
 from wind.versions import Version
 
@@ -93,7 +92,7 @@ def _run(cell: Cell, seed: int) -> Run:
     config, around = cell.seeded(seed), running()
     try:
         with start(config, pool=around.pool, quiet=around.terminal.console.quiet) as here:
-            atomic_write(here.store.root / "runs" / config.run / "config.json", config.model_dump_json(indent=1).encode())
+            here.store.storage.write(f"runs/{config.run}/config.json", config.model_dump_json(indent=1).encode())
             versions = distill(here.config)
             initial = _measure_initial(here.config, versions[0])
             return Run(cell, seed, initial, versions, here.events)

@@ -11,7 +11,6 @@ import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -30,6 +29,7 @@ from tasks.versions import recipe
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.errors import StageError
+from wind.storage import storage_for
 from wind.versions import Versions
 
 SECONDS_BETWEEN_TRIES = 3.0
@@ -53,7 +53,7 @@ def continue_run(config: DistillConfig) -> Any:
 
 def finished_iterations(config: DistillConfig) -> int:
     """How many iterations of this recipe the run has published."""
-    versions = Versions(Store(Path(config.root)), config.run)
+    versions = Versions(Store(config.root), config.run)
     wanted = recipe(config)
     return max((version.content.iteration for version in versions if version.content.recipe == wanted), default=0)
 
@@ -63,10 +63,11 @@ def serve_forever(config: DistillConfig, *, cron: str | None, interval: float | 
 
     With PREFECT_API_URL set, against that server; otherwise against an embedded one with its UI, restarted when it dies.
     """
-    config = config.model_copy(update={"root": str(Path(config.root).absolute())})
+    storage = storage_for(config.root)
+    config = config.model_copy(update={"root": storage.address})
     terminal = Terminal()
     url = os.environ.get("PREFECT_API_URL")
-    server = None if url else EmbeddedServer(Path(config.root) / "prefect", port=port, services=True)
+    server = None if url else EmbeddedServer(storage.local.absolute() / "prefect", port=port, services=True)
     api = url or f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = api  # for the flow runs, which are processes of their own
     try:

@@ -14,6 +14,7 @@ from flows.server import prefect_api
 from wind.config import DistillConfig, load_config
 from wind.datasets import AnyHandle, Store
 from wind.errors import ConfigError
+from wind.storage import storage_for
 from wind.versions import Version, find
 
 Config = Annotated[Path, typer.Argument(help="a YAML file, such as configs/demo.yaml")]
@@ -35,7 +36,7 @@ QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itse
 @contextmanager
 def prefect(root: str) -> Iterator[None]:
     """A Prefect API for the block; Prefect itself is imported while an embedded server starts."""
-    home = (Path(root) / "prefect").absolute()
+    home = storage_for(root).local.absolute() / "prefect"
     for name, value in {**QUIET, "PREFECT_HOME": str(home)}.items():
         os.environ.setdefault(name, value)
     with prefect_api(home) as server:
@@ -69,7 +70,7 @@ def named(store: Store, name: str) -> AnyHandle:
     kind, _, digits = name.partition("/")
     matches = [handle for handle in store.handles(kind) if digits and handle.fingerprint.startswith(digits)]
     if len(matches) != 1:
-        raise ConfigError(f"{name!r} names {len(matches)} datasets in {store.root}: give VERSION:NOUN, or NOUN/ and more digits")
+        raise ConfigError(f"{name!r} names {len(matches)} datasets in {store.url}: give VERSION:NOUN, or NOUN/ and more digits")
     return matches[0]
 
 

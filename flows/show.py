@@ -29,7 +29,7 @@ def versions(store: Store, found: Sequence[Version]) -> None:
     """Per version its metrics with 95% intervals, the seconds of its stages, and where it lies."""
     console = _console()
     if not found:
-        console.print(f"no versions in {store.root}", markup=False)
+        console.print(f"no versions in {store.url}", markup=False)
         return
     metrics = Table("version", "iteration", *(title for title, _, _ in SUMMARY), box=None, pad_edge=False)
     timed = [stage for stage in TIMED if any(stage in version.seconds for version in found)]
@@ -41,7 +41,7 @@ def versions(store: Store, found: Sequence[Version]) -> None:
         seconds.add_row(name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in timed))
     console.print(metrics, "", seconds, "", sep="\n")
     for version in found:
-        path = store.root / "runs" / version.run / "versions" / f"{version.number:04d}.json"
+        path = f"{store.url}/runs/{version.run}/versions/{version.number:04d}.json"
         console.print(f"{version.run}@{version.number}  {version.id[:12]}  {path}", markup=False)
 
 
@@ -64,7 +64,7 @@ def version(store: Store, found: Version) -> None:
     for name, entry in found.metrics.items():
         metrics.add_row(name, _number(entry, 4), str(entry["n"]))
     console.print(metrics)
-    console.print(f"policy: {store.path(content.model_out)}", markup=False)
+    console.print(f"policy: {store.where(content.model_out)}", markup=False)
 
 
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
@@ -103,7 +103,7 @@ def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:
 def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> pl.DataFrame:
     """The first `limit` rows of a dataset that meet an SQL condition. Raises ConfigError if the condition is not SQL."""
     if not isinstance(handle, Dataset):
-        raise ConfigError(f"{label(handle)} is not a dataset: its files are in {store.path(handle)}")
+        raise ConfigError(f"{label(handle)} is not a dataset: its files are in {store.where(handle)}")
     with duckdb.connect() as connection:
         connection.register("dataset", store.open(handle))
         connection.execute("SET enable_external_access = false")

@@ -19,7 +19,8 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 from tasks.running import Event, Outcome, Running, running
 from wind.datasets import AnyHandle, Dataset, Handle
 from wind.fingerprints import code_digest, digest
-from wind.stages import HANDLE, STAGES
+from wind.stages import HANDLE
+from wind.storage import LocalStorage
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Handle)
@@ -70,8 +71,7 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
             inputs = dict(bound.arguments)
             key = _key(cached, inputs)
             found = _look_up(run, key)
-            is_fresh = run.refresh is not None and _is_from(function, run.refresh)
-            hit = found is not None and run.store.is_whole(found) and not is_fresh
+            hit = found is not None and run.store.is_whole(found) and not run.is_refreshed(_noun(function))
             if run.planning:
                 handle, outcome = _planned(run, key, function, found if hit else None)
             else:
@@ -81,7 +81,11 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
                     tags=None if hit else tags,  # Prefect asks its server for a slot of every tag: a hit needs none
                     task_run_name=f"{function.__name__} {run.iteration}" if run.iteration else function.__name__,
                 )
+                if hit:
+                    _bring_record(run, key)
                 handle, outcome = HANDLE.validate_python(configured(*args, **kwargs)), "cached" if hit else "computed"
+                if not hit:
+                    _share_record(run, key)
             run.note(Event(function.__name__, _noun(function), run.iteration or None, outcome, handle, inputs))
             return cast(R, handle)
 
@@ -91,7 +95,21 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
 
 
 def _results(run: Running[Any]) -> Path:
-    return run.store.root / "results"
+    """The folder of this machine in which Prefect looks for records: that of the store, or copies of an object store's."""
+    return run.store.local / "results"
+
+
+def _bring_record(run: Running[Any], key: str) -> None:
+    """Let Prefect find the record `key` of an object store."""
+    if isinstance(run.store.storage, LocalStorage):
+        return
+    LocalStorage(run.store.local).write(f"results/{key}", run.store.storage.read(f"results/{key}"))
+
+
+def _share_record(run: Running[Any], key: str) -> None:
+    """Put the record that Prefect wrote into an object store, for other machines."""
+    if not isinstance(run.store.storage, LocalStorage):
+        run.store.storage.write(f"results/{key}", (_results(run) / key).read_bytes())
 
 
 def _key(cached: Task[P, dict[str, Any]], inputs: dict[str, Any]) -> str:
@@ -103,7 +121,7 @@ def _key(cached: Task[P, dict[str, Any]], inputs: dict[str, Any]) -> str:
 def _look_up(run: Running[Any], key: str) -> AnyHandle | None:
     """The handle that the cache holds under `key`, if any. Reads plain JSON only, and needs no Prefect server."""
     try:
-        record = json.loads((_results(run) / key).read_bytes())
+        record = json.loads(run.store.storage.read(f"results/{key}"))
         return HANDLE.validate_python(json.loads(record["result"]))
     except FileNotFoundError:
         return None
@@ -119,11 +137,6 @@ def _planned(run: Running[Any], key: str, function: Callable[..., Any], found: A
     outcome: Outcome = "cached" if handle.fingerprint in run.planned else "planned"
     run.planned.add(handle.fingerprint)
     return handle, outcome
-
-
-def _is_from(function: Callable[..., Any], stage: str) -> bool:
-    """Whether `function` computes `stage` or something after it."""
-    return STAGES.index(_noun(function)) >= STAGES.index(stage)
 
 
 def _noun(function: Callable[..., Any]) -> str:

@@ -3,12 +3,10 @@
 Tasks find it through a context variable, so that their arguments are exactly the values that determine their content.
 """
 
-import fcntl
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -21,6 +19,8 @@ from wind.config import DistillConfig, RunConfig
 from wind.datasets import AnyHandle, Dataset, Store
 from wind.errors import StageError
 from wind.objective_config import SelectionConfig, rows_for
+from wind.stages import STAGES
+from wind.storage import storage_for
 
 Outcome = Literal["computed", "cached", "planned"]
 
@@ -63,6 +63,10 @@ class Running(Generic[C]):
             self.terminal.line(
                 f"  {event.task:<18} {event.outcome:<8} {event.handle.rows:>9} rows  {event.handle.fingerprint[:12]}"
             )
+
+    def is_refreshed(self, stage: str) -> bool:
+        """Whether `wind rerun --from` asked for `stage`, or one before it, to be computed anew."""
+        return self.refresh is not None and stage in STAGES and STAGES.index(stage) >= STAGES.index(self.refresh)
 
     def outcomes(self) -> Counter[str]:
         """How many datasets were computed, cached or planned."""
@@ -108,10 +112,10 @@ def start(
     if isinstance(config, DistillConfig):
         sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
         config = config.model_copy(update={"sampling": sampling, "selection": selection_of(config)})
-    store = Store(Path(config.root).absolute())
-    folder = store.root / "runs" / config.run
-    workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), folder / "logs"))
-    with _alone(folder, config.run, wanted=not planning), workers as pool:
+    store = Store(storage_for(config.root).address)
+    logs = store.local / "runs" / config.run / "logs"
+    workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), logs))
+    with _alone(store, config.run, wanted=not planning), workers as pool:
         run = Running(config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh)
         token = _running.set(run)
         try:
@@ -121,25 +125,18 @@ def start(
 
 
 @contextmanager
-def _alone(folder: Path, name: str, *, wanted: bool) -> Iterator[None]:
-    """Hold the run's lock; the system frees it when the process dies, however it dies."""
-    if not wanted:
+def _alone(store: Store, name: str, *, wanted: bool) -> Iterator[None]:
+    """Hold the run's lock; it is freed when the process dies, however it dies."""
+    with ExitStack() as stack:
+        if wanted:
+            try:
+                stack.enter_context(store.storage.lock(f"runs/{name}/lock", wait=False))
+            except BlockingIOError as error:
+                raise StageError(
+                    f"run {name} is going on in {error.strerror}: wait for it, or give this run another name"
+                ) from None
+            except OSError as error:
+                raise StageError(
+                    f"the store cannot be written: {error.strerror}: {error.filename}; set `root` to a writable folder"
+                ) from error
         yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StageError(
-            f"the store cannot be written: {error.strerror}: {error.filename}; set `root` to a writable folder"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
-    except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace")
-        raise StageError(f"run {name} is going on in process {holder}: wait for it, or give this run another name") from None
-    finally:
-        os.close(descriptor)

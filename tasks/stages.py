@@ -19,11 +19,11 @@ SECONDS_BETWEEN_UPDATES = 2.0
 def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None = None) -> Dataset:
     """The dataset of `spec`, computed by workers of `kind`, or here when the stage is light and `kind` is None."""
     here = running()
-    place = Place(root=str(here.store.root), device=device_of(here.config))
+    place = Place(root=here.store.address, device=device_of(here.config))
     job = Job(stage=stage, spec=spec.model_dump(mode="json"), place=place, code=code_digest(modules))
     with here.terminal.bar(stage) as bar:
         if kind is None:
-            return run(job, bar)
+            return run(job, bar, anew=here.is_refreshed(stage))
         prepare_checks()
         artifact = ProgressArtifact(stage)
 
@@ -31,7 +31,7 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None 
             bar(done, total)
             artifact.update(done, total)
 
-        return here.pool.compute(job, kind, progress)
+        return here.pool.compute(job, kind, progress, anew=here.is_refreshed(stage))
 
 
 class ProgressArtifact:

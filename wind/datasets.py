@@ -1,12 +1,14 @@
 """The store: immutable, content-addressed datasets and models under one root, and the handles that name them.
 
 A dataset is `<root>/datasets/<name>/<fingerprint>/`: Arrow IPC shards `part-00000.arrow ...` and `manifest.json`. It is built
-under `<root>/partial/<name>/<key>/`, shard by shard, each shard written to a temporary name, synced and renamed, so that a
-restarted stage keeps what was finished; the manifest is written last and the folder appears under its fingerprint by one rename.
-Models are Hugging Face folders published the same way under `<root>/models/<fingerprint>/`.
+under `<root>/partial/<name>/<key>/`, shard by shard, each shard visible when it is whole, so that a restarted stage keeps what
+was finished. The manifest comes last: in a folder everything appears under its fingerprint by one rename, on an object store the
+shards are copied there and the manifest is a conditional put. Models are Hugging Face folders published the same way under
+`<root>/models/<fingerprint>/`.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -23,10 +25,9 @@ import pyarrow.dataset
 from pydantic import BaseModel, ConfigDict, Field
 
 from wind import schemas
-from wind.errors import DatasetError
-from wind.files import atomic, atomic_write, lock, sync_folder
+from wind.errors import DatasetError, StageError
 from wind.fingerprints import TableFingerprint, digest, file_digest
-from wind.storage import LocalStorage, Storage
+from wind.storage import Held, LocalStorage, Storage, storage_for
 
 MANIFEST = "manifest.json"
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
@@ -95,29 +96,62 @@ class Manifest(BaseModel):
 
 
 class Store:
-    """Datasets and models under a local root.
+    """Datasets and models under one root, a folder or the URL of an object store.
 
-    Everything above this class speaks in handles; only `path` knows folders, so that an object store can
-    stand behind the same methods.
+    Everything above this class speaks in handles, and reaches other files through `storage`. Raises ConfigError for a URL that
+    cannot be opened.
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
-        self.storage: Storage = LocalStorage(self.root)
+        self.storage: Storage = storage_for(os.fspath(root))
+
+    @property
+    def url(self) -> str:
+        """The root as the user named it, for messages."""
+        return self.storage.url
+
+    @property
+    def address(self) -> str:
+        """The root for another process: an absolute path, or a URL."""
+        return self.storage.address
+
+    @property
+    def local(self) -> Path:
+        """A folder of this machine for what need not be shared: the root itself, or the cache of an object store."""
+        return self.storage.local
+
+    @property
+    def root(self) -> Path:
+        """The folder of a store that is one. Raises StageError for an object store."""
+        if not isinstance(self.storage, LocalStorage):
+            raise StageError(f"{self.url} is no folder of this machine")
+        return self.storage.root
+
+    def where(self, handle: AnyHandle) -> str:
+        """Where `handle` lies, for messages."""
+        return f"{self.url}/{folder_of(handle)}"
 
     def path(self, handle: AnyHandle) -> Path:
-        """The folder of `handle`, whether or not it exists."""
-        if isinstance(handle, Model | Source):
-            return self.root / noun(handle) / handle.fingerprint
-        return self.root / "datasets" / handle.name / handle.fingerprint
+        """A folder of this machine with the files of `handle`.
+
+        In a local store that is where it lies, whether or not it exists. From an object store the files are copied once, each
+        checked, into this machine's cache: meant for models and sources, since datasets are read with `open`.
+        """
+        if isinstance(self.storage, LocalStorage):
+            return self.storage.path(folder_of(handle))
+        cached = Store(self.local)
+        if not cached.is_whole(handle):
+            with cached.storage.lock(f"{folder_of(handle)}.lock"):
+                self._copy_to(cached, handle)
+        return cached.path(handle)
 
     def manifest(self, handle: AnyHandle) -> Manifest:
         """The manifest of `handle`. Raises DatasetError if it is missing or not what the handle names."""
-        path = self.path(handle) / MANIFEST
+        path = f"{self.where(handle)}/{MANIFEST}"
         try:
-            manifest = Manifest.model_validate_json(path.read_bytes())
+            manifest = Manifest.model_validate_json(self.storage.read(f"{folder_of(handle)}/{MANIFEST}"))
         except FileNotFoundError:
-            raise DatasetError(f"{label(handle)} is not in the store {self.root}: rerun the stage that makes it") from None
+            raise DatasetError(f"{label(handle)} is not in the store {self.url}: rerun the stage that makes it") from None
         except (ValueError, OSError) as error:
             raise DatasetError(f"{path} cannot be read ({_first_line(error)}): rerun the stage that makes it") from error
         if manifest.fingerprint != handle.fingerprint:
@@ -131,40 +165,44 @@ class Store:
         """
         try:
             manifest = self.manifest(handle)
-            folder = self.path(handle)
-            sizes = all((folder / file.name).stat().st_size == file.bytes for file in manifest.files)
-        except (DatasetError, OSError):
+        except DatasetError:
             return False
-        return sizes and all(self.is_whole(output) for output in manifest.outputs.values())
+        sizes = self._sizes(handle)
+        has_all = all(sizes.get(file.name) == file.bytes for file in manifest.files)
+        return has_all and all(self.is_whole(output) for output in manifest.outputs.values())
 
     def verify(self, handle: AnyHandle) -> Manifest:
         """The manifest of `handle`, every checksum and the fingerprint recomputed. Raises DatasetError naming the file."""
         manifest = self.manifest(handle)
-        folder = self.path(handle)
+        sizes = self._sizes(handle)
         for file in manifest.files:
-            path = folder / file.name
-            if not path.is_file():
+            path = f"{self.where(handle)}/{file.name}"
+            if file.name not in sizes:
                 raise DatasetError(f"{path} is missing")
-            if path.stat().st_size != file.bytes:
-                raise DatasetError(f"{path} has {path.stat().st_size} bytes, its manifest says {file.bytes}")
-            if file_digest(path) != file.sha256:
-                raise DatasetError(f"{path} does not have the sha256 of its manifest: its content was changed")
-        rows = [file.rows for file in manifest.files]
+            if sizes[file.name] != file.bytes:
+                raise DatasetError(f"{path} has {sizes[file.name]} bytes, its manifest says {file.bytes}")
+        found = manifest.files
         if isinstance(handle, Model | Source):
+            for file in manifest.files:
+                self._check_sha256(handle, file, self._sha256(f"{folder_of(handle)}/{file.name}"))
             fingerprint = folder_fingerprint(manifest.files)
         else:
-            fingerprint, rows = self._fingerprint(folder, [file.name for file in manifest.files])
+            fingerprint, found = self._examine(folder_of(handle), [file.name for file in manifest.files])
+            for file, now in zip(manifest.files, found, strict=True):
+                self._check_sha256(handle, file, now.sha256)
         if fingerprint != handle.fingerprint:
-            raise DatasetError(f"{folder} has content {fingerprint[:12]}, not the {handle.fingerprint[:12]} it is named for")
-        if rows != [file.rows for file in manifest.files] or (isinstance(handle, Dataset) and sum(rows) != manifest.rows):
-            raise DatasetError(f"{folder / MANIFEST} counts other rows than its shards hold: it was edited")
+            raise DatasetError(
+                f"{self.where(handle)} has content {fingerprint[:12]}, not the {handle.fingerprint[:12]} it is named for"
+            )
+        if found != manifest.files or (isinstance(handle, Dataset) and sum(file.rows for file in found) != manifest.rows):
+            raise DatasetError(f"{self.where(handle)}/{MANIFEST} counts other rows than its shards hold: it was edited")
         return manifest
 
     def open(self, handle: Dataset, shard: int | None = None) -> pyarrow.dataset.Dataset:
         """The shards of `handle`, or only shard number `shard`, as a pyarrow dataset in row order."""
         stored = self.manifest(handle).files
-        files = [str(self.path(handle) / file.name) for file in (stored if shard is None else stored[shard : shard + 1])]
-        return pyarrow.dataset.dataset(files, format="ipc")
+        files = [f"{folder_of(handle)}/{file.name}" for file in (stored if shard is None else stored[shard : shard + 1])]
+        return pyarrow.dataset.dataset(files, filesystem=self.storage.filesystem(), format="ipc")
 
     def read(self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None) -> pa.Table:
         """The rows of `handle`, or of one shard, as a table. Raises DatasetError if a shard cannot be read."""
@@ -181,25 +219,23 @@ class Store:
 
     def handles(self, name: str) -> Iterator[AnyHandle]:
         """Everything published under the noun `name`, in order of fingerprint."""
-        folder = self.root / name if name in ("models", "sources") else self.root / "datasets" / name
-        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-            if FINGERPRINT.match(path.name) and (path / MANIFEST).is_file():
-                yield handle_of(name, path.name, json.loads((path / MANIFEST).read_bytes())["rows"])
+        folder = name if name in ("models", "sources") else f"datasets/{name}"
+        for fingerprint in self.storage.names(folder):
+            if FINGERPRINT.match(fingerprint):
+                with contextlib.suppress(FileNotFoundError):  # not published, or removed
+                    manifest = json.loads(self.storage.read(f"{folder}/{fingerprint}/{MANIFEST}"))
+                    yield handle_of(name, fingerprint, manifest["rows"])
 
     @contextlib.contextmanager
     def partial(self, name: str, key: str) -> Iterator["Partial"]:
         """The unfinished dataset of one stage key, locked against every other process that computes the same."""
-        folder = self.root / "partial" / name / key
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        name_of_lock = folder.with_name(f"{key}.lock")
-        with lock(name_of_lock):
-            folder.mkdir(exist_ok=True)
-            yield Partial(self, name, folder)
-            name_of_lock.unlink(missing_ok=True)
+        folder = f"partial/{name}/{key}"
+        with self.storage.lock(f"{folder}.lock") as held:
+            yield Partial(self, name, folder, held)
 
     def open_partial(self, name: str, key: str) -> "Partial":
-        """The unfinished dataset of one stage key, for a worker whose parent process holds its lock."""
-        return Partial(self, name, self.root / "partial" / name / key)
+        """The unfinished dataset of one stage key, for a worker whose parent process holds its lock and publishes."""
+        return Partial(self, name, f"partial/{name}/{key}", None)
 
     def publish_model(self, folder: Path, **facts: Any) -> Model:
         """Publish a finished Hugging Face folder, which is moved; `facts` are further fields of its manifest."""
@@ -226,8 +262,8 @@ class Store:
         return source
 
     def scratch(self, name: str) -> Path:
-        """A new empty folder on the same file system as the store, for building what `publish_model` then moves."""
-        folder = self.root / "partial" / name
+        """A new empty folder of this machine, for building what `publish_model` then moves into the store."""
+        folder = self.local / "partial" / name
         folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="scratch-", dir=folder))
 
@@ -250,55 +286,105 @@ class Store:
         )
         self._publish(folder, handle, manifest)
 
-    def _fingerprint(self, folder: Path, names: Sequence[str]) -> tuple[str, list[int]]:
-        """The fingerprint of the shards `names`, and each shard's rows."""
+    def _copy_to(self, cached: "Store", handle: AnyHandle) -> None:
+        """Copy the files of `handle` into a store on this machine, each when its checksum is right, the manifest last."""
+        manifest = self.manifest(handle)
+        folder = folder_of(handle)
+        for file in manifest.files:
+            if cached.storage.size(f"{folder}/{file.name}") == file.bytes:
+                continue  # checked when it was copied
+            with cached.storage.building(f"{folder}/{file.name}") as path:
+                hasher = hashlib.sha256()
+                with path.open("wb") as copy:
+                    for chunk in self.storage.chunks(f"{folder}/{file.name}"):
+                        hasher.update(chunk)
+                        copy.write(chunk)
+                self._check_sha256(handle, file, hasher.hexdigest())
+        cached.storage.write(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
+
+    def _sizes(self, handle: AnyHandle) -> dict[str, int]:
+        folder = folder_of(handle)
+        return {entry.name.removeprefix(f"{folder}/"): entry.bytes for entry in self.storage.files(folder)}
+
+    def _sha256(self, name: str) -> str:
+        hasher = hashlib.sha256()
+        for chunk in self.storage.chunks(name):
+            hasher.update(chunk)
+        return hasher.hexdigest()
+
+    def _check_sha256(self, handle: AnyHandle, file: StoredFile, sha256: str) -> None:
+        if sha256 != file.sha256:
+            path = f"{self.where(handle)}/{file.name}"
+            raise DatasetError(f"{path} does not have the sha256 of its manifest: its content was changed")
+
+    def _examine(self, folder: str, names: Sequence[str]) -> tuple[str, list[StoredFile]]:
+        """The fingerprint of the shards `names`, and what a manifest says of each."""
         fingerprint: TableFingerprint | None = None
-        rows = []
+        files = []
         for name in names:
             try:
-                with pa.memory_map(str(folder / name)) as source, pa.ipc.open_file(source) as reader:
-                    fingerprint = fingerprint or TableFingerprint(reader.schema)
-                    batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-                    fingerprint.update(batches)
-                    rows.append(sum(batch.num_rows for batch in batches))
+                with self.storage.fetched(f"{folder}/{name}") as path:
+                    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                        fingerprint = fingerprint or TableFingerprint(reader.schema)
+                        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+                        fingerprint.update(batches)
+                        rows = sum(batch.num_rows for batch in batches)
+                    files.append(StoredFile(name=name, bytes=path.stat().st_size, sha256=file_digest(path), rows=rows))
             except (pa.ArrowInvalid, OSError) as error:
-                raise DatasetError(f"{folder / name} cannot be read: {_first_line(error)}") from error
+                raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {_first_line(error)}") from error
         assert fingerprint is not None, "a dataset has at least one shard"
-        return fingerprint.hexdigest(), rows
+        return fingerprint.hexdigest(), files
 
-    def _publish(self, folder: Path, handle: AnyHandle, manifest: Manifest) -> None:
-        """Write the manifest last, then let the folder appear under its fingerprint by one rename; a damaged one is replaced."""
-        target = self.path(handle)
-        atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with lock(target.with_name(f"{target.name}.lock")):
+    def _publish(self, source: str | Path, handle: AnyHandle, manifest: Manifest) -> None:
+        """Let what was built in `source` appear under its fingerprint, the manifest last; a damaged one is replaced."""
+        target = folder_of(handle)
+        with self.storage.lock(f"{target}.lock") as held:
             if self.is_whole(handle):
-                shutil.rmtree(folder)
-            else:
-                if target.exists():
-                    shutil.rmtree(target)
-                os.rename(folder, target)
-                sync_folder(target.parent)
-        target.with_name(f"{target.name}.lock").unlink(missing_ok=True)
+                shutil.rmtree(source) if isinstance(source, Path) else self.storage.delete(source)
+                return
+            self.storage.delete(f"{target}/{MANIFEST}")  # first: what is half removed must not look whole
+            self.storage.delete(target)
+            names = [file.name for file in manifest.files]
+            self.storage.publish(source, target, names, MANIFEST, manifest.model_dump_json(indent=1).encode(), held)
+        if isinstance(source, Path) and source.exists():  # copied, not moved
+            shutil.rmtree(source)
 
 
 class Partial:
     """An unfinished dataset: finished shards, and the way to publish them."""
 
-    def __init__(self, store: Store, name: str, folder: Path) -> None:
+    def __init__(self, store: Store, name: str, folder: str, held: Held | None) -> None:
         self._store = store
         self._name = name
-        self.folder = folder
+        self._held = held
+        self.folder = folder  # its name in the storage
 
     def has(self, index: int) -> bool:
         """Whether shard `index` was finished before."""
-        return (self.folder / shard_name(index)).is_file()
+        return self._store.storage.size(f"{self.folder}/{shard_name(index)}") is not None
+
+    def beside(self, index: int) -> bytes | None:
+        """What was kept beside shard `index`, or None."""
+        try:
+            return self._store.storage.read(f"{self.folder}/{_name_beside(index)}")
+        except FileNotFoundError:
+            return None
+
+    def write_beside(self, index: int, content: bytes) -> None:
+        """Keep `content` beside shard `index` until the dataset is published."""
+        self._store.storage.write(f"{self.folder}/{_name_beside(index)}", content)
+
+    def missing(self, shards: int) -> list[int]:
+        """Which of shards 0..`shards`-1 are not there together with what is kept beside them."""
+        names = set(self._store.storage.names(self.folder))
+        # The latter may be gone alone: killed between its removal and the rename that publishes.
+        return [index for index in range(shards) if not {shard_name(index), _name_beside(index)} <= names]
 
     def write(self, index: int, table: pa.Table, schema: pa.Schema | None = None) -> None:
         """Commit shard `index`, cast to the declared schema. Raises DatasetError if a column does not fit it."""
         table = schemas.conform(table, schema or schemas.SCHEMAS[self._name])
         with (
-            atomic(self.folder / shard_name(index)) as path,
+            self._store.storage.building(f"{self.folder}/{shard_name(index)}") as path,
             pa.OSFile(str(path), "wb") as sink,
             pa.ipc.new_file(sink, table.schema) as writer,
         ):
@@ -306,8 +392,8 @@ class Partial:
 
     def table(self, shards: int) -> pa.Table:
         """The rows of the finished shards 0..`shards`-1."""
-        files = [str(self.folder / shard_name(index)) for index in range(shards)]
-        return pyarrow.dataset.dataset(files, format="ipc").to_table()
+        files = [f"{self.folder}/{shard_name(index)}" for index in range(shards)]
+        return pyarrow.dataset.dataset(files, filesystem=self._store.storage.filesystem(), format="ipc").to_table()
 
     def publish(
         self,
@@ -319,15 +405,19 @@ class Partial:
         numbers: Mapping[str, float],
         provenance: Mapping[str, Any],
     ) -> Dataset:
-        """The handle of the finished dataset, now visible under its fingerprint. All of shards 0..`shards`-1 must be there."""
-        names = [shard_name(index) for index in range(shards)]
-        fingerprint, rows = self._store._fingerprint(self.folder, names)
-        files = [_stored(self.folder / name, count) for name, count in zip(names, rows, strict=True)]
+        """The handle of the finished dataset, now visible under its fingerprint. All of shards 0..`shards`-1 must be there.
+
+        Raises StageError if the lock was lost to another process.
+        """
+        fingerprint, files = self._store._examine(self.folder, [shard_name(index) for index in range(shards)])
+        rows = sum(file.rows for file in files)
+        if self._held is not None:
+            self._held.check()
         manifest = Manifest(
             kind=self._name,
             fingerprint=fingerprint,
             schema_version=schemas.VERSION,
-            rows=sum(rows),
+            rows=rows,
             files=files,
             parents=dict(parents),
             outputs=dict(outputs or {}),
@@ -335,11 +425,7 @@ class Partial:
             numbers=dict(numbers),
             provenance=dict(provenance),
         )
-        handle = Dataset(name=self._name, fingerprint=fingerprint, rows=sum(rows))
-        # Last of all: what stands beside the shards is needed by a rerun for as long as the dataset is not published.
-        for stray in sorted(self.folder.iterdir()):
-            if stray.name not in names:
-                stray.unlink()
+        handle = Dataset(name=self._name, fingerprint=fingerprint, rows=rows)
         self._store._publish(self.folder, handle, manifest)
         return handle
 
@@ -347,6 +433,19 @@ class Partial:
 def shard_name(index: int) -> str:
     """The file name of shard `index`."""
     return f"part-{index:05d}.arrow"
+
+
+def _name_beside(index: int) -> str:
+    return f"outputs-{index:05d}.json"
+
+
+def folder_of(handle: AnyHandle) -> str:
+    """The name of the folder of `handle` in the storage."""
+    return (
+        f"{noun(handle)}/{handle.fingerprint}"
+        if isinstance(handle, Model | Source)
+        else f"datasets/{handle.name}/{handle.fingerprint}"
+    )
 
 
 def label(handle: AnyHandle) -> str:

@@ -79,14 +79,7 @@ def batched(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 def _rows(spec: LogpsSpec, store: Store, index: int) -> pl.DataFrame:
     """The generations of one shard with their prompts' token ids, in key order. Raises DatasetError if a prompt is missing."""
-    manifest = store.manifest(spec.generations)
-    path = store.path(spec.generations) / manifest.files[index].name
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            table = reader.read_all().select(["prompt_id", "sample_index", "response_token_ids"])
-            generations = pl.DataFrame(pl.from_arrow(table))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}; run `wind verify`") from error
+    generations = store.frame(spec.generations, ["prompt_id", "sample_index", "response_token_ids"], index)
     prompts = store.frame(spec.prompts, ["prompt_id", "prompt_token_ids"])
     rows = generations.join(prompts, on="prompt_id", how="left", maintain_order="left")
     unknown = rows.filter(pl.col("prompt_token_ids").is_null())["prompt_id"]

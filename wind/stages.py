@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from wind.datasets import AnyHandle, Dataset, Partial, Store
 from wind.errors import ConfigError, WindError
-from wind.files import atomic_write
 from wind.fingerprints import digest
 from wind.provenance import provenance, reset_peak_memory
 
@@ -128,12 +127,7 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
 def missing_shards(job: Job, partial: Partial) -> list[int]:
     """The shards of `job` that are not finished yet, in order."""
     stage, spec, store = parse(job)
-    return [
-        index
-        for index in range(stage.shards(spec, store))
-        # The second may be gone alone: killed between its removal and the rename that publishes.
-        if not partial.has(index) or not _beside(partial, index).is_file()
-    ]
+    return partial.missing(stage.shards(spec, store))
 
 
 def compute_shard(job: Job, index: int, progress: Progress) -> None:
@@ -146,7 +140,7 @@ def compute_shard(job: Job, index: int, progress: Progress) -> None:
         outputs["dropped"] = _publish_dropped(store, job, index, shard.dropped)
     # Outputs first: once the shard is there, everything that came with it must be findable.
     named = {name: handle.model_dump() for name, handle in outputs.items()}
-    atomic_write(_beside(partial, index), json.dumps({"outputs": named, "numbers": dict(shard.numbers)}).encode())
+    partial.write_beside(index, json.dumps({"outputs": named, "numbers": dict(shard.numbers)}).encode())
     partial.write(index, shard.table, shard.schema)
 
 
@@ -157,10 +151,10 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
     outputs: dict[str, AnyHandle] = {}
     numbers: Counter[str] = Counter()
     for index in range(shards):
-        beside = json.loads(_beside(partial, index).read_bytes())
+        beside = json.loads(partial.beside(index) or b"{}")
         outputs |= {name: HANDLE.validate_python(fields) for name, fields in beside["outputs"].items()}
         numbers.update(beside["numbers"])
-    return partial.publish(
+    handle = partial.publish(
         shards,
         parents=spec.parents(),
         outputs=outputs,
@@ -168,14 +162,31 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
         numbers={**numbers, **stage.numbers(spec, partial.table(shards))},
         provenance=provenance(started, peak_memory_bytes),
     )
+    store.storage.write(_record(job), handle.model_dump_json().encode())
+    return handle
 
 
-def run(job: Job, progress: Progress) -> Dataset:
-    """Compute what is missing of `job`, in this process, and publish it."""
+def published(job: Job) -> Dataset | None:
+    """What a process that had `job` too has published, if it is whole.
+
+    To be asked once the lock on the unfinished dataset is held: it may have been held by that process until now.
+    """
+    _, _, store = parse(job)
+    try:
+        handle = Dataset.model_validate_json(store.storage.read(_record(job)))
+    except (FileNotFoundError, ValidationError):
+        return None
+    return handle if store.is_whole(handle) else None
+
+
+def run(job: Job, progress: Progress, *, anew: bool = True) -> Dataset:
+    """Compute what is missing of `job`, in this process, and publish it; unless `anew`, what is published already is taken."""
     started = time.time()
     reset_peak_memory()
     stage, _, store = parse(job)
     with store.partial(stage.name, job.key()) as partial:
+        if not anew and (found := published(job)) is not None:
+            return found
         for index in missing_shards(job, partial):
             compute_shard(job, index, progress)
         return publish(job, partial, started)
@@ -199,9 +210,8 @@ def main(name: str) -> None:
         sys.exit(error.exit_code)
 
 
-def _beside(partial: Partial, index: int) -> Path:
-    """The file beside shard `index` that holds what came with it: handles of its outputs and its numbers."""
-    return partial.folder / f"outputs-{index:05d}.json"
+def _record(job: Job) -> str:
+    return f"published/{job.stage}/{job.key()}.json"
 
 
 def _read_job(name: str, path: Path, place: Place) -> Job:

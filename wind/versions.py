@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wind.config import Name
 from wind.datasets import AnyHandle, Dataset, Model, Store
-from wind.errors import ConfigError, DatasetError
+from wind.errors import ConfigError, DatasetError, StageError
 from wind.fingerprints import digest
 from wind.storage import Storage
 
@@ -84,7 +84,7 @@ class Versions:
         seconds: Mapping[str, float],
     ) -> Version:
         """The version with `content`: the one already published, or a new one with the next number. Tags it `latest`."""
-        with self._storage.lock(f"{self._folder}/versions.lock"):
+        with self._storage.lock(f"{self._folder}/versions.lock") as held:
             published = list(self)
             version = next((version for version in published if version.id == content.id()), None)
             if version is None:
@@ -99,7 +99,9 @@ class Versions:
                     published=time.time(),
                 )
                 name = f"{self._folder}/versions/{version.number:04d}.json"
-                self._storage.write(name, version.model_dump_json(indent=1).encode())
+                held.check()
+                if not self._storage.create(name, version.model_dump_json(indent=1).encode()):
+                    raise StageError(f"{self._storage.url}/{name} was published by another process meanwhile: rerun")
             self.tag("latest", version)
         return version
 
@@ -146,7 +148,7 @@ def find(store: Store, name: str) -> Version:
         if len(matches) == 1:
             return next(iter(matches.values()))
     known = ", ".join(runs(store)) or "none"
-    raise ConfigError(f"no version is called {name!r} in {store.root} (runs: {known}); `wind versions` lists them")
+    raise ConfigError(f"no version is called {name!r} in {store.url} (runs: {known}); `wind versions` lists them")
 
 
 def verify(store: Store, version: Version) -> int:

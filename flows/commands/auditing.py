@@ -25,7 +25,7 @@ def verify_content(
         checked = {
             f"{version.run}@{version.number}": verify(store, version) for run in runs(store) for version in Versions(store, run)
         }
-        for kind in [path.name for path in sorted((store.root / "datasets").glob("*"))] + ["models", "sources"]:
+        for kind in [*store.storage.names("datasets"), "models", "sources"]:
             checked |= {show.label(handle): store.verify(handle).bytes() for handle in store.handles(kind)}
     elif "/" in name or ":" in name:
         checked = {name: store.verify(named(store, name)).bytes()}

@@ -12,7 +12,6 @@ from flows.options import QUIET, Config, Iterations, Json, Root, Set, load, pref
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.errors import ConfigError
-from wind.files import atomic_write
 from wind.stages import STAGES
 from wind.versions import runs
 
@@ -35,10 +34,12 @@ def rerun(
     """Compute a stage anew, and what depends on it; nothing before it."""
     if stage not in STAGES:
         raise ConfigError(f"no stage is called {stage!r}: the stages are {', '.join(STAGES)}")
-    path = Path(root) / "runs" / run_name / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(Store(root))) or 'none'})")
-    config = DistillConfig.model_validate_json(path.read_bytes()).model_copy(update={"root": str(root)})
+    store = Store(root)
+    try:
+        recorded = store.storage.read(f"runs/{run_name}/config.json")
+    except FileNotFoundError:
+        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})") from None
+    config = DistillConfig.model_validate_json(recorded).model_copy(update={"root": root})
     _distill(config, as_json=as_json, refresh=stage)
 
 
@@ -87,7 +88,7 @@ def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None
         from tasks.running import start
 
         with start(config, refresh=refresh) as here:
-            atomic_write(here.store.root / "runs" / config.run / "config.json", config.model_dump_json(indent=1).encode())
+            here.store.storage.write(f"runs/{config.run}/config.json", config.model_dump_json(indent=1).encode())
             made = distill(here.config)
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")

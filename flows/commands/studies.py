@@ -86,7 +86,7 @@ def bandit(
             made = study(here.config, out)
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}")
-            found = {name: {**handle.model_dump(), "path": str(here.store.path(handle))} for name, handle in made.items()}
+            found = {name: {**handle.model_dump(), "path": here.store.where(handle)} for name, handle in made.items()}
             print(json.dumps(found, indent=1)) if as_json else show.datasets(found)
 
 

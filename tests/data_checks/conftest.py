@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data_checks.results import CheckResult, result_path
+from data_checks.results import CheckResult, result_name
 from data_checks.validation import validate
 from wind.config import ChecksConfig
 from wind.datasets import AnyHandle, Dataset, Model, Store
@@ -126,7 +126,7 @@ class Chain:
         handle = self.dataset(name, fault)
         with pytest.raises(DataCheckError):
             validate(handle, self.store, checks or ChecksConfig())
-        frames = json.loads(result_path(self.store, handle).read_bytes())["frames"]
+        frames = json.loads(self.store.storage.read(result_name(handle)))["frames"]
         return [
             f"{frame}.{_column(each['expectation_config']['kwargs'])}: {each['expectation_config']['description']}"
             for frame, result in frames.items()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from data_checks.results import failed, passed, recorded, result_path
+from data_checks.results import failed, passed, recorded, result_name
 from data_checks.validation import SUITES, validate
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
@@ -43,7 +43,7 @@ def test_a_pass_is_recorded_with_its_page(chain: "Chain") -> None:
     assert (result.handle, result.success, result.expectations) == (handle, True, 6)
     assert result.path == f"checks/rewards/{handle.fingerprint}.html"
     assert not failed(chain.store, handle)
-    frames = json.loads(result_path(chain.store, handle).read_bytes())["frames"]
+    frames = json.loads((chain.store.root / result_name(handle)).read_bytes())["frames"]
     assert [frame["statistics"]["evaluated_expectations"] for frame in frames.values()] == [5, 1]
 
 
@@ -66,7 +66,7 @@ def test_a_failure_keeps_the_dataset_its_mark_and_its_page(chain: "Chain") -> No
         validate(handle, chain.store, ChecksConfig())
     assert chain.store.is_whole(handle)
     assert failed(chain.store, handle)
-    page = result_path(chain.store, handle).with_suffix(".html").read_text()
+    page = (chain.store.root / result_name(handle, "html")).read_text()
     assert "no row of the generations was lost: 1 of 16 generations fail: 000000000003/3" in page
 
 
@@ -107,7 +107,7 @@ def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
     monkeypatch.setattr("data_checks.results.code_digest", lambda modules: "edited")
     assert passed(chain.store, handle, checks) is None
     monkeypatch.undo()
-    result_path(chain.store, handle).write_text("{")
+    (chain.store.root / result_name(handle)).write_text("{")
     assert passed(chain.store, handle, checks) is None
 
 
@@ -120,7 +120,7 @@ def test_a_recorded_failure_is_no_pass(chain: "Chain") -> None:
 
 def test_the_same_check_writes_the_same_files(chain: "Chain") -> None:
     handle = chain.dataset("rewards")
-    path = result_path(chain.store, handle)
+    path = chain.store.root / result_name(handle)
     validate(handle, chain.store, ChecksConfig())
     first = path.read_bytes(), path.with_suffix(".html").read_bytes()
     validate(handle, chain.store, ChecksConfig())
@@ -170,7 +170,7 @@ def test_what_cannot_be_checked_is_said_in_one_line(chain: "Chain", store: Store
 
 def test_an_unreadable_result_is_said_in_one_line(chain: "Chain") -> None:
     handle = chain.dataset("training")
-    path = result_path(chain.store, handle)
+    path = chain.store.root / result_name(handle)
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(DatasetError, match="cannot be read: delete it and check again"):

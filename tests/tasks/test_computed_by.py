@@ -24,6 +24,7 @@ CARRIERS = {
     "wind.schemas",
     "wind.sections",
     "wind.stages",
+    "wind.storage",
 }
 
 

@@ -392,7 +392,7 @@ def test_a_shard_without_what_came_with_it_is_computed_again(store: Store, tiny_
     with store.partial("prompts", job.key()) as partial:
         compute_shard(job, 0, lambda done, total: None)
         assert missing_shards(job, partial) == []
-        (partial.folder / "outputs-00000.json").unlink()  # as a kill in the middle of publishing leaves it
+        (store.root / partial.folder / "outputs-00000.json").unlink()  # as a kill in the middle of publishing leaves it
         assert missing_shards(job, partial) == [0]
     handle = run(job, lambda done, total: None)
     assert store.manifest(handle).numbers["dropped_duplicate"] == 1

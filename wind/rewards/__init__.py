@@ -174,7 +174,7 @@ def reward_model(reward: Rule | Classifier, inference: InferenceConfig, store: S
     else:
         from wind.rewards.classifier import classifier
 
-        model = classifier(store.root.resolve(), reward, inference, device)
+        model = classifier(store.address, reward, inference, device)
     if reward.corruption is None:
         return model
     from wind.rewards.corruption import CorruptedReward
@@ -214,7 +214,7 @@ def _compute(spec: RewardsSpec, store: Store, index: int, place: Place, progress
         if spec.opponents is not None:
             theirs = store.frame(spec.opponents, columns).join(generations, on="prompt_id", how="semi", maintain_order="left")
             opponents = responses(prompts, theirs)
-        judge = pairwise_reward(store.root.resolve(), spec.reward, spec.inference, place.device)
+        judge = pairwise_reward(store.address, spec.reward, spec.inference, place.device)
         schema, made = preferences_schema(), judge.preferences(rows, opponents, progress)
     else:
         components = spec.reward.components if isinstance(spec.reward, Rule) else ()

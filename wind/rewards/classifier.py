@@ -59,7 +59,7 @@ class ClassifierReward:
 
 
 @lru_cache(maxsize=1)
-def classifier(root: Path, reward: Classifier, inference: InferenceConfig, device: str) -> ClassifierReward:
+def classifier(root: str, reward: Classifier, inference: InferenceConfig, device: str) -> ClassifierReward:
     """The reward model of the store at `root`, loaded on `device` and kept for the next shard.
 
     Raises InputError in one line if the folder does not load, has not exactly one output, or lacks weights.

@@ -16,7 +16,6 @@ Equal inputs are scored once, so that equal responses tie exactly and have equal
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -178,7 +177,7 @@ def mean_preference(preferences_M: Sequence[float], *, is_self: bool) -> float:
 
 
 @lru_cache(maxsize=1)
-def pairwise_reward(root: Path, reward: Pairwise, inference: InferenceConfig, device: str) -> PairwiseReward:
+def pairwise_reward(root: str, reward: Pairwise, inference: InferenceConfig, device: str) -> PairwiseReward:
     """The reward model of the store at `root`, loaded on `device` and kept for the next shard.
 
     Raises InputError in one line if the folder does not load, lacks weights or special tokens, or has not exactly one output.

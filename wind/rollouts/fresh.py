@@ -136,7 +136,7 @@ class FreshRows:
         if isinstance(reward, Pairwise):
             from wind.rewards.pairwise import pairwise_reward
 
-            judge = pairwise_reward(store.root.resolve(), reward, inference, device)
+            judge = pairwise_reward(store.address, reward, inference, device)
             return lambda asked: judge.preferences(asked, None, lambda done, total: None)
         model = reward_model(reward, inference, store, device)
         return lambda asked: model.rewards(asked, lambda done, total: None)

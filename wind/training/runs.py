@@ -48,7 +48,7 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
         shutil.rmtree(abandoned)
     assignment = Assignment[FitSpec](
         spec=spec,
-        root=str(store.root.resolve()),
+        root=store.address,
         work=str(work.resolve()),
         device=place.device,
         checkpoint=latest_checkpoint(work),
@@ -63,7 +63,7 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
 def work_folder(spec: FitSpec, store: Store, code: Sequence[str] = COMPUTED_BY) -> Path:
     """Where checkpoints of `spec` are kept: other code and other packages have another folder, and never go on with these."""
     key = digest([spec.model_dump(mode="json"), code_digest(tuple(code)), packages()])
-    return store.root / "partial" / "training-checkpoints" / key
+    return store.local / "partial" / "training-checkpoints" / key
 
 
 def publish_trained(
