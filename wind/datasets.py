@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wind import schemas
 from wind.errors import DatasetError, StageError
-from wind.fingerprints import TableFingerprint, digest, file_digest
+from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
 from wind.storage import Held, LocalStorage, Storage, storage_for
 
 MANIFEST = "manifest.json"
@@ -181,15 +181,7 @@ class Store:
                 raise DatasetError(f"{path} is missing")
             if sizes[file.name] != file.bytes:
                 raise DatasetError(f"{path} has {sizes[file.name]} bytes, its manifest says {file.bytes}")
-        found = manifest.files
-        if isinstance(handle, Model | Source):
-            for file in manifest.files:
-                self._check_sha256(handle, file, self._sha256(f"{folder_of(handle)}/{file.name}"))
-            fingerprint = folder_fingerprint(manifest.files)
-        else:
-            fingerprint, found = self._examine(folder_of(handle), [file.name for file in manifest.files])
-            for file, now in zip(manifest.files, found, strict=True):
-                self._check_sha256(handle, file, now.sha256)
+        fingerprint, found = self._examine(handle, manifest.files)
         if fingerprint != handle.fingerprint:
             raise DatasetError(
                 f"{self.where(handle)} has content {fingerprint[:12]}, not the {handle.fingerprint[:12]} it is named for"
@@ -306,34 +298,34 @@ class Store:
         folder = folder_of(handle)
         return {entry.name.removeprefix(f"{folder}/"): entry.bytes for entry in self.storage.files(folder)}
 
-    def _sha256(self, name: str) -> str:
-        hasher = hashlib.sha256()
-        for chunk in self.storage.chunks(name):
-            hasher.update(chunk)
-        return hasher.hexdigest()
-
     def _check_sha256(self, handle: AnyHandle, file: StoredFile, sha256: str) -> None:
         if sha256 != file.sha256:
             path = f"{self.where(handle)}/{file.name}"
             raise DatasetError(f"{path} does not have the sha256 of its manifest: its content was changed")
 
-    def _examine(self, folder: str, names: Sequence[str]) -> tuple[str, list[StoredFile]]:
-        """The fingerprint of the shards `names`, and what a manifest says of each."""
-        fingerprint: TableFingerprint | None = None
-        files = []
-        for name in names:
-            try:
-                with self.storage.fetched(f"{folder}/{name}") as path:
-                    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-                        fingerprint = fingerprint or TableFingerprint(reader.schema)
-                        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-                        fingerprint.update(batches)
-                        rows = sum(batch.num_rows for batch in batches)
-                    files.append(StoredFile(name=name, bytes=path.stat().st_size, sha256=file_digest(path), rows=rows))
-            except (pa.ArrowInvalid, OSError) as error:
-                raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {_first_line(error)}") from error
-        assert fingerprint is not None, "a dataset has at least one shard"
-        return fingerprint.hexdigest(), files
+    def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple[str, list[StoredFile]]:
+        """The fingerprint of the stored `files`, and what a manifest must say of each. Each checksum is compared before it is read."""
+        content, found = _Content(), []
+        names = [file.name for file in files]
+        for file, (path, sha256, opened) in zip(
+            files, ahead(lambda name: self._fetch(folder_of(handle), name), names), strict=True
+        ):
+            with opened:
+                self._check_sha256(handle, file, sha256)
+                is_shard = isinstance(handle, Dataset)
+                rows = content.add(path, f"{self.where(handle)}/{file.name}") if is_shard else file.rows
+                found.append(StoredFile(name=file.name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
+        return content.hexdigest() if isinstance(handle, Dataset) else folder_fingerprint(files), found
+
+    def _fetch(self, folder: str, name: str) -> tuple[Path, str, contextlib.ExitStack]:
+        """A file of this machine with the content of `name`, its sha256, and what to close when it is no longer needed."""
+        opened = contextlib.ExitStack()
+        try:
+            path = opened.enter_context(self.storage.fetched(f"{folder}/{name}"))
+            return path, file_digest(path), opened
+        except OSError as error:
+            opened.close()
+            raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {_first_line(error)}") from error
 
     def _publish(self, source: str | Path, handle: AnyHandle, manifest: Manifest) -> None:
         """Let what was built in `source` appear under its fingerprint, the manifest last; a damaged one is replaced."""
@@ -391,9 +383,12 @@ class Partial:
             writer.write_table(table)
 
     def table(self, shards: int) -> pa.Table:
-        """The rows of the finished shards 0..`shards`-1."""
-        files = [f"{self.folder}/{shard_name(index)}" for index in range(shards)]
-        return pyarrow.dataset.dataset(files, filesystem=self._store.storage.filesystem(), format="ipc").to_table()
+        """The rows of the finished shards 0..`shards`-1, mapped: what is not looked at takes no memory."""
+        tables = []
+        for index in range(shards):
+            with self._store.storage.fetched(f"{self.folder}/{shard_name(index)}") as path:
+                tables.append(pa.Table.from_batches(*_mapped(path)))
+        return pa.concat_tables(tables)
 
     def publish(
         self,
@@ -409,15 +404,22 @@ class Partial:
 
         Raises StageError if the lock was lost to another process.
         """
-        fingerprint, files = self._store._examine(self.folder, [shard_name(index) for index in range(shards)])
-        rows = sum(file.rows for file in files)
+        content, files = _Content(), []
+        names = [shard_name(index) for index in range(shards)]
+        for name, (path, sha256, opened) in zip(
+            names, ahead(lambda name: self._store._fetch(self.folder, name), names), strict=True
+        ):
+            with opened:
+                rows = content.add(path, f"{self._store.url}/{self.folder}/{name}", is_trusted=True)
+                files.append(StoredFile(name=name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
+        fingerprint, total = content.hexdigest(), sum(content.rows)
         if self._held is not None:
             self._held.check()
         manifest = Manifest(
             kind=self._name,
             fingerprint=fingerprint,
             schema_version=schemas.VERSION,
-            rows=rows,
+            rows=total,
             files=files,
             parents=dict(parents),
             outputs=dict(outputs or {}),
@@ -425,9 +427,43 @@ class Partial:
             numbers=dict(numbers),
             provenance=dict(provenance),
         )
-        handle = Dataset(name=self._name, fingerprint=fingerprint, rows=rows)
+        handle = Dataset(name=self._name, fingerprint=fingerprint, rows=total)
         self._store._publish(self.folder, handle, manifest)
         return handle
+
+
+class _Content:
+    """The fingerprint and the rows of shards that are added one by one."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self._fingerprint: TableFingerprint | None = None
+        self._schema: pa.Schema | None = None
+
+    def add(self, path: Path, name: str, *, is_trusted: bool = False) -> int:
+        """The rows of the shard at `path`, which counts from now on.
+
+        Raises DatasetError, which calls it `name`, if it cannot be read or does not fit.
+        """
+        try:
+            batches, schema = _mapped(path)
+            for batch in batches if not is_trusted else ():
+                batch.validate(full=True)  # whoever reads an offset that points elsewhere is killed
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{name} cannot be read: {_first_line(error)}") from error
+        if self._fingerprint is None:
+            self._fingerprint, self._schema = TableFingerprint(schema), schema
+        if schema != self._schema:
+            raise DatasetError(f"{name} has other columns than the shards before it")
+        self._fingerprint.update(batches)
+        self.rows.append(sum(batch.num_rows for batch in batches))
+        return self.rows[-1]
+
+    def hexdigest(self) -> str:
+        """The fingerprint of the shards added so far. Raises DatasetError if there are none."""
+        if self._fingerprint is None:
+            raise DatasetError("a dataset without shards has no fingerprint")
+        return self._fingerprint.hexdigest()
 
 
 def shard_name(index: int) -> str:
@@ -472,6 +508,12 @@ def handle_of(name: str, fingerprint: str, rows: int) -> AnyHandle:
 def folder_fingerprint(files: Sequence[StoredFile]) -> str:
     """The fingerprint of a model or source: over the names and checksums of its files."""
     return digest(sorted([file.name, file.sha256] for file in files))
+
+
+def _mapped(path: Path) -> tuple[list[pa.RecordBatch], pa.Schema]:
+    """The batches of the shard at `path`, on pages of the file: they take memory while they are looked at."""
+    with pa.memory_map(os.fspath(path)) as source, pa.ipc.open_file(source) as reader:
+        return [reader.get_batch(index) for index in range(reader.num_record_batches)], reader.schema
 
 
 def _stored(path: Path, rows: int = 0) -> StoredFile:

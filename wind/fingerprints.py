@@ -6,17 +6,19 @@ the same whatever the shard and chunk boundaries were.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-BLOCK_BYTES = 4 * 2**20
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def digest(value: Any) -> str:
@@ -29,6 +31,20 @@ def file_digest(path: Path) -> str:
     """The sha256 hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ahead(compute: Callable[[T], R], items: Sequence[T]) -> Generator[R]:
+    """`compute` of each item in order, one worked out in a second thread while the caller handles the one before.
+
+    That pays for digests: hashing lets go of the interpreter's lock. What was not begun when the caller stops is not computed.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(compute, item) for item in items[:1]]
+        for index in range(len(items)):
+            result = waiting.pop().result()
+            if index + 1 < len(items):
+                waiting.append(pool.submit(compute, items[index + 1]))
+            yield result
 
 
 @cache

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 
 from wind.datasets import Dataset, Model, Store, label, shard_name
 from wind.errors import DatasetError
+from wind.fingerprints import file_digest
 from wind.schemas import SCHEMAS, conform
 
 
@@ -216,6 +218,34 @@ def test_damage_is_found_named_and_repaired(store: Store, kind: str) -> None:
     if is_seen:  # the next computation of the same content takes its place
         assert publish(store, steps(0, 6), key="again") == handle
         assert store.verify(handle).rows == 6
+
+
+def forge(store: Store, table: pa.Table) -> Dataset:
+    """A dataset whose manifest agrees with a shard that no writer of ours made: `table`, as it is."""
+    handle = publish(store, steps(0, 3))
+    path = shard(store, handle)
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    manifest = store.manifest(handle)
+    file = manifest.files[0].model_copy(update={"bytes": path.stat().st_size, "sha256": file_digest(path)})
+    (store.path(handle) / "manifest.json").write_text(manifest.model_copy(update={"files": [file]}).model_dump_json())
+    return handle
+
+
+def test_offsets_that_point_outside_are_found_and_not_followed(store: Store) -> None:
+    offsets, values = pa.py_buffer(struct.pack("<4i", 0, 2**30, 1, 2)), pa.array([1, 2], pa.int32())
+    column = pa.Array.from_buffers(pa.list_(pa.int32()), 3, [None, offsets], children=[values])
+    handle = forge(store, pa.table({"tokens": column}))
+    with pytest.raises(DatasetError, match=r"part-00000.arrow cannot be read: .*[Oo]ffset"):
+        store.verify(handle)
+
+
+def test_every_shard_has_the_same_columns(store: Store) -> None:
+    with store.partial("training", "key") as partial:
+        partial.write(0, steps(0, 3))
+        partial.write(1, pa.table({"step": [1]}), pa.schema([pa.field("step", pa.int32())]))
+        with pytest.raises(DatasetError, match=r"part-00001.arrow has other columns than the shards before it"):
+            partial.publish(2, parents={}, computed_by={}, numbers={}, provenance={})
 
 
 def test_reading_what_is_gone_is_one_line(store: Store) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wind.fingerprints import TableFingerprint, digest, file_digest
+from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
 
 MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string())])
 SCHEMA = pa.schema(
@@ -154,3 +155,35 @@ def test_digest_knows_values_not_their_spelling() -> None:
 def test_file_digest_is_the_sha256_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_digest(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_digests_ahead_keep_their_order(tmp_path: Path) -> None:
+    paths = [tmp_path / str(index) for index in range(20)]
+    for index, path in enumerate(paths):
+        path.write_bytes(bytes([index]) * 10 ** (index % 6))
+    assert list(ahead(file_digest, paths)) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_nobody_waits_for_digests_ahead_that_are_not_wanted() -> None:
+    begun: list[int] = []
+    goes_on = threading.Event()
+
+    def compute(item: int) -> str:
+        begun.append(item)
+        if item == 1:
+            goes_on.wait()
+        return str(item)
+
+    results = ahead(compute, range(1000))
+    assert next(results) == "0"
+    threading.Timer(0.05, goes_on.set).start()
+    results.close()
+    assert begun in ([0], [0, 1])
+
+
+def test_what_fails_ahead_fails_in_its_turn(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    results = ahead(file_digest, [tmp_path / "x", tmp_path / "y"])
+    assert next(results) == file_digest(tmp_path / "x")
+    with pytest.raises(FileNotFoundError):
+        next(results)
