@@ -1,16 +1,17 @@
 """How versions, plans and rows look in a terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
-import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from wind.datasets import AnyHandle, Dataset, Store, label
 from wind.errors import ConfigError
 from wind.versions import Version
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["datasets", "frame", "label", "plan", "select", "verified", "version", "versions"]
 
@@ -27,22 +28,21 @@ TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts",
 
 def versions(store: Store, found: Sequence[Version]) -> None:
     """Per version its metrics with 95% intervals, the seconds of its stages, and where it lies."""
-    console = _console()
     if not found:
-        console.print(f"no versions in {store.url}", markup=False)
+        print(f"no versions in {store.url}")
         return
-    metrics = Table("version", "iteration", *(title for title, _, _ in SUMMARY), box=None, pad_edge=False)
     timed = [stage for stage in TIMED if any(stage in version.seconds for version in found)]
-    seconds = Table("seconds", *timed, box=None, pad_edge=False)
+    metrics = [("version", "iteration", *(title for title, _, _ in SUMMARY))]
+    seconds = [("seconds", *timed)]
+    places = []
     for version in found:
         name = f"{version.run}@{version.number}"
-        cells = [_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY]
-        metrics.add_row(name, str(version.content.iteration), *cells)
-        seconds.add_row(name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in timed))
-    console.print(metrics, "", seconds, "", sep="\n")
-    for version in found:
+        cells = (_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY)
+        metrics.append((name, str(version.content.iteration), *cells))
+        seconds.append((name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in timed)))
         path = f"{store.url}/runs/{version.run}/versions/{version.number:04d}.json"
-        console.print(f"{version.run}@{version.number}  {version.id[:12]}  {path}", markup=False)
+        places.append(f"{name}  {version.id[:12]}  {path}")
+    print("\n".join([*_aligned(metrics), "", *_aligned(seconds), "", *places]))
 
 
 def version(store: Store, found: Version) -> None:
@@ -100,10 +100,12 @@ def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:
         console.print(f"{name}  {dataset['rows']} rows  {dataset['path']}", markup=False)
 
 
-def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> pl.DataFrame:
+def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> "pl.DataFrame":
     """The first `limit` rows of a dataset that meet an SQL condition. Raises ConfigError if the condition is not SQL."""
     if not isinstance(handle, Dataset):
         raise ConfigError(f"{label(handle)} is not a dataset: its files are in {store.where(handle)}")
+    import duckdb
+
     with duckdb.connect() as connection:
         connection.register("dataset", store.open(handle))
         connection.execute("SET enable_external_access = false")
@@ -114,8 +116,10 @@ def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) ->
             raise ConfigError(f"--where {where!r}: {str(error).splitlines()[0]}") from error
 
 
-def frame(found: pl.DataFrame) -> None:
+def frame(found: "pl.DataFrame") -> None:
     """The rows as a table, nothing cut off."""
+    import polars as pl
+
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_column_data_types=True, tbl_width_chars=200):
         print(found)
 
@@ -124,6 +128,12 @@ def _console() -> Console:
     """Standard output; wide enough for a table where it is no terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(width=160, highlight=False)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines of columns. A rich table of a thousand rows takes seconds."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _number(entry: Mapping[str, Any] | None, digits: int) -> str:

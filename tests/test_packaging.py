@@ -1,5 +1,7 @@
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,10 @@ def test_a_cpu_environment_names_no_cuda_library() -> None:
     pins = (ROOT / "requirements" / "cpu.txt").read_text() + (ROOT / "requirements" / "test.txt").read_text()
     assert re.findall(r"^(?:nvidia|cuda|triton)[a-z0-9-]*", pins, flags=re.MULTILINE) == []
     assert re.findall(r"^torch==.*", pins, flags=re.MULTILINE)[0].endswith("+cpu")
+
+
+def test_the_command_line_starts_without_what_only_some_commands_need() -> None:
+    heavy = ["datasets", "duckdb", "great_expectations", "pandas", "polars", "prefect", "torch", "transformers"]
+    code = f"import sys, flows.cli; print(*(name for name in {heavy} if name in sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.split() == []

@@ -17,17 +17,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
-import pyarrow.dataset
 from pydantic import BaseModel, ConfigDict, Field
 
 from wind import schemas
 from wind.errors import DatasetError, StageError
 from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
 from wind.storage import Held, LocalStorage, Storage, storage_for
+
+if TYPE_CHECKING:  # half a second, which commands that look at versions alone do not need
+    import polars as pl
+    import pyarrow.dataset
 
 MANIFEST = "manifest.json"
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
@@ -190,8 +192,10 @@ class Store:
             raise DatasetError(f"{self.where(handle)}/{MANIFEST} counts other rows than its shards hold: it was edited")
         return manifest
 
-    def open(self, handle: Dataset, shard: int | None = None) -> pyarrow.dataset.Dataset:
+    def open(self, handle: Dataset, shard: int | None = None) -> "pyarrow.dataset.Dataset":
         """The shards of `handle`, or only shard number `shard`, as a pyarrow dataset in row order."""
+        import pyarrow.dataset
+
         stored = self.manifest(handle).files
         files = [f"{folder_of(handle)}/{file.name}" for file in (stored if shard is None else stored[shard : shard + 1])]
         return pyarrow.dataset.dataset(files, filesystem=self.storage.filesystem(), format="ipc")
@@ -203,8 +207,10 @@ class Store:
         except (pa.ArrowInvalid, OSError) as error:
             raise DatasetError(f"{label(handle)} cannot be read: {_first_line(error)}; run `wind verify`") from error
 
-    def frame(self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None) -> pl.DataFrame:
+    def frame(self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None) -> "pl.DataFrame":
         """The rows of `handle`, or of one shard, as a polars frame."""
+        import polars as pl
+
         frame = pl.from_arrow(self.read(handle, columns, shard))
         assert isinstance(frame, pl.DataFrame)
         return frame
@@ -317,15 +323,21 @@ class Store:
                 found.append(StoredFile(name=file.name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
         return content.hexdigest() if isinstance(handle, Dataset) else folder_fingerprint(files), found
 
-    def _fetch(self, folder: str, name: str) -> tuple[Path, str, contextlib.ExitStack]:
-        """A file of this machine with the content of `name`, its sha256, and what to close when it is no longer needed."""
-        opened = contextlib.ExitStack()
-        try:
-            path = opened.enter_context(self.storage.fetched(f"{folder}/{name}"))
-            return path, file_digest(path), opened
-        except OSError as error:
-            opened.close()
-            raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {_first_line(error)}") from error
+    def _fetched(self, folder: str, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
+        """For each name a file of this machine with its content, for as long as it is looked at, and its sha256."""
+
+        def fetch(name: str) -> tuple[contextlib.ExitStack, Path, str]:
+            opened = contextlib.ExitStack()
+            try:
+                path = opened.enter_context(self.storage.fetched(f"{folder}/{name}"))
+                return opened, path, file_digest(path)
+            except OSError as error:
+                opened.close()
+                raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {_first_line(error)}") from error
+
+        for opened, path, sha256 in ahead(fetch, names):
+            with opened:
+                yield path, sha256
 
     def _publish(self, source: str | Path, handle: AnyHandle, manifest: Manifest) -> None:
         """Let what was built in `source` appear under its fingerprint, the manifest last; a damaged one is replaced."""
@@ -406,12 +418,9 @@ class Partial:
         """
         content, files = _Content(), []
         names = [shard_name(index) for index in range(shards)]
-        for name, (path, sha256, opened) in zip(
-            names, ahead(lambda name: self._store._fetch(self.folder, name), names), strict=True
-        ):
-            with opened:
-                rows = content.add(path, f"{self._store.url}/{self.folder}/{name}", is_trusted=True)
-                files.append(StoredFile(name=name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
+        for name, (path, sha256) in zip(names, self._store._fetched(self.folder, names), strict=True):
+            rows = content.add(path, f"{self._store.url}/{self.folder}/{name}", is_trusted=True)
+            files.append(StoredFile(name=name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
         fingerprint, total = content.hexdigest(), sum(content.rows)
         if self._held is not None:
             self._held.check()
