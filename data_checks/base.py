@@ -5,11 +5,13 @@ expectations judge those columns and nothing else. A float column passes through
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import great_expectations.expectations as gxe
 import polars as pl
+import pyarrow.compute as pc
 from great_expectations.expectations.expectation import Expectation
 
 from wind.config import ChecksConfig
@@ -17,6 +19,9 @@ from wind.datasets import AnyHandle, Dataset, Manifest, Store, label
 from wind.errors import DatasetError
 
 GENERATION = ("prompt_id", "sample_index")
+ROWS_AT_ONCE = 500_000  # of a dataset under check; as frames of polars and pandas with what is derived, about 400 MB
+
+Prompts = tuple[str | None, str | None]  # the first prompt_id, and the first one no longer meant
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Subject:
     handle: Dataset
     store: Store
     manifest: Manifest
+    prompts: Prompts = (None, None)  # only their rows are looked at
+    extents: dict[Dataset, list[Prompts]] = field(default_factory=dict, compare=False)  # first and last prompt of the shards
 
     @classmethod
     def of(cls, handle: Dataset, store: Store) -> "Subject":
@@ -34,7 +41,42 @@ class Subject:
 
     def rows(self, *columns: str) -> pl.DataFrame:
         """Its rows, those columns only."""
-        return self.store.frame(self.handle, columns)
+        low, high = self.prompts
+        if low is None and high is None:
+            return self.store.frame(self.handle, columns)
+        wanted = pl.lit(True)
+        if low is not None:
+            wanted &= pl.col("prompt_id") >= low
+        if high is not None:
+            wanted &= pl.col("prompt_id") < high
+        names = list(dict.fromkeys((*columns, "prompt_id")))
+        pieces = [self.store.frame(self.handle, names, shard=shard).filter(wanted) for shard in self._shards_of_prompts()]
+        nothing = self.store.frame(self.handle, names, shard=0).clear()
+        return pl.concat([nothing, *pieces]).select(columns)
+
+    def parts(self) -> list["Subject"]:
+        """The same in parts of about `ROWS_AT_ONCE` rows, by prompts: all rows of one are in the same, as are its parents'."""
+        starts, position = set(), 0
+        for shard in range(len(self.manifest.files) if self.handle.rows > ROWS_AT_ONCE else 0):
+            prompt_ids = self.store.read(self.handle, ["prompt_id"], shard=shard)["prompt_id"]
+            starts |= {prompt_ids[row].as_py() for row in range(-position % ROWS_AT_ONCE, len(prompt_ids), ROWS_AT_ONCE)}
+            position += len(prompt_ids)
+        bounds = [None, *sorted(starts)[1:], None]
+        return [replace(self, prompts=prompts) for prompts in pairwise(bounds)]
+
+    def _shards_of_prompts(self) -> list[int]:
+        """The shards that may have rows of `prompts`."""
+        if self.handle not in self.extents:
+            shards = range(len(self.manifest.files))
+            columns = (self.store.read(self.handle, ["prompt_id"], shard=shard)["prompt_id"] for shard in shards)
+            limits = [pc.min_max(column).as_py() for column in columns]
+            self.extents[self.handle] = [(each["min"], each["max"]) for each in limits]
+        low, high = self.prompts
+        return [
+            shard
+            for shard, (first, last) in enumerate(self.extents[self.handle])
+            if first is not None and last is not None and (low is None or last >= low) and (high is None or first < high)
+        ]
 
     def columns(self) -> list[str]:
         """The names of all its columns."""
@@ -51,7 +93,7 @@ class Subject:
         handle = self.input(name)
         if not isinstance(handle, Dataset):
             raise DatasetError(f"the parent {name!r} of {label(self.handle)} is {label(handle)}, not a dataset")
-        return Subject.of(handle, self.store)
+        return replace(Subject.of(handle, self.store), prompts=self.prompts, extents=self.extents)
 
     def setting(self, *path: str) -> Any:
         """The value at `path` in the spec it was computed from. Raises DatasetError if the manifest does not record it."""
@@ -72,6 +114,7 @@ class Frame:
     key: tuple[str, ...]  # columns that name a row; empty where there is one row only
     build: Callable[[Subject], pl.DataFrame]
     expectations: Callable[[Subject, ChecksConfig], list[Expectation]]
+    by_prompt: bool = False  # of the rows of some prompts, dataset and parents alike, it builds the part that is theirs
 
 
 Suite = tuple[Frame, ...]

@@ -39,6 +39,7 @@ from data_checks import (
     win_rates,
 )
 from data_checks.base import Frame, Subject, Suite
+from data_checks.parts import in_parts
 from data_checks.results import CheckResult, failed, key, recorded, result_name
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
@@ -87,7 +88,7 @@ def validate(handle: Dataset, store: Store, checks: ChecksConfig) -> CheckResult
     if handle.name not in SUITES:
         raise DatasetError(f"no data checks are known for {label(handle)}: the suites are {', '.join(SUITES)}")
     subject = Subject.of(handle, store)
-    frames = {frame.name: _judge(frame, subject, checks) for frame in SUITES[handle.name]}
+    frames = {frame.name: in_parts(_judge, frame, subject, checks, offenders=OFFENDERS) for frame in SUITES[handle.name]}
     result = CheckResult(
         handle=handle,
         success=all(frame.success for frame in frames.values()),

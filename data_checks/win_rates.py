@@ -91,9 +91,9 @@ def prompts_expectations(win_rates: Subject, checks: ChecksConfig) -> list[Expec
 
 
 SUITE = (
-    Frame("rows", GENERATION, rows, rows_expectations),
-    Frame("rewards", GENERATION, rewards, rewards_expectations),
-    Frame("prompts", ("prompt_id",), prompts, prompts_expectations),
+    Frame("rows", GENERATION, rows, rows_expectations, by_prompt=True),
+    Frame("rewards", GENERATION, rewards, rewards_expectations, by_prompt=True),
+    Frame("prompts", ("prompt_id",), prompts, prompts_expectations, by_prompt=True),
 )
 
 

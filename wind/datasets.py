@@ -310,17 +310,14 @@ class Store:
             raise DatasetError(f"{path} does not have the sha256 of its manifest: its content was changed")
 
     def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple[str, list[StoredFile]]:
-        """The fingerprint of the stored `files`, and what a manifest must say of each. Each checksum is compared before it is read."""
+        """The fingerprint of the stored `files`, and what a manifest must say of each; no file is parsed before its checksum."""
         content, found = _Content(), []
-        names = [file.name for file in files]
-        for file, (path, sha256, opened) in zip(
-            files, ahead(lambda name: self._fetch(folder_of(handle), name), names), strict=True
-        ):
-            with opened:
-                self._check_sha256(handle, file, sha256)
-                is_shard = isinstance(handle, Dataset)
-                rows = content.add(path, f"{self.where(handle)}/{file.name}") if is_shard else file.rows
-                found.append(StoredFile(name=file.name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
+        fetched = self._fetched(folder_of(handle), [file.name for file in files])
+        for file, (path, sha256) in zip(files, fetched, strict=True):
+            self._check_sha256(handle, file, sha256)
+            is_shard = isinstance(handle, Dataset)
+            rows = content.add(path, f"{self.where(handle)}/{file.name}") if is_shard else file.rows
+            found.append(StoredFile(name=file.name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
         return content.hexdigest() if isinstance(handle, Dataset) else folder_fingerprint(files), found
 
     def _fetched(self, folder: str, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
