@@ -17,10 +17,12 @@ from prefect import Task
 from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 
 from tasks.running import Event, Outcome, Running, running
-from wind.datasets import AnyHandle, Dataset, Handle
+from wind.datasets import AnyHandle, Handle
 from wind.fingerprints import code_digest, digest
 from wind.stages import HANDLE
 from wind.storage import LocalStorage
+
+COMPUTATION = "computation"  # beside the fields of a handle in a task's result: the key of what made it
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Handle)
@@ -52,7 +54,8 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def compute(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-            return function(*args, **kwargs).model_dump(mode="json")
+            made = function(*args, **kwargs)
+            return {**made.model_dump(mode="json"), COMPUTATION: running().keys.get(made)}
 
         cached: Task[P, dict[str, Any]] = Task(
             compute,
@@ -70,10 +73,13 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
             bound.apply_defaults()
             inputs = dict(bound.arguments)
             key = _key(cached, inputs)
-            found = _look_up(run, key)
+            found, computation = _look_up(run, key)
             hit = found is not None and run.store.is_whole(found) and not run.is_refreshed(_noun(function))
+            run.source = {f"{function.__module__}.{function.__name__}": digest(inspect.getsource(function))}
             if run.planning:
-                handle, outcome = _planned(run, key, function, found if hit else None)
+                before = set(run.planned)
+                handle = found if found is not None and hit else function(*args, **kwargs)
+                outcome: Outcome = "cached" if hit or handle.fingerprint in before else "planned"
             else:
                 configured = cached.with_options(
                     result_storage=_results(run),
@@ -83,10 +89,13 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
                 )
                 if hit:
                     _bring_record(run, key)
-                handle, outcome = HANDLE.validate_python(configured(*args, **kwargs)), "cached" if hit else "computed"
+                handle, computation = _parsed(configured(*args, **kwargs))
+                outcome = "cached" if hit else "computed"
                 if not hit:
                     _share_record(run, key)
-            run.note(Event(function.__name__, _noun(function), run.iteration or None, outcome, handle, inputs))
+            noun = _noun(function)
+            name = run.name_of(noun, inputs)
+            run.note(Event(function.__name__, noun, name, run.iteration or None, outcome, handle, computation, inputs))
             return cast(R, handle)
 
         return call
@@ -118,25 +127,22 @@ def _key(cached: Task[P, dict[str, Any]], inputs: dict[str, Any]) -> str:
     return str(policy.compute_key(task_ctx=cast(Any, SimpleNamespace(task=cached)), inputs=inputs, flow_parameters={}))
 
 
-def _look_up(run: Running[Any], key: str) -> AnyHandle | None:
-    """The handle that the cache holds under `key`, if any. Reads plain JSON only, and needs no Prefect server."""
+def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]:
+    """The handle that the cache holds under `key`, if any, and the computation's key. Reads plain JSON, and needs no server."""
     try:
         record = json.loads(run.store.storage.read(f"results/{key}"))
-        return HANDLE.validate_python(json.loads(record["result"]))
+        return _parsed(json.loads(record["result"]))
     except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        return None  # a damaged record is no hit: the stage runs again and writes a new one
+        return None, None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None, None  # a damaged record is no hit: the stage runs again and writes a new one
 
 
-def _planned(run: Running[Any], key: str, function: Callable[..., Any], found: AnyHandle | None) -> tuple[AnyHandle, Outcome]:
-    """What a plan goes on with: the cached handle, or one made up from the key, the same for every task of that key."""
-    if found is not None:
-        return found, "cached"
-    handle = Dataset(name=_noun(function), fingerprint=digest(key), rows=0)
-    outcome: Outcome = "cached" if handle.fingerprint in run.planned else "planned"
-    run.planned.add(handle.fingerprint)
-    return handle, outcome
+def _parsed(result: dict[str, Any]) -> tuple[AnyHandle, str | None]:
+    """The handle of a task's result, and the key of its computation where it has one."""
+    key = result.get(COMPUTATION)
+    handle = HANDLE.validate_python({name: value for name, value in result.items() if name != COMPUTATION})
+    return handle, key if isinstance(key, str) else None
 
 
 def _noun(function: Callable[..., Any]) -> str:

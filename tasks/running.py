@@ -5,7 +5,7 @@ Tasks find it through a context variable, so that their arguments are exactly th
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from wind.config import DistillConfig, RunConfig
 from wind.datasets import AnyHandle, Dataset, Store
 from wind.errors import StageError
 from wind.objective_config import SelectionConfig, rows_for
-from wind.stages import STAGES
+from wind.stages import STAGES, Job
 from wind.storage import storage_for
 
 Outcome = Literal["computed", "cached", "planned"]
@@ -35,9 +35,11 @@ class Event:
 
     task: str
     dataset: str  # the noun it computes
+    name: str  # how versions call it
     iteration: int | None
     outcome: Outcome
     handle: AnyHandle | None
+    key: str | None  # of the computation; None where an older cache does not tell
     inputs: dict[str, Any]
 
 
@@ -50,15 +52,20 @@ class Running(Generic[C]):
     terminal: Terminal
     pool: Pool
     planning: bool = False
-    planned: set[str] = field(default_factory=set)  # fingerprints that stand for what a plan has not computed
+    planned: dict[str, Job] = field(default_factory=dict)  # by the fingerprint that stands for what a plan has not computed
     refresh: str | None = None  # dataset from which `wind rerun --from` computes anew
     iteration: int = 0
+    source: dict[str, str] = field(default_factory=dict)  # digest of the source of the task that is called, by its name
+    keys: dict[AnyHandle, str] = field(default_factory=dict)  # of the computation that last made it
+    sides: dict[AnyHandle, str] = field(default_factory=dict)  # what comes before the names of what is made of generations
     events: list[Event] = field(default_factory=list)
     checks: dict[str, int] = field(default_factory=dict)  # expectations that held, by fingerprint
 
     def note(self, event: Event) -> None:
         """Keep `event` for the summary and say it."""
         self.events.append(event)
+        if event.dataset == "generations" and event.handle is not None:
+            self.sides[event.handle] = event.name.removesuffix("generations")
         if not self.planning and isinstance(event.handle, Dataset):
             self.terminal.line(
                 f"  {event.task:<18} {event.outcome:<8} {event.handle.rows:>9} rows  {event.handle.fingerprint[:12]}"
@@ -67,6 +74,15 @@ class Running(Generic[C]):
     def is_refreshed(self, stage: str) -> bool:
         """Whether `wind rerun --from` asked for `stage`, or one before it, to be computed anew."""
         return self.refresh is not None and stage in STAGES and STAGES.index(stage) >= STAGES.index(self.refresh)
+
+    def name_of(self, dataset: str, inputs: Mapping[str, Any]) -> str:
+        """How versions call the `dataset` that a task computes of `inputs`: of held-out prompts it begins with its side."""
+        if dataset == "generations":
+            on_held_out = "eval_" if inputs["iteration"] else "reference_"
+            return f"{'' if inputs['split'] == 'train' else on_held_out}generations"
+        if dataset in ("rewards", "logps"):
+            return f"{self.sides.get(inputs['generations'], '')}{dataset}"
+        return dataset
 
     def outcomes(self) -> Counter[str]:
         """How many datasets were computed, cached or planned."""

@@ -10,17 +10,36 @@ from tasks.checks import prepare_checks
 from tasks.running import device_of, running
 from tasks.workers import Kind
 from wind.datasets import Dataset
-from wind.fingerprints import code_digest
+from wind.fingerprints import code_digest, module_digests
 from wind.stages import Job, Place, Spec, run
 
 SECONDS_BETWEEN_UPDATES = 2.0
 
 
 def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None = None) -> Dataset:
-    """The dataset of `spec`, computed by workers of `kind`, or here when the stage is light and `kind` is None."""
+    """The dataset of `spec`, computed by workers of `kind`, or here when the stage is light and `kind` is None.
+
+    In a plan nothing is computed: the handle stands for what is not known yet, the same for every task with that job.
+    """
     here = running()
     place = Place(root=here.store.address, device=device_of(here.config))
-    job = Job(stage=stage, spec=spec.model_dump(mode="json"), place=place, code=code_digest(modules))
+    job = Job(
+        stage=stage,
+        spec=spec.model_dump(mode="json"),
+        place=place,
+        code=code_digest(modules),
+        modules={**module_digests(modules), **here.source},
+    )
+    if here.planning:
+        here.planned[job.key()] = job
+        return Dataset(name=stage, fingerprint=job.key(), rows=0)
+    made = _computed(job, kind)
+    here.keys[made] = job.key()
+    return made
+
+
+def _computed(job: Job, kind: Kind | None) -> Dataset:
+    here, stage = running(), job.stage
     with here.terminal.bar(stage) as bar:
         if kind is None:
             return run(job, bar, anew=here.is_refreshed(stage))

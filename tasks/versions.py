@@ -56,6 +56,9 @@ def publish(content: Content) -> Version:
         checks={name: here.checks[dataset.fingerprint] for name, dataset in content.datasets.items()},
         metrics=metrics,
         seconds={name: manifest.provenance.get("seconds", 0.0) for name, manifest in manifests.items()},
+        computations={
+            event.name: event.key for event in here.events if event.key and event.iteration in (None, content.iteration)
+        },
     )
     _show(here, version)
     return version

@@ -18,9 +18,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from wind.computations import Computation, key_of, record
 from wind.datasets import AnyHandle, Dataset, Partial, Store
 from wind.errors import ConfigError, WindError
-from wind.fingerprints import digest
 from wind.provenance import provenance, reset_peak_memory
 
 HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)
@@ -77,10 +77,11 @@ class Job(BaseModel):
     spec: dict[str, Any]
     place: Place
     code: str = ""  # digest of the modules that compute the stage
+    modules: dict[str, str] = {}  # digest of each of them, and of the task's source: to tell later which one changed
 
     def key(self) -> str:
-        """The name under which unfinished shards are kept: the same for the same spec and code, anywhere."""
-        return digest([self.stage, self.spec, self.code])
+        """The name of unfinished shards and of the computation's record: the same for the same spec and code, anywhere."""
+        return key_of(self.stage, self.spec, self.code)
 
 
 @dataclass(frozen=True)
@@ -154,16 +155,25 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
         beside = json.loads(partial.beside(index) or b"{}")
         outputs |= {name: HANDLE.validate_python(fields) for name, fields in beside["outputs"].items()}
         numbers.update(beside["numbers"])
-    handle = partial.publish(
-        shards,
-        parents=spec.parents(),
-        outputs=outputs,
-        computed_by={"stage": job.stage, "code": job.code, "spec": job.spec},
-        numbers={**numbers, **stage.numbers(spec, partial.table(shards))},
-        provenance=provenance(started, peak_memory_bytes),
+    computed_by = {"stage": job.stage, "code": job.code, "spec": job.spec}
+    parents = spec.parents()
+    telling = {**numbers, **stage.numbers(spec, partial.table(shards))}
+    facts = provenance(started, peak_memory_bytes)
+    made = partial.publish(shards, parents=parents, outputs=outputs, computed_by=computed_by, numbers=telling, provenance=facts)
+    record(
+        store,
+        Computation(
+            dataset=made,
+            **computed_by,
+            modules=job.modules,
+            parents=parents,
+            outputs=outputs,
+            numbers=telling,
+            provenance=facts,
+        ),
     )
-    store.storage.write(_record(job), handle.model_dump_json().encode())
-    return handle
+    store.storage.write(_record(job), made.model_dump_json().encode())
+    return made
 
 
 def published(job: Job) -> Dataset | None:

@@ -54,6 +54,7 @@ class Version(BaseModel):
     metrics: dict[str, dict[str, Any]]  # value, low, high, n
     seconds: dict[str, float]  # what each stage's computation took, whenever it was
     published: float  # Unix time
+    computations: dict[str, str] = {}  # key of the computation that made or had made each dataset, see wind.computations
 
     def handles(self) -> dict[str, AnyHandle]:
         """Everything stored that the version names."""
@@ -82,6 +83,7 @@ class Versions:
         checks: Mapping[str, int],
         metrics: Mapping[str, Mapping[str, Any]],
         seconds: Mapping[str, float],
+        computations: Mapping[str, str] | None = None,
     ) -> Version:
         """The version with `content`: the one already published, or a new one with the next number. Tags it `latest`."""
         with self._storage.lock(f"{self._folder}/versions.lock") as held:
@@ -97,6 +99,7 @@ class Versions:
                     metrics={name: dict(value) for name, value in metrics.items()},
                     seconds=dict(seconds),
                     published=time.time(),
+                    computations=dict(computations or {}),
                 )
                 name = f"{self._folder}/versions/{version.number:04d}.json"
                 held.check()

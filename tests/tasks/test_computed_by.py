@@ -13,6 +13,7 @@ import tasks
 # They carry data in and out and decide nothing about its values: what they changed would show in a schema or a handle.
 CARRIERS = {
     "wind",
+    "wind.computations",
     "wind.config",
     "wind.datasets",
     "wind.errors",

@@ -1,0 +1,138 @@
+"""Computations: one record for every time that stored content was made, beside the content.
+
+A manifest tells the first computation that published its content. Another computation, of other inputs or by other code, may give
+equal content; each has its record `<root>/computations/<noun>/<fingerprint>/<key>.json`, under the dataset and under everything
+else that it made. The key is that of the stage's job: the same stage, spec and code have the same record, anywhere.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wind.datasets import AnyHandle, Dataset, Model, Store, label, noun
+from wind.errors import DatasetError
+from wind.fingerprints import digest
+
+
+class Computation(BaseModel):
+    """What was computed, from what, by which code, where and when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: AnyHandle  # what the stage is there for; a model only where nothing tells of the dataset it was made with
+    stage: str
+    spec: dict[str, Any]
+    code: str = ""  # digest of the modules that compute the stage
+    modules: dict[str, str] = {}  # digest of each of them, and of the task's source; empty where that is not known
+    parents: dict[str, AnyHandle] = {}  # every stored input, by its name in the spec
+    outputs: dict[str, AnyHandle] = {}  # what else it made: the model of a training, dropped rows
+    numbers: dict[str, float] = {}
+    provenance: dict[str, Any] = {}
+
+    def key(self) -> str:
+        """The name of the record."""
+        return key_of(self.stage, self.spec, self.code)
+
+    def name_of(self, made: AnyHandle) -> str | None:
+        """How the computation calls `made` among its outputs; None for its dataset."""
+        return next((name for name, handle in self.outputs.items() if handle == made), None)
+
+
+def key_of(stage: str, spec: dict[str, Any], code: str) -> str:
+    """The key of a computation: the same for the same stage, spec and code."""
+    return digest([stage, spec, code])
+
+
+def record(store: Store, computation: Computation) -> None:
+    """Keep `computation`, unless a record says the same but for its provenance.
+
+    What an output has for outputs of its own, such as the model of a training within another stage, is among the outputs.
+    """
+    outputs = dict(computation.outputs)
+    for handle in computation.outputs.values():
+        outputs |= store.manifest(handle).outputs
+    whole = computation.model_copy(update={"outputs": outputs})
+    content = whole.model_dump_json(indent=1).encode()
+    for handle in (whole.dataset, *outputs.values()):
+        name = f"{_folder(handle)}/{whole.key()}.json"
+        if not store.storage.create(name, content) and not _says(store, name, whole):
+            store.storage.write(name, content)
+
+
+def recorded(store: Store, handle: AnyHandle) -> list[Computation]:
+    """Every recorded computation that made `handle`, the first first. Raises DatasetError for a damaged record."""
+    names = [name for name in store.storage.names(_folder(handle)) if name.endswith(".json")]
+    found = [_read(store, f"{_folder(handle)}/{name}") for name in names]
+    return sorted(found, key=lambda each: (each.provenance.get("started", 0.0), each.key()))
+
+
+def computation_of(store: Store, handle: AnyHandle, key: str | None = None) -> Computation | None:
+    """The computation `key` that made `handle`; without a key, or a record of it, the first; None for what came from outside.
+
+    Of content older than the records the manifest tells. Raises DatasetError if neither can be read.
+    """
+    if key is not None:
+        try:
+            return _read(store, f"{_folder(handle)}/{key}.json")
+        except FileNotFoundError:
+            pass
+    manifest = store.manifest(handle)
+    own = manifest.computed_by
+    found = recorded(store, handle)
+    if own:
+        first = key_of(own["stage"], own["spec"], own.get("code", ""))
+        found = [each for each in found if each.key() == first] or found
+    if found:
+        return found[0]
+    if not own:
+        return None
+    maker = _maker(store, handle)
+    made = maker or handle
+    manifest = store.manifest(made)
+    own = manifest.computed_by
+    return Computation(
+        dataset=made,
+        stage=own["stage"],
+        spec=own["spec"],
+        code=own.get("code", ""),
+        parents=manifest.parents,
+        outputs=manifest.outputs,
+        numbers=manifest.numbers,
+        provenance=manifest.provenance,
+    )
+
+
+def _maker(store: Store, handle: AnyHandle) -> Dataset | None:
+    """The dataset of whose computation the model `handle` was an output."""
+    if isinstance(handle, Model):
+        for stage in ("training", "rollouts"):
+            for dataset in store.handles(stage):
+                if isinstance(dataset, Dataset) and handle in store.manifest(dataset).outputs.values():
+                    return dataset
+    return None
+
+
+def _folder(handle: AnyHandle) -> str:
+    return f"computations/{noun(handle)}/{handle.fingerprint}"
+
+
+def _says(store: Store, name: str, computation: Computation) -> bool:
+    """Whether the record `name` is that of `computation`, whenever it was computed; a damaged one is not."""
+    try:
+        return _read(store, name).model_copy(update={"provenance": {}}) == computation.model_copy(update={"provenance": {}})
+    except DatasetError:
+        return False
+
+
+def _read(store: Store, name: str) -> Computation:
+    try:
+        computation = Computation.model_validate_json(store.storage.read(name))
+    except ValidationError as error:
+        where = f"{store.storage.url}/{name}"
+        raise DatasetError(f"{where} is not a record of a computation ({error.error_count()} errors): remove it") from error
+    if f"{computation.key()}.json" != name.rpartition("/")[2]:
+        raise DatasetError(f"{store.storage.url}/{name} has the key {computation.key()[:12]}: it was edited; remove it")
+    named = {f"{_folder(handle)}/" for handle in (computation.dataset, *computation.outputs.values())}
+    if not any(name.startswith(folder) for folder in named):
+        raise DatasetError(f"{store.storage.url}/{name} tells of {label(computation.dataset)}: it was edited or moved; remove it")
+    return computation
