@@ -7,22 +7,26 @@ from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.config import DistillConfig, SamplingConfig
 from wind.datasets import Dataset, Store
+from wind.differences import Side, newest, reasons
 from wind.generations import sampled_prompts
 from wind.objective_config import refresh_steps
 
 
 def planned(config: DistillConfig) -> list[dict[str, Any]]:
-    """One entry per stage and iteration: outcome "cached" or "run", rows, tokens (at most), megabytes, seconds.
+    """One entry per stage and iteration: outcome "cached" or "run", and why; rows, tokens (at most), megabytes, seconds.
 
     What would run is estimated from the newest dataset of the same noun in the store, scaled by rows; null where there is none.
     """
     with start(config, planning=True, quiet=True) as here:
         distill.fn(here.config)
-        return [_step(here, event) for event in here.events]
+        iterations = {event.iteration for event in here.events}
+        before = {iteration: newest(here.store, config.run, iteration) for iteration in iterations}
+        return [_step(here, event) | {"why": _why(here, event, before[event.iteration])} for event in here.events]
 
 
 def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
-    step: dict[str, Any] = {"iteration": event.iteration, "stage": event.dataset, "outcome": "cached", "tokens": None}
+    of = {"iteration": event.iteration, "stage": event.dataset, "dataset": event.name}
+    step: dict[str, Any] = {**of, "outcome": "cached", "tokens": None}
     if event.outcome == "cached" and isinstance(event.handle, Dataset) and event.handle.fingerprint not in here.planned:
         manifest = here.store.manifest(event.handle)
         return step | {"rows": manifest.rows, "megabytes": round(manifest.bytes() / 1e6, 2), "seconds": 0.0}
@@ -39,6 +43,18 @@ def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
         "megabytes": round(like.bytes() * scale / 1e6, 2) if like and scale else None,
         "seconds": round(like.provenance.get("seconds", 0.0) * scale, 1) if like and scale else None,
     }
+
+
+def _why(here: Running[DistillConfig], event: Event, before: Side | None) -> list[str]:
+    """What is other than in the run's version `before`, for a stage that would run; nothing for one that would not."""
+    if event.outcome != "planned" or event.handle is None:
+        return []
+    if before is None or event.name not in before.computations:
+        return ["never computed"]
+    if why := reasons(before.computations[event.name], here.planned[event.handle.fingerprint]):
+        return why
+    is_whole = here.store.is_whole(before.datasets[event.name])
+    return ["the cache does not know it" if is_whole else "its dataset, or what was made with it, is missing or damaged"]
 
 
 def _rows(here: Running[DistillConfig], event: Event) -> int | None:

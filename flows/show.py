@@ -1,10 +1,12 @@
 """How versions, plans and rows look in a terminal."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from wind.datasets import AnyHandle, Dataset, Store, label
 from wind.errors import ConfigError
@@ -13,7 +15,7 @@ from wind.versions import Version
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["datasets", "frame", "label", "plan", "select", "verified", "version", "versions"]
+__all__ = ["datasets", "frame", "label", "plan", "reasons", "select", "verified", "version", "versions"]
 
 SUMMARY = (
     ("win rate", "win_rate", 3),
@@ -23,6 +25,7 @@ SUMMARY = (
     ("KL", "kl_k1", 3),
     ("length", "response_tokens", 1),
 )
+INPUT = re.compile(r"^input (.+) changed$")
 TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts", "evaluation")
 
 
@@ -70,7 +73,8 @@ def version(store: Store, found: Version) -> None:
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
     """What a run would do, stage by stage."""
     console = _console()
-    table = Table("iteration", "stage", "outcome", "rows", "tokens, at most", "megabytes", "seconds", box=None, pad_edge=False)
+    titles = ("iteration", "stage", "outcome", "rows", "tokens, at most", "megabytes", "seconds", "why")
+    table = Table(*titles, box=None, pad_edge=False)
     for step in steps:
         cells = [step[name] for name in ("rows", "tokens", "megabytes", "seconds")]
         table.add_row(
@@ -78,6 +82,7 @@ def plan(steps: Sequence[Mapping[str, Any]]) -> None:
             step["stage"],
             step["outcome"],
             *("?" if cell is None else f"{cell:g}" for cell in cells),
+            Text(reasons(step["why"])),
         )
     console.print(table)
     waiting = [step for step in steps if step["outcome"] == "run"]
@@ -98,6 +103,14 @@ def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:
     console = _console()
     for name, dataset in found.items():
         console.print(f"{name}  {dataset['rows']} rows  {dataset['path']}", markup=False)
+
+
+def reasons(why: Sequence[str]) -> str:
+    """Why a stage runs, on one line: inputs together."""
+    inputs = [match[1] for reason in why if (match := INPUT.match(reason))]
+    others = [reason for reason in why if not INPUT.match(reason)]
+    together = [f"input{'s' * (len(inputs) > 1)} {', '.join(inputs)} changed"] if inputs else []
+    return "; ".join([*others, *together])
 
 
 def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> "pl.DataFrame":

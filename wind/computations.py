@@ -76,20 +76,14 @@ def computation_of(store: Store, handle: AnyHandle, key: str | None = None) -> C
             return _read(store, f"{_folder(handle)}/{key}.json")
         except FileNotFoundError:
             pass
-    manifest = store.manifest(handle)
-    own = manifest.computed_by
     found = recorded(store, handle)
-    if own:
-        first = key_of(own["stage"], own["spec"], own.get("code", ""))
-        found = [each for each in found if each.key() == first] or found
     if found:
         return found[0]
-    if not own:
-        return None
-    maker = _maker(store, handle)
-    made = maker or handle
+    made = _maker(store, handle) or handle
     manifest = store.manifest(made)
     own = manifest.computed_by
+    if not own:
+        return None
     return Computation(
         dataset=made,
         stage=own["stage"],

@@ -1,13 +1,15 @@
 """Commands that prove what is stored."""
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from flows import show
-from flows.options import Json, Root, named
+from flows import show, show_audit
+from flows.options import Json, Root, lineage_of, named
 from wind.datasets import Store
+from wind.files import atomic_write
 from wind.versions import Versions, find, runs, verify
 
 commands = typer.Typer()
@@ -32,3 +34,46 @@ def verify_content(
     else:
         checked = {name: verify(store, find(store, name))}
     print(json.dumps(checked, indent=1)) if as_json else show.verified(checked)
+
+
+@commands.command()
+def lineage(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="X", help="a version, VERSION:rewards, rewards/DIGITS, models/DIGITS, or a prompt's id"),
+    ],
+    run_name: Annotated[str | None, typer.Option("--run", help="of a prompt: the run whose it is")] = None,
+    form: Annotated[Literal["tree", "mermaid"], typer.Option("--format", help="what to print")] = "tree",
+    svg: Annotated[Path | None, typer.Option(help="draw the graph into this file, and print its path alone")] = None,
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Show every ancestor, up to the files that came from outside."""
+    from wind.lineage import drawing
+
+    found = lineage_of(Store(root), name, run_name)
+    if svg is not None:
+        atomic_write(svg, drawing.svg(found).encode())
+        print(json.dumps({"svg": str(svg)}) if as_json else svg)
+    elif as_json:
+        print(found.model_dump_json(indent=1))
+    elif form == "mermaid":
+        print(drawing.mermaid(found), end="")
+    else:
+        show_audit.lineage(found)
+
+
+@commands.command()
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="a version, or a run")],
+    after: Annotated[str, typer.Argument(metavar="B", help="the other; of two runs also iteration by iteration")],
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Show what differs between two versions, and why each dataset was computed anew."""
+    from wind.differences import difference
+
+    store = Store(root)
+    are_runs = all(name in runs(store) for name in (before, after))
+    found = difference(store, find(store, before), find(store, after), aligned=are_runs)
+    print(found.model_dump_json(indent=1)) if as_json else show_audit.difference(found)

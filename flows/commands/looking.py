@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from flows import show
-from flows.options import Json, Root, named, print_versions
+from flows import show, show_audit
+from flows.options import Json, Root, named, print_versions, prompt_of
 from wind.datasets import Store
 from wind.errors import ConfigError
+from wind.histories import history
 from wind.versions import Versions, find
 from wind.versions import runs as runs_of
 
@@ -50,3 +51,16 @@ def rows(
     store = Store(root)
     found = show.select(store, named(store, name), where=where, limit=limit)
     print(json.dumps(found.to_dicts(), indent=1)) if as_json else show.frame(found)
+
+
+@commands.command()
+def prompt(
+    digits: Annotated[str, typer.Argument(metavar="ID", help="digits of a prompt_id, which `wind rows RUN:prompts` shows")],
+    run_name: Annotated[str | None, typer.Option("--run", help="which run, where several have the prompt")] = None,
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Show one prompt's responses in every iteration side by side."""
+    store = Store(root)
+    found = history(store, *prompt_of(store, digits, run_name))
+    print(found.model_dump_json(indent=1)) if as_json else show_audit.history(found)

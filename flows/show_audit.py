@@ -1,0 +1,196 @@
+"""How lineages, histories and differences look in a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from flows.show import reasons
+from wind.differences import Change, Difference
+from wind.histories import Answers, History
+from wind.lineage import Lineage, Node
+from wind.lineage.drawing import caption
+
+LONGEST = 400  # characters of a response that a terminal shows; JSON has all
+ALIGNED = ("win_rate", "mean_reward", "accuracy", "kl_k1", "response_tokens")
+WIDTH = 160  # where standard output is no terminal
+STYLES = {"version": "bold yellow", "prompt": "bold magenta", "dataset": "cyan", "model": "red", "source": "green"}
+
+
+def lineage(found: Lineage) -> None:
+    """The ancestors as a tree; what was shown before is referred to."""
+    top = found.nodes[found.root]
+    tree = Tree(_node(top, ""))
+    seen = {found.root}
+    waiting = [(tree, called, parent) for called, parent in reversed(found.parents(found.root))]
+    while waiting:
+        branch, called, node = waiting.pop()
+        if node.id in seen:
+            branch.add(Text.assemble(f"{called}: ", (node.name, STYLES[node.kind]), ("  see above", "dim")))
+            continue
+        seen.add(node.id)
+        grown = branch.add(_node(node, called))
+        waiting += [(grown, name, parent) for name, parent in reversed(found.parents(node.id))]
+    _console().print(tree)
+
+
+def history(found: History) -> None:
+    """The prompt, and its responses in every iteration side by side, the best on top."""
+    console = _console()
+    console.print(f"prompt {found.prompt_id}  run {found.run}  {found.split}", markup=False)
+    console.print(f"prompt: {found.prompt}", f"answer: {found.answer or '-'}", sep="\n", markup=False)
+    if found.meta != "{}":
+        console.print(f"meta: {found.meta}", markup=False)
+    table = Table(show_lines=True)
+    for answers in found.iterations:
+        table.add_column(Text(f"iteration {answers.iteration}  {answers.version}  policy {answers.policy[:12]}"), ratio=1)
+    for index in range(max(len(answers.rows) for answers in found.iterations)):
+        table.add_row(*(_response(answers, index) for answers in found.iterations))
+    console.print(table)
+    for answers in found.iterations:
+        for damage in answers.damage:
+            console.print(f"{answers.version}: {damage}", markup=False)
+        if not answers.rows and not answers.damage:
+            console.print(f"{answers.version} did not ask this prompt", markup=False)
+
+
+def difference(found: Difference) -> None:
+    """What differs, table by table; what is the same in few words."""
+    console = _console()
+    console.print(f"{found.before} -> {found.after}", markup=False)
+    revision = [found.git_revision] if found.git_revision else []
+    settings = [("config", found.config), ("code", found.modules), ("package", [*found.packages, *revision])]
+    for title, changes in settings:
+        if changes:
+            _print(console, (title, "before", "after"), [(change.name, *_values(change)) for change in changes])
+    same = [title for title, changes in settings if not changes]
+    if same:
+        console.print(f"the same: {', '.join(same)}", "", sep="\n")
+    if found.recomputed:
+        _print(console, ("computed anew", "why"), [(each.dataset, reasons(each.why)) for each in found.recomputed])
+    rows = []
+    for each in found.datasets:
+        before, after = (side.fingerprint[:12] if side else "-" for side in (each.before, each.after))
+        if each.same or each.damage or not each.before or not each.after:
+            rows.append((each.name, before, after, each.damage or ("same" if each.same else "in one only"), "", "", ""))
+        else:
+            columns = ", ".join([*(f"{name} {count}" for name, count in each.columns.items()), *each.other_columns])
+            rows.append((each.name, before, after, *map(str, (each.added, each.removed, each.changed)), columns))
+    rows += [
+        (each.name, str(each.before)[:12], str(each.after)[:12], "same" if each.before == each.after else "other", "", "", "")
+        for each in found.models
+    ]
+    _print(console, ("dataset or model", "before", "after", "added", "removed", "changed", "rows that differ, by column"), rows)
+    shifts = [
+        (
+            each.name,
+            shift.quantity,
+            f"{shift.before:.4g}",
+            f"{shift.after:.4g}",
+            f"{shift.statistic:.3f}",
+            f"{shift.p_value:.2g}",
+            f"{shift.effect:+.2f}",
+        )
+        for each in found.datasets
+        for shift in each.shifts
+    ]
+    if shifts:
+        _print(console, ("distribution", "of", "mean before", "mean after", "KS", "p", "effect, in sd"), shifts)
+    if metrics := [_metric(change) for change in found.metrics if change.before != change.after]:
+        _print(console, ("metric", "before", "after", "difference"), metrics)
+    if found.iterations:
+        titles = [f"{name} {side}" for name in ALIGNED for side in ("before", "after")]
+        aligned = [
+            (
+                str(each.iteration),
+                *(cell for name in ALIGNED for cell in _metric(_named(each.metrics, name))[1:3]),
+            )
+            for each in found.iterations
+        ]
+        shown = [index for index in range(len(titles) + 1) if any(row[index] != "-" for row in aligned)]
+        _print(
+            console,
+            [["iteration", *titles][index] for index in shown],
+            [tuple(row[index].partition(" ")[0] for index in shown) for row in aligned],
+        )
+
+
+def _print(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*titles, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table, "", sep="\n")
+
+
+def _node(node: Node, called: str) -> Text:
+    title, detail = caption(node)
+    text = Text.assemble(f"{called}: " if called else "", (title, STYLES[node.kind]), f"  {detail}")
+    if node.computed_by is not None:
+        seconds = node.provenance.get("seconds")
+        took = f" in {seconds:.1f} s" if isinstance(seconds, int | float) else ""
+        others = f", one of {node.computations} computations" if node.computations > 1 else ""
+        text.append(f"  computed by {node.computed_by['stage']}{took}{others}", "dim")
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in list(node.numbers.items())[:4])
+    origin = node.provenance.get("origin") or node.provenance.get("source")
+    for said in (numbers, f"from {origin}" if origin else ""):
+        text.append(f"  {said}" if said else "", "dim")
+    for file in node.files:
+        text.append(f"\n{file['name']}  {file['bytes']} bytes  sha256 {file['sha256']}", "dim")
+    if node.prompt is not None:
+        text.append(f"\n{node.prompt['prompt']}", "dim")
+    if node.damage:
+        text.append(f"\nMISSING OR DAMAGED: {node.damage}", "bold red")
+    return text
+
+
+def _response(answers: Answers, index: int) -> Text:
+    if index >= len(answers.rows):
+        return Text("")
+    row = answers.rows[index]
+    response = str(row.get("response"))
+    text = Text(response if len(response) <= LONGEST else f"{response[:LONGEST]}…", style="bold")
+    drawn = f"step {row['step']}, {row['drawn_from']}" if "step" in row else ""
+    judged = [
+        f"{title} {_number(row[name])}"
+        for title, name in (("reward", "reward"), ("win rate", "win_rate"), ("rank", "rank"), ("accuracy", "accuracy"))
+        if row.get(name) is not None
+    ]
+    scored = f"logp {_number(row['logp_policy'])}, reference {_number(row['logp_reference'])}" if "logp_policy" in row else ""
+    beside = f"beside {str(row['response_reference'])[:LONGEST]!r}" if row.get("response_reference") is not None else ""
+    for line in (drawn, "  ".join([*judged, str(row.get("role") or "")]).strip(), scored, beside):
+        text.append(f"\n{line}" if line else "", "not bold")
+    return text
+
+
+def _values(change: Change) -> tuple[str, str]:
+    before, after = ("-" if value is None else str(value) for value in (change.before, change.after))
+    return (before[:16], after[:16]) if min(len(before), len(after)) >= 64 else (before, after)
+
+
+def _metric(change: Change) -> tuple[str, str, str, str]:
+    before, after = change.before, change.after
+    known = [side["value"] for side in (before, after) if side and side["value"] is not None]
+    apart = f"{known[1] - known[0]:+.4f}" if len(known) == 2 else "-"
+    return change.name, _interval(before), _interval(after), apart
+
+
+def _interval(entry: Mapping[str, Any] | None) -> str:
+    if not entry or entry["value"] is None:
+        return "-"
+    return f"{entry['value']:.4f}" + ("" if entry["low"] is None else f" [{entry['low']:.4f}, {entry['high']:.4f}]")
+
+
+def _named(metrics: Sequence[Change], name: str) -> Change:
+    return next((change for change in metrics if change.name == name), Change(name=name, before=None, after=None))
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=WIDTH, highlight=False)
