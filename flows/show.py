@@ -73,13 +73,13 @@ def version(store: Store, found: Version) -> None:
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
     """What a run would do, stage by stage."""
     console = _console()
-    titles = ("iteration", "stage", "outcome", "rows", "tokens, at most", "megabytes", "seconds", "why")
+    titles = ("iteration", "dataset", "outcome", "rows", "tokens, at most", "megabytes", "seconds", "why")
     table = Table(*titles, box=None, pad_edge=False)
     for step in steps:
         cells = [step[name] for name in ("rows", "tokens", "megabytes", "seconds")]
         table.add_row(
             str(step["iteration"] or ""),
-            step["stage"],
+            step["dataset"],
             step["outcome"],
             *("?" if cell is None else f"{cell:g}" for cell in cells),
             Text(reasons(step["why"])),

@@ -101,21 +101,14 @@ def difference(found: Difference) -> None:
         _print(console, ("distribution", "of", "mean before", "mean after", "KS", "p", "effect, in sd"), shifts)
     if metrics := [_metric(change) for change in found.metrics if change.before != change.after]:
         _print(console, ("metric", "before", "after", "difference"), metrics)
-    if found.iterations:
-        titles = [f"{name} {side}" for name in ALIGNED for side in ("before", "after")]
-        aligned = [
-            (
-                str(each.iteration),
-                *(cell for name in ALIGNED for cell in _metric(_named(each.metrics, name))[1:3]),
-            )
-            for each in found.iterations
-        ]
-        shown = [index for index in range(len(titles) + 1) if any(row[index] != "-" for row in aligned)]
-        _print(
-            console,
-            [["iteration", *titles][index] for index in shown],
-            [tuple(row[index].partition(" ")[0] for index in shown) for row in aligned],
-        )
+    aligned = [
+        (str(each.iteration), each.before, each.after, *_metric(change))
+        for each in found.iterations
+        for change in each.metrics
+        if change.name in ALIGNED
+    ]
+    if aligned:
+        _print(console, ("iteration", "of", "and of", "metric", "before", "after", "difference"), aligned)
 
 
 def _print(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -181,10 +174,6 @@ def _interval(entry: Mapping[str, Any] | None) -> str:
     if not entry or entry["value"] is None:
         return "-"
     return f"{entry['value']:.4f}" + ("" if entry["low"] is None else f" [{entry['low']:.4f}, {entry['high']:.4f}]")
-
-
-def _named(metrics: Sequence[Change], name: str) -> Change:
-    return next((change for change in metrics if change.name == name), Change(name=name, before=None, after=None))
 
 
 def _number(value: float) -> str:

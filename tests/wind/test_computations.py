@@ -1,0 +1,93 @@
+"""Records of computations: one for each, whatever content it made."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.wind.audit_case import Run, key, model, publish
+from wind.computations import computation_of, recorded
+from wind.datasets import Dataset, Store
+from wind.errors import DatasetError
+from wind.fingerprints import digest
+from wind.stages import Job, Place, run
+
+
+def rewards_of(store: Store) -> Dataset:
+    return publish(store, "rewards", {**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]})[0]
+
+
+def computed(store: Store, rewards: Dataset, code: str) -> Dataset:
+    spec = {"rewards": rewards.model_dump(mode="json"), "win_rate": {}}
+    job = Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)), code=code, modules={"wind.win_rates": code})
+    return run(job, lambda done, total: None)
+
+
+def test_equal_content_keeps_every_computation_that_made_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rewards = rewards_of(store)
+    first, second = computed(store, rewards, "old"), computed(store, rewards, "new")
+    assert first == second
+    assert store.manifest(first).computed_by["code"] == "old"
+    assert [each.code for each in recorded(store, first)] == ["old", "new"]
+    newer = recorded(store, first)[1]
+    assert newer.parents == {"rewards": rewards}
+    assert newer.modules == {"wind.win_rates": "new"}
+    assert newer.numbers == store.manifest(first).numbers
+    assert newer.provenance["seconds"] >= 0
+    assert computation_of(store, first, newer.key()) == newer
+    assert computation_of(store, first) == recorded(store, first)[0]
+
+
+def test_a_record_stays_unless_it_is_damaged(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rewards = rewards_of(store)
+    made = computed(store, rewards, "old")
+    (path,) = (tmp_path / "computations" / "win_rates" / made.fingerprint).iterdir()
+    content = path.read_bytes()
+    computed(store, rewards, "old")
+    assert path.read_bytes() == content  # the second has other times
+
+    path.write_bytes(content[:-2])
+    with pytest.raises(DatasetError, match=f"{path.name} is not a record"):
+        recorded(store, made)
+    computed(store, rewards, "old")
+    assert [each.code for each in recorded(store, made)] == ["old"]
+
+
+@pytest.mark.parametrize(("field", "value", "reason"), [("code", "forged", "was edited"), ("dataset", "other", "edited or moved")])
+def test_an_edited_record_is_refused(tmp_path: Path, field: str, value: str, reason: str) -> None:
+    store = Store(tmp_path)
+    made = computed(store, rewards_of(store), "old")
+    (path,) = (tmp_path / "computations" / "win_rates" / made.fingerprint).iterdir()
+    fields = json.loads(path.read_bytes())
+    fields[field] = value if field == "code" else {**fields[field], "fingerprint": digest(value)}
+    path.write_text(json.dumps(fields))
+    with pytest.raises(DatasetError, match=reason):
+        recorded(store, made)
+
+
+def test_a_model_knows_its_training_with_and_without_records(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    training = run.versions[0].content.datasets["training"]
+    for _ in range(2):
+        found = computation_of(run.store, run.models[1])
+        assert found is not None
+        assert (found.dataset, found.name_of(run.models[1])) == (training, "model")
+        run.store.storage.delete("computations")  # as a store that is older than records
+    assert computation_of(run.store, run.models[0]) is None  # it came from outside
+
+
+def test_outputs_of_outputs_are_outputs(tmp_path: Path) -> None:
+    """An on-policy training publishes its numbers as an output, whose outputs are the models."""
+    store = Store(tmp_path / "store")
+    trained = model(store, tmp_path / "model", 1.0)
+    numbers, _ = publish(store, "training", {"step": [1], "metric": ["loss"], "value": [0.5]}, outputs={"model": trained})
+    row = {"step": [1], **key(digest("p")[:32], 1), "drawn_from": ["policy"], "response": ["x"], "response_token_ids": [[2]]}
+    row |= {"finish_reason": ["stop"], "seed": [0], "reward": [1.0], "win_rate": [0.5], "rank": [1]}
+    row |= {"logp_policy": [-1.0], "logp_reference": [-1.0]}
+    rollouts, its_key = publish(store, "rollouts", row, outputs={"training": numbers})
+    found = computation_of(store, trained, its_key)
+    assert found is not None
+    assert found.dataset == rollouts
+    assert found.outputs == {"training": numbers, "model": trained}
