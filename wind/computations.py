@@ -77,23 +77,23 @@ def computation_of(store: Store, handle: AnyHandle, key: str | None = None) -> C
         except FileNotFoundError:
             pass
     found = recorded(store, handle)
-    if found:
-        return found[0]
+    return found[0] if found else by_manifest(store, handle)
+
+
+def by_manifest(store: Store, handle: AnyHandle) -> Computation | None:
+    """The first computation of `handle` as the manifests tell it: without modules; None for what came from outside.
+
+    Raises DatasetError if a manifest cannot be read.
+    """
+    if not store.manifest(handle).computed_by:
+        return None
     made = _maker(store, handle) or handle
     manifest = store.manifest(made)
-    own = manifest.computed_by
-    if not own:
-        return None
-    return Computation(
-        dataset=made,
-        stage=own["stage"],
-        spec=own["spec"],
-        code=own.get("code", ""),
-        parents=manifest.parents,
-        outputs=manifest.outputs,
-        numbers=manifest.numbers,
-        provenance=manifest.provenance,
-    )
+    facts = {"parents": manifest.parents, "outputs": manifest.outputs, "numbers": manifest.numbers}
+    try:
+        return Computation(dataset=made, **manifest.computed_by, **facts, provenance=manifest.provenance)
+    except (ValidationError, TypeError) as error:
+        raise DatasetError(f"the manifest of {label(made)} does not tell how it was computed: it was edited") from error
 
 
 def _maker(store: Store, handle: AnyHandle) -> Dataset | None:

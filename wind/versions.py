@@ -8,9 +8,9 @@ settings and check results stand beside that content, outside the id. A tag is a
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from wind.config import Name
 from wind.datasets import AnyHandle, Dataset, Model, Store
@@ -21,6 +21,8 @@ from wind.storage import Storage
 REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")
 NUMBERED = re.compile(r"^[0-9]{4,}\.json$")
 TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+
+Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Content(BaseModel):
@@ -54,7 +56,7 @@ class Version(BaseModel):
     metrics: dict[str, dict[str, Any]]  # value, low, high, n
     seconds: dict[str, float]  # what each stage's computation took, whenever it was
     published: float  # Unix time
-    computations: dict[str, str] = {}  # key of the computation that made or had made each dataset, see wind.computations
+    computations: dict[str, Key] = {}  # of the computation that made or had made each dataset, see wind.computations
 
     def handles(self) -> dict[str, AnyHandle]:
         """Everything stored that the version names."""

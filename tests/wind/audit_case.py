@@ -81,10 +81,12 @@ class Run:
             )
             rewards = add("rewards", {**key(TRAIN, 4), "reward": REWARDS[iteration]}, {"generations": generations})
             win_rates = add("win_rates", wins(REWARDS[iteration]), {"rewards": rewards})
-            trained = model(self.store, folder / f"{root}-{run}-{iteration}", iteration + lr)
+            trained = model(
+                self.store, folder / f"{root}-{run}-{iteration}", iteration + lr, computed_by={"stage": "training", "spec": {}}
+            )
             add(
                 "training",
-                {"step": pa.array([1], pa.int32()), "metric": ["loss"], "value": [lr]},
+                {"step": pa.array([1], pa.int32()), "metric": ["loss"], "value": [lr * iteration]},
                 {"policy": policy, "win_rates": win_rates},
                 outputs={"model": trained},
                 spec={"training": {"lr": lr}},

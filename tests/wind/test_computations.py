@@ -55,13 +55,15 @@ def test_a_record_stays_unless_it_is_damaged(tmp_path: Path) -> None:
     assert [each.code for each in recorded(store, made)] == ["old"]
 
 
-@pytest.mark.parametrize(("field", "value", "reason"), [("code", "forged", "was edited"), ("dataset", "other", "edited or moved")])
+@pytest.mark.parametrize(
+    ("field", "value", "reason"), [("code", "forged", "was edited"), ("dataset", "other", "edited or moved")]
+)
 def test_an_edited_record_is_refused(tmp_path: Path, field: str, value: str, reason: str) -> None:
     store = Store(tmp_path)
     made = computed(store, rewards_of(store), "old")
     (path,) = (tmp_path / "computations" / "win_rates" / made.fingerprint).iterdir()
     fields = json.loads(path.read_bytes())
-    fields[field] = value if field == "code" else {**fields[field], "fingerprint": digest(value)}
+    fields[field] = "forged" if field == "code" else {**fields[field], "fingerprint": digest("another")}
     path.write_text(json.dumps(fields))
     with pytest.raises(DatasetError, match=reason):
         recorded(store, made)

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from wind.computations import Computation, computation_of, recorded
+from wind.computations import Computation, by_manifest, computation_of, recorded
 from wind.datasets import AnyHandle, Dataset, Manifest, Model, Source, Store, label, noun
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.versions import Version, Versions
@@ -160,7 +160,7 @@ def _node(store: Store, handle: AnyHandle, computation: Computation | None, dama
             damage = f"{label(handle)} or what was made with it lacks a file, or has one of another size: run `wind verify`"
     except DatasetError as error:
         damage = str(error)
-    provenance = computation.provenance if computation else manifest.provenance if manifest else {}
+    provenance = {**(manifest.provenance if manifest else {}), **(computation.provenance if computation else {})}
     return Node(
         id=_id(handle),
         kind="model" if isinstance(handle, Model) else "source" if isinstance(handle, Source) else "dataset",
@@ -179,11 +179,14 @@ def _node(store: Store, handle: AnyHandle, computation: Computation | None, dama
 
 
 def _computation(store: Store, handle: AnyHandle, key: str | None) -> tuple[Computation | None, str | None]:
-    """The computation that made `handle`, or why it is not known."""
+    """The computation that made `handle`, and what is wrong with its record; then the manifest's, where that can be read."""
     try:
         return computation_of(store, handle, key), None
     except DatasetError as error:
-        return None, str(error)
+        try:
+            return by_manifest(store, handle), str(error)
+        except DatasetError:
+            return None, str(error)
 
 
 def _recorded(store: Store, handle: AnyHandle) -> int:

@@ -46,7 +46,7 @@ def svg(lineage: Lineage) -> str:
 
     A line is pale where a path over other boxes leads the same way.
     """
-    nodes = list(reversed(lineage.nodes))
+    nodes = list(lineage.nodes)
     edges = [(parent.id, name) for name in nodes for _, parent in lineage.parents(name)]
     placed = layout(nodes, edges, WIDTH + GAP, BEND)
     x = {place: MARGIN + centre for place, centre in placed.x.items()}
@@ -62,7 +62,7 @@ def svg(lineage: Lineage) -> str:
         *_legend(lineage),
         '<g fill="none" stroke="#7d8a93" stroke-width="1.2">',
     ]
-    implied = _implied(sorted(nodes, key=placed.layer.__getitem__), edges)
+    implied = _implied(sorted(nodes, key=placed.layer.__getitem__), list(placed.lines))
     for (parent, child), line in sorted(placed.lines.items(), key=lambda drawn: drawn[0] not in implied):
         pale = ' stroke="#d3dade"' if (parent, child) in implied else ""
         parts.append(f'<path d="{_path(line, x, top)}"{pale}><title>{escape(_named(lineage, parent, child))}</title></path>')

@@ -5,7 +5,7 @@ by the mean place of the neighbours, and coordinates that are the least squares 
 parent share their bends. All of it is deterministic.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,9 +25,12 @@ class Layout:
 
 
 def layout(nodes: Iterable[str], edges: Iterable[tuple[str, str]], width: float, bend_width: float) -> Layout:
-    """The layout of an acyclic graph; nodes are `width` wide with their margin, the lines between them `bend_width`."""
+    """The layout of a graph; nodes are `width` wide with their margin, the lines between them `bend_width`.
+
+    An edge that would close a circle has no line: content that was made of itself, as by a training that changed nothing.
+    """
     names = list(nodes)
-    arrows = list(dict.fromkeys(edges))
+    arrows = _acyclic(names, dict.fromkeys(edges))
     parents: dict[str, list[str]] = {name: [] for name in names}
     children: dict[str, list[str]] = {name: [] for name in names}
     for parent, child in arrows:
@@ -54,6 +57,29 @@ def layout(nodes: Iterable[str], edges: Iterable[tuple[str, str]], width: float,
             x |= _spaced(row, [_mean([*above[place], *below[place]], x, x[place]) for place in row], widths)
     left = min((x[place] - widths[place] / 2 for place in layer), default=0.0)
     return Layout(layer, {place: centre - left for place, centre in x.items()}, lines)
+
+
+def _acyclic(names: Sequence[str], edges: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of `edges` that a walk from children to parents meets without coming back to where it is."""
+    parents: dict[str, list[str]] = {name: [] for name in names}
+    arrows = list(edges)
+    for parent, child in arrows:
+        parents[child].append(parent)
+    closing: set[tuple[str, str]] = set()
+    done: set[str] = set()
+    for start in names:
+        path: dict[str, Iterator[str]] = {} if start in done else {start: iter(parents[start])}  # a stack, in order
+        while path:
+            child = next(reversed(path))
+            parent = next(path[child], None)
+            if parent is None:
+                done.add(child)
+                del path[child]
+            elif parent in path:
+                closing.add((parent, child))
+            elif parent not in done:
+                path[parent] = iter(parents[parent])
+    return [arrow for arrow in arrows if arrow not in closing]
 
 
 def _layers(names: Sequence[str], parents: Mapping[str, list[str]], children: Mapping[str, list[str]]) -> dict[str, int]:
