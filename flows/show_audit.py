@@ -71,7 +71,7 @@ def difference(found: Difference) -> None:
         console.print(f"the same: {', '.join(same)}", "", sep="\n")
     if found.recomputed:
         _print(console, ("computed anew", "why"), [(each.dataset, reasons(each.why)) for each in found.recomputed])
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for each in found.datasets:
         before, after = (side.fingerprint[:12] if side else "-" for side in (each.before, each.after))
         if each.same or each.damage or not each.before or not each.after:

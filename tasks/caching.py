@@ -17,7 +17,7 @@ from prefect import Task
 from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 
 from tasks.running import Event, Outcome, Running, running
-from wind.datasets import AnyHandle, Handle
+from wind.datasets import AnyHandle
 from wind.fingerprints import code_digest, digest
 from wind.stages import HANDLE
 from wind.storage import LocalStorage
@@ -25,7 +25,7 @@ from wind.storage import LocalStorage
 COMPUTATION = "computation"  # beside the fields of a handle in a task's result: the key of what made it
 
 P = ParamSpec("P")
-R = TypeVar("R", bound=Handle)
+R = TypeVar("R", bound=AnyHandle)
 
 
 @dataclass

@@ -246,8 +246,8 @@ def shifts(store: Store, before: Dataset, after: Dataset) -> list[Shift]:
         rows = pl.scan_pyarrow_dataset(store.open(handle)).filter(of_policy)
         named = (quantity.alias(name) for name, quantity in quantities.items())
         sides.append(_collected(rows.select("prompt_id", *named), before, after))
-    prompts = [side["prompt_id"].n_unique() for side in sides]
-    return [_shift(name, *(side[name].to_numpy() for side in sides), *prompts) for name in quantities]
+    prompts, others = (side["prompt_id"].n_unique() for side in sides)
+    return [_shift(name, sides[0][name].to_numpy(), sides[1][name].to_numpy(), prompts, others) for name in quantities]
 
 
 class Side:

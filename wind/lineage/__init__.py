@@ -198,8 +198,9 @@ def _recorded(store: Store, handle: AnyHandle) -> int:
 
 def _row_of(store: Store, prompts: Dataset, messages: list[dict[str, str]]) -> str | None:
     """Where in its source the prompt with `messages` stands, such as `prompts.jsonl line 3`; None where that cannot be read."""
-    from wind.prompts import PromptsSpec, read_rows
+    from wind.prompts import PromptsSpec
     from wind.prompts.rendering import messages_of
+    from wind.prompts.sources import read_rows
 
     computation = _computation(store, prompts, None)[0]
     if computation is None:

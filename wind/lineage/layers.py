@@ -36,7 +36,7 @@ def layout(nodes: Iterable[str], edges: Iterable[tuple[str, str]], width: float,
     for parent, child in arrows:
         parents[child].append(parent)
         children[parent].append(child)
-    layer: dict[Place, int] = dict(_layers(names, parents, children))
+    layer: dict[Place, int] = {**_layers(names, parents, children)}
     lines: dict[tuple[str, str], list[Place]] = {}
     for parent, child in arrows:
         bends: list[Place] = [(parent, index) for index in range(layer[parent] + 1, layer[child])]
@@ -71,14 +71,14 @@ def _acyclic(names: Sequence[str], edges: Iterable[tuple[str, str]]) -> list[tup
         path: dict[str, Iterator[str]] = {} if start in done else {start: iter(parents[start])}  # a stack, in order
         while path:
             child = next(reversed(path))
-            parent = next(path[child], None)
-            if parent is None:
+            above = next(path[child], None)
+            if above is None:
                 done.add(child)
                 del path[child]
-            elif parent in path:
-                closing.add((parent, child))
-            elif parent not in done:
-                path[parent] = iter(parents[parent])
+            elif above in path:
+                closing.add((above, child))
+            elif above not in done:
+                path[above] = iter(parents[above])
     return [arrow for arrow in arrows if arrow not in closing]
 
 
