@@ -30,14 +30,31 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
             os.close(descriptor)
             raise BlockingIOError(errno.EWOULDBLOCK, f"process {holder}", os.fspath(path)) from None
         # The holder before us may have removed the file: then our lock is on a name nobody else will find.
-        with contextlib.suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                break
+        if _is_at(descriptor, path):
+            break
         os.close(descriptor)
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock on `path` for the block unless somebody does; whether it is held. Leaves no file where there was none."""
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = _is_at(descriptor, path)
+        except BlockingIOError:
+            is_held = False
+        yield is_held
+        if is_held and is_new and _is_at(descriptor, path):  # the block may have removed it, and another have it by now
+            path.unlink()
     finally:
         os.close(descriptor)
 
@@ -68,3 +85,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False

@@ -157,6 +157,17 @@ class ObjectStorage:
         """See `Storage`."""
         return lease(self, checked_name(name, self.url), wait=wait)
 
+    @contextlib.contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """See `Storage`."""
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self.lock(name, wait=False))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """See `Storage`."""
         return pyarrow.fs.PyFileSystem(_Handler(self))

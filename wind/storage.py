@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.fs
 
 from wind.errors import DatasetError
-from wind.files import atomic, atomic_write, lock, sync_folder, unfinished_name
+from wind.files import atomic, atomic_write, lock, sync_folder, try_lock, unfinished_name
 
 CHUNK_BYTES = 4 * 2**20
 URL = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
@@ -93,6 +93,9 @@ class Storage(Protocol):
         Raises BlockingIOError, whose `strerror` says who holds it, if it is taken and `wait` is False.
         """
 
+    def try_lock(self, name: str) -> AbstractContextManager[bool]:
+        """Hold the lock `name` for the block if it is free; whether it was. Leaves no file where there was none."""
+
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """The root as pyarrow sees it: names are the same."""
 
@@ -146,7 +149,8 @@ class LocalStorage:
 
     def files(self, folder: str) -> Iterator[Entry]:
         """See `Storage`."""
-        for path in sorted(self.path(folder).rglob("*"), key=Path.as_posix):
+        found = (Path(above, name) for above, _, names in os.walk(self.path(folder)) for name in names)
+        for path in sorted(found, key=Path.as_posix):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 if path.is_file() and not path.is_symlink():
                     state = path.stat()
@@ -219,6 +223,14 @@ class LocalStorage:
                 yield _Unbroken()
             finally:
                 path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """See `Storage`."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with try_lock(path) as is_held:
+            yield is_held
 
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """See `Storage`."""
