@@ -3,11 +3,12 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.versions import settings
 from wind.config import DistillConfig, alternatives, load_config
 from wind.errors import ConfigError
 from wind.fingerprints import digest
@@ -82,7 +83,7 @@ def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[C
 
 def _refuse_other_conditions(first_path: str, first: DistillConfig, path: str, config: DistillConfig) -> None:
     ours, theirs = (
-        dict(_settings(each.model_dump(mode="json", exclude=set(FREE)))) | {BUDGET: each.responses_per_prompt()}
+        dict(settings(each.model_dump(mode="json", exclude=set(FREE)))) | {BUDGET: each.responses_per_prompt()}
         for each in (first, config)
     )
     for name in [*ours, *theirs]:
@@ -91,12 +92,3 @@ def _refuse_other_conditions(first_path: str, first: DistillConfig, path: str, c
                 f"{path} has {name} {theirs.get(name)!r} and {first_path} has {ours.get(name)!r}: what is compared may differ in "
                 f"{', '.join(FREE)} only; make them agree, or give --set {name}=..."
             )
-
-
-def _settings(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted name and value of every setting."""
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _settings(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

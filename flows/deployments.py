@@ -43,7 +43,8 @@ def continue_run(config: DistillConfig) -> Any:
     try:
         with start(config, quiet=True) as here:
             target = finished_iterations(here.config) + 1
-            version = distill(here.config.model_copy(update={"iterations": target}))[-1]
+            base = Versions(here.store, here.config.run).base()
+            version = distill(here.config.model_copy(update={"iterations": target}), base)[-1]
     except StageError as error:
         if "is going on" in str(error):
             return Cancelled(message=f"refused: {error}")
@@ -55,7 +56,9 @@ def finished_iterations(config: DistillConfig) -> int:
     """How many iterations of this recipe the run has published."""
     versions = Versions(Store(config.root), config.run)
     wanted = recipe(config)
-    return max((version.content.iteration for version in versions if version.content.recipe == wanted), default=0)
+    base = versions.base()
+    begun = base.content.iteration if base else 0
+    return max((version.content.iteration for version in versions if version.content.recipe == wanted), default=begun)
 
 
 def serve_forever(config: DistillConfig, *, cron: str | None, interval: float | None, port: int) -> None:

@@ -9,21 +9,23 @@ from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure
 from tasks.prompts import load_prompts
-from tasks.sources import import_policy, import_prompts, import_reward
+from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
-from tasks.versions import iterations, publish_version
+from tasks.versions import beginning, iterations, publish_version, tell_changes
 from wind.config import DistillConfig
 from wind.versions import Version
 
 
 @flow(name="distill", flow_run_name="{config.run}", persist_result=False)
-def distill(config: DistillConfig) -> Sequence[Version]:
-    """Each iteration the policy learns to win against itself; returns one dataset version per iteration."""
-    initial = policy = anchor = import_policy(config.policy)
+def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Version]:
+    """Each iteration the policy learns to win against itself; returns one dataset version per iteration, those after `base`."""
+    begin = beginning(config, base)
+    initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
     prompts = checked(load_prompts(import_prompts(config.prompts, initial, config.seed)))
+    tell_changes(begin, prompts)
     versions: list[Version] = []
-    for iteration in iterations(config.iterations):
+    for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
         trained_on = train(config, policy, reference, prompts, reward, iteration)
         training = trained_on["training"]
@@ -51,6 +53,6 @@ def distill(config: DistillConfig) -> Sequence[Version]:
             "evaluation": held_out.evaluation,
             "metrics": metrics,
         }
-        publish_version(versions, iteration, datasets, policy, trained, reference)
+        publish_version(begin, versions, iteration, datasets, policy, trained, reference)
         policy = trained
     return versions

@@ -23,6 +23,7 @@ from wind.versions import Version, find
 Config = Annotated[Path, typer.Argument(help="a YAML file, such as configs/demo.yaml")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="override a field: --set training.lr=1e-6")]
 Iterations = Annotated[int | None, typer.Option(min=1, help="how many iterations, in place of the config's")]
+From = Annotated[str | None, typer.Option("--from", metavar="VERSION", help="the version to continue, in place of the beginning")]
 Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="the store")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 

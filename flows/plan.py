@@ -10,15 +10,16 @@ from wind.datasets import Dataset, Store
 from wind.differences import Side, newest, reasons
 from wind.generations import sampled_prompts
 from wind.objective_config import refresh_steps
+from wind.versions import Version
 
 
-def planned(config: DistillConfig) -> list[dict[str, Any]]:
+def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str, Any]]:
     """One entry per stage and iteration: outcome "cached" or "run", and why; rows, tokens (at most), megabytes, seconds.
 
     What would run is estimated from the newest dataset of the same noun in the store, scaled by rows; null where there is none.
     """
     with start(config, planning=True, quiet=True) as here:
-        distill.fn(here.config)
+        distill.fn(here.config, base)
         iterations = {event.iteration for event in here.events}
         before = {iteration: newest(here.store, config.run, iteration) for iteration in iterations}
         return [_step(here, event) | {"why": _why(here, event, before[event.iteration])} for event in here.events]

@@ -15,7 +15,9 @@ from wind.versions import Version
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["datasets", "frame", "label", "plan", "reasons", "select", "verified", "version", "versions"]
+    from wind.garbage import Collected
+
+__all__ = ["collected", "datasets", "frame", "label", "plan", "reasons", "select", "tags", "verified", "version", "versions"]
 
 SUMMARY = (
     ("win rate", "win_rate", 3),
@@ -68,6 +70,10 @@ def version(store: Store, found: Version) -> None:
         metrics.add_row(name, _number(entry, 4), str(entry["n"]))
     console.print(metrics)
     console.print(f"policy: {store.where(content.model_out)}", markup=False)
+    for name in ("model_in", "model_out", "reference"):
+        if store.is_dropped(getattr(content, name)):
+            again = f"`wind rerun {found.run} --from training` computes them again"
+            console.print(f"the weights of {name} were dropped by a retention policy; {again}", markup=False)
 
 
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
@@ -111,6 +117,28 @@ def reasons(why: Sequence[str]) -> str:
     others = [reason for reason in why if not INPUT.match(reason)]
     together = [f"input{'s' * (len(inputs) > 1)} {', '.join(inputs)} changed"] if inputs else []
     return "; ".join([*others, *together])
+
+
+def tags(found: Sequence[Mapping[str, Any]]) -> None:
+    """The tags, and the versions that they name."""
+    table = Table("tag", "version", "id", box=None, pad_edge=False)
+    for entry in found:
+        version = f"{entry['run']}@{entry['number']}" if entry["number"] else "gone"
+        table.add_row(f"{entry['run']}@{entry['tag']}", version, entry["id"][:12])
+    _console().print(table if found else "no tags")
+
+
+def collected(found: "Collected") -> None:
+    """What a collection removed: everything by name, then by kind."""
+    console = _console()
+    for item in found.items:
+        console.print(f"{item.name}  {item.bytes} bytes", markup=False)
+    table = Table("kind", "items", "bytes", box=None, pad_edge=False)
+    for kind, (items, size) in found.kinds().items():
+        table.add_row(kind, str(items), str(size))
+    if found.items:
+        console.print(table)
+    console.print(f"{found.bytes()} bytes {'would be freed' if found.dry_run else 'freed'}", markup=False)
 
 
 def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> "pl.DataFrame":

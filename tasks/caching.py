@@ -17,7 +17,8 @@ from prefect import Task
 from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 
 from tasks.running import Event, Outcome, Running, running
-from wind.datasets import AnyHandle
+from wind.datasets import AnyHandle, Model, label
+from wind.errors import DatasetError
 from wind.fingerprints import code_digest, digest
 from wind.stages import HANDLE
 from wind.storage import LocalStorage
@@ -66,16 +67,21 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
             result_serializer="json",
         )
 
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        def attempt(args: tuple[Any, ...], kwargs: dict[str, Any], *, anew: bool) -> R:
             run = running()
             bound = inspect.signature(function).bind(*args, **kwargs)
             bound.apply_defaults()
             inputs = dict(bound.arguments)
             key = _key(cached, inputs)
             found, computation = _look_up(run, key)
-            hit = found is not None and run.store.is_whole(found) and not run.is_refreshed(_noun(function))
+            is_fresh = anew or run.is_refreshed(_noun(function))
+            hit = found is not None and run.store.claim(found) and not is_fresh
             run.source = {f"{function.__module__}.{function.__name__}": digest(inspect.getsource(function))}
+            if hit and found is not None:
+                again = functools.partial(attempt, args, kwargs, anew=True)
+                run.trainings |= dict.fromkeys(run.store.dropped_models(found), again)
+            else:
+                _restore_weights(run, inputs)
             if run.planning:
                 before = set(run.planned)
                 handle = found if found is not None and hit else function(*args, **kwargs)
@@ -98,9 +104,31 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
             run.note(Event(function.__name__, noun, name, run.iteration or None, outcome, handle, computation, inputs))
             return cast(R, handle)
 
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return attempt(args, kwargs, anew=False)
+
         return call
 
     return decorate
+
+
+def _restore_weights(run: Running[Any], inputs: dict[str, Any]) -> None:
+    """Train anew what a stage that must be computed needs and a retention policy dropped.
+
+    Raises DatasetError if this run did not make it, or if training did not give the same weights again.
+    """
+    for model in inputs.values():
+        if not isinstance(model, Model) or not run.store.is_dropped(model):
+            continue
+        if model in run.trainings:
+            run.trainings.pop(model)()
+        elif not run.planning:
+            raise DatasetError(
+                f"a retention policy dropped the weights of {label(model)}: `wind rerun RUN --from training` first"
+            )
+        if not run.planning and not run.store.is_whole(model):
+            raise DatasetError(f"a retention policy dropped {label(model)}, and training gave other weights: start a new run")
 
 
 def _results(run: Running[Any]) -> Path:

@@ -5,7 +5,7 @@ Tasks find it through a context variable, so that their arguments are exactly th
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,8 +16,9 @@ from typing import Any, Generic, Literal, TypeVar
 from tasks.progress import Terminal
 from tasks.workers import Pool
 from wind.config import DistillConfig, RunConfig
-from wind.datasets import AnyHandle, Dataset, Store
+from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import StageError
+from wind.holds import hold
 from wind.objective_config import SelectionConfig, rows_for
 from wind.stages import STAGES, Job
 from wind.storage import storage_for
@@ -60,6 +61,7 @@ class Running(Generic[C]):
     sides: dict[AnyHandle, str] = field(default_factory=dict)  # what comes before the names of what is made of generations
     events: list[Event] = field(default_factory=list)
     checks: dict[str, int] = field(default_factory=dict)  # expectations that held, by fingerprint
+    trainings: dict[Model, Callable[[], object]] = field(default_factory=dict)  # what restores dropped weights
 
     def note(self, event: Event) -> None:
         """Keep `event` for the summary and say it."""
@@ -131,7 +133,15 @@ def start(
     store = Store(storage_for(config.root).address)
     logs = store.local / "runs" / config.run / "logs"
     workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), logs))
-    with _alone(store, config.run, wanted=not planning), workers as pool:
+    around = _running.get(None)
+    # What a run within a study makes is needed until the study has put it into a dataset of its own.
+    shared = around.store.hold if around is not None and around.store.address == store.address else None
+    with (
+        _alone(store, config.run, wanted=not planning),
+        nullcontext(shared) if shared or planning else hold(store.storage) as held,
+        workers as pool,
+    ):
+        store = Store(store.address, held)
         run = Running(config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh)
         token = _running.set(run)
         try:

@@ -22,7 +22,12 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None 
     In a plan nothing is computed: the handle stands for what is not known yet, the same for every task with that job.
     """
     here = running()
-    place = Place(root=here.store.address, device=device_of(here.config))
+    place = Place(
+        root=here.store.address,
+        device=device_of(here.config),
+        hold=here.store.hold,
+        keep_state=here.config.retention.optimizer_states > 0,
+    )
     job = Job(
         stage=stage,
         spec=spec.model_dump(mode="json"),

@@ -1,21 +1,79 @@
 """The dataset version of an iteration: published last, when everything it names is whole and checked."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.running import Running, running
+from tasks.sources import import_policy
+from tasks.training import moved_anchor
 from wind.config import DistillConfig
-from wind.datasets import Dataset, Model
-from wind.versions import Content, Version, Versions
+from wind.datasets import Dataset, Model, label
+from wind.errors import ConfigError, DatasetError
+from wind.versions import Content, Version, Versions, history
 
 
-def iterations(count: int) -> Iterator[int]:
-    """The iterations 1..`count`; tasks called within one carry its number in their names."""
+@dataclass(frozen=True)
+class Beginning:
+    """What the first iteration of a run goes on from."""
+
+    initial: Model  # the policy of the very first iteration
+    policy: Model
+    anchor: Model  # the moving average of a reference of kind ema
+    after: Version | None = None  # the version that it continues
+
+
+def beginning(config: DistillConfig, base: Version | None) -> Beginning:
+    """The base policy of `config`, or, with a version `base`, where that version ended.
+
+    Raises ConfigError if `base` is not before the last iteration, DatasetError if a model that is needed is no longer there.
+    """
+    if base is None:
+        policy = import_policy(config.policy)
+        return Beginning(policy, policy, policy)
+    here, content, name = running(), base.content, f"{base.run}@{base.number}"
+    if content.iteration >= config.iterations:
+        raise ConfigError(
+            f"{name} is iteration {content.iteration}, and iterations is {config.iterations}: "
+            f"to continue it, set --iterations {content.iteration + 1} or more"
+        )
+    begin = Beginning(
+        initial=history(here.store, base)[0].content.model_in,
+        policy=content.model_out,
+        anchor=moved_anchor(content.datasets["training"], content.reference),
+        after=base,
+    )
+    for model in (begin.initial, begin.policy, *([begin.anchor] if config.reference.kind == "ema" else [])):
+        if not here.store.claim(model):
+            why = "was dropped by a retention policy" if here.store.is_dropped(model) else "is not whole"
+            raise DatasetError(
+                f"{name} cannot be continued: its {label(model)} {why}; `wind rerun {base.run} --from training` first"
+            )
+    return begin
+
+
+def tell_changes(begin: Beginning, prompts: Dataset) -> None:
+    """Say in what this run differs from the version that it continues."""
+    here, base = running(), begin.after
+    if base is None or here.planning:
+        return
+    ours, theirs = dict(settings(recipe(here.config))), dict(settings(base.content.recipe))
+    names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
+    changed = [f"{name} {ours.get(name)} (was {theirs.get(name)})" for name in names]
+    if prompts != base.content.datasets["prompts"]:
+        changed.append("other prompts")
+    here.terminal.line(f"continuing {base.run}@{base.number} with {', '.join(changed) or 'the same recipe'}")
+
+
+def iterations(begin: Beginning, count: int) -> Iterator[int]:
+    """The iterations up to `count`, the first after `begin`; tasks called within one carry its number in their names."""
     here = running()
-    for iteration in range(1, count + 1):
+    done = begin.after.content.iteration if begin.after else 0
+    for iteration in range(done + 1, count + 1):
         here.iteration = iteration
         if not here.planning:
             here.terminal.line(f"iteration {iteration} of {count}")
@@ -24,12 +82,19 @@ def iterations(count: int) -> Iterator[int]:
 
 
 def publish_version(
-    versions: list[Version], iteration: int, datasets: Mapping[str, Dataset], model_in: Model, model_out: Model, reference: Model
+    begin: Beginning,
+    versions: list[Version],
+    iteration: int,
+    datasets: Mapping[str, Dataset],
+    model_in: Model,
+    model_out: Model,
+    reference: Model,
 ) -> None:
-    """Append the version of `iteration` to `versions`, whose last is the iteration before."""
+    """Append the version of `iteration` to `versions`; the iteration before is the last of them, or where the run begins."""
     here = running()
     if here.planning:
         return
+    previous = versions[-1] if versions else begin.after
     content = Content(
         iteration=iteration,
         recipe=recipe(here.config),
@@ -37,7 +102,7 @@ def publish_version(
         model_in=model_in,
         model_out=model_out,
         reference=reference,
-        previous=versions[-1].id if versions else None,
+        previous=previous.id if previous else None,
     )
     versions.append(publish.with_options(task_run_name=f"publish version {iteration}")(content))
 
@@ -65,11 +130,20 @@ def publish(content: Content) -> Version:
 
 
 def recipe(config: DistillConfig) -> dict[str, object]:
-    """The config without paths, names, iteration count, check thresholds and worker settings: what determines content."""
-    fields = config.model_dump(mode="json", exclude={"run", "root", "iterations", "checks", "workers"})
+    """What determines content: the config without paths, names, iteration count, thresholds, workers and retention."""
+    fields = config.model_dump(mode="json", exclude={"run", "root", "iterations", "checks", "workers", "retention"})
     for section, name in (("policy", "path"), ("prompts", "source"), ("prompts", "template"), ("reward", "path")):
         fields[section].pop(name, None)  # content enters by fingerprint, through the datasets
     return fields
+
+
+def settings(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and value of every setting."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from settings(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _show(here: Running[DistillConfig], version: Version) -> None:

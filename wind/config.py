@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import Field, PositiveInt, StringConstraints, ValidationError, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from wind.errors import ConfigError
@@ -211,6 +211,20 @@ class WorkersConfig(Section):
     python: dict[Literal["transformers", "vllm", "training"], str] = Field(default_factory=dict)  # interpreter of each worker
 
 
+class RetentionConfig(Section):
+    """What `wind gc` leaves of the versions of a run beside their datasets; nothing is removed but by it."""
+
+    weights: Literal["all", "tagged"] | int = "all"  # of which versions; a number: of the last so many and of tagged ones
+    optimizer_states: int = Field(0, ge=0)  # last checkpoints of finished trainings, of the last so many versions
+
+    @field_validator("weights", mode="plain")
+    @classmethod
+    def _is_all_tagged_or_a_count(cls, value: object) -> object:
+        if value in ("all", "tagged") or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise ValueError(f"it must be 'all', 'tagged', or how many of the last versions, such as 2; it is {_shown(value)}")
+
+
 class RunConfig(Section):
     """What every flow has beside its own sections; nothing here determines content."""
 
@@ -218,6 +232,7 @@ class RunConfig(Section):
     root: str = "./store"
     checks: ChecksConfig = ChecksConfig()
     workers: WorkersConfig = WorkersConfig()
+    retention: RetentionConfig = RetentionConfig()
 
 
 class BanditSection(Section):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from wind import schemas
+from wind import holds, schemas
 from wind.errors import DatasetError, StageError
 from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
 from wind.storage import Held, LocalStorage, Storage, storage_for
@@ -32,6 +32,10 @@ if TYPE_CHECKING:  # half a second, which commands that look at versions alone d
     import pyarrow.dataset
 
 MANIFEST = "manifest.json"
+WEIGHTS = ".safetensors"
+DROPPED = "dropped.json"  # beside the manifest of a model whose weights a retention policy removed
+CHECKPOINTS = "partial/training-checkpoints"  # relative to the root: a folder for each training
+FINISHED = "finished.json"  # in such a folder, where the last checkpoint of a finished training was kept: the model it made
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
 MODEL_FILES = re.compile(r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)$")
 
@@ -104,8 +108,10 @@ class Store:
     cannot be opened.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, hold: str | None = None) -> None:
         self.storage: Storage = storage_for(os.fspath(root))
+        self.hold = hold  # of the run that this process works for, see `wind.holds`
+        self._marked: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -163,7 +169,7 @@ class Store:
     def is_whole(self, handle: AnyHandle) -> bool:
         """Whether the manifest of `handle` is there, every file has its recorded size, and so has every output.
 
-        The cheap check before a cache hit.
+        The cheap check before a cache hit. An output whose weights a retention policy removed is taken for whole.
         """
         try:
             manifest = self.manifest(handle)
@@ -171,24 +177,48 @@ class Store:
             return False
         sizes = self._sizes(handle)
         has_all = all(sizes.get(file.name) == file.bytes for file in manifest.files)
-        return has_all and all(self.is_whole(output) for output in manifest.outputs.values())
+        return has_all and all(self.is_whole(output) or self.is_dropped(output) for output in manifest.outputs.values())
+
+    def is_dropped(self, handle: AnyHandle) -> bool:
+        """Whether a retention policy removed the weights of the model `handle`; its manifest and small files are there."""
+        return isinstance(handle, Model) and self.storage.size(f"{folder_of(handle)}/{DROPPED}") is not None
+
+    def dropped_models(self, handle: AnyHandle) -> Iterator[Model]:
+        """The models among the outputs of `handle`, or of these, whose weights a retention policy removed."""
+        for output in self.manifest(handle).outputs.values():
+            if isinstance(output, Model) and self.is_dropped(output):
+                yield output
+            elif isinstance(output, Dataset):
+                yield from self.dropped_models(output)
+
+    def claim(self, handle: AnyHandle) -> bool:
+        """Whether `handle` is whole; from now on garbage collection leaves it until the run ends whose hold this store has."""
+        if self.hold is None or folder_of(handle) in self._marked:
+            return self.is_whole(handle)
+        with self.storage.lock(holds.COLLECTION_LOCK):
+            holds.mark(self.storage, self.hold, folder_of(handle))
+            self._marked.add(folder_of(handle))
+            return self.is_whole(handle)
 
     def verify(self, handle: AnyHandle) -> Manifest:
         """The manifest of `handle`, every checksum and the fingerprint recomputed. Raises DatasetError naming the file."""
         manifest = self.manifest(handle)
         sizes = self._sizes(handle)
-        for file in manifest.files:
+        by_policy = WEIGHTS if self.is_dropped(handle) else ()
+        files = [file for file in manifest.files if file.name in sizes or not file.name.endswith(by_policy)]
+        for file in files:
             path = f"{self.where(handle)}/{file.name}"
             if file.name not in sizes:
                 raise DatasetError(f"{path} is missing")
             if sizes[file.name] != file.bytes:
                 raise DatasetError(f"{path} has {sizes[file.name]} bytes, its manifest says {file.bytes}")
-        fingerprint, found = self._examine(handle, manifest.files)
+        content, found = self._examine(handle, files)
+        fingerprint = content.hexdigest() if isinstance(handle, Dataset) else folder_fingerprint(manifest.files)
         if fingerprint != handle.fingerprint:
             raise DatasetError(
                 f"{self.where(handle)} has content {fingerprint[:12]}, not the {handle.fingerprint[:12]} it is named for"
             )
-        if found != manifest.files or (isinstance(handle, Dataset) and sum(file.rows for file in found) != manifest.rows):
+        if found != files or (isinstance(handle, Dataset) and sum(file.rows for file in found) != manifest.rows):
             raise DatasetError(f"{self.where(handle)}/{MANIFEST} counts other rows than its shards hold: it was edited")
         return manifest
 
@@ -247,7 +277,7 @@ class Store:
         paths = _model_files(folder)
         files = [_stored(path) for path in paths]
         model = Model(fingerprint=folder_fingerprint(files), parameters=_parameters(paths))
-        if not self.is_whole(model):
+        if not self.claim(model):
             self._publish_folder(self._copy("models", paths), model, model.parameters, files, facts)
         return model
 
@@ -255,7 +285,7 @@ class Store:
         """Copy input files into the store under their own names, unless the same content is there."""
         files = [_stored(path) for path in sorted(paths)]
         source = Source(fingerprint=folder_fingerprint(files), files=len(files))
-        if not self.is_whole(source):
+        if not self.claim(source):
             self._publish_folder(self._copy("sources", paths), source, source.files, files, facts)
         return source
 
@@ -263,7 +293,7 @@ class Store:
         """A new empty folder of this machine, for building what `publish_model` then moves into the store."""
         folder = self.local / "partial" / name
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="scratch-", dir=folder))
+        return Path(tempfile.mkdtemp(prefix=f"scratch-{os.getpid()}-", dir=folder))
 
     def _copy(self, name: str, paths: Sequence[Path]) -> Path:
         scratch = self.scratch(name)
@@ -309,8 +339,8 @@ class Store:
             path = f"{self.where(handle)}/{file.name}"
             raise DatasetError(f"{path} does not have the sha256 of its manifest: its content was changed")
 
-    def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple[str, list[StoredFile]]:
-        """The fingerprint of the stored `files`, and what a manifest must say of each; no file is parsed before its checksum."""
+    def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple["_Content", list[StoredFile]]:
+        """The content of the stored `files`, and what a manifest must say of each; no file is parsed before its checksum."""
         content, found = _Content(), []
         fetched = self._fetched(folder_of(handle), [file.name for file in files])
         for file, (path, sha256) in zip(files, fetched, strict=True):
@@ -318,7 +348,7 @@ class Store:
             is_shard = isinstance(handle, Dataset)
             rows = content.add(path, f"{self.where(handle)}/{file.name}") if is_shard else file.rows
             found.append(StoredFile(name=file.name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
-        return content.hexdigest() if isinstance(handle, Dataset) else folder_fingerprint(files), found
+        return content, found
 
     def _fetched(self, folder: str, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
         """For each name a file of this machine with its content, for as long as it is looked at, and its sha256."""
@@ -338,6 +368,7 @@ class Store:
 
     def _publish(self, source: str | Path, handle: AnyHandle, manifest: Manifest) -> None:
         """Let what was built in `source` appear under its fingerprint, the manifest last; a damaged one is replaced."""
+        self.claim(handle)
         target = folder_of(handle)
         with self.storage.lock(f"{target}.lock") as held:
             if self.is_whole(handle):
@@ -500,6 +531,12 @@ def noun(handle: AnyHandle) -> str:
     if isinstance(handle, Dataset):
         return handle.name
     return "models" if isinstance(handle, Model) else "sources"
+
+
+def folder_of(handle: AnyHandle) -> str:
+    """The name of the folder of `handle`, relative to the root."""
+    above = noun(handle) if isinstance(handle, Model | Source) else f"datasets/{handle.name}"
+    return f"{above}/{handle.fingerprint}"
 
 
 def handle_of(name: str, fingerprint: str, rows: int) -> AnyHandle:

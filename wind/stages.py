@@ -66,6 +66,8 @@ class Place(BaseModel):
 
     root: str
     device: str = "cpu"  # cpu | cuda
+    hold: str | None = None  # of the run it works for, see `wind.holds`
+    keep_state: bool = False  # whether a training leaves its last checkpoint
 
 
 class Job(BaseModel):
@@ -118,7 +120,7 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
     """The stage of `job`, its validated spec, and the store it works in."""
     stage = stage_named(job.stage)
     try:
-        return stage, stage.spec.model_validate(job.spec), Store(job.place.root)
+        return stage, stage.spec.model_validate(job.spec), Store(job.place.root, job.place.hold)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -186,7 +188,7 @@ def published(job: Job) -> Dataset | None:
         handle = Dataset.model_validate_json(store.storage.read(_record(job)))
     except (FileNotFoundError, ValidationError):
         return None
-    return handle if store.is_whole(handle) else None
+    return handle if store.is_whole(handle) and not any(store.dropped_models(handle)) else None
 
 
 def run(job: Job, progress: Progress, *, anew: bool = True) -> Dataset:

@@ -7,7 +7,7 @@ settings and check results stand beside that content, outside the id. A tag is a
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -20,6 +20,8 @@ from wind.storage import Storage
 
 REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")
 NUMBERED = re.compile(r"^[0-9]{4,}\.json$")
+USED_NUMBER = re.compile(r"^([0-9]{4,})\.(json|forgotten)$")
+LATEST = "latest"
 TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -70,6 +72,7 @@ class Versions:
 
     def __init__(self, store: Store, run: str) -> None:
         self.run = run
+        self._store = store
         self._storage = store.storage
         self._folder = f"runs/{run}"
 
@@ -95,7 +98,7 @@ class Versions:
                 version = Version(
                     id=content.id(),
                     run=self.run,
-                    number=1 + max((version.number for version in published), default=0),
+                    number=1 + max(self._used_numbers(), default=0),
                     content=content,
                     checks=dict(checks),
                     metrics={name: dict(value) for name, value in metrics.items()},
@@ -107,18 +110,86 @@ class Versions:
                 held.check()
                 if not self._storage.create(name, version.model_dump_json(indent=1).encode()):
                     raise StageError(f"{self._storage.url}/{name} was published by another process meanwhile: rerun")
-            self.tag("latest", version)
+            self._point(LATEST, version)
         return version
 
-    def tag(self, name: str, version: Version) -> None:
-        """Let `name` point to `version`."""
-        if not TAG.match(name):
-            raise ConfigError(f"{name!r} cannot be a tag: use letters, digits, dot, dash and underscore")
+    def tag(self, name: str, version: Version, *, force: bool = False) -> None:
+        """Let `name` point to `version`. Raises ConfigError if it cannot be a tag, or, unless `force`, if it points elsewhere."""
+        _refuse_no_tag(name)
+        with self._storage.lock(f"{self._folder}/versions.lock"):
+            before = self._tagged_id(name)
+            if before not in (None, version.id) and not force:
+                pointed = self.tagged(name)
+                where = f"{self.run}@{pointed.number}" if pointed else "a version that is gone"
+                raise ConfigError(f"{self.run}@{name} points to {where}: give --force to move it, or another name")
+            self._point(name, version)
+
+    def untag(self, name: str) -> None:
+        """Remove the tag `name`. Raises ConfigError if there is none."""
+        _refuse_no_tag(name)
+        with self._storage.lock(f"{self._folder}/versions.lock"):
+            if self._tagged_id(name) is None:
+                raise ConfigError(f"{self.run} has no tag {name!r}: it has {', '.join(self.tags()) or 'none'}")
+            self._storage.delete(f"{self._folder}/tags/{name}")
+
+    def forget(self, versions: Sequence[Version], *, force: bool = False) -> None:
+        """Remove the records of `versions`, whose data the next collection frees; their numbers are never given again.
+
+        `latest` moves to the last of the others. Raises ConfigError, unless `force`, if another tag points to one of them, which
+        would go with it, or if a version that stays continues one.
+        """
+        with self._storage.lock(f"{self._folder}/versions.lock"):
+            names = {version.id: f"{self.run}@{version.number}" for version in versions}
+            tags = {tag: names[wanted] for tag, wanted in self.tags().items() if wanted in names and tag != LATEST}
+            if not force:
+                self._refuse_to_forget(names, tags)
+            for tag in tags:
+                self._storage.delete(f"{self._folder}/tags/{tag}")
+            numbers = {version.number for version in versions}
+            rest = [other for other in self if other.number not in numbers]
+            if rest and self._tagged_id(LATEST) in names:
+                self._point(LATEST, rest[-1])
+            elif not rest:
+                self._storage.delete(f"{self._folder}/tags/{LATEST}")
+            for version in sorted(versions, key=lambda version: -version.number):  # each may continue the one before
+                record = f"{self._folder}/versions/{version.number:04d}"
+                self._storage.write(f"{record}.forgotten", f"{version.id}\n".encode())
+                self._storage.delete(f"{record}.json")
+
+    def _refuse_to_forget(self, names: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        for tag, name in tags.items():
+            raise ConfigError(f"{name} has the tag {tag!r}: `wind tag {self.run} {tag} --delete` first, or give --force")
+        for version in (version for run in runs(self._store) for version in Versions(self._store, run)):
+            before = names.get(version.content.previous or "")
+            if before and (version.run != self.run or version.id not in names):
+                raise ConfigError(f"{version.run}@{version.number} continues {before}: forget it first, or give --force")
+
+    def _point(self, name: str, version: Version) -> None:
         self._storage.write(f"{self._folder}/tags/{name}", f"{version.id}\n".encode())
+
+    def _used_numbers(self) -> list[int]:
+        """The numbers of all versions there are and ever were."""
+        matches = map(USED_NUMBER.match, self._storage.names(f"{self._folder}/versions"))
+        return [int(match[1]) for match in matches if match]
+
+    def base(self) -> Version | None:
+        """The version that the run was last begun from, `wind run --from`; None where it began with its own policy."""
+        try:
+            wanted = self._storage.read(f"{self._folder}/base").decode(errors="replace").strip()
+        except FileNotFoundError:
+            return None
+        return find(self._store, wanted)
+
+    def begin_from(self, base: Version | None) -> None:
+        """Keep which version the run is begun from, for those who continue it."""
+        if base is None:
+            self._storage.delete(f"{self._folder}/base")
+        else:
+            self._storage.write(f"{self._folder}/base", f"{base.id}\n".encode())
 
     def tags(self) -> dict[str, str]:
         """The id that each tag points to."""
-        found = {name: self._tagged_id(name) for name in self._storage.names(f"{self._folder}/tags") if TAG.match(name)}
+        found = {name: self._tagged_id(name) for name in self._storage.names(f"{self._folder}/tags") if TAG.fullmatch(name)}
         return {name: wanted for name, wanted in found.items() if wanted is not None}
 
     def tagged(self, name: str) -> Version | None:
@@ -135,7 +206,8 @@ class Versions:
 
 def runs(store: Store) -> list[str]:
     """The names of the runs in the store."""
-    return [name for name in store.storage.names("runs") if store.storage.names(f"runs/{name}/versions")]
+    storage = store.storage
+    return [name for name in storage.names("runs") if any(map(NUMBERED.match, storage.names(f"runs/{name}/versions")))]
 
 
 def find(store: Store, name: str) -> Version:
@@ -154,6 +226,23 @@ def find(store: Store, name: str) -> Version:
             return next(iter(matches.values()))
     known = ", ".join(runs(store)) or "none"
     raise ConfigError(f"no version is called {name!r} in {store.url} (runs: {known}); `wind versions` lists them")
+
+
+def history(store: Store, version: Version) -> list[Version]:
+    """`version` and all that it continues, the first iteration first, in whatever runs they are.
+
+    Raises DatasetError if one of them is not in the store.
+    """
+    known = {other.id: other for run in runs(store) for other in Versions(store, run)}
+    chain = [version]
+    while (previous := chain[0].content.previous) is not None:
+        if previous not in known:
+            first = f"{chain[0].run}@{chain[0].number}"
+            raise DatasetError(
+                f"{first} continues version {previous[:12]}, which is not in {store.url}: it was forgotten or lost"
+            )
+        chain.insert(0, known.pop(previous))
+    return chain
 
 
 def verify(store: Store, version: Version) -> int:
@@ -175,6 +264,16 @@ def verify(store: Store, version: Version) -> int:
         total += manifest.bytes()
         waiting += [*manifest.parents.values(), *manifest.outputs.values()]
     return total
+
+
+def _refuse_no_tag(name: str) -> None:
+    """Raise ConfigError if a user cannot give or take the tag `name`."""
+    if not TAG.fullmatch(name):
+        raise ConfigError(f"{name!r} cannot be a tag: use letters, digits, dot, dash and underscore")
+    if name.isdigit():
+        raise ConfigError(f"{name!r} cannot be a tag: RUN@{name} is the version with that number; add a letter")
+    if name == LATEST:
+        raise ConfigError(f"{LATEST!r} cannot be given or taken: it always points to the version published last")
 
 
 def _read(storage: Storage, name: str) -> Version:

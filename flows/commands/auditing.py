@@ -1,6 +1,8 @@
 """Commands that prove what is stored."""
 
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +10,7 @@ import typer
 
 from flows import show, show_audit
 from flows.options import Json, Root, lineage_of, named
-from wind.datasets import Store
+from wind.datasets import AnyHandle, Store
 from wind.files import atomic_write
 from wind.versions import Versions, find, runs, verify
 
@@ -23,7 +25,9 @@ def verify_content(
 ) -> None:
     """Recompute every checksum and fingerprint of a version and its parents, of a dataset, or of the whole store."""
     store = Store(root)
+    models: Iterable[AnyHandle] = ()
     if name is None:
+        models = store.handles("models")
         checked = {
             f"{version.run}@{version.number}": verify(store, version) for run in runs(store) for version in Versions(store, run)
         }
@@ -32,8 +36,11 @@ def verify_content(
     elif "/" in name or ":" in name:
         checked = {name: store.verify(named(store, name)).bytes()}
     else:
-        checked = {name: verify(store, find(store, name))}
+        version = find(store, name)
+        checked, models = {name: verify(store, version)}, version.handles().values()
     print(json.dumps(checked, indent=1)) if as_json else show.verified(checked)
+    for model in sorted({show.label(model) for model in models if store.is_dropped(model)}):
+        print(f"{model}  its weights were dropped by a retention policy", file=sys.stderr)
 
 
 @commands.command()

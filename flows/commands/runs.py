@@ -8,20 +8,21 @@ from typing import Annotated
 import typer
 
 from flows import show
-from flows.options import QUIET, Config, Iterations, Json, Root, Set, load, prefect, print_versions
+from flows.options import QUIET, Config, From, Iterations, Json, Root, Set, load, prefect, print_versions
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.stages import STAGES
-from wind.versions import runs
+from wind.versions import Version, Versions, find, runs
 
 commands = typer.Typer()
 
 
 @commands.command()
-def run(config: Config, set_: Set = None, iterations: Iterations = None, as_json: Json = False) -> None:
+def run(config: Config, set_: Set = None, iterations: Iterations = None, base: From = None, as_json: Json = False) -> None:
     """Run a recipe, or continue it: what is in the cache is not computed again."""
-    _distill(load(config, set_, iterations), as_json=as_json)
+    loaded = load(config, set_, iterations)
+    _distill(loaded, as_json=as_json, base=find(Store(loaded.root), base) if base else None)
 
 
 @commands.command()
@@ -40,15 +41,16 @@ def rerun(
     except FileNotFoundError:
         raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})") from None
     config = DistillConfig.model_validate_json(recorded).model_copy(update={"root": root})
-    _distill(config, as_json=as_json, refresh=stage)
+    _distill(config, as_json=as_json, refresh=stage, base=Versions(store, run_name).base())
 
 
 @commands.command()
-def plan(config: Config, set_: Set = None, iterations: Iterations = None, as_json: Json = False) -> None:
+def plan(config: Config, set_: Set = None, iterations: Iterations = None, base: From = None, as_json: Json = False) -> None:
     """Show what a run would take from the cache and what it would compute. Computes nothing."""
     from flows.plan import planned
 
-    steps = planned(load(config, set_, iterations))
+    loaded = load(config, set_, iterations)
+    steps = planned(loaded, find(Store(loaded.root), base) if base else None)
     print(json.dumps(steps, indent=1)) if as_json else show.plan(steps)
 
 
@@ -82,14 +84,15 @@ def bootstrap(
         print(json.dumps(make(out, seed), indent=1))
 
 
-def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None) -> None:
+def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None, base: Version | None = None) -> None:
     with prefect(config.root):
         from flows.distill import distill
         from tasks.running import start
 
         with start(config, refresh=refresh) as here:
             here.store.storage.write(f"runs/{config.run}/config.json", config.model_dump_json(indent=1).encode())
-            made = distill(here.config)
+            Versions(here.store, config.run).begin_from(base)
+            made = distill(here.config, base)
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
             print_versions(here.store, list(made), as_json=as_json)

@@ -11,6 +11,7 @@ import typer
 
 from flows import show
 from flows.options import Config, Json, Root, Set, prefect
+from wind import studies
 from wind.config import bandit_config
 from wind.errors import ConfigError
 
@@ -84,6 +85,7 @@ def bandit(
 
         with start(config) as here:
             made = study(here.config, out)
+            studies.record(here.store, config.run, made)
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}")
             found = {name: {**handle.model_dump(), "path": here.store.where(handle)} for name, handle in made.items()}
@@ -103,6 +105,7 @@ def _study(
 
         with start(config.model_copy(update={"run": name})) as here:
             found = study(name, trials, seeds)
+            studies.record(here.store, name, {"comparison": found.comparison})
             outcomes = found.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
             made = report.report(here.store, found, target=target, metrics=drawn)

@@ -1,6 +1,5 @@
 """One on-policy training from spec to published datasets and models."""
 
-import shutil
 import time
 from collections.abc import Mapping
 
@@ -14,7 +13,7 @@ from wind.rollouts import COMPUTED_BY, RolloutsSpec, rank, schema_of
 from wind.stages import Place, Progress, Shard
 from wind.training import numbers
 from wind.training.assignments import Trained
-from wind.training.runs import as_table, fit, publish_trained, publish_verified, work_folder
+from wind.training.runs import as_table, finish, fit, held_work_folder, publish_trained, publish_verified
 
 
 def sample_and_train(spec: RolloutsSpec, store: Store, place: Place, progress: Progress) -> Shard:
@@ -24,16 +23,16 @@ def sample_and_train(spec: RolloutsSpec, store: Store, place: Place, progress: P
     started = time.time()
     prompts = train_prompts(spec, store)
     check_length(store.path(spec.policy), prompts, spec.sampling)
-    work = work_folder(spec, store, COMPUTED_BY)
-    trained = fit(spec, store, work, place, rank, progress)
-    refreshes = [read_rollouts(path) for path in rollouts_files(work, spec, max(step for step, _, _ in trained.rows))]
-    probe, _ = as_steps(refreshes[-1], prompts, spec)
-    models = publish_trained(spec, store, work, place, probe, trained, started)
-    if ANCHOR in trained.probe_logps:
-        logps, precision = trained.probe_logps[ANCHOR], spec.inference.dtype
-        models["anchor"] = publish_verified(spec, store, work / ANCHOR, place, probe, logps, precision, started)
-    training = _publish_training(spec, store, trained, models, started)
-    shutil.rmtree(work)
+    with held_work_folder(spec, store, COMPUTED_BY) as work:
+        trained = fit(spec, store, work, place, rank, progress)
+        refreshes = [read_rollouts(path) for path in rollouts_files(work, spec, max(step for step, _, _ in trained.rows))]
+        probe, _ = as_steps(refreshes[-1], prompts, spec)
+        models = publish_trained(spec, store, work, place, probe, trained, started)
+        if ANCHOR in trained.probe_logps:
+            logps, precision = trained.probe_logps[ANCHOR], spec.inference.dtype
+            models["anchor"] = publish_verified(spec, store, work / ANCHOR, place, probe, logps, precision, started)
+        training = _publish_training(spec, store, trained, models, started)
+        finish(work, place, models["model"])
     return Shard(pa.concat_tables(refreshes), schema=schema_of(spec), outputs={"training": training})
 
 

@@ -31,6 +31,7 @@ class Assignment(BaseModel, Generic[S]):
     work: str  # folder for checkpoints and the export
     device: str  # cpu | cuda
     checkpoint: Checkpoint | None  # where to go on
+    keep_state: bool = False  # whether the last step leaves a checkpoint too
 
 
 class Trained(BaseModel):

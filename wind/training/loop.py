@@ -19,8 +19,7 @@ from wind.models import deterministic
 from wind.objective_config import learns_intercept
 from wind.objectives import Batch, Metrics, Objective, objective_for
 from wind.stages import Progress
-from wind.training import FitSpec
-from wind.training.assignments import Assignment, Checkpoint, Row, Trained, World
+from wind.training.assignments import Assignment, Row, Trained, World
 from wind.training.batches import Integers, Plan, Rows, micro_batch
 from wind.training.checkpoints import load_checkpoint, save_checkpoint
 from wind.training.engine import gathered_weights, optimizer_step, start_engine
@@ -44,7 +43,7 @@ def train_rank(
         if checkpoint:
             load_checkpoint(engine, checkpoint)
         source = open_source(assignment, engine, world)
-        history = run_steps(engine, spec, source, work, checkpoint, world, progress)
+        history = run_steps(engine, assignment, source, world, progress)
         rows, _ = source.step(source.plan.steps - 1)
         probe = {EXPORT: probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)}
         weights = gathered_weights(engine)
@@ -55,11 +54,9 @@ def train_rank(
     return Trained(rows=history, probe_logps=probe) if world.rank == 0 else None
 
 
-def run_steps(
-    engine: Any, spec: FitSpec, source: RowSource, work: Path, checkpoint: Checkpoint | None, world: World, progress: Progress
-) -> list[Row]:
-    """Run the optimiser steps after `checkpoint` and return the rows of all steps."""
-    plan = source.plan
+def run_steps(engine: Any, assignment: Assignment[Any], source: RowSource, world: World, progress: Progress) -> list[Row]:
+    """Run the optimiser steps after the checkpoint of `assignment` and return the rows of all steps."""
+    spec, checkpoint, plan = assignment.spec, assignment.checkpoint, source.plan
     objective = objective_for(spec.objective)
     history = list(checkpoint.rows) if checkpoint else []
     first = checkpoint.steps if checkpoint else 0
@@ -70,8 +67,9 @@ def run_steps(
         metrics["grad_norm"] = optimizer_step(engine, metrics["learning_rate"], step + 1)
         source.stepped()
         history += [(step + 1, name, metrics[name]) for name in sorted(metrics)]
-        if (step + 1) % spec.training.checkpoint_steps == 0 and step + 1 < plan.steps:
-            save_checkpoint(engine, source, work, step + 1, history)
+        is_due = (step + 1) % spec.training.checkpoint_steps == 0
+        if is_due if step + 1 < plan.steps else assignment.keep_state:
+            save_checkpoint(engine, source, Path(assignment.work), step + 1, history)
         if world.rank == 0:
             progress(step + 1, plan.steps)
     return history

@@ -4,16 +4,19 @@ One rank on a CPU trains in this process, which may be a warm worker that has ev
 processes take many. More ranks, any GPU, and ZeRO-3 get processes of their own under torchrun, whose end gives all memory back.
 """
 
+import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from wind.datasets import AnyHandle, Model, Store
+from wind.datasets import CHECKPOINTS, FINISHED, AnyHandle, Model, Store
+from wind.files import atomic_write, lock
 from wind.fingerprints import code_digest, digest
 from wind.provenance import packages, provenance
 from wind.stages import Place, Progress, Shard
@@ -34,10 +37,10 @@ def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) ->
     from wind.training.batches import load_rows
 
     started = time.time()
-    work = work_folder(spec, store)
-    trained = fit(spec, store, work, place, rank, progress)
-    outputs = publish_trained(spec, store, work, place, load_rows(spec, store), trained, started)
-    shutil.rmtree(work)
+    with held_work_folder(spec, store) as work:
+        trained = fit(spec, store, work, place, rank, progress)
+        outputs = publish_trained(spec, store, work, place, load_rows(spec, store), trained, started)
+        finish(work, place, outputs["model"])
     return Shard(table=as_table(trained.rows), outputs=outputs)
 
 
@@ -52,6 +55,7 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
         work=str(work.resolve()),
         device=place.device,
         checkpoint=latest_checkpoint(work),
+        keep_state=place.keep_state,
     )
     # ZeRO-3 replaces torch's own linear function for the rest of a process.
     is_alone = spec.training.ranks == 1 and place.device == "cpu" and spec.training.zero_stage < 3
@@ -63,7 +67,28 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
 def work_folder(spec: FitSpec, store: Store, code: Sequence[str] = COMPUTED_BY) -> Path:
     """Where checkpoints of `spec` are kept: other code and other packages have another folder, and never go on with these."""
     key = digest([spec.model_dump(mode="json"), code_digest(tuple(code)), packages()])
-    return store.local / "partial" / "training-checkpoints" / key
+    return store.local / CHECKPOINTS / key
+
+
+@contextmanager
+def held_work_folder(spec: FitSpec, store: Store, code: Sequence[str] = COMPUTED_BY) -> Iterator[Path]:
+    """The work folder of `spec`, locked for the block against garbage collection."""
+    work = work_folder(spec, store, code)
+    work.mkdir(parents=True, exist_ok=True)
+    name_of_lock = work.with_name(f"{work.name}.lock")
+    with lock(name_of_lock):
+        yield work
+        name_of_lock.unlink(missing_ok=True)
+
+
+def finish(work: Path, place: Place, model: AnyHandle) -> None:
+    """Remove the work folder of the training that made `model`, or leave its last checkpoint, from which it can be had again."""
+    if not place.keep_state:
+        shutil.rmtree(work)
+        return
+    for ended in work.glob("ranks-*"):
+        shutil.rmtree(ended)
+    atomic_write(work / FINISHED, json.dumps({"model": model.fingerprint}).encode())
 
 
 def publish_trained(

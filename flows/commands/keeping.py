@@ -1,0 +1,100 @@
+"""Commands that say what is kept: tags, versions that are no longer wanted, and garbage collection."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from flows import show
+from flows.options import Json, Root
+from wind import studies
+from wind.datasets import Store
+from wind.errors import ConfigError
+from wind.garbage import collect
+from wind.versions import Versions, find, runs
+
+commands = typer.Typer()
+
+Named = Annotated[str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id")]
+
+
+@commands.command("tag")
+def tag_version(
+    name: Named,
+    tag: Annotated[str, typer.Argument(metavar="NAME", help="letters, digits, dot, dash, underscore; not a number alone")],
+    delete: Annotated[bool, typer.Option("--delete", help="remove the tag NAME from the run of VERSION")] = False,
+    force: Annotated[bool, typer.Option("--force", help="move the tag if it points to another version")] = False,
+    root: Root = "store",
+) -> None:
+    """Give a version a name that stays: RUN@NAME."""
+    store = Store(root)
+    version = find(store, name)
+    if delete:
+        Versions(store, version.run).untag(tag)
+    else:
+        Versions(store, version.run).tag(tag, version, force=force)
+
+
+@commands.command()
+def tags(
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, root: Root = "store", as_json: Json = False
+) -> None:
+    """List the tags of a run, or of all runs, and the versions that they name."""
+    store = Store(root)
+    if run_name is not None and run_name not in runs(store):
+        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})")
+    found = []
+    for run in [run_name] if run_name else runs(store):
+        numbers = {version.id: version.number for version in Versions(store, run)}
+        for tag, wanted in Versions(store, run).tags().items():
+            found.append({"run": run, "tag": tag, "number": numbers.get(wanted), "id": wanted})
+    print(json.dumps(found, indent=1)) if as_json else show.tags(found)
+
+
+@commands.command()
+def forget(
+    name: Annotated[str, typer.Argument(metavar="RUN|VERSION", help="a version, or all versions of a run, or a study")],
+    force: Annotated[bool, typer.Option("--force", help="although a tag names it or another version continues it")] = False,
+    root: Root = "store",
+) -> None:
+    """Remove the record of a version that is no longer wanted; `wind gc` then frees what nothing else needs."""
+    store = Store(root)
+    if "@" not in name and (name in runs(store) or name in {study.run for study in studies.studies(store)}):
+        Versions(store, name).forget(list(Versions(store, name)), force=force)
+        studies.forget(store, name)
+    else:
+        version = find(store, name)
+        Versions(store, version.run).forget([version], force=force)
+
+
+@commands.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing; say what would be removed")] = False,
+    keep_weights: Annotated[str | None, typer.Option(metavar="all|tagged|K", help="in place of retention.weights")] = None,
+    keep_states: Annotated[int | None, typer.Option(min=0, help="in place of retention.optimizer_states")] = None,
+    keep_unfinished: Annotated[bool, typer.Option("--keep-unfinished", help="leave what interrupted stages go on from")] = False,
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Remove what no version, study or running process needs, and what the retention policies of the runs do not keep."""
+    collected = collect(
+        Store(root),
+        dry_run=dry_run,
+        weights=None if keep_weights is None else _weights(keep_weights),
+        optimizer_states=keep_states,
+        keep_unfinished=keep_unfinished,
+    )
+    if as_json:
+        kinds = {kind: {"items": items, "bytes": size} for kind, (items, size) in collected.kinds().items()}
+        items = [{"kind": item.kind, "name": item.name, "bytes": item.bytes} for item in collected.items]
+        print(json.dumps({"dry_run": dry_run, "bytes": collected.bytes(), "kinds": kinds, "items": items}, indent=1))
+    else:
+        show.collected(collected)
+
+
+def _weights(text: str) -> str | int:
+    if text in ("all", "tagged"):
+        return text
+    if text.isdecimal() and int(text) >= 1:
+        return int(text)
+    raise ConfigError(f"--keep-weights {text!r} must be all, tagged, or how many of the last versions, such as 2")

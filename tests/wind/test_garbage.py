@@ -1,0 +1,464 @@
+"""Garbage collection on hand-built stores: what is freed to the byte, what is kept and why, and what a crash leaves."""
+
+import json
+import os
+import shutil
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import save_file
+
+from wind import holds, studies
+from wind.config import RetentionConfig
+from wind.datasets import CHECKPOINTS, FINISHED, AnyHandle, Dataset, Model, Store, folder_of
+from wind.errors import ConfigError, DatasetError
+from wind.files import lock
+from wind.garbage import collect
+from wind.storage import LocalStorage
+from wind.versions import Content, Version, Versions, find, verify
+
+Listing = dict[str, int]
+
+
+def dataset(
+    store: Store, key: str, parents: dict[str, AnyHandle] | None = None, outputs: dict[str, AnyHandle] | None = None
+) -> Dataset:
+    """One row whose content is `key`."""
+    with store.partial("training", key) as partial:
+        partial.write(0, pa.table({"step": [1], "metric": [key], "value": [1.0]}))
+        return partial.publish(1, parents=parents or {}, outputs=outputs, computed_by={}, numbers={}, provenance={})
+
+
+def model(store: Store, value: float, **facts: Any) -> Model:
+    folder = store.scratch("models")
+    (folder / "config.json").write_text("{}")
+    save_file({"w": np.full(4, value, np.float32)}, folder / "model.safetensors")
+    return store.publish_model(folder, **facts)
+
+
+def version(store: Store, iteration: int, before: Version | None, start: Model, run: str = "demo") -> Version:
+    """An iteration as a run makes it: rewards of a source, a training on them, the model that it made."""
+    rewards = dataset(store, f"{run} rewards {iteration}", {"policy": start})
+    trained = model(store, iteration + len(run) / 100, parents={"policy": start}, computed_by={"stage": "training"})
+    training = dataset(store, f"{run} training {iteration}", {"rewards": rewards, "policy": start}, {"model": trained})
+    content = Content(
+        iteration=iteration,
+        recipe={},
+        datasets={"training": training},
+        model_in=start,
+        model_out=trained,
+        reference=start,
+        previous=before.id if before else None,
+    )
+    return Versions(store, run).publish(content, checks={}, metrics={}, seconds={})
+
+
+@pytest.fixture
+def chain(store: Store) -> list[Version]:
+    """Three iterations of a run."""
+    made: list[Version] = []
+    policy = model(store, 0.0)
+    for iteration in (1, 2, 3):
+        made.append(version(store, iteration, made[-1] if made else None, policy))
+        policy = made[-1].content.model_out
+    return made
+
+
+def listing(store: Store) -> Listing:
+    return {entry.name: entry.bytes for tree in store.storage.names("") for entry in store.storage.files(tree)}
+
+
+def lost(store: Store, before: Listing) -> Listing:
+    after = listing(store)
+    return {name: size for name, size in before.items() if name not in after}
+
+
+def record(store: Store, name: str, handle: AnyHandle) -> str:
+    """A record of Prefect's cache."""
+    content = {"result": json.dumps(handle.model_dump(mode="json")), "metadata": {}}
+    store.storage.write(f"results/{name}", json.dumps(content).encode())
+    return f"results/{name}"
+
+
+# ---------------------------------------------------------------------------------------------- what is freed
+
+
+def test_only_what_nothing_reaches_goes_and_its_bytes_are_told(store: Store, chain: list[Version]) -> None:
+    orphan_parent = dataset(store, "orphan parent")
+    orphan = dataset(store, "orphan", {"base": orphan_parent, "rewards": chain[0].content.datasets["training"]})
+    unused = model(store, 9.0)
+    kept = chain[2].content.datasets["training"]
+    record(store, "kept", kept)
+    gone_record = record(store, "gone", orphan)
+    for handle in (orphan, kept):
+        store.storage.write(f"checks/training/{handle.fingerprint}.json", b"{}")
+        store.storage.write(f"computations/training/{handle.fingerprint}/1.json", b"{}")
+    store.storage.write("partial/logps/unfinished-key/part-00000.arrow", b"12345")
+    before = listing(store)
+    orphans = {folder_of(handle) for handle in (orphan, orphan_parent, unused)}
+    garbage = {name for name in before if any(name.startswith(folder) for folder in orphans)}
+    garbage |= {gone_record, f"checks/training/{orphan.fingerprint}.json", f"computations/training/{orphan.fingerprint}/1.json"}
+    garbage |= {"partial/logps/unfinished-key/part-00000.arrow"}
+
+    told = collect(store, dry_run=True)
+    assert listing(store) == before
+    done = collect(store)
+    assert done.items == told.items
+    assert set(lost(store, before)) == garbage
+    assert done.bytes() == sum(before[name] for name in garbage)
+    assert done.kinds()["unfinished"] == (1, 5)
+    assert done.kinds()["datasets"][0] == 2
+    assert done.kinds()["models"] == (1, sum(size for name, size in before.items() if name.startswith(folder_of(unused))))
+    assert all(verify(store, each) > 0 for each in chain)
+    assert collect(store).items == ()
+
+
+def test_what_a_version_reaches_through_parents_and_outputs_stays(store: Store) -> None:
+    source = dataset(store, "source")
+    dropped = dataset(store, "dropped rows")
+    middle = dataset(store, "middle", {"source": source}, {"dropped": dropped})
+    top = dataset(store, "top", {"middle": middle})
+    policy = model(store, 0.0)
+    content = Content(
+        iteration=1, recipe={}, datasets={"training": top}, model_in=policy, model_out=policy, reference=policy, previous=None
+    )
+    published = Versions(store, "demo").publish(content, checks={}, metrics={}, seconds={})
+    assert collect(store).items == ()
+    Versions(store, "demo").forget([published])
+    freed = [item.name for item in collect(store).items]
+    assert sorted(freed) == sorted(folder_of(handle) for handle in (source, dropped, middle, top, policy))
+    datasets = [name for name in freed if name.startswith("datasets/")]
+    assert datasets.index(folder_of(top)) < datasets.index(folder_of(middle)) < datasets.index(folder_of(source))
+    assert datasets.index(folder_of(middle)) < datasets.index(folder_of(dropped))
+
+
+def test_a_study_keeps_what_it_computed_until_the_next(store: Store) -> None:
+    parent = dataset(store, "metrics")
+    first, second = dataset(store, "first", {"metrics": parent}), dataset(store, "second")
+    studies.record(store, "compare", {"comparison": first})
+    collect(store)
+    assert store.verify(first)
+    assert store.verify(parent)
+    assert not store.is_whole(second)
+    second = dataset(store, "second")
+    studies.record(store, "compare", {"comparison": second})
+    assert {item.name for item in collect(store).items} == {folder_of(first), folder_of(parent)}
+    studies.forget(store, "compare")
+    assert {item.name for item in collect(store).items} == {folder_of(second)}
+
+
+def test_unfinished_work_is_left_while_somebody_works_or_where_it_is_asked_for(store: Store) -> None:
+    with store.partial("training", "key") as partial:
+        partial.write(0, pa.table({"step": [1], "metric": ["loss"], "value": [1.0]}))
+        assert collect(store).items == ()
+        assert partial.has(0)
+    assert collect(store, keep_unfinished=True).items == ()
+    assert [item.name for item in collect(store).items] == ["partial/training/key"]
+    assert store.storage.names("partial/training") == []
+
+
+def test_temporary_files_and_locks_of_the_dead_go(store: Store, chain: list[Version]) -> None:
+    dead = 2**22 + 1  # above the highest process number there is
+    left = [
+        f"runs/demo/versions/.0004.json.{dead}.partial",
+        f"datasets/training/{'0' * 64}.lock",
+        f"partial/models/scratch-{dead}-x/model.safetensors",
+    ]
+    stays = [
+        f"runs/demo/.config.json.{os.getpid()}.partial",
+        f"partial/models/scratch-{os.getpid()}-x/config.json",
+        "runs/demo/lock",
+    ]
+    for name in (*left, *stays):
+        store.storage.write(name, b"")
+    held = store.root / "datasets" / "training" / f"{'1' * 64}.lock"
+    with lock(held):
+        collect(store)
+        assert held.exists()
+    assert all(store.storage.size(name) is None for name in left)
+    assert all(store.storage.size(name) == 0 for name in stays)
+
+
+def test_what_cannot_be_followed_stops_the_collection(store: Store, chain: list[Version]) -> None:
+    orphan = dataset(store, "orphan")
+    manifest = store.path(chain[0].content.datasets["training"]) / "manifest.json"
+    content = manifest.read_bytes()
+    for damage in (b"{", None):
+        if damage is None:
+            manifest.unlink()
+        else:
+            manifest.write_bytes(damage)
+        with pytest.raises(DatasetError, match="demo@1 needs datasets/training/"):
+            collect(store)
+        assert store.is_whole(orphan)
+    manifest.write_bytes(content)
+    assert len(collect(store).items) == 1
+
+
+def test_manifests_edited_into_a_circle_do_not_hang_it(store: Store) -> None:
+    one, two = dataset(store, "one"), dataset(store, "two")
+    for handle, other in ((one, two), (two, one)):
+        path = store.path(handle) / "manifest.json"
+        content = json.loads(path.read_bytes()) | {"parents": {"other": other.model_dump()}}
+        path.write_text(json.dumps(content))
+    assert len(collect(store).items) == 2
+
+
+# ---------------------------------------------------------------------------------------------- crashes
+
+
+def assert_sound(store: Store, chain: list[Version]) -> None:
+    """Every version verifies, and so does everything that is visible, parents and outputs included."""
+    for each in chain:
+        assert verify(store, each) > 0
+    waiting: list[AnyHandle] = [handle for kind in ("training", "models") for handle in store.handles(kind)]
+    while waiting:
+        manifest = store.verify(waiting.pop())
+        waiting += [*manifest.parents.values(), *manifest.outputs.values()]
+
+
+@pytest.mark.slow
+def test_killed_at_any_removal_it_leaves_a_sound_store_and_the_next_finishes(
+    store: Store, chain: list[Version], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parent = dataset(store, "parent")
+    output = model(store, 8.0, parents={"parent": parent}, computed_by={"stage": "training"})
+    child = dataset(store, "child", {"parent": parent}, {"model": output})
+    record(store, "child", dataset(store, "grandchild", {"child": child}))
+    store.storage.write(f"checks/training/{child.fingerprint}.json", b"{}")
+    store.storage.write("partial/logps/key/part-00000.arrow", b"12345")
+    shutil.copytree(store.root, tmp_path / "before")
+    delete = LocalStorage.delete
+    told = {item.name for item in collect(store, dry_run=True, weights=1).items}
+    crashes = 0
+    while True:
+        shutil.rmtree(store.root)
+        shutil.copytree(tmp_path / "before", store.root)
+        left = crashes
+
+        def fail_in_time(self: LocalStorage, name: str) -> None:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            delete(self, name)
+
+        monkeypatch.setattr(LocalStorage, "delete", fail_in_time)
+        try:
+            collect(store, weights=1)
+        except KeyboardInterrupt:
+            crashes += 1
+        else:
+            break
+        finally:
+            monkeypatch.setattr(LocalStorage, "delete", delete)
+        assert_sound(store, chain)
+        collect(store, weights=1)
+        assert_sound(store, chain)
+        assert collect(store, weights=1).items == ()
+        assert not any(
+            store.storage.files(name) and list(store.storage.files(name)) for name in told if not name.startswith("models")
+        )
+    assert crashes >= len(told)
+
+
+# ---------------------------------------------------------------------------------------------- beside a run
+
+
+@pytest.fixture
+def held(store: Store) -> Iterator[Store]:
+    """The same store, as a run that is going on has it."""
+    with holds.hold(store.storage) as name:
+        yield Store(store.root, name)
+
+
+def test_a_run_keeps_what_it_found_and_what_it_made(store: Store, held: Store) -> None:
+    parent = dataset(store, "parent")
+    found = dataset(store, "found", {"parent": parent})
+    unknown = dataset(store, "unknown")
+    assert held.claim(found)
+    made = model(held, 1.0)
+    assert {item.name for item in collect(store).items} == {folder_of(unknown)}
+    assert all(held.verify(handle) for handle in (parent, found, made))
+    assert not held.claim(unknown)
+
+
+def test_a_hold_ends_with_its_run_however_that_ends(store: Store) -> None:
+    with holds.hold(store.storage) as name:
+        found = dataset(Store(store.root, name), "found")
+        assert collect(store).items == ()
+    assert list(store.storage.files("holds")) == []
+    assert [item.name for item in collect(store).items] == [folder_of(found)]
+    holds.mark(store.storage, "killed", folder_of(found := dataset(store, "found")))  # no lock: its holder is dead
+    assert {item.kind for item in collect(store).items} == {"datasets", "holds of dead runs"}
+    assert not store.is_whole(found)
+    assert list(store.storage.files("holds")) == []
+
+
+@pytest.mark.slow
+def test_collections_beside_a_run_lose_nothing_of_it(store: Store) -> None:
+    """Eight runs find or make the same datasets, each from the one before, while two threads do nothing but collect."""
+    ended = threading.Event()
+    broken: list[str] = []
+
+    def work(number: int) -> None:
+        with holds.hold(store.storage) as name:
+            mine, before = Store(store.root, name), None
+            for step in range(6):
+                key = f"{number % 3} {step}"
+                if before is not None and not mine.claim(before):
+                    raise AssertionError(f"{before} was held and is gone")
+                before = dataset(mine, key, {"before": before} if before else {})
+                mine.verify(before)
+
+    def run(task: Any, *arguments: Any) -> None:
+        try:
+            task(*arguments)
+        except Exception:
+            broken.append(traceback.format_exc())
+
+    def sweep() -> None:
+        while not ended.is_set():
+            collect(store)
+
+    sweepers = [threading.Thread(target=run, args=(sweep,)) for _ in range(2)]
+    workers = [threading.Thread(target=run, args=(work, number)) for number in range(8)]
+    for thread in (*sweepers, *workers):
+        thread.start()
+    for thread in workers:
+        thread.join()
+    ended.set()
+    for thread in sweepers:
+        thread.join()
+    assert not broken, "".join(broken)
+    collect(store)
+    assert list(store.handles("training")) == []
+    assert [name for name in listing(store) if name != holds.COLLECTION_LOCK] == []
+
+
+# ---------------------------------------------------------------------------------------------- retention
+
+
+def weights_of(store: Store, chain: list[Version]) -> list[bool]:
+    return [store.is_whole(each.content.model_out) for each in chain]
+
+
+@pytest.mark.parametrize(
+    ("weights", "kept"),
+    [("all", [True, True, True]), (2, [False, True, True]), (1, [False, False, True]), ("tagged", [True, False, True])],
+)
+def test_weights_beyond_the_policy_go_and_nothing_else(
+    store: Store, chain: list[Version], weights: str | int, kept: list[bool]
+) -> None:
+    if weights == "tagged":
+        Versions(store, "demo").tag("best", chain[0])
+    config = {"retention": RetentionConfig(weights=weights).model_dump()}
+    store.storage.write("runs/demo/config.json", json.dumps(config).encode())
+    before = listing(store)
+    done = collect(store)
+    assert weights_of(store, chain) == kept
+    assert store.is_whole(chain[0].content.model_in)  # it came from outside
+    assert done.kinds().get("weights", (0, 0))[0] == kept.count(False)
+    assert set(lost(store, before)) == {f"{item.name}/model.safetensors" for item in done.items}
+    assert [store.is_dropped(each.content.model_out) for each in chain] == [not each for each in kept]
+    assert all(verify(store, each) > 0 for each in chain)
+    assert all(store.is_whole(each.content.datasets["training"]) for each in chain)
+    assert collect(store).items == ()
+
+
+def test_dropped_weights_come_back_when_they_are_published_again(store: Store, chain: list[Version]) -> None:
+    collect(store, weights=1)
+    lost = chain[0].content.model_out
+    assert not store.is_whole(lost)
+    assert model(store, 1.04, computed_by={"stage": "training"}) == lost
+    assert store.is_whole(lost)
+    assert not store.is_dropped(lost)
+
+
+def test_a_run_in_progress_keeps_the_weights_it_found(store: Store, held: Store, chain: list[Version]) -> None:
+    held.claim(chain[0].content.datasets["training"])
+    collect(store, weights=1)
+    assert weights_of(store, chain) == [True, False, True]
+
+
+def test_another_run_keeps_what_both_made(store: Store, chain: list[Version]) -> None:
+    Versions(store, "other").publish(chain[0].content, checks={}, metrics={}, seconds={})
+    store.storage.write("runs/demo/config.json", json.dumps({"retention": {"weights": 1}}).encode())
+    collect(store)
+    assert weights_of(store, chain) == [True, False, True]
+
+
+def test_states_of_the_last_trainings_are_kept(store: Store, chain: list[Version]) -> None:
+    for number, each in enumerate(chain):
+        folder = f"{CHECKPOINTS}/key{number}"
+        store.storage.write(f"{folder}/step-00000004/engine", b"state")
+        store.storage.write(f"{folder}/{FINISHED}", json.dumps({"model": each.content.model_out.fingerprint}).encode())
+    store.storage.write(f"{CHECKPOINTS}/interrupted/step-00000001/engine", b"state")
+    config = {"retention": {"optimizer_states": 2}}
+    store.storage.write("runs/demo/config.json", json.dumps(config).encode())
+    assert [item.name for item in collect(store, keep_unfinished=True).items] == [f"{CHECKPOINTS}/key0"]
+    assert [item.name for item in collect(store).items] == [f"{CHECKPOINTS}/interrupted"]
+    assert store.storage.names(CHECKPOINTS) == ["key1", "key2"]
+    collect(store, optimizer_states=0)
+    assert store.storage.names(CHECKPOINTS) == []
+
+
+# ---------------------------------------------------------------------------------------------- tags and forgetting
+
+
+def test_a_tag_is_moved_by_force_only(store: Store, chain: list[Version]) -> None:
+    versions = Versions(store, "demo")
+    versions.tag("best", chain[1])
+    versions.tag("best", chain[1])
+    assert find(store, "demo@best").number == 2
+    with pytest.raises(ConfigError, match="demo@best points to demo@2: give --force"):
+        versions.tag("best", chain[2])
+    versions.tag("best", chain[2], force=True)
+    assert find(store, "demo@best").number == 3
+    versions.untag("best")
+    with pytest.raises(ConfigError, match="demo has no tag 'best'"):
+        versions.untag("best")
+
+
+@pytest.mark.parametrize("name", ["latest", "3", "0003", "", "../x", "a/b", ".x", "a b", "x" * 65, "a\n", "..", "ä"])
+def test_what_cannot_be_a_tag(store: Store, chain: list[Version], name: str) -> None:
+    before = listing(store)
+    with pytest.raises(ConfigError, match="cannot be"):
+        Versions(store, "demo").tag(name, chain[0], force=True)
+    with pytest.raises(ConfigError, match="cannot be"):
+        Versions(store, "demo").untag(name)
+    assert listing(store) == before
+
+
+def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(store: Store, chain: list[Version]) -> None:
+    versions = Versions(store, "demo")
+    with pytest.raises(ConfigError, match="demo@3 continues demo@2"):
+        versions.forget([chain[1]])
+    versions.tag("best", chain[2])
+    with pytest.raises(ConfigError, match="demo@3 has the tag 'best'"):
+        versions.forget([chain[2]])
+    versions.forget([chain[2]], force=True)
+    assert find(store, "demo").number == 2
+    assert versions.tags() == {"latest": chain[1].id}
+    rewards = store.manifest(chain[2].content.datasets["training"]).parents["rewards"]
+    freed = {item.name for item in collect(store).items}
+    assert freed == {folder_of(each) for each in (rewards, chain[2].content.datasets["training"], chain[2].content.model_out)}
+    assert version(store, 3, chain[1], chain[1].content.model_out).number == 4
+    versions.forget(list(versions))
+    assert versions.tags() == {}
+    assert len(collect(store).items) > 0
+    assert [*store.handles("training"), *store.handles("models")] == []
+
+
+def test_a_version_that_another_run_continues_is_not_forgotten(store: Store, chain: list[Version]) -> None:
+    branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
+    with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
+        Versions(store, "demo").forget(chain)
+    Versions(store, "branch").forget([branch])
+    Versions(store, "demo").forget(chain)

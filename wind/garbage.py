@@ -1,0 +1,407 @@
+"""Garbage collection: what no version, no study and no running process reaches is removed, and retention policies are applied.
+
+What is reached is found by following manifests, parents and outputs, from everything that a version or a study names and from
+what holds mark (`wind.holds`). A collection holds one lock from its first look to its last removal; runs go on beside it, and
+wait only to look into the cache. Whatever names another thing goes before it, and a manifest before its files: killed at any
+moment, a collection leaves a store in which everything that is visible is whole, parents included, and the next one finishes.
+"""
+
+import errno
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pydantic import ValidationError
+
+from wind import holds
+from wind.config import RetentionConfig
+from wind.datasets import CHECKPOINTS, DROPPED, FINGERPRINT, FINISHED, MANIFEST, WEIGHTS, Manifest, Model, Store, folder_of
+from wind.errors import DatasetError
+from wind.stages import HANDLE
+from wind.storage import Entry, Storage
+from wind.studies import studies
+from wind.versions import Version, Versions, runs
+
+BESIDE = ("checks", "computations")  # folders of records that belong to a dataset and carry its fingerprint in their path
+CACHED = ("results", "published")  # folders of records by the key of a task, and of a stage
+TEMPORARY = re.compile(r"^(?:scratch-(\d+)-.*|\..*\.(\d+)\.partial)$")
+FINGERPRINTED = re.compile(r"^[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that is removed."""
+
+    kind: str
+    name: str  # relative to the root
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection removed, or would remove."""
+
+    items: tuple[Item, ...]
+    dry_run: bool
+
+    def kinds(self) -> dict[str, tuple[int, int]]:
+        """Of each kind how many things, and how many bytes."""
+        kinds = {kind: [item for item in self.items if item.kind == kind] for kind in {item.kind for item in self.items}}
+        return {kind: (len(items), sum(item.bytes for item in items)) for kind, items in sorted(kinds.items())}
+
+    def bytes(self) -> int:
+        """The bytes of everything."""
+        return sum(item.bytes for item in self.items)
+
+
+def collect(
+    store: Store,
+    *,
+    dry_run: bool = False,
+    weights: str | int | None = None,
+    optimizer_states: int | None = None,
+    keep_unfinished: bool = False,
+) -> Collected:
+    """Remove what nothing reaches, and of trained models and finished trainings what the policy of no run keeps.
+
+    Args:
+        store: safe to be in use by any number of runs.
+        dry_run: remove nothing.
+        weights: that setting of `RetentionConfig` for every run, in place of what its last config says.
+        optimizer_states: the same.
+        keep_unfinished: leave the finished shards and checkpoints of interrupted stages, from which a rerun goes on.
+
+    Raises DatasetError if a version, a study, or a manifest that one of them reaches cannot be read: what it needs is unknown.
+    """
+    manifests = Manifests(store)
+    given = {"weights": weights, "optimizer_states": optimizer_states}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    survey = Survey(store, manifests, overrides, keep_unfinished)
+    if dry_run:
+        return Collected(tuple(survey.items()), dry_run)
+    # The first look filled `manifests`, so that the second, which counts, keeps no run waiting for long.
+    with store.storage.lock(holds.COLLECTION_LOCK):
+        survey = Survey(store, manifests, overrides, keep_unfinished)
+        collected = Collected(tuple(survey.items()), dry_run)
+        _remove(store, survey)
+    return collected
+
+
+class Manifests:
+    """What each manifest names; read once, unless the file has changed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._read: dict[Entry, Manifest | None] = {}
+
+    def of(self, entry: Entry) -> Manifest | None:
+        """The manifest in the file `entry`, or None if it cannot be read."""
+        if entry not in self._read:
+            try:
+                self._read[entry] = Manifest.model_validate_json(self._store.storage.read(entry.name))
+            except (OSError, ValidationError):
+                self._read[entry] = None
+        return self._read[entry]
+
+
+@dataclass
+class Folder:
+    """A stored dataset, model or source, as far as it is there."""
+
+    name: str
+    files: list[Entry] = field(default_factory=list)
+    manifest: Manifest | None = None
+
+    def bytes(self) -> int:
+        """The size of what is there."""
+        return sum(entry.bytes for entry in self.files)
+
+    def names(self) -> list[str]:
+        """The folders that its manifest names."""
+        manifest = self.manifest
+        return [] if manifest is None else [folder_of(each) for each in (*manifest.parents.values(), *manifest.outputs.values())]
+
+    def weights(self) -> list[Entry]:
+        """The files that hold weights."""
+        return [entry for entry in self.files if entry.name.endswith(WEIGHTS)]
+
+
+class Survey:
+    """What is in a store, and what of it nothing keeps.
+
+    The order of looking is what makes it safe: first what is there, then holds, then versions. What is there was marked before; a
+    hold that has ended since has left its versions behind.
+    """
+
+    def __init__(self, store: Store, manifests: Manifests, overrides: Mapping[str, Any], keep_unfinished: bool) -> None:
+        self._store = store
+        self._storage = store.storage
+        self._strays: list[Entry] = []
+        self.folders = self._list(manifests)
+        self._beside = [entry for tree in BESIDE for entry in self._storage.files(tree)]
+        self._results = [entry for tree in CACHED for entry in self._storage.files(tree)]
+        self.unfinished = [] if keep_unfinished else list(self._list_unfinished())
+        marked = holds.held(self._storage)
+        self.abandoned = holds.abandoned(self._storage)
+        self._is_quiet = not marked
+        versions = {run: list(Versions(store, run)) for run in runs(store)}
+        named = {
+            folder_of(handle): f"{version.run}@{version.number}"
+            for published in versions.values()
+            for version in published
+            for handle in version.handles().values()
+        }
+        named |= {folder_of(handle): f"the study {study.run}" for study in studies(store) for handle in study.datasets.values()}
+        self.live = self._reached(dict.fromkeys(marked, None))
+        self.kept = self._reached(named) | self.live
+        policies = {run: _policy(store, run).model_copy(update=overrides) for run in versions}
+        self._find_what_policies_keep(versions, policies)
+
+    def items(self) -> Iterator[Item]:
+        """Everything that is removed, kind by kind."""
+        yield from self.records
+        for folder in self.garbage:
+            yield Item(folder.name.split("/")[0], folder.name, folder.bytes())
+        for folder in self.dropped:
+            yield Item("weights", folder.name, sum(entry.bytes for entry in folder.weights()))
+        yield from self.unfinished
+        yield from self.states
+        yield from self.temporary
+        yield from (Item("holds of dead runs", f"{holds.FOLDER}/{name}", 0) for name in self.abandoned)
+
+    @cached_property
+    def garbage(self) -> list[Folder]:
+        """The stored folders that nothing keeps, each before all that it names."""
+        waiting = {name: folder for name, folder in self.folders.items() if name not in self.kept}
+        named_by = Counter(name for folder in waiting.values() for name in set(folder.names()) - {folder.name})
+        ready = [name for name in waiting if not named_by[name]]
+        ordered = []
+        while waiting:
+            name = ready.pop() if ready else next(iter(waiting))  # the second only where manifests were edited into a circle
+            if (folder := waiting.pop(name, None)) is None:
+                continue
+            ordered.append(folder)
+            for below in set(folder.names()) - {name}:
+                named_by[below] -= 1
+                if not named_by[below]:
+                    ready.append(below)
+        return ordered
+
+    @cached_property
+    def dropped(self) -> list[Folder]:
+        """The kept models whose weights no policy keeps and no running process needs."""
+        needed = self._weights | self.live
+        return [
+            folder
+            for name, folder in sorted(self.folders.items())
+            if name in self.kept and name not in needed and folder.manifest is not None
+            # What was not trained here came from outside, and could not be computed again.
+            if name.startswith("models/") and folder.manifest.computed_by and folder.weights()
+        ]
+
+    @cached_property
+    def records(self) -> list[Item]:
+        """Check results and computation records of datasets that are not kept, and cache records that point to one."""
+        found = []
+        for entry in self._beside:
+            parts = entry.name.split("/")
+            owner = next(((parts[index - 1], part[:64]) for index, part in enumerate(parts) if FINGERPRINTED.match(part)), None)
+            if owner and not {"/".join(owner), "/".join(("datasets", *owner))} & self.kept:
+                found.append(Item(parts[0], entry.name, entry.bytes))
+        found += [Item("cache records", entry.name, entry.bytes) for entry in self._results if self._result_is_garbage(entry)]
+        return found
+
+    @cached_property
+    def temporary(self) -> list[Item]:
+        """Files that a dead process was writing, and locks that nobody holds."""
+        written = (*self._strays, *self._beside, *self._results, *self._storage.files("runs"))
+        left = [entry for entry in written if _is_of_the_dead(entry.name.rpartition("/")[2])]
+        left += [entry for entry in self._strays if entry.name.endswith(".lock") and self._is_free(entry.name)]
+        return [Item("temporary files", entry.name, entry.bytes) for entry in left]
+
+    def _list(self, manifests: Manifests) -> dict[str, Folder]:
+        folders: dict[str, Folder] = {}
+        for tree, depth in (("datasets", 3), ("models", 2), ("sources", 2)):
+            for entry in self._storage.files(tree):
+                parts = entry.name.split("/")
+                if len(parts) == depth + 1 and FINGERPRINT.match(parts[depth - 1]):
+                    name = "/".join(parts[:depth])
+                    folder = folders.setdefault(name, Folder(name))
+                    folder.files.append(entry)
+                    if parts[depth] == MANIFEST:
+                        folder.manifest = manifests.of(entry)
+                else:
+                    self._strays.append(entry)
+        return folders
+
+    def _list_unfinished(self) -> Iterator[Item]:
+        """What interrupted stages left: each has a lock beside it, or the number of its process in its name."""
+        below: defaultdict[str, list[Entry]] = defaultdict(list)
+        for entry in self._storage.files("partial"):
+            parts = entry.name.split("/")
+            if len(parts) > 3:
+                below["/".join(parts[:3])].append(entry)
+            else:
+                self._strays.append(entry)
+        # A folder may be empty, and a lock may have come since the files were listed: it is nobody's unfinished work.
+        named = (
+            f"partial/{noun}/{name}" for noun in self._storage.names("partial") for name in self._storage.names(f"partial/{noun}")
+        )
+        files = {entry.name for entry in self._strays}
+        for folder in sorted({name for name in named if name not in files and not name.endswith(".lock")} | set(below)):
+            size = sum(entry.bytes for entry in below[folder])
+            name = folder.rpartition("/")[2]
+            is_finished = any(entry.name == f"{folder}/{FINISHED}" for entry in below[folder])
+            if _is_of_the_dead(name) if TEMPORARY.match(name) else not is_finished and self._is_free(f"{folder}.lock"):
+                yield Item("unfinished", folder, size)
+
+    def _find_what_policies_keep(self, versions: Mapping[str, list[Version]], policies: Mapping[str, RetentionConfig]) -> None:
+        """Find the models whose weights, and the finished trainings whose states, some policy keeps."""
+        self._weights: set[str] = set()
+        with_state: set[str] = set()
+        for run, published in versions.items():
+            policy = policies[run]
+            tagged = set(Versions(self._store, run).tags().values())
+            last = policy.weights if isinstance(policy.weights, int) else 0
+            for age, version in enumerate(reversed(published)):
+                trained = set(self._trained(version))
+                if version.content.previous is None:
+                    self._weights.add(folder_of(version.content.model_in))  # no training of this run gives it again
+                if policy.weights == "all" or version.id in tagged or age < last:
+                    self._weights |= trained
+                if age < policy.optimizer_states:
+                    with_state |= trained
+        self.states = [
+            Item("optimizer states", folder, sum(entry.bytes for entry in self._storage.files(folder)))
+            for name in self._storage.names(CHECKPOINTS)
+            if (model := self._finished(folder := f"{CHECKPOINTS}/{name}")) is not None and f"models/{model}" not in with_state
+            if self._is_free(f"{folder}.lock")
+        ]
+
+    def _trained(self, version: Version) -> Iterator[str]:
+        """The models that `version` made: its policy, and what else its training left."""
+        yield folder_of(version.content.model_out)
+        waiting = [folder_of(dataset) for dataset in version.content.datasets.values()]
+        while waiting:
+            folder = self.folders.get(waiting.pop())
+            for output in folder.manifest.outputs.values() if folder and folder.manifest else ():
+                if isinstance(output, Model):
+                    yield folder_of(output)
+                else:
+                    waiting.append(folder_of(output))
+
+    def _finished(self, folder: str) -> str | None:
+        """The fingerprint of the model that the training in `folder` ended with, if it ended."""
+        try:
+            return str(json.loads(self._storage.read(f"{folder}/{FINISHED}"))["model"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _reached(self, roots: Mapping[str, str | None]) -> set[str]:
+        """`roots` and all that their manifests reach; each root by who names it, or None where something may be gone."""
+        reached: set[str] = set()
+        waiting = list(roots.items())
+        while waiting:
+            name, owner = waiting.pop()
+            if name in reached:
+                continue
+            reached.add(name)
+            folder = self.folders.get(name)
+            if owner and (folder is None or folder.manifest is None):
+                raise DatasetError(
+                    f"{owner} needs {name}, whose manifest is missing or damaged, so that what else it needs is unknown: run its "
+                    "recipe again, which heals it, or `wind forget` it, and collect then; nothing was removed"
+                )
+            waiting += [(below, owner) for below in folder.names()] if folder else []
+        return reached
+
+    def _result_is_garbage(self, entry: Entry) -> bool:
+        if _is_of_the_dead(entry.name.rpartition("/")[2]):
+            return False  # a temporary file
+        try:
+            record = json.loads(self._storage.read(entry.name))
+            result = record if entry.name.startswith("published/") else json.loads(record["result"])
+            handle = HANDLE.validate_python({name: value for name, value in result.items() if name != "computation"})
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return self._is_quiet  # damaged, unless somebody is writing it
+        return folder_of(handle) not in self.kept
+
+    def _is_free(self, lock: str) -> bool:
+        with self._storage.try_lock(lock) as is_free:
+            return is_free
+
+
+def _remove(store: Store, survey: Survey) -> None:
+    """Remove what `survey` found, whatever names another thing before what it names."""
+    storage = store.storage
+    for item in survey.records:
+        storage.delete(item.name)
+    for folder in survey.garbage:
+        storage.delete(f"{folder.name}/{MANIFEST}")
+    for folder in survey.garbage:
+        # A stage run by hand has no hold: it may be publishing the same at this moment, under this lock.
+        with storage.try_lock(f"{folder.name}.lock") as is_free:
+            if is_free and storage.size(f"{folder.name}/{MANIFEST}") is None:
+                _delete(storage, folder.name)
+    for folder in survey.dropped:
+        storage.write(f"{folder.name}/{DROPPED}", json.dumps({"by": "retention.weights"}).encode())
+        for entry in folder.weights():
+            storage.delete(entry.name)
+    for item in (*survey.unfinished, *survey.states):
+        with storage.try_lock(f"{item.name}.lock") as is_free:
+            if is_free:
+                _delete(storage, item.name)
+    for item in survey.temporary:
+        if item.name.endswith(".lock"):
+            _delete_lock(storage, item.name)
+        else:
+            storage.delete(item.name)
+    for name in survey.abandoned:
+        holds.remove_abandoned(storage, name)
+
+
+def _delete_lock(storage: Storage, name: str) -> None:
+    with storage.try_lock(name) as is_free:
+        if is_free:
+            storage.delete(name)
+
+
+def _delete(storage: Storage, folder: str) -> None:
+    """Remove `folder`; what a dying process writes there meanwhile is left to the next collection."""
+    try:
+        storage.delete(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+
+
+def _is_of_the_dead(name: str) -> bool:
+    """Whether `name` is that of a temporary file or folder whose process has ended."""
+    match = TEMPORARY.match(name)
+    if match is None:
+        return False
+    try:
+        os.kill(int(match[1] or match[2]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _policy(store: Store, run: str) -> RetentionConfig:
+    """The policy in the run's last config; all is kept where none can be read."""
+    try:
+        content = json.loads(store.storage.read(f"runs/{run}/config.json"))
+        return RetentionConfig.model_validate(content.get("retention", {}))
+    except (OSError, ValueError, AttributeError):
+        return RetentionConfig()
