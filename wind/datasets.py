@@ -512,15 +512,6 @@ def _name_beside(index: int) -> str:
     return f"outputs-{index:05d}.json"
 
 
-def folder_of(handle: AnyHandle) -> str:
-    """The name of the folder of `handle` in the storage."""
-    return (
-        f"{noun(handle)}/{handle.fingerprint}"
-        if isinstance(handle, Model | Source)
-        else f"datasets/{handle.name}/{handle.fingerprint}"
-    )
-
-
 def label(handle: AnyHandle) -> str:
     """How a handle is named in messages: its noun and twelve digits of its fingerprint."""
     return f"{noun(handle)}/{handle.fingerprint[:12]}"
