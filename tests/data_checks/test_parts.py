@@ -12,7 +12,7 @@ import pytest
 
 from data_checks import base
 from data_checks.base import Subject
-from data_checks.results import result_path
+from data_checks.results import result_name
 from data_checks.validation import validate
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store
@@ -71,7 +71,7 @@ def verdict(store: Store, handle: Dataset) -> tuple[str, Any]:
         validate(handle, store, ChecksConfig())
     except DataCheckError as error:
         message = str(error)
-    return message, json.loads(result_path(store, handle).read_bytes(), parse_float=lambda text: round(float(text), 12))
+    return message, json.loads(store.storage.read(result_name(handle)), parse_float=lambda text: round(float(text), 12))
 
 
 @pytest.mark.slow
