@@ -130,13 +130,20 @@ def chained(store: Store, shards: int, prompts: int) -> Dataset:
     schema = {"sample_index": pa.int32(), "reward": pa.float64()}
     facts: Any = {"computed_by": {}, "numbers": {}, "provenance": {}}
 
-    def shard(index: int, columns: dict[str, list[float]]) -> pa.Table:
+    def shard(index: int, columns: dict[str, list[Any]]) -> pa.Table:
         own = names[index * prompts : (index + 1) * prompts]
         values = {name: pa.array(pair * prompts, schema.get(name)) for name, pair in columns.items()}
         return pa.table({"prompt_id": [name for name in own for _ in range(2)], **values})
 
-    rewards = {"sample_index": [0, 1], "reward": [1.0, 0.0]}
-    rates = {"sample_index": [0, 1], "win_rate": [1.0, 0.0], "wins": [1, 0], "ties": [0, 0], "losses": [0, 1], "rank": [1, 2]}
+    rewards: dict[str, list[Any]] = {"sample_index": [0, 1], "reward": [1.0, 0.0]}
+    rates: dict[str, list[Any]] = {
+        "sample_index": [0, 1],
+        "win_rate": [1.0, 0.0],
+        "wins": [1, 0],
+        "ties": [0, 0],
+        "losses": [0, 1],
+        "rank": [1, 2],
+    }
     parents: dict[str, Any] = {}
     for name, columns in (("rewards", rewards), ("win_rates", rates)):
         with store.partial(name, str(shards)) as partial:
