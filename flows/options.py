@@ -1,4 +1,4 @@
-"""What the commands share: their options, a Prefect API, and how datasets are named on the command line."""
+"""What the commands share: their options, and a Prefect API."""
 
 import json
 import os
@@ -13,10 +13,11 @@ import typer
 from flows import show
 from flows.server import prefect_api
 from wind.config import DistillConfig, load_config
-from wind.datasets import AnyHandle, Store
+from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.histories import find_prompt
 from wind.lineage import Lineage, of_handle, of_prompt, of_version
+from wind.reading import named
 from wind.storage import storage_for
 from wind.versions import Version, find
 
@@ -62,21 +63,6 @@ def load(path: Path, overrides: list[str] | None, iterations: int | None) -> Dis
     """The config in the file at `path`, with its overrides."""
     extra = [] if iterations is None else [f"iterations={iterations}"]
     return load_config(path, [*(overrides or []), *extra])
-
-
-def named(store: Store, name: str) -> AnyHandle:
-    """The dataset called VERSION:NOUN or NOUN/DIGITS."""
-    version, colon, dataset = name.rpartition(":")
-    if colon:
-        handles = find(store, version).handles()
-        if dataset not in handles:
-            raise ConfigError(f"{version} has no dataset {dataset!r}: it has {', '.join(handles)}")
-        return handles[dataset]
-    kind, _, digits = name.partition("/")
-    matches = [handle for handle in store.handles(kind) if digits and handle.fingerprint.startswith(digits)]
-    if len(matches) != 1:
-        raise ConfigError(f"{name!r} names {len(matches)} datasets in {store.url}: give VERSION:NOUN, or NOUN/ and more digits")
-    return matches[0]
 
 
 def lineage_of(store: Store, name: str, run: str | None = None) -> Lineage:

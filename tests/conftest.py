@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from flows.options import QUIET
 from wind.datasets import Store
+from wind.versions import Version, Versions
 
 os.environ.update(QUIET)  # before Prefect is imported, as the command line does: it reads how loud to be once
 
@@ -120,3 +122,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast.save_pretrained(folder)
     GenerationConfig(bos_token_id=1, eos_token_id=[2], pad_token_id=0).save_pretrained(folder)  # type: ignore[no-untyped-call]
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a store with the two versions of tests/wind/reading_case.py; tests work on copies."""
+    from tests.wind.reading_case import make_versions
+
+    folder = tmp_path_factory.mktemp("demo_store")
+    make_versions(Store(folder / "store"), folder / "outside")
+    return folder / "store"
+
+
+@pytest.fixture
+def demo_versions(demo_store: Path, store: Store) -> list[Version]:
+    """The versions of `store`, which is a copy of `demo_store`."""
+    shutil.copytree(demo_store, store.root)
+    return list(Versions(store, "demo"))

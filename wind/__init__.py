@@ -12,3 +12,19 @@ including the end-of-sequence token. *iteration*: one round of sample, reward, t
 Axis suffixes: _P prompts, _N samples of one prompt, _B batch rows, _T tokens, _Y responses
 of a finite set.
 """
+
+from typing import TYPE_CHECKING
+
+__all__ = ["open"]
+
+if TYPE_CHECKING:
+    from wind.reading import open as open
+else:
+
+    def __getattr__(name):
+        """`wind.open`, imported when it is first asked for: every module of the package imports this one."""
+        if name == "open":
+            from wind.reading import open
+
+            return open
+        raise AttributeError(f"module 'wind' has no attribute {name!r}")

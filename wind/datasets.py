@@ -289,6 +289,13 @@ class Store:
             self._publish_folder(self._copy("sources", paths), source, source.files, files, facts)
         return source
 
+    def adopt(self, folder: Path, handle: AnyHandle, manifest: Manifest) -> None:
+        """Publish a verified folder from another store under the handle and manifest it has there; it is moved.
+
+        Nothing changes if the same content is here already.
+        """
+        self._publish(folder, handle, manifest)
+
     def scratch(self, name: str) -> Path:
         """A new empty folder of this machine, for building what `publish_model` then moves into the store."""
         folder = self.local / "partial" / name

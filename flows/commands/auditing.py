@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from flows import show, show_audit
-from flows.options import Json, Root, lineage_of, named
+from flows.options import Json, Root, lineage_of
 from wind.datasets import AnyHandle, Store
 from wind.files import atomic_write
+from wind.reading import named
 from wind.versions import Versions, find, runs, verify
 
 commands = typer.Typer()

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from flows import show, show_audit
-from flows.options import Json, Root, named, print_versions, prompt_of
+from flows.options import Json, Root, print_versions, prompt_of
 from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.histories import history
+from wind.reading import named
 from wind.versions import Versions, find
 from wind.versions import runs as runs_of
 
