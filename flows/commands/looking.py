@@ -1,16 +1,19 @@
 """Commands that look at what is stored."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows import show, show_audit
+from flows.answers import print_json, print_rows, write_rows
 from flows.options import Json, Root, print_versions, prompt_of
 from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.histories import history
 from wind.reading import named
+from wind.sql import answer
 from wind.versions import Versions, find
 from wind.versions import runs as runs_of
 
@@ -65,3 +68,41 @@ def prompt(
     store = Store(root)
     found = history(store, *prompt_of(store, digits, run_name))
     print(found.model_dump_json(indent=1)) if as_json else show_audit.history(found)
+
+
+@commands.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="such as 'SELECT iteration, avg(reward) FROM rewards GROUP BY ALL'")],
+    name: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="only this version")] = None,
+    run_name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="all versions of this run")] = None,
+    csv: Annotated[Path | None, typer.Option(help="write the rows to this file")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="write the rows to this file")] = None,
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Ask the datasets of a run in SQL: each is a view with its columns, `iteration` and `version`; so are `versions`.
+
+    The only run, if none is named.
+    """
+    if sum([csv is not None, parquet is not None, as_json]) > 1 or (name and run_name):
+        raise ConfigError("give one of --json, --csv and --parquet, and either VERSION or --run")
+    store = Store(root)
+    found = [find(store, name)] if name else list(Versions(store, _only_run(store, run_name)))
+    with answer(store, found, query) as rows:
+        if csv or parquet:
+            print(json.dumps({"rows": write_rows(rows, csv=csv, parquet=parquet)}))
+        elif as_json:
+            print_json(rows)
+        else:
+            print_rows(rows)
+
+
+def _only_run(store: Store, name: str | None) -> str:
+    """The run called `name`, or the only one there is."""
+    known = runs_of(store)
+    if name in known:
+        return str(name)
+    if name is None and len(known) == 1:
+        return known[0]
+    what = "name one with --run" if name is None else f"no run is called {name!r}"
+    raise ConfigError(f"{what} (runs in {store.storage.url}: {', '.join(known) or 'none'})")
