@@ -113,6 +113,30 @@ class Versions:
             self._point(LATEST, version)
         return version
 
+    def has(self, version: Version) -> bool:
+        """Whether `version` is one of the run. Raises ConfigError if another one has its number."""
+        published = list(self)
+        if any(other.id == version.id for other in published):
+            return True
+        for other in published:
+            if other.number == version.number:
+                raise ConfigError(f"{self.run}@{other.number} is another version, {other.id[:12]}: give --as and another name")
+        return False
+
+    def adopt(self, version: Version) -> bool:
+        """Whether `version`, from another store, was added with its number: not if the run has it.
+
+        `latest` follows from the version before it. Raises ConfigError if another version has its number.
+        """
+        with self._storage.lock(f"{self._folder}/versions.lock"):
+            if self.has(version):
+                return False
+            name = f"{self._folder}/versions/{version.number:04d}.json"
+            self._storage.write(name, version.model_dump_json(indent=1).encode())
+            if self._tagged_id(LATEST) in (None, version.content.previous):
+                self._point(LATEST, version)
+        return True
+
     def tag(self, name: str, version: Version, *, force: bool = False) -> None:
         """Let `name` point to `version`. Raises ConfigError if it cannot be a tag, or, unless `force`, if it points elsewhere."""
         _refuse_no_tag(name)
