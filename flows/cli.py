@@ -8,11 +8,11 @@ from typing import Any
 
 import typer
 
-from flows.commands import auditing, keeping, looking, runs, studies
+from flows.commands import auditing, keeping, looking, moving, runs, studies
 from wind.errors import WindError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for module in (runs, studies, looking, auditing, keeping):
+for module in (runs, studies, looking, auditing, keeping, moving):
     app.add_typer(module.commands)
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, and does not export this name

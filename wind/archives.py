@@ -259,7 +259,7 @@ def _verified(staged: Store, index: Index, archive: Path) -> list[Version]:
     try:
         chain = _history(staged, index, archive)
         for version in chain:
-            Versions(staged, version.run).tag("latest", version)  # which no archive holds, and every run has
+            Versions(staged, version.run).set_latest(version)  # which no archive holds, and every run has
         for version in chain:
             verify(staged, version)
         return chain

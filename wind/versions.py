@@ -110,7 +110,7 @@ class Versions:
                 held.check()
                 if not self._storage.create(name, version.model_dump_json(indent=1).encode()):
                     raise StageError(f"{self._storage.url}/{name} was published by another process meanwhile: rerun")
-            self._point(LATEST, version)
+            self.set_latest(version)
         return version
 
     def has(self, version: Version) -> bool:
@@ -134,7 +134,7 @@ class Versions:
             name = f"{self._folder}/versions/{version.number:04d}.json"
             self._storage.write(name, version.model_dump_json(indent=1).encode())
             if self._tagged_id(LATEST) in (None, version.content.previous):
-                self._point(LATEST, version)
+                self.set_latest(version)
         return True
 
     def tag(self, name: str, version: Version, *, force: bool = False) -> None:
@@ -147,6 +147,10 @@ class Versions:
                 where = f"{self.run}@{pointed.number}" if pointed else "a version that is gone"
                 raise ConfigError(f"{self.run}@{name} points to {where}: give --force to move it, or another name")
             self._point(name, version)
+
+    def set_latest(self, version: Version) -> None:
+        """Let `latest` point to `version`."""
+        self._point(LATEST, version)
 
     def untag(self, name: str) -> None:
         """Remove the tag `name`. Raises ConfigError if there is none."""
