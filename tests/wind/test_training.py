@@ -18,6 +18,7 @@ from tests.wind.training_case import (
     distance,
     make_inputs,
     make_spec,
+    quiet,
     train,
     values,
     weights,
@@ -27,8 +28,8 @@ from wind.datasets import Model, Store
 from wind.errors import TrainingError
 from wind.objectives import Batch, objective_for
 from wind.sequence_logps import SequenceLogps
-from wind.stages import Progress
-from wind.training import STAGE
+from wind.stages import Place, Progress
+from wind.training import STAGE, compute
 from wind.training.batches import Plan, load_rows
 from wind.training.runs import work_folder
 
@@ -212,6 +213,23 @@ def test_resuming_equals_never_having_stopped(store: Store, inputs: Inputs, stag
     assert resumed.outputs == uninterrupted.outputs
     assert resumed.table == uninterrupted.table
     assert not work_folder(spec, store).exists()
+
+
+def test_a_kept_state_gives_the_model_again_without_a_step(store: Store, inputs: Inputs) -> None:
+    spec = make_spec(inputs, checkpoint_steps=100)
+    place = Place(root=str(store.root), keep_state=True)
+    shard = compute(spec, store, 0, place, quiet)
+    model = shard.outputs["model"]
+    work = work_folder(spec, store)
+    assert sorted(path.name for path in work.iterdir()) == ["finished.json", "step-00000004"]
+    assert json.loads((work / "finished.json").read_bytes()) == {"model": model.fingerprint}
+    assert not work.with_name(f"{work.name}.lock").exists()
+    shutil.rmtree(store.path(model))
+    steps: list[int] = []
+    again = compute(spec, store, 0, Place(root=str(store.root)), lambda done, total: steps.append(done))
+    assert (again.outputs, again.table, steps) == (shard.outputs, shard.table, [])
+    assert store.verify(model)
+    assert not work.exists()
 
 
 @pytest.mark.parametrize("damage", ["torn", "unmarked", "marker"])

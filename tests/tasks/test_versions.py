@@ -1,0 +1,62 @@
+"""Where a run begins that continues a version: its models, whatever the config says of the policy."""
+
+from typing import Any
+
+import pytest
+
+from tasks.running import start
+from tasks.versions import beginning, recipe
+from tests.wind.versions_case import dataset, model
+from wind.config import DistillConfig
+from wind.datasets import AnyHandle, Model, Store
+from wind.errors import ConfigError, DatasetError
+from wind.versions import Content, Version, Versions
+
+
+def config(store: Store, **settings: Any) -> DistillConfig:
+    fields = {
+        "run": "next",
+        "root": str(store.root),
+        "policy": {"path": "gone"},
+        "prompts": {"source": "gone.jsonl"},
+        "reward": {"kind": "rule", "function": "gone:gone"},
+    }
+    return DistillConfig.model_validate(fields | settings)
+
+
+def published(store: Store, models: list[Model], iteration: int, before: Version | None, *, moves: bool) -> Version:
+    """An iteration from `models[iteration - 1]` to `models[iteration]`; with a moving average, `models[-iteration]`."""
+    outputs: dict[str, AnyHandle] = {"model": models[iteration]} | ({"anchor": models[-iteration]} if moves else {})
+    content = Content(
+        iteration=iteration,
+        recipe={},
+        datasets={"training": dataset(store, f"{iteration} {moves}", outputs=outputs)},
+        model_in=models[iteration - 1],
+        model_out=models[iteration],
+        reference=models[0],
+        previous=before.id if before else None,
+    )
+    return Versions(store, "demo").publish(content, checks={}, metrics={}, seconds={})
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_run_begins_where_the_version_ended(store: Store, moves: bool) -> None:
+    models = [model(store, value) for value in (0.0, 1.0, 2.0, 8.0, 9.0)]
+    first = published(store, models, 1, None, moves=moves)
+    second = published(store, models, 2, first, moves=moves)
+    with start(config(store), planning=True, quiet=True) as here:
+        begin = beginning(here.config, second)
+        assert (begin.initial, begin.policy, begin.after) == (models[0], models[2], second)
+        assert begin.anchor == (models[-2] if moves else models[0])
+        with pytest.raises(ConfigError, match=r"demo@2 is iteration 2, and iterations is 2: .* --iterations 3 or more"):
+            beginning(here.config.model_copy(update={"iterations": 2}), second)
+        (store.path(models[2]) / "model.safetensors").unlink()
+        with pytest.raises(DatasetError, match=r"demo@2 cannot be continued: its models/.* is not whole"):
+            beginning(here.config, second)
+        Versions(store, "demo").forget([first], force=True)
+        with pytest.raises(DatasetError, match=r"demo@2 continues version .* it was forgotten or lost"):
+            beginning(here.config, second)
+
+
+def test_retention_is_no_part_of_a_version(store: Store) -> None:
+    assert recipe(config(store)) == recipe(config(store, retention={"weights": 1, "optimizer_states": 2}))
