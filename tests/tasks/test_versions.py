@@ -26,7 +26,9 @@ def config(store: Store, **settings: Any) -> DistillConfig:
 
 def published(store: Store, models: list[Model], iteration: int, before: Version | None, *, moves: bool) -> Version:
     """An iteration from `models[iteration - 1]` to `models[iteration]`; with a moving average, `models[-iteration]`."""
-    outputs: dict[str, AnyHandle] = {"model": models[iteration]} | ({"anchor": models[-iteration]} if moves else {})
+    outputs: dict[str, AnyHandle] = {"model": models[iteration]}
+    if moves:
+        outputs["anchor"] = models[-iteration]
     content = Content(
         iteration=iteration,
         recipe={},
