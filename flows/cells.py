@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.versions import settings
 from wind.config import DistillConfig, alternatives, load_config
 from wind.errors import ConfigError
 from wind.fingerprints import digest
+from wind.sections import flattened
 
 # What an algorithm is made of, and the names of runs. Recipes that are compared agree on everything else.
 FREE = ("run", "seed", "objective", "reference", "training", "win_rate", "selection")
@@ -83,7 +83,7 @@ def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[C
 
 def _refuse_other_conditions(first_path: str, first: DistillConfig, path: str, config: DistillConfig) -> None:
     ours, theirs = (
-        dict(settings(each.model_dump(mode="json", exclude=set(FREE)))) | {BUDGET: each.responses_per_prompt()}
+        dict(flattened(each.model_dump(mode="json", exclude=set(FREE)))) | {BUDGET: each.responses_per_prompt()}
         for each in (first, config)
     )
     for name in [*ours, *theirs]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -14,6 +13,7 @@ from tasks.training import moved_anchor
 from wind.config import DistillConfig
 from wind.datasets import Dataset, Model, label
 from wind.errors import ConfigError, DatasetError
+from wind.sections import flattened
 from wind.versions import Content, Version, Versions, history
 
 
@@ -61,7 +61,7 @@ def tell_changes(begin: Beginning, prompts: Dataset) -> None:
     here, base = running(), begin.after
     if base is None or here.planning:
         return
-    ours, theirs = dict(settings(recipe(here.config))), dict(settings(base.content.recipe))
+    ours, theirs = dict(flattened(recipe(here.config))), dict(flattened(base.content.recipe))
     names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
     changed = [f"{name} {ours.get(name)} (was {theirs.get(name)})" for name in names]
     if prompts != base.content.datasets["prompts"]:
@@ -135,15 +135,6 @@ def recipe(config: DistillConfig) -> dict[str, object]:
     for section, name in (("policy", "path"), ("prompts", "source"), ("prompts", "template"), ("reward", "path")):
         fields[section].pop(name, None)  # content enters by fingerprint, through the datasets
     return fields
-
-
-def settings(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted name and value of every setting."""
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from settings(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _show(here: Running[DistillConfig], version: Version) -> None:
