@@ -1,5 +1,6 @@
 """How lineages, histories and differences look in a terminal."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,14 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.show import reasons
-from wind.differences import Change, Difference
+from wind.differences import Change, DatasetDifference, Difference, Shift
 from wind.histories import Answers, History
 from wind.lineage import Lineage, Node
 from wind.lineage.drawing import caption
 
 LONGEST = 400  # characters of a response that a terminal shows; JSON has all
 ALIGNED = ("win_rate", "mean_reward", "accuracy", "kl_k1", "response_tokens")
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,52}\b")  # its first digits are enough for people
 WIDTH = 160  # where standard output is no terminal
 STYLES = {"version": "bold yellow", "prompt": "bold magenta", "dataset": "cyan", "model": "red", "source": "green"}
 
@@ -71,33 +73,10 @@ def difference(found: Difference) -> None:
         console.print(f"the same: {', '.join(same)}", "", sep="\n")
     if found.recomputed:
         _print(console, ("computed anew", "why"), [(each.dataset, reasons(each.why)) for each in found.recomputed])
-    rows: list[tuple[str, ...]] = []
-    for each in found.datasets:
-        before, after = (side.fingerprint[:12] if side else "-" for side in (each.before, each.after))
-        if each.same or each.damage or not each.before or not each.after:
-            rows.append((each.name, before, after, each.damage or ("same" if each.same else "in one only"), "", "", ""))
-        else:
-            columns = ", ".join([*(f"{name} {count}" for name, count in each.columns.items()), *each.other_columns])
-            rows.append((each.name, before, after, *map(str, (each.added, each.removed, each.changed)), columns))
-    rows += [
-        (each.name, str(each.before)[:12], str(each.after)[:12], "same" if each.before == each.after else "other", "", "", "")
-        for each in found.models
-    ]
-    _print(console, ("dataset or model", "before", "after", "added", "removed", "changed", "rows that differ, by column"), rows)
-    shifts = [
-        (
-            each.name,
-            shift.quantity,
-            f"{shift.before:.4g}",
-            f"{shift.after:.4g}",
-            f"{shift.statistic:.3f}",
-            f"{shift.p_value:.2g}",
-            f"{shift.effect:+.2f}",
-        )
-        for each in found.datasets
-        for shift in each.shifts
-    ]
-    if shifts:
+    contents = [*map(_content, found.datasets), *map(_model, found.models)]
+    titles = ("dataset or model", "before", "after", "added", "removed", "changed", "rows that differ, by column")
+    _print(console, titles, contents)
+    if shifts := [_moved(each.name, shift) for each in found.datasets for shift in each.shifts]:
         _print(console, ("distribution", "of", "mean before", "mean after", "KS", "p", "effect, in sd"), shifts)
     if metrics := [_metric(change) for change in found.metrics if change.before != change.after]:
         _print(console, ("metric", "before", "after", "difference"), metrics)
@@ -158,9 +137,26 @@ def _response(answers: Answers, index: int) -> Text:
     return text
 
 
+def _content(found: DatasetDifference) -> Sequence[str]:
+    before, after = (side.fingerprint[:12] if side else "-" for side in (found.before, found.after))
+    if found.same or found.damage or not found.before or not found.after:
+        return (found.name, before, after, found.damage or ("same" if found.same else "in one only"), "", "", "")
+    columns = ", ".join([*(f"{name} {count}" for name, count in found.columns.items()), *found.other_columns])
+    return (found.name, before, after, *map(str, (found.added, found.removed, found.changed)), columns)
+
+
+def _model(found: Change) -> Sequence[str]:
+    return (found.name, *_values(found), "same" if found.before == found.after else "other", "", "", "")
+
+
+def _moved(name: str, shift: Shift) -> Sequence[str]:
+    means = (f"{mean:.4g}" for mean in (shift.before, shift.after))
+    return (name, shift.quantity, *means, f"{shift.statistic:.3f}", f"{shift.p_value:.2g}", f"{shift.effect:+.2f}")
+
+
 def _values(change: Change) -> tuple[str, str]:
     before, after = ("-" if value is None else str(value) for value in (change.before, change.after))
-    return (before[:16], after[:16]) if min(len(before), len(after)) >= 64 else (before, after)
+    return DIGEST.sub(r"\1", before), DIGEST.sub(r"\1", after)
 
 
 def _metric(change: Change) -> tuple[str, str, str, str]:

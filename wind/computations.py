@@ -111,9 +111,10 @@ def _folder(handle: AnyHandle) -> str:
 
 
 def _says(store: Store, name: str, computation: Computation) -> bool:
-    """Whether the record `name` is that of `computation`, whenever it was computed; a damaged one is not."""
+    """Whether the record `name` says what `computation` says, but for when and where; a damaged one does not."""
+    unsaid = {"provenance"} if computation.modules else {"provenance", "modules"}  # a stage run by hand knows none
     try:
-        return _read(store, name).model_copy(update={"provenance": {}}) == computation.model_copy(update={"provenance": {}})
+        return _read(store, name).model_dump(exclude=unsaid) == computation.model_dump(exclude=unsaid)
     except DatasetError:
         return False
 

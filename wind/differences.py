@@ -9,7 +9,7 @@ independent, so its p-value counts prompts in place of rows, which can only make
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ class Difference(Record):
     before: str  # RUN@NUMBER
     after: str
     config: list[Change]
-    modules: list[Change]  # digest of the source of each module
+    modules: list[Change]  # digest of the source of each module that computed a dataset of both
     packages: list[Change]
     git_revision: Change | None
     datasets: list[DatasetDifference]
@@ -133,12 +133,13 @@ class Difference(Record):
 def difference(store: Store, before: Version, after: Version, *, aligned: bool = False) -> Difference:
     """What differs between two versions; `aligned`: with the metrics of the iterations that both runs have."""
     ours, theirs = Side(store, before), Side(store, after)
+    both = [name for name in ours.computations if ours.knows_modules(name) and theirs.knows_modules(name)]
     revisions = ours.provenance("git_revision"), theirs.provenance("git_revision")
     return Difference(
         before=_name(before),
         after=_name(after),
         config=list(changes(before.content.recipe, after.content.recipe)),
-        modules=list(changes(ours.modules(), theirs.modules())),
+        modules=list(changes(ours.modules(both), theirs.modules(both))),
         packages=list(changes(ours.packages(), theirs.packages())),
         git_revision=Change(name="git_revision", before=revisions[0], after=revisions[1])
         if revisions[0] != revisions[1]
@@ -255,14 +256,18 @@ class Side:
 
     def __init__(self, store: Store, version: Version) -> None:
         self.datasets = named(store, version)
-        self._keys = used(store, version)
+        self._keys = used(store, [version])
         self._version = version
         self._store = store
         self.computations = {name: found for name in self.datasets if (found := self._computation(name)) is not None}
 
-    def modules(self) -> dict[str, str]:
-        """The digest of the source of every module that computed something."""
-        return {name: value for each in self.computations.values() for name, value in sorted(each.modules.items())}
+    def knows_modules(self, dataset: str) -> bool:
+        """Whether the record of the computation of `dataset` tells its modules: a manifest does not."""
+        return dataset in self.computations and bool(self.computations[dataset].modules)
+
+    def modules(self, datasets: Iterable[str]) -> dict[str, str]:
+        """The digest of the source of every module that computed one of `datasets`."""
+        return {name: value for each in datasets for name, value in sorted(self.computations[each].modules.items())}
 
     def packages(self) -> dict[str, str]:
         """The version of every package; several, where datasets were computed with several."""

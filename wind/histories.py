@@ -56,7 +56,7 @@ def find_prompt(store: Store, digits: str, run: str | None = None) -> tuple[list
     Raises ConfigError if there is none, or if several prompts begin so.
     """
     if run is not None and run not in runs(store):
-        raise ConfigError(f"no run is called {run!r} in {store.root} (runs: {', '.join(runs(store)) or 'none'})")
+        raise ConfigError(f"no run is called {run!r} in {store.storage.url} (runs: {', '.join(runs(store)) or 'none'})")
     found: dict[str, list[Version]] = {}
     asked: dict[Dataset, list[str]] = {}
     for version in [find(store, name) for name in ([run] if run else runs(store))]:

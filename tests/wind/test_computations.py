@@ -17,16 +17,16 @@ def rewards_of(store: Store) -> Dataset:
     return publish(store, "rewards", {**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]})[0]
 
 
-def computed(store: Store, rewards: Dataset, code: str) -> Dataset:
+def computed(store: Store, rewards: Dataset, code: str, modules: dict[str, str] | None = None) -> Dataset:
     spec = {"rewards": rewards.model_dump(mode="json"), "win_rate": {}}
-    job = Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)), code=code, modules={"wind.win_rates": code})
+    job = Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)), code=code, modules=modules or {})
     return run(job, lambda done, total: None)
 
 
 def test_equal_content_keeps_every_computation_that_made_it(tmp_path: Path) -> None:
     store = Store(tmp_path)
     rewards = rewards_of(store)
-    first, second = computed(store, rewards, "old"), computed(store, rewards, "new")
+    first, second = computed(store, rewards, "old"), computed(store, rewards, "new", {"wind.win_rates": "new"})
     assert first == second
     assert store.manifest(first).computed_by["code"] == "old"
     assert [each.code for each in recorded(store, first)] == ["old", "new"]
@@ -42,11 +42,15 @@ def test_equal_content_keeps_every_computation_that_made_it(tmp_path: Path) -> N
 def test_a_record_stays_unless_it_is_damaged(tmp_path: Path) -> None:
     store = Store(tmp_path)
     rewards = rewards_of(store)
-    made = computed(store, rewards, "old")
+    modules = {"wind.win_rates": "1"}
+    made = computed(store, rewards, "old", modules)
     (path,) = (tmp_path / "computations" / "win_rates" / made.fingerprint).iterdir()
     content = path.read_bytes()
-    computed(store, rewards, "old")
-    assert path.read_bytes() == content  # the second has other times
+    for same in (modules, None):  # by hand, as `python -m wind.win_rates`, no module is known
+        computed(store, rewards, "old", same)
+        assert path.read_bytes() == content  # each has other times
+    computed(store, rewards, "old", modules | {"tasks.win_rates.estimate_win_rates": "2"})
+    assert b"estimate_win_rates" in path.read_bytes()
 
     path.write_bytes(content[:-2])
     with pytest.raises(DatasetError, match=f"{path.name} is not a record"):

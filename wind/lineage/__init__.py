@@ -5,8 +5,8 @@ has the name that the one has for the other. Of content that several computation
 see `wind.computations`; what is missing or damaged is a node that says so.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +16,6 @@ from wind.datasets import AnyHandle, Dataset, Manifest, Model, Source, Store, la
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.versions import Version, Versions
 
-KINDS = ("version", "prompt", "dataset", "model", "source")
 TOLD = ("started", "seconds", "host", "git_revision", "git_dirty", "packages", "origin", "source", "revision")
 HELD_OUT = {
     "reference_generations": "generations_reference",
@@ -30,7 +29,7 @@ class Node(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str  # unique in the graph: noun and fingerprint
-    kind: str  # one of KINDS
+    kind: Literal["version", "prompt", "dataset", "model", "source"]
     name: str  # short, for people
     count: int | None = None  # rows of a dataset, weights of a model, files of a source, the iteration of a version
     bytes: int | None = None
@@ -75,12 +74,12 @@ def of_version(store: Store, version: Version) -> Lineage:
     """The lineage of everything that `version` names."""
     name = f"{version.run}@{version.number}"
     root = Node(id=f"version/{version.id}", kind="version", name=name, count=version.content.iteration)
-    return _grown(store, root, version.handles(), used(store, version))
+    return _grown(store, root, version.handles(), used(store, chain(store, version)))
 
 
 def of_handle(store: Store, handle: AnyHandle, version: Version | None = None) -> Lineage:
     """The lineage of `handle`, as `version` came by it; of content that is named alone, by its first computation."""
-    return _grown(store, None, {"": handle}, used(store, version) if version is not None else {})
+    return _grown(store, None, {"": handle}, used(store, chain(store, version) if version else ()))
 
 
 def of_prompt(store: Store, version: Version, prompt_id: str) -> Lineage:
@@ -91,22 +90,22 @@ def of_prompt(store: Store, version: Version, prompt_id: str) -> Lineage:
     told = {name: row[name] for name in ("prompt", "split", "answer")}
     told["row"] = _row_of(store, prompts, row["messages"])
     root = Node(id=f"prompt/{prompt_id}", kind="prompt", name=f"prompt {prompt_id[:12]}", prompt=told)
-    return _grown(store, root, {"prompts": prompts}, used(store, version))
+    return _grown(store, root, {"prompts": prompts}, used(store, [version]))
 
 
 def chain(store: Store, version: Version) -> list[Version]:
     """`version` and those before it, the first iteration first; as far as they are stored."""
-    known = {each.id: each for each in Versions(store, version.run)}
+    known = {each.id: each for each in Versions(store, version.run) if each.id != version.id}
     found = [version]
-    while (before := found[-1].content.previous) is not None and before in known:
-        found.append(known[before])
+    while (before := known.pop(found[-1].content.previous or "", None)) is not None:
+        found.append(before)
     return found[::-1]
 
 
-def used(store: Store, version: Version) -> dict[AnyHandle, str]:
-    """The key of the computation by which `version`, and those before it, came by each dataset and what was made with it."""
+def used(store: Store, versions: Iterable[Version]) -> dict[AnyHandle, str]:
+    """The key of the computation by which the last of `versions` that has it came by each dataset and what was made with it."""
     keys: dict[AnyHandle, str] = {}
-    for each in chain(store, version):
+    for each in versions:
         for name, handle in named(store, each).items():
             if (key := each.computations.get(name)) is None:
                 continue

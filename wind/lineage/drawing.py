@@ -47,8 +47,8 @@ def svg(lineage: Lineage) -> str:
     A line is pale where a path over other boxes leads the same way.
     """
     nodes = list(lineage.nodes)
-    edges = [(parent.id, name) for name in nodes for _, parent in lineage.parents(name)]
-    placed = layout(nodes, edges, WIDTH + GAP, BEND)
+    called = {(parent.id, name): names for name in nodes for names, parent in lineage.parents(name)}
+    placed = layout(nodes, called, WIDTH + GAP, BEND)
     x = {place: MARGIN + centre for place, centre in placed.x.items()}
     top = {place: MARGIN + LEGEND + index * (HEIGHT + DROP) for place, index in placed.layer.items()}
     right = max(x[place] + (WIDTH + GAP if isinstance(place, str) else BEND) / 2 for place in x) + MARGIN
@@ -64,8 +64,9 @@ def svg(lineage: Lineage) -> str:
     ]
     implied = _implied(sorted(nodes, key=placed.layer.__getitem__), list(placed.lines))
     for (parent, child), line in sorted(placed.lines.items(), key=lambda drawn: drawn[0] not in implied):
+        told = f"{called[parent, child]}: {lineage.nodes[parent].name} in {lineage.nodes[child].name}"
         pale = ' stroke="#d3dade"' if (parent, child) in implied else ""
-        parts.append(f'<path d="{_path(line, x, top)}"{pale}><title>{escape(_named(lineage, parent, child))}</title></path>')
+        parts.append(f'<path d="{_path(line, x, top)}"{pale}><title>{escape(told)}</title></path>')
     parts.append("</g>")
     parts += [_box(lineage.nodes[name], x[name], top[name], is_root=name == lineage.root) for name in nodes]
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -79,7 +80,9 @@ def caption(node: Node) -> tuple[str, str]:
         return node.name, (node.prompt or {}).get("row") or ""
     noun, _, fingerprint = node.name.partition("/")
     outside = node.files[0]["name"] + (f" and {len(node.files) - 1} more" if len(node.files) > 1 else "") if node.files else ""
-    return noun, f"{fingerprint}  {outside or f'{node.count:,} {UNITS[node.kind]}'}"
+    unit = UNITS[node.kind] if node.count != 1 else UNITS[node.kind].removesuffix("s")
+    count = f"{node.count:,}" if (node.count or 0) < 10**7 else f"{(node.count or 0) / 1e6:,.0f} M"
+    return noun, f"{fingerprint}  {outside or f'{count} {unit}'}"
 
 
 def _path(line: Sequence[Place], x: Mapping[Place, float], top: Mapping[Place, float]) -> str:
@@ -134,11 +137,6 @@ def _legend(lineage: Lineage) -> list[str]:
 
 def _look(node: Node) -> str:
     return "missing" if node.damage else node.kind
-
-
-def _named(lineage: Lineage, parent: str, child: str) -> str:
-    names = ", ".join(name for name, node in lineage.parents(child) if node.id == parent)
-    return f"{names}: {lineage.nodes[parent].name} in {lineage.nodes[child].name}"
 
 
 def _cut(text: str, length: int = 32) -> str:

@@ -36,7 +36,7 @@ def layout(nodes: Iterable[str], edges: Iterable[tuple[str, str]], width: float,
     for parent, child in arrows:
         parents[child].append(parent)
         children[parent].append(child)
-    layer: dict[Place, int] = {**_layers(names, parents, children)}
+    layer = _layers(names, parents, children)
     lines: dict[tuple[str, str], list[Place]] = {}
     for parent, child in arrows:
         bends: list[Place] = [(parent, index) for index in range(layer[parent] + 1, layer[child])]
@@ -82,9 +82,9 @@ def _acyclic(names: Sequence[str], edges: Iterable[tuple[str, str]]) -> list[tup
     return [arrow for arrow in arrows if arrow not in closing]
 
 
-def _layers(names: Sequence[str], parents: Mapping[str, list[str]], children: Mapping[str, list[str]]) -> dict[str, int]:
+def _layers(names: Sequence[str], parents: Mapping[str, list[str]], children: Mapping[str, list[str]]) -> dict[Place, int]:
     """The longest path from the top to each node; one without parents stands right above its first child."""
-    layer: dict[str, int] = {}
+    layer: dict[Place, int] = {}
     waiting = {name: len(parents[name]) for name in names}
     ready = [name for name in names if not parents[name]]
     for name in ready:  # grows while it is read
