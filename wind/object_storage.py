@@ -115,12 +115,19 @@ class ObjectStorage:
         """See `Storage`."""
         return self.create_version(name, content) is not None
 
+    def put(self, name: str, path: Path) -> None:
+        """See `Storage`."""
+        size = path.stat().st_size
+        part = max(PART_BYTES, size // 9_000)
+        with self._putting(name):
+            self._store.put(name, path, use_multipart=size > part, chunk_size=part)
+
     @contextlib.contextmanager
     def building(self, name: str) -> Iterator[Path]:
         """See `Storage`."""
         with self._scratch(name) as path:
             yield path
-            self._upload(path, name)
+            self.put(name, path)
 
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
@@ -136,7 +143,7 @@ class ObjectStorage:
         held.check()
         for file in files:
             if isinstance(source, Path):
-                self._upload(source / file, f"{target}/{file}")
+                self.put(f"{target}/{file}", source / file)
             else:
                 with self._asking(source):
                     self._store.copy(f"{source}/{file}", f"{target}/{file}")
@@ -193,12 +200,6 @@ class ObjectStorage:
                 return _version(self._store.put(name, content, mode=version, use_multipart=False))
         except (PreconditionError, FileNotFoundError):
             return None
-
-    def _upload(self, path: Path, name: str) -> None:
-        size = path.stat().st_size
-        part = max(PART_BYTES, size // 9_000)
-        with self._putting(name):
-            self._store.put(name, path, use_multipart=size > part, chunk_size=part)
 
     @contextlib.contextmanager
     def _scratch(self, name: str) -> Iterator[Path]:

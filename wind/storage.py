@@ -71,6 +71,9 @@ class Storage(Protocol):
     def create(self, name: str, content: bytes) -> bool:
         """Write the file `name` unless it is there; of two who try, one is told True."""
 
+    def put(self, name: str, path: Path) -> None:
+        """Let the content of `name` be that of the file `path` of this machine."""
+
     def building(self, name: str) -> AbstractContextManager[Path]:
         """A file of this machine for the block to write; at its end its content is that of `name`."""
 
@@ -180,6 +183,11 @@ class LocalStorage:
         finally:
             partial.unlink(missing_ok=True)
         return True
+
+    def put(self, name: str, path: Path) -> None:
+        """See `Storage`."""
+        with self.building(name) as partial:
+            shutil.copyfile(path, partial)
 
     @contextlib.contextmanager
     def building(self, name: str) -> Iterator[Path]:

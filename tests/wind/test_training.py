@@ -232,6 +232,23 @@ def test_a_kept_state_gives_the_model_again_without_a_step(store: Store, inputs:
     assert not work.exists()
 
 
+@pytest.mark.slow
+def test_another_machine_goes_on_from_the_checkpoint_in_the_bucket(
+    store: Store, s3: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Store(s3)
+    spec = make_spec(make_inputs(bucket, tiny_model), epochs=4, checkpoint_steps=2)
+    with pytest.raises(Interrupted):
+        train(spec, bucket, stop_after(5))
+    monkeypatch.setenv("WIND_CACHE", str(tmp_path / "another machine"))
+    steps: list[int] = []
+    resumed = train(spec, Store(s3), lambda done, total: steps.append(done))
+    assert steps == [5, 6, 7, 8]
+    assert spec == make_spec(make_inputs(store, tiny_model), epochs=4, checkpoint_steps=2)
+    assert (resumed.outputs, resumed.table) == ((uninterrupted := train(spec, store)).outputs, uninterrupted.table)
+    assert bucket.storage.names("partial") == []
+
+
 @pytest.mark.parametrize("damage", ["torn", "unmarked", "marker"])
 def test_a_damaged_checkpoint_costs_time_only(store: Store, inputs: Inputs, damage: str) -> None:
     spec = make_spec(inputs, checkpoint_steps=1)

@@ -133,7 +133,7 @@ def make_spec(inputs: Inputs, objective: dict[str, Any] | None = None, **trainin
 
 
 def train(spec: TrainingSpec, store: Store, progress: Progress = quiet) -> Shard:
-    return compute(spec, store, 0, Place(root=str(store.root)), progress)
+    return compute(spec, store, 0, Place(root=store.address), progress)
 
 
 def values(shard: Shard, metric: str) -> list[float]:

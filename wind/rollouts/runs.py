@@ -32,7 +32,7 @@ def sample_and_train(spec: RolloutsSpec, store: Store, place: Place, progress: P
             logps, precision = trained.probe_logps[ANCHOR], spec.inference.dtype
             models["anchor"] = publish_verified(spec, store, work / ANCHOR, place, probe, logps, precision, started)
         training = _publish_training(spec, store, trained, models, started)
-        finish(work, place, models["model"])
+        finish(store, work, place, models["model"])
     return Shard(pa.concat_tables(refreshes), schema=schema_of(spec), outputs={"training": training})
 
 

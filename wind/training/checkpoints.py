@@ -20,11 +20,12 @@ from wind.training.row_sources import RowSource
 
 MARKER = "complete.json"
 TAG = "engine"
+PREFIX = "step-"  # of the folders of checkpoints
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The last usable checkpoint under `folder`; unusable ones are removed. To be called before any rank starts."""
-    for candidate in sorted(folder.glob("step-*"), reverse=True):
+    for candidate in sorted(folder.glob(f"{PREFIX}*"), reverse=True):
         if (checkpoint := _read(candidate)) is not None:
             return checkpoint
         shutil.rmtree(candidate)
@@ -33,7 +34,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def save_checkpoint(engine: Any, source: RowSource, folder: Path, steps: int, rows: list[Row]) -> None:
     """Save engine and source after `steps` optimiser steps. Every rank must call it; `rows` are those of rank 0."""
-    target = folder / f"step-{steps:08d}"
+    target = folder / step_folder(steps)
     # Frozen weights are the start policy's: each checkpoint would hold them again.
     engine.save_checkpoint(str(target), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
     beside = source.save(target)
@@ -42,10 +43,15 @@ def save_checkpoint(engine: Any, source: RowSource, folder: Path, steps: int, ro
         within = [path for path in sorted(target.rglob("*")) if path.is_file()]
         files = {os.path.relpath(path, target): file_digest(path) for path in [*within, *beside]}
         atomic_write(target / MARKER, json.dumps({"steps": steps, "rows": rows, "files": files}).encode())
-        for other in folder.glob("step-*"):
+        for other in folder.glob(f"{PREFIX}*"):
             if other != target:
                 shutil.rmtree(other)
     torch.distributed.barrier()
+
+
+def step_folder(steps: int) -> str:
+    """The folder of the checkpoint after `steps` optimiser steps; they sort by it."""
+    return f"{PREFIX}{steps:08d}"
 
 
 def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:

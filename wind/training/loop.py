@@ -26,6 +26,7 @@ from wind.training.engine import gathered_weights, optimizer_step, start_engine
 from wind.training.export import EXPORT, probe_logps, save_policy
 from wind.training.row_sources import RowSource
 from wind.training.schedules import learning_rate
+from wind.training.shared_checkpoints import share_checkpoint
 
 
 def train_rank(
@@ -43,7 +44,7 @@ def train_rank(
         if checkpoint:
             load_checkpoint(engine, checkpoint)
         source = open_source(assignment, engine, world)
-        history = run_steps(engine, assignment, source, world, progress)
+        history = run_steps(engine, assignment, source, store, world, progress)
         rows, _ = source.step(source.plan.steps - 1)
         probe = {EXPORT: probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)}
         weights = gathered_weights(engine)
@@ -54,9 +55,11 @@ def train_rank(
     return Trained(rows=history, probe_logps=probe) if world.rank == 0 else None
 
 
-def run_steps(engine: Any, assignment: Assignment[Any], source: RowSource, world: World, progress: Progress) -> list[Row]:
+def run_steps(
+    engine: Any, assignment: Assignment[Any], source: RowSource, store: Store, world: World, progress: Progress
+) -> list[Row]:
     """Run the optimiser steps after the checkpoint of `assignment` and return the rows of all steps."""
-    spec, checkpoint, plan = assignment.spec, assignment.checkpoint, source.plan
+    spec, work, checkpoint, plan = assignment.spec, Path(assignment.work), assignment.checkpoint, source.plan
     objective = objective_for(spec.objective)
     history = list(checkpoint.rows) if checkpoint else []
     first = checkpoint.steps if checkpoint else 0
@@ -69,7 +72,9 @@ def run_steps(engine: Any, assignment: Assignment[Any], source: RowSource, world
         history += [(step + 1, name, metrics[name]) for name in sorted(metrics)]
         is_due = (step + 1) % spec.training.checkpoint_steps == 0
         if is_due if step + 1 < plan.steps else assignment.keep_state:
-            save_checkpoint(engine, source, Path(assignment.work), step + 1, history)
+            save_checkpoint(engine, source, work, step + 1, history)
+            if world.rank == 0:
+                share_checkpoint(store, work, step + 1)
         if world.rank == 0:
             progress(step + 1, plan.steps)
     return history

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from wind.datasets import CHECKPOINTS, FINISHED, AnyHandle, Model, Store
-from wind.files import atomic_write, lock
+from wind.files import lock
 from wind.fingerprints import code_digest, digest
 from wind.provenance import packages, provenance
 from wind.stages import Place, Progress, Shard
+from wind.storage import LocalStorage
 from wind.training import COMPUTED_BY, FitSpec, TrainingSpec, rank
 from wind.training.assignments import Assignment, Row, Trained
 from wind.training.checkpoints import latest_checkpoint
 from wind.training.processes import train_in_ranks
+from wind.training.shared_checkpoints import drop_checkpoints, fetch_checkpoint
 
 if TYPE_CHECKING:
     from wind.training.batches import Rows
@@ -40,7 +42,7 @@ def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) ->
     with held_work_folder(spec, store) as work:
         trained = fit(spec, store, work, place, rank, progress)
         outputs = publish_trained(spec, store, work, place, load_rows(spec, store), trained, started)
-        finish(work, place, outputs["model"])
+        finish(store, work, place, outputs["model"])
     return Shard(table=as_table(trained.rows), outputs=outputs)
 
 
@@ -49,6 +51,7 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
     work.mkdir(parents=True, exist_ok=True)
     for abandoned in work.glob("ranks-*"):
         shutil.rmtree(abandoned)
+    fetch_checkpoint(store, work)
     assignment = Assignment[FitSpec](
         spec=spec,
         root=store.address,
@@ -65,7 +68,7 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
 
 
 def work_folder(spec: FitSpec, store: Store, code: Sequence[str] = COMPUTED_BY) -> Path:
-    """Where checkpoints of `spec` are kept: other code and other packages have another folder, and never go on with these."""
+    """Where this machine keeps checkpoints of `spec`: other code and packages have another folder, and never go on with them."""
     key = digest([spec.model_dump(mode="json"), code_digest(tuple(code)), packages()])
     return store.local / CHECKPOINTS / key
 
@@ -81,14 +84,16 @@ def held_work_folder(spec: FitSpec, store: Store, code: Sequence[str] = COMPUTED
         name_of_lock.unlink(missing_ok=True)
 
 
-def finish(work: Path, place: Place, model: AnyHandle) -> None:
-    """Remove the work folder of the training that made `model`, or leave its last checkpoint, from which it can be had again."""
+def finish(store: Store, work: Path, place: Place, model: AnyHandle) -> None:
+    """Remove the checkpoints of the training that made `model`, or leave its last one, from which it can be had again."""
     if not place.keep_state:
+        drop_checkpoints(store, work)
+    else:
+        for ended in work.glob("ranks-*"):
+            shutil.rmtree(ended)
+        store.storage.write(f"{CHECKPOINTS}/{work.name}/{FINISHED}", json.dumps({"model": model.fingerprint}).encode())
+    if not place.keep_state or not isinstance(store.storage, LocalStorage):
         shutil.rmtree(work)
-        return
-    for ended in work.glob("ranks-*"):
-        shutil.rmtree(ended)
-    atomic_write(work / FINISHED, json.dumps({"model": model.fingerprint}).encode())
 
 
 def publish_trained(

@@ -1,0 +1,32 @@
+"""A run is alone on its name."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tasks.running import Running, start
+from wind.config import bandit_config
+from wind.datasets import Store
+from wind.errors import StageError
+
+
+@pytest.mark.parametrize("kind", ["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def test_a_run_that_is_going_on_is_refused(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    root = str(tmp_path / "store") if kind == "folder" else request.getfixturevalue("s3")
+    config = bandit_config((), root=root, seed=0)
+    with start(config, quiet=True) as here:
+        message = rf"run {config.run} is going on in process {os.getpid()}( on \S+)?: wait for it, or give this run another name"
+        with pytest.raises(StageError, match=message), start(config, quiet=True):
+            pass
+        with start(config.model_copy(update={"run": "other"}), quiet=True) as other:
+            assert other.store.address == here.store.address == Store(root).address
+    with start(config, quiet=True) as again:
+        assert isinstance(again, Running)
+
+
+def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    config = bandit_config((), root=str(tmp_path / "store"), seed=0)
+    with pytest.raises(StageError, match=r"the store cannot be written: .*; set `root` to a writable folder"):
+        start(config, quiet=True).__enter__()

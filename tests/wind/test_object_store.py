@@ -1,0 +1,182 @@
+"""The store in a bucket: published by conditional put, read in place, models copied once, two writers that both end well."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import s3_request
+from tests.wind.test_dataset_crashes import publish, steps
+from wind.datasets import Store, folder_of, shard_name
+from wind.errors import DatasetError, StageError
+from wind.object_storage import ObjectStorage, cache_folder
+from wind.versions import Versions
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = "import sys; sys.path.insert(0, {folder!r})\nfrom test_dataset_crashes import *\nstore = Store({root!r})\n"
+
+
+@pytest.fixture
+def bucket(s3: str) -> Store:
+    """An empty store in a bucket."""
+    return Store(s3)
+
+
+def in_process(program: str, root: str) -> "subprocess.Popen[str]":
+    start = PROGRAM.format(folder=str(Path(__file__).parent), root=root)
+    return subprocess.Popen(
+        [sys.executable, "-c", start + program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_a_dataset_is_the_same_in_a_bucket(bucket: Store, store: Store) -> None:
+    handle = publish(bucket, steps(0, 3), steps(3, 6))
+    assert handle == publish(store, steps(0, 3), steps(3, 6))
+    assert bucket.is_whole(handle)
+    assert bucket.verify(handle).files == store.verify(handle).files
+    assert bucket.read(handle).equals(store.read(handle))
+    assert bucket.read(handle, ["step"], shard=1).to_pydict() == {"step": [3, 4, 5]}
+    assert bucket.open(handle).count_rows() == 6
+    assert list(bucket.handles("training")) == [handle]
+    assert [entry.name for entry in bucket.storage.files("")] == [
+        f"{folder_of(handle)}/{name}" for name in ("manifest.json", shard_name(0), shard_name(1))
+    ]
+    assert [path for path in bucket.local.rglob("*") if path.is_file()] == []  # nothing is kept on this machine
+    with pytest.raises(StageError, match=r"s3://.* is no folder of this machine"):
+        _ = bucket.root
+
+
+def test_finished_shards_wait_for_the_rest(bucket: Store) -> None:
+    with bucket.partial("training", "key") as partial:
+        partial.write(1, steps(3, 5))
+        partial.write_beside(1, b"{}")
+        partial.write(0, steps(0, 3))
+    assert list(bucket.handles("training")) == []
+    again = Store(bucket.url)
+    with again.partial("training", "key") as partial:
+        assert [partial.has(index) for index in range(3)] == [True, True, False]
+        assert partial.missing(3) == [0, 2]
+        assert partial.table(2)["step"].to_pylist() == [0, 1, 2, 3, 4]
+        handle = partial.publish(2, parents={}, computed_by={}, numbers={}, provenance={})
+    assert bucket.verify(handle).rows == 5
+    assert bucket.storage.names("partial") == []
+
+
+@pytest.mark.parametrize("kind", ["flipped", "shortened", "missing", "no manifest"])
+def test_damage_is_found_named_and_repaired(bucket: Store, kind: str) -> None:
+    handle = publish(bucket, steps(0, 3))
+    name = f"{folder_of(handle)}/{shard_name(0)}"
+    content = bucket.storage.read(name)
+    if kind == "flipped":
+        bucket.storage.write(name, content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+    elif kind == "shortened":
+        bucket.storage.write(name, content[:-1])
+    else:
+        bucket.storage.delete(name if kind == "missing" else f"{folder_of(handle)}/manifest.json")
+    assert bucket.is_whole(handle) == (kind == "flipped")  # which only a checksum can tell
+    with pytest.raises(DatasetError, match=f"{handle.fingerprint[:12]}.*"):
+        bucket.verify(handle)
+    if kind != "flipped":
+        assert publish(bucket, steps(0, 3), key="again") == handle
+        assert bucket.verify(handle).rows == 3
+
+
+def test_a_model_is_copied_to_this_machine_once(bucket: Store, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bucket.import_model(tiny_model)
+    assert bucket.import_model(tiny_model) == model
+    assert bucket.verify(model).kind == "models"
+    folder = bucket.path(model)
+    assert folder == cache_folder(bucket.url) / "models" / model.fingerprint
+    weights = folder / "model.safetensors"
+    assert weights.read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    before = weights.stat().st_mtime_ns
+    assert bucket.path(model) == folder
+    assert weights.stat().st_mtime_ns == before
+    (folder / "config.json").unlink()
+    assert bucket.path(model) == folder
+    assert (folder / "config.json").is_file()
+    assert weights.stat().st_mtime_ns == before  # only what was missing
+    name = f"models/{model.fingerprint}/model.safetensors"
+    bucket.storage.write(name, bucket.storage.read(name)[:-1] + b"\xff")
+    shutil.rmtree(folder)
+    with pytest.raises(DatasetError, match=r"model.safetensors does not have the sha256"):
+        bucket.path(model)
+    assert not (folder / "manifest.json").exists()
+
+
+def test_a_published_model_leaves_nothing_behind(bucket: Store, tiny_model: Path) -> None:
+    scratch = bucket.scratch("training") / "export"
+    shutil.copytree(tiny_model, scratch)
+    model = bucket.publish_model(scratch, numbers={"loss": 0.5})
+    assert not scratch.exists()
+    assert model == bucket.import_model(tiny_model)
+    assert bucket.verify(model).numbers == {"loss": 0.5}
+
+
+def test_writers_that_race_end_with_one_whole_dataset(bucket: Store) -> None:
+    """The same rows under the same key and under another, and in another cut into shards, whose files have the same names."""
+    cuts = ("a", [steps(0, 4)]), ("a", [steps(0, 4)]), ("b", [steps(0, 2), steps(2, 4)]), ("c", [steps(0, 4)])
+    with ThreadPoolExecutor(len(cuts)) as threads:
+        published = set(threads.map(lambda cut: publish(Store(bucket.url), *cut[1], key=cut[0]), cuts))
+    (handle,) = published
+    assert list(bucket.handles("training")) == [handle]
+    assert bucket.verify(handle).rows == 4
+    assert {entry.name.split("/")[0] for entry in bucket.storage.files("")} == {"datasets"}  # no lock, no loser's shards
+
+
+def test_a_killed_writer_blocks_nobody(bucket: Store) -> None:
+    """Killed with the shards in place and before the manifest: nothing is visible, and the next takes both locks over."""
+    program = """
+import time, wind.object_storage
+def hang(*arguments):
+    print("here", flush=True)
+    time.sleep(600)
+wind.object_storage.ObjectStorage.create = hang
+publish(store, steps(0, 3))
+"""
+    process = in_process(program, bucket.url)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n", process.communicate()
+    process.kill()
+    process.communicate()
+    assert list(bucket.handles("training")) == []
+    with bucket.partial("training", "key") as partial:
+        assert partial.has(0)
+        handle = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+    assert bucket.verify(handle).rows == 3
+
+
+def test_a_writer_that_lost_its_lock_does_not_publish(bucket: Store) -> None:
+    with bucket.partial("training", "key") as partial:
+        partial.write(0, steps(0, 3))
+        bucket.storage.write("partial/training/key.lock", b'{"id": "of another"}')
+        with pytest.raises(StageError, match=r"key\.lock was lost to another process"):
+            partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+    assert list(bucket.handles("training")) == []
+
+
+def test_a_server_that_fails_for_a_moment_is_not_seen(bucket: Store, s3_server: str) -> None:
+    assert s3_request(s3_server, "POST", "/faults?count=3&status=503", {}) == 204
+    handle = publish(bucket, steps(0, 3))
+    assert s3_request(s3_server, "POST", "/faults?count=3&status=500", {}) == 204
+    assert bucket.verify(handle).rows == 3
+
+
+def test_no_secret_is_stored(bucket: Store) -> None:
+    handle = publish(bucket, steps(0, 3))
+    content: dict[str, Any] = json.loads(bucket.storage.read(f"{folder_of(handle)}/manifest.json"))
+    assert "the-secret" not in json.dumps(content) + repr(bucket) + repr(bucket.storage)
+    assert isinstance(bucket.storage, ObjectStorage)
+    assert list(Versions(bucket, "none")) == []

@@ -1,0 +1,103 @@
+"""Stages that several runs need at once are computed once."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import wind.stages
+from wind.config import WinRateConfig
+from wind.datasets import Dataset, Store, folder_of, shard_name
+from wind.stages import Job, Place, run
+from wind.win_rates import WinRatesSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import wind.stages
+import wind.win_rates
+compute = wind.stages.compute_shard
+def counted(job, index, progress):
+    with open(sys.argv[2], "a") as file:
+        file.write("computed\\n")
+    time.sleep(1)
+    compute(job, index, progress)
+wind.stages.compute_shard = counted
+job = wind.stages.Job.model_validate_json(Path(sys.argv[1]).read_bytes())
+sys.stdin.read()
+print(wind.stages.run(job, lambda done, total: None, anew=False).fingerprint)
+"""
+
+
+def make_job(store: Store) -> Job:
+    with store.partial("rewards", "given") as partial:
+        partial.write(0, pa.table({"prompt_id": ["a", "a"], "sample_index": [0, 1], "reward": [1.0, 3.0]}))
+        given = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+    spec = WinRatesSpec(rewards=given, win_rate=WinRateConfig()).model_dump(mode="json")
+    return Job(stage="win_rates", spec=spec, place=Place(root=store.address))
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The shards that were computed in this process."""
+    shards: list[int] = []
+    compute = wind.stages.compute_shard
+
+    def counted(job: Job, index: int, progress: Any) -> None:
+        shards.append(index)
+        compute(job, index, progress)
+
+    monkeypatch.setattr(wind.stages, "compute_shard", counted)
+    return shards
+
+
+def take(job: Job, *, anew: bool = False) -> Dataset:
+    return run(job, lambda done, total: None, anew=anew)
+
+
+@pytest.mark.slow
+def test_two_processes_that_need_the_same_compute_it_once(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(make_job(store).model_dump_json())
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "job.json"), str(tmp_path / "count")]
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in processes]  # closing stdin is the starting gun
+    assert (tmp_path / "count").read_text() == "computed\n"
+    (handle,) = store.handles("win_rates")
+    assert said == [f"{handle.fingerprint}\n"] * 2
+
+
+@pytest.mark.slow
+def test_on_an_object_store_it_is_computed_once_too(s3: str, computed: list[int]) -> None:
+    job = make_job(Store(s3))
+    with ThreadPoolExecutor(3) as threads:
+        (handle,) = set(threads.map(take, [job] * 3))
+    assert computed == [0]
+    assert Store(s3).verify(handle).rows == 2
+
+
+def test_what_is_published_is_taken_unless_damaged_or_asked_for_anew(store: Store, computed: list[int]) -> None:
+    job = make_job(store)
+    handle = take(job)
+    assert take(job) == handle
+    assert len(computed) == 1
+    assert take(job, anew=True) == handle
+    assert len(computed) == 2
+    (store.root / folder_of(handle) / shard_name(0)).unlink()
+    assert take(job) == handle
+    assert len(computed) == 3
+    (record,) = store.storage.files("published")
+    store.storage.write(record.name, b'{"name"')
+    assert take(job) == handle
+    assert len(computed) == 4
+    assert store.verify(handle).rows == 2

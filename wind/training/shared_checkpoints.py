@@ -1,0 +1,60 @@
+"""The last checkpoint of an unfinished training, kept on an object store too, so that another machine can go on from it.
+
+It lies under `<root>/partial/training-checkpoints/<key>/`, laid out as in the work folder; the marker is written last. In a store
+that is a folder the work folder lies there itself, and nothing is copied.
+"""
+
+import json
+import posixpath
+from pathlib import Path
+
+from wind.datasets import CHECKPOINTS, Store
+from wind.storage import LocalStorage
+from wind.training.checkpoints import MARKER, PREFIX, step_folder
+
+
+def share_checkpoint(store: Store, work: Path, steps: int) -> None:
+    """Copy the checkpoint after `steps` optimiser steps from the folder `work` to the store; the one before it goes."""
+    if isinstance(store.storage, LocalStorage):
+        return
+    shared, step = _shared(work), step_folder(steps)
+    marker = (work / step / MARKER).read_bytes()
+    for name in json.loads(marker)["files"]:
+        path = work / step / name
+        place = posixpath.normpath(f"{shared}/{step}/{name}")
+        if store.storage.size(place) != path.stat().st_size:  # what earlier checkpoints name too is there
+            store.storage.put(place, path)
+    store.storage.write(f"{shared}/{step}/{MARKER}", marker)
+    for other in store.storage.names(shared):
+        if other.startswith(PREFIX) and other != step:
+            store.storage.delete(f"{shared}/{other}")
+
+
+def fetch_checkpoint(store: Store, work: Path) -> None:
+    """Copy the last checkpoint in the store to the folder `work`, unless that has one as new."""
+    if isinstance(store.storage, LocalStorage):
+        return
+    shared, here = _shared(work), LocalStorage(work)
+    for step in sorted(store.storage.names(shared), reverse=True):
+        try:
+            marker = store.storage.read(f"{shared}/{step}/{MARKER}")
+            names = list(json.loads(marker)["files"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            continue  # its copying was interrupted, or it is no checkpoint
+        if here.size(f"{step}/{MARKER}") is None:
+            for name in names:
+                place = posixpath.normpath(f"{step}/{name}")
+                with here.building(place) as path, path.open("wb") as copy:
+                    copy.writelines(store.storage.chunks(f"{shared}/{place}"))
+            here.write(f"{step}/{MARKER}", marker)
+        return
+
+
+def drop_checkpoints(store: Store, work: Path) -> None:
+    """Remove what the store keeps for the folder `work`: the training is finished."""
+    if not isinstance(store.storage, LocalStorage):
+        store.storage.delete(_shared(work))
+
+
+def _shared(work: Path) -> str:
+    return f"{CHECKPOINTS}/{work.name}"
