@@ -1,6 +1,8 @@
 """A whole run with its root on an object store."""
 
+import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,12 @@ def run(config: DistillConfig) -> list[str]:
 
 @pytest.mark.usefixtures("prefect_server", "warm_workers")
 def test_a_run_in_a_bucket_makes_the_same_version(
-    recipe: Callable[..., DistillConfig], finished: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Callable[..., DistillConfig],
+    finished: Path,
+    s3: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wind: Callable[..., tuple[int, str, str]],
 ) -> None:
     config = recipe(f"root={s3}")
     assert len(run(config)) == 14
@@ -34,6 +41,25 @@ def test_a_run_in_a_bucket_makes_the_same_version(
     assert not (tmp_path / "store").exists()
     monkeypatch.setenv("WIND_CACHE", str(tmp_path / "another machine"))
     assert run(config) == []
+    assert json.loads(wind("versions", "--root", s3, "--json")[1])[0]["id"] == version.id
+    assert f"{s3}/models/{version.content.model_out.fingerprint}" in wind("show", "tiny", "--root", s3)[1]
+    assert len(json.loads(wind("rows", "tiny:rewards", "--where", "reward >= 0", "--root", s3, "--json")[1])) == 10
+    assert list(json.loads(wind("verify", "tiny", "--root", s3, "--json")[1])) == ["tiny"]
     kept = {entry.name.split("/")[0] for entry in store.storage.files("")}
     assert kept == {"checks", "datasets", "models", "published", "results", "runs", "sources"}
     assert not any(b"the-secret" in store.storage.read(entry.name) for entry in store.storage.files(""))
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_line(
+    s3: str, wind: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retry = {"max_retries": 1, "backoff": {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=1)}}
+    monkeypatch.setattr("wind.object_storage.RETRY", retry)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    for command in (("versions", "--root", s3), ("verify", "--root", s3), ("rerun", "tiny", "--from", "logps", "--root", s3)):
+        code, _, said = wind(*command)
+        assert code == 1
+        assert said.startswith(f"error: {s3} does not answer as it should")
+    code, _, said = wind("versions", "--root", "s3://key:hunter2@bucket/x")
+    assert code == 2
+    assert "hunter2" not in said
