@@ -13,10 +13,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from wind.errors import StageError
+from wind.files import lock
 
 START_SECONDS = 120.0
 
@@ -30,10 +31,12 @@ class EmbeddedServer:
         self.port = port or _free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process: subprocess.Popen[bytes] | None = None
+        self._turn = ExitStack()  # two that start at once on a new home would both make the tables
 
     def start(self) -> None:
-        """Start the server without waiting for it."""
+        """Start the server without waiting for it; another with the same home that is starting comes first."""
         self._home.mkdir(parents=True, exist_ok=True)
+        self._turn.enter_context(lock(self._home / "start.lock"))
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
@@ -56,12 +59,13 @@ class EmbeddedServer:
     def wait(self) -> None:
         """Return when the API answers. Raises StageError with the log's place if it does not come up."""
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.alive():
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.05)
+        with self._turn:
+            while time.monotonic() < deadline and self.alive():
+                try:
+                    with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                        return
+                except (urllib.error.URLError, OSError):
+                    time.sleep(0.05)
         raise StageError(f"the embedded Prefect server did not start on port {self.port}: see {self._home}/server.log")
 
     def alive(self) -> bool:
@@ -70,6 +74,7 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """Kill the server and reap it; its database is transactional."""
+        self._turn.close()
         if self._process is not None:
             if self.alive():
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -381,8 +381,9 @@ class Store:
             if self.is_whole(handle):
                 shutil.rmtree(source) if isinstance(source, Path) else self.storage.delete(source)
                 return
-            self.storage.delete(f"{target}/{MANIFEST}")  # first: what is half removed must not look whole
-            self.storage.delete(target)
+            if self.storage.names(target):
+                self.storage.delete(f"{target}/{MANIFEST}")  # first: what is half removed must not look whole
+                self.storage.delete(target)
             names = [file.name for file in manifest.files]
             self.storage.publish(source, target, names, MANIFEST, manifest.model_dump_json(indent=1).encode(), held)
         if isinstance(source, Path) and source.exists():  # copied, not moved

@@ -65,25 +65,29 @@ class Lease:
 
     def acquire(self, *, wait: bool) -> None:
         """Return once the lease is held. Raises BlockingIOError if another holds it and `wait` is False."""
+        if self._create():
+            return
         seen: Version | None = None
         changes, since = -1, 0.0
         while True:
             now = clock()
-            if (version := self._store.create_version(self._name, self._content())) is not None:
-                return self._holds(version, now)
             try:
                 content, version = self._store.read_version(self._name)
             except FileNotFoundError:  # released meanwhile
+                if self._create():
+                    return
                 continue
             other = _fields(content)
             if other.get("id") == self._fields["id"]:  # created after all: the answer to that was lost on its way
                 return self._holds(version, now)
             if version != seen:
                 seen, changes, since = version, changes + 1, now
+            if clock() - now > self._seconds / RENEWALS:  # while the store does not answer, nobody can renew
+                since = clock()
             state = _state(other)
             if state == "ended" or now - since > self._seconds:
                 if self._take_over(version, now):
-                    return None
+                    return
                 continue
             if not wait and (state == "alive" or changes):
                 raise BlockingIOError(errno.EWOULDBLOCK, str(other.get("holder", "another process")), self._name)
@@ -116,6 +120,13 @@ class Lease:
                 self._renew()  # what is deleted must be ours
             if not self._is_lost:
                 self._store.delete(self._name)
+
+    def _create(self) -> bool:
+        now = clock()
+        version = self._store.create_version(self._name, self._content())
+        if version is not None:
+            self._holds(version, now)
+        return version is not None
 
     def _renew(self) -> None:
         if self._is_lost:
