@@ -96,7 +96,8 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
                 if hit:
                     _bring_record(run, key)
                 handle, computation = _parsed(configured(*args, **kwargs))
-                outcome = "cached" if hit else "computed"
+                outcome = "cached" if hit or handle.fingerprint in run.taken else "computed"
+                run.taken.discard(handle.fingerprint)
                 if not hit:
                     _share_record(run, key)
             noun = _noun(function)

@@ -54,6 +54,7 @@ class Running(Generic[C]):
     pool: Pool
     planning: bool = False
     planned: dict[str, Job] = field(default_factory=dict)  # by the fingerprint that stands for what a plan has not computed
+    taken: set[str] = field(default_factory=set)  # fingerprints of what another run computed while a task of this one waited
     refresh: str | None = None  # dataset from which `wind rerun --from` computes anew
     iteration: int = 0
     source: dict[str, str] = field(default_factory=dict)  # digest of the source of the task that is called, by its name

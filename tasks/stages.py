@@ -11,7 +11,7 @@ from tasks.running import device_of, running
 from tasks.workers import Kind
 from wind.datasets import Dataset
 from wind.fingerprints import code_digest, module_digests
-from wind.stages import Job, Place, Spec, run
+from wind.stages import Job, Place, Spec, published, run
 
 SECONDS_BETWEEN_UPDATES = 2.0
 
@@ -45,9 +45,17 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None 
 
 def _computed(job: Job, kind: Kind | None) -> Dataset:
     here, stage = running(), job.stage
+
+    def find(job: Job) -> Dataset | None:
+        """What another run has published while this one waited for the lock."""
+        found = None if here.is_refreshed(stage) else published(job)
+        if found is not None:
+            here.taken.add(found.fingerprint)
+        return found
+
     with here.terminal.bar(stage) as bar:
         if kind is None:
-            return run(job, bar, anew=here.is_refreshed(stage))
+            return run(job, bar, find)
         prepare_checks()
         artifact = ProgressArtifact(stage)
 
@@ -55,7 +63,7 @@ def _computed(job: Job, kind: Kind | None) -> Dataset:
             bar(done, total)
             artifact.update(done, total)
 
-        return here.pool.compute(job, kind, progress, anew=here.is_refreshed(stage))
+        return here.pool.compute(job, kind, progress, find)
 
 
 class ProgressArtifact:

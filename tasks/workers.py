@@ -22,7 +22,7 @@ from typing import Any, Literal
 from wind.config import WorkersConfig
 from wind.datasets import Dataset
 from wind.errors import StageError, by_name
-from wind.stages import Job, missing_shards, parse, publish, published
+from wind.stages import Find, Job, missing_shards, parse, publish
 
 Kind = Literal["transformers", "vllm", "training"]
 LOG_LINES = 5
@@ -99,15 +99,12 @@ class Pool:
         self._logs = logs
         self._workers: dict[tuple[Kind, int], Worker] = {}
 
-    def compute(self, job: Job, kind: Kind, progress: Callable[[float, float], None], *, anew: bool = True) -> Dataset:
-        """The dataset of `job`: its missing shards are computed by the workers, then it is published.
-
-        Unless `anew`, what is published already is taken: another run may have computed it while this one waited.
-        """
+    def compute(self, job: Job, kind: Kind, progress: Callable[[float, float], None], find: Find | None = None) -> Dataset:
+        """The dataset of `job`: its missing shards are computed by the workers, then it is published; or what `find` has."""
         started = time.time()
         stage, _, store = parse(job)
         with store.partial(stage.name, job.key()) as partial:
-            if not anew and (found := published(job)) is not None:
+            if find is not None and (found := find(job)) is not None:
                 return found
             missing = missing_shards(job, partial)
             self._make_room(kind)

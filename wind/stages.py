@@ -86,6 +86,9 @@ class Job(BaseModel):
         return key_of(self.stage, self.spec, self.code)
 
 
+Find = Callable[[Job], Dataset | None]  # asked for a dataset in place of computing it, once its lock is held
+
+
 @dataclass(frozen=True)
 class Shard:
     """One shard's rows, cast to the declared schema on writing."""
@@ -188,16 +191,16 @@ def published(job: Job) -> Dataset | None:
         handle = Dataset.model_validate_json(store.storage.read(_record(job)))
     except (FileNotFoundError, ValidationError):
         return None
-    return handle if store.is_whole(handle) and not any(store.dropped_models(handle)) else None
+    return handle if store.claim(handle) and not any(store.dropped_models(handle)) else None
 
 
-def run(job: Job, progress: Progress, *, anew: bool = True) -> Dataset:
-    """Compute what is missing of `job`, in this process, and publish it; unless `anew`, what is published already is taken."""
+def run(job: Job, progress: Progress, find: Find | None = None) -> Dataset:
+    """Compute what is missing of `job`, in this process, and publish it; what `find` has is taken instead."""
     started = time.time()
     reset_peak_memory()
     stage, _, store = parse(job)
     with store.partial(stage.name, job.key()) as partial:
-        if not anew and (found := published(job)) is not None:
+        if find is not None and (found := find(job)) is not None:
             return found
         for index in missing_shards(job, partial):
             compute_shard(job, index, progress)

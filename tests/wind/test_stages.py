@@ -13,7 +13,7 @@ import pytest
 import wind.stages
 from wind.config import WinRateConfig
 from wind.datasets import Dataset, Store, folder_of, shard_name
-from wind.stages import Job, Place, run
+from wind.stages import Job, Place, published, run
 from wind.win_rates import WinRatesSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def counted(job, index, progress):
 wind.stages.compute_shard = counted
 job = wind.stages.Job.model_validate_json(Path(sys.argv[1]).read_bytes())
 sys.stdin.read()
-print(wind.stages.run(job, lambda done, total: None, anew=False).fingerprint)
+print(wind.stages.run(job, lambda done, total: None, wind.stages.published).fingerprint)
 """
 
 
@@ -58,8 +58,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return shards
 
 
-def take(job: Job, *, anew: bool = False) -> Dataset:
-    return run(job, lambda done, total: None, anew=anew)
+def take(job: Job) -> Dataset:
+    return run(job, lambda done, total: None, published)
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_what_is_published_is_taken_unless_damaged_or_asked_for_anew(store: Stor
     handle = take(job)
     assert take(job) == handle
     assert len(computed) == 1
-    assert take(job, anew=True) == handle
+    assert run(job, lambda done, total: None) == handle
     assert len(computed) == 2
     (store.root / folder_of(handle) / shard_name(0)).unlink()
     assert take(job) == handle
