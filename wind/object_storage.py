@@ -148,8 +148,7 @@ class ObjectStorage:
                 with self._asking(source):
                     self._store.copy(f"{source}/{file}", f"{target}/{file}")
         held.check()
-        # Taken, and not by us: the answer to our own request may have been lost on its way.
-        if not self.create(f"{target}/{last}", content) and self.read(f"{target}/{last}") != content:
+        if not self.create(f"{target}/{last}", content) and not self._holds(f"{target}/{last}", content):
             raise StageError(f"{self.url}/{target} was published by another process meanwhile: rerun to go on with that")
         if isinstance(source, str):
             self.delete(source)
@@ -198,8 +197,15 @@ class ObjectStorage:
         try:
             with self._asking(name):
                 return _version(self._store.put(name, content, mode=version, use_multipart=False))
-        except (PreconditionError, FileNotFoundError):
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None
+
+    def _holds(self, name: str, content: bytes) -> bool:
+        """Whether a refused put had worked after all: the answer may have been lost on its way, and the request tried again."""
+        try:
+            return self.read(name) == content
+        except FileNotFoundError:
+            return False
 
     @contextlib.contextmanager
     def _scratch(self, name: str) -> Iterator[Path]:

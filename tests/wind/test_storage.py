@@ -15,7 +15,7 @@ import pytest
 import wind.object_storage
 from tests.conftest import s3_request
 from wind.errors import ConfigError, DatasetError, StageError
-from wind.leases import lease, machine
+from wind.leases import lease
 from wind.object_storage import ObjectStorage
 from wind.storage import LocalStorage, Storage, storage_for
 
@@ -226,8 +226,17 @@ def test_an_answer_that_was_lost_does_not_lose_the_lease(bucket: ObjectStorage) 
         held.check()
 
 
-def test_a_machine_knows_itself() -> None:
-    assert machine() == machine()
+@pytest.mark.slow
+def test_of_two_who_publish_one_is_refused(bucket: ObjectStorage) -> None:
+    bucket.write("a/x", b"1")
+    with bucket.lock("b.lock") as held:
+        bucket.publish("a", "b", ["x"], "last", b"mine", held)
+        assert bucket.names("a") == []
+        assert (bucket.read("b/x"), bucket.read("b/last")) == (b"1", b"mine")
+        bucket.publish("a", "b", [], "last", b"mine", held)  # as tried again after an answer that was lost
+        with pytest.raises(StageError, match="b was published by another process meanwhile"):
+            bucket.publish("a", "b", [], "last", b"theirs", held)
+    assert bucket.read("b/last") == b"mine"
 
 
 # ---------------------------------------------------------------------------------------------- roots and failures
