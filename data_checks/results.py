@@ -1,18 +1,23 @@
-"""Where the result of a check lies and what it says; importable without Great Expectations.
+"""Where the results of checks lie and what they say; importable without Great Expectations.
 
-Beside the datasets, `<root>/checks/<dataset>/<fingerprint>.json` holds the results of every expectation and
-`<fingerprint>.html` the same as a page to open from disk. A result with `success: false` is the dataset's mark `failed`.
+`<root>/checks/<dataset>/<fingerprint>/<key>.json` holds the results of every expectation and `<key>.html` the same as a page to
+open from disk. The key is the digest of all that the verdict depends on, so that a check under other thresholds, or by other
+suites, stands beside the ones before it. `latest` names the key of the last one: `success: false` there is the dataset's mark
+`failed`.
 """
 
 import json
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from wind.config import ChecksConfig
-from wind.datasets import Dataset, Store, label
+from wind.check_config import ChecksConfig
+from wind.datasets import FINGERPRINT, Dataset, Store, label
 from wind.errors import DatasetError
 from wind.fingerprints import code_digest, digest
+from wind.rewards.sources import files_digest
 
 
 class CheckResult(BaseModel):
@@ -21,48 +26,109 @@ class CheckResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     handle: Dataset
-    success: bool
+    success: bool  # no expectation failed that may not
     expectations: int  # how many were judged
     key: str  # digest of all that the verdict depends on, see `key`
     suite: str  # digest of the expectations with their thresholds
     path: str  # of the page, relative to the root
+    warnings: tuple[str, ...] = ()  # what failed and may, one line each
+    failures: tuple[str, ...] = ()  # what failed and may not
+    previous: Dataset | None = None  # that of the iteration before, which drift was judged against
 
 
-def result_name(handle: Dataset, kind: str = "json") -> str:
-    """The name in the store of the JSON result of `handle`, or, of kind `html`, of its page."""
-    return f"checks/{handle.name}/{handle.fingerprint}.{kind}"
+def result_name(handle: Dataset, key: str) -> str:
+    """The file of the JSON result of `handle` under `key`; the page lies beside it as .html."""
+    return f"{_folder(handle)}/{key}.json"
 
 
-def recorded(store: Store, handle: Dataset) -> CheckResult | None:
-    """The last result for `handle`, or None if it was never checked. Raises DatasetError if the file cannot be read."""
-    name = result_name(handle)
+def contents(store: Store, handle: Dataset, key: str | None = None) -> dict[str, Any] | None:
+    """The JSON of the last result for `handle`, or of the one under `key`; None if there is none.
+
+    Raises DatasetError if the file cannot be read.
+    """
+    names = (
+        [result_name(handle, key)] if key else [f"checks/{handle.name}/{handle.fingerprint}.json"]
+    )  # until 0.1, one per dataset
+    if key is None and (latest := _latest(store, handle)):
+        names = [result_name(handle, latest)]
     try:
-        content = json.loads(store.storage.read(name))
-        return CheckResult.model_validate({name: content[name] for name in CheckResult.model_fields})
+        content = json.loads(store.storage.read(names[0]))
+        CheckResult.model_validate(_fields(content))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError) as error:
-        raise DatasetError(
-            f"the check result {store.url}/{name} of {label(handle)} cannot be read: delete it and check again"
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        where = f"{store.url}/{names[0]}"
+        raise DatasetError(f"the check result {where} of {label(handle)} cannot be read: delete it and check again") from error
+    found: dict[str, Any] = content
+    return found
 
 
-def key(store: Store, handle: Dataset, checks: ChecksConfig) -> str:
-    """The digest of all that a verdict on `handle` depends on: its manifest, the thresholds, the suites and what runs them."""
-    manifest = store.manifest(handle).model_dump(mode="json", exclude={"provenance"})
-    return digest([manifest, checks.model_dump(mode="json"), code_digest(("data_checks",)), version("great_expectations")])
+def recorded(store: Store, handle: Dataset, key: str | None = None) -> CheckResult | None:
+    """The last result for `handle`, or the one under `key`; None if there is none. Raises DatasetError as `contents` does."""
+    content = contents(store, handle, key)
+    return None if content is None else CheckResult.model_validate(_fields(content))
 
 
-def passed(store: Store, handle: Dataset, checks: ChecksConfig) -> CheckResult | None:
-    """The pass that these suites already gave `handle` under these thresholds, or None: then it has to be checked."""
+def all_recorded(store: Store, handle: Dataset) -> list[CheckResult]:
+    """Every result for `handle`, in order of their keys. Raises DatasetError as `contents` does."""
+    keys = [name.removesuffix(".json") for name in store.storage.names(_folder(handle)) if name.endswith(".json")]
+    return [result for key in keys if FINGERPRINT.match(key) and (result := recorded(store, handle, key)) is not None]
+
+
+def key(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None) -> str:
+    """The digest of all that a verdict on `handle` depends on.
+
+    That is its manifest, the dataset of the iteration before, the thresholds, the suites, the user's own files and what runs
+    them. Raises ConfigError if one of those files cannot be read.
+    """
+    return digest(
+        [
+            store.manifest(handle).model_dump(mode="json", exclude={"provenance"}),
+            None if previous is None else previous.model_dump(mode="json"),
+            checks.model_dump(mode="json", exclude={"files"}),
+            [files_digest("checks.files", Path(file)) for file in checks.files],
+            code_digest(("data_checks",)),
+            version("great_expectations"),
+        ]
+    )
+
+
+def passed(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None) -> CheckResult | None:
+    """The pass that these suites already gave `handle` under these thresholds, now its last result; None if there is none."""
+    wanted = key(store, handle, checks, previous)
     try:
-        result = recorded(store, handle)
+        result = recorded(store, handle, wanted)
     except DatasetError:
         return None
-    return result if result is not None and result.success and result.key == key(store, handle, checks) else None
+    if result is None or not result.success or result.key != wanted:
+        return None
+    if _latest(store, handle) != wanted:
+        mark_latest(store, handle, wanted)
+    return result
 
 
 def failed(store: Store, handle: Dataset) -> bool:
     """Whether the last check of `handle` failed; False where it was never checked."""
     result = recorded(store, handle)
     return result is not None and not result.success
+
+
+def mark_latest(store: Store, handle: Dataset, key: str) -> None:
+    """Let the result under `key` be the last of `handle`."""
+    store.storage.write(f"{_folder(handle)}/latest", f"{key}\n".encode())
+
+
+def _folder(handle: Dataset) -> str:
+    return f"checks/{handle.name}/{handle.fingerprint}"
+
+
+def _latest(store: Store, handle: Dataset) -> str | None:
+    try:
+        key = store.storage.read(f"{_folder(handle)}/latest").decode(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return key if FINGERPRINT.match(key) else None
+
+
+def _fields(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: content[name] for name in CheckResult.model_fields if name in content}

@@ -1,12 +1,13 @@
 """Runs the suite of a dataset: the only place where a frame becomes pandas, and where Great Expectations runs.
 
-Every frame of the suite is validated in one ephemeral context that lives as long as the process. The results and a page are
-kept beside the datasets, whatever they say; a failed one raises, so that nothing is computed from the dataset.
+Every frame of the suite is validated in one ephemeral context that lives as long as the process; so are the drift since the
+iteration before and the user's own expectations. The results and a page are kept beside the datasets, whatever they say; a failed
+one raises, so that nothing is computed from the dataset, unless its severity is `warning`.
 """
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import cache
 from html import escape
@@ -39,14 +40,16 @@ from data_checks import (
     win_rates,
 )
 from data_checks.base import Frame, Subject, Suite
+from data_checks.drift import drift, shifts
+from data_checks.extension import extra_frames, refuse_wrong
 from data_checks.parts import in_parts
-from data_checks.results import CheckResult, failed, key, recorded, result_name
-from wind.config import ChecksConfig
+from data_checks.results import CheckResult, failed, key, mark_latest, recorded, result_name
+from wind.check_config import ChecksConfig
 from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
 from wind.fingerprints import digest
 
-__all__ = ["SUITES", "CheckResult", "failed", "recorded", "validate"]
+__all__ = ["SUITES", "CheckResult", "failed", "recorded", "refuse_wrong_checks", "validate"]
 
 SUITES: Final[Mapping[str, Suite]] = {
     "prompts": prompts.SUITE,
@@ -77,29 +80,46 @@ RESULT_FORMAT = {
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def validate(handle: Dataset, store: Store, checks: ChecksConfig) -> CheckResult:
-    """The result of the suite of `handle`, after it was written with its page.
+def refuse_wrong_checks(checks: ChecksConfig, components: tuple[str, ...] = ()) -> None:
+    """Raises ConfigError, one line, if an expectation of the user's own is wrong; `components` are those of the reward."""
+    refuse_wrong(checks, tuple(SUITES), components)
+
+
+def validate(handle: Dataset, store: Store, checks: ChecksConfig, previous: Dataset | None = None) -> CheckResult:
+    """The result of the suite of `handle`, after it was written with its page; `previous` is that of the iteration before.
 
     Raises:
         DataCheckError: an expectation failed; one line with the dataset, the expectation, its column, the count of failing
             rows, up to five of their keys, and the page.
         DatasetError: there is no suite for it, or its manifest lacks a parent or setting that the suite needs.
+        ConfigError, InputError: an expectation of the user's own is wrong, or its code failed.
     """
     if handle.name not in SUITES:
         raise DatasetError(f"no data checks are known for {label(handle)}: the suites are {', '.join(SUITES)}")
     subject = Subject.of(handle, store)
-    frames = {frame.name: in_parts(_judge, frame, subject, checks, offenders=OFFENDERS) for frame in SUITES[handle.name]}
+    moved = None if previous is None else shifts(subject, Subject.of(previous, store))
+    suite = [
+        *SUITES[handle.name],
+        *([] if moved is None or moved.is_empty() else [drift(moved)]),
+        *extra_frames(subject, checks, tuple(SUITES)),
+    ]
+    frames = {frame.name: in_parts(_judge, frame, subject, checks, offenders=OFFENDERS) for frame in suite}
+    wanted = key(store, handle, checks, previous)
+    failures = tuple(_findings(frames, "critical"))
     result = CheckResult(
         handle=handle,
-        success=all(frame.success for frame in frames.values()),
+        success=not failures,
         expectations=sum(len(frame.results) for frame in frames.values()),
-        key=key(store, handle, checks),
+        key=wanted,
         suite=digest({name: [_declaration(each) for each in frame.results] for name, frame in frames.items()}),
-        path=result_name(handle, "html"),
+        path=result_name(handle, wanted).removesuffix(".json") + ".html",
+        warnings=tuple(_findings(frames, "warning")),
+        failures=failures,
+        previous=previous,
     )
-    _keep(result, frames, store)
+    _keep(result, frames, [] if moved is None else moved.to_dicts(), store)
     if not result.success:
-        raise DataCheckError(_message(result, frames, f"{store.url}/{result.path}"))
+        raise DataCheckError(_message(result, store))
     return result
 
 
@@ -115,6 +135,8 @@ def _judge(frame: Frame, subject: Subject, checks: ChecksConfig) -> ExpectationS
     judged.meta = {}  # times and memory addresses
     for each in judged.results:
         _configuration(each).kwargs.pop("batch_id", None)
+        if each.exception_info.get("exception_traceback"):
+            each.exception_info["exception_traceback"] = None  # of this machine's folders
         each.result = _plain(each.result)
         positions = each.result.get("partial_unexpected_index_list")
         if positions is not None:
@@ -136,18 +158,21 @@ def _batch_definition() -> BatchDefinition[Any]:
     return context.data_sources.add_pandas("frames").add_dataframe_asset("frame").add_batch_definition_whole_dataframe("whole")
 
 
-def _keep(result: CheckResult, frames: Frames, store: Store) -> None:
-    """Write the JSON and the page; the JSON last, since it is what `failed` reads."""
-    store.storage.write(result.path, _page(result, frames).encode())
-    content = result.model_dump() | {
+def _keep(result: CheckResult, frames: Frames, moved: list[dict[str, Any]], store: Store) -> None:
+    """Write the page, the JSON, and last of all, since it is what `failed` reads, the mark."""
+    moved = [_plain(row) for row in moved]
+    content = result.model_dump(mode="json") | {
         "great_expectations": __version__,
+        "shifts": moved,
         "frames": {name: frame.to_json_dict() for name, frame in frames.items()},  # type: ignore[no-untyped-call]
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    store.storage.write(result_name(result.handle), text.encode())
+    name = result_name(result.handle, result.key)
+    store.storage.write(result.path, _page(result, frames, moved).encode())
+    store.storage.write(name, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode())
+    mark_latest(store, result.handle, result.key)
 
 
-def _page(result: CheckResult, frames: Frames) -> str:
+def _page(result: CheckResult, frames: Frames, moved: list[dict[str, Any]]) -> str:
     """The results as Data Docs render them, on one page that loads nothing from elsewhere."""
     renderer = ValidationResultsPageRenderer()
     page: str = _page_view().render(  # type: ignore[no-untyped-call]
@@ -155,7 +180,8 @@ def _page(result: CheckResult, frames: Frames) -> str:
         template="checks.j2",
         result=result,
         label=label(result.handle),
-        findings=_findings(frames),
+        before="" if result.previous is None else label(result.previous),
+        shifts=moved,
         frames={name: renderer.render(_escaped(frame)).to_json_dict()["sections"][1:] for name, frame in frames.items()},
     )
     return page
@@ -174,21 +200,29 @@ def _page_view() -> DefaultJinjaPageView:
     return DefaultJinjaPageView(custom_views_directory=str(Path(__file__).parent))
 
 
-def _message(result: CheckResult, frames: Frames, page: str) -> str:
+def _message(result: CheckResult, store: Store) -> str:
     """One line: the first expectation that failed, how many others did, and where to look."""
-    first, *others = _findings(frames)
-    return f"{label(result.handle)} failed {first}{f'; {len(others)} more failed' if others else ''}; see {page}"
+    first, *others = result.failures
+    more = f"; {len(others)} more failed" if others else ""
+    return f"{label(result.handle)} failed {first}{more}; see {store.url}/{result.path}"
 
 
-def _findings(frames: Frames) -> list[str]:
-    """One line for each expectation that failed: which, of what column, how many rows, and the keys of some."""
-    return [_finding(name, each) for name, frame in frames.items() for each in frame.results if not each.success]
+def _findings(frames: Frames, severity: str) -> Iterator[str]:
+    """One line for each expectation of that severity that failed: which, of what column, how many rows, and the keys of some."""
+    for name, frame in frames.items():
+        for each in frame.results:
+            if not each.success and (_configuration(each).severity == "critical") == (severity == "critical"):
+                yield _finding(name, each)
 
 
 def _finding(rows: str, failure: ExpectationValidationResult) -> str:
     configuration, found = _configuration(failure), failure.result
     if failure.exception_info.get("raised_exception"):
         what = f"it could not be judged, {failure.exception_info['exception_message']}".splitlines()[0]
+    elif rows == "shifts":
+        row = found["partial_unexpected_index_list"][0]
+        moved = found["partial_unexpected_list"][0]
+        what = f"it went from {_number(row['previous'])} to {_number(row['current'])}, a shift of {_number(moved)}"
     elif "unexpected_count" in found:
         keys = ["/".join(_short(*field) for field in row.items()) for row in found["partial_unexpected_index_list"]]
         examples = ", ".join(filter(None, keys)) or f"found {found['partial_unexpected_list'][0]}"
@@ -196,6 +230,10 @@ def _finding(rows: str, failure: ExpectationValidationResult) -> str:
     else:
         what = f"the value is {found.get('observed_value')}"
     return f"{configuration.type}({_column(configuration)}), {configuration.description}: {what}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _short(column: str, value: Any) -> str:
@@ -213,7 +251,7 @@ def _identity(configuration: ExpectationConfiguration) -> tuple[str, str, str | 
 
 def _declaration(result: ExpectationValidationResult) -> list[Any]:
     configuration = _configuration(result)
-    return [configuration.type, configuration.kwargs, configuration.description]
+    return [configuration.type, configuration.kwargs, configuration.description, configuration.severity]
 
 
 def _column(configuration: ExpectationConfiguration) -> str:
@@ -221,4 +259,6 @@ def _column(configuration: ExpectationConfiguration) -> str:
     names = configuration.kwargs
     if "column_list" in names:
         return ", ".join(names["column_list"])
-    return str(names["column"]) if "column" in names else f"{names['column_A']}, {names['column_B']}"
+    if "column_A" in names:
+        return f"{names['column_A']}, {names['column_B']}"
+    return str(names.get("column", ""))

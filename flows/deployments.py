@@ -24,7 +24,7 @@ from prefect.types.entrypoint import EntrypointType
 from flows.distill import distill
 from flows.server import EmbeddedServer
 from tasks.progress import Terminal
-from tasks.running import start
+from tasks.running import refuse_wrong_checks, start
 from tasks.versions import recipe
 from wind.config import DistillConfig
 from wind.datasets import Store
@@ -66,6 +66,7 @@ def serve_forever(config: DistillConfig, *, cron: str | None, interval: float | 
 
     With PREFECT_API_URL set, against that server; otherwise against an embedded one with its UI, restarted when it dies.
     """
+    refuse_wrong_checks(config)
     storage = storage_for(config.root)
     config = config.model_copy(update={"root": storage.address})
     terminal = Terminal()

@@ -27,11 +27,12 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     versions: list[Version] = []
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
-        trained_on = train(config, policy, reference, prompts, reward, iteration)
+        before = versions[-1].content.datasets if versions else {}
+        trained_on = train(config, policy, reference, prompts, reward, iteration, before)
         training = trained_on["training"]
         trained, anchor = trained_model(training), moved_anchor(training, reference)
         opponent = initial if config.evaluation.against == "initial" else reference
-        held_out = evaluate(config, trained, opponent, prompts, reward, iteration)
+        held_out = evaluate(config, trained, opponent, prompts, reward, iteration, before)
         metrics = checked(
             measure(
                 held_out.evaluation,
@@ -42,7 +43,8 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                 config.evaluation,
                 config.seed,
                 iteration,
-            )
+            ),
+            before.get("metrics"),
         )
         datasets = {
             "prompts": prompts,

@@ -1,5 +1,7 @@
 """The training of one iteration: on samples drawn before it, each stage a dataset, or on samples drawn while it goes on."""
 
+from collections.abc import Mapping
+
 from tasks.checks import checked
 from tasks.generations import sample_generations
 from tasks.logps import score_logps
@@ -15,23 +17,39 @@ from wind.rewards import Reward
 
 
 def train(
-    config: DistillConfig, policy: Model, reference: Model, prompts: Dataset, reward: Reward, iteration: int
+    config: DistillConfig,
+    policy: Model,
+    reference: Model,
+    prompts: Dataset,
+    reward: Reward,
+    iteration: int,
+    before: Mapping[str, Dataset],
 ) -> dict[str, Dataset]:
-    """Train `policy` on the train split; the datasets that came of it, by their nouns, `training` among them."""
+    """Train `policy` on the train split; the datasets that came of it, by their nouns, `training` among them.
+
+    `before` are those of the iteration before, which their checks compare them with.
+    """
     on_which = _on_stored_samples if refresh_steps(config.objective) is None else _on_fresh_samples
-    return on_which(config, policy, reference, prompts, reward, iteration)
+    return on_which(config, policy, reference, prompts, reward, iteration, before)
 
 
 def _on_stored_samples(
-    config: DistillConfig, policy: Model, reference: Model, prompts: Dataset, reward: Reward, iteration: int
+    config: DistillConfig,
+    policy: Model,
+    reference: Model,
+    prompts: Dataset,
+    reward: Reward,
+    iteration: int,
+    before: Mapping[str, Dataset],
 ) -> dict[str, Dataset]:
     generations = checked(
         sample_generations(
             policy, prompts, "train", config.sampling, config.inference, config.seed, iteration, config.prompts.parts
-        )
+        ),
+        before.get("generations"),
     )
-    rewards = checked(score_rewards(prompts, generations, reward, config.inference))
-    win_rates = checked(estimate_win_rates(rewards, config.win_rate))
+    rewards = checked(score_rewards(prompts, generations, reward, config.inference), before.get("rewards"))
+    win_rates = checked(estimate_win_rates(rewards, config.win_rate), before.get("win_rates"))
     selections = checked(select_rows(rewards, win_rates, config.win_rate, config.selection, config.seed, iteration))
     logps = checked(score_logps(prompts, generations, policy, reference, config.inference))
     training = checked(
@@ -60,7 +78,13 @@ def _on_stored_samples(
 
 
 def _on_fresh_samples(
-    config: DistillConfig, policy: Model, reference: Model, prompts: Dataset, reward: Reward, iteration: int
+    config: DistillConfig,
+    policy: Model,
+    reference: Model,
+    prompts: Dataset,
+    reward: Reward,
+    iteration: int,
+    before: Mapping[str, Dataset],
 ) -> dict[str, Dataset]:
     sampling = config.sampling.model_copy(update={"backend": "transformers"})  # the ranks sample, whoever else does
     rollouts = checked(
@@ -78,6 +102,7 @@ def _on_fresh_samples(
             config.seed,
             iteration,
             config.prompts.parts,
-        )
+        ),
+        before.get("rollouts"),
     )
     return {"rollouts": rollouts, "training": checked(training_of(rollouts))}

@@ -7,23 +7,26 @@ from importlib import import_module
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from data_checks.results import passed
+from data_checks.results import CheckResult, passed
 from tasks.running import running
-from wind.datasets import Dataset
+from wind.datasets import Dataset, label
 
 VALIDATION = "data_checks.validation"
 
 
-def checked(dataset: Dataset) -> Dataset:
-    """`dataset`, once its suite holds. A changed suite or threshold checks again and recomputes nothing.
+def checked(dataset: Dataset, previous: Dataset | None = None) -> Dataset:
+    """`dataset`, once its suite holds and it did not drift too far from `previous`, that of the iteration before.
 
-    Raises DataCheckError, which ends the run before the next stage spends anything.
+    A changed suite or threshold checks again and recomputes nothing. Warnings are said and kept with the result. Raises
+    DataCheckError, which ends the run before the next stage spends anything.
     """
     here = running()
     if not here.planning:
-        before = passed(here.store, dataset, here.config.checks)
         check = check_dataset.with_options(task_run_name=f"check {dataset.name} {here.iteration or ''}")
-        here.checks[dataset.fingerprint] = before.expectations if before else check(dataset)
+        result = passed(here.store, dataset, here.config.checks, previous) or check(dataset, previous)
+        here.checks[dataset.fingerprint] = result
+        for warning in result.warnings:
+            here.terminal.line(f"  warning: {label(dataset)}, {warning}")
     return dataset
 
 
@@ -34,9 +37,9 @@ def prepare_checks() -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def check_dataset(dataset: Dataset) -> int:
-    """The number of expectations that `dataset` meets."""
+def check_dataset(dataset: Dataset, previous: Dataset | None) -> CheckResult:
+    """What the suite of `dataset` says of it."""
     from data_checks.validation import validate  # Great Expectations: seconds to import, and often not needed
 
     here = running()
-    return validate(dataset, here.store, here.config.checks).expectations
+    return validate(dataset, here.store, here.config.checks, previous)

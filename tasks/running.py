@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from data_checks.results import CheckResult
 from tasks.progress import Terminal
 from tasks.workers import Pool
-from wind.config import DistillConfig, RunConfig
+from wind.config import DistillConfig, RuleRewardConfig, RunConfig
 from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import StageError
 from wind.holds import hold
@@ -61,7 +62,7 @@ class Running(Generic[C]):
     keys: dict[AnyHandle, str] = field(default_factory=dict)  # of the computation that last made it
     sides: dict[AnyHandle, str] = field(default_factory=dict)  # what comes before the names of what is made of generations
     events: list[Event] = field(default_factory=list)
-    checks: dict[str, int] = field(default_factory=dict)  # expectations that held, by fingerprint
+    checks: dict[str, CheckResult] = field(default_factory=dict)  # the last of each dataset, by fingerprint
     trainings: dict[Model, Callable[[], object]] = field(default_factory=dict)  # what restores dropped weights
 
     def note(self, event: Event) -> None:
@@ -119,6 +120,15 @@ def selection_of(config: DistillConfig) -> SelectionConfig:
     return config.selection.model_copy(update={"rows": rows_for(config.objective)[0]})
 
 
+def refuse_wrong_checks(config: RunConfig) -> None:
+    """Raises ConfigError, one line, if an expectation of the user's own in `config.checks` is wrong."""
+    if config.checks.extra or config.checks.files:
+        from data_checks import validation  # Great Expectations: seconds to import
+
+        reward = config.reward if isinstance(config, DistillConfig) else None
+        validation.refuse_wrong_checks(config.checks, reward.components if isinstance(reward, RuleRewardConfig) else ())
+
+
 @contextmanager
 def start(
     config: C, *, planning: bool = False, refresh: str | None = None, quiet: bool = False, pool: Pool | None = None
@@ -126,11 +136,12 @@ def start(
     """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended at the end.
 
     A `pool` is borrowed: its workers serve this run and outlive it. Raises StageError if the run is going on in another process,
-    or if the root cannot be written.
+    or if the root cannot be written, ConfigError for a wrong expectation in `config.checks`.
     """
     if isinstance(config, DistillConfig):
         sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
         config = config.model_copy(update={"sampling": sampling, "selection": selection_of(config)})
+    refuse_wrong_checks(config)
     store = Store(storage_for(config.root).address)
     logs = store.local / "runs" / config.run / "logs"
     workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), logs))

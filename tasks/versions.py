@@ -116,9 +116,12 @@ def publish(content: Content) -> Version:
         for row in here.store.read(content.datasets["metrics"]).to_pylist()
     }
     manifests = {name: here.store.manifest(dataset) for name, dataset in content.datasets.items()}
+    checks = {name: here.checks[dataset.fingerprint] for name, dataset in content.datasets.items()}
     version = Versions(here.store, here.config.run).publish(
         content,
-        checks={name: here.checks[dataset.fingerprint] for name, dataset in content.datasets.items()},
+        checks={name: check.expectations for name, check in checks.items()},
+        check_results={name: check.key for name, check in checks.items()},
+        warnings={name: list(check.warnings) for name, check in checks.items() if check.warnings},
         metrics=metrics,
         seconds={name: manifest.provenance.get("seconds", 0.0) for name, manifest in manifests.items()},
         computations={

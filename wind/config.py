@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, PositiveInt, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from wind.check_config import ChecksConfig, Share
 from wind.errors import ConfigError
 from wind.objective_config import (
     ObjectiveConfig,
@@ -28,7 +29,6 @@ from wind.sections import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-Share = Annotated[float, Field(ge=0, le=1)]
 Samples = Annotated[int, Field(ge=2)]  # of one prompt: a win rate needs a sibling to win against
 DType = Literal["float32", "bfloat16"]
 
@@ -192,15 +192,6 @@ class EvaluationConfig(Section):
     match: Function | None = None  # module:function(prompts, responses, answers) -> 0/1; by default equal text after strip
 
 
-class ChecksConfig(Section):
-    """Thresholds of the data checks; changing one re-checks, and recomputes nothing."""
-
-    max_empty_share: Share = 0.05
-    max_truncated_share: Share = 1.0
-    min_mean_response_tokens: float = Field(1.5, ge=0)
-    max_tie_share: Share = 0.999
-
-
 class WorkersConfig(Section):
     """Where stages run. Nothing here can change content."""
 
@@ -344,6 +335,11 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
 def bandit_config(overrides: Sequence[str] = (), **settings: Any) -> BanditConfig:
     """The contextual-bandit study with `settings` and `overrides`, as `load_config` reads them, in place of its defaults."""
     return _validated(BanditConfig, settings, overrides, "--set")
+
+
+def checks_config(recorded: dict[Any, Any], overrides: Sequence[str] = ()) -> ChecksConfig:
+    """The section `checks` as it was `recorded`, with `overrides` such as `checks.max_tie_share=0.5` in its place first."""
+    return _validated(RunConfig, {"run": "checks", "checks": recorded}, overrides, "--set").checks
 
 
 R = TypeVar("R", bound=RunConfig)

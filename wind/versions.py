@@ -7,21 +7,34 @@ settings and check results stand beside that content, outside the id. A tag is a
 
 import re
 import time
+<<<<<<< HEAD
 from collections.abc import Iterator, Mapping, Sequence
+=======
+from collections.abc import Iterator, Mapping
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from wind.config import Name
+<<<<<<< HEAD
 from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import ConfigError, DatasetError, StageError
+=======
+from wind.datasets import FINGERPRINT, AnyHandle, Dataset, Model, Store
+from wind.errors import ConfigError, DatasetError
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
 from wind.fingerprints import digest
 from wind.storage import Storage
 
 REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")
 NUMBERED = re.compile(r"^[0-9]{4,}\.json$")
+<<<<<<< HEAD
 USED_NUMBER = re.compile(r"^([0-9]{4,})\.(json|forgotten)$")
 LATEST = "latest"
+=======
+Key = Annotated[str, StringConstraints(pattern=FINGERPRINT.pattern)]
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
 TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -54,7 +67,9 @@ class Version(BaseModel):
     run: Name
     number: int  # 1-based order of publishing in the run
     content: Content
-    checks: dict[str, int]  # expectations that held, by dataset
+    checks: dict[str, int]  # expectations that were judged, by dataset
+    check_results: dict[str, Key] = {}  # the key under which each dataset's check result is kept
+    warnings: dict[str, list[str]] = {}  # what the checks found and let pass, by dataset
     metrics: dict[str, dict[str, Any]]  # value, low, high, n
     seconds: dict[str, float]  # what each stage's computation took, whenever it was
     published: float  # Unix time
@@ -86,6 +101,8 @@ class Versions:
         content: Content,
         *,
         checks: Mapping[str, int],
+        check_results: Mapping[str, str] | None = None,
+        warnings: Mapping[str, list[str]] | None = None,
         metrics: Mapping[str, Mapping[str, Any]],
         seconds: Mapping[str, float],
         computations: Mapping[str, str] | None = None,
@@ -101,6 +118,8 @@ class Versions:
                     number=1 + max(self._used_numbers(), default=0),
                     content=content,
                     checks=dict(checks),
+                    check_results=dict(check_results or {}),
+                    warnings=dict(warnings or {}),
                     metrics={name: dict(value) for name, value in metrics.items()},
                     seconds=dict(seconds),
                     published=time.time(),

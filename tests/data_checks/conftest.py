@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data_checks.results import CheckResult, result_name
+from data_checks.results import CheckResult, contents
 from data_checks.validation import validate
 from wind.config import ChecksConfig
 from wind.datasets import AnyHandle, Dataset, Model, Store
@@ -126,10 +126,11 @@ class Chain:
         handle = self.dataset(name, fault)
         with pytest.raises(DataCheckError):
             validate(handle, self.store, checks or ChecksConfig())
-        frames = json.loads(self.store.storage.read(result_name(handle)))["frames"]
+        content = contents(self.store, handle)
+        assert content is not None
         return [
             f"{frame}.{_column(each['expectation_config']['kwargs'])}: {each['expectation_config']['description']}"
-            for frame, result in frames.items()
+            for frame, result in content["frames"].items()
             for each in result["results"]
             if not each["success"]
         ]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+<<<<<<< HEAD
 from data_checks.results import failed, passed, recorded, result_name
+=======
+from data_checks.results import all_recorded, contents, failed, passed, recorded, result_name
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
 from data_checks.validation import SUITES, validate
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
@@ -32,6 +37,12 @@ def nan_and_a_lost_row(rows: Rows) -> None:
     rows.pop()
 
 
+def page_of(store: Store, handle: Dataset) -> str:
+    result = recorded(store, handle)
+    assert result is not None
+    return store.storage.read(result.path).decode()
+
+
 def test_every_stage_has_a_suite() -> None:
     assert tuple(SUITES) == (*STAGES, *STUDIES)
 
@@ -41,9 +52,13 @@ def test_a_pass_is_recorded_with_its_page(chain: "Chain") -> None:
     result = validate(handle, chain.store, ChecksConfig())
     assert result == recorded(chain.store, handle)
     assert (result.handle, result.success, result.expectations) == (handle, True, 6)
-    assert result.path == f"checks/rewards/{handle.fingerprint}.html"
+    assert result.path == f"checks/rewards/{handle.fingerprint}/{result.key}.html"
     assert not failed(chain.store, handle)
+<<<<<<< HEAD
     frames = json.loads((chain.store.root / result_name(handle)).read_bytes())["frames"]
+=======
+    frames = contents(chain.store, handle)["frames"]  # type: ignore[index]
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     assert [frame["statistics"]["evaluated_expectations"] for frame in frames.values()] == [5, 1]
 
 
@@ -51,7 +66,7 @@ def test_a_failure_is_one_line_that_says_where(chain: "Chain") -> None:
     handle = chain.dataset("rewards", seven_nans)
     with pytest.raises(DataCheckError) as caught:
         validate(handle, chain.store, ChecksConfig())
-    page = chain.store.root / "checks" / "rewards" / f"{handle.fingerprint}.html"
+    (page,) = (chain.store.root / "checks" / "rewards" / handle.fingerprint).glob("*.html")
     keys = "000000000000/2, 000000000000/3, 000000000001/0, 000000000001/1, 000000000001/2"
     assert str(caught.value) == (
         f"{label(handle)} failed expect_column_values_to_not_be_null(reward), reward is a finite number: "
@@ -66,7 +81,11 @@ def test_a_failure_keeps_the_dataset_its_mark_and_its_page(chain: "Chain") -> No
         validate(handle, chain.store, ChecksConfig())
     assert chain.store.is_whole(handle)
     assert failed(chain.store, handle)
+<<<<<<< HEAD
     page = (chain.store.root / result_name(handle, "html")).read_text()
+=======
+    page = page_of(chain.store, handle)
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     assert "no row of the generations was lost: 1 of 16 generations fail: 000000000003/3" in page
 
 
@@ -94,6 +113,12 @@ def test_a_threshold_rechecks_without_a_new_dataset(chain: "Chain") -> None:
     assert strict is not None
     assert strict.suite != loose.suite
     assert not failed(chain.store, handle)
+    assert {result.key for result in all_recorded(chain.store, handle)} == {strict.key, loose.key}
+    with pytest.raises(DataCheckError):
+        validate(handle, chain.store, ChecksConfig())
+    assert failed(chain.store, handle)
+    assert passed(chain.store, handle, ChecksConfig(max_empty_share=0.1)) == loose
+    assert not failed(chain.store, handle)  # the pass that is used again is the last word
 
 
 def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
@@ -107,7 +132,11 @@ def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
     monkeypatch.setattr("data_checks.results.code_digest", lambda modules: "edited")
     assert passed(chain.store, handle, checks) is None
     monkeypatch.undo()
+<<<<<<< HEAD
     (chain.store.root / result_name(handle)).write_text("{")
+=======
+    chain.store.storage.write(result_name(handle, result.key), b"{")
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     assert passed(chain.store, handle, checks) is None
 
 
@@ -120,25 +149,29 @@ def test_a_recorded_failure_is_no_pass(chain: "Chain") -> None:
 
 def test_the_same_check_writes_the_same_files(chain: "Chain") -> None:
     handle = chain.dataset("rewards")
+<<<<<<< HEAD
     path = chain.store.root / result_name(handle)
+=======
+    folder = chain.store.root / "checks" / "rewards" / handle.fingerprint
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     validate(handle, chain.store, ChecksConfig())
-    first = path.read_bytes(), path.with_suffix(".html").read_bytes()
+    first = {path: path.read_bytes() for path in folder.iterdir()}
     validate(handle, chain.store, ChecksConfig())
-    assert first == (path.read_bytes(), path.with_suffix(".html").read_bytes())
-    assert [file.suffix for file in sorted(path.parent.iterdir())] == [".html", ".json"]
+    assert {path: path.read_bytes() for path in folder.iterdir()} == first
+    assert sorted(path.suffix for path in first) == ["", ".html", ".json"]
 
 
 def test_the_page_loads_nothing_from_elsewhere(chain: "Chain") -> None:
     with pytest.raises(DataCheckError):
         chain.check("rewards", seven_nans)
-    (page,) = (chain.store.root / "checks" / "rewards").glob("*.html")
+    (page,) = (chain.store.root / "checks" / "rewards").rglob("*.html")
     assert not re.findall(r"https?://|\bsrc=|@import|url\(|<script|<link", page.read_text())
 
 
 def test_values_cannot_break_out_of_the_page(chain: "Chain") -> None:
     with pytest.raises(DataCheckError):
         chain.check("generations", lambda rows: rows[0].update(finish_reason="<script>alert(1)</script>"))
-    (page,) = (chain.store.root / "checks" / "generations").glob("*.html")
+    (page,) = (chain.store.root / "checks" / "generations").rglob("*.html")
     assert "<script" not in page.read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.read_text()
 
@@ -170,11 +203,26 @@ def test_what_cannot_be_checked_is_said_in_one_line(chain: "Chain", store: Store
 
 def test_an_unreadable_result_is_said_in_one_line(chain: "Chain") -> None:
     handle = chain.dataset("training")
+<<<<<<< HEAD
     path = chain.store.root / result_name(handle)
     path.parent.mkdir(parents=True)
     path.write_text("{")
+=======
+    result = validate(handle, chain.store, ChecksConfig())
+    chain.store.storage.write(result_name(handle, result.key), b"{")
+>>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     with pytest.raises(DatasetError, match="cannot be read: delete it and check again"):
         failed(chain.store, handle)
+
+
+def test_the_mark_of_an_older_layout_is_still_read(chain: "Chain") -> None:
+    """Until 0.1 a dataset had one result, without warnings."""
+    handle = chain.dataset("rewards")
+    result = validate(handle, chain.store, ChecksConfig()).model_dump(mode="json", exclude={"warnings", "failures", "previous"})
+    shutil.rmtree(chain.store.root / "checks" / "rewards" / handle.fingerprint)
+    old = json.dumps(result | {"success": False, "great_expectations": "1", "frames": {}})
+    chain.store.storage.write(f"checks/rewards/{handle.fingerprint}.json", old.encode())
+    assert failed(chain.store, handle)
 
 
 def test_marks_are_read_without_great_expectations() -> None:

@@ -24,6 +24,15 @@ def source_digest(setting: str, function: str) -> str:
     The current folder comes first on the import path. Raises ConfigError in one line if there is no such module, no such
     function in it, or if its source does not parse.
     """
+    name = function.partition(":")[0]
+    return digest(sources(setting, function) or [name, sys.version])  # built in, or compiled for this Python
+
+
+def sources(setting: str, function: str) -> dict[str, str]:
+    """The sha256 of each source file behind `module:function`, by module name; none of a module without Python source.
+
+    Raises ConfigError as `source_digest` does.
+    """
     name, _, attribute = function.partition(":")
     importlib.invalidate_caches()  # the module may be younger than the last look into its folder
     spec = find_module(name)
@@ -31,10 +40,21 @@ def source_digest(setting: str, function: str) -> str:
         raise ConfigError(f"{setting} {function}: there is no module {name} in {Path.cwd()} or among the installed packages")
     source = source_file(spec)
     if source is None:
-        return digest([name, sys.version])  # built in, or compiled for this Python
+        return {}
     if not _binds(_text(setting, source), str(source), attribute):
         raise ConfigError(f"{setting} {function}: {shown(str(source))} defines no {attribute}")
-    return digest({module: file_digest(path) for module, path in _beside(setting, name, source).items()})
+    return {module: file_digest(path) for module, path in _beside(setting, name, source).items()}
+
+
+def files_digest(setting: str, path: Path) -> str:
+    """The digest of the Python file at `path` and, as `source_digest`, of every module beside it that it imports.
+
+    Raises ConfigError in one line if there is no such file, or if it does not parse.
+    """
+    importlib.invalidate_caches()
+    if not path.is_file() or path.suffix != ".py":
+        raise ConfigError(f"{setting} {path} is no Python file: give the path of one")
+    return digest({module: file_digest(file) for module, file in _beside(setting, path.stem, path.resolve()).items()})
 
 
 def find_module(name: str) -> ModuleSpec | None:

@@ -1,0 +1,222 @@
+"""Expectations of the user's own, beside a suite: from the config's `checks.extra`, and from the Python files in `checks.files`.
+
+Those in the config judge the stored columns of scalars and the few in `COMPUTED`. A file has a function for each dataset that it
+judges, named for it: `def generations(subject: Subject) -> list[Expectation | Frame]`, whose plain expectations judge the same
+columns and whose frames are built as those of the suites are. Other functions of the file start with an underscore.
+"""
+
+import difflib
+import importlib.util
+import inspect
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import great_expectations.expectations as gxe
+import polars as pl
+import pyarrow as pa
+from great_expectations.expectations.expectation import Expectation
+
+from data_checks.base import Frame, Subject
+from wind.check_config import ChecksConfig, ExtraExpectation
+from wind.datasets import label
+from wind.errors import ConfigError, InputError, WindError
+from wind.rewards.sources import files_digest, shown
+from wind.schemas import KEYS, SCHEMAS
+
+CLASSES: Final = sorted(name for name in dir(gxe) if re.match("Expect(Column|Compound|Multicolumn|Select|TableRow)", name))
+RESPONSE: Final = {
+    "response_tokens": pl.col("response_token_ids").list.len(),
+    "response_characters": pl.col("response").str.len_chars(),
+    "is_truncated": pl.col("finish_reason") == "length",
+}
+COMPUTED: Final[dict[str, dict[str, pl.Expr]]] = {  # columns beside the stored ones, by dataset
+    "prompts": {"prompt_tokens": pl.col("prompt_token_ids").list.len()},
+    "generations": RESPONSE,
+    "rollouts": RESPONSE,
+    "win_rates": {"tie_share": pl.col("ties") / pl.sum_horizontal("wins", "ties", "losses")},
+}
+COLUMN_ARGUMENTS: Final = ("column", "column_A", "column_B")
+
+_loaded: dict[tuple[str, str], ModuleType] = {}
+
+
+def refuse_wrong(checks: ChecksConfig, datasets: Sequence[str], components: Sequence[str] = ()) -> None:
+    """Raises ConfigError, one line, unless everything that `checks.extra` and `checks.files` name is there and fits.
+
+    `datasets` are those with suites; `components` are further columns of the rewards.
+    """
+    for noun, extra in checks.extra.items():
+        if noun not in datasets:
+            raise ConfigError(f"checks.extra.{noun}: no dataset with checks is called so; {_meant(noun, datasets)}")
+        further = components if noun in ("rewards", "rollouts") else ()
+        for index, each in enumerate(extra):
+            place = _place(noun, index)
+            for column in _columns(_expectation(place, each)):
+                _require(place, column, [*_known(noun, SCHEMAS[noun]), *further])
+    for file in checks.files:
+        _functions(file, datasets)
+
+
+def extra_frames(subject: Subject, checks: ChecksConfig, datasets: Sequence[str]) -> list[Frame]:
+    """The frames of the user's own for `subject`.
+
+    Raises ConfigError for what is wrong with the config or a file, InputError naming file and line if a function there fails.
+    """
+    noun = subject.handle.name
+    named = [_expectation(_place(noun, index), each) for index, each in enumerate(checks.extra.get(noun, ()))]
+    frames = [_frame("extra", subject, named)] if named else []
+    for file in checks.files:
+        function = _functions(file, datasets).get(noun)
+        if function is not None:
+            frames += _frames_of(file, function, subject, checks)
+    return frames
+
+
+def _frames_of(file: str, function: Callable[[Subject], Any], subject: Subject, checks: ChecksConfig) -> Iterator[Frame]:
+    name = Path(file).stem
+    with _foreign(file, function.__name__):
+        returned = list(function(subject))
+    wrong = next((each for each in returned if not isinstance(each, Expectation | Frame)), None)
+    if wrong is not None:
+        raise InputError(f"{file}: {function.__name__} returned a {type(wrong).__name__}: return expectations and frames")
+    expectations = [each for each in returned if isinstance(each, Expectation)]
+    for index, each in enumerate(expectations):
+        each.description = each.description or f"{file}: {function.__name__}, number {index + 1}"
+    if expectations:
+        yield _frame(name, subject, expectations)
+    for frame in (each for each in returned if isinstance(each, Frame)):
+        with _foreign(file, function.__name__):
+            table, declared = frame.build(subject), frame.expectations(subject, checks)
+        yield Frame(
+            f"{name}: {frame.name}", frame.key, lambda subject, table=table: table, lambda subject, checks, all=declared: all
+        )
+
+
+def _frame(name: str, subject: Subject, expectations: list[Expectation]) -> Frame:
+    """One row per row of the dataset: its key, and the columns that `expectations` name."""
+    noun = subject.handle.name
+    key, known = KEYS[noun], _known(noun, subject.store.open(subject.handle).schema)
+    columns = dict.fromkeys(column for each in expectations for column in _columns(each) if column not in key)
+    for column in columns:
+        _require(f"the checks {name} of {label(subject.handle)}", column, known)
+
+    def build(subject: Subject) -> pl.DataFrame:
+        made = {column: COMPUTED[noun][column] for column in columns if column in COMPUTED.get(noun, {})}
+        stored = dict.fromkeys(
+            [*key, *(set(columns) - set(made)), *(root for each in made.values() for root in each.meta.root_names())]
+        )
+        return subject.rows(*stored).select(*key, *(made.get(column, pl.col(column)).alias(column) for column in columns))
+
+    return Frame(name, key, build, lambda subject, checks: expectations)
+
+
+def _expectation(place: str, extra: ExtraExpectation) -> Expectation:
+    """The expectation that the config describes. Raises ConfigError if there is no such class, or an argument does not fit."""
+    if extra.expectation not in CLASSES:
+        raise ConfigError(
+            f"{place}: Great Expectations has no {extra.expectation} for rows; {_meant(extra.expectation, CLASSES)}"
+        )
+    arguments = {"description": place, **extra.arguments()}
+    try:
+        made: Expectation = getattr(gxe, extra.expectation)(**arguments)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{place}: {extra.expectation} {_refusal(error, arguments)}") from error
+    return made
+
+
+def _refusal(error: Exception, arguments: dict[str, Any]) -> str:
+    """What an expectation has against its arguments, in short."""
+    details = error.errors() if hasattr(error, "errors") else []
+    if not details:
+        return str(error).splitlines()[0]
+    name = str(details[0]["loc"][0])
+    if details[0]["type"] == "value_error.extra":
+        return f"takes no argument {name}"
+    if details[0]["type"] == "value_error.missing":
+        return f"needs the argument {name}"
+    given = f"{name} is {arguments[name]!r}: " if name in arguments else ""
+    return f"does not fit, {given}{details[0]['msg']}"
+
+
+def _columns(expectation: Expectation) -> list[str]:
+    """The columns an expectation judges."""
+    fields = expectation.dict()
+    named = [fields[name] for name in COLUMN_ARGUMENTS if fields.get(name)]
+    return [str(name) for name in [*named, *(fields.get("column_list") or [])]]
+
+
+def _known(noun: str, schema: pa.Schema) -> list[str]:
+    """The columns of a dataset with that schema that an expectation may name."""
+    return [*(field.name for field in schema if not pa.types.is_nested(field.type)), *COMPUTED.get(noun, {})]
+
+
+def _require(place: str, column: str, known: Sequence[str]) -> None:
+    if column not in known:
+        raise ConfigError(f"{place}: there is no column {column!r}; {_meant(column, known)}")
+
+
+def _place(noun: str, index: int) -> str:
+    return f"checks.extra.{noun}[{index}]"
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    guesses = difflib.get_close_matches(name, known, 1, 0.6)
+    return f"did you mean {guesses[0]}?" if guesses else f"there are {', '.join(known)}"
+
+
+def _functions(file: str, datasets: Sequence[str]) -> dict[str, Callable[[Subject], Any]]:
+    """The functions of a file by dataset. Raises ConfigError if one is named for none, or if there are none."""
+    module = _module(file)
+    own = {
+        name: function
+        for name, function in vars(module).items()
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
+    }
+    for name in own:
+        if name not in datasets:
+            line = own[name].__code__.co_firstlineno
+            raise ConfigError(
+                f"checks.files {file}:{line}: {name} is the name of no dataset with checks; {_meant(name, datasets)} "
+                "Let other functions start with an underscore"
+            )
+    if not own:
+        raise ConfigError(f"checks.files {file} has no function named for a dataset; there are {', '.join(datasets)}")
+    return own
+
+
+def _module(file: str) -> ModuleType:
+    """The module in `file`, run once for each content of it. Raises ConfigError in one line with file and line."""
+    source = files_digest("checks.files", Path(file))
+    if (file, source) not in _loaded:
+        name = f"checks_{source[:16]}"
+        spec = importlib.util.spec_from_file_location(name, Path(file).resolve())
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        try:
+            with _foreign(file, "it"):
+                spec.loader.exec_module(module)
+        except InputError as error:
+            raise ConfigError(f"checks.files: {error}") from error
+        _loaded[file, source] = module
+    return _loaded[file, source]
+
+
+@contextmanager
+def _foreign(file: str, function: str) -> Iterator[None]:
+    """Say whatever the user's code raises in the block in one line, with its own file and line."""
+    try:
+        yield
+    except WindError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
+        path = str(Path(file).resolve())
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f"{shown(path)}:{lines[-1]}" if lines else file
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise InputError(f"{where}: {function} failed, {type(error).__name__}: {said}".rstrip(": ") + ": fix the file") from error

@@ -1,0 +1,160 @@
+"""Drift since the iteration before: by how much each quantity moved, and what is made of it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from data_checks.base import Subject
+from data_checks.drift import QUANTITIES, distance, shifts, standardised
+from data_checks.results import contents, passed
+from data_checks.validation import validate
+from wind.check_config import ChecksConfig, DriftConfig
+from wind.datasets import Dataset
+from wind.errors import DataCheckError
+
+if TYPE_CHECKING:
+    from tests.data_checks.conftest import Chain
+
+Rows = list[dict[str, Any]]
+
+
+def floats(*values: float) -> Any:
+    return np.array(values)
+
+
+def drift(**bounds: dict[str, float | None]) -> ChecksConfig:
+    return ChecksConfig.model_validate({"drift": bounds})
+
+
+def moved(chain: "Chain", previous: Dataset, current: Dataset) -> dict[str, tuple[float, ...]]:
+    frame = shifts(Subject.of(current, chain.store), Subject.of(previous, chain.store))
+    return {row[0]: row[1:] for row in frame.rows()}
+
+
+def two_more(rows: Rows) -> None:
+    for row in rows:
+        row["reward"] += 2.0
+
+
+def test_a_mean_moves_in_pooled_standard_deviations() -> None:
+    """Means 1 and 4; sums of squares 2 and 8 over 3 + 3 - 2 degrees of freedom: the deviation is sqrt(10 / 4)."""
+    assert standardised(floats(0, 1, 2), floats(2, 4, 6)) == pytest.approx(3 / np.sqrt(2.5))
+    assert standardised(floats(2, 4, 6), floats(0, 1, 2)) == pytest.approx(-3 / np.sqrt(2.5))
+    assert standardised(floats(1, 1), floats(1, 1)) == 0
+    assert standardised(floats(1, 1), floats(2, 2)) == np.inf
+    assert standardised(floats(2), floats(1)) == -np.inf
+
+
+def test_a_distribution_moves_by_the_largest_gap_of_the_cumulative_shares() -> None:
+    """At 1 three quarters of the first lie below or on, of the second a quarter."""
+    assert distance(floats(0, 1, 1, 2), floats(1, 2, 2, 3)) == 0.5
+    assert distance(floats(0, 1), floats(2, 3)) == 1
+    assert distance(floats(0, 1), floats(1, 0)) == 0
+
+
+def test_rewards_that_rise_by_two(chain: "Chain") -> None:
+    """0 1 1 3 of each of four prompts: 19 squares of deviation in each of the two, 30 degrees of freedom."""
+    found = moved(chain, chain.dataset("rewards"), chain.dataset("rewards", two_more))
+    assert found["mean_reward"] == (1.25, 3.25, pytest.approx(2 / np.sqrt(2 * 19 / 30)))
+    assert found["reward_distribution"][2] == 0.75  # below 2 lie three of four rewards before and none now
+
+
+def test_shares_move_by_their_difference(chain: "Chain") -> None:
+    def cut(rows: Rows) -> None:
+        for row in rows[:4]:
+            row.update(finish_reason="length", response=f"other {row['sample_index']}", response_token_ids=[1, 2, 3])
+
+    found = moved(chain, chain.dataset("generations"), chain.dataset("generations", cut))
+    assert found["truncated_share"] == (0, 0.25, 0.25)
+    assert found["duplicate_share"] == (0.75, 9 / 16, -3 / 16)  # of all sixteen, and of three prompts' twelve
+    assert found["mean_response_tokens"][:2] == (2, 2.25)
+    assert found["response_tokens_distribution"][2] == 0.25
+
+
+def test_ties_and_kl(chain: "Chain") -> None:
+    def no_ties(rows: Rows) -> None:
+        for row in rows:
+            row.update(wins=row["wins"] + row["ties"], ties=0)
+
+    found = moved(chain, chain.dataset("win_rates"), chain.dataset("win_rates", no_ties))
+    assert found["tie_share"] == (pytest.approx(1 / 6), 0, pytest.approx(-1 / 6))
+
+    def with_kl(value: float) -> Dataset:
+        return chain.dataset("metrics", lambda rows: rows[0].update(metric="kl_k1", value=value))
+
+    assert moved(chain, with_kl(0.25), with_kl(12.0))["kl"] == (0.25, 12.0, 11.75)
+
+
+def test_responses_of_an_anchor_do_not_count(chain: "Chain") -> None:
+    def cut_the_anchor(rows: Rows) -> None:
+        for row in rows:
+            if row["drawn_from"] == "anchor":
+                row.update(finish_reason="length", reward=9.0)
+
+    found = moved(chain, chain.dataset("rollouts"), chain.dataset("rollouts", cut_the_anchor))
+    assert {name: row[2] for name, row in found.items()} == dict.fromkeys(QUANTITIES["rollouts"], 0)
+
+
+def test_a_large_move_warns_and_fails_nothing_by_default(chain: "Chain") -> None:
+    previous, current = chain.dataset("rewards"), chain.dataset("rewards", two_more)
+    result = validate(current, chain.store, ChecksConfig(), previous)
+    assert result.success
+    mean, distribution = result.warnings
+    assert mean == (
+        "expect_column_values_to_be_between(shift), mean_reward moved by at most 1 standard deviations since "
+        "the iteration before: it went from 1.25 to 3.25, a shift of 1.777"
+    )
+    assert distribution.endswith("a shift of 0.75")
+    content = contents(chain.store, current)
+    assert content is not None
+    assert [row["quantity"] for row in content["shifts"]] == ["mean_reward", "reward_distribution"]
+    page = chain.store.storage.read(result.path).decode()
+    assert "passed with warnings" in page
+    assert "<td>mean_reward</td>" in page
+
+
+def test_a_gate_ends_the_run(chain: "Chain") -> None:
+    previous, current = chain.dataset("rewards"), chain.dataset("rewards", two_more)
+    with pytest.raises(DataCheckError, match=r"mean_reward moved by at most 1\.5 .* a shift of 1\.777; see"):
+        validate(current, chain.store, drift(mean_reward={"fail": 1.5}), previous)
+    quiet = {"warn": None}
+    assert validate(current, chain.store, drift(mean_reward=quiet, reward_distribution=quiet), previous).warnings == ()
+
+
+def test_the_first_iteration_drifts_from_nothing(chain: "Chain") -> None:
+    handle = chain.dataset("rewards", two_more)
+    result = validate(handle, chain.store, drift(mean_reward={"fail": 0.0}))
+    assert (result.previous, result.warnings) == (None, ())
+
+
+def test_a_pass_counts_for_the_same_pair_and_thresholds_only(chain: "Chain") -> None:
+    previous, current = chain.dataset("rewards"), chain.dataset("rewards", two_more)
+    result = validate(current, chain.store, ChecksConfig(), previous)
+    assert passed(chain.store, current, ChecksConfig(), previous) == result
+    assert passed(chain.store, current, ChecksConfig()) is None
+    assert passed(chain.store, current, ChecksConfig(), current) is None
+    assert passed(chain.store, current, drift(mean_reward={"fail": 3.0}), previous) is None
+
+
+def test_setting_one_bound_leaves_the_other(chain: "Chain") -> None:
+    bounds = DriftConfig.model_validate({"kl": {"fail": 20}}).kl
+    assert (bounds.warn, bounds.fail) == (10, 20)
+    assert DriftConfig.model_validate({"kl": {"warn": None}}).kl.warn is None
+
+
+def quantities() -> Iterator[str]:
+    for named in QUANTITIES.values():
+        yield from named
+
+
+def test_every_quantity_of_the_config_is_measured() -> None:
+    assert set(quantities()) == set(DriftConfig.model_fields)
+
+
+def test_nothing_is_judged_where_there_is_nothing_to_compare(chain: "Chain") -> None:
+    assert moved(chain, chain.dataset("training"), chain.dataset("training")) == {}
+    assert isinstance(shifts(*[Subject.of(chain.dataset("metrics"), chain.store)] * 2), pl.DataFrame)
+    assert moved(chain, chain.dataset("metrics"), chain.dataset("metrics")) == {}
