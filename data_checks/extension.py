@@ -24,7 +24,7 @@ from great_expectations.expectations.expectation import Expectation
 from data_checks.base import Frame, Subject
 from wind.check_config import ChecksConfig, ExtraExpectation
 from wind.datasets import label
-from wind.errors import ConfigError, InputError, WindError
+from wind.errors import ConfigError, InputError
 from wind.rewards.sources import files_digest, shown
 from wind.schemas import KEYS, SCHEMAS
 
@@ -212,8 +212,6 @@ def _foreign(file: str, function: str) -> Iterator[None]:
     """Say whatever the user's code raises in the block in one line, with its own file and line."""
     try:
         yield
-    except WindError:
-        raise
     except (Exception, SystemExit) as error:  # a user's function may raise anything
         path = str(Path(file).resolve())
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
