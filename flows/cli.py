@@ -7,12 +7,13 @@ import sys
 from typing import Any
 
 import typer
+from wind.redaction import redacted
 
-from flows.commands import auditing, keeping, looking, moving, runs, studies
+from flows.commands import auditing, checking, keeping, looking, moving, runs, studies
 from wind.errors import WindError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for module in (runs, studies, looking, auditing, keeping, moving):
+for module in (runs, studies, looking, auditing, checking, keeping, moving):
     app.add_typer(module.commands)
 
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, and does not export this name
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {redacted(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 

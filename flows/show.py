@@ -15,9 +15,23 @@ from wind.versions import Version
 if TYPE_CHECKING:
     import polars as pl
 
+    from data_checks.results import CheckResult
     from wind.garbage import Collected
 
-__all__ = ["collected", "datasets", "frame", "label", "plan", "reasons", "select", "tags", "verified", "version", "versions"]
+__all__ = [
+    "checks",
+    "collected",
+    "datasets",
+    "frame",
+    "label",
+    "plan",
+    "reasons",
+    "select",
+    "tags",
+    "verified",
+    "version",
+    "versions",
+]
 
 SUMMARY = (
     ("win rate", "win_rate", 3),
@@ -47,6 +61,7 @@ def versions(store: Store, found: Sequence[Version]) -> None:
         seconds.append((name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in timed)))
         path = f"{store.url}/runs/{version.run}/versions/{version.number:04d}.json"
         places.append(f"{name}  {version.id[:12]}  {path}")
+        places += _warnings(version)
     print("\n".join([*_aligned(metrics), "", *_aligned(seconds), "", *places]))
 
 
@@ -59,7 +74,8 @@ def version(store: Store, found: Version) -> None:
     datasets = Table("dataset", "rows", "fingerprint", "checks", "seconds", "parents", box=None, pad_edge=False)
     for name, handle in content.datasets.items():
         parents = ", ".join(f"{parent} {handle.fingerprint[:12]}" for parent, handle in store.manifest(handle).parents.items())
-        checks = f"{found.checks.get(name, 0)} passed"
+        warned = len(found.warnings.get(name, ()))
+        checks = f"{found.checks.get(name, 0) - warned} passed{f', {warned} warned' if warned else ''}"
         datasets.add_row(name, str(handle.rows), handle.fingerprint[:12], checks, f"{found.seconds.get(name, 0):.1f}", parents)
     for name in ("model_in", "model_out", "reference"):
         model = getattr(content, name)
@@ -69,6 +85,8 @@ def version(store: Store, found: Version) -> None:
     for name, entry in found.metrics.items():
         metrics.add_row(name, _number(entry, 4), str(entry["n"]))
     console.print(metrics)
+    for line in _warnings(found):
+        console.print(line, markup=False)
     console.print(f"policy: {store.where(content.model_out)}", markup=False)
     for name in ("model_in", "model_out", "reference"):
         if store.is_dropped(getattr(content, name)):
@@ -95,6 +113,18 @@ def plan(steps: Sequence[Mapping[str, Any]]) -> None:
     known = [step["seconds"] for step in waiting if step["seconds"] is not None]
     estimate = f"about {sum(known):.0f} s" if len(known) == len(waiting) else "some have no run yet to estimate their time from"
     console.print(f"{len(waiting)} datasets to compute, {len(steps) - len(waiting)} in the cache; {estimate}")
+
+
+def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
+    """What the checks of a version's datasets say, and where the page of each lies."""
+    console = _console()
+    for name, result in results.items():
+        verdict = "failed" if not result.success else "warned" if result.warnings else "passed"
+        console.print(
+            f"{name:<18} {verdict}  {result.expectations:>3} expectations  {store.storage.url}/{result.path}", markup=False
+        )
+        for finding in (*result.failures, *result.warnings):
+            console.print(f"  {finding}", markup=False)
 
 
 def verified(checked: Mapping[str, int]) -> None:
@@ -163,6 +193,10 @@ def frame(found: "pl.DataFrame") -> None:
 
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_column_data_types=True, tbl_width_chars=200):
         print(found)
+
+
+def _warnings(version: Version) -> list[str]:
+    return [f"  warning: {name}, {warning}" for name, warnings in version.warnings.items() for warning in warnings]
 
 
 def _console() -> Console:

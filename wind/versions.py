@@ -7,37 +7,24 @@ settings and check results stand beside that content, outside the id. A tag is a
 
 import re
 import time
-<<<<<<< HEAD
 from collections.abc import Iterator, Mapping, Sequence
-=======
-from collections.abc import Iterator, Mapping
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from wind.config import Name
-<<<<<<< HEAD
-from wind.datasets import AnyHandle, Dataset, Model, Store
-from wind.errors import ConfigError, DatasetError, StageError
-=======
 from wind.datasets import FINGERPRINT, AnyHandle, Dataset, Model, Store
-from wind.errors import ConfigError, DatasetError
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
+from wind.errors import ConfigError, DatasetError, StageError
 from wind.fingerprints import digest
 from wind.storage import Storage
 
 REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")
 NUMBERED = re.compile(r"^[0-9]{4,}\.json$")
-<<<<<<< HEAD
 USED_NUMBER = re.compile(r"^([0-9]{4,})\.(json|forgotten)$")
 LATEST = "latest"
-=======
-Key = Annotated[str, StringConstraints(pattern=FINGERPRINT.pattern)]
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
 TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
-Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Key = Annotated[str, StringConstraints(pattern=FINGERPRINT.pattern)]
 
 
 class Content(BaseModel):

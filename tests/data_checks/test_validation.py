@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-<<<<<<< HEAD
-from data_checks.results import failed, passed, recorded, result_name
-=======
 from data_checks.results import all_recorded, contents, failed, passed, recorded, result_name
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
 from data_checks.validation import SUITES, validate
 from wind.config import ChecksConfig
 from wind.datasets import Dataset, Store, label
@@ -54,11 +50,7 @@ def test_a_pass_is_recorded_with_its_page(chain: "Chain") -> None:
     assert (result.handle, result.success, result.expectations) == (handle, True, 6)
     assert result.path == f"checks/rewards/{handle.fingerprint}/{result.key}.html"
     assert not failed(chain.store, handle)
-<<<<<<< HEAD
-    frames = json.loads((chain.store.root / result_name(handle)).read_bytes())["frames"]
-=======
     frames = contents(chain.store, handle)["frames"]  # type: ignore[index]
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     assert [frame["statistics"]["evaluated_expectations"] for frame in frames.values()] == [5, 1]
 
 
@@ -81,11 +73,7 @@ def test_a_failure_keeps_the_dataset_its_mark_and_its_page(chain: "Chain") -> No
         validate(handle, chain.store, ChecksConfig())
     assert chain.store.is_whole(handle)
     assert failed(chain.store, handle)
-<<<<<<< HEAD
-    page = (chain.store.root / result_name(handle, "html")).read_text()
-=======
     page = page_of(chain.store, handle)
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     assert "no row of the generations was lost: 1 of 16 generations fail: 000000000003/3" in page
 
 
@@ -132,11 +120,7 @@ def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
     monkeypatch.setattr("data_checks.results.code_digest", lambda modules: "edited")
     assert passed(chain.store, handle, checks) is None
     monkeypatch.undo()
-<<<<<<< HEAD
-    (chain.store.root / result_name(handle)).write_text("{")
-=======
     chain.store.storage.write(result_name(handle, result.key), b"{")
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     assert passed(chain.store, handle, checks) is None
 
 
@@ -149,11 +133,7 @@ def test_a_recorded_failure_is_no_pass(chain: "Chain") -> None:
 
 def test_the_same_check_writes_the_same_files(chain: "Chain") -> None:
     handle = chain.dataset("rewards")
-<<<<<<< HEAD
-    path = chain.store.root / result_name(handle)
-=======
     folder = chain.store.root / "checks" / "rewards" / handle.fingerprint
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     validate(handle, chain.store, ChecksConfig())
     first = {path: path.read_bytes() for path in folder.iterdir()}
     validate(handle, chain.store, ChecksConfig())
@@ -203,14 +183,8 @@ def test_what_cannot_be_checked_is_said_in_one_line(chain: "Chain", store: Store
 
 def test_an_unreadable_result_is_said_in_one_line(chain: "Chain") -> None:
     handle = chain.dataset("training")
-<<<<<<< HEAD
-    path = chain.store.root / result_name(handle)
-    path.parent.mkdir(parents=True)
-    path.write_text("{")
-=======
     result = validate(handle, chain.store, ChecksConfig())
     chain.store.storage.write(result_name(handle, result.key), b"{")
->>>>>>> a27454e (Judge drift since the iteration before, and keep every check result under its own key)
     with pytest.raises(DatasetError, match="cannot be read: delete it and check again"):
         failed(chain.store, handle)
 

@@ -1,0 +1,98 @@
+"""Commands about data checks: run them again, and show all of a run's."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import show
+from flows.options import Json, Root, Set
+from wind.config import checks_config
+from wind.datasets import Store, label
+from wind.errors import ConfigError, DataCheckError
+from wind.files import atomic_write
+from wind.versions import Version, Versions, find
+
+commands = typer.Typer()
+
+
+@commands.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id")],
+    set_: Set = None,
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Run the data checks of a version again, with today's suites and the run's thresholds or others. Recomputes nothing.
+
+    The results are kept beside the earlier ones. Python files with checks are run only if `--set checks.files=[...]` names them.
+    """
+    store = Store(root)
+    version = find(store, name)
+    checks = checks_config(_recorded_checks(store, version.run), set_ or ())
+    from data_checks.validation import recorded, refuse_wrong_checks, validate
+
+    refuse_wrong_checks(checks, tuple(version.content.recipe.get("reward", {}).get("components", ())))
+    before = _before(store, version)
+    results = {}
+    for noun, handle in version.content.datasets.items():
+        try:
+            results[noun] = validate(handle, store, checks, before.get(noun))
+        except DataCheckError:
+            result = recorded(store, handle)
+            assert result is not None, "a failed check is kept before it is raised"
+            results[noun] = result
+    if as_json:
+        print(json.dumps({noun: result.model_dump(mode="json") for noun, result in results.items()}, indent=1))
+    else:
+        show.checks(store, results)
+    failed = [result for result in results.values() if not result.success]
+    if failed:
+        first = f"{label(failed[0].handle)} failed {failed[0].failures[0]}; see {store.storage.url}/{failed[0].path}"
+        raise DataCheckError(f"{len(failed)} of {len(results)} datasets of {version.run}@{version.number} fail: {first}")
+
+
+@commands.command()
+def docs(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="the name of a run")],
+    out: Annotated[Path | None, typer.Option(help="folder that gets the pages (default: the run's own, in the store)")] = None,
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Write one page with all data checks of a run, and the page of each result beside it."""
+    from data_checks.docs import docs as pages
+
+    store = Store(root)
+    files = pages(store, run_name)
+    folder = f"runs/{run_name}/docs" if out is None else str(out)
+    if out is None:
+        store.storage.delete(folder)
+    for name, content in files.items():
+        if out is None:
+            store.storage.write(f"{folder}/{name}", content)
+        else:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(out / name, content)
+    index = f"{folder}/index.html" if out is not None else f"{store.storage.url}/{folder}/index.html"
+    print(json.dumps({"index": index, "files": len(files)}, indent=1) if as_json else index)
+
+
+def _recorded_checks(store: Store, run: str) -> dict[Any, Any]:
+    """The section `checks` that the run last had, without Python files: a store from elsewhere must not choose what is run."""
+    name = f"runs/{run}/config.json"
+    try:
+        checks = dict(json.loads(store.storage.read(name)).get("checks", {}))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{store.storage.url}/{name} is no config ({error}): restore it or remove it") from error
+    checks.pop("files", None)
+    return checks
+
+
+def _before(store: Store, version: Version) -> dict[str, Any]:
+    """The datasets of the iteration before, if it was published."""
+    previous = version.content.previous
+    found = next((each for each in Versions(store, version.run) if each.id == previous), None)
+    return {} if found is None else found.content.datasets
