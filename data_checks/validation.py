@@ -48,6 +48,7 @@ from wind.check_config import ChecksConfig
 from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
 from wind.fingerprints import digest
+from wind.redaction import redacted
 
 __all__ = ["SUITES", "CheckResult", "failed", "recorded", "refuse_wrong_checks", "validate"]
 
@@ -167,8 +168,9 @@ def _keep(result: CheckResult, frames: Frames, moved: list[dict[str, Any]], stor
         "frames": {name: frame.to_json_dict() for name, frame in frames.items()},  # type: ignore[no-untyped-call]
     }
     name = result_name(result.handle, result.key)
-    store.storage.write(result.path, _page(result, frames, moved).encode())
-    store.storage.write(name, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode())
+    store.storage.write(result.path, redacted(_page(result, frames, moved)).encode())
+    text = json.dumps(redacted(content), indent=1, ensure_ascii=False, allow_nan=False)
+    store.storage.write(name, text.encode())
     mark_latest(store, result.handle, result.key)
 
 
@@ -229,7 +231,7 @@ def _finding(rows: str, failure: ExpectationValidationResult) -> str:
         what = f"{found['unexpected_count']} of {found['element_count']} {rows} fail: {examples}"
     else:
         what = f"the value is {found.get('observed_value')}"
-    return f"{configuration.type}({_column(configuration)}), {configuration.description}: {what}"
+    return redacted(f"{configuration.type}({_column(configuration)}), {configuration.description}: {what}")
 
 
 def _number(value: Any) -> str:

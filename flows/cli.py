@@ -7,10 +7,10 @@ import sys
 from typing import Any
 
 import typer
-from wind.redaction import redacted
 
 from flows.commands import auditing, checking, keeping, looking, moving, runs, studies
 from wind.errors import WindError
+from wind.redaction import redacted
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 for module in (runs, studies, looking, auditing, checking, keeping, moving):

@@ -16,7 +16,7 @@ from flows.evaluate import evaluate
 from tasks.checks import checked
 from tasks.comparison import tabulate
 from tasks.metrics import measure
-from tasks.running import Event, running, start
+from tasks.running import Event, keep_config, running, start
 from tasks.sources import import_reward
 from wind.comparison import Iteration
 from wind.config import DistillConfig
@@ -92,7 +92,7 @@ def _run(cell: Cell, seed: int) -> Run:
     config, around = cell.seeded(seed), running()
     try:
         with start(config, pool=around.pool, quiet=around.terminal.console.quiet) as here:
-            here.store.storage.write(f"runs/{config.run}/config.json", config.model_dump_json(indent=1).encode())
+            keep_config(here.store, config)
             versions = distill(here.config)
             initial = _measure_initial(here.config, versions[0])
             return Run(cell, seed, initial, versions, here.events)

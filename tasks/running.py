@@ -3,6 +3,8 @@
 Tasks find it through a context variable, so that their arguments are exactly the values that determine their content.
 """
 
+import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +23,7 @@ from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import StageError
 from wind.holds import hold
 from wind.objective_config import SelectionConfig, rows_for
+from wind.redaction import redacted
 from wind.stages import STAGES, Job
 from wind.storage import storage_for
 
@@ -129,6 +132,12 @@ def refuse_wrong_checks(config: RunConfig) -> None:
         validation.refuse_wrong_checks(config.checks, reward.components if isinstance(reward, RuleRewardConfig) else ())
 
 
+def keep_config(store: Store, config: RunConfig) -> None:
+    """Keep `config`, as it was given, beside what the run makes; `wind rerun` and `wind check` read it."""
+    content = json.dumps(redacted(config.model_dump(mode="json")), indent=1)
+    store.storage.write(f"runs/{config.run}/config.json", content.encode())
+
+
 @contextmanager
 def start(
     config: C, *, planning: bool = False, refresh: str | None = None, quiet: bool = False, pool: Pool | None = None
@@ -148,6 +157,7 @@ def start(
     around = _running.get(None)
     # What a run within a study makes is needed until the study has put it into a dataset of its own.
     shared = around.store.hold if around is not None and around.store.address == store.address else None
+    _redact_logs()
     with (
         _alone(store, config.run, wanted=not planning),
         nullcontext(shared) if shared or planning else hold(store.storage) as held,
@@ -160,6 +170,20 @@ def start(
             yield run
         finally:
             _running.reset(token)
+
+
+def _redact_logs() -> None:
+    """Take secrets out of what Prefect logs of flow and task runs, tracebacks included: its server keeps all of it."""
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_redact)  # a filter that is there is not added again
+
+
+def _redact(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redacted(record.getMessage()), ()
+    if record.exc_info:
+        record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))  # what formatters then use
+    return True
 
 
 @contextmanager

@@ -22,10 +22,12 @@ from typing import Any, Literal
 from wind.config import WorkersConfig
 from wind.datasets import Dataset
 from wind.errors import StageError, by_name
+from wind.redaction import redacted
 from wind.stages import Find, Job, missing_shards, parse, publish
 
 Kind = Literal["transformers", "vllm", "training"]
 LOG_LINES = 5
+LOG_SECONDS = 2.0  # for the last lines of a dead process to arrive: a child of its own may still hold the pipe
 SOURCE = Path(__file__).resolve().parents[1]
 
 
@@ -35,16 +37,18 @@ class Worker:
     def __init__(self, python: str, log: Path, environment: Mapping[str, str]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
-        with log.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                [python, "-m", "wind.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                start_new_session=True,
-                env={**os.environ, **environment},
-            )
+        self._process = subprocess.Popen(
+            [python, "-m", "wind.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+        self._logging = threading.Thread(target=self._keep_log, daemon=True)
+        self._logging.start()
 
     def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """What the worker says of the finished shard. Raises the error that it met, or StageError if it died."""
@@ -75,13 +79,22 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._logging.join(LOG_SECONDS)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):  # a request that the process no longer read
                     stream.close()
 
+    def _keep_log(self) -> None:
+        """Write what the process says on its standard error to the log, line by line and without secrets, until it ends."""
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr, self._log.open("a", encoding="utf-8", buffering=1) as log:
+            for line in stderr:
+                log.write(redacted(line))
+
     def _died(self, job: Job) -> StageError:
         code = self._process.wait()
+        self._logging.join(LOG_SECONDS)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         said = " | ".join(line.strip() for line in lines if line.strip()) or "it said nothing"

@@ -25,6 +25,7 @@ from wind.objective_config import (
     refresh_steps,
     rows_for,
 )
+from wind.redaction import without_credentials
 from wind.sections import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -224,6 +225,14 @@ class RunConfig(Section):
     checks: ChecksConfig = ChecksConfig()
     workers: WorkersConfig = WorkersConfig()
     retention: RetentionConfig = RetentionConfig()
+
+    @model_validator(mode="after")
+    def _holds_no_credentials(self) -> Self:
+        # A config is kept beside its run and with Prefect, in every flow run's parameters.
+        for name, text in _texts(self.model_dump(mode="json")):
+            if without_credentials(text) != text:
+                raise ValueError(f"{name} holds a credential: leave it out, and set it in the environment, such as HF_TOKEN")
+        return self
 
 
 class BanditSection(Section):
@@ -490,6 +499,15 @@ def _meant(name: str, section: type[Section], config: type[Section]) -> str:
         if guess != name:  # which another section of the same union may have
             return f"did you mean {guess}?"
     return f"the settings {f'of {owner}' if owner else 'there'} are {', '.join(here)}"
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a dumped config, with its dotted name."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, dict | list):
+        for key, content in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(content, f"{name}.{key}" if name else str(key))
 
 
 def _shown(value: Any) -> str:

@@ -8,16 +8,22 @@
     ├── StageError       exit 1   a stage's process failed, or a run is in the way of another
     └── TrainingError    exit 1   training diverged or its export did not verify
 
-Each message is one line: what is wrong, where, and what to do. All are picklable: one string is their whole state.
+Each message is one line: what is wrong, where, and what to do; secrets are taken out of it. All are picklable: one string is
+their whole state.
 """
 
 from typing import ClassVar
+
+from wind.redaction import redacted
 
 
 class WindError(Exception):
     """Root of the project's errors; `exit_code` is what the command line ends with."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigError(WindError, ValueError):

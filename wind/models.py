@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wind.config import DType, PolicyConfig
 from wind.datasets import MODEL_FILES, Model, Store, label
 from wind.errors import ConfigError, InputError, WindError
+from wind.redaction import without_home
 
 if TYPE_CHECKING:
     import torch
@@ -31,16 +32,18 @@ def import_policy(store: Store, config: PolicyConfig) -> Model:
     Raises ConfigError in one line if there is no such folder or repository, or if it lacks a config or safetensors weights.
     """
     local = Path(config.path).expanduser()
+    origin: dict[str, str | None]
     if local.exists() or config.path.startswith(("/", ".", "~")):
         if config.revision is not None:
             raise ConfigError(f"policy.revision is for Hub ids, and {config.path} is a local folder: remove the revision")
-        folder, origin = local, {"origin": config.path}
+        folder, origin = local, {"path": without_home(config.path)}
     else:
         folder = _download(config.path, config.revision)
-        origin = {"origin": config.path, "revision": folder.name}
+        # A revision may be a branch, which moves; the snapshot's folder is named for the commit that it was.
+        origin = {"hub": config.path, "revision": config.revision, "commit": folder.name}
     _check_folder(folder, config.path)
     try:
-        return store.import_model(folder, provenance=origin)
+        return store.import_model(folder, provenance={"origin": origin})
     except WindError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:

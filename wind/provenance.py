@@ -1,12 +1,28 @@
-"""Where and when a dataset was computed: kept beside its content, never part of its fingerprint."""
+"""Where, when and by what a dataset was computed: kept beside its content, never part of its fingerprint.
 
+What many datasets share is stored once, named by its content, and every manifest names its digest: the environment of the
+processes that computed as `<root>/environments/<digest>.json`, and uncommitted changes of this source tree as
+`<root>/patches/<digest>.patch`.
+"""
+
+import hashlib
+import json
+import os
 import platform
+import re
+import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from wind.datasets import Store
+from wind.fingerprints import digest
+from wind.redaction import redacted
 
 PACKAGES = (
     "torch",
@@ -20,12 +36,20 @@ PACKAGES = (
     "polars",
     "numpy",
 )
+VARIABLES = re.compile(  # whose presence can change what or how fast something computes
+    r"^(WIND|HF|TRANSFORMERS|TORCH|PYTORCH|PYTHON|CUDA|CUBLAS|NVIDIA|NCCL|GLOO|OMP|MKL|OPENBLAS|KMP|DS|VLLM|TOKENIZERS|PREFECT|AWS|WANDB)(_|[A-Z]*$)"
+)
+SOURCES = {".py", ".j2", ".jinja", ".yaml", ".yml", ".toml", ".cfg", ".json", ".sh", ".txt", ".md"}  # of an untracked file
+MOST_PATCH_BYTES = 2**20
+TREE = Path(__file__).resolve().parents[1]
 
 
-def provenance(started: float, peak_memory_bytes: int | None = None) -> dict[str, Any]:
-    """Times (Unix seconds), host, peak memory, git revision and package versions of a computation begun at `started`.
+def provenance(
+    store: Store, started: float, peak_memory_bytes: int | None = None, environments: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Times (Unix seconds), host, peak memory, git state, packages and environments of a computation begun at `started`.
 
-    `peak_memory_bytes` is that of the worker which did the work, where it was another process.
+    `peak_memory_bytes` and `environments` are those of the processes that did the work, where it was not this one.
     """
     ended = time.time()
     return {
@@ -36,7 +60,8 @@ def provenance(started: float, peak_memory_bytes: int | None = None) -> dict[str
         "python": platform.python_version(),
         "peak_memory_bytes": peak_memory() if peak_memory_bytes is None else peak_memory_bytes,
         "packages": packages(),
-        **git_state(),
+        "environments": sorted(set(environments)) or [environment(store)],
+        **git_state(store),
     }
 
 
@@ -52,18 +77,103 @@ def packages() -> dict[str, str]:
     return versions
 
 
-@cache
-def git_state() -> dict[str, Any]:
-    """The revision of this source tree and whether it has uncommitted changes; empty outside a checkout."""
-    tree = Path(__file__).resolve().parent
-    try:
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, capture_output=True, text=True, timeout=10, check=True)
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=tree, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+def environment(store: Store) -> str:
+    """The digest of this process's environment, after it was stored under that name: packages, Python, machine, variables."""
+    found = _environment()
+    name = digest(found)
+    _keep(store, f"environments/{name}.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+    return name
+
+
+def git_state(store: Store) -> dict[str, Any]:
+    """The revision of this source tree, and whether it has uncommitted changes; empty outside a checkout.
+
+    The changes are stored as a patch and named as `git_patch`, unless they are larger than a megabyte: then `git_patch_bytes` is
+    their size. `git_patch_redacted` says that a secret was taken out of the patch, and that it may not apply.
+    """
+    found = _git()
+    if found is None:
         return {}
-    return {"git_revision": revision.stdout.strip(), "git_dirty": bool(status.stdout.strip())}
+    revision, patch = found
+    state: dict[str, Any] = {"git_revision": revision, "git_dirty": patch != b""}
+    if not patch:
+        return state
+    clean = redacted(patch.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    if len(clean) > MOST_PATCH_BYTES:
+        return {**state, "git_patch_bytes": len(clean)}
+    name = hashlib.sha256(clean).hexdigest()
+    _keep(store, f"patches/{name}.patch", clean)
+    return {**state, "git_patch": name, **({"git_patch_redacted": True} if clean != patch else {})}
+
+
+def _keep(store: Store, name: str, content: bytes) -> None:
+    if store.storage.size(name) is None:
+        store.storage.write(name, content)
+
+
+@cache
+def _environment() -> dict[str, Any]:
+    installed = {f"{found.name}=={found.version}" for found in metadata.distributions() if found.name}
+    return {
+        "packages": sorted(installed, key=str.lower),
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "gpus": _gpus(),
+        "variables": sorted(name for name in os.environ if VARIABLES.match(name)),  # names only: values may be secrets
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _gpus() -> list[str]:
+    """The models of NVIDIA GPUs in this machine, as the driver names them."""
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = path.read_text(errors="replace").splitlines()
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found
+
+
+@cache
+def _git() -> tuple[str, bytes | None] | None:
+    """The revision of this source tree and its uncommitted changes, None where they cannot be had; None outside a checkout."""
+    try:
+        _run("ls-files", "--error-unmatch", __file__)  # not an installed copy that lies within somebody else's checkout
+        revision = _run("rev-parse", "HEAD").decode().strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    try:
+        return revision, _patch()
+    except (OSError, subprocess.SubprocessError):
+        return revision, None
+
+
+def _patch() -> bytes:
+    """Changed files of this source tree, and new ones that git does not ignore and that are source, for `git apply`."""
+    listed = _run("ls-files", "--others", "--exclude-standard", "-z").decode(errors="surrogateescape").split("\0")
+    new = [name for name in listed if Path(name).suffix in SOURCES and (TREE / name).is_file()]
+    if not new:
+        return _run("diff", "--binary", "HEAD", "--", ".")
+    with tempfile.TemporaryDirectory() as folder:
+        # An index of our own, so that the user's is left alone: in it new files are announced, and so part of the diff.
+        index = Path(folder) / "index"
+        shutil.copyfile(TREE / _run("rev-parse", "--git-path", "index").decode().strip(), index)
+        _run("add", "--intent-to-add", "--", *new, index=index)
+        return _run("diff", "--binary", "HEAD", "--", ".", index=index)
+
+
+def _run(*arguments: str, index: Path | None = None) -> bytes:
+    environment = os.environ | ({"GIT_INDEX_FILE": str(index)} if index else {})
+    command = ["git", "-c", "core.quotePath=false", *arguments]
+    return subprocess.run(command, cwd=TREE, env=environment, capture_output=True, timeout=30, check=True).stdout
 
 
 def peak_memory() -> int:

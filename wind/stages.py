@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from wind.computations import Computation, key_of, record
 from wind.datasets import AnyHandle, Dataset, Partial, Store
 from wind.errors import ConfigError, WindError
-from wind.provenance import provenance, reset_peak_memory
+from wind.provenance import environment, provenance, reset_peak_memory
 
 HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)
 STAGES = (  # of a run, in order
@@ -146,7 +146,8 @@ def compute_shard(job: Job, index: int, progress: Progress) -> None:
         outputs["dropped"] = _publish_dropped(store, job, index, shard.dropped)
     # Outputs first: once the shard is there, everything that came with it must be findable.
     named = {name: handle.model_dump() for name, handle in outputs.items()}
-    partial.write_beside(index, json.dumps({"outputs": named, "numbers": dict(shard.numbers)}).encode())
+    beside = {"outputs": named, "numbers": dict(shard.numbers), "environment": environment(store)}
+    partial.write_beside(index, json.dumps(beside).encode())
     partial.write(index, shard.table, shard.schema)
 
 
@@ -156,14 +157,16 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
     shards = stage.shards(spec, store)
     outputs: dict[str, AnyHandle] = {}
     numbers: Counter[str] = Counter()
+    environments = []
     for index in range(shards):
         beside = json.loads(partial.beside(index) or b"{}")
         outputs |= {name: HANDLE.validate_python(fields) for name, fields in beside["outputs"].items()}
         numbers.update(beside["numbers"])
+        environments += [beside["environment"]] if "environment" in beside else []  # none in a shard of an older version
     computed_by = {"stage": job.stage, "code": job.code, "spec": job.spec}
     parents = spec.parents()
     telling = {**numbers, **stage.numbers(spec, partial.table(shards))}
-    facts = provenance(started, peak_memory_bytes)
+    facts = provenance(store, started, peak_memory_bytes, environments)
     made = partial.publish(shards, parents=parents, outputs=outputs, computed_by=computed_by, numbers=telling, provenance=facts)
     record(
         store,

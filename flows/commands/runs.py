@@ -87,10 +87,10 @@ def bootstrap(
 def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None, base: Version | None = None) -> None:
     with prefect(config.root):
         from flows.distill import distill
-        from tasks.running import start
+        from tasks.running import keep_config, start
 
         with start(config, refresh=refresh) as here:
-            here.store.storage.write(f"runs/{config.run}/config.json", config.model_dump_json(indent=1).encode())
+            keep_config(here.store, config)
             Versions(here.store, config.run).begin_from(base)
             made = distill(here.config, base)
             outcomes = here.outcomes()

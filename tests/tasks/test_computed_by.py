@@ -22,6 +22,7 @@ CARRIERS = {
     "wind.lifeline",
     "wind.objective_config",
     "wind.provenance",
+    "wind.redaction",
     "wind.schemas",
     "wind.sections",
     "wind.stages",

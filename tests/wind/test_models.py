@@ -31,7 +31,7 @@ def edit(path: Path, **fields: Any) -> None:
 def test_a_local_folder_enters_the_store_and_loads_whole(store: Store, tiny_model: Path) -> None:
     model = import_policy(store, PolicyConfig(path=str(tiny_model)))
     assert import_policy(store, PolicyConfig(path=str(tiny_model))) == model
-    assert store.manifest(model).provenance["origin"] == str(tiny_model)
+    assert store.manifest(model).provenance["origin"] == {"path": str(tiny_model)}
     loaded = load_policy(store, model, "float32", "cpu")
     assert not loaded.training
     assert sum(parameter.numel() for parameter in loaded.parameters()) == model.parameters
@@ -109,7 +109,7 @@ def test_a_hub_snapshot_records_its_commit(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     model = import_policy(store, PolicyConfig(path="somebody/tiny", revision="v1"))
-    assert store.manifest(model).provenance == {"origin": "somebody/tiny", "revision": snapshot.name}
+    assert store.manifest(model).provenance == {"origin": {"hub": "somebody/tiny", "revision": "v1", "commit": snapshot.name}}
     assert (asked["hub_id"], asked["revision"]) == ("somebody/tiny", "v1")
     assert not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in asked["allow_patterns"])
 

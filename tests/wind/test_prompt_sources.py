@@ -80,7 +80,7 @@ def test_the_stored_source_outlives_its_original(store: Store, tmp_path: Path) -
     source.write_text('{"prompt": "1="}\n')
     assert import_prompts(store, config) != handle
     assert (store.path(handle) / "p.jsonl").read_text().count("\n") == 40
-    assert store.verify(handle).provenance["source"] == str(source)
+    assert store.verify(handle).provenance["origin"] == {"path": str(source)}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,8 @@ def test_a_hub_dataset_is_stored_at_its_commit(store: Store, tmp_path: Path, mon
     assert calls == [("some/sums", "easy", "test", "c" * 40)]  # the commit, never the moving name
     manifest = store.verify(source)
     assert [file.name for file in manifest.files] == ["some-sums-easy-test.parquet"]
-    assert manifest.provenance["commit"] == "c" * 40
+    asked = {"hub": "some/sums", "revision": "v2", "subset": "easy", "split": "test"}
+    assert manifest.provenance["origin"] == asked | {"commit": "c" * 40}
     assert list((store.root / "partial" / "sources").iterdir()) == []
     assert [row.fields for row in read_rows(store, source, "prompt", None)] == SUMS
     with pytest.raises(ConfigError, match=r"prompts.source_split is not set: some/sums has the splits train, test"):

@@ -20,6 +20,7 @@ from wind.config import PromptsConfig
 from wind.datasets import Source, Store
 from wind.errors import ConfigError, InputError
 from wind.provenance import provenance
+from wind.redaction import without_home
 
 ACCEPTED = "a .jsonl, .parquet or .arrow file, a `datasets` folder, or a Hub dataset id"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
@@ -59,7 +60,8 @@ def import_prompts(store: Store, config: PromptsConfig) -> Source:
     unreadable = [file for file in paths if not os.access(file, os.R_OK)]
     if unreadable:
         raise ConfigError(f"prompts.source {unreadable[0]} may not be read: check its permissions")
-    return store.import_source(paths, provenance={"source": config.source, **provenance(started)})
+    origin = {"path": without_home(config.source)}
+    return store.import_source(paths, provenance={"origin": origin, **provenance(store, started)})
 
 
 def read_rows(store: Store, source: Source, field: str, limit: int | None) -> list[Row]:
@@ -134,7 +136,7 @@ def _only_split(config: PromptsConfig, splits: list[str]) -> str:
 
 
 def _import_from_hub(store: Store, config: PromptsConfig, started: float) -> Source:
-    """The stored copy of a Hub dataset, its commit and name in the provenance."""
+    """The stored copy of a Hub dataset; its provenance has its name, the revision asked for, and the commit that this was."""
     import datasets  # heavy, and only Hub sources need it
     from httpx import HTTPError
     from huggingface_hub import HfApi
@@ -155,8 +157,8 @@ def _import_from_hub(store: Store, config: PromptsConfig, started: float) -> Sou
     scratch = store.scratch("sources")
     path = scratch / f"{'-'.join([name.replace('/', '-'), *([config.subset] if config.subset else []), split])}.parquet"
     rows.to_parquet(path)
-    facts = {"source": name, "subset": config.subset, "split": split, "commit": commit, **provenance(started)}
-    source = store.import_source([path], provenance=facts)
+    origin = {"hub": name, "revision": config.revision, "commit": commit, "subset": config.subset, "split": split}
+    source = store.import_source([path], provenance={"origin": origin, **provenance(store, started)})
     path.unlink()
     scratch.rmdir()
     return source

@@ -29,7 +29,7 @@ from wind.config import (
 from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import ConfigError, DatasetError
 from wind.rewards.folders import check_one_output, pairwise_architecture
-from wind.rewards.sources import source_digest
+from wind.rewards.sources import source_digest, sources
 from wind.schemas import preferences_schema, rewards_schema
 from wind.sections import Section
 from wind.stages import Place, Progress, Shard, Spec, Stage
@@ -49,6 +49,7 @@ class Rule(Section):
     function: Function
     components: tuple[Name, ...] = ()
     source_digest: str
+    sources: dict[str, str] = Field(default_factory=dict)  # sha256 of each source file that the digest covers, by module name
     corruption: CorruptionConfig | None = None
 
 
@@ -122,8 +123,13 @@ def _rule(config: RuleRewardConfig) -> Rule:
     reserved = [name for name in config.components if name in preferences_schema().names or config.components.count(name) > 1]
     if reserved:
         raise ConfigError(f"reward.components lists {reserved[0]} twice or beside the column of that name: choose another name")
-    digest = source_digest("reward.function", config.function)
-    return Rule(function=config.function, components=config.components, source_digest=digest, corruption=config.corruption)
+    return Rule(
+        function=config.function,
+        components=config.components,
+        source_digest=source_digest("reward.function", config.function),
+        sources=sources("reward.function", config.function),
+        corruption=config.corruption,
+    )
 
 
 def _pairwise(store: Store, config: PairwiseRewardConfig, model: Model) -> Pairwise:

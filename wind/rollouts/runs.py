@@ -50,5 +50,5 @@ def _publish_training(
             outputs=models,
             computed_by={"stage": "rollouts", "spec": fields},
             numbers=numbers(spec, table),
-            provenance=provenance(started),
+            provenance=provenance(store, started),
         )

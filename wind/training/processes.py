@@ -27,6 +27,7 @@ from typing import Any, Final
 from wind.errors import TrainingError, WindError, by_name
 from wind.files import atomic_write
 from wind.lifeline import die_with
+from wind.redaction import redacted
 from wind.stages import Progress
 from wind.training.assignments import Assignment, Trained
 
@@ -101,7 +102,7 @@ def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress)
         if agent is not None:
             agent.kill()
         agent = _Agent(assignment.device)
-    with _gone(folder):
+    with _redacted_logs(folder), _gone(folder):
         finished = False
         try:
             finished = agent.train(folder, module, assignment.spec.training.ranks, progress)
@@ -175,6 +176,16 @@ def _print_to(descriptor: int) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+@contextmanager
+def _redacted_logs(folder: Path) -> Iterator[None]:
+    """After the block, take secrets out of what torchrun and the ranks said."""
+    try:
+        yield
+    finally:
+        for path in folder.glob("*.log"):
+            atomic_write(path, redacted(path.read_text(errors="replace")).encode())
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _publish(spec: FitSpec, store: Store, folder: Path, started: float) -> Model
         folder,
         parents=spec.parents(),
         computed_by={"stage": "training", "spec": spec.model_dump(mode="json")},
-        provenance=provenance(started),
+        provenance=provenance(store, started),
     )
 
 
