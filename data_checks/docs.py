@@ -26,7 +26,8 @@ class Check:
     page: str  # relative to the index; empty where there is none
     verdict: Verdict
     expectations: int
-    findings: tuple[str, ...]
+    failures: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def docs(store: Store, run: str) -> dict[str, bytes]:
         counts=Counter(check.verdict for check in every),
         expectations=sum(check.expectations for check in every),
         drifted=_drifted(versions, names, cells),
-        found=any(check.findings for check in every),
+        found=any(check.failures or check.warnings for check in every),
     )
     return {"index.html": index.encode(), **files}
 
@@ -76,7 +77,7 @@ def _cell(store: Store, version: Version, name: str, handle: Dataset, files: dic
     own = recorded(store, handle, key)
     others = [result for result in all_recorded(store, handle) if own is None or result.key != own.key]
     others = [result for result in others if key is None or own is None or result.previous == own.previous]
-    check = Check("", "unknown", version.checks.get(name, 0), ())
+    check = Check("", "unknown", version.checks.get(name, 0))
     if own is not None:
         check = _check(store, own, f"{version.number:04d}/{name}.html", files)
     again = tuple(_check(store, other, f"{version.number:04d}/{name}-{other.key[:12]}.html", files) for other in others)
@@ -90,7 +91,7 @@ def _check(store: Store, result: CheckResult, page: str, files: dict[str, bytes]
     except FileNotFoundError:
         page = ""
     verdict: Verdict = "failed" if not result.success else "warned" if result.warnings else "passed"
-    return Check(page, verdict, result.expectations, (*result.failures, *result.warnings))
+    return Check(page, verdict, result.expectations, result.failures, result.warnings)
 
 
 def _drifted(

@@ -7,7 +7,7 @@ both have the size of the effect in their value, whatever the number of rows. Sh
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import great_expectations.expectations as gxe
 import numpy as np
@@ -21,6 +21,7 @@ from wind.check_config import ChecksConfig
 
 Values = NDArray[np.float64]
 
+NAME = "shifts"
 KEY = ("quantity", "previous", "current")
 SCHEMA = {"quantity": pl.String, "previous": pl.Float64, "current": pl.Float64, "shift": pl.Float64}
 
@@ -31,7 +32,7 @@ class Quantity:
 
     values: Callable[[Subject], pl.Series]
     shift: Callable[[Values, Values], float]
-    unit: str
+    unit: str  # after a number
 
 
 def standardised(previous: Values, current: Values) -> float:
@@ -94,23 +95,23 @@ def policy_rows(subject: Subject, *columns: str) -> pl.DataFrame:
 
 
 RESPONSES: Final = {
-    "mean_response_tokens": Quantity(response_tokens, standardised, "standard deviations"),
-    "response_tokens_distribution": Quantity(response_tokens, distance, "of Kolmogorov-Smirnov distance"),
-    "truncated_share": Quantity(is_truncated, difference, "of its share"),
-    "duplicate_share": Quantity(is_duplicate, difference, "of its share"),
+    "mean_response_tokens": Quantity(response_tokens, standardised, " standard deviations"),
+    "response_tokens_distribution": Quantity(response_tokens, distance, " in Kolmogorov-Smirnov distance"),
+    "truncated_share": Quantity(is_truncated, difference, ""),
+    "duplicate_share": Quantity(is_duplicate, difference, ""),
 }
 REWARDS: Final = {
-    "mean_reward": Quantity(reward, standardised, "standard deviations"),
-    "reward_distribution": Quantity(reward, distance, "of Kolmogorov-Smirnov distance"),
+    "mean_reward": Quantity(reward, standardised, " standard deviations"),
+    "reward_distribution": Quantity(reward, distance, " in Kolmogorov-Smirnov distance"),
 }
-TIES: Final = {"tie_share": Quantity(tie_share, difference, "of its share")}
+TIES: Final = {"tie_share": Quantity(tie_share, difference, "")}
 QUANTITIES: Final[Mapping[str, Mapping[str, Quantity]]] = {  # by dataset; names as in the config
     "generations": RESPONSES,
     "rewards": REWARDS,
     "win_rates": TIES,
     "evaluation": TIES,
     "rollouts": {**RESPONSES, **REWARDS},
-    "metrics": {"kl": Quantity(kl, difference, "nats")},
+    "metrics": {"kl": Quantity(kl, difference, " nats")},
 }
 
 
@@ -124,9 +125,9 @@ def shifts(subject: Subject, previous: Subject) -> pl.DataFrame:
     return pl.DataFrame(rows, SCHEMA, orient="row")
 
 
-def drift(moved: pl.DataFrame) -> Frame:
+def frame(moved: pl.DataFrame) -> Frame:
     """What must hold of `shifts`: nothing further than `fail`, and nothing further than `warn` without a warning."""
-    return Frame("shifts", KEY, lambda subject: moved, lambda subject, checks: _expectations(moved, subject, checks))
+    return Frame(NAME, KEY, lambda subject: moved, lambda subject, checks: _expectations(moved, subject, checks))
 
 
 def _expectations(moved: pl.DataFrame, subject: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -148,5 +149,16 @@ def _within(name: str, unit: str, bound: float, severity: str) -> Expectation:
         max_value=bound,
         row_condition=Column("quantity") == name,
         severity=severity,
-        description=f"{name} moved by at most {bound:g} {unit} since the iteration before",
+        description=f"{name} moved by at most {bound:g}{unit} since the iteration before",
     )
+
+
+def finding(noun: str, row: Mapping[str, Any], shift: Any, bound: float) -> str:
+    """What is said of a row of `shifts` that moved too far."""
+    unit = QUANTITIES[noun][row["quantity"]].unit
+    moved = f"{row['quantity']} moved by {_number(shift)}{unit}, more than {bound:g}, since the iteration before"
+    return f"{moved}: from {_number(row['previous'])} to {_number(row['current'])}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -78,7 +78,7 @@ def extra_frames(subject: Subject, checks: ChecksConfig, datasets: Sequence[str]
 
 
 def _frames_of(file: str, function: Callable[[Subject], Any], subject: Subject, checks: ChecksConfig) -> Iterator[Frame]:
-    name = Path(file).stem
+    name = Path(file).name
     with _foreign(file, function.__name__):
         returned = list(function(subject))
     wrong = next((each for each in returned if not isinstance(each, Expectation | Frame)), None)

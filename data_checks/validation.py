@@ -27,6 +27,7 @@ from great_expectations.util import convert_to_json_serializable
 from data_checks import (
     bandit,
     comparison,
+    drift,
     evaluation,
     generations,
     logps,
@@ -40,7 +41,6 @@ from data_checks import (
     win_rates,
 )
 from data_checks.base import Frame, Subject, Suite
-from data_checks.drift import drift, shifts
 from data_checks.extension import extra_frames, refuse_wrong
 from data_checks.parts import in_parts
 from data_checks.results import CheckResult, failed, key, mark_latest, recorded, result_name
@@ -98,15 +98,15 @@ def validate(handle: Dataset, store: Store, checks: ChecksConfig, previous: Data
     if handle.name not in SUITES:
         raise DatasetError(f"no data checks are known for {label(handle)}: the suites are {', '.join(SUITES)}")
     subject = Subject.of(handle, store)
-    moved = None if previous is None else shifts(subject, Subject.of(previous, store))
+    moved = None if previous is None else drift.shifts(subject, Subject.of(previous, store))
     suite = [
         *SUITES[handle.name],
-        *([] if moved is None or moved.is_empty() else [drift(moved)]),
+        *([] if moved is None or moved.is_empty() else [drift.frame(moved)]),
         *extra_frames(subject, checks, tuple(SUITES)),
     ]
     frames = {frame.name: in_parts(_judge, frame, subject, checks, offenders=OFFENDERS) for frame in suite}
     wanted = key(store, handle, checks, previous)
-    failures = tuple(_findings(frames, "critical"))
+    failures = tuple(_findings(handle.name, frames, "critical"))
     result = CheckResult(
         handle=handle,
         success=not failures,
@@ -114,7 +114,7 @@ def validate(handle: Dataset, store: Store, checks: ChecksConfig, previous: Data
         key=wanted,
         suite=digest({name: [_declaration(each) for each in frame.results] for name, frame in frames.items()}),
         path=result_name(handle, wanted).removesuffix(".json") + ".html",
-        warnings=tuple(_findings(frames, "warning")),
+        warnings=tuple(_findings(handle.name, frames, "warning")),
         failures=failures,
         previous=previous,
     )
@@ -209,11 +209,16 @@ def _message(result: CheckResult, store: Store) -> str:
     return f"{label(result.handle)} failed {first}{more}; see {store.url}/{result.path}"
 
 
-def _findings(frames: Frames, severity: str) -> Iterator[str]:
+def _findings(noun: str, frames: Frames, severity: str) -> Iterator[str]:
     """One line for each expectation of that severity that failed: which, of what column, how many rows, and the keys of some."""
     for name, frame in frames.items():
         for each in frame.results:
-            if not each.success and (_configuration(each).severity == "critical") == (severity == "critical"):
+            if each.success or (_configuration(each).severity == "critical") != (severity == "critical"):
+                continue
+            if name == drift.NAME and "partial_unexpected_list" in each.result:
+                row, shift = each.result["partial_unexpected_index_list"][0], each.result["partial_unexpected_list"][0]
+                yield drift.finding(noun, row, shift, _configuration(each).kwargs["max_value"])
+            else:
                 yield _finding(name, each)
 
 
@@ -221,10 +226,6 @@ def _finding(rows: str, failure: ExpectationValidationResult) -> str:
     configuration, found = _configuration(failure), failure.result
     if failure.exception_info.get("raised_exception"):
         what = f"it could not be judged, {failure.exception_info['exception_message']}".splitlines()[0]
-    elif rows == "shifts":
-        row = found["partial_unexpected_index_list"][0]
-        moved = found["partial_unexpected_list"][0]
-        what = f"it went from {_number(row['previous'])} to {_number(row['current'])}, a shift of {_number(moved)}"
     elif "unexpected_count" in found:
         keys = ["/".join(_short(*field) for field in row.items()) for row in found["partial_unexpected_index_list"]]
         examples = ", ".join(filter(None, keys)) or f"found {found['partial_unexpected_list'][0]}"
@@ -232,10 +233,6 @@ def _finding(rows: str, failure: ExpectationValidationResult) -> str:
     else:
         what = f"the value is {found.get('observed_value')}"
     return redacted(f"{configuration.type}({_column(configuration)}), {configuration.description}: {what}")
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _short(column: str, value: Any) -> str:

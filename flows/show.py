@@ -86,7 +86,8 @@ def version(store: Store, found: Version) -> None:
         metrics.add_row(name, _number(entry, 4), str(entry["n"]))
     console.print(metrics)
     for line in _warnings(found):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
+    _code(console, store, found)
     console.print(f"policy: {store.where(content.model_out)}", markup=False)
     for name in ("model_in", "model_out", "reference"):
         if store.is_dropped(getattr(content, name)):
@@ -116,15 +117,14 @@ def plan(steps: Sequence[Mapping[str, Any]]) -> None:
 
 
 def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
-    """What the checks of a version's datasets say, and where the page of each lies."""
+    """What the checks of a version's datasets say, and the page of each that says more than that it passed."""
     console = _console()
     for name, result in results.items():
         verdict = "failed" if not result.success else "warned" if result.warnings else "passed"
-        console.print(
-            f"{name:<18} {verdict}  {result.expectations:>3} expectations  {store.storage.url}/{result.path}", markup=False
-        )
-        for finding in (*result.failures, *result.warnings):
-            console.print(f"  {finding}", markup=False)
+        console.print(f"{name:<18} {verdict}  {result.expectations:>3} expectations", markup=False)
+        findings = (*result.failures, *result.warnings)
+        for line in (*findings, *([f"see {store.storage.url}/{result.path}"] if findings else [])):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def verified(checked: Mapping[str, int]) -> None:
@@ -197,6 +197,39 @@ def frame(found: "pl.DataFrame") -> None:
 
 def _warnings(version: Version) -> list[str]:
     return [f"  warning: {name}, {warning}" for name, warnings in version.warnings.items() for warning in warnings]
+
+
+def _code(console: Console, store: Store, found: Version) -> None:
+    """The source trees and environments that the datasets of a version were computed with, and how to get back to each tree."""
+    trees: dict[str, list[str]] = {}
+    environments: dict[str, list[str]] = {}
+    for name, handle in found.content.datasets.items():
+        made = store.manifest(handle).provenance
+        trees.setdefault(_tree(store, made), []).append(name)
+        for environment in made.get("environments", ()):
+            environments.setdefault(environment, []).append(name)
+    for tree, names in trees.items():
+        state, _, back = tree.partition("\n")
+        console.print(
+            f"code {state}: {', '.join(names)}", *([f"  {back}"] if back else []), sep="\n", markup=False, soft_wrap=True
+        )
+    for environment, names in environments.items():
+        place = f"{store.url}/environments/{environment}.json"
+        console.print(f"environment {environment[:12]}: {', '.join(names)}", f"  {place}", sep="\n", markup=False, soft_wrap=True)
+
+
+def _tree(store: Store, made: Mapping[str, Any]) -> str:
+    """The git state in a manifest's provenance; on a second line the command that brings it back."""
+    if "git_revision" not in made:
+        return "of no git checkout"
+    state, back = made["git_revision"][:12], f"git checkout {made['git_revision']}"
+    if "git_patch" in made:
+        state += f", changed by the patch {made['git_patch'][:12]}"
+        state += ", which may not apply: a secret was taken out" if "git_patch_redacted" in made else ""
+        back += f" && git apply {store.url}/patches/{made['git_patch']}.patch"
+    elif made.get("git_dirty"):
+        state += ", changed by a patch that was not kept"
+    return f"{state}\n{back}"
 
 
 def _console() -> Console:

@@ -101,7 +101,7 @@ def test_components_of_the_reward_are_columns(chain: "Chain") -> None:
 def test_a_file_adds_expectations_and_frames(chain: "Chain", tmp_path: Path) -> None:
     handle, checks = chain.dataset("rewards"), in_file(tmp_path, FILE)
     refuse_wrong_checks(checks)
-    with pytest.raises(DataCheckError, match=r"\(best\), one is good: 4 of 4 my_checks: prompts fail: 000000000000, "):
+    with pytest.raises(DataCheckError, match=r"\(best\), one is good: 4 of 4 my_checks\.py: prompts fail: 000000000000, "):
         validate(handle, chain.store, checks)
     loose = in_file(tmp_path, FILE.replace("min_value=4", "min_value=3"))
     (warning,) = validate(handle, chain.store, loose).warnings

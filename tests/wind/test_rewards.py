@@ -12,6 +12,7 @@ import pytest
 from wind.config import InferenceConfig, RuleRewardConfig
 from wind.datasets import Dataset, Store
 from wind.errors import ConfigError, InputError
+from wind.fingerprints import file_digest
 from wind.rewards import RewardsSpec, Rule, resolve_reward
 from wind.rewards.functions import Responses
 from wind.rewards.sources import source_digest
@@ -236,7 +237,7 @@ def test_a_component_may_not_take_a_columns_name(store: Store, rule: object, tmp
         resolve_reward(store, config)
 
 
-def test_the_digest_follows_the_module_and_what_it_imports_from_its_folder(rule: object, tmp_path: Path) -> None:
+def test_the_digest_follows_the_module_and_what_it_imports_from_its_folder(store: Store, rule: object, tmp_path: Path) -> None:
     def digest() -> str:
         return source_digest("reward.function", "kit.rules:reward")
 
@@ -253,6 +254,11 @@ def test_the_digest_follows_the_module_and_what_it_imports_from_its_folder(rule:
         (tmp_path / changed).write_text((tmp_path / changed).read_text() + "# edited\n")
         seen.append(digest())
     assert len(set(seen)) == 5
+    read = {name: file_digest(tmp_path / path) for name, path in {"helper": "helper.py", "kit.words": "kit/words.py"}.items()}
+    made = resolve_reward(store, RuleRewardConfig(kind="rule", function="kit.rules:reward"))
+    assert isinstance(made, Rule)
+    assert made.sources.items() >= read.items()
+    assert set(made.sources) == {"kit", "kit.rules", "kit.words", "helper"}
 
 
 def test_a_rule_edited_after_planning_is_refused(store: Store, rule: Callable[..., Rule], tmp_path: Path) -> None:
