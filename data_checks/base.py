@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow.compute as pc
 from great_expectations.expectations.expectation import Expectation
 
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.datasets import AnyHandle, Dataset, Manifest, Store, label
 from wind.errors import DatasetError
 

@@ -6,7 +6,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, unique
 from data_checks.metrics import numbers, numbers_expectations
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.schemas import KEYS
 
 KEY = KEYS["comparison"]

@@ -13,6 +13,7 @@ import great_expectations.expectations as gxe
 import numpy as np
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
+from great_expectations.expectations.metadata_types import FailureSeverity
 from great_expectations.expectations.row_conditions import Column
 from numpy.typing import NDArray
 
@@ -135,14 +136,14 @@ def _expectations(moved: pl.DataFrame, subject: Subject, checks: ChecksConfig) -
         _within(name, QUANTITIES[subject.handle.name][name].unit, bound, severity)
         for name in moved["quantity"]
         for severity, bound in (
-            ("critical", getattr(checks.drift, name).fail),
-            ("warning", getattr(checks.drift, name).warn),
+            (FailureSeverity.CRITICAL, getattr(checks.drift, name).fail),
+            (FailureSeverity.WARNING, getattr(checks.drift, name).warn),
         )
         if bound is not None
     ]
 
 
-def _within(name: str, unit: str, bound: float, severity: str) -> Expectation:
+def _within(name: str, unit: str, bound: float, severity: FailureSeverity) -> Expectation:
     return gxe.ExpectColumnValuesToBeBetween(
         column="shift",
         min_value=-bound,

@@ -92,9 +92,11 @@ def _frames_of(file: str, function: Callable[[Subject], Any], subject: Subject, 
     for frame in (each for each in returned if isinstance(each, Frame)):
         with _foreign(file, function.__name__):
             table, declared = frame.build(subject), frame.expectations(subject, checks)
-        yield Frame(
-            f"{name}: {frame.name}", frame.key, lambda subject, table=table: table, lambda subject, checks, all=declared: all
-        )
+        yield _built(f"{name}: {frame.name}", frame.key, table, declared)
+
+
+def _built(name: str, key: tuple[str, ...], table: pl.DataFrame, expectations: list[Expectation]) -> Frame:
+    return Frame(name, key, lambda subject: table, lambda subject, checks: expectations)
 
 
 def _frame(name: str, subject: Subject, expectations: list[Expectation]) -> Frame:
@@ -172,7 +174,7 @@ def _meant(name: str, known: Sequence[str]) -> str:
 def _functions(file: str, datasets: Sequence[str]) -> dict[str, Callable[[Subject], Any]]:
     """The functions of a file by dataset. Raises ConfigError if one is named for none, or if there are none."""
     module = _module(file)
-    own = {
+    own: dict[str, Any] = {
         name: function
         for name, function in vars(module).items()
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")

@@ -5,7 +5,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import GENERATION, Frame, Subject, finite, is_known, is_logp, is_present, known, present, unique
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.generations import sampled_prompts
 
 

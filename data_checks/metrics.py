@@ -7,7 +7,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, unique
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 
 KEY = ("iteration", "metric")
 TOLERANCE = 1e-9  # relative: an interval of equal resamples may miss its value by a rounding

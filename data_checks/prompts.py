@@ -10,7 +10,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, unique
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 
 
 def rows(prompts: Subject) -> pl.DataFrame:

@@ -5,7 +5,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, is_known, known, unique
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.schemas import KEYS
 
 KEY = KEYS["rates"]

@@ -8,7 +8,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, is_known, is_logp, known, unique
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.generations import sampled_prompts
 
 KEY = ("step", "prompt_id", "sample_index")

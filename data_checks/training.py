@@ -5,7 +5,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, unique
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 
 KEY = ("step", "metric")
 

@@ -8,7 +8,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import GENERATION, Frame, Subject, finite, is_finite, is_known, is_present, known, present, unique
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 
 TOLERANCE = 1e-9  # of a mean of N win rates in float64
 

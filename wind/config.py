@@ -25,7 +25,7 @@ from wind.objective_config import (
     refresh_steps,
     rows_for,
 )
-from wind.redaction import without_credentials
+from wind.redaction import redacted
 from wind.sections import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -230,7 +230,7 @@ class RunConfig(Section):
     def _holds_no_credentials(self) -> Self:
         # A config is kept beside its run and with Prefect, in every flow run's parameters.
         for name, text in _texts(self.model_dump(mode="json")):
-            if without_credentials(text) != text:
+            if redacted(text) != text:
                 raise ValueError(f"{name} holds a credential: leave it out, and set it in the environment, such as HF_TOKEN")
         return self
 

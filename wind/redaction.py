@@ -8,7 +8,7 @@ values beside a name such as password. Only values are replaced, never the names
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 T = TypeVar("T")
@@ -45,29 +45,29 @@ def redacted(value: T) -> T:
     """`value` without secrets: a text, or every text in a mapping or list; anything else as it is."""
     found: Any = value
     if isinstance(value, str):
-        found = without_credentials(value)
+        found = _without_credentials(value)
         for secret in _of_environment():
             found = found.replace(secret, MARK)
     elif isinstance(value, Mapping):
         found = {name: redacted(content) for name, content in value.items()}
     elif isinstance(value, list | tuple):
         found = type(value)(redacted(content) for content in value)
-    return found
-
-
-def without_credentials(text: str) -> str:
-    """`text` without what can be told to be a secret by its form alone, whatever the environment holds."""
-    text = _PRIVATE_KEY.sub(rf"\1{MARK}\2", text)
-    text = _USER_OF_URL.sub(MARK, text)
-    for pattern in (_URL_PARAMETER, _AUTHORIZATION, _QUOTED, _EXPORTED):
-        text = pattern.sub(rf"\1{MARK}", text)
-    return _FORMS.sub(MARK, text)
+    return cast(T, found)
 
 
 def without_home(path: str) -> str:
     """`path` with the home folder of this user, which is nobody else's business, written as `~`."""
     home = os.path.expanduser("~")
     return f"~{path.removeprefix(home)}" if home != "/" and (path == home or path.startswith(f"{home}/")) else path
+
+
+def _without_credentials(text: str) -> str:
+    """`text` without what can be told to be a secret by its form alone, whatever the environment holds."""
+    text = _PRIVATE_KEY.sub(rf"\1{MARK}\2", text)
+    text = _USER_OF_URL.sub(MARK, text)
+    for pattern in (_URL_PARAMETER, _AUTHORIZATION, _QUOTED, _EXPORTED):
+        text = pattern.sub(rf"\1{MARK}", text)
+    return _FORMS.sub(MARK, text)
 
 
 def _of_environment() -> list[str]:

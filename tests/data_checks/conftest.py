@@ -10,7 +10,7 @@ import pytest
 
 from data_checks.results import CheckResult, contents
 from data_checks.validation import validate
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.datasets import AnyHandle, Dataset, Model, Store
 from wind.errors import DataCheckError
 from wind.schemas import SCHEMAS, preferences_schema, rewards_schema

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from data_checks.validation import validate
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain, Fault, Rows

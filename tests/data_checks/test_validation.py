@@ -12,7 +12,7 @@ import pytest
 
 from data_checks.results import all_recorded, contents, failed, passed, recorded, result_name
 from data_checks.validation import SUITES, validate
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
 from wind.stages import STAGES, STUDIES

@@ -1,6 +1,5 @@
 """Bad input: each ends with its exit code and one line that says what is wrong and where; nothing half-written stays."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_checks.results import recorded
 from wind.datasets import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "warm_workers")]
@@ -103,8 +103,10 @@ def test_constant_rewards_are_blocked_by_a_check(wind: Wind) -> None:
     assert "rewards/" in line
     assert code == 3
     (rewards,) = set(Store("store").handles("rewards")) - before
-    assert json.loads(Path(f"store/checks/rewards/{rewards.fingerprint}.json").read_bytes())["success"] is False
-    assert "<html" in Path(f"store/checks/rewards/{rewards.fingerprint}.html").read_text().lower()
+    result = recorded(Store("store"), rewards)  # type: ignore[arg-type]
+    assert result is not None
+    assert not result.success
+    assert "<html" in Path("store", result.path).read_text().lower()
     assert list(Store("store").handles("win_rates")) == wins
 
 

@@ -49,8 +49,9 @@ def test_old_versions_are_checked_again_and_shown(wind: Wind) -> None:
     code, out, _ = wind("show", "tiny")
     assert re.search(r"^generations .* \d+ passed", out, re.MULTILINE)
     assert "git checkout " in out or "of no git checkout" in out
-    (environment,) = set(re.findall(r"store/environments/[0-9a-f]{64}\.json", out))
-    assert json.loads(Path(environment).read_text())["packages"]
+    environments = set(re.findall(r"store/environments/[0-9a-f]{64}\.json", out))  # of this process, and of its workers
+    assert environments
+    assert all(json.loads(Path(environment).read_text())["packages"] for environment in environments)
 
 
 def test_a_version_of_an_older_layout_is_still_read(wind: Wind) -> None:
