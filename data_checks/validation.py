@@ -194,6 +194,9 @@ def _escaped(frame: ExpectationSuiteValidationResult) -> ExpectationSuiteValidat
     safe = deepcopy(frame)
     for each in safe.results:
         each.result = json.loads(escape(json.dumps(each.result), quote=False))
+        configuration = _configuration(each)
+        note = " (a warning)" if configuration.severity == "warning" else ""  # Data Docs mark it as they mark a failure
+        configuration.description = escape(f"{configuration.description}{note}", quote=False)
     return safe
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from wind.config import WorkersConfig
 from wind.datasets import Dataset
@@ -37,6 +37,7 @@ class Worker:
     def __init__(self, python: str, log: Path, environment: Mapping[str, str]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
+        kept = log.open("ab", buffering=0)
         self._process = subprocess.Popen(
             [python, "-m", "wind.worker"],
             stdin=subprocess.PIPE,
@@ -47,7 +48,7 @@ class Worker:
             start_new_session=True,
             env={**os.environ, **environment},
         )
-        self._logging = threading.Thread(target=self._keep_log, daemon=True)
+        self._logging = threading.Thread(target=self._keep_log, args=(kept,), daemon=True)
         self._logging.start()
 
     def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
@@ -85,12 +86,13 @@ class Worker:
                 with contextlib.suppress(BrokenPipeError):  # a request that the process no longer read
                     stream.close()
 
-    def _keep_log(self) -> None:
-        """Write what the process says on its standard error to the log, line by line and without secrets, until it ends."""
+    def _keep_log(self, log: IO[bytes]) -> None:
+        """Write what the process says on its standard error to `log`, line by line and without secrets, until it ends."""
         assert self._process.stderr is not None
-        with self._process.stderr as stderr, self._log.open("a", encoding="utf-8", buffering=1) as log:
+        with self._process.stderr as stderr, log:
             for line in stderr:
-                log.write(redacted(line))
+                with contextlib.suppress(OSError):  # a full disk; unread, the pipe would fill and hold up the process
+                    log.write(redacted(line).encode())
 
     def _died(self, job: Job) -> StageError:
         code = self._process.wait()

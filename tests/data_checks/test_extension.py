@@ -55,6 +55,7 @@ def test_the_config_adds_an_expectation(chain: "Chain") -> None:
         validate(handle, chain.store, checks)
     result = validate(handle, chain.store, extra("generations", **LENGTH, severity="warning", description="short answers"))
     assert result.warnings == ("expect_column_mean_to_be_between(response_tokens), short answers: the value is 2.0",)
+    assert "short answers (a warning)" in chain.store.storage.read(result.path).decode()
     assert validate(chain.dataset("rewards"), chain.store, checks).warnings == ()
 
 

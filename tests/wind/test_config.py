@@ -44,6 +44,31 @@ def test_a_recipe_is_its_values_and_the_defaults(recipe: Path) -> None:
     assert config.reward == RuleRewardConfig(kind="rule", function="rewards:length")
 
 
+def test_a_credential_is_refused_and_not_repeated(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_PASSWORD", "correct-horse")
+    for override in (
+        "prompts.source=https://ann:pa55@host/x",
+        "root=s3://AKIAIOSFODNN7EXAMPLE:x@bucket",
+        "policy.path=correct-horse",
+    ):
+        name = override.partition("=")[0]
+        assert (
+            message_of(recipe, override)
+            == f"{name} holds a credential: leave it out, and set it in the environment, such as HF_TOKEN"
+        )
+
+
+def test_one_bound_of_a_drift_can_be_set(recipe: Path) -> None:
+    drift = load_config(recipe, ["checks.drift.kl.fail=20", "checks.drift.tie_share={warn: null}"]).checks.drift
+    assert (drift.kl.warn, drift.kl.fail) == (10, 20)
+    assert (drift.tie_share.warn, drift.tie_share.fail) == (None, None)
+    assert message_of(recipe, "checks.drift.kl.warm=1").startswith("checks.drift.kl.warm is not a setting; did you mean")
+    assert message_of(recipe, "checks.drift.kl.warn=-1").startswith(
+        "checks.drift.kl.warn is -1; it must be greater than or equal"
+    )
+    assert message_of(recipe, "checks.drift=3") == "checks.drift is 3; it must be a mapping of settings"
+
+
 def test_overrides_are_yaml_and_the_last_one_counts(recipe: Path) -> None:
     config = load_config(
         recipe,
