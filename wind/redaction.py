@@ -7,7 +7,7 @@ values beside a name such as password. Only values are replaced, never the names
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -29,36 +29,40 @@ _FORMS = re.compile(
 )
 _USER_OF_URL = re.compile(r"(?<=://)[^\s/?#@\"'<>]+(?=@)")
 _URL_PARAMETER = re.compile(
-    rf"([?&;](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|sig|signature|AWSAccessKeyId|[\w-]*{_SECRET_NAME}|key)=)"
+    rf"([?&;](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|sig|signature|AWSAccessKeyId|[\w-]{{0,40}}{_SECRET_NAME}|key)=)"
     r"[^\s&;#\"'<>\\]+",
     re.IGNORECASE,
 )
 _AUTHORIZATION = re.compile(r"(\b(?:Bearer|Basic)\s+)[\w.~+/-]{8,}=*")
 _QUOTED = re.compile(
-    rf"(\b[\w-]*{_SECRET_NAME}\\?[\"']?\s*[:=]\s*\\?[\"'])(?!\[redacted\])[^\s\"'\\]{{6,}}(?=\\?[\"'])", re.IGNORECASE
+    rf"(\b[\w-]{{0,40}}{_SECRET_NAME}\\?[\"']?\s*[:=]\s*\\?[\"'])(?!\[redacted\])[^\s\"'\\]{{6,}}(?=\\?[\"'])", re.IGNORECASE
 )
-_EXPORTED = re.compile(r"(\b[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY)=)(?!\[redacted\])[^\s\"'\\]{6,}")
+_EXPORTED = re.compile(r"(\b[A-Z][A-Z0-9_]{0,60}(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY)=)(?!\[redacted\])[^\s\"'\\]{6,}")
 _PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 
 
 def redacted(value: T) -> T:
     """`value` without secrets: a text, or every text in a mapping or list; anything else as it is."""
-    found: Any = value
-    if isinstance(value, str):
-        found = _without_credentials(value)
-        for secret in _of_environment():
-            found = found.replace(secret, MARK)
-    elif isinstance(value, Mapping):
-        found = {name: redacted(content) for name, content in value.items()}
-    elif isinstance(value, list | tuple):
-        found = type(value)(redacted(content) for content in value)
-    return cast(T, found)
+    return cast(T, _redacted(value, _of_environment()))
 
 
 def without_home(path: str) -> str:
     """`path` with the home folder of this user, which is nobody else's business, written as `~`."""
     home = os.path.expanduser("~")
     return f"~{path.removeprefix(home)}" if home != "/" and (path == home or path.startswith(f"{home}/")) else path
+
+
+def _redacted(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        text = _without_credentials(value)
+        for secret in secrets:
+            text = text.replace(secret, MARK)
+        return text
+    if isinstance(value, Mapping):
+        return {name: _redacted(content, secrets) for name, content in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_redacted(content, secrets) for content in value)
+    return value
 
 
 def _without_credentials(text: str) -> str:
