@@ -25,11 +25,11 @@ def floats(*values: float) -> Any:
     return np.array(values)
 
 
-def drift(**bounds: dict[str, float | None]) -> ChecksConfig:
+def drift(**bounds: Any) -> ChecksConfig:
     return ChecksConfig.model_validate({"drift": bounds})
 
 
-def moved(chain: "Chain", previous: Dataset, current: Dataset) -> dict[str, tuple[float, ...]]:
+def moved(chain: "Chain", previous: Dataset, current: Dataset) -> dict[str, tuple[Any, ...]]:
     frame = shifts(Subject.of(current, chain.store), Subject.of(previous, chain.store))
     return {row[0]: row[1:] for row in frame.rows()}
 

@@ -85,8 +85,7 @@ def test_a_killed_worker_is_reported_and_replaced(store: Store, pool: Pool) -> N
     computed = pool.compute(job(store, given), "transformers", lambda done, total: None)
     (worker,) = pool._workers.values()
     os.kill(worker._process.pid, signal.SIGKILL)
-    while is_running(worker._process.pid):
-        time.sleep(0.01)
+    worker._process.wait()
     again = rewards(store, PAIR | {"reward": [2.0, 3.0]})
     assert pool.compute(job(store, again), "transformers", lambda done, total: None).rows == computed.rows
 
