@@ -16,7 +16,7 @@ from great_expectations.core import ExpectationSuiteValidationResult, Expectatio
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 
 Judge = Callable[[Frame, Subject, ChecksConfig], ExpectationSuiteValidationResult]
 

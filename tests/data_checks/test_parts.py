@@ -12,9 +12,9 @@ import pytest
 
 from data_checks import base
 from data_checks.base import Subject
-from data_checks.results import result_name
+from data_checks.results import contents
 from data_checks.validation import validate
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.datasets import Dataset, Store
 from wind.errors import DataCheckError
 
@@ -71,7 +71,8 @@ def verdict(store: Store, handle: Dataset) -> tuple[str, Any]:
         validate(handle, store, ChecksConfig())
     except DataCheckError as error:
         message = str(error)
-    return message, json.loads(store.storage.read(result_name(handle)), parse_float=lambda text: round(float(text), 12))
+    content = json.dumps(contents(store, handle))
+    return message, json.loads(content, parse_float=lambda text: round(float(text), 12))
 
 
 @pytest.mark.slow
@@ -108,7 +109,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from data_checks.validation import validate
-from wind.config import ChecksConfig
+from wind.check_config import ChecksConfig
 from wind.datasets import Dataset, Store
 
 def memory(name):

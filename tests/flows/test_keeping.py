@@ -1,5 +1,6 @@
 """Tags, rollback and garbage collection on real runs: the same versions come out, and nothing that is needed goes."""
 
+import json
 import threading
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.garbage import collect
-from wind.versions import Version, find, history, verify
+from wind.versions import Version, Versions, find, history, verify
 
 Recipe = Callable[..., DistillConfig]
 Wind = Callable[..., tuple[int, str, str]]

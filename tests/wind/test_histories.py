@@ -12,17 +12,23 @@ from wind.histories import find_prompt, history
 from wind.versions import Version, Versions
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """For tests that take nothing away."""
+    return Run(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
-def test_responses_of_every_iteration_best_first(run: Run) -> None:
-    found = history(run.store, run.versions[1], TRAIN)
+def test_responses_of_every_iteration_best_first(shared: Run) -> None:
+    found = history(shared.store, shared.versions[1], TRAIN)
     assert (found.prompt, found.split, found.answer) == ("first", "train", None)
     assert [(each.iteration, each.version, each.policy) for each in found.iterations] == [
-        (1, "tiny@1", run.models[0].fingerprint),
-        (2, "tiny@2", run.models[1].fingerprint),
+        (1, "tiny@1", shared.models[0].fingerprint),
+        (2, "tiny@2", shared.models[1].fingerprint),
     ]
     for iteration, answers in enumerate(found.iterations, 1):
         best_first = sorted(range(4), key=lambda index: -REWARDS[iteration][index])
@@ -33,14 +39,14 @@ def test_responses_of_every_iteration_best_first(run: Run) -> None:
         assert answers.rows[0]["win_rate"] == 1.0
 
 
-def test_a_held_out_prompt_was_answered_by_the_trained_model(run: Run) -> None:
-    found = history(run.store, run.versions[0], HELD_OUT)
+def test_a_held_out_prompt_was_answered_by_the_trained_model(shared: Run) -> None:
+    found = history(shared.store, shared.versions[0], HELD_OUT)
     (answers,) = found.iterations
-    assert answers.policy == run.models[1].fingerprint
+    assert answers.policy == shared.models[1].fingerprint
     assert [row["response"] for row in answers.rows] == ["held out 0", "held out 1"]
 
 
-def test_on_policy_a_prompt_has_the_steps_it_was_sampled_for(run: Run) -> None:
+def test_on_policy_a_prompt_has_the_steps_it_was_sampled_for(shared: Run) -> None:
     columns = {
         "step": pa.array([2, 2, 2, 4, 4, 4], pa.int32()),
         "prompt_id": [TRAIN] * 6,
@@ -56,18 +62,18 @@ def test_on_policy_a_prompt_has_the_steps_it_was_sampled_for(run: Run) -> None:
         "logp_policy": [-1.0] * 6,
         "logp_reference": [-2.0] * 6,
     }
-    rollouts, _ = publish(run.store, "rollouts", columns)
-    content = run.versions[0].content.model_copy(update={"datasets": {"prompts": run.prompts, "rollouts": rollouts}})
-    version: Version = Versions(run.store, "fresh").publish(content, checks={}, metrics={}, seconds={})
-    (answers,) = history(run.store, version, TRAIN).iterations
+    rollouts, _ = publish(shared.store, "rollouts", columns)
+    content = shared.versions[0].content.model_copy(update={"datasets": {"prompts": shared.prompts, "rollouts": rollouts}})
+    version: Version = Versions(shared.store, "fresh").publish(content, checks={}, metrics={}, seconds={})
+    (answers,) = history(shared.store, version, TRAIN).iterations
     assert "".join(row["response"] for row in answers.rows) == "bacdef"
     assert [row["step"] for row in answers.rows] == [2, 2, 2, 4, 4, 4]
 
 
-def test_the_evaluation_s_side_of_the_policy(run: Run) -> None:
+def test_the_evaluation_s_side_of_the_policy(shared: Run) -> None:
     """What the evaluation says of the policy's response has the name that other datasets have for it."""
-    theirs = run.store.read(run.versions[0].content.datasets["eval_generations"]).to_pydict() | {"response": ["r0", "r1"]}
-    reference, _ = publish(run.store, "generations", theirs, code="reference")
+    theirs = shared.store.read(shared.versions[0].content.datasets["eval_generations"]).to_pydict() | {"response": ["r0", "r1"]}
+    reference, _ = publish(shared.store, "generations", theirs, code="reference")
     columns = {
         **key(HELD_OUT, 2),
         **{name: [1.0, 2.0] for name in ("reward_policy", "logp_policy", "accuracy_policy")},
@@ -76,11 +82,11 @@ def test_the_evaluation_s_side_of_the_policy(run: Run) -> None:
         **{f"response_tokens_{side}": pa.array([1, 2], pa.int32()) for side in ("policy", "reference")},
         **{f"is_truncated_{side}": [False, False] for side in ("policy", "reference")},
     }
-    evaluation, _ = publish(run.store, "evaluation", columns, {"generations_reference": reference})
-    content = run.versions[0].content
+    evaluation, _ = publish(shared.store, "evaluation", columns, {"generations_reference": reference})
+    content = shared.versions[0].content
     content = content.model_copy(update={"datasets": content.datasets | {"evaluation": evaluation}})
-    version = Versions(run.store, "judged").publish(content, checks={}, metrics={}, seconds={})
-    (answers,) = history(run.store, version, HELD_OUT).iterations
+    version = Versions(shared.store, "judged").publish(content, checks={}, metrics={}, seconds={})
+    (answers,) = history(shared.store, version, HELD_OUT).iterations
     first = answers.rows[0]
     assert {name: first[name] for name in ("response", "response_reference", "reward_policy", "response_tokens", "accuracy")} == {
         "response": "held out 0",

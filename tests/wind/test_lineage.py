@@ -15,6 +15,12 @@ from wind.lineage.drawing import mermaid, svg
 from wind.lineage.layers import layout
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """For tests that take nothing away."""
+    return Run(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
@@ -28,8 +34,8 @@ def edges(found: Lineage) -> set[tuple[str, str, str]]:
     }
 
 
-def test_a_model_comes_from_everything_before_its_training(run: Run) -> None:
-    found = of_handle(run.store, run.models[2])
+def test_a_model_comes_from_everything_before_its_training(shared: Run) -> None:
+    found = of_handle(shared.store, shared.models[2])
     assert edges(found) == {
         ("training", "model", "models"),
         ("models", "policy", "training"),
@@ -44,7 +50,9 @@ def test_a_model_comes_from_everything_before_its_training(run: Run) -> None:
     count = {kind: sum(node.kind == kind for node in found.nodes.values()) for kind in ("dataset", "model", "source")}
     assert count == {"dataset": 9, "model": 3, "source": 1}  # prompts, and four of each iteration
     (source,) = (node for node in found.nodes.values() if node.kind == "source")
-    assert source.files == [{"name": "prompts.jsonl", "bytes": 41, "sha256": run.store.manifest(run.source).files[0].sha256}]
+    assert source.files == [
+        {"name": "prompts.jsonl", "bytes": 41, "sha256": shared.store.manifest(shared.source).files[0].sha256}
+    ]
     assert source.computed_by is None
     assert source.provenance == {"source": "prompts.jsonl"}
     root = found.nodes[found.root]
@@ -52,12 +60,12 @@ def test_a_model_comes_from_everything_before_its_training(run: Run) -> None:
     assert root.computed_by["stage"] == "training"
 
 
-def test_a_version_has_its_datasets_and_models_and_the_rest_above(run: Run) -> None:
-    found = of_version(run.store, run.versions[1])
+def test_a_version_has_its_datasets_and_models_and_the_rest_above(shared: Run) -> None:
+    found = of_version(shared.store, shared.versions[1])
     names = [name for called, _ in found.parents(found.root) for name in called.split(", ")]
-    assert names == [*run.versions[1].content.datasets, "model_in", "model_out", "reference"]
+    assert names == [*shared.versions[1].content.datasets, "model_in", "model_out", "reference"]
     assert sum(node.kind == "dataset" for node in found.nodes.values()) == 10  # the first evaluation made nothing of this
-    assert chain(run.store, run.versions[1]) == run.versions
+    assert chain(shared.store, shared.versions[1]) == shared.versions
 
 
 def test_of_equal_content_the_version_s_own_computation_counts(run: Run) -> None:
@@ -113,8 +121,8 @@ def test_what_is_missing_or_damaged_says_so(run: Run) -> None:
     assert svg(found).count("stroke-dasharray") == len(damage) + 1  # and the legend
 
 
-def test_drawings_show_every_node_and_every_line_once(run: Run) -> None:
-    found = of_version(run.store, run.versions[1])
+def test_drawings_show_every_node_and_every_line_once(shared: Run) -> None:
+    found = of_version(shared.store, shared.versions[1])
     lines = {(parent.id, child) for child in found.nodes for _, parent in found.parents(child)}
     text = mermaid(found)
     assert text.startswith("flowchart TD\n")
@@ -130,7 +138,7 @@ def test_drawings_show_every_node_and_every_line_once(run: Run) -> None:
         if box.attrib["width"] != "100%":
             assert 0 <= float(box.attrib["x"]) <= width - float(box.attrib["width"])
             assert 0 <= float(box.attrib["y"]) <= height - float(box.attrib["height"])
-    assert svg(found) == svg(of_version(run.store, run.versions[1]))
+    assert svg(found) == svg(of_version(shared.store, shared.versions[1]))
 
 
 def test_a_name_that_means_something_to_a_drawing_is_only_a_name(run: Run, tmp_path: Path) -> None:
