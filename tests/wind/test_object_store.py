@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.conftest import s3_request
 from tests.wind.test_dataset_crashes import publish, steps
@@ -28,6 +30,16 @@ PROGRAM = "import sys; sys.path.insert(0, {folder!r})\nfrom test_dataset_crashes
 def bucket(s3: str) -> Store:
     """An empty store in a bucket."""
     return Store(s3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files of a model; nothing here loads them."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": np.arange(6, dtype=np.float32)}, folder / "model.safetensors")
+    return folder
 
 
 def in_process(program: str, root: str) -> "subprocess.Popen[str]":
@@ -93,35 +105,35 @@ def test_damage_is_found_named_and_repaired(bucket: Store, kind: str) -> None:
         assert bucket.verify(handle).rows == 3
 
 
-def test_a_model_is_copied_to_this_machine_once(bucket: Store, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bucket.import_model(tiny_model)
-    assert bucket.import_model(tiny_model) == model
+def test_a_model_is_copied_to_this_machine_once(bucket: Store, folder: Path) -> None:
+    model = bucket.import_model(folder)
+    assert bucket.import_model(folder) == model
     assert bucket.verify(model).kind == "models"
-    folder = bucket.path(model)
-    assert folder == cache_folder(bucket.url) / "models" / model.fingerprint
-    weights = folder / "model.safetensors"
-    assert weights.read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    copy = bucket.path(model)
+    assert copy == cache_folder(bucket.url) / "models" / model.fingerprint
+    weights = copy / "model.safetensors"
+    assert weights.read_bytes() == (folder / "model.safetensors").read_bytes()
     before = weights.stat().st_mtime_ns
-    assert bucket.path(model) == folder
+    assert bucket.path(model) == copy
     assert weights.stat().st_mtime_ns == before
-    (folder / "config.json").unlink()
-    assert bucket.path(model) == folder
-    assert (folder / "config.json").is_file()
+    (copy / "config.json").unlink()
+    assert bucket.path(model) == copy
+    assert (copy / "config.json").is_file()
     assert weights.stat().st_mtime_ns == before  # only what was missing
     name = f"models/{model.fingerprint}/model.safetensors"
     bucket.storage.write(name, bucket.storage.read(name)[:-1] + b"\xff")
-    shutil.rmtree(folder)
+    shutil.rmtree(copy)
     with pytest.raises(DatasetError, match=r"model.safetensors does not have the sha256"):
         bucket.path(model)
-    assert not (folder / "manifest.json").exists()
+    assert not (copy / "manifest.json").exists()
 
 
-def test_a_published_model_leaves_nothing_behind(bucket: Store, tiny_model: Path) -> None:
+def test_a_published_model_leaves_nothing_behind(bucket: Store, folder: Path) -> None:
     scratch = bucket.scratch("training") / "export"
-    shutil.copytree(tiny_model, scratch)
+    shutil.copytree(folder, scratch)
     model = bucket.publish_model(scratch, numbers={"loss": 0.5})
     assert not scratch.exists()
-    assert model == bucket.import_model(tiny_model)
+    assert model == bucket.import_model(folder)
     assert bucket.verify(model).numbers == {"loss": 0.5}
 
 
