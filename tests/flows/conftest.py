@@ -122,6 +122,15 @@ def warm_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def own_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All runs that the test makes in this process share workers that know its folder and its environment."""
+    pool = WarmPool(WorkersConfig(), "cpu", tmp_path / "logs")
+    monkeypatch.setattr(tasks.running, "Pool", lambda *arguments: pool)
+    yield
+    Pool.close(pool)
+
+
+@pytest.fixture
 def wind(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:

@@ -11,7 +11,7 @@ import pytest
 from data_checks.results import recorded
 from wind.datasets import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "warm_workers")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 Wind = Callable[..., tuple[int, str, str]]
 

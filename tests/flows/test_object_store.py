@@ -23,7 +23,7 @@ def run(config: DistillConfig) -> list[str]:
         return [event.task for event in here.events if event.outcome == "computed"]
 
 
-@pytest.mark.usefixtures("prefect_server", "warm_workers")
+@pytest.mark.usefixtures("prefect_server", "own_workers")
 def test_a_run_in_a_bucket_makes_the_same_version(
     recipe: Callable[..., DistillConfig],
     finished: Path,
