@@ -21,8 +21,7 @@ from wind.cards import dataset_card, model_card
 from wind.datasets import MODEL_FILES, Dataset, Model, Store, folder_of, label
 from wind.errors import ConfigError, DatasetError
 from wind.files import lock, sync_folder
-from wind.reading import named
-from wind.versions import Version, Versions, find, runs
+from wind.versions import Version, Versions, find, named, runs
 
 HELD_OUT = ("evaluation", "metrics")  # of the eval split, though their names do not say so
 

@@ -17,16 +17,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 
-from wind.datasets import AnyHandle, Dataset, Manifest, Model, Store, folder_of, label
+from wind.datasets import Dataset, Manifest, Model, Store, folder_of, label
 from wind.errors import ConfigError, DatasetError
 from wind.storage import LocalStorage
-from wind.versions import Version, Versions, find, runs
+from wind.versions import Version, Versions, find, named, runs
 
 if TYPE_CHECKING:
     import datasets
     from polars._plr import PyLazyFrame
 
-__all__ = ["ModelReader", "Rows", "StoreReader", "VersionReader", "named", "open"]
+__all__ = ["ModelReader", "Rows", "StoreReader", "VersionReader", "open"]
 
 
 def open(root: Path | str) -> "StoreReader":
@@ -35,23 +35,6 @@ def open(root: Path | str) -> "StoreReader":
     if not any(store.storage.names(folder) for folder in ("runs", "datasets", "models", "sources")):
         raise ConfigError(f"{root} is not a store: name the `root` of a run")
     return StoreReader(store)
-
-
-def named(store: Store, name: str) -> AnyHandle:
-    """The dataset or model called VERSION:NOUN or NOUN/DIGITS. Raises ConfigError if none is, or several are."""
-    version, colon, dataset = name.rpartition(":")
-    if colon:
-        handles = find(store, version).handles()
-        if dataset not in handles:
-            raise ConfigError(f"{version} has no dataset {dataset!r}: it has {', '.join(handles)}")
-        return handles[dataset]
-    kind, _, digits = name.partition("/")
-    matches = [handle for handle in store.handles(kind) if digits and handle.fingerprint.startswith(digits)]
-    if len(matches) != 1:
-        raise ConfigError(
-            f"{name!r} names {len(matches)} datasets in {store.storage.url}: give VERSION:NOUN, or NOUN/ and more digits"
-        )
-    return matches[0]
 
 
 class Rows(pl.LazyFrame):

@@ -262,6 +262,21 @@ def find(store: Store, name: str) -> Version:
     raise ConfigError(f"no version is called {name!r} in {store.url} (runs: {known}); `wind versions` lists them")
 
 
+def named(store: Store, name: str) -> AnyHandle:
+    """The dataset or model called VERSION:NOUN or NOUN/DIGITS. Raises ConfigError if none is, or several are."""
+    version, colon, dataset = name.rpartition(":")
+    if colon:
+        handles = find(store, version).handles()
+        if dataset not in handles:
+            raise ConfigError(f"{version} has no dataset {dataset!r}: it has {', '.join(handles)}")
+        return handles[dataset]
+    kind, _, digits = name.partition("/")
+    matches = [handle for handle in store.handles(kind) if digits and handle.fingerprint.startswith(digits)]
+    if len(matches) != 1:
+        raise ConfigError(f"{name!r} names {len(matches)} datasets in {store.url}: give VERSION:NOUN, or NOUN/ and more digits")
+    return matches[0]
+
+
 def history(store: Store, version: Version) -> list[Version]:
     """`version` and all that it continues, the first iteration first, in whatever runs they are.
 

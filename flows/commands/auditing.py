@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows import show, show_audit
-from flows.options import Json, Root, lineage_of
+from flows import show
+from flows.options import Json, Root
 from wind.datasets import AnyHandle, Store
 from wind.files import atomic_write
-from wind.reading import named
-from wind.versions import Versions, find, runs, verify
+from wind.versions import Versions, find, named, runs, verify
 
 commands = typer.Typer()
 
@@ -57,6 +56,8 @@ def lineage(
     as_json: Json = False,
 ) -> None:
     """Show every ancestor, up to the files that came from outside."""
+    from flows import show_audit
+    from flows.subjects import lineage_of
     from wind.lineage import drawing
 
     found = lineage_of(Store(root), name, run_name)
@@ -79,6 +80,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show what differs between two versions, and why each dataset was computed anew."""
+    from flows import show_audit
     from wind.differences import difference
 
     store = Store(root)

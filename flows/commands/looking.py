@@ -6,15 +6,11 @@ from typing import Annotated
 
 import typer
 
-from flows import show, show_audit
-from flows.answers import print_json, print_rows, write_rows
-from flows.options import Json, Root, print_versions, prompt_of
+from flows import show
+from flows.options import Json, Root, print_versions
 from wind.datasets import Store
 from wind.errors import ConfigError
-from wind.histories import history
-from wind.reading import named
-from wind.sql import answer
-from wind.versions import Versions, find
+from wind.versions import Versions, find, named
 from wind.versions import runs as runs_of
 
 commands = typer.Typer()
@@ -65,6 +61,10 @@ def prompt(
     as_json: Json = False,
 ) -> None:
     """Show one prompt's responses in every iteration side by side."""
+    from flows import show_audit
+    from flows.subjects import prompt_of
+    from wind.histories import history
+
     store = Store(root)
     found = history(store, *prompt_of(store, digits, run_name))
     print(found.model_dump_json(indent=1)) if as_json else show_audit.history(found)
@@ -84,6 +84,9 @@ def sql(
 
     The only run, if none is named.
     """
+    from flows.answers import print_json, print_rows, write_rows
+    from wind.sql import answer
+
     if sum([csv is not None, parquet is not None, as_json]) > 1 or (name and run_name):
         raise ConfigError("give one of --json, --csv and --parquet, and either VERSION or --run")
     store = Store(root)

@@ -78,7 +78,7 @@ def test_another_machine_gets_the_same(
     with tarfile.open(archive) as unpacked:
         unpacked.extractall(tmp_path / "unpacked", filter="data")
     opened = Store(tmp_path / "unpacked")
-    Versions(opened, "demo").tag("latest", versions[1])
+    Versions(opened, "demo").set_latest(versions[1])
     assert verify(opened, versions[1]) == verify(store, versions[1])
 
 

@@ -211,7 +211,7 @@ def test_a_plan_is_compared_with_what_latest_goes_on_from(tmp_path: Path) -> Non
     assert first.datasets == run.versions[0].content.datasets
     again = run.versions[0].content.model_copy(update={"recipe": {"seed": 1}})
     third = Versions(run.store, "tiny").publish(again, checks={}, metrics={}, seconds={})
-    Versions(run.store, "tiny").tag("latest", run.versions[1])
+    Versions(run.store, "tiny").set_latest(run.versions[1])
     assert third.number == 3
     back = newest(run.store, "tiny", 1)
     assert back is not None

@@ -1,0 +1,43 @@
+"""What a lineage or a history is asked of, by the name that the command line gives it."""
+
+import re
+from collections.abc import Sequence
+
+from wind.datasets import Store
+from wind.errors import ConfigError
+from wind.histories import find_prompt
+from wind.lineage import Lineage, of_handle, of_prompt, of_version
+from wind.versions import Version, find, named
+
+PROMPT_ID = re.compile(r"^[0-9a-f]{1,32}$")
+
+
+def lineage_of(store: Store, name: str, run: str | None = None) -> Lineage:
+    """The lineage of what is called `name`: a version, a dataset or model as in `named`, or a prompt by digits of its id."""
+    version, colon, _ = name.rpartition(":")
+    if colon or "/" in name:
+        return of_handle(store, named(store, name), find(store, version) if colon else None)
+    try:
+        return of_version(store, find(store, name))
+    except ConfigError:
+        if not PROMPT_ID.match(name):
+            raise
+    versions, prompt_id = find_prompt(store, name, run)
+    if len({version.content.datasets["prompts"] for version in versions}) > 1:
+        raise several_runs(prompt_id, versions)
+    return of_prompt(store, versions[0], prompt_id)
+
+
+def prompt_of(store: Store, digits: str, run: str | None) -> tuple[Version, str]:
+    """The latest version of the run that has the prompt, and its whole id. Raises ConfigError if it is not clear which."""
+    versions, prompt_id = find_prompt(store, digits, run)
+    if len(versions) > 1:
+        raise several_runs(prompt_id, versions)
+    return versions[0], prompt_id
+
+
+def several_runs(prompt_id: str, versions: Sequence[Version]) -> ConfigError:
+    """What is wrong where a run must be named."""
+    return ConfigError(
+        f"prompt {prompt_id[:12]} is in the runs {', '.join(version.run for version in versions)}: say which with --run"
+    )
