@@ -115,13 +115,13 @@ def _load(store: Store, model: Model, dtype: DType) -> "torch.nn.Module":
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     store.manifest(model)
     name = label(model)
     loaded: Any  # from_pretrained's annotations do not know output_loading_info
     info: dict[str, Any]
     try:
-        loaded, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+        loaded, info = AutoModelForCausalLM.from_pretrained(
             store.path(model),
             dtype=getattr(torch, dtype),
             attn_implementation="sdpa",

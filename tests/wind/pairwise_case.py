@@ -58,7 +58,7 @@ def pairrm_folder(folder: Path, *, tasks: int = 2) -> Path:
     config = DebertaV2Config(**fields)
     config.save_pretrained(folder)
     torch.manual_seed(3)
-    weights = {f"pretrained_model.{name}": tensor for name, tensor in DebertaV2Model(config).state_dict().items()}  # type: ignore[no-untyped-call]
+    weights = {f"pretrained_model.{name}": tensor for name, tensor in DebertaV2Model(config).state_dict().items()}
     shapes = {"1.weight": (16, 32), "1.bias": (16,), "4.weight": (tasks, 16), "4.bias": (tasks,)}
     weights |= {f"head_layer.{name}": torch.randn(shape) for name, shape in shapes.items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
@@ -77,7 +77,7 @@ def digits_cross_encoder(folder: Path, tokenizer_folder: Path) -> Path:
     shape |= {"num_hidden_layers": 2, "max_position_embeddings": 128, "num_labels": 1}
     config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **shape)
     torch.manual_seed(0)
-    model = LlamaForSequenceClassification(config)  # type: ignore[no-untyped-call]
+    model = LlamaForSequenceClassification(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     generator = random.Random(0)
     for _ in range(150):

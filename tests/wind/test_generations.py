@@ -317,7 +317,7 @@ def test_text_keeps_the_space_that_sentencepiece_drops() -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")  # type: ignore[no-untyped-call]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     assert fast.decode([4, 5]) == "bc"
     assert response_text(fast, [1, 3], [4, 5, 2]) == " bc"
     assert response_text(fast, [1, 3], [5, 4, 2]) == "c b"

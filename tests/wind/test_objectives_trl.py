@@ -49,7 +49,7 @@ def trl_loss(loss_type: str, beta: float, logps_M_2: torch.Tensor, reference_M_2
         "ref_chosen_logps": reference_B[: rows // 2],
         "ref_rejected_logps": reference_B[rows // 2 :],
     }
-    return float(DPOTrainer._compute_loss(trainer, lambda **model_inputs: outputs, inputs, False))  # type: ignore[no-untyped-call]
+    return float(DPOTrainer._compute_loss(trainer, lambda **model_inputs: outputs, inputs, False))
 
 
 def pairs_of_two(seed: int) -> tuple[torch.Tensor, Batch, torch.Tensor]:

@@ -108,7 +108,7 @@ def published_pairrm(folder: Path, source_tokens: int = 1224, candidate_tokens: 
 
     stored = load_file(folder / "model.safetensors")
     config = DebertaV2Config.from_pretrained(folder)
-    encoder = DebertaV2Model(config).eval()  # type: ignore[no-untyped-call]
+    encoder = DebertaV2Model(config).eval()
     prefix = "pretrained_model."
     encoder.load_state_dict({name.removeprefix(prefix): weight for name, weight in stored.items() if name.startswith(prefix)})
     content = json.loads((folder / "tokenizer.json").read_bytes())
@@ -154,7 +154,7 @@ def test_the_batch_does_not_matter(pairrm: Path) -> None:
     from wind.rewards.pairwise import PairwiseReward
     from wind.rewards.scorer import Scorer
 
-    model = PairRM.from_pretrained(pairrm, dtype=torch.float64).eval()  # type: ignore[no-untyped-call]
+    model = PairRM.from_pretrained(pairrm, dtype=torch.float64).eval()
     encode = PairRMEncoder(pairrm, "model", model.config, 1224, 412)
     texts = ["a", "bb bb bb bb", "c c"]
     rows = Responses(["p"] * 3, range(3), [[{"role": "user", "content": "why?"}]] * 3, texts, [None] * 3)

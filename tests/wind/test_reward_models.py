@@ -74,7 +74,7 @@ def llama_reward_model(folder: Path, tokenizer_folder: Path, *, pad: int | None 
         **{"num_labels": 1, **shape, **fields},
     )
     torch.manual_seed(1)
-    LlamaForSequenceClassification(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    LlamaForSequenceClassification(config).save_pretrained(folder)
     return folder
 
 
@@ -90,7 +90,7 @@ def bert_reward_model(folder: Path) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         cls_token="[CLS]",
         sep_token="[SEP]",
@@ -109,7 +109,7 @@ def bert_reward_model(folder: Path) -> Path:
         id2label={0: "reward"},
     )
     torch.manual_seed(2)
-    BertForSequenceClassification(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 
 
@@ -294,8 +294,8 @@ def test_roberta_counts_positions_from_its_padding_index(tmp_path: Path) -> None
     from wind.rewards.scorer import max_positions
 
     shape: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 8}
-    roberta = RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=34, pad_token_id=1, **shape))  # type: ignore[no-untyped-call]
-    bert = BertForSequenceClassification(BertConfig(max_position_embeddings=34, **shape))  # type: ignore[no-untyped-call]
+    roberta = RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=34, pad_token_id=1, **shape))
+    bert = BertForSequenceClassification(BertConfig(max_position_embeddings=34, **shape))
     assert (max_positions(roberta), max_positions(bert)) == (32, 34)
 
 

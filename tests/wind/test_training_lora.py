@@ -210,10 +210,10 @@ def test_layers_that_keep_their_weights_transposed() -> None:
     from wind.training.lora import add_adapters, merged_weights
 
     config = GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
-    model = AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config).eval()
     add_adapters(model, LoraConfig(rank=2, target_modules=("c_fc",)), 0)
     torch.nn.init.normal_(model.get_parameter("transformer.h.0.mlp.c_fc.lora_B.default.weight"))
-    merged = AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
+    merged = AutoModelForCausalLM.from_config(config).eval()
     merged.load_state_dict(merged_weights(model, model.state_dict()))
     input_ids_B_T = torch.arange(6)[None]
     torch.testing.assert_close(merged(input_ids_B_T).logits, model(input_ids_B_T).logits)

@@ -64,7 +64,7 @@ def folders(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
             eos_token_id=2,
             pad_token_id=0,
         )
-        model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+        model = LlamaForCausalLM(config)
         policies.append(save(model, tiny_model, root / name))
     return policies
 

@@ -41,7 +41,7 @@ def pretrain_policy(
     steps = clean_steps + noisy_steps
     tokenizer = policy_tokenizer()
     with deterministic(seed):
-        model = LlamaForCausalLM(_config(tokenizer))  # type: ignore[no-untyped-call]
+        model = LlamaForCausalLM(_config(tokenizer))
         rows = [
             *sums.corpus(seed=seed, size=clean_steps * batch, wrong_share=0.0),
             *sums.corpus(seed=seed, size=noisy_steps * batch, wrong_share=wrong_share),
@@ -104,7 +104,7 @@ def _config(tokenizer: Any) -> LlamaConfig:
 
 def _generation_config(tokenizer: Any) -> GenerationConfig:
     """Stops on the end of the turn and on the end of the text, as chat models do."""
-    return GenerationConfig(  # type: ignore[no-untyped-call]
+    return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|eos|>")],
         pad_token_id=tokenizer.pad_token_id,

@@ -88,7 +88,7 @@ def _model(tokenizer: Any) -> LlamaForSequenceClassification:
         "pad_token_id": tokenizer.pad_token_id,
     }
     config = LlamaConfig(vocab_size=len(tokenizer), **SHAPE, **tokens)
-    model = LlamaForSequenceClassification(config)  # type: ignore[no-untyped-call]
+    model = LlamaForSequenceClassification(config)
     numbers = {token: index for token, index in tokenizer.get_vocab().items() if token.isascii() and token.isdigit()}
     values_B = torch.tensor([float(token) for token in numbers])
     angles_B_P = 2 * math.pi * values_B.unsqueeze(-1) / torch.tensor(PERIODS)

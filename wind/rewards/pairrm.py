@@ -33,19 +33,19 @@ Messages = Sequence[Mapping[str, str]]
 CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."  # sic
 
 
-class PairRM(DebertaV2PreTrainedModel):  # type: ignore[no-untyped-call]
+class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
     """The network: token ids to f(a, b). Dropout, which the published head has, is inert in a frozen model and left out."""
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__(config)
-        self.pretrained_model = DebertaV2Model(config)  # type: ignore[no-untyped-call]
+        self.pretrained_model = DebertaV2Model(config)
         width = config.hidden_size
         # Two layers keep the places 1 and 4 that they have between the published head's dropouts: their weights' names.
         self.head_layer = torch.nn.ModuleDict(
             {"1": torch.nn.Linear(2 * width, width), "4": torch.nn.Linear(width, getattr(config, "n_tasks", 1))}
         )
         self.markers = [getattr(config, field) for field in MARKERS]
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
         """`logits` [B, 1]: f of each row of `input_ids` [B, T], which has each marker once."""

@@ -68,7 +68,7 @@ def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_inte
     deepspeed.init_distributed(dist_init_required=False)  # finds torch's group: partitioning needs to know the ranks
     config = deepspeed_config(training)
     # While this object lives, transformers partitions parameters as it loads them: no rank ever holds the whole model.
-    partition = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None  # type: ignore[no-untyped-call]
+    partition = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None
     model = load_policy(folder, training.precision)
     if partition and training.precision == "bfloat16":
         restore_constants(model)

@@ -17,7 +17,7 @@ def load_policy(folder: Path, precision: str) -> torch.nn.Module:
     or lacks weights.
     """
     try:
-        loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+        loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
             folder,
             config=_config(folder),
             dtype=getattr(torch, precision),
@@ -38,7 +38,7 @@ def load_policy(folder: Path, precision: str) -> torch.nn.Module:
 def declared_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter that the config in `folder` declares; no weight is read."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(_config(folder))  # type: ignore[no-untyped-call]
+        model = AutoModelForCausalLM.from_config(_config(folder))
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
