@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from flows.options import QUIET
@@ -18,6 +19,9 @@ from wind.datasets import Store
 from wind.versions import Version, Versions
 
 os.environ.update(QUIET)  # before Prefect is imported, as the command line does: it reads how loud to be once
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a property is no timing
+hypothesis.settings.load_profile("untimed")
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<' ~ message['role'][0] ~ '>' ~ message['content'] }}{% endfor %}"
@@ -27,8 +31,8 @@ CHARACTERS = "0123456789+-=abcdefghijklmnopqrstuvwxyz .?"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the flows, the longest tests, so that no worker is left alone with them at the end."""
-    items.sort(key=lambda item: "tests/flows/" not in item.nodeid)
+    """Start with the longest tests, flows and then what else is slow, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: ("tests/flows/" not in item.nodeid, item.get_closest_marker("slow") is None))
 
 
 @pytest.fixture
