@@ -25,6 +25,8 @@ export DS_BUILD_OPS := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 test unit: export HF_HUB_OFFLINE := 1
+# Tests run side by side: threads of one that wait for work would take the time of another.
+test unit: export OMP_NUM_THREADS := 1
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))

@@ -20,6 +20,7 @@ from flows.server import EmbeddedServer
 from tasks.running import start
 from tasks.workers import Pool
 from wind.config import DistillConfig, WorkersConfig, load_config
+from wind.files import lock
 
 REWARD = '''"""A rule reward: digits are good, and more of them are better."""
 
@@ -73,11 +74,16 @@ def write_recipe(folder: Path, model: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(prefect_server: str, tiny_model: Path, pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of the tiny run after its one iteration; tests work on copies."""
-    folder = tmp_path_factory.mktemp("finished")
-    path = write_recipe(folder, tiny_model)
-    with contextlib.chdir(folder), start(load_config(path, []), quiet=True, pool=pool) as here:
-        distill(here.config)
+    """The store of the tiny run after its one iteration, made once for all test processes; tests work on copies."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    with lock(folder / "lock"):
+        if not (folder / "complete").exists():
+            path = write_recipe(folder, tiny_model)
+            with contextlib.chdir(folder), start(load_config(path, []), quiet=True, pool=pool) as here:
+                distill(here.config)
+            (folder / "complete").touch()
     return folder / "store"
 
 

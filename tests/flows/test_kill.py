@@ -21,7 +21,7 @@ from wind.versions import find, verify
 
 pytestmark = pytest.mark.slow
 
-KILLS = 5
+KILLS = 4
 SEED = 0
 SECONDS_TO_DIE = 15
 EMBEDDED = {"PREFECT_API_URL": ""}  # a Prefect server of its own, which must die with the run
@@ -83,7 +83,7 @@ def test_killed_runs_end_with_the_same_version(recipe: Callable[..., DistillConf
     shutil.rmtree("store")
     while kills < KILLS:  # reruns are killed too, until one is quick enough to end
         mark = uuid.uuid4().hex
-        run = start(mark, **(EMBEDDED if kills % 4 == 0 else {}))
+        run = start(mark, **(EMBEDDED if kills % 3 == 0 else {}))
         try:
             run.communicate(timeout=draw.uniform(0.1, seconds))
         except subprocess.TimeoutExpired:

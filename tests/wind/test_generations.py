@@ -211,8 +211,9 @@ def naive(
     return drawn, logp, "length"
 
 
-@pytest.mark.parametrize("changes", [{}, {"temperature": 0.7, "top_k": 20, "top_p": 0.9}])
-@pytest.mark.parametrize("batch_tokens", [1, 200, 10000])
+@pytest.mark.parametrize(
+    ("batch_tokens", "changes"), [(1, {}), (200, {"temperature": 0.7, "top_k": 20, "top_p": 0.9}), (10000, {})]
+)
 def test_equals_a_loop_without_cache_batch_or_padding(tiny_model: Path, batch_tokens: int, changes: dict[str, Any]) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     sampling = SamplingConfig(samples_per_prompt=4, max_new_tokens=20, **changes)
