@@ -6,7 +6,6 @@ suites, stands beside the ones before it. `latest` names the key of the last one
 `failed`.
 """
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from wind.datasets import FINGERPRINT, Dataset, Store, label
 from wind.errors import DatasetError
 from wind.fingerprints import code_digest, digest
 from wind.rewards.sources import files_digest
+from wind.seals import opened
 
 
 class CheckResult(BaseModel):
@@ -52,15 +52,14 @@ def contents(store: Store, handle: Dataset, key: str | None = None) -> dict[str,
     if key is None and (latest := _latest(store, handle)):
         names = [result_name(handle, latest)]
     try:
-        content = json.loads(store.storage.read(names[0]))
+        content = opened(store.storage.read(names[0]))
         CheckResult.model_validate(_fields(content))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OSError) as error:
         where = f"{store.url}/{names[0]}"
         raise DatasetError(f"the check result {where} of {label(handle)} cannot be read: delete it and check again") from error
-    found: dict[str, Any] = content
-    return found
+    return content
 
 
 def recorded(store: Store, handle: Dataset, key: str | None = None) -> CheckResult | None:
@@ -83,7 +82,7 @@ def key(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset |
     """
     return digest(
         [
-            store.manifest(handle).model_dump(mode="json", exclude={"provenance"}),
+            store.manifest(handle).model_dump(mode="json", exclude={"provenance", "digest"}),
             None if previous is None else previous.model_dump(mode="json"),
             checks.model_dump(mode="json", exclude={"files"}),
             [files_digest("checks.files", Path(file)) for file in checks.files],

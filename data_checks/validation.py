@@ -5,6 +5,7 @@ iteration before and the user's own expectations. The results and a page are kep
 one raises, so that nothing is computed from the dataset, unless its severity is `warning`.
 """
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,7 @@ from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
 from wind.fingerprints import digest
 from wind.redaction import redacted
+from wind.seals import seal
 
 __all__ = ["SUITES", "CheckResult", "failed", "recorded", "refuse_wrong_checks", "validate"]
 
@@ -162,15 +164,16 @@ def _batch_definition() -> BatchDefinition[Any]:
 def _keep(result: CheckResult, frames: Frames, moved: list[dict[str, Any]], store: Store) -> None:
     """Write the page, the JSON, and last of all, since it is what `failed` reads, the mark."""
     moved = [_plain(row) for row in moved]
+    page = redacted(_page(result, frames, moved)).encode()
     content = result.model_dump(mode="json") | {
+        "page_sha256": hashlib.sha256(page).hexdigest(),
         "great_expectations": __version__,
         "shifts": moved,
         "frames": {name: frame.to_json_dict() for name, frame in frames.items()},  # type: ignore[no-untyped-call]
     }
     name = result_name(result.handle, result.key)
-    store.storage.write(result.path, redacted(_page(result, frames, moved)).encode())
-    text = json.dumps(redacted(content), indent=1, ensure_ascii=False, allow_nan=False)
-    store.storage.write(name, text.encode())
+    store.storage.write(result.path, page)
+    store.storage.write(name, seal(redacted(content)))
     mark_latest(store, result.handle, result.key)
 
 

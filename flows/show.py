@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from data_checks.results import CheckResult
+    from tasks.reproduction import Reproduction
     from wind.garbage import Collected
+    from wind.verification import Verification
 
 __all__ = [
     "checks",
@@ -26,6 +28,7 @@ __all__ = [
     "label",
     "plan",
     "reasons",
+    "reproduced",
     "select",
     "tags",
     "verified",
@@ -127,11 +130,24 @@ def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
             console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
-def verified(checked: Mapping[str, int]) -> None:
-    """What was verified, and how many bytes."""
+def verified(name: str, verification: "Verification") -> None:
+    """What was found, a line each, and what was verified."""
     console = _console()
-    for name, size in checked.items():
-        console.print(f"{name}  whole  {size} bytes", markup=False)
+    for note in verification.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    for finding in verification.findings:
+        console.print(str(finding), markup=False, soft_wrap=True)
+    outcome = f"{len(verification.findings)} findings" if verification.findings else "whole"
+    console.print(f"{name}  {outcome}  {verification.bytes_checked} bytes", markup=False)
+
+
+def reproduced(name: str, result: "Reproduction") -> None:
+    """Whether a dataset was reproduced; if not, what differs, and what else is not as it was."""
+    console = _console()
+    outcome = "not reproduced" if result.differences else "reproduced"
+    console.print(f"{name}  {outcome}  {result.computed[:12]}, recorded {result.recorded[:12]}", markup=False)
+    for line in (*result.differences, *result.changed):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:

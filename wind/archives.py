@@ -28,7 +28,7 @@ from wind.datasets import MANIFEST, MODEL_FILES, AnyHandle, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.exports import appearing, checked_chunks
 from wind.storage import CHUNK_BYTES
-from wind.versions import Version, Versions, history, verify
+from wind.versions import Version, Versions, history
 
 INDEX = "archive.json"
 FORMAT = 1
@@ -256,12 +256,14 @@ def _verified(staged: Store, index: Index, archive: Path) -> list[Version]:
 
     Raises InputError unless they and what they need are all there is, DatasetError unless all of it is what its name says.
     """
+    from wind.verification import Verification  # polars: half a second that other commands do not need
+
     try:
         chain = _history(staged, index, archive)
+        verification = Verification(staged, is_excerpt=True)
         for version in chain:
-            Versions(staged, version.run).set_latest(version)  # which no archive holds, and every run has
-        for version in chain:
-            verify(staged, version)
+            verification.version(version.run, version.number)
+        verification.require()
         return chain
     except DatasetError as error:
         place = staged.storage.url

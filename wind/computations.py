@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from wind.datasets import AnyHandle, Dataset, Model, Store, label, noun
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.seals import opened, seal
 
 
 class Computation(BaseModel):
@@ -28,6 +29,7 @@ class Computation(BaseModel):
     outputs: dict[str, AnyHandle] = {}  # what else it made: the model of a training, dropped rows
     numbers: dict[str, float] = {}
     provenance: dict[str, Any] = {}
+    digest: str = ""  # of all fields above, see `wind.seals`; older releases wrote none
 
     def key(self) -> str:
         """The name of the record."""
@@ -52,7 +54,7 @@ def record(store: Store, computation: Computation) -> None:
     for handle in computation.outputs.values():
         outputs |= store.manifest(handle).outputs
     whole = computation.model_copy(update={"outputs": outputs})
-    content = whole.model_dump_json(indent=1).encode()
+    content = seal(whole)
     for handle in (whole.dataset, *outputs.values()):
         name = f"{_folder(handle)}/{whole.key()}.json"
         if not store.storage.create(name, content) and not _says(store, name, whole):
@@ -112,7 +114,7 @@ def _folder(handle: AnyHandle) -> str:
 
 def _says(store: Store, name: str, computation: Computation) -> bool:
     """Whether the record `name` says what `computation` says, but for when and where; a damaged one does not."""
-    unsaid = {"provenance"} if computation.modules else {"provenance", "modules"}  # a stage run by hand knows none
+    unsaid = {"provenance", "digest"} | (set() if computation.modules else {"modules"})  # a stage run by hand knows none
     try:
         return _read(store, name).model_dump(exclude=unsaid) == computation.model_dump(exclude=unsaid)
     except DatasetError:
@@ -120,11 +122,13 @@ def _says(store: Store, name: str, computation: Computation) -> bool:
 
 
 def _read(store: Store, name: str) -> Computation:
+    where = f"{store.storage.url}/{name}"
     try:
-        computation = Computation.model_validate_json(store.storage.read(name))
+        computation = Computation.model_validate(opened(store.storage.read(name)))
     except ValidationError as error:
-        where = f"{store.storage.url}/{name}"
         raise DatasetError(f"{where} is not a record of a computation ({error.error_count()} errors): remove it") from error
+    except ValueError as error:
+        raise DatasetError(f"{where} {error}: remove it") from error
     if f"{computation.key()}.json" != name.rpartition("/")[2]:
         raise DatasetError(f"{store.storage.url}/{name} has the key {computation.key()[:12]}: it was edited; remove it")
     named = {f"{_folder(handle)}/" for handle in (computation.dataset, *computation.outputs.values())}

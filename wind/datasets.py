@@ -9,7 +9,6 @@ shards are copied there and the manifest is a conditional put. Models are Huggin
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import re
@@ -20,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wind import holds, schemas
-from wind.errors import DatasetError, StageError
+from wind.errors import DatasetError, InputError, StageError
 from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
+from wind.seals import opened, parsed, seal
 from wind.storage import Held, LocalStorage, Storage, storage_for
 
 if TYPE_CHECKING:  # half a second, which commands that look at versions alone do not need
@@ -37,6 +37,7 @@ DROPPED = "dropped.json"  # beside the manifest of a model whose weights a reten
 CHECKPOINTS = "partial/training-checkpoints"  # relative to the root: a folder for each training
 FINISHED = "finished.json"  # in such a folder, where the last checkpoint of a finished training was kept: the model it made
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
+PLAIN_NAME = r"^([^./\x00][^/\x00]*|\.[^./\x00][^/\x00]*)$"  # no folder, and none of the names that lead out of one
 MODEL_FILES = re.compile(r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)$")
 
 
@@ -72,29 +73,30 @@ AnyHandle = Dataset | Model | Source
 
 
 class StoredFile(Handle):
-    """One file of a dataset or model."""
+    """One file of a dataset or model, by its name within the folder."""
 
-    name: str
-    bytes: int
-    sha256: str
-    rows: int = 0
+    name: str = Field(pattern=PLAIN_NAME, max_length=255)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=FINGERPRINT.pattern)
+    rows: int = Field(0, ge=0)
 
 
 class Manifest(BaseModel):
-    """What a stored folder holds, from what, and how it was computed; the last five fields are outside the fingerprint."""
+    """What a stored folder holds, from what, and how it was computed; the fields after `files` are outside the fingerprint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str  # the dataset's noun, "models" or "sources"
     fingerprint: str
     schema_version: int
-    rows: int  # of a model: its parameters; of a source: its files
+    rows: int = Field(ge=0)  # of a model: its parameters; of a source: its files
     files: list[StoredFile]
     parents: dict[str, AnyHandle] = {}  # every stored input, by its name in the spec
     outputs: dict[str, AnyHandle] = {}  # what else the same computation made: the model of a training, dropped rows
     computed_by: dict[str, Any] = {}  # stage, code digest, spec
     numbers: dict[str, float] = {}  # two or three telling ones
     provenance: dict[str, Any] = {}  # git revision, packages, start, end, host, seconds
+    digest: str = ""  # of all fields above, see `wind.seals`; older releases wrote none
 
     def bytes(self) -> int:
         """Total size of the files, in bytes."""
@@ -157,13 +159,21 @@ class Store:
         """The manifest of `handle`. Raises DatasetError if it is missing or not what the handle names."""
         path = f"{self.where(handle)}/{MANIFEST}"
         try:
-            manifest = Manifest.model_validate_json(self.storage.read(f"{folder_of(handle)}/{MANIFEST}"))
+            manifest = Manifest.model_validate(opened(self.storage.read(f"{folder_of(handle)}/{MANIFEST}")))
         except FileNotFoundError:
             raise DatasetError(f"{label(handle)} is not in the store {self.url}: rerun the stage that makes it") from None
-        except (ValueError, OSError) as error:
-            raise DatasetError(f"{path} cannot be read ({_first_line(error)}): rerun the stage that makes it") from error
+        except ValidationError as error:
+            raise DatasetError(f"{path} is no manifest ({_first_line(error)}): rerun the stage that makes it") from error
+        except OSError as error:
+            raise DatasetError(f"{path} cannot be read ({error.strerror or error}): rerun the stage that makes it") from error
+        except ValueError as error:
+            raise DatasetError(f"{path} {error}: rerun the stage that makes it") from error
         if manifest.fingerprint != handle.fingerprint:
             raise DatasetError(f"{path} names another fingerprint, {manifest.fingerprint[:12]}: it was edited or moved")
+        if manifest.kind != noun(handle) or count(handle) != manifest.rows:
+            raise DatasetError(
+                f"{path} is of {manifest.rows} in {manifest.kind}, not of {count(handle)} in {noun(handle)}: it was edited"
+            )
         return manifest
 
     def is_whole(self, handle: AnyHandle) -> bool:
@@ -171,13 +181,19 @@ class Store:
 
         The cheap check before a cache hit. An output whose weights a retention policy removed is taken for whole.
         """
-        try:
-            manifest = self.manifest(handle)
-        except DatasetError:
-            return False
-        sizes = self._sizes(handle)
-        has_all = all(sizes.get(file.name) == file.bytes for file in manifest.files)
-        return has_all and all(self.is_whole(output) or self.is_dropped(output) for output in manifest.outputs.values())
+        waiting, seen = [handle], {handle}
+        while waiting:
+            each = waiting.pop()
+            try:
+                files, sizes = self.manifest(each).files, self._sizes(each)
+            except (DatasetError, OSError):
+                return False
+            if each != handle and isinstance(each, Model) and DROPPED in sizes:
+                files = [file for file in files if not file.name.endswith(WEIGHTS)]
+            if any(sizes.get(file.name) != file.bytes for file in files):
+                return False
+            waiting += self._further_outputs(each, seen)
+        return True
 
     def is_dropped(self, handle: AnyHandle) -> bool:
         """Whether a retention policy removed the weights of the model `handle`; its manifest and small files are there."""
@@ -185,11 +201,19 @@ class Store:
 
     def dropped_models(self, handle: AnyHandle) -> Iterator[Model]:
         """The models among the outputs of `handle`, or of these, whose weights a retention policy removed."""
-        for output in self.manifest(handle).outputs.values():
-            if isinstance(output, Model) and self.is_dropped(output):
-                yield output
-            elif isinstance(output, Dataset):
-                yield from self.dropped_models(output)
+        waiting, seen = [handle], {handle}
+        while waiting:
+            for output in self._further_outputs(waiting.pop(), seen):
+                if isinstance(output, Model) and self.is_dropped(output):
+                    yield output
+                elif isinstance(output, Dataset):
+                    waiting.append(output)
+
+    def _further_outputs(self, handle: AnyHandle, seen: set[AnyHandle]) -> list[AnyHandle]:
+        """The outputs of `handle` that are not yet `seen`, and now are: a forged manifest may name itself."""
+        further = [output for output in dict.fromkeys(self.manifest(handle).outputs.values()) if output not in seen]
+        seen.update(further)
+        return further
 
     def claim(self, handle: AnyHandle) -> bool:
         """Whether `handle` is whole; from now on garbage collection leaves it until the run ends whose hold this store has."""
@@ -226,15 +250,23 @@ class Store:
         """The shards of `handle`, or only shard number `shard`, as a pyarrow dataset in row order."""
         import pyarrow.dataset
 
-        stored = self.manifest(handle).files
-        files = [f"{folder_of(handle)}/{file.name}" for file in (stored if shard is None else stored[shard : shard + 1])]
-        return pyarrow.dataset.dataset(files, filesystem=self.storage.filesystem(), format="ipc")
+        manifest = self.manifest(handle)
+        stored = manifest.files if shard is None else manifest.files[shard : shard + 1]
+        files = [f"{folder_of(handle)}/{file.name}" for file in stored]
+        rows = pyarrow.dataset.dataset(files, filesystem=self.storage.filesystem(), format="ipc")
+        if manifest.schema_version == schemas.VERSION:
+            return rows
+        return rows.replace_schema(schemas.evolved(handle.name, rows.schema, manifest.schema_version))
 
     def read(self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None) -> pa.Table:
         """The rows of `handle`, or of one shard, as a table. Raises DatasetError if a shard cannot be read."""
         try:
-            return self.open(handle, shard).to_table(columns=list(columns) if columns else None)
-        except (pa.ArrowInvalid, OSError) as error:
+            table = self.open(handle, shard).to_table(columns=list(columns) if columns else None)
+            table.validate(full=True)  # whoever follows an offset that points elsewhere is killed
+            return table
+        except DatasetError:
+            raise
+        except (pa.ArrowException, ValueError, OSError) as error:
             raise DatasetError(f"{label(handle)} cannot be read: {_first_line(error)}; run `wind verify`") from error
 
     def frame(self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None) -> "pl.DataFrame":
@@ -249,10 +281,16 @@ class Store:
         """Everything published under the noun `name`, in order of fingerprint."""
         folder = name if name in ("models", "sources") else f"datasets/{name}"
         for fingerprint in self.storage.names(folder):
-            if FINGERPRINT.match(fingerprint):
-                with contextlib.suppress(FileNotFoundError):  # not published, or removed
-                    manifest = json.loads(self.storage.read(f"{folder}/{fingerprint}/{MANIFEST}"))
-                    yield handle_of(name, fingerprint, manifest["rows"])
+            if not FINGERPRINT.fullmatch(fingerprint):
+                continue
+            path = f"{folder}/{fingerprint}/{MANIFEST}"
+            try:
+                handle = handle_of(name, fingerprint, parsed(self.storage.read(path))["rows"])
+            except FileNotFoundError:
+                continue  # not published, or removed
+            except (ValueError, KeyError, OSError) as error:
+                raise DatasetError(f"{self.url}/{path} is no manifest ({_first_line(error)}): rerun what makes it") from error
+            yield handle
 
     @contextlib.contextmanager
     def partial(self, name: str, key: str) -> Iterator["Partial"]:
@@ -282,7 +320,12 @@ class Store:
         return model
 
     def import_source(self, paths: Sequence[Path], **facts: Any) -> Source:
-        """Copy input files into the store under their own names, unless the same content is there."""
+        """Copy input files into the store under their own names, unless the same content is there.
+
+        Raises InputError for a name that the store needs for itself.
+        """
+        if MANIFEST in (path.name for path in paths):
+            raise InputError(f"a source cannot be called {MANIFEST}, as the store's own record of it is: rename it")
         files = [_stored(path) for path in sorted(paths)]
         source = Source(fingerprint=folder_fingerprint(files), files=len(files))
         if not self.claim(source):
@@ -294,7 +337,7 @@ class Store:
 
         Nothing changes if the same content is here already.
         """
-        self._publish(folder, handle, manifest)
+        self._publish(folder, handle, manifest, (folder / MANIFEST).read_bytes())
 
     def scratch(self, name: str) -> Path:
         """A new empty folder of this machine, for building what `publish_model` then moves into the store."""
@@ -335,7 +378,7 @@ class Store:
                         hasher.update(chunk)
                         copy.write(chunk)
                 self._check_sha256(handle, file, hasher.hexdigest())
-        cached.storage.write(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
+        cached.storage.write(f"{folder}/{MANIFEST}", self.storage.read(f"{folder}/{MANIFEST}"))
 
     def _sizes(self, handle: AnyHandle) -> dict[str, int]:
         folder = folder_of(handle)
@@ -361,20 +404,24 @@ class Store:
         """For each name a file of this machine with its content, for as long as it is looked at, and its sha256."""
 
         def fetch(name: str) -> tuple[contextlib.ExitStack, Path, str]:
-            opened = contextlib.ExitStack()
+            held = contextlib.ExitStack()
             try:
-                path = opened.enter_context(self.storage.fetched(f"{folder}/{name}"))
-                return opened, path, file_digest(path)
+                path = held.enter_context(self.storage.fetched(f"{folder}/{name}"))
+                return held, path, file_digest(path)
             except OSError as error:
-                opened.close()
+                held.close()
                 raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {_first_line(error)}") from error
 
-        for opened, path, sha256 in ahead(fetch, names):
-            with opened:
+        for held, path, sha256 in ahead(fetch, names):
+            with held:
                 yield path, sha256
 
-    def _publish(self, source: str | Path, handle: AnyHandle, manifest: Manifest) -> None:
-        """Let what was built in `source` appear under its fingerprint, the manifest last; a damaged one is replaced."""
+    def _publish(self, source: str | Path, handle: AnyHandle, manifest: Manifest, written: bytes | None = None) -> None:
+        """Let what was built in `source` appear under its fingerprint, the manifest last; a damaged one is replaced.
+
+        The manifest is sealed now, unless it was `written` before.
+        """
+        content = written or seal(manifest)
         self.claim(handle)
         target = folder_of(handle)
         with self.storage.lock(f"{target}.lock") as held:
@@ -385,7 +432,7 @@ class Store:
                 self.storage.delete(f"{target}/{MANIFEST}")  # first: what is half removed must not look whole
                 self.storage.delete(target)
             names = [file.name for file in manifest.files]
-            self.storage.publish(source, target, names, MANIFEST, manifest.model_dump_json(indent=1).encode(), held)
+            self.storage.publish(source, target, names, MANIFEST, content, held)
         if isinstance(source, Path) and source.exists():  # copied, not moved
             shutil.rmtree(source)
 
@@ -494,13 +541,14 @@ class _Content:
             batches, schema = _mapped(path)
             for batch in batches if not is_trusted else ():
                 batch.validate(full=True)  # whoever reads an offset that points elsewhere is killed
-        except (pa.ArrowException, OSError) as error:
+            if self._fingerprint is None:
+                self._fingerprint, self._schema = TableFingerprint(schema), schema
+            if schema == self._schema:
+                self._fingerprint.update(batches)
+        except (pa.ArrowException, ValueError, OSError) as error:
             raise DatasetError(f"{name} cannot be read: {_first_line(error)}") from error
-        if self._fingerprint is None:
-            self._fingerprint, self._schema = TableFingerprint(schema), schema
         if schema != self._schema:
             raise DatasetError(f"{name} has other columns than the shards before it")
-        self._fingerprint.update(batches)
         self.rows.append(sum(batch.num_rows for batch in batches))
         return self.rows[-1]
 
@@ -530,6 +578,13 @@ def noun(handle: AnyHandle) -> str:
     if isinstance(handle, Dataset):
         return handle.name
     return "models" if isinstance(handle, Model) else "sources"
+
+
+def count(handle: AnyHandle) -> int:
+    """What a handle counts: a dataset's rows, a model's weights, a source's files."""
+    if isinstance(handle, Dataset):
+        return handle.rows
+    return handle.parameters if isinstance(handle, Model) else handle.files
 
 
 def folder_of(handle: AnyHandle) -> str:
@@ -573,7 +628,8 @@ def _parameters(paths: Sequence[Path]) -> int:
     for path in paths:
         if path.suffix == ".safetensors":
             with path.open("rb") as file:
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+                length = int.from_bytes(file.read(8), "little")
+                header = parsed(file.read(min(length, path.stat().st_size)))  # a wrong length would ask for all memory there is
             total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     return total
 

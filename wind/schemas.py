@@ -1,8 +1,12 @@
 """The schema of every dataset: the authority on columns, their types, units and ranges.
 
 Columns are non-null unless marked. Every write casts to its schema and fails if it cannot. Rows are sorted by key.
+
+What was stored stays readable: a release that changes a schema may only add nullable columns, behind the others, and then raises
+`VERSION`. Readers of an older dataset get those columns as null; nothing is rewritten, and its fingerprint stays.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -178,6 +182,36 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
 } | dict.fromkeys(("generations", "rewards", "win_rates", "selections", "logps", "evaluation"), ("prompt_id", "sample_index"))
 
 
+PROMPT: Final = ("prompt_id",)
+SAMPLE: Final = ("prompt_id", "sample_index")
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """Columns of a dataset whose values are keys of another: of the parent that the dataset's spec calls `parent`."""
+
+    columns: tuple[str, ...]
+    parent: str
+    is_one_to_one: bool = False  # every key of the parent has its row, too
+
+
+FOREIGN_KEYS: Final[dict[str, tuple[ForeignKey, ...]]] = {
+    "generations": (ForeignKey(PROMPT, "prompts"), ForeignKey(("policy",), "policy")),
+    "rewards": (ForeignKey(SAMPLE, "generations", is_one_to_one=True), ForeignKey(PROMPT, "opponents")),
+    "win_rates": (ForeignKey(SAMPLE, "rewards", is_one_to_one=True),),
+    "selections": (ForeignKey(SAMPLE, "rewards", is_one_to_one=True), ForeignKey(SAMPLE, "win_rates", is_one_to_one=True)),
+    "logps": (ForeignKey(SAMPLE, "generations", is_one_to_one=True),),
+    "rollouts": (ForeignKey(PROMPT, "prompts"),),
+    "evaluation": (
+        ForeignKey(PROMPT, "prompts"),
+        ForeignKey(SAMPLE, "generations_policy", is_one_to_one=True),
+        ForeignKey(SAMPLE, "rewards_policy", is_one_to_one=True),
+        ForeignKey(SAMPLE, "logps", is_one_to_one=True),
+        ForeignKey(PROMPT, "generations_reference", is_one_to_one=True),
+    ),
+}
+
+
 def rewards_schema(components: tuple[str, ...] = (), dataset: str = "rewards") -> pa.Schema:
     """The schema of rewards, or of rollouts, with one further non-null column per component of the reward."""
     return pa.schema([*SCHEMAS[dataset], *(pa.field(name, pa.float64(), nullable=False) for name in components)])
@@ -193,6 +227,20 @@ def preferences_schema() -> pa.Schema:
     numbers = pa.list_(pa.field("item", pa.float64(), nullable=False))
     further = (pa.field("preferences", numbers, nullable=False), pa.field("cut_share", pa.float64(), nullable=False))
     return pa.schema([*SCHEMAS["rewards"], *further])
+
+
+def evolved(name: str, stored: pa.Schema, version: int) -> pa.Schema:
+    """The schema that readers see of a dataset that was written with `version`: its own, and behind it what was added since.
+
+    Raises DatasetError if a newer release wrote it, or if it lacks a column that may not be null.
+    """
+    if version > VERSION:
+        raise DatasetError(f"{name} has schema version {version}, and this release knows {VERSION}: update it")
+    added = [field for field in SCHEMAS.get(name, ()) if field.name not in stored.names]
+    required = [field.name for field in added if not field.nullable]
+    if required:
+        raise DatasetError(f"{name} of schema version {version} lacks {', '.join(required)}: rerun the stage that makes it")
+    return pa.schema([*stored, *added])
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -2,7 +2,8 @@
 
 A version is `<root>/runs/<run>/versions/0003.json`, the third published in that run. Its id is the sha256 of what determines its
 content: the iteration, the recipe, the handles of datasets and models, and the id of the version before it. Times, paths, worker
-settings and check results stand beside that content, outside the id. A tag is a small file that holds an id.
+settings and check results stand beside that content, outside the id; so do the seals of the manifests it relies on. A tag is a
+small file that holds an id.
 """
 
 import re
@@ -13,9 +14,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from wind.config import Name
-from wind.datasets import FINGERPRINT, AnyHandle, Dataset, Model, Store
+from wind.datasets import FINGERPRINT, MANIFEST, AnyHandle, Dataset, Model, Store, folder_of
 from wind.errors import ConfigError, DatasetError, StageError
 from wind.fingerprints import digest
+from wind.seals import DIGEST, opened, seal
 from wind.storage import Storage
 
 REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")
@@ -25,6 +27,7 @@ LATEST = "latest"
 TAG = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 Key = Annotated[str, StringConstraints(pattern=FINGERPRINT.pattern)]
+Folder = Annotated[str, StringConstraints(pattern=r"^(datasets/[a-z_]+(\.[a-z_]+)?|models|sources)/[0-9a-f]{64}$")]
 
 
 class Content(BaseModel):
@@ -45,6 +48,15 @@ class Content(BaseModel):
         return digest(self.model_dump(mode="json"))
 
 
+class Seal(BaseModel):
+    """What a manifest said when a version was published that relies on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str  # the manifest's own
+    claims: str  # the same without provenance, which a repair by the same computation changes
+
+
 class Version(BaseModel):
     """A published version: its content, and what stands beside it."""
 
@@ -61,6 +73,10 @@ class Version(BaseModel):
     seconds: dict[str, float]  # what each stage's computation took, whenever it was
     published: float  # Unix time
     computations: dict[str, Key] = {}  # of the computation that made or had made each dataset, see wind.computations
+    manifests: dict[Folder, Seal] = {}  # of all that it names and what that was made of, where no version before it has it
+    number_before: int | None = None  # the last number that was used before it in the run, 0 for none
+    digest_before: str = ""  # of the record of the version before it
+    digest: str = ""  # of all fields above, see `wind.seals`; older releases wrote none of the four
 
     def handles(self) -> dict[str, AnyHandle]:
         """Everything stored that the version names."""
@@ -80,7 +96,7 @@ class Versions:
 
     def __iter__(self) -> Iterator[Version]:
         for name in self._storage.names(f"{self._folder}/versions"):
-            if NUMBERED.match(name):
+            if NUMBERED.fullmatch(name):
                 yield _read(self._storage, f"{self._folder}/versions/{name}")
 
     def publish(
@@ -99,10 +115,11 @@ class Versions:
             published = list(self)
             version = next((version for version in published if version.id == content.id()), None)
             if version is None:
+                last = max(self._used_numbers(), default=0)
                 version = Version(
                     id=content.id(),
                     run=self.run,
-                    number=1 + max(self._used_numbers(), default=0),
+                    number=last + 1,
                     content=content,
                     checks=dict(checks),
                     check_results=dict(check_results or {}),
@@ -111,10 +128,15 @@ class Versions:
                     seconds=dict(seconds),
                     published=time.time(),
                     computations=dict(computations or {}),
+                    manifests=self._seals(content, published),
+                    number_before=last,
+                    digest_before=self._digest_of(content.previous, published),
                 )
+                sealed = seal(version)
+                version = Version.model_validate_json(sealed)
                 name = f"{self._folder}/versions/{version.number:04d}.json"
                 held.check()
-                if not self._storage.create(name, version.model_dump_json(indent=1).encode()):
+                if not self._storage.create(name, sealed):
                     raise StageError(f"{self._storage.url}/{name} was published by another process meanwhile: rerun")
             self.set_latest(version)
         return version
@@ -132,13 +154,20 @@ class Versions:
     def adopt(self, version: Version) -> bool:
         """Whether `version`, from another store, was added with its number: not if the run has it.
 
-        `latest` follows from the version before it. Raises ConfigError if another version has its number.
+        It is sealed again, over the manifests and versions of this store, unless an older release published it. `latest` follows
+        from the version before it. Raises ConfigError if another version has its number.
         """
         with self._storage.lock(f"{self._folder}/versions.lock"):
             if self.has(version):
                 return False
             name = f"{self._folder}/versions/{version.number:04d}.json"
-            self._storage.write(name, version.model_dump_json(indent=1).encode())
+            published = list(self)
+            facts = {
+                "manifests": self._seals(version.content, published),
+                "number_before": max((number for number in self._used_numbers() if number < version.number), default=0),
+                "digest_before": self._digest_of(version.content.previous, published),
+            }
+            self._storage.write(name, seal(version.model_copy(update=facts)) if version.digest else _text(version))
             if self._tagged_id(LATEST) in (None, version.content.previous):
                 self.set_latest(version)
         return True
@@ -199,11 +228,11 @@ class Versions:
                 raise ConfigError(f"{version.run}@{version.number} continues {before}: forget it first, or give --force")
 
     def _point(self, name: str, version: Version) -> None:
-        self._storage.write(f"{self._folder}/tags/{name}", f"{version.id}\n".encode())
+        self._storage.write(f"{self._folder}/tags/{name}", tag_text(self.run, name, version.id))
 
     def _used_numbers(self) -> list[int]:
         """The numbers of all versions there are and ever were."""
-        matches = map(USED_NUMBER.match, self._storage.names(f"{self._folder}/versions"))
+        matches = map(USED_NUMBER.fullmatch, self._storage.names(f"{self._folder}/versions"))
         return [int(match[1]) for match in matches if match]
 
     def base(self) -> Version | None:
@@ -233,15 +262,61 @@ class Versions:
 
     def _tagged_id(self, name: str) -> str | None:
         try:
-            return self._storage.read(f"{self._folder}/tags/{name}").decode(errors="replace").strip()
+            words = self._storage.read(f"{self._folder}/tags/{name}").decode(errors="replace").split()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise DatasetError(f"the tag {self.run}@{name} cannot be read ({error}): tag the version again") from error
+        return words[0] if words else None
+
+    def _digest_of(self, wanted: str | None, published: Sequence[Version]) -> str:
+        """The digest of the record of the version `wanted`: of this run, or of the one that it was branched from."""
+        if wanted is None:
+            return ""
+        ours = [version for version in published if version.id == wanted]
+        others = (version for run in runs(self._store) if run != self.run for version in Versions(self._store, run))
+        return ours[0].digest if ours else next((version.digest for version in others if version.id == wanted), "")
+
+    def _seals(self, content: Content, published: Sequence[Version]) -> dict[str, Seal]:
+        """The seals of what `content` names and of all that was made of, as far as no version in its chain has them."""
+        by_id = {version.id: version for version in published}
+        known: set[str] = set()
+        before = by_id.pop(content.previous or "", None)
+        while before is not None:  # each once: a forged chain may go in circles
+            known |= set(before.manifests)
+            before = by_id.pop(before.content.previous or "", None)
+        seals: dict[str, Seal] = {}
+        waiting: list[AnyHandle] = [*content.datasets.values(), content.model_in, content.model_out, content.reference]
+        while waiting:
+            handle = waiting.pop()
+            name = folder_of(handle)
+            if name in known or name in seals:
+                continue
+            try:
+                fields = opened(self._storage.read(f"{name}/{MANIFEST}"))
+                manifest = self._store.manifest(handle)
+            except (OSError, ValueError):  # gone, as garbage collection leaves it, or damaged: nothing to vouch for
+                continue
+            seals[name] = seal_of(fields)
+            waiting += [*manifest.parents.values(), *manifest.outputs.values()]
+        return dict(sorted(seals.items()))
+
+
+def seal_of(manifest: Mapping[str, Any]) -> Seal:
+    """The seal of a manifest's fields."""
+    claims = {name: value for name, value in manifest.items() if name not in ("provenance", DIGEST)}
+    return Seal(digest=digest({name: value for name, value in manifest.items() if name != DIGEST}), claims=digest(claims))
+
+
+def tag_text(run: str, name: str, version: str) -> bytes:
+    """What the file of a tag holds: the id of its version, and the digest that ties it to its name."""
+    return f"{version} {digest([run, name, version])}\n".encode()
 
 
 def runs(store: Store) -> list[str]:
     """The names of the runs in the store."""
     storage = store.storage
-    return [name for name in storage.names("runs") if any(map(NUMBERED.match, storage.names(f"runs/{name}/versions")))]
+    return [name for name in storage.names("runs") if any(map(NUMBERED.fullmatch, storage.names(f"runs/{name}/versions")))]
 
 
 def find(store: Store, name: str) -> Version:
@@ -295,24 +370,16 @@ def history(store: Store, version: Version) -> list[Version]:
 
 
 def verify(store: Store, version: Version) -> int:
-    """The number of bytes checked: every dataset and model that `version` names, every parent of those, and the id itself.
+    """The number of bytes checked: of the version's record, of all that it names and of all that was made of.
 
-    Raises DatasetError naming the first file that is missing or changed.
+    Raises DatasetError with the first thing found, as `wind.verification` does not.
     """
-    if version.content.id() != version.id:
-        raise DatasetError(f"version {version.run}@{version.number} was edited: its content has id {version.content.id()[:12]}")
-    waiting = list(version.handles().values())
-    seen: set[AnyHandle] = set()
-    total = 0
-    while waiting:
-        handle = waiting.pop()
-        if handle in seen:
-            continue
-        seen.add(handle)
-        manifest = store.verify(handle)
-        total += manifest.bytes()
-        waiting += [*manifest.parents.values(), *manifest.outputs.values()]
-    return total
+    from wind.verification import Verification  # which is about versions
+
+    verification = Verification(store)
+    verification.version(version.run, version.number)
+    verification.require()
+    return verification.bytes_checked
 
 
 def _refuse_no_tag(name: str) -> None:
@@ -323,6 +390,11 @@ def _refuse_no_tag(name: str) -> None:
         raise ConfigError(f"{name!r} cannot be a tag: RUN@{name} is the version with that number; add a letter")
     if name == LATEST:
         raise ConfigError(f"{LATEST!r} cannot be given or taken: it always points to the version published last")
+
+
+def _text(version: Version) -> bytes:
+    """The record of `version` without the fields of a sealed one."""
+    return version.model_dump_json(indent=1, exclude={"manifests", "number_before", "digest_before", "digest"}).encode()
 
 
 def _read(storage: Storage, name: str) -> Version:

@@ -1,18 +1,21 @@
 """Commands that prove what is stored."""
 
 import json
-import sys
-from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flows import show
 from flows.options import Json, Root
-from wind.datasets import AnyHandle, Store
+from wind.datasets import Store
+from wind.errors import ConfigError, DatasetError
 from wind.files import atomic_write
-from wind.versions import Versions, find, named, runs, verify
+from wind.versions import REFERENCE, find, named, runs
+
+if TYPE_CHECKING:
+    from wind.verification import Verification
 
 commands = typer.Typer()
 
@@ -20,27 +23,32 @@ commands = typer.Typer()
 @commands.command("verify")
 def verify_content(
     name: Annotated[str | None, typer.Argument(metavar="[X]", help="a version or a dataset; everything, if left out")] = None,
+    reproduce: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="compute this dataset of the version again, and compare")
+    ] = None,
+    scratch: Annotated[Path | None, typer.Option(help="a folder to reproduce in; by default one within the store")] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Recompute every checksum and fingerprint of a version and its parents, of a dataset, or of the whole store."""
+    """Recompute every checksum, seal and foreign key of a version and its parents, of a dataset, or of the whole store."""
+    from wind.verification import Verification
+
     store = Store(root)
-    models: Iterable[AnyHandle] = ()
+    if reproduce is not None:
+        _reproduce(store, name, reproduce, scratch, as_json=as_json)
+        return
+    verification = Verification(store)
     if name is None:
-        models = store.handles("models")
-        checked = {
-            f"{version.run}@{version.number}": verify(store, version) for run in runs(store) for version in Versions(store, run)
-        }
-        for kind in [*store.storage.names("datasets"), "models", "sources"]:
-            checked |= {show.label(handle): store.verify(handle).bytes() for handle in store.handles(kind)}
+        verification.everything()
     elif "/" in name or ":" in name:
-        checked = {name: store.verify(named(store, name)).bytes()}
+        verification.dataset(named(store, name))
     else:
-        version = find(store, name)
-        checked, models = {name: verify(store, version)}, version.handles().values()
-    print(json.dumps(checked, indent=1)) if as_json else show.verified(checked)
-    for model in sorted({show.label(model) for model in models if store.is_dropped(model)}):
-        print(f"{model}  its weights were dropped by a retention policy", file=sys.stderr)
+        _verify_version(verification, name)
+    if as_json:
+        print(json.dumps({"verified": name or root, **verification.report()}, indent=1))
+    else:
+        show.verified(name or root, verification)
+    verification.require()
 
 
 @commands.command()
@@ -87,3 +95,34 @@ def diff(
     are_runs = all(name in runs(store) for name in (before, after))
     found = difference(store, find(store, before), find(store, after), aligned=are_runs)
     print(found.model_dump_json(indent=1)) if as_json else show_audit.difference(found)
+
+
+def _verify_version(verification: "Verification", name: str) -> None:
+    """Verify the version called `name`; all of its run, where what is damaged keeps it from being found."""
+    match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
+    try:
+        found = find(verification.store, name)
+    except (ConfigError, DatasetError) as error:
+        is_there = match is not None and match["run"] in runs(verification.store)
+        if match is None or not is_there or (isinstance(error, ConfigError) and match["tag"] != "latest"):
+            raise
+        verification.run(match["run"])
+    else:
+        verification.version(found.run, found.number)
+
+
+def _reproduce(store: Store, name: str | None, stage: str, scratch: Path | None, *, as_json: bool) -> None:
+    from tasks.reproduction import reproduced
+
+    if name is None:
+        raise ConfigError("--reproduce needs a version: wind verify RUN@2 --reproduce rewards")
+    handles = find(store, name).content.datasets
+    if stage not in handles:
+        raise ConfigError(f"{name} has no dataset {stage!r}: it has {', '.join(handles)}")
+    result = reproduced(store, handles[stage], scratch)
+    if as_json:
+        print(json.dumps({"reproduced": f"{name}:{stage}", **asdict(result)}, indent=1))
+    else:
+        show.reproduced(f"{name}:{stage}", result)
+    if result.differences:
+        raise DatasetError(f"{name}:{stage} was not reproduced: {result.differences[0]}")

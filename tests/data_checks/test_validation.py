@@ -15,6 +15,7 @@ from data_checks.validation import SUITES, validate
 from wind.check_config import ChecksConfig
 from wind.datasets import Dataset, Store, label
 from wind.errors import DataCheckError, DatasetError
+from wind.seals import seal
 from wind.stages import STAGES, STUDIES
 
 if TYPE_CHECKING:
@@ -171,12 +172,12 @@ def test_what_cannot_be_checked_is_said_in_one_line(chain: "Chain", store: Store
         validate(dropped, store, ChecksConfig())
     orphan = chain.dataset("metrics")
     manifest = store.path(orphan) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"iteration":', '"round":'))
+    manifest.write_bytes(seal(json.loads(manifest.read_text().replace('"iteration":', '"round":'))))
     with pytest.raises(DatasetError, match="records no iteration: rerun the stage"):
         validate(orphan, store, ChecksConfig())
     lonely = chain.dataset("win_rates")
     manifest = store.path(lonely) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"rewards":', '"scores":'))
+    manifest.write_bytes(seal(json.loads(manifest.read_text().replace('"rewards":', '"scores":'))))
     with pytest.raises(DatasetError, match="names no parent 'rewards': rerun the stage"):
         validate(lonely, store, ChecksConfig())
 

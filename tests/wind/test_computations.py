@@ -10,6 +10,7 @@ from wind.computations import computation_of, recorded
 from wind.datasets import Dataset, Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.seals import seal
 from wind.stages import Job, Place, run
 
 
@@ -53,7 +54,7 @@ def test_a_record_stays_unless_it_is_damaged(tmp_path: Path) -> None:
     assert b"estimate_win_rates" in path.read_bytes()
 
     path.write_bytes(content[:-2])
-    with pytest.raises(DatasetError, match=f"{path.name} is not a record"):
+    with pytest.raises(DatasetError, match=f"{path.name} cannot be read"):
         recorded(store, made)
     computed(store, rewards, "old")
     assert [each.code for each in recorded(store, made)] == ["old"]
@@ -68,7 +69,7 @@ def test_an_edited_record_is_refused(tmp_path: Path, field: str, value: str, rea
     (path,) = (tmp_path / "computations" / "win_rates" / made.fingerprint).iterdir()
     fields = json.loads(path.read_bytes())
     fields[field] = "forged" if field == "code" else {**fields[field], "fingerprint": digest("another")}
-    path.write_text(json.dumps(fields))
+    path.write_bytes(seal(fields))
     with pytest.raises(DatasetError, match=reason):
         recorded(store, made)
 

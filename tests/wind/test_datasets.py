@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from wind.datasets import Dataset, Model, Store, label, shard_name
-from wind.errors import DatasetError
+from wind.errors import DatasetError, InputError
 from wind.fingerprints import file_digest
 from wind.schemas import SCHEMAS, conform
+from wind.seals import seal
 
 
 def steps(start: int, stop: int) -> pa.Table:
@@ -159,6 +160,12 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def reseal(manifest: Path, old: str, new: str) -> None:
+    """Edit a manifest as somebody would who knows of its seal."""
+    edit(manifest, old, new)
+    manifest.write_bytes(seal(json.loads(manifest.read_bytes())))
+
+
 def damage(kind: str, store: Store, handle: Dataset) -> None:
     manifest = store.path(handle) / "manifest.json"
     first, second = shard(store, handle, 0), shard(store, handle, 1)
@@ -173,17 +180,23 @@ def damage(kind: str, store: Store, handle: Dataset) -> None:
     elif kind == "shards swapped in the manifest":
         content = json.loads(manifest.read_bytes())
         content["files"].reverse()
-        manifest.write_text(json.dumps(content))
+        manifest.write_bytes(seal(content))
     elif kind == "shard forgotten by the manifest":
         content = json.loads(manifest.read_bytes())
         del content["files"][1]
-        manifest.write_text(json.dumps(content))
+        manifest.write_bytes(seal(content))
     elif kind == "edited checksum":
-        edit(manifest, store.manifest(handle).files[0].sha256, "0" * 64)
+        reseal(manifest, store.manifest(handle).files[0].sha256, "0" * 64)
     elif kind == "edited fingerprint":
-        edit(manifest, handle.fingerprint, "0" * 64)
+        reseal(manifest, handle.fingerprint, "0" * 64)
     elif kind == "edited rows":
-        edit(manifest, '"rows": 6', '"rows": 7')
+        reseal(manifest, '"rows": 6', '"rows": 7')
+    elif kind == "edited rows of a shard":
+        reseal(manifest, '"rows": 3', '"rows": 2')
+    elif kind == "edited without its seal":
+        edit(manifest, '"schema_version": 1', '"schema_version": 0')
+    elif kind == "named for another noun":
+        reseal(manifest, '"kind": "training"', '"kind": "rewards"')
     elif kind == "half a manifest":
         os.truncate(manifest, 100)
     elif kind == "missing manifest":
@@ -199,7 +212,10 @@ DAMAGES = {  # kind: (what verify says, whether the cheap check before a cache h
     "shard forgotten by the manifest": ("has content .*, not the .* it is named for", False),
     "edited checksum": ("part-00000.arrow does not have the sha256 of its manifest", False),
     "edited fingerprint": ("manifest.json names another fingerprint, 000000000000", True),
-    "edited rows": ("manifest.json counts other rows than its shards hold", False),
+    "edited rows": ("manifest.json is of 7 in training, not of 6 in training", True),
+    "edited rows of a shard": ("manifest.json counts other rows than its shards hold", False),
+    "edited without its seal": ("manifest.json does not have the digest that it carries", True),
+    "named for another noun": ("manifest.json is of 6 in rewards, not of 6 in training", True),
     "half a manifest": ("manifest.json cannot be read", True),
     "missing manifest": ("is not in the store .*: rerun the stage that makes it", True),
 }
@@ -228,7 +244,7 @@ def forge(store: Store, table: pa.Table) -> Dataset:
         writer.write_table(table)
     manifest = store.manifest(handle)
     file = manifest.files[0].model_copy(update={"bytes": path.stat().st_size, "sha256": file_digest(path)})
-    (store.path(handle) / "manifest.json").write_text(manifest.model_copy(update={"files": [file]}).model_dump_json())
+    (store.path(handle) / "manifest.json").write_bytes(seal(manifest.model_copy(update={"files": [file]})))
     return handle
 
 
@@ -282,6 +298,12 @@ def test_a_model_is_its_config_tokenizer_and_safetensors(store: Store, tiny_mode
     assert list(store.handles("models")) == [plain]
     edit(folder / "generation_config.json", "2", "3")
     assert store.import_model(folder) != plain
+
+
+def test_a_source_is_not_called_as_the_store_s_own_record(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=r"a source cannot be called manifest\.json"):
+        store.import_source([tmp_path / "manifest.json"])
 
 
 def test_a_published_model_is_moved_and_verified(store: Store, tiny_model: Path) -> None:

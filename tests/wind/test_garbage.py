@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from tests.wind.versions_case import dataset, model, three_iterations, version
-from wind import holds, studies
+from wind import computations, holds, studies
+from wind.computations import Computation
 from wind.config import RetentionConfig
 from wind.datasets import CHECKPOINTS, FINISHED, AnyHandle, Store, folder_of
 from wind.errors import ConfigError, DatasetError
@@ -59,12 +60,13 @@ def test_only_what_nothing_reaches_goes_and_its_bytes_are_told(store: Store, cha
     gone_record = record(store, "gone", orphan)
     for handle in (orphan, kept):
         store.storage.write(f"checks/training/{handle.fingerprint}.json", b"{}")
-        store.storage.write(f"computations/training/{handle.fingerprint}/1.json", b"{}")
+        computations.record(store, made_by_hand := Computation(dataset=handle, stage="training", spec={}))
     store.storage.write("partial/logps/unfinished-key/part-00000.arrow", b"12345")
     before = listing(store)
     orphans = {folder_of(handle) for handle in (orphan, orphan_parent, unused)}
     garbage = {name for name in before if any(name.startswith(folder) for folder in orphans)}
-    garbage |= {gone_record, f"checks/training/{orphan.fingerprint}.json", f"computations/training/{orphan.fingerprint}/1.json"}
+    garbage |= {gone_record, f"checks/training/{orphan.fingerprint}.json"}
+    garbage |= {f"computations/training/{orphan.fingerprint}/{made_by_hand.key()}.json"}
     garbage |= {"partial/logps/unfinished-key/part-00000.arrow"}
 
     told = collect(store, dry_run=True)

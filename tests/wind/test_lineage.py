@@ -111,7 +111,7 @@ def test_what_is_missing_or_damaged_says_so(run: Run) -> None:
     shutil.rmtree(run.store.path(run.models[1]))
     found = of_handle(run.store, run.models[2], run.versions[1])
     damage = {node.id: node.damage for node in found.nodes.values() if node.damage}
-    reasons = {"generations": "is not in the store", "rewards": "lacks a file", "win_rates": "is not a record"}
+    reasons = {"generations": "is not in the store", "rewards": "lacks a file", "win_rates": "cannot be read"}
     for name, reason in reasons.items():
         assert reason in str(damage[f"{name}/{datasets[name].fingerprint}"])
     assert "is not in the store" in str(damage[f"models/{run.models[1].fingerprint}"])
