@@ -6,7 +6,6 @@ sections by value; where and how fast a run computes is no task's input. A hit c
 
 import functools
 import inspect
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tasks.running import Event, Outcome, Running, running
 from wind.datasets import AnyHandle, Model, label
 from wind.errors import DatasetError
 from wind.fingerprints import code_digest, digest
+from wind.seals import parsed
 from wind.stages import HANDLE
 from wind.storage import LocalStorage
 
@@ -159,11 +159,13 @@ def _key(cached: Task[P, dict[str, Any]], inputs: dict[str, Any]) -> str:
 def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]:
     """The handle that the cache holds under `key`, if any, and the computation's key. Reads plain JSON, and needs no server."""
     try:
-        record = json.loads(run.store.storage.read(f"results/{key}"))
-        return _parsed(json.loads(record["result"]))
+        record = parsed(run.store.storage.read(f"results/{key}"))
+        if Path(record["metadata"]["storage_key"]).name != key:
+            return None, None  # another key's: it was moved, and its handle is no result of this one
+        return _parsed(parsed(record["result"].encode()))
     except FileNotFoundError:
         return None, None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, None  # a damaged record is no hit: the stage runs again and writes a new one
 
 

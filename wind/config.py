@@ -6,6 +6,7 @@ in `root`, which no key sees.
 """
 
 import difflib
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -31,6 +32,7 @@ from wind.sections import Section
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Samples = Annotated[int, Field(ge=2)]  # of one prompt: a win rate needs a sibling to win against
+YAML_NODES = 10_000  # of a recipe: a few hundred are many
 DType = Literal["float32", "bfloat16"]
 
 
@@ -395,12 +397,31 @@ class _Loader(yaml.SafeLoader):
 
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node) > YAML_NODES:
+            raise ConfigError(f"{where} holds more than {YAML_NODES} values once its aliases are put in: write a smaller one")
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{where}{line}: {error.problem or error.context}") from error
+    except RecursionError:
+        raise ConfigError(f"{where} is nested too deeply: no setting is") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _size(node: yaml.Node, known: dict[yaml.Node, float] | None = None) -> float:
+    """How many values `node` stands for, an alias counted as often as it is used; infinite for one within itself."""
+    known = {} if known is None else known
+    if node not in known:
+        known[node] = math.inf  # while its parts are counted
+        items = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for item in items for part in (item if isinstance(item, tuple) else (item,))]
+        known[node] = 1 + sum(_size(part, known) for part in parts)
+    return known[node]
 
 
 def _override(content: dict[Any, Any], override: str) -> None:
@@ -512,5 +533,8 @@ def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     """A value as a message shows it: short."""
-    text = "empty" if value is None else repr(value)
+    try:
+        text = "empty" if value is None else repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a number too long to print"
     return text if len(text) <= 60 else f"{text[:57]}..."

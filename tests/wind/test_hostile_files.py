@@ -1,0 +1,377 @@
+"""Whatever lies in a store or a recipe: reading it ends in content or in one of the project's own errors, within the root."""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.wind.verification_case import finished
+from wind.config import load_config
+from wind.datasets import AnyHandle, Dataset, Store, StoredFile, folder_of
+from wind.errors import ConfigError, WindError
+from wind.seals import seal
+from wind.verification import Verification
+from wind.versions import Versions, find, runs
+
+some = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(some, max_examples=30)
+
+HOSTILE_NAMES = [
+    "../secret",
+    "../../secret",
+    "/etc/hostname",
+    "a/../../secret",
+    "..",
+    ".",
+    "",
+    "x\0y",
+    "manifest.json",
+    "sub/file",
+    "x" * 300,
+]
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.sampled_from(HOSTILE_NAMES)
+    | st.sampled_from(["0" * 64, "models", "datasets/../..", "9" * 400]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something can be replaced within a JSON value."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        yield from places(inner, (*path, name))
+
+
+def mutated(data: st.DataObject, fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` with one to three values replaced, removed or doubled."""
+    fields = copy.deepcopy(fields)
+    for _ in range(data.draw(st.integers(1, 3))):
+        every = list(places(fields))
+        if not every:
+            break
+        *above, last = data.draw(st.sampled_from(every))
+        owner = fields
+        for step in above:
+            owner = owner[step]
+        how = data.draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+        if how == "remove":
+            del owner[last]
+        elif how == "add" and isinstance(owner, dict):
+            owner[data.draw(st.text(max_size=4))] = data.draw(values)
+        else:
+            owner[last] = data.draw(values)
+    return fields
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    finished(Store(folder / "store"), folder, few=True)
+    (folder / "secret").write_text("nobody may read this")
+    return folder / "store"
+
+
+@pytest.fixture
+def store(origin: Path, tmp_path: Path) -> Store:
+    """A store whose files are linked: tests put new ones in their place."""
+    shutil.copytree(origin, tmp_path / "store", copy_function=os.link)
+    (tmp_path / "secret").write_text("nobody may read this")
+    return Store(tmp_path / "store")
+
+
+_opened: list[str] | None = None
+
+
+def _listen(event: str, arguments: tuple[Any, ...]) -> None:
+    if _opened is not None and event in (
+        "open",
+        "os.listdir",
+        "os.scandir",
+        "os.remove",
+        "os.rename",
+        "os.mkdir",
+        "shutil.rmtree",
+    ):
+        with suppress(TypeError):
+            _opened.append(os.path.abspath(os.fsdecode(arguments[0])))
+
+
+sys.addaudithook(_listen)
+
+
+@contextmanager
+def within(store: Store) -> Iterator[None]:
+    """Nothing beside the root is opened in the block, but for Python's own files."""
+    global _opened
+    _opened = []
+    try:
+        yield
+        beside = store.root.parent
+        assert [path for path in _opened if Path(path).is_relative_to(beside) and not Path(path).is_relative_to(store.root)] == []
+        assert not {"/etc/hostname"} & set(_opened)
+    finally:
+        _opened = None
+
+
+def rewrite(store: Store, name: str, content: bytes) -> None:
+    (store.root / name).unlink(missing_ok=True)
+    (store.root / name).write_bytes(content)
+
+
+def use(store: Store, *handles: AnyHandle) -> None:
+    """Do with a store what commands do; only the project's own errors come out."""
+    with within(store):
+        Verification(store).everything()
+        for handle in handles:
+            store.is_whole(handle)
+            for act in (store.manifest, store.verify):
+                with suppress(WindError):
+                    act(handle)
+            with suppress(WindError):
+                if isinstance(handle, Dataset):
+                    store.read(handle).to_pylist()
+            with suppress(WindError):
+                list(store.handles(folder_of(handle).removeprefix("datasets/").split("/")[0]))
+        for run in runs(store):
+            with suppress(WindError):
+                list(Versions(store, run))
+            for tag in ("latest", "good", "2"):
+                with suppress(WindError):
+                    find(store, f"{run}@{tag}")
+
+
+@given(st.data(), st.booleans())
+@some
+def test_any_manifest(origin: Path, tmp_path: Path, data: st.DataObject, is_sealed: bool) -> None:
+    store = _fresh(origin, tmp_path)
+    handles = list(find(store, "tiny").handles().values())
+    handle = data.draw(st.sampled_from(handles))
+    name = f"{folder_of(handle)}/manifest.json"
+    fields = mutated(data, json.loads(store.storage.read(name)))
+    rewrite(store, name, seal(fields) if is_sealed else json.dumps(fields).encode())
+    use(store, handle)
+
+
+@given(st.data(), st.booleans())
+@some
+def test_any_version(origin: Path, tmp_path: Path, data: st.DataObject, is_sealed: bool) -> None:
+    store = _fresh(origin, tmp_path)
+    name = data.draw(st.sampled_from(["runs/tiny/versions/0001.json", "runs/tiny/versions/0002.json"]))
+    fields = mutated(data, json.loads(store.storage.read(name)))
+    rewrite(store, name, seal(fields) if is_sealed else json.dumps(fields).encode())
+    use(store)
+
+
+@given(st.data(), st.binary(max_size=80))
+@some
+def test_any_bytes_in_any_small_file(origin: Path, tmp_path: Path, data: st.DataObject, content: bytes) -> None:
+    store = _fresh(origin, tmp_path)
+    small = sorted(path for path in store.root.rglob("*") if path.is_file() and path.suffix in (".json", "", ".lock", ".html"))
+    path = data.draw(st.sampled_from(small))
+    before = path.read_bytes()
+    cut = data.draw(st.integers(0, len(before)))
+    rewrite(store, str(path.relative_to(store.root)), before[:cut] + content + data.draw(st.sampled_from([b"", before[cut:]])))
+    use(store, *find_handles(store))
+
+
+def find_handles(store: Store) -> list[AnyHandle]:
+    with suppress(WindError):
+        return list(find(store, "tiny").handles().values())
+    return []
+
+
+@given(st.data())
+@settings(some, max_examples=10)
+def test_any_shard(origin: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """The manifest says that the bytes are right, so that whoever reads them has to find out."""
+    store = _fresh(origin, tmp_path)
+    handle = find(store, "tiny").content.datasets[data.draw(st.sampled_from(["prompts", "generations", "rewards"]))]
+    name = f"{folder_of(handle)}/part-00000.arrow"
+    content = bytearray(store.storage.read(name))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content) - 1))
+        patch = data.draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f"]))
+        content[start : start + len(patch)] = patch
+    rewrite(store, name, bytes(content))
+    manifest = json.loads(store.storage.read(f"{folder_of(handle)}/manifest.json"))
+    manifest["files"][0] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    rewrite(store, f"{folder_of(handle)}/manifest.json", seal(manifest))
+    use(store, handle)
+
+
+def _fresh(origin: Path, tmp_path: Path) -> Store:
+    shutil.rmtree(tmp_path / "store", ignore_errors=True)
+    shutil.copytree(origin, tmp_path / "store", copy_function=os.link)
+    (tmp_path / "secret").write_text("nobody may read this")
+    return Store(tmp_path / "store")
+
+
+# ---------------------------------------------------------------------------------------------- names that lead out
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE_NAMES if name not in ("manifest.json",)])
+def test_a_file_is_named_within_its_folder(store: Store, name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        StoredFile(name=name, bytes=1, sha256="0" * 64)
+    handle = find(store, "tiny").content.datasets["rewards"]
+    path = f"{folder_of(handle)}/manifest.json"
+    fields = json.loads(store.storage.read(path))
+    fields["files"][0]["name"] = name
+    rewrite(store, path, seal(fields))
+    use(store, handle)
+    with pytest.raises(WindError):
+        store.read(handle)
+
+
+@pytest.mark.parametrize("name", ["../latest", "/tmp/x", "a/b", "", ".", "..", "x\n", "x\0", "é", "x" * 65])
+def test_a_tag_is_a_plain_name(store: Store, name: str) -> None:
+    version = find(store, "tiny")
+    with within(store), pytest.raises(ConfigError, match="cannot be a tag"):
+        Versions(store, "tiny").tag(name, version)
+    with within(store), pytest.raises(ConfigError):
+        find(store, f"tiny@{name}" if name else "tiny@")
+    with within(store), pytest.raises(ConfigError):
+        find(store, f"{name}@latest")
+
+
+def test_a_link_is_not_followed_by_verification(store: Store) -> None:
+    handle = find(store, "tiny").content.datasets["rewards"]
+    for name in ("part-00000.arrow", "manifest.json"):
+        path = store.root / folder_of(handle) / name
+        path.unlink()
+        path.symlink_to(store.root.parent / "secret")
+        with within(store):
+            verification = Verification(store)
+            verification.everything()
+        assert any(f"{path} is not a plain file" in str(finding) for finding in verification.findings)
+
+
+def test_a_manifest_that_names_itself_ends(store: Store) -> None:
+    handle = find(store, "tiny").content.datasets["rewards"]
+    path = f"{folder_of(handle)}/manifest.json"
+    fields = json.loads(store.storage.read(path))
+    fields["outputs"]["itself"] = handle.model_dump(mode="json")
+    fields["parents"]["itself"] = handle.model_dump(mode="json")
+    rewrite(store, path, seal(fields))
+    assert store.is_whole(handle)
+    use(store, handle)
+
+
+# ---------------------------------------------------------------------------------------------- recipes
+
+RECIPE = """run: demo
+policy: {path: models/base}
+prompts: {source: prompts.jsonl, eval_fraction: 0.1}
+reward: {kind: rule, function: "module:function"}
+sampling: {samples_per_prompt: 8, temperature: 1.0}
+objective: {name: wind, beta: 0.1}
+"""
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 9)}]\n" for before, after in zip("abcdefghijk", "bcdefghijkl", strict=True)
+)
+
+
+def refused(path: Path, content: bytes) -> str:
+    """What is said of a recipe; it is one short line."""
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (BOMB, "values once its aliases are put in"),
+        (f"run: {BOMB.splitlines()[0][3:]}\n", ""),
+        ("run: &a [*a]\n", ""),
+        ("run: &a {b: *a}\n", ""),
+        ("[" * 900 + "]" * 900, "nested too deeply"),
+        ("run: " + "{a: " * 900 + "}" * 900, "nested too deeply"),
+        (f"seed: {'9' * 10_000}\n", ""),
+        (f"{RECIPE}seed: {'9' * 4_000}\n", "seed"),
+        (f"{RECIPE}seed: 0x{'f' * 5_000}\n", ""),
+        (f"{RECIPE}seed: 1e400\n", "seed"),
+        (f"{RECIPE}run: other\n", "run is set twice"),
+        (f"{RECIPE}\trun: demo\n", "line"),
+        ("run:\tdemo\n\tseed: 1\n", "line"),
+        ("a\0b", "not YAML"),
+        (b"run: \xff\xfe", "cannot be read"),
+        (b"\xff\xfer\0u\0n\0", "cannot be read"),
+        ("", "must be a mapping"),
+        ("---\nrun: a\n---\nrun: b\n", "found another document"),
+        ("? [a, b]\n: 1\n", ""),
+        ("? {a: b}\n: 1\n", ""),
+        ("1: 2\n", ""),
+        ("null: 2\n", ""),
+        ("run: !!python/object/apply:os.system ['false']\n", "could not determine a constructor"),
+        ("run: !!binary '???'\n", ""),
+        ("seed: 2001-99-99\n", ""),
+        ("<<: 3\n", ""),
+        ("<<: [&a {<<: *a}]\n", ""),
+        ("run: *nobody\n", "undefined alias"),
+        (f"{RECIPE}root: 'a\\0b'\n", ""),
+    ],
+)
+def test_pathological_yaml(tmp_path: Path, content: str | bytes, says: str) -> None:
+    path = tmp_path / "x.yaml"
+    if isinstance(content, str) and content.startswith(RECIPE) and "root" in content:
+        path.write_text(content)
+        load_config(path)  # a name like any other, for the file system to refuse
+        return
+    assert says in refused(path, content if isinstance(content, bytes) else content.encode())
+
+
+@given(st.data(), st.text(st.sampled_from(list("{}[]:,-&*!|>'\"%@`#?<=~ \n\ta0.e")), max_size=12))
+@many
+def test_any_yaml(tmp_path: Path, data: st.DataObject, patch: str) -> None:
+    start = data.draw(st.integers(0, len(RECIPE)))
+    end = data.draw(st.integers(start, min(start + 20, len(RECIPE))))
+    path = tmp_path / "x.yaml"
+    path.write_text(RECIPE[:start] + patch + RECIPE[end:])
+    with suppress(ConfigError):
+        load_config(path)
+
+
+@given(st.binary(max_size=60))
+@many
+def test_any_bytes_as_a_recipe(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError):
+        load_config(path)
+
+
+OVERRIDES: list[Callable[[str], str]] = [lambda text: f"training.lr={text}", lambda text: text, lambda text: f"{text}=1"]
+
+
+@given(st.text(max_size=12), st.sampled_from(OVERRIDES))
+@many
+def test_any_override(tmp_path: Path, text: str, override: Callable[[str], str]) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(RECIPE)
+    with suppress(ConfigError):
+        load_config(path, [override(text)])
