@@ -107,7 +107,7 @@ def _node(node: Node, called: str) -> Text:
         text.append(f"  computed by {node.computed_by['stage']}{took}{others}", "dim")
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in list(node.numbers.items())[:4])
     origin = node.provenance.get("origin") or node.provenance.get("source")
-    for said in (numbers, f"from {origin}" if origin else ""):
+    for said in (numbers, f"from {_place(origin)}" if origin else ""):
         text.append(f"  {said}" if said else "", "dim")
     for file in node.files:
         text.append(f"\n{file['name']}  {file['bytes']} bytes  sha256 {file['sha256']}", "dim")
@@ -116,6 +116,13 @@ def _node(node: Node, called: str) -> Text:
     if node.damage:
         text.append(f"\nMISSING OR DAMAGED: {node.damage}", "bold red")
     return text
+
+
+def _place(origin: str | Mapping[str, str]) -> str:
+    """Where something came from: a path, or a name on the Hub and its commit."""
+    if isinstance(origin, str):
+        return origin
+    return origin["path"] if "path" in origin else f"{origin['hub']} at commit {origin.get('commit', 'unknown')[:12]}"
 
 
 def _response(answers: Answers, index: int) -> Text:
