@@ -27,12 +27,18 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<' ~ message['role'][0] ~ '>' ~ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
+LONGEST = ("test_training_ranks", "flows/", "test_rollouts", "test_training", "test_vllm", "test_generations")
 CHARACTERS = "0123456789+-=abcdefghijklmnopqrstuvwxyz .?"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest tests, flows and then what else is slow, so that no worker is left alone with them at the end."""
-    items.sort(key=lambda item: ("tests/flows/" not in item.nodeid, item.get_closest_marker("slow") is None))
+    """Start with the longest files, so that no worker is left alone with one at the end; what takes no time comes last."""
+
+    def turn(item: pytest.Item) -> tuple[int, bool]:
+        first = next((index for index, part in enumerate(LONGEST) if part in item.nodeid), len(LONGEST))
+        return first, item.get_closest_marker("slow") is None
+
+    items.sort(key=turn)
 
 
 @pytest.fixture
