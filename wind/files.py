@@ -4,9 +4,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+UNFINISHED = re.compile(r"\..*\.(\d+)-\d+\.partial")
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -76,6 +79,12 @@ def atomic(path: Path) -> Iterator[Path]:
 def unfinished_name(name: str) -> str:
     """What the file `name` is called while this thread writes it."""
     return f".{name}.{os.getpid()}-{threading.get_native_id()}.partial"
+
+
+def writer_of(name: str) -> int | None:
+    """The process that writes, or wrote, the unfinished file called `name`; None if it is not such a name."""
+    match = UNFINISHED.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def sync_folder(folder: Path) -> None:

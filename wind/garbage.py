@@ -22,6 +22,7 @@ from wind import holds
 from wind.config import RetentionConfig
 from wind.datasets import CHECKPOINTS, DROPPED, FINGERPRINT, FINISHED, MANIFEST, WEIGHTS, Manifest, Model, Store, folder_of
 from wind.errors import DatasetError
+from wind.files import writer_of
 from wind.stages import HANDLE
 from wind.storage import Entry, Storage
 from wind.studies import studies
@@ -29,7 +30,7 @@ from wind.versions import Version, Versions, runs
 
 BESIDE = ("checks", "computations")  # folders of records that belong to a dataset and carry its fingerprint in their path
 CACHED = ("results", "published")  # folders of records by the key of a task, and of a stage
-TEMPORARY = re.compile(r"^(?:scratch-(\d+)-.*|\..*\.(\d+)\.partial)$")
+SCRATCH = re.compile(r"scratch-(\d+)-.*")
 FINGERPRINTED = re.compile(r"^[0-9a-f]{64}")
 
 
@@ -257,21 +258,22 @@ class Survey:
             size = sum(entry.bytes for entry in below[folder])
             name = folder.rpartition("/")[2]
             is_finished = any(entry.name == f"{folder}/{FINISHED}" for entry in below[folder])
-            if _is_of_the_dead(name) if TEMPORARY.match(name) else not is_finished and self._is_free(f"{folder}.lock"):
+            if _is_of_the_dead(name) if _writer_of(name) is not None else not is_finished and self._is_free(f"{folder}.lock"):
                 yield Item("unfinished", folder, size)
 
     def _find_what_policies_keep(self, versions: Mapping[str, list[Version]], policies: Mapping[str, RetentionConfig]) -> None:
         """Find the models whose weights, and the finished trainings whose states, some policy keeps."""
         self._weights: set[str] = set()
         with_state: set[str] = set()
+        known = {version.id for published in versions.values() for version in published}
         for run, published in versions.items():
             policy = policies[run]
             tagged = set(Versions(self._store, run).tags().values())
             last = policy.weights if isinstance(policy.weights, int) else 0
             for age, version in enumerate(reversed(published)):
                 trained = set(self._trained(version))
-                if version.content.previous is None:
-                    self._weights.add(folder_of(version.content.model_in))  # no training of this run gives it again
+                if version.content.previous not in known:  # the first, or the one before it was forgotten
+                    self._weights.add(folder_of(version.content.model_in))  # no training of a version gives it again
                 if policy.weights == "all" or version.id in tagged or age < last:
                     self._weights |= trained
                 if age < policy.optimizer_states:
@@ -321,8 +323,8 @@ class Survey:
         return reached
 
     def _result_is_garbage(self, entry: Entry) -> bool:
-        if _is_of_the_dead(entry.name.rpartition("/")[2]):
-            return False  # a temporary file
+        if _writer_of(entry.name.rpartition("/")[2]) is not None:
+            return False  # a temporary file, whose writer decides
         try:
             record = json.loads(self._storage.read(entry.name))
             result = record if entry.name.startswith("published/") else json.loads(record["result"])
@@ -384,13 +386,19 @@ def _delete(storage: Storage, folder: str) -> None:
             raise
 
 
+def _writer_of(name: str) -> int | None:
+    """The process whose temporary file or folder is called `name`; None if that is no temporary name."""
+    match = SCRATCH.fullmatch(name)
+    return int(match[1]) if match else writer_of(name)
+
+
 def _is_of_the_dead(name: str) -> bool:
     """Whether `name` is that of a temporary file or folder whose process has ended."""
-    match = TEMPORARY.match(name)
-    if match is None:
+    writer = _writer_of(name)
+    if writer is None:
         return False
     try:
-        os.kill(int(match[1] or match[2]), 0)
+        os.kill(writer, 0)
     except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:

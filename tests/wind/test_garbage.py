@@ -18,7 +18,7 @@ from wind.computations import Computation
 from wind.config import RetentionConfig
 from wind.datasets import CHECKPOINTS, FINISHED, AnyHandle, Store, folder_of
 from wind.errors import ConfigError, DatasetError
-from wind.files import lock
+from wind.files import lock, unfinished_name
 from wind.garbage import collect
 from wind.storage import LocalStorage
 from wind.versions import Content, Version, Versions, find, verify
@@ -126,15 +126,26 @@ def test_unfinished_work_is_left_while_somebody_works_or_where_it_is_asked_for(s
     assert store.storage.names("partial/training") == []
 
 
+def test_weights_that_no_version_gives_again_stay(store: Store, chain: list[Version]) -> None:
+    """The version before was forgotten: what the next begins with is all that is left of it."""
+    Versions(store, "demo").forget([chain[1]], force=True)
+    collect(store, weights=1)
+    assert [store.is_dropped(each.content.model_in) for each in chain] == [False, True, False]
+    assert store.is_whole(chain[2].content.model_in)
+
+
 def test_temporary_files_and_locks_of_the_dead_go(store: Store, chain: list[Version]) -> None:
     dead = 2**22 + 1  # above the highest process number there is
+    ours, process = unfinished_name("0004.json"), f".{os.getpid()}-"
     left = [
-        f"runs/demo/versions/.0004.json.{dead}.partial",
+        f"runs/demo/versions/{ours.replace(process, f'.{dead}-')}",
+        f"results/{unfinished_name('key').replace(process, f'.{dead}-')}",
         f"datasets/training/{'0' * 64}.lock",
         f"partial/models/scratch-{dead}-x/model.safetensors",
     ]
     stays = [
-        f"runs/demo/.config.json.{os.getpid()}.partial",
+        f"runs/demo/versions/{ours}",
+        f"results/{unfinished_name('key')}",
         f"partial/models/scratch-{os.getpid()}-x/config.json",
         "runs/demo/lock",
     ]
