@@ -36,7 +36,7 @@ def studies(store: Store) -> Iterator[Study]:
             continue
         except (OSError, ValidationError) as error:
             problem = str(error).splitlines()[0]
-            raise DatasetError(f"{store.root}/{_name(run)} is not a study ({problem}): run the study again") from error
+            raise DatasetError(f"{store.url}/{_name(run)} is not a study ({problem}): run the study again") from error
 
 
 def forget(store: Store, run: str) -> None:

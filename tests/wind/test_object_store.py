@@ -18,6 +18,7 @@ from tests.wind.test_dataset_crashes import publish, steps
 from wind.datasets import Store, folder_of, shard_name
 from wind.errors import DatasetError, StageError
 from wind.object_storage import ObjectStorage, cache_folder
+from wind.studies import studies
 from wind.versions import Versions
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,12 @@ def in_process(program: str, root: str) -> "subprocess.Popen[str]":
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+
+
+def test_a_damaged_study_is_named_by_its_address(bucket: Store) -> None:
+    bucket.storage.write("runs/compare/study.json", b"{")
+    with pytest.raises(DatasetError, match=f"^{bucket.url}/runs/compare/study.json is not a study"):
+        list(studies(bucket))
 
 
 def test_a_dataset_is_the_same_in_a_bucket(bucket: Store, store: Store) -> None:
