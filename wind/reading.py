@@ -56,7 +56,7 @@ class Rows(pl.LazyFrame):
         return pl.LazyFrame._from_pyldf(ldf)
 
     def __reduce__(self) -> tuple[Any, tuple[str, Dataset]]:
-        return _rows, (self._store.storage.url, self.handle)
+        return _rows, (self._store.address, self.handle)
 
     @property
     def manifest(self) -> Manifest:
@@ -190,9 +190,9 @@ class StoreReader:
         return Rows(self._store, handle)
 
 
-def _rows(url: str, handle: Dataset) -> Rows:
+def _rows(address: str, handle: Dataset) -> Rows:
     """What a pickled `Rows` becomes."""
-    return Rows(Store(url), handle)
+    return Rows(Store(address), handle)
 
 
 def _scan(store: Store, handle: Dataset) -> pl.LazyFrame:

@@ -51,6 +51,17 @@ def test_what_is_derived_is_a_plain_frame(reader: StoreReader) -> None:
     assert again.collect().equals(rows.collect())
 
 
+def test_rows_are_found_from_another_folder(
+    store: Store, demo_versions: list[Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.root.parent)
+    rows = wind.open(store.root.name).version("demo").rewards
+    sent = pickle.dumps(rows)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(sent).collect()["reward"].to_list() == [2.0, 3.0, 4.0, 5.0]
+
+
 def test_a_version_knows_its_models_and_the_one_before(store: Store, reader: StoreReader) -> None:
     assert reader.runs == ["demo"]
     first, second = reader.versions("demo")
