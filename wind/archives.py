@@ -27,6 +27,7 @@ from wind.config import Name
 from wind.datasets import MANIFEST, MODEL_FILES, AnyHandle, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.exports import appearing, checked_chunks
+from wind.holds import hold
 from wind.storage import CHUNK_BYTES
 from wind.versions import Version, Versions, history
 
@@ -113,7 +114,8 @@ def import_archive(store: Store, archive: Path, run: str | None = None) -> Impor
     """
     if run is not None and not re.fullmatch(RUN, run):
         raise ConfigError(f"{run!r} cannot be a run: use letters, digits, dot, dash and underscore")
-    with archive.open("rb") as file:
+    with archive.open("rb") as file, hold(store.storage) as held:
+        store = Store(store.address, held)  # what it takes in is kept until its version is there
         reader = _Reader(file, archive)
         index = reader.index()
         scratch = store.scratch("imports")
@@ -295,7 +297,7 @@ def _adopt(store: Store, staged: Store, chain: Sequence[Version], renamed: Seque
     stored = 0
     for handle in reachable(staged, chain):
         manifest = staged.manifest(handle)
-        if not store.is_whole(handle):
+        if not store.claim(handle):
             store.adopt(staged.path(handle), handle, manifest)
             stored += 1
     for member in index.files:

@@ -15,6 +15,7 @@ import pytest
 from wind.archives import export_archive, import_archive, reachable
 from wind.datasets import Model, Source, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError, WindError
+from wind.garbage import collect
 from wind.versions import Version, Versions, find, runs, verify
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -80,6 +81,22 @@ def test_another_machine_gets_the_same(
     opened = Store(tmp_path / "unpacked")
     Versions(opened, "demo").set_latest(versions[1])
     assert verify(opened, versions[1]) == verify(store, versions[1])
+
+
+def test_a_collection_beside_an_import_leaves_what_it_takes_in(
+    versions: list[Version], archive: Path, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt, freed = Versions.adopt, []
+
+    def collecting_first(self: Versions, version: Version) -> bool:
+        freed.extend(collect(other).items)
+        return adopt(self, version)
+
+    monkeypatch.setattr(Versions, "adopt", collecting_first)
+    import_archive(other, archive)
+    assert freed == []
+    assert [verify(other, version) > 0 for version in versions] == [True, True]
+    assert collect(other).items == ()
 
 
 def test_a_second_import_changes_nothing(versions: list[Version], archive: Path, other: Store) -> None:
