@@ -27,7 +27,8 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     versions: list[Version] = []
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
-        before = versions[-1].content.datasets if versions else {}
+        last = versions[-1] if versions else begin.after
+        before = last.content.datasets if last else {}
         trained_on = train(config, policy, reference, prompts, reward, iteration, before)
         training = trained_on["training"]
         trained, anchor = trained_model(training), moved_anchor(training, reference)

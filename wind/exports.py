@@ -21,7 +21,7 @@ from wind.cards import dataset_card, model_card
 from wind.datasets import MODEL_FILES, Dataset, Model, Store, folder_of, label
 from wind.errors import ConfigError, DatasetError
 from wind.files import lock, sync_folder
-from wind.versions import Version, Versions, find, named, runs
+from wind.versions import Version, everywhere, find, named
 
 HELD_OUT = ("evaluation", "metrics")  # of the eval split, though their names do not say so
 
@@ -135,8 +135,7 @@ def appearing(destination: Path) -> Iterator[Path]:
 
 def _origin_of(store: Store, model: Model) -> Version | None:
     """The version that `model` came out of, if any."""
-    found = (version for run in runs(store) for version in Versions(store, run))
-    return next((version for version in found if version.content.model_out == model), None)
+    return next((version for version in everywhere(store) if version.content.model_out == model), None)
 
 
 def _require(wanted: object, subject: Subject, otherwise: str) -> None:

@@ -222,7 +222,7 @@ class Versions:
     def _refuse_to_forget(self, names: Mapping[str, str], tags: Mapping[str, str]) -> None:
         for tag, name in tags.items():
             raise ConfigError(f"{name} has the tag {tag!r}: `wind tag {self.run} {tag} --delete` first, or give --force")
-        for version in (version for run in runs(self._store) for version in Versions(self._store, run)):
+        for version in everywhere(self._store):
             before = names.get(version.content.previous or "")
             if before and (version.run != self.run or version.id not in names):
                 raise ConfigError(f"{version.run}@{version.number} continues {before}: forget it first, or give --force")
@@ -274,8 +274,8 @@ class Versions:
         if wanted is None:
             return ""
         ours = [version for version in published if version.id == wanted]
-        others = (version for run in runs(self._store) if run != self.run for version in Versions(self._store, run))
-        return ours[0].digest if ours else next((version.digest for version in others if version.id == wanted), "")
+        found = next(iter(ours), None) or next((version for version in everywhere(self._store) if version.id == wanted), None)
+        return found.digest if found else ""
 
     def _seals(self, content: Content, published: Sequence[Version]) -> dict[str, Seal]:
         """The seals of what `content` names and of all that was made of, as far as no version in its chain has them."""
@@ -319,6 +319,11 @@ def runs(store: Store) -> list[str]:
     return [name for name in storage.names("runs") if any(map(NUMBERED.fullmatch, storage.names(f"runs/{name}/versions")))]
 
 
+def everywhere(store: Store) -> Iterator[Version]:
+    """The versions of all runs; one that several runs have, once for each."""
+    return (version for run in runs(store) for version in Versions(store, run))
+
+
 def find(store: Store, name: str) -> Version:
     """The version called `name`: RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six digits of an id."""
     match = REFERENCE.match(name if "@" in name else f"{name}@latest")
@@ -330,7 +335,7 @@ def find(store: Store, name: str) -> Version:
         if found is not None:
             return found
     elif re.fullmatch(r"[0-9a-f]{6,64}", name):
-        matches = {version.id: version for run in runs(store) for version in Versions(store, run) if version.id.startswith(name)}
+        matches = {version.id: version for version in everywhere(store) if version.id.startswith(name)}
         if len(matches) == 1:
             return next(iter(matches.values()))
     known = ", ".join(runs(store)) or "none"
@@ -357,7 +362,7 @@ def history(store: Store, version: Version) -> list[Version]:
 
     Raises DatasetError if one of them is not in the store.
     """
-    known = {other.id: other for run in runs(store) for other in Versions(store, run)}
+    known = {other.id: other for other in everywhere(store)}
     chain = [version]
     while (previous := chain[0].content.previous) is not None:
         if previous not in known:

@@ -12,7 +12,7 @@ from wind.config import checks_config
 from wind.datasets import Store, label
 from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
-from wind.versions import Version, Versions, find
+from wind.versions import Version, everywhere, find
 
 commands = typer.Typer()
 
@@ -95,5 +95,5 @@ def _recorded_checks(store: Store, run: str) -> dict[Any, Any]:
 def _before(store: Store, version: Version) -> dict[str, Any]:
     """The datasets of the iteration before, if it was published."""
     previous = version.content.previous
-    found = next((each for each in Versions(store, version.run) if each.id == previous), None)
+    found = next((each for each in everywhere(store) if each.id == previous), None)
     return {} if found is None else found.content.datasets

@@ -29,7 +29,7 @@ def run(config: DistillConfig, base: Version | None = None) -> tuple[Version, li
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server", "warm_workers")
-def test_a_run_goes_on_from_any_version_and_through_collections(finished_recipe: Recipe) -> None:
+def test_a_run_goes_on_from_any_version_and_through_collections(finished_recipe: Recipe, wind: Wind) -> None:
     store = Store("store")
     first = find(store, "tiny@1")
     ended = threading.Event()
@@ -52,6 +52,9 @@ def test_a_run_goes_on_from_any_version_and_through_collections(finished_recipe:
 
     again, computed = run(finished_recipe("iterations=2", "run=branch"), first)
     assert (again.id, again.run, again.number, computed) == (second.id, "branch", 1, [])
+    assert again.check_results == second.check_results  # its drift is that since the version that it continues
+    found = json.loads(wind("check", "branch@1", "--set", "checks.max_empty_share=1", "--json")[1])
+    assert {name: result["key"] for name, result in found.items()} == again.check_results
     other = finished_recipe("iterations=2", "run=branch", "training.lr=2e-3")
     assert next(step["stage"] for step in planned(other, first) if step["outcome"] == "run") == "training"
     assert history(store, again) == [first, again]

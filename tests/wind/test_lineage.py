@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wind.audit_case import HELD_OUT, TRAIN, Run, publish, wins
+from tests.wind.versions_case import three_iterations, version
+from wind.datasets import Store
 from wind.lineage import Lineage, chain, of_handle, of_prompt, of_version
 from wind.lineage.drawing import mermaid, svg
 from wind.lineage.layers import layout
+from wind.versions import Versions
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,14 @@ def edges(found: Lineage) -> set[tuple[str, str, str]]:
         (found.nodes[edge.parent].name.partition("/")[0], edge.name, found.nodes[edge.child].name.partition("/")[0])
         for edge in found.edges
     }
+
+
+def test_a_chain_goes_on_in_the_run_that_it_was_branched_from(store: Store) -> None:
+    made = three_iterations(store)
+    branch = version(store, 3, made[1], made[1].content.model_out, run="branch")
+    assert chain(store, branch) == [*made[:2], branch]
+    Versions(store, "demo").forget(made[:1], force=True)
+    assert chain(store, branch) == [made[1], branch]
 
 
 def test_a_model_comes_from_everything_before_its_training(shared: Run) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from wind.computations import Computation, by_manifest, computation_of, recorded
 from wind.datasets import AnyHandle, Dataset, Manifest, Model, Source, Store, label, noun
 from wind.errors import ConfigError, DatasetError, InputError
-from wind.versions import Version, Versions
+from wind.versions import Version, Versions, everywhere
 
 TOLD = ("started", "seconds", "host", "git_revision", "git_dirty", "packages", "origin", "source", "revision")
 HELD_OUT = {
@@ -95,7 +95,7 @@ def of_prompt(store: Store, version: Version, prompt_id: str) -> Lineage:
 
 def chain(store: Store, version: Version) -> list[Version]:
     """`version` and those before it, the first iteration first; as far as they are stored."""
-    known = {each.id: each for each in Versions(store, version.run) if each.id != version.id}
+    known = {each.id: each for each in (*everywhere(store), *Versions(store, version.run)) if each.id != version.id}
     found = [version]
     while (before := known.pop(found[-1].content.previous or "", None)) is not None:
         found.append(before)
