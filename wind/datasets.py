@@ -25,7 +25,7 @@ from wind import holds, schemas
 from wind.errors import DatasetError, InputError, StageError
 from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
 from wind.seals import opened, parsed, seal
-from wind.storage import Held, LocalStorage, Storage, storage_for
+from wind.storage import Entry, Held, LocalStorage, Storage, storage_for
 
 if TYPE_CHECKING:  # half a second, which commands that look at versions alone do not need
     import polars as pl
@@ -176,23 +176,33 @@ class Store:
             )
         return manifest
 
-    def is_whole(self, handle: AnyHandle) -> bool:
-        """Whether the manifest of `handle` is there, every file has its recorded size, and so has every output.
+    def is_whole(self, handle: AnyHandle, *, renew: bool = False) -> bool:
+        """Whether the manifest of `handle` is there, every file as it was published, and so every output.
 
-        The cheap check before a cache hit. An output whose weights a retention policy removed is taken for whole.
+        The cheap check before a cache hit: a file of the recorded size that is not younger than the manifest, which was written
+        after it, is taken for unchanged; a younger one is hashed. With `renew`, a manifest whose younger files are right, as in
+        a copy of a store, is written again, so that they are not hashed the next time. An output whose weights a retention
+        policy removed is taken for whole.
         """
         waiting, seen = [handle], {handle}
         while waiting:
             each = waiting.pop()
             try:
-                files, sizes = self.manifest(each).files, self._sizes(each)
+                files, stored = self.manifest(each).files, self._stored(each)
+                if each != handle and isinstance(each, Model) and DROPPED in stored:
+                    files = [file for file in files if not file.name.endswith(WEIGHTS)]
+                if any(file.name not in stored or stored[file.name].bytes != file.bytes for file in files):
+                    return False
+                younger = [file for file in files if stored[file.name].modified > stored[MANIFEST].modified]
+                hashed = self._fetched(folder_of(each), [file.name for file in younger])
+                if any(file.sha256 != sha256 for file, (_, sha256) in zip(younger, hashed, strict=True)):
+                    return False
+                if younger and renew:
+                    name = f"{folder_of(each)}/{MANIFEST}"
+                    self.storage.write(name, self.storage.read(name))
+                waiting += self._further_outputs(each, seen)
             except (DatasetError, OSError):
                 return False
-            if each != handle and isinstance(each, Model) and DROPPED in sizes:
-                files = [file for file in files if not file.name.endswith(WEIGHTS)]
-            if any(sizes.get(file.name) != file.bytes for file in files):
-                return False
-            waiting += self._further_outputs(each, seen)
         return True
 
     def is_dropped(self, handle: AnyHandle) -> bool:
@@ -217,17 +227,19 @@ class Store:
 
     def claim(self, handle: AnyHandle) -> bool:
         """Whether `handle` is whole; from now on garbage collection leaves it until the run ends whose hold this store has."""
-        if self.hold is None or folder_of(handle) in self._marked:
-            return self.is_whole(handle)
-        with self.storage.lock(holds.COLLECTION_LOCK):
-            holds.mark(self.storage, self.hold, folder_of(handle))
-            self._marked.add(folder_of(handle))
-            return self.is_whole(handle)
+        self._mark(handle)
+        return self.is_whole(handle, renew=True)
+
+    def _mark(self, handle: AnyHandle) -> None:
+        if self.hold is not None and folder_of(handle) not in self._marked:
+            with self.storage.lock(holds.COLLECTION_LOCK):
+                holds.mark(self.storage, self.hold, folder_of(handle))
+                self._marked.add(folder_of(handle))
 
     def verify(self, handle: AnyHandle) -> Manifest:
         """The manifest of `handle`, every checksum and the fingerprint recomputed. Raises DatasetError naming the file."""
         manifest = self.manifest(handle)
-        sizes = self._sizes(handle)
+        sizes = {name: entry.bytes for name, entry in self._stored(handle).items()}
         by_policy = WEIGHTS if self.is_dropped(handle) else ()
         files = [file for file in manifest.files if file.name in sizes or not file.name.endswith(by_policy)]
         for file in files:
@@ -380,9 +392,10 @@ class Store:
                 self._check_sha256(handle, file, hasher.hexdigest())
         cached.storage.write(f"{folder}/{MANIFEST}", self.storage.read(f"{folder}/{MANIFEST}"))
 
-    def _sizes(self, handle: AnyHandle) -> dict[str, int]:
+    def _stored(self, handle: AnyHandle) -> dict[str, Entry]:
+        """What is there of `handle`, by name."""
         folder = folder_of(handle)
-        return {entry.name.removeprefix(f"{folder}/"): entry.bytes for entry in self.storage.files(folder)}
+        return {entry.name.removeprefix(f"{folder}/"): entry for entry in self.storage.files(folder)}
 
     def _check_sha256(self, handle: AnyHandle, file: StoredFile, sha256: str) -> None:
         if sha256 != file.sha256:
@@ -422,7 +435,7 @@ class Store:
         The manifest is sealed now, unless it was `written` before.
         """
         content = written or seal(manifest)
-        self.claim(handle)
+        self._mark(handle)
         target = folder_of(handle)
         with self.storage.lock(f"{target}.lock") as held:
             if self.is_whole(handle):
@@ -446,29 +459,36 @@ class Partial:
         self._held = held
         self.folder = folder  # its name in the storage
 
-    def has(self, index: int) -> bool:
-        """Whether shard `index` was finished before."""
-        return self._store.storage.size(f"{self.folder}/{shard_name(index)}") is not None
-
-    def beside(self, index: int) -> bytes | None:
-        """What was kept beside shard `index`, or None."""
-        try:
-            return self._store.storage.read(f"{self.folder}/{_name_beside(index)}")
-        except FileNotFoundError:
-            return None
-
-    def write_beside(self, index: int, content: bytes) -> None:
-        """Keep `content` beside shard `index` until the dataset is published."""
-        self._store.storage.write(f"{self.folder}/{_name_beside(index)}", content)
-
     def missing(self, shards: int) -> list[int]:
-        """Which of shards 0..`shards`-1 are not there together with what is kept beside them."""
-        names = set(self._store.storage.names(self.folder))
-        # The latter may be gone alone: killed between its removal and the rename that publishes.
-        return [index for index in range(shards) if not {shard_name(index), _name_beside(index)} <= names]
+        """Which of shards 0..`shards`-1 are not there as they were written, with what was kept beside them."""
+        stored = {entry.name.rpartition("/")[2]: entry for entry in self._store.storage.files(self.folder)}
+        return [index for index in range(shards) if not self._is_finished(index, stored)]
 
-    def write(self, index: int, table: pa.Table, schema: pa.Schema | None = None) -> None:
-        """Commit shard `index`, cast to the declared schema. Raises DatasetError if a column does not fit it."""
+    def _is_finished(self, index: int, stored: Mapping[str, Entry]) -> bool:
+        """Whether shard `index` is there and unchanged: what is kept beside it was written after it."""
+        shard, beside = stored.get(shard_name(index)), stored.get(_name_beside(index))
+        if shard is None or beside is None or shard.modified > beside.modified:
+            return False
+        with contextlib.suppress(DatasetError):
+            self.beside(index)
+            return True
+        return False
+
+    def beside(self, index: int) -> dict[str, Any]:
+        """What was kept beside shard `index`. Raises DatasetError if it is not what was written."""
+        name = f"{self.folder}/{_name_beside(index)}"
+        try:
+            return opened(self._store.storage.read(name))
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{self._store.url}/{name} {_first_line(error)}: rerun") from error
+
+    def write(
+        self, index: int, table: pa.Table, schema: pa.Schema | None = None, *, beside: Mapping[str, Any] | None = None
+    ) -> None:
+        """Commit shard `index`, cast to the declared schema; it counts as finished once `beside` is kept, until it is published.
+
+        Raises DatasetError if a column does not fit.
+        """
         table = schemas.conform(table, schema or schemas.SCHEMAS[self._name])
         with (
             self._store.storage.building(f"{self.folder}/{shard_name(index)}") as path,
@@ -476,6 +496,7 @@ class Partial:
             pa.ipc.new_file(sink, table.schema) as writer,
         ):
             writer.write_table(table)
+        self._store.storage.write(f"{self.folder}/{_name_beside(index)}", seal(beside or {}))
 
     def table(self, shards: int) -> pa.Table:
         """The rows of the finished shards 0..`shards`-1, mapped: what is not looked at takes no memory."""

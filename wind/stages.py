@@ -144,11 +144,9 @@ def compute_shard(job: Job, index: int, progress: Progress) -> None:
     outputs = dict(shard.outputs)
     if shard.dropped is not None:
         outputs["dropped"] = _publish_dropped(store, job, index, shard.dropped)
-    # Outputs first: once the shard is there, everything that came with it must be findable.
     named = {name: handle.model_dump() for name, handle in outputs.items()}
     beside = {"outputs": named, "numbers": dict(shard.numbers), "environment": environment(store)}
-    partial.write_beside(index, json.dumps(beside).encode())
-    partial.write(index, shard.table, shard.schema)
+    partial.write(index, shard.table, shard.schema, beside=beside)
 
 
 def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int | None = None) -> Dataset:
@@ -159,7 +157,7 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
     numbers: Counter[str] = Counter()
     environments = []
     for index in range(shards):
-        beside = json.loads(partial.beside(index) or b"{}")
+        beside = partial.beside(index)
         outputs |= {name: HANDLE.validate_python(fields) for name, fields in beside["outputs"].items()}
         numbers.update(beside["numbers"])
         environments += [beside["environment"]] if "environment" in beside else []  # none in a shard of an older version

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
+import wind.datasets
 from wind.datasets import Dataset, Model, Store, label, shard_name
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import file_digest
@@ -92,7 +94,7 @@ def test_finished_shards_wait_for_the_rest(store: Store) -> None:
         partial.write(1, steps(3, 5))
     assert list(store.handles("training")) == []
     with store.partial("training", "key") as partial:
-        assert [partial.has(index) for index in range(2)] == [False, True]
+        assert partial.missing(2) == [0]
         with pytest.raises(DatasetError, match=r"part-00000.arrow cannot be read"):
             partial.publish(2, parents={}, computed_by={}, numbers={}, provenance={})
         partial.write(0, steps(0, 3))
@@ -166,17 +168,28 @@ def reseal(manifest: Path, old: str, new: str) -> None:
     manifest.write_bytes(seal(json.loads(manifest.read_bytes())))
 
 
+def age(path: Path, seconds: float) -> None:
+    """Let `path` have been changed so long ago."""
+    changed = time.time() - seconds
+    os.utime(path, (changed, changed))
+
+
 def damage(kind: str, store: Store, handle: Dataset) -> None:
     manifest = store.path(handle) / "manifest.json"
     first, second = shard(store, handle, 0), shard(store, handle, 1)
     if kind == "flipped bit":
         flip(first)
+        age(first, -1)  # however fast this machine is
+    elif kind == "flipped bit, its time set back":
+        flip(first)
+        age(first, 60)
     elif kind == "shortened":
         os.truncate(second, second.stat().st_size - 1)
     elif kind == "missing shard":
         second.unlink()
     elif kind == "swapped shards":
         swap(first, second)
+        age(first, -1)
     elif kind == "shards swapped in the manifest":
         content = json.loads(manifest.read_bytes())
         content["files"].reverse()
@@ -204,10 +217,11 @@ def damage(kind: str, store: Store, handle: Dataset) -> None:
 
 
 DAMAGES = {  # kind: (what verify says, whether the cheap check before a cache hit sees it)
-    "flipped bit": ("part-00000.arrow does not have the sha256 of its manifest", False),
+    "flipped bit": ("part-00000.arrow does not have the sha256 of its manifest", True),
+    "flipped bit, its time set back": ("part-00000.arrow does not have the sha256 of its manifest", False),
     "shortened": ("part-00001.arrow has .* bytes, its manifest says", True),
     "missing shard": ("part-00001.arrow is missing", True),
-    "swapped shards": ("part-00000.arrow (does not have the sha256|has .* bytes)", False),
+    "swapped shards": ("part-00000.arrow (does not have the sha256|has .* bytes)", True),
     "shards swapped in the manifest": ("has content .*, not the .* it is named for", False),
     "shard forgotten by the manifest": ("has content .*, not the .* it is named for", False),
     "edited checksum": ("part-00000.arrow does not have the sha256 of its manifest", False),
@@ -234,6 +248,36 @@ def test_damage_is_found_named_and_repaired(store: Store, kind: str) -> None:
     if is_seen:  # the next computation of the same content takes its place
         assert publish(store, steps(0, 6), key="again") == handle
         assert store.verify(handle).rows == 6
+
+
+def test_what_is_younger_than_its_manifest_is_hashed_until_it_was_claimed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the files of a copied store are; not so a shard of an unfinished dataset, which is computed again."""
+    hashed: list[str] = []
+    monkeypatch.setattr(wind.datasets, "file_digest", lambda path: hashed.append(path.name) or file_digest(path))
+    handle = publish(store, steps(0, 3), steps(3, 6))
+    hashed.clear()
+    manifest = store.path(handle) / "manifest.json"
+    content = manifest.read_bytes()
+    age(manifest, 60)
+    age(shard(store, handle, 1), 30)
+    age(shard(store, handle, 0), 90)
+    assert store.is_whole(handle)
+    assert store.claim(handle)
+    assert hashed == ["part-00001.arrow"] * 2
+    assert store.claim(handle)
+    assert (len(hashed), manifest.read_bytes()) == (2, content)
+
+    with store.partial("training", "unfinished") as partial:
+        for index in range(4):
+            partial.write(index, steps(0, 3), beside={"shard": index})
+        folder = store.root / partial.folder
+        age(folder / "outputs-00000.json", 60)
+        edit(folder / "outputs-00001.json", '"shard": 1', '"shard": 3')
+        (folder / "outputs-00002.json").unlink()
+        assert partial.missing(5) == [0, 1, 2, 4]
+        assert partial.beside(3)["shard"] == 3
+        with pytest.raises(DatasetError, match=r"outputs-00001.json .*: rerun$"):
+            partial.beside(1)
 
 
 def forge(store: Store, table: pa.Table) -> Dataset:

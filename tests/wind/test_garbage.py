@@ -120,7 +120,7 @@ def test_unfinished_work_is_left_while_somebody_works_or_where_it_is_asked_for(s
     with store.partial("training", "key") as partial:
         partial.write(0, pa.table({"step": [1], "metric": ["loss"], "value": [1.0]}))
         assert collect(store).items == ()
-        assert partial.has(0)
+        assert partial.missing(1) == []
     assert collect(store, keep_unfinished=True).items == ()
     assert [item.name for item in collect(store).items] == ["partial/training/key"]
     assert store.storage.names("partial/training") == []

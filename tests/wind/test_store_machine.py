@@ -75,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.open.add(key)
         lock = ExitStack()
         partial = lock.enter_context(self.store.partial("training", key))
-        missing = {index for index in range(len(cuts) + 1) if not partial.has(index)}
+        missing = set(partial.missing(len(cuts) + 1))
         return Writer(rows, cuts, key, lock, partial, missing)
 
     @rule(writer=writers, data=st.data())
