@@ -1,11 +1,13 @@
 """Flows on real components: a Prefect server for all tests, and a recipe small enough to run in seconds."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +33,33 @@ def digits(prompts, responses, answers):
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real Prefect server on loopback."""
-    home = tmp_path_factory.mktemp("prefect")
-    server = EmbeddedServer(home)
-    before = dict(os.environ)
-    server.start()
-    server.wait()
-    os.environ["PREFECT_API_URL"] = server.url
-    os.environ["PREFECT_HOME"] = str(home)
-    # Prefect read its settings when it was imported, before there was a server.
-    with temporary_settings({PREFECT_API_URL: server.url}):
-        yield server.url
-    server.stop()
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server(shared: Path) -> Iterator[str]:
+    """The URL of a real Prefect server on loopback, one for all test processes: the first starts it, and waits for the others."""
+    home, url, before = shared / "prefect", shared / "prefect.url", dict(os.environ)
+    with (shared / "prefect.users").open("wb") as users, ExitStack() as server:
+        with lock(shared / "prefect.lock"):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if not url.exists():
+                started = EmbeddedServer(home)
+                started.start()
+                server.callback(started.stop)
+                started.wait()
+                server.callback(fcntl.flock, users, fcntl.LOCK_EX)
+                url.write_text(started.url)
+        os.environ["PREFECT_API_URL"] = url.read_text()
+        os.environ["PREFECT_HOME"] = str(home)
+        # Prefect read its settings when it was imported, before there was a server.
+        with temporary_settings({PREFECT_API_URL: url.read_text()}):
+            yield url.read_text()
     os.environ.clear()
     os.environ.update(before)
 
@@ -73,10 +89,9 @@ def write_recipe(folder: Path, model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(prefect_server: str, tiny_model: Path, pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(prefect_server: str, tiny_model: Path, pool: Pool, shared: Path) -> Path:
     """The store of the tiny run after its one iteration, made once for all test processes; tests work on copies."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder = shared / "finished"
     folder.mkdir(exist_ok=True)
     with lock(folder / "lock"):
         if not (folder / "complete").exists():
