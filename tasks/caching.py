@@ -45,7 +45,7 @@ def computed_by(*modules: str) -> CachePolicy:
     return INPUTS + TASK_SOURCE + CodeDigest(modules=modules)
 
 
-def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def dataset_task(*modules: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function that computes one stored thing a cached Prefect task.
 
     In a run, a hit whose dataset is damaged is computed anew. In a plan nothing is computed: what the cache has is returned, the
@@ -90,7 +90,6 @@ def dataset_task(*modules: str, tags: set[str] | None = None) -> Callable[[Calla
                 configured = cached.with_options(
                     result_storage=_results(run),
                     refresh_cache=not hit,
-                    tags=None if hit else tags,  # Prefect asks its server for a slot of every tag: a hit needs none
                     task_run_name=f"{function.__name__} {run.iteration}" if run.iteration else function.__name__,
                 )
                 if hit:

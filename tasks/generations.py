@@ -12,7 +12,7 @@ from wind.generations import GenerationsSpec
 COMPUTED_BY = ("wind.generations", "wind.models", "wind.sequence_logps")
 
 
-@dataset_task(*COMPUTED_BY, tags={"engine"})
+@dataset_task(*COMPUTED_BY)
 def sample_generations(
     policy: Model,
     prompts: Dataset,

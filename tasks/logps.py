@@ -9,7 +9,7 @@ from wind.logps import LogpsSpec
 COMPUTED_BY = ("wind.logps", "wind.sequence_logps", "wind.models")
 
 
-@dataset_task(*COMPUTED_BY, tags={"engine"})
+@dataset_task(*COMPUTED_BY)
 def score_logps(prompts: Dataset, generations: Dataset, policy: Model, reference: Model, inference: InferenceConfig) -> Dataset:
     """One row is one response under `policy` and under `reference`."""
     spec = LogpsSpec(prompts=prompts, generations=generations, policy=policy, reference=reference, inference=inference)

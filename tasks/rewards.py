@@ -9,7 +9,7 @@ from wind.rewards import Reward, RewardsSpec
 COMPUTED_BY = ("wind.rewards", "wind.models")
 
 
-@dataset_task(*COMPUTED_BY, tags={"engine"})
+@dataset_task(*COMPUTED_BY)
 def score_rewards(
     prompts: Dataset, generations: Dataset, reward: Reward, inference: InferenceConfig, opponents: Dataset | None = None
 ) -> Dataset:

@@ -10,7 +10,7 @@ from wind.rewards import Reward
 from wind.rollouts import COMPUTED_BY, RolloutsSpec
 
 
-@dataset_task(*COMPUTED_BY, tags={"engine"})
+@dataset_task(*COMPUTED_BY)
 def train_on_policy(
     policy: Model,
     reference: Model,

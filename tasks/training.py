@@ -10,7 +10,7 @@ from wind.objective_config import ObjectiveConfig
 from wind.training import COMPUTED_BY, TrainingSpec
 
 
-@dataset_task(*COMPUTED_BY, tags={"engine"})
+@dataset_task(*COMPUTED_BY)
 def train_policy(
     policy: Model,
     prompts: Dataset,
