@@ -253,7 +253,12 @@ def test_damage_is_found_named_and_repaired(store: Store, kind: str) -> None:
 def test_what_is_younger_than_its_manifest_is_hashed_until_it_was_claimed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the files of a copied store are; not so a shard of an unfinished dataset, which is computed again."""
     hashed: list[str] = []
-    monkeypatch.setattr(wind.datasets, "file_digest", lambda path: hashed.append(path.name) or file_digest(path))
+
+    def counted(path: Path) -> str:
+        hashed.append(path.name)
+        return file_digest(path)
+
+    monkeypatch.setattr(wind.datasets, "file_digest", counted)
     handle = publish(store, steps(0, 3), steps(3, 6))
     hashed.clear()
     manifest = store.path(handle) / "manifest.json"
