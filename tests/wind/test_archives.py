@@ -15,7 +15,7 @@ import pytest
 from wind.archives import export_archive, import_archive, reachable
 from wind.datasets import Model, Source, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError, WindError
-from wind.garbage import collect
+from wind.garbage import Item, collect
 from wind.versions import Version, Versions, find, runs, verify
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -86,7 +86,8 @@ def test_another_machine_gets_the_same(
 def test_a_collection_beside_an_import_leaves_what_it_takes_in(
     versions: list[Version], archive: Path, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adopt, freed = Versions.adopt, []
+    adopt = Versions.adopt
+    freed: list[Item] = []
 
     def collecting_first(self: Versions, version: Version) -> bool:
         freed.extend(collect(other).items)
