@@ -53,10 +53,12 @@ RIGHT     = $(strip $(foreach p,$(PYTHONS),$(shell $(p) -c '$(IS_RIGHT)' >/dev/n
 USABLE    = $(strip $(foreach p,$(RIGHT),$(shell $(p) -c '$(HAS_VENV)' >/dev/null 2>&1 && echo $(p))))
 # An environment that is half made, moved here from elsewhere or of another version is made afresh.
 HEALTHY   = $(shell .venv/bin/pip --version 2>/dev/null | grep -F '$(CURDIR)/.venv/' | grep 'python 3.1[12]')
+LINKED    = $(shell test -L .venv && echo yes)
 COMPILER  = $(shell command -v $(CC) || command -v gcc || command -v clang)
 
 no_python   = Python 3.11 or 3.12 is needed and none of "$(PYTHONS)" is one: install it, or name it with make PYTHON=/path/to/python3.11
 no_venv     = $(firstword $(RIGHT)) cannot make virtual environments: install its venv package (python3-venv on Debian and Ubuntu)
+linked      = .venv is a link, and making an environment anew would empty the folder that it points to: remove the link
 no_compiler = a C compiler is needed and neither cc, gcc nor clang was found: install gcc
 
 setup: $(INSTALLED)
@@ -67,6 +69,7 @@ setup-test: $(INSTALLED) $(TESTED)
 # CUDA library. Then the wheels as locked, without a resolver. DeepSpeed last: it comes as source and asks torch while it builds.
 $(LOCKED):
 	$(if $(COMPILER),,$(error $(no_compiler)))
+	$(if $(HEALTHY),,$(if $(LINKED),$(error $(linked))))
 	$(if $(HEALTHY),,$(if $(RIGHT),,$(error $(no_python)))$(if $(USABLE),,$(error $(no_venv))))
 	$(if $(HEALTHY),,@echo "making .venv with $(firstword $(USABLE))" && $(firstword $(USABLE)) -m venv --clear .venv)
 	@echo "installing $(LOCK)"

@@ -45,3 +45,19 @@ def test_the_command_line_starts_without_what_only_some_commands_need() -> None:
     code = f"import sys, flows.cli; print(*(name for name in {heavy} if name in sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ran.stdout.split() == []
+
+
+def test_an_environment_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
+    """Making one anew empties its folder: here that would be somebody else's."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious").touch()
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv").symlink_to(other)
+    made = subprocess.run(["make", "setup"], cwd=folder, capture_output=True, text=True, check=False)
+    assert made.returncode == 2
+    assert ".venv is a link" in made.stderr
+    assert (other / "precious").exists()
