@@ -13,6 +13,7 @@ from prefect import flow
 from flows.cells import Cell
 from flows.distill import distill
 from flows.evaluate import evaluate
+from flows.given import Given
 from tasks.checks import checked
 from tasks.comparison import tabulate
 from tasks.metrics import measure
@@ -103,6 +104,6 @@ def _run(cell: Cell, seed: int) -> Run:
 def _measure_initial(config: DistillConfig, first: Version) -> Dataset:
     """The metrics of the policy that the run began with, against itself; the same for every run with its conditions."""
     initial, prompts = first.content.model_in, first.content.datasets["prompts"]
-    held_out = evaluate(config, initial, initial, prompts, import_reward(config.reward), 0)
+    held_out = evaluate(Given(config, prompts, import_reward(config.reward), iteration=0), initial, initial)
     metrics = measure(held_out.evaluation, held_out.generations, None, None, None, config.evaluation, config.seed, 0)
     return checked(metrics)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.evaluate import evaluate
+from flows.given import Given
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure
@@ -28,12 +29,12 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
         last = versions[-1] if versions else begin.after
-        before = last.content.datasets if last else {}
-        trained_on = train(config, policy, reference, prompts, reward, iteration, before)
+        given = Given(config, prompts, reward, iteration, last.content.datasets if last else {})
+        trained_on = train(given, policy, reference)
         training = trained_on["training"]
         trained, anchor = trained_model(training), moved_anchor(training, reference)
         opponent = initial if config.evaluation.against == "initial" else reference
-        held_out = evaluate(config, trained, opponent, prompts, reward, iteration, before)
+        held_out = evaluate(given, trained, opponent)
         metrics = checked(
             measure(
                 held_out.evaluation,
@@ -45,7 +46,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                 config.seed,
                 iteration,
             ),
-            before.get("metrics"),
+            given.before.get("metrics"),
         )
         datasets = {
             "prompts": prompts,

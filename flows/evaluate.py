@@ -1,18 +1,16 @@
 """Evaluation: any checkpoint against any reference on held-out prompts, through the same tasks that a run trains with."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
+from flows.given import Given
 from tasks.checks import checked
 from tasks.evaluation import compare_policies
 from tasks.generations import sample_generations
 from tasks.logps import score_logps
 from tasks.rewards import score_rewards
-from wind.config import DistillConfig
 from wind.datasets import Dataset, Model
 from wind.evaluation import resolve_match
-from wind.rewards import Pairwise, Reward
+from wind.rewards import Pairwise
 
 
 @dataclass(frozen=True)
@@ -25,23 +23,13 @@ class Evaluation:
     evaluation: Dataset
 
 
-def evaluate(
-    config: DistillConfig,
-    policy: Model,
-    reference: Model,
-    prompts: Dataset,
-    reward: Reward,
-    iteration: int,
-    before: Mapping[str, Dataset] = MappingProxyType({}),
-) -> Evaluation:
-    """`policy` against `reference` on the eval split; the reference's side is the same for every iteration.
-
-    `before` are the datasets of the iteration before, which the checks compare those of `policy` with.
-    """
+def evaluate(given: Given, policy: Model, reference: Model) -> Evaluation:
+    """`policy` against `reference` on the eval split; the reference's side is the same for every iteration."""
+    config, prompts, reward, before = given.config, given.prompts, given.reward, given.before
     sampling = config.sampling.model_copy(update={"samples_per_prompt": config.evaluation.samples_per_prompt})
     inference, seed = config.inference, config.seed
     ours = checked(
-        sample_generations(policy, prompts, "eval", sampling, inference, seed, iteration), before.get("eval_generations")
+        sample_generations(policy, prompts, "eval", sampling, inference, seed, given.iteration), before.get("eval_generations")
     )
     theirs = checked(sample_generations(reference, prompts, "eval", sampling, inference, seed, 0))
     if isinstance(reward, Pairwise):

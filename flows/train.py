@@ -1,7 +1,6 @@
 """The training of one iteration: on samples drawn before it, each stage a dataset, or on samples drawn while it goes on."""
 
-from collections.abc import Mapping
-
+from flows.given import Given
 from tasks.checks import checked
 from tasks.generations import sample_generations
 from tasks.logps import score_logps
@@ -10,38 +9,18 @@ from tasks.rollouts import train_on_policy, training_of
 from tasks.selections import select_rows
 from tasks.training import train_policy
 from tasks.win_rates import estimate_win_rates
-from wind.config import DistillConfig
 from wind.datasets import Dataset, Model
 from wind.objective_config import refresh_steps
-from wind.rewards import Reward
 
 
-def train(
-    config: DistillConfig,
-    policy: Model,
-    reference: Model,
-    prompts: Dataset,
-    reward: Reward,
-    iteration: int,
-    before: Mapping[str, Dataset],
-) -> dict[str, Dataset]:
-    """Train `policy` on the train split; the datasets that came of it, by their nouns, `training` among them.
-
-    `before` are those of the iteration before, which their checks compare them with.
-    """
-    on_which = _on_stored_samples if refresh_steps(config.objective) is None else _on_fresh_samples
-    return on_which(config, policy, reference, prompts, reward, iteration, before)
+def train(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
+    """Train `policy` on the train split; the datasets that came of it, by their nouns, `training` among them."""
+    on_which = _on_stored_samples if refresh_steps(given.config.objective) is None else _on_fresh_samples
+    return on_which(given, policy, reference)
 
 
-def _on_stored_samples(
-    config: DistillConfig,
-    policy: Model,
-    reference: Model,
-    prompts: Dataset,
-    reward: Reward,
-    iteration: int,
-    before: Mapping[str, Dataset],
-) -> dict[str, Dataset]:
+def _on_stored_samples(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
+    config, prompts, reward, iteration, before = given.config, given.prompts, given.reward, given.iteration, given.before
     generations = checked(
         sample_generations(
             policy, prompts, "train", config.sampling, config.inference, config.seed, iteration, config.prompts.parts
@@ -77,32 +56,25 @@ def _on_stored_samples(
     }
 
 
-def _on_fresh_samples(
-    config: DistillConfig,
-    policy: Model,
-    reference: Model,
-    prompts: Dataset,
-    reward: Reward,
-    iteration: int,
-    before: Mapping[str, Dataset],
-) -> dict[str, Dataset]:
+def _on_fresh_samples(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
+    config = given.config
     sampling = config.sampling.model_copy(update={"backend": "transformers"})  # the ranks sample, whoever else does
     rollouts = checked(
         train_on_policy(
             policy,
             reference,
             config.reference.rate or 0.0,
-            prompts,
-            reward,
+            given.prompts,
+            given.reward,
             sampling,
             config.inference,
             config.win_rate,
             config.objective,
             config.training,
             config.seed,
-            iteration,
+            given.iteration,
             config.prompts.parts,
         ),
-        before.get("rollouts"),
+        given.before.get("rollouts"),
     )
     return {"rollouts": rollouts, "training": checked(training_of(rollouts))}
