@@ -58,7 +58,7 @@ def dataset_task(*modules: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             made = function(*args, **kwargs)
             return {**made.model_dump(mode="json"), COMPUTATION: running().keys.get(made)}
 
-        cached: Task[P, dict[str, Any]] = Task(
+        cached: Task[..., dict[str, Any]] = Task(
             compute,
             name=function.__name__,
             description=inspect.getdoc(function),
@@ -66,51 +66,74 @@ def dataset_task(*modules: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             persist_result=True,
             result_serializer="json",
         )
-
-        def attempt(args: tuple[Any, ...], kwargs: dict[str, Any], *, anew: bool) -> R:
-            run = running()
-            bound = inspect.signature(function).bind(*args, **kwargs)
-            bound.apply_defaults()
-            inputs = dict(bound.arguments)
-            key = _key(cached, inputs)
-            found, computation = _look_up(run, key)
-            is_fresh = anew or run.is_refreshed(_noun(function))
-            hit = found is not None and run.store.claim(found) and not is_fresh
-            run.source = {f"{function.__module__}.{function.__name__}": digest(inspect.getsource(function))}
-            if hit and found is not None:
-                again = functools.partial(attempt, args, kwargs, anew=True)
-                run.trainings |= dict.fromkeys(run.store.dropped_models(found), again)
-            else:
-                _restore_weights(run, inputs)
-            if run.planning:
-                before = set(run.planned)
-                handle = found if found is not None and hit else function(*args, **kwargs)
-                outcome: Outcome = "cached" if hit or handle.fingerprint in before else "planned"
-            else:
-                configured = cached.with_options(
-                    result_storage=_results(run),
-                    refresh_cache=not hit,
-                    task_run_name=f"{function.__name__} {run.iteration}" if run.iteration else function.__name__,
-                )
-                if hit:
-                    _bring_record(run, key)
-                handle, computation = _parsed(configured(*args, **kwargs))
-                outcome = "cached" if hit or handle.fingerprint in run.taken else "computed"
-                run.taken.discard(handle.fingerprint)
-                if not hit:
-                    _share_record(run, key)
-            noun = _noun(function)
-            name = run.name_of(noun, inputs)
-            run.note(Event(function.__name__, noun, name, run.iteration or None, outcome, handle, computation, inputs))
-            return cast(R, handle)
+        stage = _CachedStage(function, cached)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return attempt(args, kwargs, anew=False)
+            bound = inspect.signature(function).bind(*args, **kwargs)
+            bound.apply_defaults()
+            return cast(R, stage.call(bound))
 
         return call
 
     return decorate
+
+
+@dataclass(frozen=True)
+class _CachedStage:
+    """A function that computes one stored thing, and the Prefect task that keeps what it returned."""
+
+    function: Callable[..., AnyHandle]
+    cached: Task[..., dict[str, Any]]
+
+    def call(self, bound: inspect.BoundArguments, *, anew: bool = False) -> AnyHandle:
+        """What the function returns, of the cache unless it has none that is whole or it is wanted `anew`; the run notes it."""
+        run, noun, inputs = running(), _noun(self.function), dict(bound.arguments)
+        key = _key(self.cached, inputs)
+        found, computation = _look_up(run, key)
+        is_whole = found is not None and run.store.claim(found)
+        hit = found if is_whole and not anew and not run.is_refreshed(noun) else None
+        if hit is not None:
+            again = functools.partial(self.call, bound, anew=True)
+            run.trainings |= dict.fromkeys(run.store.dropped_models(hit), again)
+        else:
+            _restore_weights(run, inputs)
+        run.source = {f"{self.function.__module__}.{self.function.__name__}": digest(inspect.getsource(self.function))}
+        outcome: Outcome
+        if run.planning:
+            handle, outcome = self._planned(run, bound, hit)
+        else:
+            handle, computation, outcome = self._made(run, bound, key, is_hit=hit is not None)
+        name = run.name_of(noun, inputs)
+        run.note(Event(self.function.__name__, noun, name, run.iteration or None, outcome, handle, computation, inputs))
+        return handle
+
+    def _planned(self, run: Running[Any], bound: inspect.BoundArguments, hit: AnyHandle | None) -> tuple[AnyHandle, Outcome]:
+        """The `hit`, or what stands for the thing that a run would compute: it is planned once."""
+        if hit is not None:
+            return hit, "cached"
+        before = set(run.planned)
+        handle = self.function(*bound.args, **bound.kwargs)
+        return handle, "cached" if handle.fingerprint in before else "planned"
+
+    def _made(
+        self, run: Running[Any], bound: inspect.BoundArguments, key: str, *, is_hit: bool
+    ) -> tuple[AnyHandle, str | None, Outcome]:
+        """What the task run returns, which Prefect takes from the record `key` if that is a hit, and the computation's key."""
+        name = self.function.__name__
+        configured = self.cached.with_options(
+            result_storage=_results(run),
+            refresh_cache=not is_hit,
+            task_run_name=f"{name} {run.iteration}" if run.iteration else name,
+        )
+        if is_hit:
+            _bring_record(run, key)
+        handle, computation = _parsed(configured(*bound.args, **bound.kwargs))
+        if not is_hit:
+            _share_record(run, key)
+        outcome: Outcome = "cached" if is_hit or handle.fingerprint in run.taken else "computed"
+        run.taken.discard(handle.fingerprint)
+        return handle, computation, outcome
 
 
 def _restore_weights(run: Running[Any], inputs: dict[str, Any]) -> None:
@@ -149,7 +172,7 @@ def _share_record(run: Running[Any], key: str) -> None:
         run.store.storage.write(f"results/{key}", (_results(run) / key).read_bytes())
 
 
-def _key(cached: Task[P, dict[str, Any]], inputs: dict[str, Any]) -> str:
+def _key(cached: Task[..., dict[str, Any]], inputs: dict[str, Any]) -> str:
     """The key that Prefect computes for `inputs`."""
     policy = cast(CachePolicy, cached.cache_policy)
     return str(policy.compute_key(task_ctx=cast(Any, SimpleNamespace(task=cached)), inputs=inputs, flow_parameters={}))
