@@ -12,4 +12,4 @@ COMPUTED_BY = ("wind.bandit", "wind.games", "wind.best_of_n", "wind.objectives")
 @dataset_task(*COMPUTED_BY)
 def play_bandits(bandit: BanditSection, seed: int) -> Dataset:
     """One row is one number of one algorithm on one instance at one iteration."""
-    return compute("bandit", BanditSpec(bandit=bandit, seed=seed), COMPUTED_BY, "transformers")
+    return compute("bandit", BanditSpec(bandit=bandit, seed=seed), COMPUTED_BY)

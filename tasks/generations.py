@@ -4,7 +4,6 @@ from typing import Literal
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from tasks.workers import Kind
 from wind.config import InferenceConfig, SamplingConfig
 from wind.datasets import Dataset, Model
 from wind.generations import GenerationsSpec
@@ -34,5 +33,4 @@ def sample_generations(
         iteration=iteration,
         parts=parts,
     )
-    kind: Kind = "vllm" if sampling.backend == "vllm" else "transformers"
-    return compute("generations", spec, COMPUTED_BY, kind)
+    return compute("generations", spec, COMPUTED_BY)

@@ -13,4 +13,4 @@ COMPUTED_BY = ("wind.logps", "wind.sequence_logps", "wind.models")
 def score_logps(prompts: Dataset, generations: Dataset, policy: Model, reference: Model, inference: InferenceConfig) -> Dataset:
     """One row is one response under `policy` and under `reference`."""
     spec = LogpsSpec(prompts=prompts, generations=generations, policy=policy, reference=reference, inference=inference)
-    return compute("logps", spec, COMPUTED_BY, "transformers")
+    return compute("logps", spec, COMPUTED_BY)

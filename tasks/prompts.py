@@ -11,4 +11,4 @@ COMPUTED_BY = ("wind.prompts",)
 @dataset_task(*COMPUTED_BY)
 def load_prompts(spec: PromptsSpec) -> Dataset:
     """One row is one prompt, rendered to token ids and assigned to a split by its hash."""
-    return compute("prompts", spec, COMPUTED_BY, "transformers")
+    return compute("prompts", spec, COMPUTED_BY)

@@ -15,4 +15,4 @@ def score_rewards(
 ) -> Dataset:
     """One row is one response as the reward sees it; a pairwise one beside its siblings, or beside the `opponents`' responses."""
     spec = RewardsSpec(prompts=prompts, generations=generations, opponents=opponents, reward=reward, inference=inference)
-    return compute("rewards", spec, COMPUTED_BY, "transformers")
+    return compute("rewards", spec, COMPUTED_BY)

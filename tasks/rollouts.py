@@ -42,7 +42,7 @@ def train_on_policy(
         iteration=iteration,
         parts=parts,
     )
-    return compute("rollouts", spec, COMPUTED_BY, "training")
+    return compute("rollouts", spec, COMPUTED_BY)
 
 
 def training_of(rollouts: Dataset) -> Dataset:

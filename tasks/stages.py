@@ -8,7 +8,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tasks.checks import prepare_checks
 from tasks.running import device_of, running
-from tasks.workers import Kind
+from tasks.workers import kind_of
 from wind.datasets import Dataset
 from wind.fingerprints import code_digest, module_digests
 from wind.stages import Job, Place, Spec, published, run
@@ -16,8 +16,8 @@ from wind.stages import Job, Place, Spec, published, run
 SECONDS_BETWEEN_UPDATES = 2.0
 
 
-def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None = None) -> Dataset:
-    """The dataset of `spec`, computed by workers of `kind`, or here when the stage is light and `kind` is None.
+def compute(stage: str, spec: Spec, modules: tuple[str, ...]) -> Dataset:
+    """The dataset of `spec`, computed by workers, or here when the stage is light.
 
     In a plan nothing is computed: the handle stands for what is not known yet, the same for every task with that job.
     """
@@ -38,13 +38,13 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...], kind: Kind | None 
     if here.planning:
         here.planned[job.key()] = job
         return Dataset(name=stage, fingerprint=job.key(), rows=0)
-    made = _computed(job, kind)
+    made = _computed(job)
     here.keys[made] = job.key()
     return made
 
 
-def _computed(job: Job, kind: Kind | None) -> Dataset:
-    here, stage = running(), job.stage
+def _computed(job: Job) -> Dataset:
+    here, stage, kind = running(), job.stage, kind_of(job)
 
     def find(job: Job) -> Dataset | None:
         """What another run has published while this one waited for the lock."""

@@ -38,7 +38,7 @@ def train_policy(
         seed=seed,
         iteration=iteration,
     )
-    return compute("training", spec, COMPUTED_BY, "training")
+    return compute("training", spec, COMPUTED_BY)
 
 
 def trained_model(training: Dataset) -> Model:

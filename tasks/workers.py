@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Final, Literal
 
 from wind.config import WorkersConfig
 from wind.datasets import Dataset
@@ -26,9 +26,25 @@ from wind.redaction import redacted
 from wind.stages import Find, Job, missing_shards, parse, publish
 
 Kind = Literal["transformers", "vllm", "training"]
+HEAVY: Final[dict[str, Kind]] = {  # stages; all others are light
+    "prompts": "transformers",
+    "generations": "transformers",
+    "rewards": "transformers",
+    "logps": "transformers",
+    "training": "training",
+    "rollouts": "training",
+    "bandit": "transformers",
+}
 LOG_LINES = 5
 LOG_SECONDS = 2.0  # for the last lines of a dead process to arrive: a child of its own may still hold the pipe
 SOURCE = Path(__file__).resolve().parents[1]
+
+
+def kind_of(job: Job) -> Kind | None:
+    """The workers that compute `job`; None for a light stage, which a run computes in its own process."""
+    if job.stage == "generations" and job.spec["sampling"]["backend"] == "vllm":
+        return "vllm"
+    return HEAVY.get(job.stage)
 
 
 class Worker:
