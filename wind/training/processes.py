@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,8 +132,9 @@ def main() -> None:
     multiprocessing.set_forkserver_preload(PRELOADED)
     for line in sys.stdin:
         folder, module, ranks = json.loads(line)
-        with _said_in(Path(folder) / LOG):
-            _launch(Path(folder), module, ranks, device)
+        _print_to(Path(folder) / LOG)  # the traceback of what ends this process, too
+        _launch(Path(folder), module, ranks, device)
+        _print_to(Path(os.devnull))
         atomic_write(Path(folder) / FINISHED, b"")
 
 
@@ -157,22 +157,10 @@ def _launch(folder: Path, module: str, ranks: int, device: str) -> None:
     elastic_launch(config, train_one_of_many)(folder, module)
 
 
-@contextmanager
-def _said_in(log: Path) -> Iterator[None]:
-    """For the block, let `log` take what this process and its children print, the traceback of an error included."""
-    silence = os.open(os.devnull, os.O_WRONLY)
-    _print_to(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
-    try:
-        yield
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
-    finally:
-        sys.stderr.flush()
-        _print_to(silence)
-
-
-def _print_to(descriptor: int) -> None:
+def _print_to(path: Path) -> None:
+    """Let `path` take what this process and its children print from now on."""
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
