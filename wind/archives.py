@@ -23,9 +23,10 @@ from typing import Annotated, BinaryIO, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from wind.computations import BESIDE
 from wind.config import Name
 from wind.datasets import MANIFEST, MODEL_FILES, AnyHandle, Store, folder_of
-from wind.errors import ConfigError, DatasetError, InputError
+from wind.errors import ConfigError, DatasetError, InputError, explained
 from wind.exports import appearing, checked_chunks
 from wind.holds import hold
 from wind.storage import CHUNK_BYTES
@@ -37,7 +38,6 @@ BLOCK = 512
 SIZE_AT = 124  # where a header says how large its file is
 END = bytes(2 * BLOCK)
 INDEX_BYTES = 2**26  # the largest index, and the largest record, that is read: they are held in memory
-BESIDE = ("checks", "computations")  # folders with records beside the content, by noun and fingerprint
 
 RUN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 NOUN = r"[a-z_]+(\.[a-z_]+)?"
@@ -211,7 +211,7 @@ class _Reader:
         try:
             index = Index.model_validate_json(content)
         except ValidationError as error:
-            raise InputError(f"{self._archive}: {INDEX} cannot be read: {_first(error)}") from error
+            raise InputError(f"{self._archive}: {INDEX} cannot be read: {explained(error)}") from error
         if index.format != FORMAT:
             self.refuse(f"has format {index.format}, this release reads {FORMAT}: use the release that made it")
         if _text(index) != content:
@@ -328,8 +328,3 @@ def _is_known(member: Member) -> bool:
 
 def _padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"

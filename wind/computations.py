@@ -14,6 +14,8 @@ from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.seals import opened, seal
 
+BESIDE = ("checks", "computations")  # folders of records beside the content, by the noun and the fingerprint that they are about
+
 
 class Computation(BaseModel):
     """What was computed, from what, by which code, where and when."""

@@ -14,6 +14,8 @@ their whole state.
 
 from typing import ClassVar
 
+from pydantic import ValidationError
+
 from wind.redaction import redacted
 
 
@@ -58,3 +60,9 @@ def by_name(name: str, message: str) -> WindError:
     """The error of class `name` with `message`: how an error crosses from a worker process to its parent."""
     kinds = {kind.__name__: kind for kind in WindError.__subclasses__()}
     return kinds.get(name, StageError)(message)
+
+
+def explained(error: ValidationError) -> str:
+    """The first thing that does not fit a model, in one line: the field and what is wrong with it, but not its value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wind import holds
+from wind.computations import BESIDE
 from wind.config import RetentionConfig
 from wind.datasets import CHECKPOINTS, DROPPED, FINGERPRINT, FINISHED, MANIFEST, WEIGHTS, Manifest, Model, Store, folder_of
 from wind.errors import DatasetError
@@ -28,7 +29,6 @@ from wind.storage import Entry, Storage
 from wind.studies import studies
 from wind.versions import Version, Versions, runs
 
-BESIDE = ("checks", "computations")  # folders of records that belong to a dataset and carry its fingerprint in their path
 CACHED = ("results", "published")  # folders of records by the key of a task, and of a stage
 SCRATCH = re.compile(r"scratch-(\d+)-.*")
 FINGERPRINTED = re.compile(r"^[0-9a-f]{64}")

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from wind.computations import Computation, key_of, record
 from wind.datasets import AnyHandle, Dataset, Partial, Store
-from wind.errors import ConfigError, WindError
+from wind.errors import ConfigError, WindError, explained
 from wind.provenance import environment, provenance, reset_peak_memory
 
 HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)
@@ -125,9 +125,7 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
     try:
         return stage, stage.spec.model_validate(job.spec), Store(job.place.root, job.place.hold)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the spec of {job.stage} is wrong at {where}: {first['msg']}") from error
+        raise ConfigError(f"the spec of {job.stage} is wrong: {explained(error)}") from error
 
 
 def missing_shards(job: Job, partial: Partial) -> list[int]:

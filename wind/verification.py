@@ -30,7 +30,7 @@ from wind.datasets import (
     folder_of,
     handle_of,
 )
-from wind.errors import DatasetError
+from wind.errors import DatasetError, explained
 from wind.fingerprints import TableFingerprint, digest
 from wind.schemas import FOREIGN_KEYS, PROMPT, SAMPLE, ForeignKey
 from wind.seals import DIGEST, opened
@@ -165,7 +165,7 @@ class Verification:
         try:
             version = Version.model_validate(fields)
         except ValidationError as error:
-            self._find(name, f"is not a version: {_explained(error)}")
+            self._find(name, f"is not a version: {explained(error)}")
             return None
         if version.content.id() != version.id:
             self._find(name, f"was edited: its content has the id {version.content.id()[:12]}, not {version.id[:12]}")
@@ -408,7 +408,7 @@ class Verification:
         try:
             manifest = Manifest.model_validate(fields)
         except ValidationError as error:
-            self._find(name, f"is not a manifest: {_explained(error)}")
+            self._find(name, f"is not a manifest: {explained(error)}")
             return None
         kind, _, fingerprint = folder.removeprefix("datasets/").partition("/")
         if (manifest.kind, manifest.fingerprint) != (kind, fingerprint):
@@ -607,8 +607,3 @@ class Verification:
         finding = Finding(f"{self.store.storage.url}/{file}", " ".join(reason.split()))
         if finding not in to:
             to.append(finding)
-
-
-def _explained(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
