@@ -374,19 +374,6 @@ def history(store: Store, version: Version) -> list[Version]:
     return chain
 
 
-def verify(store: Store, version: Version) -> int:
-    """The number of bytes checked: of the version's record, of all that it names and of all that was made of.
-
-    Raises DatasetError with the first thing found, as `wind.verification` does not.
-    """
-    from wind.verification import Verification  # which is about versions
-
-    verification = Verification(store)
-    verification.version(version.run, version.number)
-    verification.require()
-    return verification.bytes_checked
-
-
 def _refuse_no_tag(name: str) -> None:
     """Raise ConfigError if a user cannot give or take the tag `name`."""
     if not TAG.fullmatch(name):

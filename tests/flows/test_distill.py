@@ -12,9 +12,10 @@ import pytest
 
 from flows.distill import distill
 from tasks.running import start
+from tests.wind.versions_case import verify
 from wind.config import DistillConfig
 from wind.datasets import Store, shard_name
-from wind.versions import Versions, find, verify
+from wind.versions import Versions, find
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,12 @@ import pytest
 from flows.distill import distill
 from flows.plan import planned
 from tasks.running import start
-from tests.wind.versions_case import dataset, three_iterations
+from tests.wind.versions_case import dataset, three_iterations, verify
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.garbage import collect
-from wind.versions import Version, Versions, find, history, verify
+from wind.versions import Version, Versions, find, history
 
 Recipe = Callable[..., DistillConfig]
 Wind = Callable[..., tuple[int, str, str]]

@@ -9,9 +9,10 @@ import pytest
 
 from flows.distill import distill
 from tasks.running import start
+from tests.wind.versions_case import verify
 from wind.config import DistillConfig
 from wind.datasets import Store
-from wind.versions import find, verify
+from wind.versions import find
 
 pytestmark = pytest.mark.slow
 

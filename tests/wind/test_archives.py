@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.wind.versions_case import verify
 from wind.archives import export_archive, import_archive, reachable
 from wind.datasets import Model, Source, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError, WindError
 from wind.garbage import Item, collect
-from wind.versions import Version, Versions, find, runs, verify
+from wind.versions import Version, Versions, find, runs
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.wind.versions_case import dataset, model, three_iterations, version
+from tests.wind.versions_case import dataset, model, three_iterations, verify, version
 from wind import computations, holds, studies
 from wind.computations import Computation
 from wind.config import RetentionConfig
@@ -21,7 +21,7 @@ from wind.errors import ConfigError, DatasetError
 from wind.files import lock, unfinished_name
 from wind.garbage import collect
 from wind.storage import LocalStorage
-from wind.versions import Content, Version, Versions, find, verify
+from wind.versions import Content, Version, Versions, find
 
 Listing = dict[str, int]
 

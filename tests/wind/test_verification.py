@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.wind.verification_case import TRAIN, finished, key, publish
-from tests.wind.versions_case import dataset, three_iterations, version
+from tests.wind.versions_case import dataset, three_iterations, verify, version
 from wind.archives import export_archive, import_archive
 from wind.datasets import AnyHandle, Dataset, Store, folder_of
 from wind.garbage import collect
 from wind.seals import opened, seal
 from wind.verification import Verification
-from wind.versions import Version, Versions, find, tag_text, verify
+from wind.versions import Version, Versions, find, tag_text
 
 
 def findings(store: Store) -> list[str]:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from safetensors.numpy import save_file
 
 from wind.datasets import AnyHandle, Dataset, Model, Store
+from wind.verification import Verification
 from wind.versions import Content, Version, Versions
 
 
@@ -51,3 +52,11 @@ def three_iterations(store: Store) -> list[Version]:
         made.append(version(store, iteration, made[-1] if made else None, policy))
         policy = made[-1].content.model_out
     return made
+
+
+def verify(store: Store, version: Version) -> int:
+    """The number of bytes checked. Raises DatasetError with the first thing found."""
+    verification = Verification(store)
+    verification.version(version.run, version.number)
+    verification.require()
+    return verification.bytes_checked
