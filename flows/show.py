@@ -62,7 +62,7 @@ def versions(store: Store, found: Sequence[Version]) -> None:
         cells = (_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY)
         metrics.append((name, str(version.content.iteration), *cells))
         seconds.append((name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in timed)))
-        path = f"{store.url}/runs/{version.run}/versions/{version.number:04d}.json"
+        path = f"{store.url}/{version.file()}"
         places.append(f"{name}  {version.id[:12]}  {path}")
         places += _warnings(version)
     print("\n".join([*_aligned(metrics), "", *_aligned(seconds), "", *places]))

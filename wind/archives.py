@@ -151,7 +151,7 @@ def reachable(store: Store, versions: Sequence[Version]) -> list[AnyHandle]:
 def _members(store: Store, chain: Sequence[Version]) -> Iterator[Member]:
     """The files of an archive of `chain`, as the store has them."""
     for version in chain:
-        yield _record(store, _name(version))
+        yield _record(store, version.file())
     for handle in reachable(store, chain):
         folder = folder_of(handle)
         yield _record(store, f"{folder}/{MANIFEST}")
@@ -167,10 +167,6 @@ def _members(store: Store, chain: Sequence[Version]) -> Iterator[Member]:
 def _record(store: Store, name: str) -> Member:
     content = store.storage.read(name)
     return Member(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def _name(version: Version) -> str:
-    return f"runs/{version.run}/versions/{version.number:04d}.json"
 
 
 def _unpack(reader: "_Reader", index: Index, folder: Path) -> None:

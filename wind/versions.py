@@ -78,6 +78,10 @@ class Version(BaseModel):
     digest_before: str = ""  # of the record of the version before it
     digest: str = ""  # of all fields above, see `wind.seals`; older releases wrote none of the four
 
+    def file(self) -> str:
+        """The name of its record in the store."""
+        return f"runs/{self.run}/versions/{self.number:04d}.json"
+
     def handles(self) -> dict[str, AnyHandle]:
         """Everything stored that the version names."""
         content = self.content
@@ -134,10 +138,9 @@ class Versions:
                 )
                 sealed = seal(version)
                 version = Version.model_validate_json(sealed)
-                name = f"{self._folder}/versions/{version.number:04d}.json"
                 held.check()
-                if not self._storage.create(name, sealed):
-                    raise StageError(f"{self._storage.url}/{name} was published by another process meanwhile: rerun")
+                if not self._storage.create(version.file(), sealed):
+                    raise StageError(f"{self._storage.url}/{version.file()} was published by another process meanwhile: rerun")
             self.set_latest(version)
         return version
 

@@ -20,7 +20,8 @@ from wind.config import DistillConfig, load_config
 from wind.datasets import AnyHandle, Dataset, Store, StoredFile, folder_of
 from wind.errors import ConfigError, WindError
 from wind.seals import seal
-from wind.verification import Finding, Verification
+from wind.verification import Verification
+from wind.verification.files import Finding
 from wind.versions import Versions, find, runs
 
 some = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,68 @@
+"""Verification of the records beside the content: results of data checks with their pages, and computations."""
+
+import hashlib
+
+from wind.datasets import Dataset, folder_of
+from wind.fingerprints import digest
+from wind.seals import DIGEST
+from wind.verification.files import Files
+from wind.versions import Version
+
+OLD = "was written by an older release, without the digest of its content"
+
+
+def verify_checks(files: Files, version: Version, called: str, handle: Dataset) -> None:
+    """Verify the results and the pages of the checks of `handle`, among them what `version` says of it."""
+    folder = f"checks/{handle.name}/{handle.fingerprint}"
+    results = [f"{folder}/{name}" for name in files.names(folder) if name.endswith(".json")]
+    if f"{handle.fingerprint}.json" in files.names(f"checks/{handle.name}"):
+        results.append(f"{folder}.json")  # until 0.1
+    key = version.check_results.get(called)
+    if key is not None and f"{folder}/{key}.json" not in results:
+        files.find(f"{folder}/{key}.json", f"is missing: {version.file()} was published with this check result")
+    elif not results and called in version.checks:
+        files.find(folder, f"is missing: {version.file()} counts the checks of this dataset")
+    for name in results:
+        _verify_check(files, name, handle)
+    if "latest" in files.names(folder):
+        latest = (files.read(f"{folder}/latest") or b"").decode(errors="replace").removesuffix("\n")
+        if f"{folder}/{latest}.json" not in results:
+            files.find(f"{folder}/latest", "names no check result of this dataset: it was edited")
+
+
+def verify_computation(files: Files, version: Version, called: str, handle: Dataset) -> None:
+    """Verify that the computation which gave `version` its `handle` has its record."""
+    key = version.computations.get(called)
+    folder = f"computations/{handle.name}/{handle.fingerprint}"
+    if key is not None and f"{key}.json" not in files.names(folder):
+        files.find(f"{folder}/{key}.json", f"is missing: {version.file()} names this computation")
+
+
+def verify_computations(files: Files, folder: str) -> None:
+    """Verify the records of the computations that made what lies in `folder`, where there are any."""
+    records = f"computations/{folder.removeprefix('datasets/')}"
+    for name in files.names(records):
+        if name.endswith(".lock"):
+            continue
+        fields = files.sealed(f"{records}/{name}", OLD)
+        outputs = (fields or {}).get("outputs")
+        made = [(fields or {}).get("dataset"), *(outputs.values() if isinstance(outputs, dict) else ())]
+        fingerprints = [handle.get("fingerprint") for handle in made if isinstance(handle, dict)]
+        if fields is not None and folder.rpartition("/")[2] not in fingerprints:
+            files.find(f"{records}/{name}", f"is no record of what made {folder}: it was moved")
+        elif fields is not None and f"{digest([fields.get(part) for part in ('stage', 'spec', 'code')])}.json" != name:
+            files.find(f"{records}/{name}", "is the record of another computation: it was moved")
+
+
+def _verify_check(files: Files, name: str, handle: Dataset) -> None:
+    fields = files.sealed(name, OLD)
+    if fields is None or DIGEST not in fields:
+        return
+    if fields.get("handle") != handle.model_dump(mode="json"):
+        files.find(name, f"is not a check of {folder_of(handle)}: it was moved")
+    if name.rpartition("/")[2] not in (f"{handle.fingerprint}.json", f"{fields.get('key')}.json"):
+        files.find(name, "is the check under another key: it was moved")
+    name = f"{name.removesuffix('.json')}.html"
+    page = files.read(name)
+    if page is not None and hashlib.sha256(page).hexdigest() != fields.get("page_sha256"):
+        files.find(name, "does not have the sha256 of its check result: it was changed")
