@@ -7,7 +7,8 @@ from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.histories import find_prompt
 from wind.lineage import Lineage, of_handle, of_prompt, of_version
-from wind.versions import Version, find, named
+from wind.names import find, named
+from wind.versions import Version
 
 PROMPT_ID = re.compile(r"^[0-9a-f]{1,32}$")
 

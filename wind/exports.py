@@ -21,7 +21,8 @@ from wind.cards import dataset_card, model_card
 from wind.datasets import MODEL_FILES, Dataset, Model, Store, folder_of, label
 from wind.errors import ConfigError, DatasetError
 from wind.files import lock, sync_folder
-from wind.versions import Version, everywhere, find, named
+from wind.names import find, named
+from wind.versions import Version, everywhere
 
 HELD_OUT = ("evaluation", "metrics")  # of the eval split, though their names do not say so
 

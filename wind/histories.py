@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from wind.datasets import Dataset, Store, label
 from wind.errors import ConfigError, DatasetError
 from wind.lineage import chain, named
-from wind.versions import Version, find, runs
+from wind.names import find
+from wind.versions import Version, runs
 
 # What is joined to the responses, in this order; of held-out prompts the policy's side of the evaluation.
 STORED = ("generations", "rewards", "win_rates", "selections", "logps")

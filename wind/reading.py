@@ -19,8 +19,9 @@ import pyarrow.dataset
 
 from wind.datasets import Dataset, Manifest, Model, Store, folder_of, label
 from wind.errors import ConfigError, DatasetError
+from wind.names import find, named
 from wind.storage import LocalStorage
-from wind.versions import Version, Versions, find, named, runs
+from wind.versions import Version, Versions, runs
 
 if TYPE_CHECKING:
     import datasets

@@ -20,7 +20,6 @@ from wind.fingerprints import digest
 from wind.seals import DIGEST, opened, seal
 from wind.storage import Storage
 
-REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")
 NUMBERED = re.compile(r"^[0-9]{4,}\.json$")
 USED_NUMBER = re.compile(r"^([0-9]{4,})\.(json|forgotten)$")
 LATEST = "latest"
@@ -163,14 +162,13 @@ class Versions:
         with self._storage.lock(f"{self._folder}/versions.lock"):
             if self.has(version):
                 return False
-            name = f"{self._folder}/versions/{version.number:04d}.json"
             published = list(self)
             facts = {
                 "manifests": self._seals(version.content, published),
                 "number_before": max((number for number in self._used_numbers() if number < version.number), default=0),
                 "digest_before": self._digest_of(version.content.previous, published),
             }
-            self._storage.write(name, seal(version.model_copy(update=facts)) if version.digest else _text(version))
+            self._storage.write(version.file(), seal(version.model_copy(update=facts)) if version.digest else _text(version))
             if self._tagged_id(LATEST) in (None, version.content.previous):
                 self.set_latest(version)
         return True
@@ -239,12 +237,20 @@ class Versions:
         return [int(match[1]) for match in matches if match]
 
     def base(self) -> Version | None:
-        """The version that the run was last begun from, `wind run --from`; None where it began with its own policy."""
+        """The version that the run was last begun from, `wind run --from`; None where it began with its own policy.
+
+        Raises ConfigError if that version is gone.
+        """
         try:
             wanted = self._storage.read(f"{self._folder}/base").decode(errors="replace").strip()
         except FileNotFoundError:
             return None
-        return find(self._store, wanted)
+        base = _with_id(self._store, wanted)
+        if base is None:
+            raise ConfigError(
+                f"{self.run} was begun from version {wanted[:12]}, which is gone: begin it from another, `wind run --from`"
+            )
+        return base
 
     def begin_from(self, base: Version | None) -> None:
         """Keep which version the run is begun from, for those who continue it."""
@@ -276,8 +282,8 @@ class Versions:
         """The digest of the record of the version `wanted`: of this run, or of the one that it was branched from."""
         if wanted is None:
             return ""
-        ours = [version for version in published if version.id == wanted]
-        found = next(iter(ours), None) or next((version for version in everywhere(self._store) if version.id == wanted), None)
+        ours = next((version for version in published if version.id == wanted), None)
+        found = ours or _with_id(self._store, wanted)
         return found.digest if found else ""
 
     def _seals(self, content: Content, published: Sequence[Version]) -> dict[str, Seal]:
@@ -327,39 +333,6 @@ def everywhere(store: Store) -> Iterator[Version]:
     return (version for run in runs(store) for version in Versions(store, run))
 
 
-def find(store: Store, name: str) -> Version:
-    """The version called `name`: RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six digits of an id."""
-    match = REFERENCE.match(name if "@" in name else f"{name}@latest")
-    if match and match["run"] in runs(store):
-        versions = Versions(store, match["run"])
-        found = versions.tagged(match["tag"])
-        if found is None and match["tag"].isdigit():
-            found = next((version for version in versions if version.number == int(match["tag"])), None)
-        if found is not None:
-            return found
-    elif re.fullmatch(r"[0-9a-f]{6,64}", name):
-        matches = {version.id: version for version in everywhere(store) if version.id.startswith(name)}
-        if len(matches) == 1:
-            return next(iter(matches.values()))
-    known = ", ".join(runs(store)) or "none"
-    raise ConfigError(f"no version is called {name!r} in {store.url} (runs: {known}); `wind versions` lists them")
-
-
-def named(store: Store, name: str) -> AnyHandle:
-    """The dataset or model called VERSION:NOUN or NOUN/DIGITS. Raises ConfigError if none is, or several are."""
-    version, colon, dataset = name.rpartition(":")
-    if colon:
-        handles = find(store, version).handles()
-        if dataset not in handles:
-            raise ConfigError(f"{version} has no dataset {dataset!r}: it has {', '.join(handles)}")
-        return handles[dataset]
-    kind, _, digits = name.partition("/")
-    matches = [handle for handle in store.handles(kind) if digits and handle.fingerprint.startswith(digits)]
-    if len(matches) != 1:
-        raise ConfigError(f"{name!r} names {len(matches)} datasets in {store.url}: give VERSION:NOUN, or NOUN/ and more digits")
-    return matches[0]
-
-
 def history(store: Store, version: Version) -> list[Version]:
     """`version` and all that it continues, the first iteration first, in whatever runs they are.
 
@@ -375,6 +348,10 @@ def history(store: Store, version: Version) -> list[Version]:
             )
         chain.insert(0, known.pop(previous))
     return chain
+
+
+def _with_id(store: Store, wanted: str) -> Version | None:
+    return next((version for version in everywhere(store) if version.id == wanted), None)
 
 
 def _refuse_no_tag(name: str) -> None:

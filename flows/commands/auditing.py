@@ -12,7 +12,8 @@ from flows.options import Json, Root
 from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
 from wind.files import atomic_write
-from wind.versions import REFERENCE, find, named, runs
+from wind.names import REFERENCE, find, named
+from wind.versions import runs
 
 if TYPE_CHECKING:
     from wind.verification import Verification

@@ -12,7 +12,8 @@ from wind.config import checks_config
 from wind.datasets import Store, label
 from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
-from wind.versions import Version, everywhere, find
+from wind.names import find
+from wind.versions import Version, everywhere
 
 commands = typer.Typer()
 

@@ -11,7 +11,8 @@ from wind import studies
 from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.garbage import collect
-from wind.versions import Versions, find, runs
+from wind.names import find
+from wind.versions import Versions, runs
 
 commands = typer.Typer()
 

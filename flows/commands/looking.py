@@ -10,7 +10,8 @@ from flows import show
 from flows.options import Json, Root, print_versions
 from wind.datasets import Store
 from wind.errors import ConfigError
-from wind.versions import Versions, find, named
+from wind.names import find, named
+from wind.versions import Versions
 from wind.versions import runs as runs_of
 
 commands = typer.Typer()

@@ -12,8 +12,9 @@ from flows.options import QUIET, Config, From, Iterations, Json, Root, Set, load
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.errors import ConfigError
+from wind.names import find
 from wind.stages import STAGES
-from wind.versions import Version, Versions, find, runs
+from wind.versions import Version, Versions, runs
 
 commands = typer.Typer()
 

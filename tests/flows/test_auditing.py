@@ -12,7 +12,8 @@ from tasks.running import start
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.differences import difference
-from wind.versions import Versions, find
+from wind.names import find
+from wind.versions import Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from wind.datasets import Store
-from wind.versions import Versions, find
+from wind.names import find
+from wind.versions import Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "finished_recipe")]
 

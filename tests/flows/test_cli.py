@@ -8,7 +8,7 @@ import pytest
 
 from wind.datasets import Store
 from wind.generations import part_of
-from wind.versions import find
+from wind.names import find
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "warm_workers")]
 

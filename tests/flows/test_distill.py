@@ -15,7 +15,8 @@ from tasks.running import start
 from tests.wind.versions_case import verify
 from wind.config import DistillConfig
 from wind.datasets import Store, shard_name
-from wind.versions import Versions, find
+from wind.names import find
+from wind.versions import Versions
 
 pytestmark = pytest.mark.slow
 

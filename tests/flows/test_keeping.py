@@ -14,7 +14,8 @@ from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.garbage import collect
-from wind.versions import Version, Versions, find, history
+from wind.names import find
+from wind.versions import Version, Versions, history
 
 Recipe = Callable[..., DistillConfig]
 Wind = Callable[..., tuple[int, str, str]]

@@ -18,7 +18,7 @@ from tasks.running import start as running
 from tests.wind.versions_case import verify
 from wind.config import DistillConfig
 from wind.datasets import Store
-from wind.versions import find
+from wind.names import find
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from tests.wind.pairwise_case import digits, digits_cross_encoder
 from tests.wind.versions_case import verify
 from wind.config import DistillConfig
 from wind.datasets import Store
-from wind.versions import find
+from wind.names import find
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from wind.datasets import Store, folder_of
+from wind.names import find
 from wind.seals import seal
-from wind.versions import find
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "finished_recipe")]
 

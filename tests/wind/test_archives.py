@@ -17,7 +17,8 @@ from wind.archives import export_archive, import_archive, reachable
 from wind.datasets import Model, Source, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError, WindError
 from wind.garbage import Item, collect
-from wind.versions import Version, Versions, find, runs
+from wind.names import find
+from wind.versions import Version, Versions, runs
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 

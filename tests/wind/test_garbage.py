@@ -20,8 +20,9 @@ from wind.datasets import CHECKPOINTS, FINISHED, AnyHandle, Store, folder_of
 from wind.errors import ConfigError, DatasetError
 from wind.files import lock, unfinished_name
 from wind.garbage import collect
+from wind.names import find
 from wind.storage import LocalStorage
-from wind.versions import Content, Version, Versions, find
+from wind.versions import Content, Version, Versions
 
 Listing = dict[str, int]
 

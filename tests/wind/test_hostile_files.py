@@ -19,10 +19,11 @@ from tests.wind.verification_case import finished
 from wind.config import DistillConfig, load_config
 from wind.datasets import AnyHandle, Dataset, Store, StoredFile, folder_of
 from wind.errors import ConfigError, WindError
+from wind.names import find
 from wind.seals import seal
 from wind.verification import Verification
 from wind.verification.files import Finding
-from wind.versions import Versions, find, runs
+from wind.versions import Versions, runs
 
 some = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 many = settings(some, max_examples=30)

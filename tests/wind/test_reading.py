@@ -12,8 +12,9 @@ import wind
 from tests.wind.reading_case import PROMPTS
 from wind.datasets import Store
 from wind.errors import ConfigError
+from wind.names import find
 from wind.reading import Rows, StoreReader
-from wind.versions import Version, find
+from wind.versions import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 

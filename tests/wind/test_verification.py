@@ -15,9 +15,10 @@ from tests.wind.versions_case import dataset, three_iterations, verify, version
 from wind.archives import export_archive, import_archive
 from wind.datasets import AnyHandle, Dataset, Store, folder_of
 from wind.garbage import collect
+from wind.names import find
 from wind.seals import opened, seal
 from wind.verification import Verification
-from wind.versions import Version, Versions, find, tag_text
+from wind.versions import Version, Versions, tag_text
 
 
 def findings(store: Store) -> list[str]:
