@@ -25,9 +25,10 @@ import pyarrow as pa
 
 from data_checks.validation import validate
 from wind import reading, stages
-from wind.config import ChecksConfig, WinRateConfig, load_config
+from wind.config import ChecksConfig, WinRateConfig
 from wind.datasets import Dataset, Model, Store, label
 from wind.fingerprints import digest, file_digest
+from wind.recipes import load_config
 from wind.versions import Content, Versions
 from wind.win_rates import WinRatesSpec
 

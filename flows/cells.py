@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wind.config import DistillConfig, alternatives, load_config
+from wind.config import DistillConfig
 from wind.errors import ConfigError
 from wind.fingerprints import digest
+from wind.recipes import alternatives, load_config
 from wind.sections import flattened
 
 # What an algorithm is made of, and the names of runs. Recipes that are compared agree on everything else.

@@ -11,8 +11,9 @@ import typer
 
 from flows import show
 from flows.server import prefect_api
-from wind.config import DistillConfig, load_config
+from wind.config import DistillConfig
 from wind.datasets import Store
+from wind.recipes import load_config
 from wind.storage import storage_for
 from wind.versions import Version
 

@@ -19,3 +19,12 @@ def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield from flattened(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short."""
+    try:
+        text = "empty" if value is None else repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a number too long to print"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -8,11 +8,11 @@ import typer
 
 from flows import show
 from flows.options import Json, Root, Set
-from wind.config import checks_config
 from wind.datasets import Store, label
 from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
 from wind.names import find
+from wind.recipes import checks_config
 from wind.versions import Version, everywhere
 
 commands = typer.Typer()

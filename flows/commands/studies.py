@@ -12,8 +12,8 @@ import typer
 from flows import show
 from flows.options import Config, Json, Root, Set, prefect
 from wind import studies
-from wind.config import bandit_config
 from wind.errors import ConfigError
+from wind.recipes import bandit_config
 
 if TYPE_CHECKING:
     from flows.cells import Cell

@@ -8,8 +8,8 @@ import pytest
 from data_checks.results import key
 from data_checks.validation import refuse_wrong_checks, validate
 from wind.check_config import ChecksConfig
-from wind.config import checks_config
 from wind.errors import ConfigError, DataCheckError, InputError
+from wind.recipes import checks_config
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain

@@ -21,8 +21,9 @@ from flows.distill import distill
 from flows.server import EmbeddedServer
 from tasks.running import start
 from tasks.workers import Pool
-from wind.config import DistillConfig, WorkersConfig, load_config
+from wind.config import DistillConfig, WorkersConfig
 from wind.files import lock
+from wind.recipes import load_config
 
 REWARD = '''"""A rule reward: digits are good, and more of them are better."""
 

@@ -8,8 +8,8 @@ import yaml
 
 from flows.cells import grid, read_recipes
 from tests.flows.conftest import write_recipe
-from wind.config import alternatives
 from wind.errors import ConfigError
+from wind.recipes import alternatives
 
 Write = Callable[..., Path]
 

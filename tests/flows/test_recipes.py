@@ -6,7 +6,7 @@ import pytest
 
 from flows.plan import planned
 from tests.flows.conftest import write_recipe
-from wind.config import load_config
+from wind.recipes import load_config
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 

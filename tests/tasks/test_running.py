@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tasks.running import Running, start
-from wind.config import bandit_config
 from wind.datasets import Store
 from wind.errors import StageError
+from wind.recipes import bandit_config
 
 
 @pytest.mark.parametrize("kind", ["folder", pytest.param("s3", marks=pytest.mark.slow)])

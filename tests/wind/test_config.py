@@ -7,9 +7,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from wind.config import ClassifierRewardConfig, DistillConfig, RuleRewardConfig, load_config
+from wind.config import ClassifierRewardConfig, DistillConfig, RuleRewardConfig
 from wind.errors import ConfigError
 from wind.objective_config import AnyObjectiveConfig, WindObjectiveConfig
+from wind.recipes import load_config
 
 RECIPE = """\
 run: demo

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.wind.verification_case import finished
-from wind.config import DistillConfig, load_config
+from wind.config import DistillConfig
 from wind.datasets import AnyHandle, Dataset, Store, StoredFile, folder_of
 from wind.errors import ConfigError, WindError
 from wind.names import find
+from wind.recipes import load_config
 from wind.seals import seal
 from wind.verification import Verification
 from wind.verification.files import Finding
