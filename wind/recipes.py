@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
             # Only plain scalars can be settings; the merge key `<<` may repeat by its nature.
             if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
                 if key_node.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key_node.value} is set twice", problem_mark=key_node.start_mark)
+                    raise yaml.MarkedYAMLError(problem=f"{_named(key_node.value)} is set twice", problem_mark=key_node.start_mark)
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -129,7 +129,9 @@ def _override(content: dict[Any, Any], override: str) -> None:
             section[part] = {}
         section = section[part]
         if not isinstance(section, dict):
-            raise ConfigError(f"{override!r}: {'.'.join(parts[:depth])} is {shown(section)} and has no settings of its own")
+            raise ConfigError(
+                f"{override!r}: {_named('.'.join(parts[:depth]))} is {shown(section)} and has no settings of its own"
+            )
     section[parts[-1]] = _yaml(text, repr(override))
 
 
@@ -165,12 +167,17 @@ def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str,
             inside = [member for member in inside if part in {_tag(member, tag) for tag in ("kind", "name")}]
             continue
         if part != "[key]":
-            names.append(str(part))
+            names.append(_named(str(part)))
         if inside:
             owner = inside[0]
             field = owner.model_fields.get(str(part))
             inside = _sections(field.annotation) if field else []
     return ".".join(names), owner
+
+
+def _named(name: str) -> str:
+    """The name of a setting, whatever somebody wrote for one, as a line can show it."""
+    return name if name.isprintable() else repr(name)
 
 
 def _sections(annotation: Any) -> list[type[Section]]:

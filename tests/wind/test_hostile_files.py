@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.wind.verification_case import finished
@@ -366,6 +366,8 @@ def loaded_or_refused(path: Path, overrides: Sequence[str] = ()) -> None:
         ("run: !!binary '???'\n", ""),
         ("seed: 2001-99-99\n", ""),
         ("<<: 3\n", ""),
+        ('"a\\nb": 1\n', r"'a\nb' is not a setting"),
+        ('"a\\nb": 1\n"a\\nb": 2\n', r"'a\nb' is set twice"),
         ("<<: [&a {<<: *a}]\n", ""),
         ("run: *nobody\n", "undefined alias"),
         (f"{RECIPE}root: 'a\\0b'\n", ""),
@@ -400,6 +402,7 @@ OVERRIDES: list[Callable[[str], str]] = [lambda text: f"training.lr={text}", lam
 
 
 @given(st.text(max_size=12), st.sampled_from(OVERRIDES))
+@example("a\nb", OVERRIDES[2])
 @many
 def test_any_override(tmp_path: Path, text: str, override: Callable[[str], str]) -> None:
     path = tmp_path / "x.yaml"
