@@ -167,3 +167,29 @@ def is_logp(column: str) -> list[Expectation]:
     """A log-probability is finite and at most 0."""
     bound = gxe.ExpectColumnValuesToBeBetween(column=column, max_value=0, description=f"{column} is at most 0")
     return [is_finite(column), bound]
+
+
+def is_response(limit: int, checks: ChecksConfig) -> list[Expectation]:
+    """A response has a token and at most `limit`, a reason to end and a seed of its own; few are empty or truncated."""
+    return [
+        gxe.ExpectColumnValuesToBeInSet(
+            column="finish_reason", value_set=["stop", "length"], description="finish_reason is stop or length"
+        ),
+        unique(["seed"]),
+        gxe.ExpectColumnValuesToBeBetween(column="response_tokens", min_value=1, description="every response has a token"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="response_tokens", max_value=limit, description="no response is longer than max_new_tokens"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_empty",
+            value_set=[False],
+            mostly=1 - checks.max_empty_share,
+            description=f"at most {checks.max_empty_share:.1%} of responses are empty",
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_truncated",
+            value_set=[False],
+            mostly=1 - checks.max_truncated_share,
+            description=f"at most {checks.max_truncated_share:.1%} of responses are truncated",
+        ),
+    ]

@@ -4,7 +4,19 @@ import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from data_checks.base import GENERATION, Frame, Subject, finite, is_known, is_logp, is_present, known, present, unique
+from data_checks.base import (
+    GENERATION,
+    Frame,
+    Subject,
+    finite,
+    is_known,
+    is_logp,
+    is_present,
+    is_response,
+    known,
+    present,
+    unique,
+)
 from wind.check_config import ChecksConfig
 from wind.generations import sampled_prompts
 
@@ -35,27 +47,8 @@ def rows_expectations(generations: Subject, checks: ChecksConfig) -> list[Expect
             column="sample_index", min_value=0, max_value=samples - 1, description=f"sample_index is 0 .. {samples - 1}"
         ),
         gxe.ExpectColumnValuesToBeInSet(column="policy", value_set=[policy], description="sampled by the parent policy"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="finish_reason", value_set=["stop", "length"], description="finish_reason is stop or length"
-        ),
-        unique(["seed"]),
-        gxe.ExpectColumnValuesToBeBetween(column="response_tokens", min_value=1, description="every response has a token"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="response_tokens", max_value=limit, description="no response is longer than max_new_tokens"
-        ),
+        *is_response(limit, checks),
         *is_logp("logp_sampler"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="is_empty",
-            value_set=[False],
-            mostly=1 - checks.max_empty_share,
-            description=f"at most {checks.max_empty_share:.1%} of responses are empty",
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="is_truncated",
-            value_set=[False],
-            mostly=1 - checks.max_truncated_share,
-            description=f"at most {checks.max_truncated_share:.1%} of responses are truncated",
-        ),
         gxe.ExpectColumnMeanToBeBetween(
             column="response_tokens",
             min_value=checks.min_mean_response_tokens,

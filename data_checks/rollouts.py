@@ -7,7 +7,7 @@ import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from data_checks.base import Frame, Subject, finite, is_finite, is_known, is_logp, known, unique
+from data_checks.base import Frame, Subject, finite, is_finite, is_known, is_logp, is_response, known, unique
 from wind.check_config import ChecksConfig
 from wind.generations import sampled_prompts
 
@@ -41,31 +41,12 @@ def rows_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectati
         gxe.ExpectColumnValuesToBeInSet(
             column="drawn_from", value_set=["policy", "anchor"], description="drawn from the policy or its anchor"
         ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="finish_reason", value_set=["stop", "length"], description="finish_reason is stop or length"
-        ),
-        unique(["seed"]),
-        gxe.ExpectColumnValuesToBeBetween(column="response_tokens", min_value=1, description="every response has a token"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="response_tokens", max_value=limit, description="no response is longer than max_new_tokens"
-        ),
+        *is_response(limit, checks),
         is_finite("reward"),
         is_finite("win_rate"),
         gxe.ExpectColumnValuesToBeBetween(column="win_rate", min_value=0, max_value=1, description="win rates lie in [0, 1]"),
         *is_logp("logp_policy"),
         *is_logp("logp_reference"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="is_empty",
-            value_set=[False],
-            mostly=1 - checks.max_empty_share,
-            description=f"at most {checks.max_empty_share:.1%} of responses are empty",
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="is_truncated",
-            value_set=[False],
-            mostly=1 - checks.max_truncated_share,
-            description=f"at most {checks.max_truncated_share:.1%} of responses are truncated",
-        ),
     ]
 
 

@@ -24,6 +24,7 @@ from tasks.workers import Pool
 from wind.config import DistillConfig, WorkersConfig
 from wind.files import lock
 from wind.recipes import load_config
+from wind.versions import Version
 
 REWARD = '''"""A rule reward: digits are good, and more of them are better."""
 
@@ -152,12 +153,12 @@ def own_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     Pool.close(pool)
 
 
+Wind = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def wind(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process; returns its exit code, standard output, and the last line of standard error."""
-    recipe()
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Wind:
+    """Run the command line in this process; returns its exit code, standard output, and standard error."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["wind", *arguments])
@@ -165,6 +166,25 @@ def wind(
             cli.main()
         printed = capfd.readouterr()
         assert "Traceback" not in printed.err
-        return int(ended.value.code or 0), printed.out, printed.err.splitlines()[-1] if printed.err else ""
+        return int(ended.value.code or 0), printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def wind(recipe: Recipe, command: Wind) -> Wind:
+    """`command` with a recipe in the current folder; of standard error it returns the last line."""
+    recipe()
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code, out, err = command(*arguments)
+        return code, out, err.splitlines()[-1] if err else ""
+
+    return run
+
+
+@pytest.fixture
+def versions(demo_versions: list[Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Version]:
+    """The versions of a store made by hand in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return demo_versions

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,56 +10,36 @@ from typing import Any
 
 import pytest
 
-from flows import cli
 from wind.versions import Version
 
 Wind = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def versions(demo_versions: list[Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Version]:
-    """The versions of the store in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    return demo_versions
-
-
-@pytest.fixture
-def wind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Wind:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wind", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
-
-
-def test_a_version_moves_to_another_store(versions: list[Version], wind: Wind) -> None:
-    code, out, _ = wind("export", "demo@2", "demo.wind", "--format", "archive", "--json")
+def test_a_version_moves_to_another_store(versions: list[Version], command: Wind) -> None:
+    code, out, _ = command("export", "demo@2", "demo.wind", "--format", "archive", "--json")
     assert code == 0
     assert json.loads(out) == {"path": "demo.wind", "files": 1, "bytes": Path("demo.wind").stat().st_size}
-    code, out, _ = wind("import", "demo.wind", "--root", "elsewhere", "--json")
+    code, out, _ = command("import", "demo.wind", "--root", "elsewhere", "--json")
     facts = json.loads(out)
     assert (facts["version"], facts["id"], facts["versions"], facts["stored"]) == ("demo@2", versions[1].id, 2, 18)
-    code, out, _ = wind("import", "demo.wind", "--root", "elsewhere", "--as", "again")
+    code, out, _ = command("import", "demo.wind", "--root", "elsewhere", "--as", "again")
     assert out.startswith(f"again@2  {versions[1].id[:12]}  ")
-    code, out, _ = wind("versions", "--root", "elsewhere", "--json")
+    code, out, _ = command("versions", "--root", "elsewhere", "--json")
     assert [version["run"] for version in json.loads(out)] == ["again", "again", "demo", "demo"]
-    code, out, _ = wind("verify", "demo@2", "--root", "elsewhere", "--json")
+    code, out, _ = command("verify", "demo@2", "--root", "elsewhere", "--json")
     assert code == 0
 
 
-def test_folders_for_other_tools(versions: list[Version], wind: Wind) -> None:
+def test_folders_for_other_tools(versions: list[Version], command: Wind) -> None:
     for form, name, shown in (
         ("hf", "demo", "README.md"),
         ("parquet", "demo:rewards", "part-00000.parquet"),
         ("model", "demo", "README.md"),
     ):
-        code, _, _ = wind("export", name, form, "--format", form)
+        code, _, _ = command("export", name, form, "--format", form)
         assert code == 0
         assert (Path(form) / shown).is_file()
-        code, _, err = wind("export", name, form, "--format", form)
+        code, _, err = command("export", name, form, "--format", form)
         assert (code, err.count("\n")) == (2, 1)
         assert "is there already" in err
 
@@ -79,15 +58,15 @@ def test_folders_for_other_tools(versions: list[Version], wind: Wind) -> None:
         ("push", "demo", "hub:name"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_2(versions: list[Version], wind: Wind, arguments: tuple[str, ...]) -> None:
-    code, _, err = wind(*arguments)
+def test_a_wrong_argument_is_one_line_and_2(versions: list[Version], command: Wind, arguments: tuple[str, ...]) -> None:
+    code, _, err = command(*arguments)
     assert (code, err.count("\n")) == (2, 1)
     assert not Path("out").exists()
 
 
-def test_a_file_that_is_no_archive_is_one_line(versions: list[Version], wind: Wind) -> None:
+def test_a_file_that_is_no_archive_is_one_line(versions: list[Version], command: Wind) -> None:
     Path("text").write_text("no archive" * 100)
-    code, _, err = wind("import", "text", "--root", "elsewhere")
+    code, _, err = command("import", "text", "--root", "elsewhere")
     assert (code, err) == (1, "error: text is not an archive of `wind export`: it does not begin with archive.json\n")
     assert not Path("elsewhere").exists()
 
@@ -168,8 +147,8 @@ def logged_in(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return url
 
 
-def test_a_version_is_pushed_and_kept_private(versions: list[Version], hub: Hub, logged_in: str, wind: Wind) -> None:
-    code, out, _ = wind("push", "demo@2", "hub:org/name", "--json")
+def test_a_version_is_pushed_and_kept_private(versions: list[Version], hub: Hub, logged_in: str, command: Wind) -> None:
+    code, out, _ = command("push", "demo@2", "hub:org/name", "--json")
     assert code == 0
     assert json.loads(out) == {"url": f"{logged_in}/datasets/org/name/commit/{'1' * 40}"}
     assert hub.private == {"org/name": True}
@@ -182,27 +161,27 @@ def test_a_version_is_pushed_and_kept_private(versions: list[Version], hub: Hub,
     }
     hub.files.clear()
     hub.private["org/name"] = False
-    code, _, err = wind("push", "demo@2", "hub:org/name")
+    code, _, err = command("push", "demo@2", "hub:org/name")
     assert (code, err) == (2, "error: org/name is there already and public: give --public, or another name\n")
     assert hub.files == {}
-    code, out, _ = wind("push", "demo:model_out", "hub:org/name", "--public")
+    code, out, _ = command("push", "demo:model_out", "hub:org/name", "--public")
     assert code == 0
     assert set(hub.files) == {"README.md", "config.json", "model.safetensors"}
 
 
 def test_a_push_without_token_or_network_is_one_line(
-    versions: list[Version], hub: Hub, logged_in: str, wind: Wind, monkeypatch: pytest.MonkeyPatch
+    versions: list[Version], hub: Hub, logged_in: str, command: Wind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.shutdown()
     hub.server_close()
-    code, _, err = wind("push", "demo:model_out", "hub:org/name")
+    code, _, err = command("push", "demo:model_out", "hub:org/name")
     assert (code, err.count("\n")) == (1, 1)
     assert "the Hub cannot be reached" in err
     monkeypatch.setenv("HF_TOKEN", "")
-    code, _, err = wind("push", "demo:model_out", "hub:org/name")
+    code, _, err = command("push", "demo:model_out", "hub:org/name")
     assert (code, err.count("\n")) == (2, 1)
     assert "log in with `hf auth login`" in err
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    code, _, err = wind("push", "demo:model_out", "hub:org/name")
+    code, _, err = command("push", "demo:model_out", "hub:org/name")
     assert (code, err.count("\n")) == (2, 1)
     assert "unset HF_HUB_OFFLINE" in err

@@ -1,45 +1,25 @@
 """`wind sql` over a store made by hand: the numbers are those of tests/wind/reading_case.py."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from flows import cli
 from tests.wind.reading_case import make_versions
 from wind.datasets import Store
 from wind.errors import WindError
 from wind.sql import answer
 from wind.versions import Version
 
-
-@pytest.fixture
-def versions(demo_versions: list[Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Version]:
-    """The versions of the store in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    return demo_versions
-
-
-@pytest.fixture
-def wind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wind", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
-
-
 Wind = Callable[..., tuple[int, str, str]]
 
 
-def test_every_dataset_is_a_view_over_all_versions(versions: list[Version], wind: Wind) -> None:
-    code, out, _ = wind("sql", "SELECT iteration, version, avg(reward) AS mean FROM rewards GROUP BY ALL ORDER BY ALL", "--json")
+def test_every_dataset_is_a_view_over_all_versions(versions: list[Version], command: Wind) -> None:
+    code, out, _ = command(
+        "sql", "SELECT iteration, version, avg(reward) AS mean FROM rewards GROUP BY ALL ORDER BY ALL", "--json"
+    )
     assert code == 0
     assert json.loads(out) == [  # (1 + 3 + 2 + 0) / 4 and (2 + 4 + 3 + 5) / 4
         {"iteration": 1, "version": "demo@1", "mean": 1.5},
@@ -49,28 +29,32 @@ def test_every_dataset_is_a_view_over_all_versions(versions: list[Version], wind
         "SELECT g.response FROM generations g JOIN win_rates w USING (prompt_id, sample_index, version) "
         "WHERE w.rank = 1 AND g.iteration = 2 ORDER BY 1"
     )
-    _, out, _ = wind("sql", query, "--json", "--run", "demo")
+    _, out, _ = command("sql", query, "--json", "--run", "demo")
     assert [row["response"] for row in json.loads(out)] == ["a21", "b21"]
-    _, out, _ = wind("sql", "SELECT count(*) AS n, count(DISTINCT version) AS versions FROM eval_generations", "demo@1", "--json")
+    _, out, _ = command(
+        "sql", "SELECT count(*) AS n, count(DISTINCT version) AS versions FROM eval_generations", "demo@1", "--json"
+    )
     assert json.loads(out) == [{"n": 2, "versions": 1}]
-    _, out, _ = wind("sql", "SELECT v.previous, m.value FROM versions v JOIN metrics m USING (version) ORDER BY number", "--json")
+    _, out, _ = command(
+        "sql", "SELECT v.previous, m.value FROM versions v JOIN metrics m USING (version) ORDER BY number", "--json"
+    )
     assert json.loads(out) == [{"previous": None, "value": 0.5}, {"previous": versions[0].id, "value": 1.0}]
-    _, out, _ = wind("sql", "SELECT 'nan'::DOUBLE AS x, DATE '2020-02-02' AS day WHERE true", "--json")
+    _, out, _ = command("sql", "SELECT 'nan'::DOUBLE AS x, DATE '2020-02-02' AS day WHERE true", "--json")
     assert json.loads(out) == [{"x": None, "day": "2020-02-02"}]
-    _, out, _ = wind("sql", "SELECT * FROM rewards WHERE false", "--json")
+    _, out, _ = command("sql", "SELECT * FROM rewards WHERE false", "--json")
     assert json.loads(out) == []
-    _, out, _ = wind("sql", "SELECT max(reward) AS best FROM rewards")
+    _, out, _ = command("sql", "SELECT max(reward) AS best FROM rewards")
     assert "5.0" in out
 
 
-def test_answers_go_to_files(versions: list[Version], wind: Wind, tmp_path: Path) -> None:
+def test_answers_go_to_files(versions: list[Version], command: Wind, tmp_path: Path) -> None:
     query = "SELECT reward, iteration FROM rewards ORDER BY ALL"
-    _, out, _ = wind("sql", query, "--csv", "rewards.csv")
+    _, out, _ = command("sql", query, "--csv", "rewards.csv")
     assert json.loads(out) == {"rows": 8}
-    _, out, _ = wind("sql", query, "--parquet", "rewards.parquet")
+    _, out, _ = command("sql", query, "--parquet", "rewards.parquet")
     expected = [0.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 5.0]
     assert pl.read_csv("rewards.csv")["reward"].to_list() == pl.read_parquet("rewards.parquet")["reward"].to_list() == expected
-    code, _, err = wind("sql", "SELECT response_token_ids FROM generations", "--csv", "lists.csv")
+    code, _, err = command("sql", "SELECT response_token_ids FROM generations", "--csv", "lists.csv")
     assert (code, err.count("\n")) == (2, 1)
     assert sorted(path.name for path in Path().glob("*.csv")) == ["rewards.csv"]
 
@@ -93,8 +77,8 @@ def test_answers_go_to_files(versions: list[Version], wind: Wind, tmp_path: Path
         ("", "begin it with SELECT"),
     ],
 )
-def test_a_wrong_query_is_one_line(versions: list[Version], wind: Wind, query: str, told: str) -> None:
-    code, _, err = wind("sql", query, "--json")
+def test_a_wrong_query_is_one_line(versions: list[Version], command: Wind, query: str, told: str) -> None:
+    code, _, err = command("sql", query, "--json")
     assert code == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -102,10 +86,10 @@ def test_a_wrong_query_is_one_line(versions: list[Version], wind: Wind, query: s
     assert not Path("there.csv").exists()
 
 
-def test_which_run_is_asked(store: Store, versions: list[Version], wind: Wind, tmp_path: Path) -> None:
+def test_which_run_is_asked(store: Store, versions: list[Version], command: Wind, tmp_path: Path) -> None:
     make_versions(store, tmp_path / "outside", run="other")
     for arguments in ((), ("--run", "nobody"), ("demo@1", "--run", "demo"), ("--json", "--csv", "x.csv", "demo")):
-        code, _, err = wind("sql", "SELECT 1", *arguments)
+        code, _, err = command("sql", "SELECT 1", *arguments)
         assert code == 2
         assert err.count("\n") == 1
 

@@ -12,7 +12,7 @@ import torch
 from tests.wind.pairwise_case import TEMPLATE, template_logit
 from tests.wind.rollouts_case import PROMPTS, N, roll, rollouts_spec, write_reward
 from tests.wind.test_reward_models import llama_reward_model
-from tests.wind.training_case import DEEPSPEED_WARNINGS, distance, logps_of, values, weights
+from tests.wind.training_case import DEEPSPEED_WARNINGS, Interrupted, distance, logps_of, stop_after, values, weights
 from wind.config import PairwiseRewardConfig
 from wind.datasets import Dataset, Model, Store
 from wind.errors import ConfigError, InputError
@@ -22,7 +22,7 @@ from wind.models import load_policy, stop_token_ids
 from wind.objectives import Batch, objective_for
 from wind.rewards import resolve_reward
 from wind.rollouts import COMPUTED_BY, STAGE, RolloutsSpec
-from wind.stages import Job, Place, Progress, Shard, parse
+from wind.stages import Job, Place, Shard, parse
 from wind.training.batches import Plan
 from wind.training.runs import work_folder
 from wind.win_rates import win_rates
@@ -30,10 +30,6 @@ from wind.win_rates import win_rates
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 
 ONE_STEP: dict[str, Any] = {"epochs": 1, "batch_prompts": PROMPTS + 1, "schedule": "constant", "warmup_fraction": 0.0}
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: it stands for the end of a process
-    pass
 
 
 @pytest.fixture
@@ -228,14 +224,6 @@ def test_a_small_rate_is_not_lost_in_bfloat16(store: Store, policy: Model) -> No
 
 
 # ---------------------------------------------------------------------------------------- resuming
-
-
-def stop_after(step: int) -> Progress:
-    def progress(done: int, total: int) -> None:
-        if done == step:
-            raise Interrupted
-
-    return progress
 
 
 @pytest.mark.parametrize("stage", [0, 2])

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.wind.rollouts_case import PROMPTS, N, roll, rollouts_spec, write_reward
-from tests.wind.training_case import DEEPSPEED_WARNINGS, distance, logps_of, values, weights
+from tests.wind.training_case import DEEPSPEED_WARNINGS, Interrupted, distance, logps_of, stop_after, values, weights
 from wind.datasets import Dataset, Model, Store
 from wind.rollouts import RolloutsSpec
 from wind.stages import Shard
@@ -20,10 +20,6 @@ pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 SETTINGS: dict[str, Any] = {"batch_prompts": PROMPTS + 1, "lr": 1e-2, "schedule": "constant", "warmup_fraction": 0.0}
 LORA: dict[str, Any] = {"lora": {"rank": 4, "alpha": 6, "target_modules": ["q_proj", "up_proj"]}}
 RATE = 0.3
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: it stands for the end of a process
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +135,8 @@ def test_resuming_equals_never_having_stopped(store: Store, policy: Model, stage
     settings = SETTINGS | LORA | {"batch_prompts": 2, "checkpoint_steps": 3, "zero_stage": stage}
     spec = rollouts_spec(store, policy, {"name": "jbond", "refresh_steps": 2}, rate=RATE, **settings)
     uninterrupted = roll(spec, store)
-
-    def stop(done: int, total: int) -> None:
-        if done == 5:
-            raise Interrupted
-
     with pytest.raises(Interrupted):
-        roll(spec, store, stop)
+        roll(spec, store, stop_after(5))
     steps: list[int] = []
     resumed = roll(spec, store, lambda done, total: steps.append(done))
     assert steps == [4, 5, 6]

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from tests.wind.rollouts_case import roll, rollouts_spec, write_reward
-from tests.wind.training_case import DEEPSPEED_WARNINGS, distance, values, weights
+from tests.wind.training_case import DEEPSPEED_WARNINGS, Interrupted, distance, stop_after, values, weights
 from wind.datasets import Dataset, Store
 from wind.rollouts import RolloutsSpec
 from wind.stages import Shard
@@ -17,21 +17,12 @@ pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 SETTINGS: dict[str, Any] = {"lr": 3e-4, "batch_prompts": 2, "micro_prompts": 1, "checkpoint_steps": 3}
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: it stands for the end of a process
-    pass
-
-
 def outputs(store: Store, shard: Shard) -> tuple[Shard, Shard]:
     """The training, and the same with the anchor in place of the model."""
     handle = shard.outputs["training"]
     assert isinstance(handle, Dataset)
     models = store.manifest(handle).outputs
     return Shard(store.read(handle), outputs=models), Shard(store.read(handle), outputs={"model": models["anchor"]})
-
-
-def interrupt(done: int, total: int) -> None:
-    if done >= 4:
-        raise Interrupted
 
 
 def test_ranks_and_zero_stages_draw_and_train_the_same(
@@ -51,7 +42,7 @@ def test_ranks_and_zero_stages_draw_and_train_the_same(
     assert distance(weights(store, anchor), start) > 2e-3
     # Two ranks are interrupted within a refresh, each with its part of the anchor, and go on from their checkpoint.
     with pytest.raises(Interrupted):
-        roll(spec(2, 3), store, interrupt)
+        roll(spec(2, 3), store, stop_after(4))
     # Stage 2 leaves a rank its whole weights. A refresh of three prompts gives one of two ranks two, the other one.
     for ranks, stage in ((1, 2), (2, 3)):
         steps: list[int] = []

@@ -14,11 +14,13 @@ from tests.wind.training_case import (
     DEEPSPEED_WARNINGS,
     GROUPS,
     Inputs,
+    Interrupted,
     N,
     distance,
     make_inputs,
     make_spec,
     quiet,
+    stop_after,
     train,
     values,
     weights,
@@ -28,16 +30,12 @@ from wind.datasets import Model, Store
 from wind.errors import TrainingError
 from wind.objectives import Batch, objective_for
 from wind.sequence_logps import SequenceLogps
-from wind.stages import Place, Progress
+from wind.stages import Place
 from wind.training import STAGE, compute
 from wind.training.batches import Plan, load_rows
 from wind.training.runs import work_folder
 
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: it stands for the end of a process
-    pass
 
 
 @pytest.fixture
@@ -191,14 +189,6 @@ def test_divergence_names_the_step(store: Store, inputs: Inputs) -> None:
 
 
 # ---------------------------------------------------------------------------------------- resuming
-
-
-def stop_after(step: int) -> Progress:
-    def progress(done: int, total: int) -> None:
-        if done == step:
-            raise Interrupted
-
-    return progress
 
 
 @pytest.mark.parametrize("stage", [0, 2])

@@ -11,10 +11,12 @@ import torch
 from tests.wind.training_case import (
     DEEPSPEED_WARNINGS,
     Inputs,
+    Interrupted,
     N,
     distance,
     make_inputs,
     make_spec,
+    stop_after,
     train,
     values,
     weights,
@@ -127,21 +129,12 @@ def test_two_ranks_agree_with_one(store: Store, inputs: Inputs, alone: Shard, st
     assert values(together, "loss") == pytest.approx(values(alone, "loss"), rel=1e-3)
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: it stands for the end of a process
-    pass
-
-
 @pytest.mark.parametrize("stage", [0, 2])
 def test_resuming_equals_never_having_stopped(store: Store, inputs: Inputs, stage: int) -> None:
     spec = make_spec(inputs, **SETTINGS, zero_stage=stage)
     uninterrupted = train(spec, store)
-
-    def stop(done: int, total: int) -> None:
-        if done == 3:
-            raise Interrupted
-
     with pytest.raises(Interrupted):
-        train(spec, store, stop)
+        train(spec, store, stop_after(3))
     (checkpoint,) = work_folder(spec, store).glob("step-*")
     state = torch.load(checkpoint / "engine" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
     assert len(state) == 2 * len(LAYERS)  # no frozen weight is written again

@@ -34,6 +34,18 @@ def quiet(done: int, total: int) -> None:
     return
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error: it stands for the end of a process
+    pass
+
+
+def stop_after(step: int) -> Progress:
+    def progress(done: int, total: int) -> None:
+        if done >= step:
+            raise Interrupted
+
+    return progress
+
+
 def publish(store: Store, name: str, columns: dict[str, Any]) -> Dataset:
     table = pa.table(columns)
     with store.partial(name, digest(table.to_pylist())) as partial:
