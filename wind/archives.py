@@ -1,7 +1,8 @@
 """Archives: a version with everything before and below it in one file, which another machine verifies and takes in.
 
 An archive is an uncompressed tar. Unpacked it is a store without tags: the records of the version and of all it continues, every
-dataset, model and source that those name or were made of, and what lies beside them (check results, records of computations).
+dataset, model and source that those name or were made of, and what lies beside them (check results, records of computations, the
+environments and patches that these name).
 First comes `archive.json`, which lists each file with its size and sha256 in order of name. All else follows from that list, to
 the last byte, so the same store gives the same archive, and a reader accepts nothing but what the list describes: no link, no
 second copy, no name that leads elsewhere, nothing behind the end.
@@ -23,12 +24,13 @@ from typing import Annotated, BinaryIO, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wind.computations import BESIDE
+from wind.computations import BESIDE, recorded
 from wind.config import Name
 from wind.datasets import MANIFEST, MODEL_FILES, AnyHandle, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError, explained
 from wind.exports import appearing, checked_chunks
 from wind.holds import hold
+from wind.provenance import ENVIRONMENTS, PATCHES, described_by
 from wind.storage import CHUNK_BYTES
 from wind.versions import Version, Versions, history
 
@@ -45,6 +47,7 @@ DIGITS = r"[0-9a-f]{64}"
 LEAF = r"(?!\.\.?$)[^/\\\x00-\x1f\x7f]{1,255}"
 RECORDS = re.compile(
     rf"runs/{RUN}/versions/[0-9]{{4,9}}\.json|(datasets/{NOUN}|models|sources)/{DIGITS}/{re.escape(MANIFEST)}|"
+    rf"{ENVIRONMENTS}/{DIGITS}\.json|{PATCHES}/{DIGITS}\.patch|"
     rf"({'|'.join(BESIDE)})/{NOUN}/{DIGITS}(/[A-Za-z0-9_-]{{1,128}})?\.(json|html)"
 )
 CONTENT = re.compile(
@@ -150,11 +153,13 @@ def reachable(store: Store, versions: Sequence[Version]) -> list[AnyHandle]:
 
 def _members(store: Store, chain: Sequence[Version]) -> Iterator[Member]:
     """The files of an archive of `chain`, as the store has them."""
+    described: set[str] = set()
     for version in chain:
         yield _record(store, version.file())
     for handle in reachable(store, chain):
         folder = folder_of(handle)
         yield _record(store, f"{folder}/{MANIFEST}")
+        described.update(described_by(store.manifest(handle).provenance))
         for file in store.manifest(handle).files:
             yield Member(name=f"{folder}/{file.name}", bytes=file.bytes, sha256=file.sha256)
         for beside in BESIDE:
@@ -162,6 +167,8 @@ def _members(store: Store, chain: Sequence[Version]) -> Iterator[Member]:
             for name in [f"{prefix}.json", f"{prefix}.html", *(f"{prefix}/{name}" for name in store.storage.names(prefix))]:
                 if RECORDS.fullmatch(name) and store.storage.size(name) is not None:
                     yield _record(store, name)
+        described.update(name for each in recorded(store, handle) for name in described_by(each.provenance))
+    yield from (_record(store, name) for name in described if store.storage.size(name) is not None)
 
 
 def _record(store: Store, name: str) -> Member:
@@ -297,7 +304,7 @@ def _adopt(store: Store, staged: Store, chain: Sequence[Version], renamed: Seque
             store.adopt(staged.path(handle), handle, manifest)
             stored += 1
     for member in index.files:
-        if member.name.startswith(BESIDE):
+        if member.name.startswith((*BESIDE, ENVIRONMENTS, PATCHES)):
             store.storage.create(member.name, staged.storage.read(member.name))
     added = sum(Versions(store, version.run).adopt(version) for version in renamed)
     return Imported(renamed[-1], added, stored, sum(member.bytes for member in index.files))

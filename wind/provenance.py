@@ -20,9 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wind.datasets import Store
+from wind.datasets import FINGERPRINT, Store
 from wind.fingerprints import digest
 from wind.redaction import redacted
+from wind.seals import parsed
 
 PACKAGES = (
     "torch",
@@ -36,6 +37,7 @@ PACKAGES = (
     "polars",
     "numpy",
 )
+ENVIRONMENTS, PATCHES = "environments", "patches"  # folders
 VARIABLES = re.compile(  # whose presence can change what or how fast something computes
     r"^(WIND|HF|TRANSFORMERS|TORCH|PYTORCH|PYTHON|CUDA|CUBLAS|NVIDIA|NCCL|GLOO|OMP|MKL|OPENBLAS|KMP|DS|VLLM|TOKENIZERS|PREFECT|AWS|WANDB)(_|[A-Z]*$)"
 )
@@ -65,6 +67,25 @@ def provenance(
     }
 
 
+def described_by(provenance: Any) -> list[str]:
+    """The stored files that a record's `provenance` names: of environments, and of a patch; none if it is not what we wrote."""
+    if not isinstance(provenance, dict):
+        return []
+    environments, patch = provenance.get("environments"), provenance.get("git_patch")
+    names = [(each, f"{ENVIRONMENTS}/{each}.json") for each in (environments if isinstance(environments, list) else [])]
+    return [name for each, name in [*names, (patch, f"{PATCHES}/{patch}.patch")] if FINGERPRINT.fullmatch(str(each))]
+
+
+def description_digest(name: str, content: bytes) -> str:
+    """The digest that the file `name` of an environment or a patch must be called by; empty for what is neither."""
+    if name.startswith(f"{PATCHES}/"):
+        return hashlib.sha256(content).hexdigest()
+    try:
+        return digest(parsed(content))
+    except ValueError:
+        return ""
+
+
 @cache
 def packages() -> dict[str, str]:
     """The versions of the installed packages that can move a result."""
@@ -81,7 +102,7 @@ def environment(store: Store) -> str:
     """The digest of this process's environment, after it was stored under that name: packages, Python, machine, variables."""
     found = _environment()
     name = digest(found)
-    _keep(store, f"environments/{name}.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+    _keep(store, f"{ENVIRONMENTS}/{name}.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
     return name
 
 
@@ -102,7 +123,7 @@ def git_state(store: Store) -> dict[str, Any]:
     if len(clean) > MOST_PATCH_BYTES:
         return {**state, "git_patch_bytes": len(clean)}
     name = hashlib.sha256(clean).hexdigest()
-    _keep(store, f"patches/{name}.patch", clean)
+    _keep(store, f"{PATCHES}/{name}.patch", clean)
     return {**state, "git_patch": name, **({"git_patch_redacted": True} if clean != patch else {})}
 
 

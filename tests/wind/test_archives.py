@@ -14,10 +14,13 @@ import pytest
 
 from tests.wind.versions_case import verify
 from wind.archives import export_archive, import_archive, reachable
+from wind.computations import Computation, record
 from wind.datasets import Model, Source, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError, WindError
+from wind.fingerprints import digest
 from wind.garbage import Item, collect
 from wind.names import find
+from wind.verification import Verification
 from wind.versions import Version, Versions, runs
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -83,6 +86,37 @@ def test_another_machine_gets_the_same(
     opened = Store(tmp_path / "unpacked")
     Versions(opened, "demo").set_latest(versions[1])
     assert verify(opened, versions[1]) == verify(store, versions[1])
+
+
+def test_environments_and_patches_go_along(store: Store, versions: list[Version], other: Store, tmp_path: Path) -> None:
+    environment, patch = {"packages": ["numpy==2"]}, b"--- a\n+++ b\n"
+    names = [f"environments/{digest(environment)}.json", f"patches/{hashlib.sha256(patch).hexdigest()}.patch"]
+    store.storage.write(names[0], json.dumps(environment, indent=1).encode())
+    store.storage.write(names[1], patch)
+    store.storage.write(f"environments/{'0' * 64}.json", b"{}")  # that nothing names
+    rewards = versions[1].content.datasets["rewards"]
+    provenance = {"environments": [digest(environment), "1" * 64], "git_patch": hashlib.sha256(patch).hexdigest()}
+    record(store, Computation(dataset=rewards, stage="rewards", spec={}, provenance=provenance))
+    export_archive(store, versions[1], tmp_path / "described.wind")
+    import_archive(other, tmp_path / "described.wind")
+    assert [other.storage.read(name) for name in names] == [store.storage.read(name) for name in names]
+    assert other.storage.names("environments") == [names[0].partition("/")[2]]
+
+    missing = f"{store.url}/environments/{'1' * 64}.json is not here: what it describes cannot be told"
+    assert missing in map(str, verified(store, versions[1]).notes)
+    store.storage.write(names[0], json.dumps({"packages": ["numpy==3"]}).encode())
+    store.storage.write(names[1], b"")
+    assert {finding.file.removeprefix(f"{store.url}/") for finding in verified(store, versions[1]).findings} == set(names)
+    export_archive(store, versions[1], tmp_path / "forged.wind")
+    with pytest.raises(DatasetError, match=r"environments/\w+.json is not what its name says"):
+        import_archive(Store(tmp_path / "third"), tmp_path / "forged.wind")
+    assert not list(Store(tmp_path / "third").storage.files("environments"))
+
+
+def verified(store: Store, version: Version) -> Verification:
+    verification = Verification(store)
+    verification.version(version.run, version.number)
+    return verification
 
 
 def test_a_collection_beside_an_import_leaves_what_it_takes_in(

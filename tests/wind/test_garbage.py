@@ -135,6 +135,32 @@ def test_weights_that_no_version_gives_again_stay(store: Store, chain: list[Vers
     assert store.is_whole(chain[2].content.model_in)
 
 
+def test_an_environment_goes_with_the_last_record_that_names_it(store: Store, chain: list[Version]) -> None:
+    kept, orphan = chain[0].content.datasets["training"], dataset(store, "orphan")
+    names = [f"environments/{each * 64}.json" for each in "abc"] + [f"patches/{'d' * 64}.patch"]
+    for name in names:
+        store.storage.write(name, b"{}")
+    made = Computation(dataset=kept, stage="training", spec={}, provenance={"environments": ["a" * 64], "git_patch": "d" * 64})
+    computations.record(store, made)
+    gone = Computation(dataset=orphan, stage="training", spec={}, provenance={"environments": ["a" * 64, "b" * 64]})
+    computations.record(store, gone)
+    with store.partial("training", "key") as partial:  # whose shards may name one
+        partial.write(0, pa.table({"step": [1], "metric": ["loss"], "value": [1.0]}))
+        collect(store)
+        assert [store.storage.size(name) for name in names] == [2] * 4
+    assert collect(store, keep_unfinished=True).items == ()
+    with holds.hold(store.storage) as name:
+        assert Store(store.root, name).claim(kept)
+        collect(store)
+        assert [store.storage.size(name) for name in names] == [2] * 4
+    assert {item.name for item in collect(store).items} == {names[1], names[2]}
+    record = f"computations/training/{kept.fingerprint}/{made.key()}.json"
+    store.storage.write(record, b"damaged")
+    assert collect(store).items == ()
+    store.storage.delete(record)
+    assert {item.name for item in collect(store).items} == {names[0], names[3]}
+
+
 def test_temporary_files_and_locks_of_the_dead_go(store: Store, chain: list[Version]) -> None:
     dead = 2**22 + 1  # above the highest process number there is
     ours, process = unfinished_name("0004.json"), f".{os.getpid()}-"

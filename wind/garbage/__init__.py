@@ -69,7 +69,7 @@ def collect(
 def _remove(store: Store, survey: Survey) -> None:
     """Remove what `survey` found, whatever names another thing before what it names."""
     storage = store.storage
-    for item in survey.records:
+    for item in (*survey.records, *survey.descriptions):
         storage.delete(item.name)
     for folder in survey.garbage:
         storage.delete(f"{folder.name}/{MANIFEST}")

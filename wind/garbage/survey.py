@@ -17,6 +17,8 @@ from wind.config import RetentionConfig
 from wind.datasets import CHECKPOINTS, FINGERPRINT, FINISHED, MANIFEST, WEIGHTS, Manifest, Model, Store, folder_of
 from wind.errors import DatasetError
 from wind.files import writer_of
+from wind.provenance import ENVIRONMENTS, PATCHES, described_by
+from wind.seals import parsed
 from wind.stages import HANDLE
 from wind.storage import Entry
 from wind.studies import studies
@@ -89,10 +91,13 @@ class Survey:
         self.folders = self._list(manifests)
         self._beside = [entry for tree in BESIDE for entry in self._storage.files(tree)]
         self._results = [entry for tree in CACHED for entry in self._storage.files(tree)]
-        self.unfinished = [] if keep_unfinished else list(self._list_unfinished())
+        self._described = [entry for tree in (ENVIRONMENTS, PATCHES) for entry in self._storage.files(tree)]
+        unfinished = list(self._list_unfinished())
+        self.unfinished = [] if keep_unfinished else [item for item, is_free in unfinished if is_free]
         marked = holds.held(self._storage)
         self.abandoned = holds.abandoned(self._storage)
         self._is_quiet = not marked
+        self._is_finished = self._is_quiet and len(self.unfinished) == len(unfinished)
         versions = {run: list(Versions(store, run)) for run in runs(store)}
         named = {
             folder_of(handle): f"{version.run}@{version.number}"
@@ -109,6 +114,7 @@ class Survey:
     def items(self) -> Iterator[Item]:
         """Everything that is removed, kind by kind."""
         yield from self.records
+        yield from self.descriptions
         for folder in self.garbage:
             yield Item(folder.name.split("/")[0], folder.name, folder.bytes())
         for folder in self.dropped:
@@ -161,6 +167,21 @@ class Survey:
         return found
 
     @cached_property
+    def descriptions(self) -> list[Item]:
+        """Environments and patches that no kept record names; none while anything is unfinished that may yet name them."""
+        if not self._is_finished:
+            return []
+        gone = {item.name for item in self.records}
+        made = [folder.manifest.provenance for name, folder in self.folders.items() if name in self.kept and folder.manifest]
+        try:
+            records = [parsed(self._storage.read(entry.name)) for entry in self._beside if _tells(entry, gone)]
+        except (OSError, ValueError):  # what a damaged record named is not known
+            return []
+        made += [record.get("provenance", {}) for record in records]
+        named = {name for provenance in made for name in described_by(provenance)}
+        return [Item(entry.name.split("/")[0], entry.name, entry.bytes) for entry in self._described if entry.name not in named]
+
+    @cached_property
     def temporary(self) -> list[Item]:
         """Files that a dead process was writing, and locks that nobody holds."""
         written = (*self._strays, *self._beside, *self._results, *self._storage.files("runs"))
@@ -183,8 +204,8 @@ class Survey:
                     self._strays.append(entry)
         return folders
 
-    def _list_unfinished(self) -> Iterator[Item]:
-        """What interrupted stages left: each has a lock beside it, or the number of its process in its name."""
+    def _list_unfinished(self) -> Iterator[tuple[Item, bool]]:
+        """What stages have not finished, and whether nobody does: a lock beside it tells, or a process number in its name."""
         below: defaultdict[str, list[Entry]] = defaultdict(list)
         for entry in self._storage.files("partial"):
             parts = entry.name.split("/")
@@ -201,8 +222,9 @@ class Survey:
             size = sum(entry.bytes for entry in below[folder])
             name = folder.rpartition("/")[2]
             is_finished = any(entry.name == f"{folder}/{FINISHED}" for entry in below[folder])
-            if _is_of_the_dead(name) if _writer_of(name) is not None else not is_finished and self._is_free(f"{folder}.lock"):
-                yield Item("unfinished", folder, size)
+            if not is_finished:
+                is_of_the_dead = _is_of_the_dead(name) if _writer_of(name) is not None else self._is_free(f"{folder}.lock")
+                yield Item("unfinished", folder, size), is_of_the_dead
 
     def _find_what_policies_keep(self, versions: Mapping[str, list[Version]], policies: Mapping[str, RetentionConfig]) -> None:
         """Find the models whose weights, and the finished trainings whose states, some policy keeps."""
@@ -281,6 +303,11 @@ class Survey:
     def _is_free(self, lock: str) -> bool:
         with self._storage.try_lock(lock) as is_free:
             return is_free
+
+
+def _tells(entry: Entry, gone: set[str]) -> bool:
+    """Whether `entry` is the record of a computation that stays."""
+    return entry.name.startswith("computations/") and entry.name.endswith(".json") and entry.name not in gone
 
 
 def _writer_of(name: str) -> int | None:

@@ -31,7 +31,7 @@ from wind.datasets import (
 from wind.errors import DatasetError, explained
 from wind.verification.files import Files, Finding
 from wind.verification.foreign_keys import ForeignKeys
-from wind.verification.records import OLD, verify_checks, verify_computation, verify_computations
+from wind.verification.records import OLD, verify_checks, verify_computation, verify_computations, verify_descriptions
 from wind.versions import NUMBERED, TAG, USED_NUMBER, Seal, Version, runs, seal_of, tag_text
 
 FOLDERS = ("models", "sources")
@@ -315,9 +315,11 @@ class Verification:
             manifest = self._manifest(folder)
             if manifest is not None:
                 self._verify_files(handle, folder, manifest)
-                verify_computations(self._files, folder)
             if len(self.findings) == before:
                 self._manifests[folder] = manifest
+            if manifest is not None:
+                verify_computations(self._files, folder)
+                verify_descriptions(self._files, manifest.provenance)
         manifest = self._manifests[folder]
         if manifest is not None and manifest.rows != count(handle):
             self._files.find(f"{folder}/{MANIFEST}", f"counts {manifest.rows}, and what names it {count(handle)}")

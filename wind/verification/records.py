@@ -1,9 +1,11 @@
 """Verification of the records beside the content: results of data checks with their pages, and computations."""
 
 import hashlib
+from typing import Any
 
 from wind.datasets import Dataset, folder_of
 from wind.fingerprints import digest
+from wind.provenance import described_by, description_digest
 from wind.seals import DIGEST
 from wind.verification.files import Files
 from wind.versions import Version
@@ -48,10 +50,21 @@ def verify_computations(files: Files, folder: str) -> None:
         outputs = (fields or {}).get("outputs")
         made = [(fields or {}).get("dataset"), *(outputs.values() if isinstance(outputs, dict) else ())]
         fingerprints = [handle.get("fingerprint") for handle in made if isinstance(handle, dict)]
+        verify_descriptions(files, (fields or {}).get("provenance"))
         if fields is not None and folder.rpartition("/")[2] not in fingerprints:
             files.find(f"{records}/{name}", f"is no record of what made {folder}: it was moved")
         elif fields is not None and f"{digest([fields.get(part) for part in ('stage', 'spec', 'code')])}.json" != name:
             files.find(f"{records}/{name}", "is the record of another computation: it was moved")
+
+
+def verify_descriptions(files: Files, provenance: Any) -> None:
+    """Verify that the environments and the patch that `provenance` names are what their names say."""
+    for name in described_by(provenance):
+        folder, _, leaf = name.partition("/")
+        if leaf not in files.names(folder):
+            files.note(name, "is not here: what it describes cannot be told")
+        elif (content := files.read(name)) is not None and description_digest(name, content) != leaf.partition(".")[0]:
+            files.find(name, "is not what its name says: it was changed")
 
 
 def _verify_check(files: Files, name: str, handle: Dataset) -> None:
