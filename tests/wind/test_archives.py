@@ -18,7 +18,8 @@ from wind.computations import Computation, record
 from wind.datasets import Model, Source, Store, folder_of
 from wind.errors import ConfigError, DatasetError, InputError, WindError
 from wind.fingerprints import digest
-from wind.garbage import Item, collect
+from wind.garbage import collect
+from wind.garbage.survey import Item
 from wind.names import find
 from wind.verification import Verification
 from wind.versions import Version, Versions, runs
