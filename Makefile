@@ -23,6 +23,8 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DS_BUILD_OPS := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without bytecode every process that starts would compile torch, transformers and Great Expectations anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 test unit: export HF_HUB_OFFLINE := 1
 # Tests run side by side: threads of one that wait for work would take the time of another.
@@ -101,7 +103,7 @@ check: setup-test
 	.venv/bin/lint-imports
 
 test: check
-	.venv/bin/pytest -m "not gpu" -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	.venv/bin/pytest -m "not gpu" -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 unit: setup-test
 	.venv/bin/pytest $(PYTEST_ARGS)
