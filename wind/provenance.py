@@ -41,6 +41,7 @@ ENVIRONMENTS, PATCHES = "environments", "patches"  # folders
 VARIABLES = re.compile(  # whose presence can change what or how fast something computes
     r"^(WIND|HF|TRANSFORMERS|TORCH|PYTORCH|PYTHON|CUDA|CUBLAS|NVIDIA|NCCL|GLOO|OMP|MKL|OPENBLAS|KMP|DS|VLLM|TOKENIZERS|PREFECT|AWS|WANDB)(_|[A-Z]*$)"
 )
+STARTED_WITH = sorted(name for name in os.environ if VARIABLES.match(name))  # libraries set others while they compute
 SOURCES = {".py", ".j2", ".jinja", ".yaml", ".yml", ".toml", ".cfg", ".json", ".sh", ".txt", ".md"}  # of an untracked file
 MOST_PATCH_BYTES = 2**20
 TREE = Path(__file__).resolve().parents[1]
@@ -142,7 +143,7 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "gpus": _gpus(),
-        "variables": sorted(name for name in os.environ if VARIABLES.match(name)),  # names only: values may be secrets
+        "variables": STARTED_WITH,  # names only: values may be secrets
     }
 
 

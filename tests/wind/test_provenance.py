@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,16 +46,29 @@ def git(tree: Path, *arguments: str) -> str:
     return ran.stdout.strip()
 
 
-def test_an_environment_is_stored_once_under_its_digest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_those_that_the_process_was_started_with(store: Store) -> None:
+    """By name only, and without what a library sets while it computes."""
+    program = f"""
+import os
+from wind.datasets import Store
+from wind.provenance import environment
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+print(environment(Store({os.fspath(store.root)!r})))
+"""
+    started = {"HF_TOKEN": "a-value-that-is-nobodys", "PYTHONPATH": os.fspath(Path(__file__).parents[2]), "HOME": "/"}
+    ran = subprocess.run([sys.executable, "-c", program], env=started, capture_output=True, text=True, check=True)
+    text = store.storage.read(f"environments/{ran.stdout.strip()}.json").decode()
+    assert json.loads(text)["variables"] == ["HF_TOKEN", "PYTHONPATH"]
+    assert "nobodys" not in text
+
+
+def test_an_environment_is_stored_once_under_its_digest(store: Store) -> None:
     module._environment.cache_clear()
-    monkeypatch.setenv("HF_TOKEN", "a-value-that-is-nobodys")
     name = environment(store)
     text = store.storage.read(f"environments/{name}.json").decode()
     found = json.loads(text)
     assert any(package.startswith("pyarrow==") for package in found["packages"])
     assert found["packages"] == sorted(found["packages"], key=str.lower)
-    assert "HF_TOKEN" in found["variables"]
-    assert "nobodys" not in text
     assert environment(store) == name
     assert store.storage.names("environments") == [f"{name}.json"]
     assert provenance(store, 0.0)["environments"] == [name]
