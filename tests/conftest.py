@@ -1,5 +1,6 @@
 """Shared fixtures: a store in a temporary folder, and a tiny random policy with a real fast tokenizer."""
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -50,11 +51,18 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real S3 server on loopback, with the bucket `wind`."""
+    with serving_s3(tmp_path_factory.mktemp("s3")) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving_s3(folder: Path) -> Iterator[str]:
+    """The address of such a server, which lives for the block and keeps its log in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [sys.executable, str(Path(__file__).with_name("s3_server.py")), address.rpartition(":")[2]]
-    log = tmp_path_factory.mktemp("s3") / "server.log"
+    log = folder / "server.log"
     with log.open("wb") as file:
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
     authorization = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"
@@ -75,13 +83,21 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The root of an empty store on that server."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("WIND_CACHE", str(tmp_path / "cache"))
+    for name, value in s3_environment(s3_server, tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
     return f"s3://wind/{uuid.uuid4().hex}"
+
+
+def s3_environment(address: str, cache: Path) -> dict[str, str]:
+    """What a process needs to reach the server at `address`."""
+    return {
+        "AWS_ENDPOINT_URL": f"http://{address}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "the-secret",
+        "AWS_REGION": "us-east-1",
+        "WIND_CACHE": str(cache),
+    }
 
 
 def s3_request(address: str, method: str, path: str, headers: dict[str, str]) -> int:
@@ -94,6 +110,13 @@ def s3_request(address: str, method: str, path: str, headers: dict[str, str]) ->
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder: a random Llama of about 10 k parameters, character tokenizer, chat template, stops on </s>."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    save_tiny_model(folder)
+    return folder
+
+
+def save_tiny_model(folder: Path) -> None:
+    """Make that model in `folder`."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -127,11 +150,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=2,
         pad_token_id=0,
     )
-    folder = tmp_path_factory.mktemp("tiny_model")
     LlamaForCausalLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     GenerationConfig(bos_token_id=1, eos_token_id=[2], pad_token_id=0).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

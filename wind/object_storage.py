@@ -5,16 +5,18 @@ message. What fails in passing (500, 503, a refused or dropped connection) is tr
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -46,6 +48,31 @@ RANGE_BYTES: Final = 4 * CHUNK_BYTES  # of one request
 PART_BYTES: Final = 8 * 2**20  # of an upload, at least: there may be ten thousand
 READ_AHEAD_BYTES: Final = 2**20
 LINE: Final = 300
+DROPPED: Final = "error sending request"  # what obstore says of a connection that was reset, and then of one it tried again
+RETRIED: Final = " retries"
+SECONDS_TO_WAIT: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0, 4.0)  # after a connection was reset
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _DroppedError(StageError):
+    """A connection was reset, and obstore did not try again."""
+
+
+def _patient(method: Callable[P, R]) -> Callable[P, R]:
+    """`method`, which may be repeated, called again after a reset connection: obstore tries again after everything else."""
+
+    @functools.wraps(method)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+        for seconds in SECONDS_TO_WAIT:
+            try:
+                return method(*args, **kwargs)
+            except _DroppedError:
+                time.sleep(seconds)
+        return method(*args, **kwargs)
+
+    return patient
 
 
 class ObjectStorage:
@@ -66,11 +93,13 @@ class ObjectStorage:
         except (BaseError, ValueError) as error:
             raise ConfigError(f"root {self.url} cannot be opened: {_reason(error)}") from error
 
+    @_patient
     def read(self, name: str) -> bytes:
         """See `Storage`."""
         with self._asking(name):
             return bytes(self._store.get(name).bytes())
 
+    @_patient
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """At most `length` bytes of the file `name` from `start`, which lies within it."""
         with self._asking(name):
@@ -78,27 +107,23 @@ class ObjectStorage:
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """See `Storage`."""
-        with self._asking(name):
-            size = self._store.head(name)["size"]
+        size = self._head(name)
         for start in range(0, size, RANGE_BYTES):
             yield self.read_range(name, start, min(RANGE_BYTES, size - start))
 
     def size(self, name: str) -> int | None:
         """See `Storage`."""
         try:
-            with self._asking(name):
-                size: int = self._store.head(name)["size"]
-                return size
+            return self._head(name)
         except FileNotFoundError:
             return None
 
     def files(self, folder: str) -> Iterator[Entry]:
         """See `Storage`."""
-        with self._asking(folder):
-            found = [entry for page in self._store.list(folder or None) for entry in page]
-        for entry in sorted(found, key=lambda entry: str(entry["path"])):
+        for entry in sorted(self._list(folder), key=lambda entry: str(entry["path"])):
             yield Entry(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
+    @_patient
     def names(self, folder: str) -> list[str]:
         """See `Storage`."""
         with self._asking(folder):
@@ -106,6 +131,7 @@ class ObjectStorage:
         paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
+    @_patient
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
         with self._putting(name):
@@ -115,6 +141,7 @@ class ObjectStorage:
         """See `Storage`."""
         return self.create_version(name, content) is not None
 
+    @_patient
     def put(self, name: str, path: Path) -> None:
         """See `Storage`."""
         size = path.stat().st_size
@@ -145,14 +172,14 @@ class ObjectStorage:
             if isinstance(source, Path):
                 self.put(f"{target}/{file}", source / file)
             else:
-                with self._asking(source):
-                    self._store.copy(f"{source}/{file}", f"{target}/{file}")
+                self._copy(f"{source}/{file}", f"{target}/{file}")
         held.check()
         if not self.create(f"{target}/{last}", content) and not self._holds(f"{target}/{last}", content):
             raise StageError(f"{self.url}/{target} was published by another process meanwhile: rerun to go on with that")
         if isinstance(source, str):
             self.delete(source)
 
+    @_patient
     def delete(self, name: str) -> None:
         """See `Storage`."""
         names = [name, *(entry.name for entry in self.files(name))]
@@ -178,12 +205,14 @@ class ObjectStorage:
         """See `Storage`."""
         return pyarrow.fs.PyFileSystem(_Handler(self))
 
+    @_patient
     def read_version(self, name: str) -> tuple[bytes, Version]:
         """See `Versioned`."""
         with self._asking(name):
             found = self._store.get(name)
             return bytes(found.bytes()), _version(found.meta)
 
+    @_patient
     def create_version(self, name: str, content: bytes) -> Version | None:
         """See `Versioned`."""
         try:
@@ -192,6 +221,7 @@ class ObjectStorage:
         except AlreadyExistsError:
             return None
 
+    @_patient
     def replace_version(self, name: str, content: bytes, version: Version) -> Version | None:
         """See `Versioned`."""
         try:
@@ -199,6 +229,23 @@ class ObjectStorage:
                 return _version(self._store.put(name, content, mode=version, use_multipart=False))
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None
+
+    @_patient
+    def _head(self, name: str) -> int:
+        """The size of the file `name`. Raises FileNotFoundError if there is none."""
+        with self._asking(name):
+            return int(self._store.head(name)["size"])
+
+    @_patient
+    def _list(self, folder: str) -> list[Any]:
+        """What obstore knows of every file below `folder`."""
+        with self._asking(folder):
+            return [entry for page in self._store.list(folder or None) for entry in page]
+
+    @_patient
+    def _copy(self, source: str, target: str) -> None:
+        with self._asking(source):
+            self._store.copy(source, target)
 
     def _holds(self, name: str, content: bytes) -> bool:
         """Whether a refused put had worked after all: the answer may have been lost on its way, and the request tried again."""
@@ -247,7 +294,9 @@ class ObjectStorage:
             return FileNotFoundError(f"{self.url}/{name} is not there")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             return ConfigError(f"{self.url} refuses access: check the credentials in the environment, such as AWS_ACCESS_KEY_ID")
-        return StageError(f"{self.url} does not answer as it should: {_reason(error)}; rerun when it does")
+        reason = _reason(error)
+        kind = _DroppedError if DROPPED in reason and RETRIED not in reason else StageError
+        return kind(f"{self.url} does not answer as it should: {reason}; rerun when it does")
 
 
 def cache_folder(url: str) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.chaos.proxy import Proxy, When
 from tests.conftest import s3_request
 from tests.wind.test_dataset_crashes import publish, steps
 from wind.datasets import Store, folder_of, shard_name
@@ -52,6 +53,21 @@ def in_process(program: str, root: str) -> "subprocess.Popen[str]":
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+
+
+def test_a_server_that_is_killed_and_restarted_is_waited_for(
+    bucket: Store, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.storage.write("a", b"content")
+    proxy = Proxy(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{proxy.address}")
+    storage = Store(bucket.url).storage
+    cuts: tuple[When, ...] = ("before", "half", "after")
+    for when in cuts:
+        for ask in (lambda: storage.read("a") == b"content", lambda: storage.names("") == ["a"], lambda: storage.size("a") == 7):
+            proxy.arm(1, lambda: proxy.kill_for(0.1), when)
+            assert ask()
+    proxy.kill()
 
 
 def test_a_damaged_study_is_named_by_its_address(bucket: Store) -> None:
