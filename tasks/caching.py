@@ -1,7 +1,8 @@
 """Prefect's cache, made true.
 
 A task's key is its inputs, its own source, and the source of the modules that compute it. Handles hash by fingerprint and config
-sections by value; where and how fast a run computes is no task's input. A hit counts only if its dataset is still whole.
+sections by value; where and how fast a run computes is no task's input. A hit counts only if its dataset is still whole
+and the computation that made it is recorded.
 """
 
 import functools
@@ -16,6 +17,7 @@ from prefect import Task
 from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 
 from tasks.running import Event, Outcome, Running, running
+from wind.computations import is_recorded
 from wind.datasets import AnyHandle, Model, label
 from wind.errors import DatasetError
 from wind.fingerprints import code_digest, digest
@@ -92,6 +94,8 @@ class _CachedStage:
         key = _key(self.cached, inputs)
         found, computation = _look_up(run, key)
         is_whole = found is not None and run.store.claim(found)
+        if is_whole and found is not None and computation is not None:  # else an older release wrote the result
+            is_whole = is_recorded(run.store, found, computation)
         hit = found if is_whole and not anew and not run.is_refreshed(noun) else None
         if hit is not None:
             again = functools.partial(self.call, bound, anew=True)

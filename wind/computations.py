@@ -70,6 +70,17 @@ def recorded(store: Store, handle: AnyHandle) -> list[Computation]:
     return sorted(found, key=lambda each: (each.provenance.get("started", 0.0), each.key()))
 
 
+def is_recorded(store: Store, handle: AnyHandle, key: str) -> bool:
+    """Whether the computation `key` that made `handle` has its records, undamaged, there and under all else that it made."""
+    try:
+        computation = _read(store, f"{_folder(handle)}/{key}.json")
+        for other in {computation.dataset, *computation.outputs.values()} - {handle}:
+            _read(store, f"{_folder(other)}/{key}.json")
+    except (DatasetError, OSError):
+        return False
+    return True
+
+
 def computation_of(store: Store, handle: AnyHandle, key: str | None = None) -> Computation | None:
     """The computation `key` that made `handle`; without a key, or a record of it, the first; None for what came from outside.
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from wind.computations import Computation, key_of, record
+from wind.computations import Computation, is_recorded, key_of, record
 from wind.datasets import AnyHandle, Dataset, Partial, Store
 from wind.errors import ConfigError, WindError, explained
 from wind.provenance import environment, provenance, reset_peak_memory
@@ -181,7 +181,7 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
 
 
 def published(job: Job) -> Dataset | None:
-    """What a process that had `job` too has published, if it is whole.
+    """What a process that had `job` too has published, if it is whole and recorded.
 
     To be asked once the lock on the unfinished dataset is held: it may have been held by that process until now.
     """
@@ -190,7 +190,8 @@ def published(job: Job) -> Dataset | None:
         handle = Dataset.model_validate_json(store.storage.read(_record(job)))
     except (FileNotFoundError, ValidationError):
         return None
-    return handle if store.claim(handle) and not any(store.dropped_models(handle)) else None
+    is_there = store.claim(handle) and not any(store.dropped_models(handle)) and is_recorded(store, handle, job.key())
+    return handle if is_there else None
 
 
 def run(job: Job, progress: Progress, find: Find | None = None) -> Dataset:

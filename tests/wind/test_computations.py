@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.wind.audit_case import Run, key, model, publish
-from wind.computations import computation_of, recorded
+from wind.computations import computation_of, is_recorded, recorded
 from wind.datasets import Dataset, Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.seals import seal
-from wind.stages import Job, Place, run
+from wind.stages import Job, Place, published, run
 
 
 def rewards_of(store: Store) -> Dataset:
@@ -98,3 +98,20 @@ def test_outputs_of_outputs_are_outputs(tmp_path: Path) -> None:
     assert found is not None
     assert found.dataset == rollouts
     assert found.outputs == {"training": numbers, "model": trained}
+
+
+def test_what_has_lost_its_record_is_computed_and_recorded_again(tmp_path: Path) -> None:
+    """Nobody else would write it again: a rerun must not take the dataset as it is."""
+    store = Store(tmp_path)
+    spec = {"rewards": rewards_of(store).model_dump(mode="json"), "win_rate": {}}
+    job = Job(stage="win_rates", spec=spec, place=Place(root=str(tmp_path)), code="1")
+    made = run(job, lambda done, total: None)
+    assert published(job) == made
+    (path,) = (tmp_path / "computations" / "win_rates" / made.fingerprint).iterdir()
+    content = path.read_bytes()
+    for damaged in (content.replace(b"win_rates", b"vin_rates", 1), None):
+        path.write_bytes(damaged) if damaged else path.unlink()
+        assert not is_recorded(store, made, job.key())
+        assert published(job) is None
+        assert run(job, lambda done, total: None, published) == made
+        assert published(job) == made
