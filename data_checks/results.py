@@ -6,6 +6,7 @@ suites, stands beside the ones before it. `latest` names the key of the last one
 `failed`.
 """
 
+import hashlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,13 @@ def passed(store: Store, handle: Dataset, checks: ChecksConfig, previous: Datase
     """The pass that these suites already gave `handle` under these thresholds, now its last result; None if there is none."""
     wanted = key(store, handle, checks, previous)
     try:
-        result = recorded(store, handle, wanted)
+        content = contents(store, handle, wanted)
     except DatasetError:
         return None
-    if result is None or not result.success or result.key != wanted:
+    if content is None or not _has_its_page(store, content):
+        return None
+    result = CheckResult.model_validate(_fields(content))
+    if not result.success or result.key != wanted:
         return None
     if _latest(store, handle) != wanted:
         mark_latest(store, handle, wanted)
@@ -115,6 +119,15 @@ def failed(store: Store, handle: Dataset) -> bool:
 def mark_latest(store: Store, handle: Dataset, key: str) -> None:
     """Let the result under `key` be the last of `handle`."""
     store.storage.write(f"{_folder(handle)}/latest", f"{key}\n".encode())
+
+
+def _has_its_page(store: Store, content: dict[str, Any]) -> bool:
+    """Whether the page beside a result is still the one that was written with it."""
+    try:
+        page = store.storage.read(content["path"])
+    except (DatasetError, OSError):
+        return False
+    return hashlib.sha256(page).hexdigest() == content.get("page_sha256")
 
 
 def _folder(handle: Dataset) -> str:

@@ -121,6 +121,10 @@ def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
     monkeypatch.setattr("data_checks.results.code_digest", lambda modules: "edited")
     assert passed(chain.store, handle, checks) is None
     monkeypatch.undo()
+    chain.store.storage.write(result.path, b"<html>")  # the page alone
+    assert passed(chain.store, handle, checks) is None
+    validate(handle, chain.store, checks)
+    assert passed(chain.store, handle, checks) == result
     chain.store.storage.write(result_name(handle, result.key), b"{")
     assert passed(chain.store, handle, checks) is None
 
