@@ -1,0 +1,27 @@
+"""Faults of a few kinds at fixed places; `python -m tests.chaos` injects a hundred, of all kinds."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.site import site
+from tests.chaos.trials import Trial
+
+pytestmark = pytest.mark.slow
+
+SEED = 0
+KINDS = (
+    "SIGKILL of the parent",
+    "SIGTERM of the parent",
+    "SIGKILL of a worker",
+    "disk full",
+    "torn write, then SIGKILL",
+    "flipped bit in a result",
+)
+
+
+def test_faults_are_survived(prefect_server: str, tiny_model: Path, tmp_path: Path) -> None:
+    with site(tmp_path, iterations=1, with_s3=False, server=prefect_server, model=tiny_model) as here:
+        for kind in KINDS:
+            Trial(here, kind, random.Random(f"{SEED} {kind}")).run()
