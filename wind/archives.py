@@ -117,22 +117,23 @@ def import_archive(store: Store, archive: Path, run: str | None = None) -> Impor
     """
     if run is not None and not re.fullmatch(RUN, run):
         raise ConfigError(f"{run!r} cannot be a run: use letters, digits, dot, dash and underscore")
-    with archive.open("rb") as file, hold(store.storage) as held:
-        store = Store(store.address, held)  # what it takes in is kept until its version is there
+    with archive.open("rb") as file:
         reader = _Reader(file, archive)
-        index = reader.index()
-        scratch = store.scratch("imports")
-        try:
-            _unpack(reader, index, scratch)
-            staged = Store(scratch)
-            chain = _verified(staged, index, archive)
-            target = run or index.run
-            renamed = [each.model_copy(update={"run": target}) if each.run == index.run else each for each in chain]
-            for version in renamed:
-                Versions(store, version.run).has(version)
-            return _adopt(store, staged, chain, renamed, index)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        index = reader.index()  # what is no archive leaves no store where there was none
+        with hold(store.storage) as held:
+            store = Store(store.address, held)  # what it takes in is kept until its version is there
+            scratch = store.scratch("imports")
+            try:
+                _unpack(reader, index, scratch)
+                staged = Store(scratch)
+                chain = _verified(staged, index, archive)
+                target = run or index.run
+                renamed = [each.model_copy(update={"run": target}) if each.run == index.run else each for each in chain]
+                for version in renamed:
+                    Versions(store, version.run).has(version)
+                return _adopt(store, staged, chain, renamed, index)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def reachable(store: Store, versions: Sequence[Version]) -> list[AnyHandle]:
