@@ -260,7 +260,7 @@ class ObjectStorage:
         checked_name(name, self.url)
         folder = self.local / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, path = tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=folder)
+        descriptor, path = tempfile.mkstemp(prefix=f"scratch-{os.getpid()}-", dir=folder)
         os.close(descriptor)
         try:
             yield Path(path)

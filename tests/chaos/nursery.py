@@ -65,7 +65,8 @@ def serve(address: str) -> Callable[[], None]:
     listener.listen()
     askers: dict[socket.socket, int | None] = {}  # the process that was forked for each
     while True:
-        ready, _, _ = select.select([listener, woken, *askers], [], [])
+        watched: list[Any] = [listener, woken, *askers]
+        ready, _, _ = select.select(watched, [], [])
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 4096)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.processes import Ended
+from tests.chaos.proxy import When
 from tests.chaos.shim import Action, Lasts, Operation, Role
 from tests.chaos.site import RUN, Left, NotSurvivedError, Place, Site, ids_of, refuse_traceback
 
@@ -22,6 +23,7 @@ DISK = frozenset({Operation.WRITE, Operation.MAKE, Operation.SYNC})
 EVERYTHING = frozenset(Operation)
 EVERYBODY = frozenset(Role)
 HOUR = 3600
+CUTS: tuple[When, ...] = ("before", "half", "after")
 
 FILES = {  # every kind of file below the root, by its name; those of unfinished work come from interrupted runs
     "a shard": r"datasets/[a-z_.]+/[0-9a-f]{64}/part-\d+\.arrow",
@@ -358,7 +360,7 @@ def remote(strike: Callable[[Trial], tuple[Callable[[], object], str]]) -> Calla
             site.begin_with(place, left)
             most = round(most * (1 - left.share))
         at = trial.draw.randint(1, most)
-        when = trial.draw.choice(["before", "half", "after"]) if "killed" in what else "before"
+        when = trial.draw.choice(CUTS) if "killed" in what else "before"
         proxy.arm(at, act, when)
         ended = site.start(place).wait()
         proxy.restart()

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tests.conftest import s3_request
 from tests.wind.test_dataset_crashes import publish, steps
 from wind.datasets import Store, folder_of, shard_name
 from wind.errors import DatasetError, StageError
+from wind.files import lock
+from wind.garbage import collect
+from wind.garbage.survey import IN_CACHE
 from wind.object_storage import ObjectStorage, cache_folder
 from wind.studies import studies
 from wind.versions import Versions
@@ -63,11 +67,33 @@ def test_a_server_that_is_killed_and_restarted_is_waited_for(
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{proxy.address}")
     storage = Store(bucket.url).storage
     cuts: tuple[When, ...] = ("before", "half", "after")
+    asks: list[Callable[[], bool]] = [
+        lambda: storage.read("a") == b"content",
+        lambda: storage.names("") == ["a"],
+        lambda: storage.size("a") == 7,
+    ]
     for when in cuts:
-        for ask in (lambda: storage.read("a") == b"content", lambda: storage.names("") == ["a"], lambda: storage.size("a") == 7):
+        for ask in asks:
             proxy.arm(1, lambda: proxy.kill_for(0.1), when)
             assert ask()
     proxy.kill()
+
+
+def test_a_collection_removes_what_the_dead_left_in_the_cache_of_this_machine(bucket: Store) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = ("scratch/scratch-{}-a", "models/0/.weights.{}-7.partial", "partial/models/scratch-{}-b/config.json")
+    for pid in (dead.pid, os.getpid()):
+        for name in left:
+            path = bucket.local / name.format(pid)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"half")
+    (bucket.local / "models" / "0.lock").touch()
+    with lock(bucket.local / "models" / "1.lock"):
+        assert {item.kind for item in collect(bucket, dry_run=True).items} == {IN_CACHE}
+        collect(bucket)
+        files = {path.relative_to(bucket.local).as_posix() for path in bucket.local.rglob("*") if path.is_file()}
+    assert files == {*(name.format(os.getpid()) for name in left), "models/1.lock"}
 
 
 def test_a_damaged_study_is_named_by_its_address(bucket: Store) -> None:

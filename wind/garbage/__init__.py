@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from wind import holds
 from wind.datasets import DROPPED, MANIFEST, Store
 from wind.garbage.survey import Item, Manifests, Survey
-from wind.storage import Storage
+from wind.storage import LocalStorage, Storage
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,12 @@ def _remove(store: Store, survey: Survey) -> None:
             _delete_lock(storage, item.name)
         else:
             storage.delete(item.name)
+    cache = LocalStorage(store.local)
+    for item in survey.cached:
+        if item.name.endswith(".lock"):
+            _delete_lock(cache, item.name)
+        else:
+            cache.delete(item.name)
     for name in survey.abandoned:
         holds.remove_abandoned(storage, name)
 

@@ -20,11 +20,12 @@ from wind.files import writer_of
 from wind.provenance import ENVIRONMENTS, PATCHES, described_by
 from wind.seals import parsed
 from wind.stages import HANDLE
-from wind.storage import Entry
+from wind.storage import Entry, LocalStorage
 from wind.studies import studies
 from wind.versions import Version, Versions, runs
 
 CACHED = ("results", "published")  # folders of records by the key of a task, and of a stage
+IN_CACHE = "temporary files in the cache of this machine"
 SCRATCH = re.compile(r"scratch-(\d+)-.*")
 FINGERPRINTED = re.compile(r"^[0-9a-f]{64}")
 
@@ -34,7 +35,7 @@ class Item:
     """One thing that is removed."""
 
     kind: str
-    name: str  # relative to the root
+    name: str  # relative to the root, or to the cache
     bytes: int
 
 
@@ -122,6 +123,7 @@ class Survey:
         yield from self.unfinished
         yield from self.states
         yield from self.temporary
+        yield from self.cached
         yield from (Item("holds of dead runs", f"{holds.FOLDER}/{name}", 0) for name in self.abandoned)
 
     @cached_property
@@ -179,15 +181,29 @@ class Survey:
             return []
         made += [record.get("provenance", {}) for record in records]
         named = {name for provenance in made for name in described_by(provenance)}
-        return [Item(entry.name.split("/")[0], entry.name, entry.bytes) for entry in self._described if entry.name not in named]
+        left = [entry for entry in self._described if entry.name not in named and writer_of(entry.name.split("/")[-1]) is None]
+        return [Item(entry.name.split("/")[0], entry.name, entry.bytes) for entry in left]
 
     @cached_property
     def temporary(self) -> list[Item]:
         """Files that a dead process was writing, and locks that nobody holds."""
-        written = (*self._strays, *self._beside, *self._results, *self._storage.files("runs"))
+        written = (*self._strays, *self._beside, *self._results, *self._described, *self._storage.files("runs"))
         left = [entry for entry in written if _is_of_the_dead(entry.name.rpartition("/")[2])]
         left += [entry for entry in self._strays if entry.name.endswith(".lock") and self._is_free(entry.name)]
         return [Item("temporary files", entry.name, entry.bytes) for entry in left]
+
+    @cached_property
+    def cached(self) -> list[Item]:
+        """Files that a dead process left in this machine's cache of an object store, and locks that nobody holds."""
+        if isinstance(self._storage, LocalStorage):
+            return []
+        cache = LocalStorage(self._store.local)
+        left = [entry for entry in cache.files("") if any(map(_is_of_the_dead, entry.name.split("/")))]
+        locks = [entry for entry in cache.files("") if entry.name.endswith(".lock")]
+        for entry in locks:
+            with cache.try_lock(entry.name) as is_free:
+                left += [entry] if is_free else []
+        return [Item(IN_CACHE, entry.name, entry.bytes) for entry in left]
 
     def _list(self, manifests: Manifests) -> dict[str, Folder]:
         folders: dict[str, Folder] = {}
