@@ -13,9 +13,7 @@ pytestmark = pytest.mark.slow
 SEED = 0
 KINDS = (
     "SIGKILL of the parent",
-    "SIGTERM of the parent",
     "SIGKILL of a worker",
-    "disk full",
     "torn write, then SIGKILL",
     "flipped bit in a result",
 )

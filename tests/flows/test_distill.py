@@ -60,7 +60,7 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
     assert latest.content.iteration == 2
     assert latest.content.previous == first.id
 
-    hotter = run(recipe("sampling.temperature=2.0"))
+    hotter = planned(recipe("sampling.temperature=2.0"))
     assert hotter[:5] == ["sample_generations", "score_rewards", "estimate_win_rates", "select_rows", "score_logps"]
     assert "load_prompts" not in hotter
 
