@@ -6,7 +6,6 @@ columns and whose frames are built as those of the suites are. Other functions o
 """
 
 import difflib
-import importlib.util
 import inspect
 import re
 import traceback
@@ -195,14 +194,12 @@ def _module(file: str) -> ModuleType:
     """The module in `file`, run once for each content of it. Raises ConfigError in one line with file and line."""
     source = files_digest("checks.files", Path(file))
     if (file, source) not in _loaded:
-        name = f"checks_{source[:16]}"
-        spec = importlib.util.spec_from_file_location(name, Path(file).resolve())
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        path = Path(file).resolve()
+        module = ModuleType(f"checks_{source[:16]}")
+        module.__file__ = str(path)
         try:
-            with _foreign(file, "it"):
-                spec.loader.exec_module(module)
+            with _foreign(file, "it"):  # not imported: bytecode beside it may be of another content of the same second
+                exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
         except InputError as error:
             raise ConfigError(f"checks.files: {error}") from error
         _loaded[file, source] = module

@@ -69,6 +69,8 @@ def _inject(folder: Path, trials: Sequence[tuple[str, random.Random]], seed: int
                 survived[kind] += 1
             except NotSurvivedError as failure:
                 verdict = f"NOT SURVIVED: {failure}"
+            except Exception as error:  # of the harness itself: it counts as a fault that was not survived, and the others go on
+                verdict = f"NOT JUDGED: {type(error).__name__}: {error}"
             injected[kind] += 1
             answered += trial.is_answered
             seconds = time.monotonic() - started

@@ -45,10 +45,10 @@ FILES = {  # every kind of file below the root, by its name; those of unfinished
     "the marker of a checkpoint": r"partial/training-checkpoints/.*/complete\.json",
 }
 INTERRUPTED = {  # where to kill a run so that it leaves such files
-    "a partial shard": "/part-00002.arrow",
-    "what is beside a partial shard": "/part-00002.arrow",
-    "a checkpoint": "/step-00000003",
-    "the marker of a checkpoint": "/step-00000003",
+    "a partial shard": "/part-00001.arrow",
+    "what is beside a partial shard": "/part-00001.arrow",
+    "a checkpoint": "/step-00000002",
+    "the marker of a checkpoint": "/step-00000002",
 }
 EDITED = {  # what no stage makes again: damage is told, and only the user can undo it
     "a version": rf"runs/{RUN}/versions/\d+\.json",

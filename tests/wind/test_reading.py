@@ -60,7 +60,7 @@ def test_rows_are_found_from_another_folder(
     sent = pickle.dumps(rows)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert pickle.loads(sent).collect()["reward"].to_list() == [2.0, 3.0, 4.0, 5.0]
+    assert pickle.loads(sent).collect()["reward"].to_list() == [2.0, 4.0, 3.0, 5.0]
 
 
 def test_a_version_knows_its_models_and_the_one_before(store: Store, reader: StoreReader) -> None:
