@@ -199,7 +199,8 @@ class Store:
                     return False
                 if younger and renew:
                     name = f"{folder_of(each)}/{MANIFEST}"
-                    self.storage.write(name, self.storage.read(name))
+                    with contextlib.suppress(OSError):  # it is whole on a full disk, too
+                        self.storage.write(name, self.storage.read(name))
                 waiting += self._further_outputs(each, seen)
             except (DatasetError, OSError):
                 return False

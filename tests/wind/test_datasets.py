@@ -1,5 +1,6 @@
 """The store: datasets appear whole or not at all, any damage is found and named, and everybody can read the shards."""
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from wind.errors import DatasetError, InputError
 from wind.fingerprints import file_digest
 from wind.schemas import SCHEMAS, conform
 from wind.seals import seal
+from wind.storage import LocalStorage
 
 
 def steps(start: int, stop: int) -> pa.Table:
@@ -266,6 +268,15 @@ def test_what_is_younger_than_its_manifest_is_hashed_until_it_was_claimed(store:
     age(manifest, 60)
     age(shard(store, handle, 1), 30)
     age(shard(store, handle, 0), 90)
+    assert store.is_whole(handle)
+
+    def full(self: LocalStorage, name: str, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(LocalStorage, "write", full)
+        assert store.claim(handle)
+    hashed.clear()
     assert store.is_whole(handle)
     assert store.claim(handle)
     assert hashed == ["part-00001.arrow"] * 2
