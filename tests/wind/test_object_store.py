@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -139,17 +140,17 @@ def test_damage_is_found_named_and_repaired(bucket: Store, kind: str) -> None:
     name = f"{folder_of(handle)}/{shard_name(0)}"
     content = bucket.storage.read(name)
     if kind == "flipped":
+        time.sleep(1.1)  # the server tells times in whole seconds
         bucket.storage.write(name, content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
     elif kind == "shortened":
         bucket.storage.write(name, content[:-1])
     else:
         bucket.storage.delete(name if kind == "missing" else f"{folder_of(handle)}/manifest.json")
-    assert bucket.is_whole(handle) == (kind == "flipped")  # which only a checksum can tell
+    assert not bucket.is_whole(handle)
     with pytest.raises(DatasetError, match=f"{handle.fingerprint[:12]}.*"):
         bucket.verify(handle)
-    if kind != "flipped":
-        assert publish(bucket, steps(0, 3), key="again") == handle
-        assert bucket.verify(handle).rows == 3
+    assert publish(bucket, steps(0, 3), key="again") == handle
+    assert bucket.verify(handle).rows == 3
 
 
 def test_a_model_is_copied_to_this_machine_once(bucket: Store, folder: Path) -> None:
