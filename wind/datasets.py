@@ -22,7 +22,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wind import holds, schemas
-from wind.errors import DatasetError, InputError, StageError
+from wind.errors import DatasetError, InputError, StageError, first_line
 from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
 from wind.seals import opened, parsed, seal
 from wind.storage import Entry, Held, LocalStorage, Storage, storage_for
@@ -163,7 +163,7 @@ class Store:
         except FileNotFoundError:
             raise DatasetError(f"{label(handle)} is not in the store {self.url}: rerun the stage that makes it") from None
         except ValidationError as error:
-            raise DatasetError(f"{path} is no manifest ({_first_line(error)}): rerun the stage that makes it") from error
+            raise DatasetError(f"{path} is no manifest ({first_line(error)}): rerun the stage that makes it") from error
         except OSError as error:
             raise DatasetError(f"{path} cannot be read ({error.strerror or error}): rerun the stage that makes it") from error
         except ValueError as error:
@@ -280,7 +280,7 @@ class Store:
         except DatasetError:
             raise
         except (pa.ArrowException, ValueError, OSError) as error:
-            raise DatasetError(f"{label(handle)} cannot be read: {_first_line(error)}; run `wind verify`") from error
+            raise DatasetError(f"{label(handle)} cannot be read: {first_line(error)}; run `wind verify`") from error
 
     def frame(self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None) -> "pl.DataFrame":
         """The rows of `handle`, or of one shard, as a polars frame."""
@@ -302,7 +302,7 @@ class Store:
             except FileNotFoundError:
                 continue  # not published, or removed
             except (ValueError, KeyError, OSError) as error:
-                raise DatasetError(f"{self.url}/{path} is no manifest ({_first_line(error)}): rerun what makes it") from error
+                raise DatasetError(f"{self.url}/{path} is no manifest ({first_line(error)}): rerun what makes it") from error
             yield handle
 
     @contextlib.contextmanager
@@ -424,7 +424,7 @@ class Store:
                 return held, path, file_digest(path)
             except OSError as error:
                 held.close()
-                raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {_first_line(error)}") from error
+                raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {first_line(error)}") from error
 
         for held, path, sha256 in ahead(fetch, names):
             with held:
@@ -481,7 +481,7 @@ class Partial:
         try:
             return opened(self._store.storage.read(name))
         except (OSError, ValueError) as error:
-            raise DatasetError(f"{self._store.url}/{name} {_first_line(error)}: rerun") from error
+            raise DatasetError(f"{self._store.url}/{name} {first_line(error)}: rerun") from error
 
     def write(
         self, index: int, table: pa.Table, schema: pa.Schema | None = None, *, beside: Mapping[str, Any] | None = None
@@ -568,7 +568,7 @@ class _Content:
             if schema == self._schema:
                 self._fingerprint.update(batches)
         except (pa.ArrowException, ValueError, OSError) as error:
-            raise DatasetError(f"{name} cannot be read: {_first_line(error)}") from error
+            raise DatasetError(f"{name} cannot be read: {first_line(error)}") from error
         if schema != self._schema:
             raise DatasetError(f"{name} has other columns than the shards before it")
         self.rows.append(sum(batch.num_rows for batch in batches))
@@ -654,7 +654,3 @@ def _parameters(paths: Sequence[Path]) -> int:
                 header = parsed(file.read(min(length, path.stat().st_size)))  # a wrong length would ask for all memory there is
             total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     return total
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -66,3 +66,8 @@ def explained(error: ValidationError) -> str:
     """The first thing that does not fit a model, in one line: the field and what is wrong with it, but not its value."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says, or its name."""
+    return (str(error) or type(error).__name__).splitlines()[0]

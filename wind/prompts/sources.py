@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from wind.config import PromptsConfig
 from wind.datasets import Source, Store
-from wind.errors import ConfigError, InputError
+from wind.errors import ConfigError, InputError, first_line
 from wind.provenance import provenance
 from wind.redaction import without_home
 
@@ -203,7 +203,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             yield from _batch_rows(path, file.iter_batches(batch_size=BATCH_ROWS))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} cannot be read as Parquet: {_first_line(error)}") from error
+        raise InputError(f"{path.name} cannot be read as Parquet: {first_line(error)}") from error
 
 
 def _read_arrow(path: Path) -> Iterator[Row]:
@@ -218,7 +218,7 @@ def _read_arrow(path: Path) -> Iterator[Row]:
                 with pa.ipc.open_stream(source) as reader:
                     yield from _batch_rows(path, reader)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} cannot be read as Arrow: {_first_line(error)}") from error
+        raise InputError(f"{path.name} cannot be read as Arrow: {first_line(error)}") from error
 
 
 def _batch_rows(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
@@ -228,10 +228,6 @@ def _batch_rows(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
             for fields in batch.slice(start, BATCH_ROWS).to_pylist():
                 number += 1
                 yield Row(f"{path.name} row {number}", fields)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".arrow": _read_arrow}
