@@ -304,15 +304,19 @@ def _flip(trial: Trial, place: Place, pattern: str) -> tuple[Path, bytes]:
 # ------------------------------------------------------------------------------------------ two at once
 
 
-def run_two(trial: Trial) -> None:
-    """One of them is refused, or both end well."""
-    site = trial.site
-    baseline = site.baseline()
-    place = site.place()
+def _two(trial: Trial, *settings: str) -> tuple[Place, list[Ended]]:
+    """Where two runs began within a second, the later with `settings`, and how they ended."""
+    site, place = trial.site, trial.site.place()
     first = site.start(place)
     time.sleep(trial.draw.uniform(0, 1))
-    second = site.start(place)
-    ended = [first.wait(), second.wait()]
+    second = site.nursery.start("run", "tiny.yaml", *settings, "--json", folder=place.folder)
+    return place, [first.wait(), second.wait()]
+
+
+def run_two(trial: Trial) -> None:
+    """One of them is refused, or both end well."""
+    baseline = trial.site.baseline()
+    place, ended = _two(trial)
     for each in ended:
         assert_told(each)
         if each.code and "is going on in" not in each.error:
@@ -327,11 +331,8 @@ def run_two_names(trial: Trial) -> None:
     """Both end well, with the same versions."""
     site = trial.site
     baseline = site.baseline()
-    place = site.place()
-    first = site.start(place)
-    time.sleep(trial.draw.uniform(0, 1))
-    second = site.nursery.start("run", "tiny.yaml", "--set", "run=other", "--json", folder=place.folder)
-    for each in (first.wait(), second.wait()):
+    place, ended = _two(trial, "--set", "run=other")
+    for each in ended:
         refuse_traceback("run", each)
         if each.code or ids_of(each) != baseline.ids:
             raise NotSurvivedError(f"of two runs one ended with {each.code}: {each.error}")
