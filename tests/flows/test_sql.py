@@ -73,7 +73,7 @@ def test_answers_go_to_files(versions: list[Version], command: Wind, tmp_path: P
         ("ATTACH 'there.db'", "disabled by configuration"),
         ("SET enable_external_access = true", "locked"),
         ("SELECT * FROM store", "Table with name store does not exist"),  # a variable of this process is no table
-        ("SELECT error(response) FROM generations", "a10"),
+        ("SELECT error('no such answer') FROM generations", "no such answer"),
         ("", "begin it with SELECT"),
     ],
 )
