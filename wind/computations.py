@@ -5,6 +5,7 @@ equal content; each has its record `<root>/computations/<noun>/<fingerprint>/<ke
 else that it made. The key is that of the stage's job: the same stage, spec and code have the same record, anywhere.
 """
 
+import contextlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -79,6 +80,17 @@ def is_recorded(store: Store, handle: AnyHandle, key: str) -> bool:
     except (DatasetError, OSError):
         return False
     return True
+
+
+def made_by(store: Store, stage: str, key: str) -> list[Dataset]:
+    """What the computation `key` of `stage` has made, by its undamaged records; the last first, for a GPU need not repeat itself."""
+    found = []
+    for entry in store.storage.files(f"computations/{stage}"):
+        if entry.name.endswith(f"/{key}.json"):
+            with contextlib.suppress(DatasetError, FileNotFoundError):
+                found.append(_read(store, entry.name))
+    found.sort(key=lambda each: each.provenance.get("started", 0.0), reverse=True)
+    return [each.dataset for each in found if isinstance(each.dataset, Dataset)]
 
 
 def computation_of(store: Store, handle: AnyHandle, key: str | None = None) -> Computation | None:

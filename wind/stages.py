@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from wind.computations import Computation, is_recorded, key_of, record
+from wind.computations import Computation, is_recorded, key_of, made_by, record
 from wind.datasets import AnyHandle, Dataset, Partial, Store
 from wind.errors import ConfigError, WindError, explained
 from wind.provenance import environment, provenance, reset_peak_memory
@@ -176,7 +176,6 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
             provenance=facts,
         ),
     )
-    store.storage.write(_record(job), made.model_dump_json().encode())
     return made
 
 
@@ -186,12 +185,10 @@ def published(job: Job) -> Dataset | None:
     To be asked once the lock on the unfinished dataset is held: it may have been held by that process until now.
     """
     _, _, store = parse(job)
-    try:
-        handle = Dataset.model_validate_json(store.storage.read(_record(job)))
-    except (FileNotFoundError, ValidationError):
-        return None
-    is_there = store.claim(handle) and not any(store.dropped_models(handle)) and is_recorded(store, handle, job.key())
-    return handle if is_there else None
+    for handle in made_by(store, job.stage, job.key()):
+        if store.claim(handle) and not any(store.dropped_models(handle)) and is_recorded(store, handle, job.key()):
+            return handle
+    return None
 
 
 def run(job: Job, progress: Progress, find: Find | None = None) -> Dataset:
@@ -223,10 +220,6 @@ def main(name: str) -> None:
     except WindError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-def _record(job: Job) -> str:
-    return f"published/{job.stage}/{job.key()}.json"
 
 
 def _read_job(name: str, path: Path, place: Place) -> Job:

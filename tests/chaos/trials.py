@@ -32,7 +32,6 @@ FILES = {  # every kind of file below the root, by its name; those of unfinished
     "another file of a model": r"models/[0-9a-f]{64}/(?!manifest).*\.(json|jinja|txt)",
     "a source": r"sources/[0-9a-f]{64}/(?!manifest).*",
     "a result": r"results/.*",
-    "a published record": r"published/.*",
     "a computation": r"computations/.*",
     "a check": r"checks/.*\.json",
     "the page of a check": r"checks/.*\.html",

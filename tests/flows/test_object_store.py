@@ -47,7 +47,7 @@ def test_a_run_in_a_bucket_makes_the_same_version(
     assert len(json.loads(wind("rows", "tiny:rewards", "--where", "reward >= 0", "--root", s3, "--json")[1])) == 10
     assert json.loads(wind("verify", "tiny", "--root", s3, "--json")[1])["findings"] == []
     kept = {entry.name.split("/")[0] for entry in store.storage.files("")}
-    records = {"checks", "computations", "environments", "published", "results", "runs"}
+    records = {"checks", "computations", "environments", "results", "runs"}
     assert kept - {"patches"} == {*records, "datasets", "models", "sources"}  # a patch where this checkout has changes
     assert not any(b"the-secret" in store.storage.read(entry.name) for entry in store.storage.files(""))
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pyarrow as pa
 import pytest
 
 import wind.stages
+import wind.win_rates
 from wind.config import WinRateConfig
 from wind.datasets import Dataset, Store, folder_of, shard_name
-from wind.stages import Job, Place, published, run
-from wind.win_rates import WinRatesSpec
+from wind.stages import Job, Place, Shard, published, run
+from wind.win_rates import STAGE, WinRatesSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,8 +98,20 @@ def test_what_is_published_is_taken_unless_damaged_or_asked_for_anew(store: Stor
     (store.root / folder_of(handle) / shard_name(0)).unlink()
     assert take(job) == handle
     assert len(computed) == 3
-    (record,) = store.storage.files("published")
-    store.storage.write(record.name, b'{"name"')
-    assert take(job) == handle
-    assert len(computed) == 4
     assert store.verify(handle).rows == 2
+
+
+def test_the_last_of_what_one_computation_has_made_is_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a GPU does not repeat itself."""
+    job = make_job(store)
+    estimators = iter(("unbiased", "self_counting"))
+
+    def unsteady(spec: WinRatesSpec, *others: Any) -> Shard:
+        return STAGE.compute(spec.model_copy(update={"win_rate": WinRateConfig(estimator=next(estimators))}), *others)
+
+    monkeypatch.setattr(wind.win_rates, "STAGE", replace(STAGE, compute=unsteady))
+    first, last = (run(job, lambda done, total: None) for _ in range(2))
+    assert first != last
+    assert take(job) == last
+    (store.root / folder_of(last) / shard_name(0)).unlink()
+    assert take(job) == first

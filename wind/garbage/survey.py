@@ -24,7 +24,6 @@ from wind.storage import Entry, LocalStorage
 from wind.studies import studies
 from wind.versions import Version, Versions, runs
 
-CACHED = ("results", "published")  # folders of records by the key of a task, and of a stage
 IN_CACHE = "temporary files in the cache of this machine"
 SCRATCH = re.compile(r"scratch-(\d+)-.*")
 FINGERPRINTED = re.compile(r"^[0-9a-f]{64}")
@@ -91,7 +90,7 @@ class Survey:
         self._strays: list[Entry] = []
         self.folders = self._list(manifests)
         self._beside = [entry for tree in BESIDE for entry in self._storage.files(tree)]
-        self._results = [entry for tree in CACHED for entry in self._storage.files(tree)]
+        self._results = list(self._storage.files("results"))
         self._described = [entry for tree in (ENVIRONMENTS, PATCHES) for entry in self._storage.files(tree)]
         unfinished = list(self._list_unfinished())
         self.unfinished = [] if keep_unfinished else [item for item, is_free in unfinished if is_free]
@@ -307,8 +306,7 @@ class Survey:
         if _writer_of(entry.name.rpartition("/")[2]) is not None:
             return False  # a temporary file, whose writer decides
         try:
-            record = json.loads(self._storage.read(entry.name))
-            result = record if entry.name.startswith("published/") else json.loads(record["result"])
+            result = json.loads(json.loads(self._storage.read(entry.name))["result"])
             handle = HANDLE.validate_python({name: value for name, value in result.items() if name != "computation"})
         except FileNotFoundError:
             return False
