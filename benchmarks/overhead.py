@@ -11,7 +11,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from wind.datasets import Manifest, Store
+from wind.datasets import Store
+from wind.handles import Manifest
 from wind.stages import STAGES
 
 

@@ -26,8 +26,9 @@ import pyarrow as pa
 from data_checks.validation import validate
 from wind import reading, stages
 from wind.config import ChecksConfig, WinRateConfig
-from wind.datasets import Dataset, Model, Store, label
+from wind.datasets import Store
 from wind.fingerprints import digest, file_digest
+from wind.handles import Dataset, Model, label
 from wind.recipes import load_config
 from wind.versions import Content, Versions
 from wind.win_rates import WinRatesSpec

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from great_expectations.expectations.expectation import Expectation
 
 from wind.check_config import ChecksConfig
-from wind.datasets import AnyHandle, Dataset, Manifest, Store, label
+from wind.datasets import Store
 from wind.errors import DatasetError
+from wind.handles import AnyHandle, Dataset, Manifest, label
 
 GENERATION = ("prompt_id", "sample_index")
 ROWS_AT_ONCE = 500_000  # of a dataset under check; as frames of polars and pandas with what is derived, about 400 MB

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader
 
 from data_checks.results import CheckResult, all_recorded, contents, recorded
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import ConfigError
+from wind.handles import Dataset
 from wind.versions import Version, Versions, runs
 
 Verdict = Literal["passed", "warned", "failed", "unknown"]

@@ -22,8 +22,8 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject
 from wind.check_config import ChecksConfig, ExtraExpectation
-from wind.datasets import label
 from wind.errors import ConfigError, InputError
+from wind.handles import label
 from wind.rewards.sources import files_digest, shown
 from wind.schemas import KEYS, SCHEMAS
 

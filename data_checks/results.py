@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from wind.check_config import ChecksConfig
-from wind.datasets import FINGERPRINT, Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.fingerprints import code_digest, digest
+from wind.handles import FINGERPRINT, Dataset, label
 from wind.rewards.sources import files_digest
 from wind.seals import opened
 

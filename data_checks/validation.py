@@ -46,9 +46,10 @@ from data_checks.extension import extra_frames, refuse_wrong
 from data_checks.parts import in_parts
 from data_checks.results import CheckResult, failed, key, mark_latest, recorded, result_name
 from wind.check_config import ChecksConfig
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import DataCheckError, DatasetError
 from wind.fingerprints import digest
+from wind.handles import Dataset, label
 from wind.redaction import redacted
 from wind.seals import seal
 

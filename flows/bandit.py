@@ -10,7 +10,7 @@ from tasks.checks import checked
 from tasks.rates import fit_rates
 from tasks.running import running
 from wind.config import BanditConfig
-from wind.datasets import Dataset
+from wind.handles import Dataset
 
 
 @flow(name="bandit", flow_run_name="{config.run}", persist_result=False)

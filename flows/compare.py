@@ -21,8 +21,8 @@ from tasks.running import Event, keep_config, running, start
 from tasks.sources import import_reward
 from wind.comparison import Iteration
 from wind.config import DistillConfig
-from wind.datasets import Dataset
 from wind.errors import WindError
+from wind.handles import Dataset
 from wind.standings import best_setting
 from wind.versions import Version
 

@@ -8,8 +8,8 @@ from tasks.evaluation import compare_policies
 from tasks.generations import sample_generations
 from tasks.logps import score_logps
 from tasks.rewards import score_rewards
-from wind.datasets import Dataset, Model
 from wind.evaluation import resolve_match
+from wind.handles import Dataset, Model
 from wind.rewards import Pairwise
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wind.config import DistillConfig
-from wind.datasets import Dataset
+from wind.handles import Dataset
 from wind.rewards import Reward
 
 

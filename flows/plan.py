@@ -6,9 +6,10 @@ from typing import Any
 from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.config import DistillConfig, SamplingConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.differences import Side, newest, reasons
 from wind.generations import sampled_prompts
+from wind.handles import Dataset
 from wind.objective_config import refresh_steps
 from wind.versions import Version
 

@@ -10,9 +10,10 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from wind.datasets import Store, label
+from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.files import atomic_write
+from wind.handles import label
 from wind.standings import Estimate, Standing, standings
 from wind.versions import Version
 

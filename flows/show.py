@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wind.datasets import AnyHandle, Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import ConfigError
+from wind.handles import AnyHandle, Dataset, label
 from wind.versions import Version
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from tasks.rollouts import train_on_policy, training_of
 from tasks.selections import select_rows
 from tasks.training import train_policy
 from tasks.win_rates import estimate_win_rates
-from wind.datasets import Dataset, Model
+from wind.handles import Dataset, Model
 from wind.objective_config import refresh_steps
 
 

@@ -4,7 +4,7 @@ from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.bandit import BanditSpec
 from wind.config import BanditSection
-from wind.datasets import Dataset
+from wind.handles import Dataset
 
 COMPUTED_BY = ("wind.bandit", "wind.games", "wind.best_of_n", "wind.objectives")
 

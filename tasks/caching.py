@@ -18,9 +18,9 @@ from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
 
 from tasks.running import Event, Outcome, Running, running
 from wind.computations import is_recorded
-from wind.datasets import AnyHandle, Model, label
 from wind.errors import DatasetError
 from wind.fingerprints import code_digest, digest
+from wind.handles import AnyHandle, Model, label
 from wind.seals import parsed
 from wind.stages import HANDLE
 from wind.storage import LocalStorage

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from data_checks.results import CheckResult, passed
 from tasks.running import running
-from wind.datasets import Dataset, label
+from wind.handles import Dataset, label
 
 VALIDATION = "data_checks.validation"
 

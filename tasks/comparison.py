@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.comparison import ComparisonSpec, Iteration
-from wind.datasets import Dataset
+from wind.handles import Dataset
 
 COMPUTED_BY = ("wind.comparison",)
 

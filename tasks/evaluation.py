@@ -3,8 +3,8 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import EvaluationConfig
-from wind.datasets import Dataset
 from wind.evaluation import EvaluationSpec
+from wind.handles import Dataset
 
 COMPUTED_BY = ("wind.evaluation", "wind.models", "wind.rewards", "wind.win_rates")
 

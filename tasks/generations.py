@@ -5,8 +5,8 @@ from typing import Literal
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import InferenceConfig, SamplingConfig
-from wind.datasets import Dataset, Model
 from wind.generations import GenerationsSpec
+from wind.handles import Dataset, Model
 
 COMPUTED_BY = ("wind.generations", "wind.models", "wind.sequence_logps")
 

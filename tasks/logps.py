@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import InferenceConfig
-from wind.datasets import Dataset, Model
+from wind.handles import Dataset, Model
 from wind.logps import LogpsSpec
 
 COMPUTED_BY = ("wind.logps", "wind.sequence_logps", "wind.models")

@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import EvaluationConfig
-from wind.datasets import Dataset
+from wind.handles import Dataset
 from wind.metrics import MetricsSpec
 
 COMPUTED_BY = ("wind.metrics",)

@@ -2,7 +2,7 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.datasets import Dataset
+from wind.handles import Dataset
 from wind.prompts import PromptsSpec
 
 COMPUTED_BY = ("wind.prompts",)

@@ -4,7 +4,7 @@ from tasks.bandit import COMPUTED_BY as STUDIED_BY
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import BanditSection
-from wind.datasets import Dataset
+from wind.handles import Dataset
 from wind.rates import RatesSpec
 
 COMPUTED_BY = ("wind.rates", *STUDIED_BY)

@@ -13,9 +13,10 @@ from pathlib import Path
 from tasks.running import device_of
 from tasks.workers import Pool, kind_of
 from wind.config import RunConfig
-from wind.datasets import Dataset, Manifest, Store, label
+from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.fingerprints import code_digest
+from wind.handles import Dataset, Manifest, label
 from wind.provenance import git_state, packages
 from wind.reproduction import differences
 from wind.stages import Job, Place, parse, run

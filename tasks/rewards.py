@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import InferenceConfig
-from wind.datasets import Dataset
+from wind.handles import Dataset
 from wind.rewards import Reward, RewardsSpec
 
 COMPUTED_BY = ("wind.rewards", "wind.models")

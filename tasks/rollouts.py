@@ -4,7 +4,7 @@ from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
 from wind.config import InferenceConfig, SamplingConfig, TrainingConfig, WinRateConfig
-from wind.datasets import Dataset, Model
+from wind.handles import Dataset, Model
 from wind.objective_config import ObjectiveConfig
 from wind.rewards import Reward
 from wind.rollouts import COMPUTED_BY, RolloutsSpec

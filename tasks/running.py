@@ -19,8 +19,9 @@ from data_checks.results import CheckResult
 from tasks.progress import Terminal
 from tasks.workers import Pool
 from wind.config import DistillConfig, RuleRewardConfig, RunConfig
-from wind.datasets import AnyHandle, Dataset, Model, Store
+from wind.datasets import Store
 from wind.errors import StageError
+from wind.handles import AnyHandle, Dataset, Model
 from wind.holds import hold
 from wind.objective_config import SelectionConfig, rows_for
 from wind.redaction import redacted

@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import WinRateConfig
-from wind.datasets import Dataset
+from wind.handles import Dataset
 from wind.objective_config import SelectionConfig
 from wind.selections import SelectionsSpec
 

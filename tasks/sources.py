@@ -5,7 +5,7 @@ import wind.prompts
 import wind.rewards
 from tasks.running import running
 from wind.config import PolicyConfig, PromptsConfig, RewardConfig
-from wind.datasets import Model
+from wind.handles import Model
 from wind.prompts import PromptsSpec
 from wind.rewards import Reward
 

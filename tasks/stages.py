@@ -9,8 +9,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from tasks.checks import prepare_checks
 from tasks.running import device_of, running
 from tasks.workers import kind_of
-from wind.datasets import Dataset
 from wind.fingerprints import code_digest, module_digests
+from wind.handles import Dataset
 from wind.stages import Job, Place, Spec, published, run
 
 SECONDS_BETWEEN_UPDATES = 2.0

@@ -4,8 +4,8 @@ from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
 from wind.config import TrainingConfig
-from wind.datasets import Dataset, Model
 from wind.fingerprints import digest
+from wind.handles import Dataset, Model
 from wind.objective_config import ObjectiveConfig
 from wind.training import COMPUTED_BY, TrainingSpec
 

@@ -11,8 +11,8 @@ from tasks.running import Running, running
 from tasks.sources import import_policy
 from tasks.training import moved_anchor
 from wind.config import DistillConfig
-from wind.datasets import Dataset, Model, label
 from wind.errors import ConfigError, DatasetError
+from wind.handles import Dataset, Model, label
 from wind.sections import flattened
 from wind.versions import Content, Version, Versions, history
 

@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import WinRateConfig
-from wind.datasets import Dataset
+from wind.handles import Dataset
 from wind.win_rates import WinRatesSpec
 
 COMPUTED_BY = ("wind.win_rates",)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from wind.config import WorkersConfig
-from wind.datasets import Dataset
 from wind.errors import StageError, by_name
+from wind.handles import Dataset
 from wind.redaction import redacted
 from wind.stages import Find, Job, missing_shards, parse, publish
 

@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wind.computations import BESIDE, recorded
 from wind.config import Name
-from wind.datasets import MANIFEST, MODEL_FILES, AnyHandle, Store, folder_of
+from wind.datasets import MANIFEST, MODEL_FILES, Store
 from wind.errors import ConfigError, DatasetError, InputError, explained
 from wind.exports import appearing, checked_chunks
+from wind.handles import AnyHandle, folder_of
 from wind.holds import hold
 from wind.provenance import ENVIRONMENTS, PATCHES, described_by
 from wind.storage import CHUNK_BYTES

@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from wind import schemas
-from wind.datasets import AnyHandle, Dataset, Manifest, Model, Source, Store, label
+from wind.datasets import Store
+from wind.handles import AnyHandle, Dataset, Manifest, Model, Source, label
 from wind.versions import Version, history
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")

@@ -10,7 +10,8 @@ import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from wind.datasets import AnyHandle, Dataset, Store
+from wind.datasets import Store
+from wind.handles import AnyHandle, Dataset
 from wind.schemas import KEYS, SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 

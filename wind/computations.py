@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wind.datasets import AnyHandle, Dataset, Model, Store, label, noun
+from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.handles import AnyHandle, Dataset, Model, label, noun
 from wind.seals import opened, seal
 
 BESIDE = ("checks", "computations")  # folders of records beside the content, by the noun and the fingerprint that they are about
@@ -83,7 +84,7 @@ def is_recorded(store: Store, handle: AnyHandle, key: str) -> bool:
 
 
 def made_by(store: Store, stage: str, key: str) -> list[Dataset]:
-    """What the computation `key` of `stage` has made, by its undamaged records; the last first, for a GPU need not repeat itself."""
+    """What the computation `key` of `stage` has made, by its undamaged records, the last first: a GPU need not repeat itself."""
     found = []
     for entry in store.storage.files(f"computations/{stage}"):
         if entry.name.endswith(f"/{key}.json"):

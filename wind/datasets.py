@@ -1,4 +1,4 @@
-"""The store: immutable, content-addressed datasets and models under one root, and the handles that name them.
+"""The store: immutable, content-addressed datasets and models under one root.
 
 A dataset is `<root>/datasets/<name>/<fingerprint>/`: Arrow IPC shards `part-00000.arrow ...` and `manifest.json`. It is built
 under `<root>/partial/<name>/<key>/`, shard by shard, each shard visible when it is whole, so that a restarted stage keeps what
@@ -19,12 +19,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from wind import holds, schemas
 from wind.errors import DatasetError, InputError, StageError, first_line
-from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
+from wind.fingerprints import ahead, file_digest
+from wind.handles import (
+    FINGERPRINT,
+    AnyHandle,
+    Dataset,
+    Manifest,
+    Model,
+    Source,
+    StoredFile,
+    count,
+    folder_fingerprint,
+    folder_of,
+    handle_of,
+    label,
+    noun,
+)
 from wind.seals import opened, parsed, seal
+from wind.shards import Content, mapped, shard_name, write_shard
 from wind.storage import Entry, Held, LocalStorage, Storage, storage_for
 
 if TYPE_CHECKING:  # half a second, which commands that look at versions alone do not need
@@ -36,71 +52,7 @@ WEIGHTS = ".safetensors"
 DROPPED = "dropped.json"  # beside the manifest of a model whose weights a retention policy removed
 CHECKPOINTS = "partial/training-checkpoints"  # relative to the root: a folder for each training
 FINISHED = "finished.json"  # in such a folder, where the last checkpoint of a finished training was kept: the model it made
-FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
-PLAIN_NAME = r"^([^./\x00][^/\x00]*|\.[^./\x00][^/\x00]*)$"  # no folder, and none of the names that lead out of one
 MODEL_FILES = re.compile(r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)$")
-
-
-class Handle(BaseModel):
-    """A frozen record that names stored content; the only thing tasks pass to one another."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Dataset(Handle):
-    """The name of a dataset: its noun, the fingerprint of its content, its rows."""
-
-    name: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)?$")
-    fingerprint: str = Field(pattern=FINGERPRINT.pattern)
-    rows: int = Field(ge=0)
-
-
-class Model(Handle):
-    """The name of a stored Hugging Face model folder."""
-
-    fingerprint: str = Field(pattern=FINGERPRINT.pattern)
-    parameters: int = Field(ge=0)
-
-
-class Source(Handle):
-    """The name of a stored copy of an input from outside: the files prompts are read from."""
-
-    fingerprint: str = Field(pattern=FINGERPRINT.pattern)
-    files: int = Field(ge=1)
-
-
-AnyHandle = Dataset | Model | Source
-
-
-class StoredFile(Handle):
-    """One file of a dataset or model, by its name within the folder."""
-
-    name: str = Field(pattern=PLAIN_NAME, max_length=255)
-    bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=FINGERPRINT.pattern)
-    rows: int = Field(0, ge=0)
-
-
-class Manifest(BaseModel):
-    """What a stored folder holds, from what, and how it was computed; the fields after `files` are outside the fingerprint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: str  # the dataset's noun, "models" or "sources"
-    fingerprint: str
-    schema_version: int
-    rows: int = Field(ge=0)  # of a model: its parameters; of a source: its files
-    files: list[StoredFile]
-    parents: dict[str, AnyHandle] = {}  # every stored input, by its name in the spec
-    outputs: dict[str, AnyHandle] = {}  # what else the same computation made: the model of a training, dropped rows
-    computed_by: dict[str, Any] = {}  # stage, code digest, spec
-    numbers: dict[str, float] = {}  # two or three telling ones
-    provenance: dict[str, Any] = {}  # git revision, packages, start, end, host, seconds
-    digest: str = ""  # of all fields above, see `wind.seals`; older releases wrote none
-
-    def bytes(self) -> int:
-        """Total size of the files, in bytes."""
-        return sum(file.bytes for file in self.files)
 
 
 class Store:
@@ -403,9 +355,9 @@ class Store:
             path = f"{self.where(handle)}/{file.name}"
             raise DatasetError(f"{path} does not have the sha256 of its manifest: its content was changed")
 
-    def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple["_Content", list[StoredFile]]:
+    def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple[Content, list[StoredFile]]:
         """The content of the stored `files`, and what a manifest must say of each; no file is parsed before its checksum."""
-        content, found = _Content(), []
+        content, found = Content(), []
         fetched = self._fetched(folder_of(handle), [file.name for file in files])
         for file, (path, sha256) in zip(files, fetched, strict=True):
             self._check_sha256(handle, file, sha256)
@@ -491,12 +443,8 @@ class Partial:
         Raises DatasetError if a column does not fit.
         """
         table = schemas.conform(table, schema or schemas.SCHEMAS[self._name])
-        with (
-            self._store.storage.building(f"{self.folder}/{shard_name(index)}") as path,
-            pa.OSFile(str(path), "wb") as sink,
-            pa.ipc.new_file(sink, table.schema) as writer,
-        ):
-            writer.write_table(table)
+        with self._store.storage.building(f"{self.folder}/{shard_name(index)}") as path:
+            write_shard(path, table)
         self._store.storage.write(f"{self.folder}/{_name_beside(index)}", seal(beside or {}))
 
     def table(self, shards: int) -> pa.Table:
@@ -504,7 +452,7 @@ class Partial:
         tables = []
         for index in range(shards):
             with self._store.storage.fetched(f"{self.folder}/{shard_name(index)}") as path:
-                tables.append(pa.Table.from_batches(*_mapped(path)))
+                tables.append(pa.Table.from_batches(*mapped(path)))
         return pa.concat_tables(tables)
 
     def publish(
@@ -521,7 +469,7 @@ class Partial:
 
         Raises StageError if the lock was lost to another process.
         """
-        content, files = _Content(), []
+        content, files = Content(), []
         names = [shard_name(index) for index in range(shards)]
         for name, (path, sha256) in zip(names, self._store._fetched(self.folder, names), strict=True):
             rows = content.add(path, f"{self._store.url}/{self.folder}/{name}", is_trusted=True)
@@ -546,93 +494,8 @@ class Partial:
         return handle
 
 
-class _Content:
-    """The fingerprint and the rows of shards that are added one by one."""
-
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self._fingerprint: TableFingerprint | None = None
-        self._schema: pa.Schema | None = None
-
-    def add(self, path: Path, name: str, *, is_trusted: bool = False) -> int:
-        """The rows of the shard at `path`, which counts from now on.
-
-        Raises DatasetError, which calls it `name`, if it cannot be read or does not fit.
-        """
-        try:
-            batches, schema = _mapped(path)
-            for batch in batches if not is_trusted else ():
-                batch.validate(full=True)  # whoever reads an offset that points elsewhere is killed
-            if self._fingerprint is None:
-                self._fingerprint, self._schema = TableFingerprint(schema), schema
-            if schema == self._schema:
-                self._fingerprint.update(batches)
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise DatasetError(f"{name} cannot be read: {first_line(error)}") from error
-        if schema != self._schema:
-            raise DatasetError(f"{name} has other columns than the shards before it")
-        self.rows.append(sum(batch.num_rows for batch in batches))
-        return self.rows[-1]
-
-    def hexdigest(self) -> str:
-        """The fingerprint of the shards added so far. Raises DatasetError if there are none."""
-        if self._fingerprint is None:
-            raise DatasetError("a dataset without shards has no fingerprint")
-        return self._fingerprint.hexdigest()
-
-
-def shard_name(index: int) -> str:
-    """The file name of shard `index`."""
-    return f"part-{index:05d}.arrow"
-
-
 def _name_beside(index: int) -> str:
     return f"outputs-{index:05d}.json"
-
-
-def label(handle: AnyHandle) -> str:
-    """How a handle is named in messages: its noun and twelve digits of its fingerprint."""
-    return f"{noun(handle)}/{handle.fingerprint[:12]}"
-
-
-def noun(handle: AnyHandle) -> str:
-    """What a handle names: its dataset's noun, "models" or "sources"."""
-    if isinstance(handle, Dataset):
-        return handle.name
-    return "models" if isinstance(handle, Model) else "sources"
-
-
-def count(handle: AnyHandle) -> int:
-    """What a handle counts: a dataset's rows, a model's weights, a source's files."""
-    if isinstance(handle, Dataset):
-        return handle.rows
-    return handle.parameters if isinstance(handle, Model) else handle.files
-
-
-def folder_of(handle: AnyHandle) -> str:
-    """The name of the folder of `handle`, relative to the root."""
-    above = noun(handle) if isinstance(handle, Model | Source) else f"datasets/{handle.name}"
-    return f"{above}/{handle.fingerprint}"
-
-
-def handle_of(name: str, fingerprint: str, rows: int) -> AnyHandle:
-    """The handle with that noun, fingerprint and count."""
-    if name == "models":
-        return Model(fingerprint=fingerprint, parameters=rows)
-    if name == "sources":
-        return Source(fingerprint=fingerprint, files=rows)
-    return Dataset(name=name, fingerprint=fingerprint, rows=rows)
-
-
-def folder_fingerprint(files: Sequence[StoredFile]) -> str:
-    """The fingerprint of a model or source: over the names and checksums of its files."""
-    return digest(sorted([file.name, file.sha256] for file in files))
-
-
-def _mapped(path: Path) -> tuple[list[pa.RecordBatch], pa.Schema]:
-    """The batches of the shard at `path`, on pages of the file: they take memory while they are looked at."""
-    with pa.memory_map(os.fspath(path)) as source, pa.ipc.open_file(source) as reader:
-        return [reader.get_batch(index) for index in range(reader.num_record_batches)], reader.schema
 
 
 def _stored(path: Path, rows: int = 0) -> StoredFile:

@@ -18,8 +18,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from wind.computations import Computation, computation_of
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import DatasetError
+from wind.handles import Dataset, label
 from wind.lineage import chain, named, used
 from wind.schemas import KEYS
 from wind.stages import Job

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.config import EvaluationConfig
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import DatasetError, InputError
+from wind.handles import Dataset, label
 from wind.rewards import responses
 from wind.rewards.functions import UserFunction, checked_numbers
 from wind.rewards.sources import source_digest

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from wind.cards import dataset_card, model_card
-from wind.datasets import MODEL_FILES, Dataset, Model, Store, folder_of, label
+from wind.datasets import MODEL_FILES, Store
 from wind.errors import ConfigError, DatasetError
 from wind.files import lock, sync_folder
+from wind.handles import Dataset, Model, folder_of, label
 from wind.names import find, named
 from wind.versions import Version, everywhere
 

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
+from wind.handles import Dataset, label
 from wind.lineage import chain, named
 from wind.names import find
 from wind.versions import Version, runs

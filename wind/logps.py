@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.config import InferenceConfig
-from wind.datasets import Dataset, Model, Store, label
+from wind.datasets import Store
 from wind.errors import DatasetError, InputError
+from wind.handles import Dataset, Model, label
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 
 if TYPE_CHECKING:

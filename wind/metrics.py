@@ -16,9 +16,10 @@ import polars as pl
 import pyarrow as pa
 
 from wind.config import EvaluationConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.handles import Dataset
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 

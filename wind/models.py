@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wind.config import DType, PolicyConfig
-from wind.datasets import MODEL_FILES, Model, Store, label
+from wind.datasets import MODEL_FILES, Store
 from wind.errors import ConfigError, InputError, WindError
+from wind.handles import Model, label
 from wind.redaction import without_home
 
 if TYPE_CHECKING:

@@ -2,8 +2,9 @@
 
 import re
 
-from wind.datasets import AnyHandle, Store
+from wind.datasets import Store
 from wind.errors import ConfigError
+from wind.handles import AnyHandle
 from wind.versions import Version, Versions, everywhere, runs
 
 REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$")

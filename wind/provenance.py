@@ -20,8 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wind.datasets import FINGERPRINT, Store
+from wind.datasets import Store
 from wind.fingerprints import digest
+from wind.handles import FINGERPRINT
 from wind.redaction import redacted
 from wind.seals import parsed
 

@@ -25,7 +25,8 @@ import pyarrow as pa
 from wind.bandit import FLOOR, FLOOR_ALGORITHMS
 from wind.bandit.algorithms import proven_factor
 from wind.config import BanditSection
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
+from wind.handles import Dataset
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 

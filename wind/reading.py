@@ -17,8 +17,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 
-from wind.datasets import Dataset, Manifest, Model, Store, folder_of, label
+from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
+from wind.handles import Dataset, Manifest, Model, folder_of, label
 from wind.names import find, named
 from wind.storage import LocalStorage
 from wind.versions import Version, Versions, runs

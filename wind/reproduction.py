@@ -5,7 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from wind.datasets import AnyHandle, Dataset, Store, label
+from wind.datasets import Store
+from wind.handles import AnyHandle, Dataset, label
 from wind.schemas import KEYS
 
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.config import WinRateConfig
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import digest
+from wind.handles import Dataset, label
 from wind.objective_config import SelectionConfig
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.fingerprints import canonical
+from wind.handles import Dataset, label
 from wind.versions import Version
 
 BATCH_ROWS = 65536

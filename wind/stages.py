@@ -19,8 +19,9 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from wind.computations import Computation, is_recorded, key_of, made_by, record
-from wind.datasets import AnyHandle, Dataset, Partial, Store
+from wind.datasets import Partial, Store
 from wind.errors import ConfigError, WindError, explained
+from wind.handles import AnyHandle, Dataset
 from wind.provenance import environment, provenance, reset_peak_memory
 
 HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import DatasetError
+from wind.handles import Dataset
 
 
 class Study(BaseModel):

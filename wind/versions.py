@@ -14,9 +14,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from wind.config import Name
-from wind.datasets import FINGERPRINT, MANIFEST, AnyHandle, Dataset, Model, Store, folder_of
+from wind.datasets import MANIFEST, Store
 from wind.errors import ConfigError, DatasetError, StageError
 from wind.fingerprints import digest
+from wind.handles import FINGERPRINT, AnyHandle, Dataset, Model, folder_of
 from wind.seals import DIGEST, opened, seal
 from wind.storage import Storage
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.config import WinRateConfig
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import InputError
+from wind.handles import Dataset, label
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 

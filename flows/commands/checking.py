@@ -8,9 +8,10 @@ import typer
 
 from flows import show
 from flows.options import Json, Root, Set
-from wind.datasets import Store, label
+from wind.datasets import Store
 from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
+from wind.handles import label
 from wind.names import find
 from wind.recipes import checks_config
 from wind.versions import Version, everywhere

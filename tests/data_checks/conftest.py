@@ -11,8 +11,9 @@ import pytest
 from data_checks.results import CheckResult, contents
 from data_checks.validation import validate
 from wind.check_config import ChecksConfig
-from wind.datasets import AnyHandle, Dataset, Model, Store
+from wind.datasets import Store
 from wind.errors import DataCheckError
+from wind.handles import AnyHandle, Dataset, Model
 from wind.schemas import SCHEMAS, preferences_schema, rewards_schema
 
 Rows = list[dict[str, Any]]

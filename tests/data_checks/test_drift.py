@@ -12,8 +12,8 @@ from data_checks.drift import QUANTITIES, distance, shifts, standardised
 from data_checks.results import contents, passed
 from data_checks.validation import validate
 from wind.check_config import ChecksConfig, DriftConfig
-from wind.datasets import Dataset
 from wind.errors import DataCheckError
+from wind.handles import Dataset
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain

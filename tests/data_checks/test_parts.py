@@ -15,8 +15,9 @@ from data_checks.base import Subject
 from data_checks.results import contents
 from data_checks.validation import validate
 from wind.check_config import ChecksConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import DataCheckError
+from wind.handles import Dataset
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain

@@ -13,8 +13,9 @@ import pytest
 from data_checks.results import all_recorded, contents, failed, passed, recorded, result_name
 from data_checks.validation import SUITES, validate
 from wind.check_config import ChecksConfig
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import DataCheckError, DatasetError
+from wind.handles import Dataset, label
 from wind.seals import seal
 from wind.stages import STAGES, STUDIES
 

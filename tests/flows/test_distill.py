@@ -14,8 +14,9 @@ from flows.distill import distill
 from tasks.running import start
 from tests.wind.versions_case import verify
 from wind.config import DistillConfig
-from wind.datasets import Store, shard_name
+from wind.datasets import Store
 from wind.names import find
+from wind.shards import shard_name
 from wind.versions import Versions
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from wind.datasets import Store, folder_of
+from wind.datasets import Store
+from wind.handles import folder_of
 from wind.names import find
 from wind.seals import seal
 

@@ -19,6 +19,7 @@ CARRIERS = {
     "wind.errors",
     "wind.files",
     "wind.fingerprints",
+    "wind.handles",
     "wind.lifeline",
     "wind.objective_config",
     "wind.provenance",

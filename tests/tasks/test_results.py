@@ -11,7 +11,8 @@ import pytest
 
 from tasks.caching import _look_up
 from tasks.running import Running
-from wind.datasets import AnyHandle, Dataset, Store
+from wind.datasets import Store
+from wind.handles import AnyHandle, Dataset
 
 KEY = "13d1fcea204f843b4830e69822423e64"
 OTHER = "9bfa57ba1fd35dd8ff4c3c1d3c0ac4b1"

@@ -8,8 +8,9 @@ from tasks.running import start
 from tasks.versions import beginning, recipe
 from tests.wind.versions_case import dataset, model
 from wind.config import DistillConfig
-from wind.datasets import AnyHandle, Model, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
+from wind.handles import AnyHandle, Model
 from wind.versions import Content, Version, Versions
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from tasks.workers import Pool
 from wind.config import WinRateConfig, WorkersConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import InputError, StageError
+from wind.handles import Dataset
 from wind.stages import Job, Place
 from wind.win_rates import WinRatesSpec
 

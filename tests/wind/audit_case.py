@@ -10,8 +10,9 @@ import pyarrow as pa
 from safetensors.numpy import save_file
 
 from wind.computations import Computation, record
-from wind.datasets import AnyHandle, Dataset, Model, Source, Store
+from wind.datasets import Store
 from wind.fingerprints import digest
+from wind.handles import AnyHandle, Dataset, Model, Source
 from wind.versions import Content, Version, Versions
 
 TRAIN, HELD_OUT = digest("train")[:32], digest("held out")[:32]

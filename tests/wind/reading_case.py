@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from wind.datasets import AnyHandle, Dataset, Model, Store
+from wind.datasets import Store
 from wind.fingerprints import digest
+from wind.handles import AnyHandle, Dataset, Model
 from wind.versions import Content, Version, Versions
 
 PROMPTS = ["a" * 32, "b" * 32, "c" * 32]  # the last is held out

@@ -9,8 +9,9 @@ import pyarrow as pa
 from tests.wind.objective_case import config_of
 from tests.wind.training_case import publish, quiet
 from wind.config import InferenceConfig, RuleRewardConfig, SamplingConfig, TrainingConfig, WinRateConfig
-from wind.datasets import Dataset, Model, Store
+from wind.datasets import Store
 from wind.fingerprints import digest
+from wind.handles import Dataset, Model
 from wind.rewards import resolve_reward
 from wind.rollouts import RolloutsSpec, compute
 from wind.stages import Place, Progress, Shard

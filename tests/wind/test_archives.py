@@ -15,11 +15,12 @@ import pytest
 from tests.wind.versions_case import verify
 from wind.archives import export_archive, import_archive, reachable
 from wind.computations import Computation, record
-from wind.datasets import Model, Source, Store, folder_of
+from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError, InputError, WindError
 from wind.fingerprints import digest
 from wind.garbage import collect
 from wind.garbage.survey import Item
+from wind.handles import Model, Source, folder_of
 from wind.names import find
 from wind.verification import Verification
 from wind.versions import Version, Versions, runs

@@ -7,8 +7,9 @@ import polars as pl
 import pyarrow as pa
 
 from wind.comparison import ComparisonSpec, Iteration
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.fingerprints import digest
+from wind.handles import Dataset
 from wind.schemas import SCHEMAS, preferences_schema
 from wind.stages import Job, Place, run
 

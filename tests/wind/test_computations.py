@@ -7,9 +7,10 @@ import pytest
 
 from tests.wind.audit_case import Run, key, model, publish
 from wind.computations import computation_of, is_recorded, recorded
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.handles import Dataset
 from wind.seals import seal
 from wind.stages import Job, Place, published, run
 

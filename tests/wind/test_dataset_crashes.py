@@ -11,8 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from wind.datasets import Dataset, Store, shard_name
+from wind.datasets import Store
 from wind.files import atomic_write, lock
+from wind.handles import Dataset
+from wind.shards import shard_name
 
 ROOT = Path(__file__).resolve().parents[2]
 

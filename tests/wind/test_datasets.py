@@ -18,11 +18,13 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 import wind.datasets
-from wind.datasets import Dataset, Model, Store, label, shard_name
+from wind.datasets import Store
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import file_digest
+from wind.handles import Dataset, Model, label
 from wind.schemas import SCHEMAS, conform
 from wind.seals import seal
+from wind.shards import shard_name
 from wind.storage import LocalStorage
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from tests.wind.audit_case import Run, key, publish
 from wind.computations import Computation, computation_of
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.differences import Change, changes, difference, newest, reasons, row_changes
 from wind.fingerprints import digest
+from wind.handles import Dataset
 from wind.stages import Job, Place
 from wind.versions import Versions
 

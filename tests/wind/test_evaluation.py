@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from wind.config import EvaluationConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.evaluation import evaluation, exact_match, resolve_match
+from wind.handles import Dataset
 from wind.schemas import preferences_schema
 from wind.stages import Job, Place, run
 

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 
 from tests.wind.reading_case import PROMPTS
 from wind.cards import column_notes
-from wind.datasets import Store, shard_name
+from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
 from wind.exports import Subject, appearing, export_hf, export_model, export_parquet
 from wind.schemas import SCHEMAS
+from wind.shards import shard_name
 from wind.versions import Version
 
 

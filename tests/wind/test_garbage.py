@@ -16,10 +16,11 @@ from tests.wind.versions_case import dataset, model, three_iterations, verify, v
 from wind import computations, holds, studies
 from wind.computations import Computation
 from wind.config import RetentionConfig
-from wind.datasets import CHECKPOINTS, FINISHED, AnyHandle, Store, folder_of
+from wind.datasets import CHECKPOINTS, FINISHED, Store
 from wind.errors import ConfigError, DatasetError
 from wind.files import lock, unfinished_name
 from wind.garbage import collect
+from wind.handles import AnyHandle, folder_of
 from wind.names import find
 from wind.storage import LocalStorage
 from wind.versions import Content, Version, Versions

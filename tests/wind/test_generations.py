@@ -19,10 +19,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
-from wind.datasets import Dataset, Model, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.generations import GenerationsSpec, Request, part_of, request_seed, response_text, sampled_prompts
 from wind.generations.hf import Part, TransformersSampler, batched, draw, filtered_weights, uniforms
+from wind.handles import Dataset, Model
 from wind.models import import_policy
 from wind.schemas import SCHEMAS
 from wind.stages import Job, Place, run

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from tests.wind.verification_case import finished
 from wind.config import DistillConfig
-from wind.datasets import AnyHandle, Dataset, Store, StoredFile, folder_of
+from wind.datasets import Store
 from wind.errors import ConfigError, WindError
+from wind.handles import AnyHandle, Dataset, StoredFile, folder_of
 from wind.names import find
 from wind.recipes import load_config
 from wind.seals import seal

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
-from wind.datasets import Dataset, Model, Store
+from wind.datasets import Store
 from wind.errors import DatasetError, InputError
+from wind.handles import Dataset, Model
 from wind.logps import LogpsSpec, batched, padded
 from wind.models import import_policy
 from wind.schemas import SCHEMAS

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wind.config import EvaluationConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import DatasetError
+from wind.handles import Dataset
 from wind.metrics import distinct_n, distinct_responses, estimate, generator_for, kl_k3, last_loss, row_metrics
 from wind.stages import Job, Place, run
 

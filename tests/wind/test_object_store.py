@@ -18,12 +18,14 @@ from safetensors.numpy import save_file
 from tests.chaos.proxy import Proxy, When
 from tests.conftest import s3_request
 from tests.wind.test_dataset_crashes import publish, steps
-from wind.datasets import Store, folder_of, shard_name
+from wind.datasets import Store
 from wind.errors import DatasetError, StageError
 from wind.files import lock
 from wind.garbage import collect
 from wind.garbage.survey import IN_CACHE
+from wind.handles import folder_of
 from wind.object_storage import ObjectStorage, cache_folder
+from wind.shards import shard_name
 from wind.studies import studies
 from wind.versions import Versions
 

@@ -14,8 +14,9 @@ import pytest
 from tests.wind.pairwise_case import TEMPLATE, Logit, edit_json, pairrm_folder, template_logit
 from tests.wind.test_reward_models import bert_reward_model, llama_reward_model, published
 from wind.config import InferenceConfig, PairwiseRewardConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError, WindError
+from wind.handles import Dataset
 from wind.rewards import Pairwise, RewardsSpec, resolve_reward
 from wind.stages import Job, Place, run
 

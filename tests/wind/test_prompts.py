@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wind.config import PromptsConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError
+from wind.handles import Dataset
 from wind.prompts import import_prompts, prompts_spec, split_of
 from wind.stages import Job, Place, compute_shard, missing_shards, run
 

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from tests.wind.training_case import publish
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
+from wind.handles import Dataset
 from wind.reproduction import differences
 from wind.schemas import rewards_schema
 

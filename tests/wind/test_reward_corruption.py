@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from wind.config import CorruptionConfig, InferenceConfig, RuleRewardConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
+from wind.handles import Dataset
 from wind.rewards import RewardsSpec, resolve_reward
 from wind.rewards.corruption import corrupted
 from wind.rewards.functions import Floats, Responses

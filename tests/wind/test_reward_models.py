@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from wind.config import ClassifierRewardConfig, InferenceConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import WindError
+from wind.handles import Dataset
 from wind.rewards import Classifier, RewardsSpec, resolve_reward
 from wind.rewards.functions import Responses
 from wind.stages import Job, Place, run

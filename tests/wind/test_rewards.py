@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 
 from wind.config import InferenceConfig, RuleRewardConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.fingerprints import file_digest
+from wind.handles import Dataset
 from wind.rewards import RewardsSpec, Rule, resolve_reward
 from wind.rewards.functions import Responses
 from wind.rewards.sources import source_digest

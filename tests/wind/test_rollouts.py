@@ -14,10 +14,11 @@ from tests.wind.rollouts_case import PROMPTS, N, roll, rollouts_spec, write_rewa
 from tests.wind.test_reward_models import llama_reward_model
 from tests.wind.training_case import DEEPSPEED_WARNINGS, Interrupted, distance, logps_of, stop_after, values, weights
 from wind.config import PairwiseRewardConfig
-from wind.datasets import Dataset, Model, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.generations import Request, request_seed
 from wind.generations.hf import TransformersSampler
+from wind.handles import Dataset, Model
 from wind.models import load_policy, stop_token_ids
 from wind.objectives import Batch, objective_for
 from wind.rewards import resolve_reward

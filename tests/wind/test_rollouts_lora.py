@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from tests.wind.rollouts_case import PROMPTS, N, roll, rollouts_spec, write_reward
 from tests.wind.training_case import DEEPSPEED_WARNINGS, Interrupted, distance, logps_of, stop_after, values, weights
-from wind.datasets import Dataset, Model, Store
+from wind.datasets import Store
+from wind.handles import Dataset, Model
 from wind.rollouts import RolloutsSpec
 from wind.stages import Shard
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.wind.rollouts_case import roll, rollouts_spec, write_reward
 from tests.wind.training_case import DEEPSPEED_WARNINGS, Interrupted, distance, stop_after, values, weights
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
+from wind.handles import Dataset
 from wind.rollouts import RolloutsSpec
 from wind.stages import Shard
 

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from wind import schemas
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import DatasetError
+from wind.handles import Dataset
 from wind.seals import seal
 
 STORED = Path(__file__).parent / "schema_version_1"

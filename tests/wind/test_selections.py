@@ -10,8 +10,9 @@ import pytest
 
 from tests.wind.training_case import publish
 from wind.config import WinRateConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import InputError
+from wind.handles import Dataset
 from wind.objective_config import SelectionConfig
 from wind.selections import SelectionsSpec, selections
 from wind.stages import Job, Place, run

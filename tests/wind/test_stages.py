@@ -14,7 +14,9 @@ import pytest
 import wind.stages
 import wind.win_rates
 from wind.config import WinRateConfig
-from wind.datasets import Dataset, Store, folder_of, shard_name
+from wind.datasets import Store
+from wind.handles import Dataset, folder_of
+from wind.shards import shard_name
 from wind.stages import Job, Place, Shard, published, run
 from wind.win_rates import STAGE, WinRatesSpec
 

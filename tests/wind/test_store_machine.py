@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from wind.datasets import Dataset, Partial, Store
+from wind.datasets import Partial, Store
 from wind.fingerprints import digest
 from wind.garbage import collect
+from wind.handles import Dataset
 from wind.holds import hold
 from wind.verification import Verification
 

@@ -26,8 +26,9 @@ from tests.wind.training_case import (
     weights,
 )
 from wind.config import TrainingConfig
-from wind.datasets import Model, Store
+from wind.datasets import Store
 from wind.errors import TrainingError
+from wind.handles import Model
 from wind.objectives import Batch, objective_for
 from wind.sequence_logps import SequenceLogps
 from wind.stages import Place

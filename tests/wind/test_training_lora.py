@@ -22,8 +22,9 @@ from tests.wind.training_case import (
     weights,
 )
 from wind.config import LoraConfig
-from wind.datasets import Model, Store
+from wind.datasets import Store
 from wind.errors import ConfigError
+from wind.handles import Model
 from wind.sequence_logps import SequenceLogps
 from wind.stages import Shard
 from wind.training.batches import Plan, load_rows, micro_batch

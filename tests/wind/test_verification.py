@@ -13,8 +13,9 @@ import pytest
 from tests.wind.verification_case import TRAIN, finished, key, publish
 from tests.wind.versions_case import dataset, three_iterations, verify, version
 from wind.archives import export_archive, import_archive
-from wind.datasets import AnyHandle, Dataset, Store, folder_of
+from wind.datasets import Store
 from wind.garbage import collect
+from wind.handles import AnyHandle, Dataset, folder_of
 from wind.names import find
 from wind.seals import opened, seal
 from wind.verification import Verification

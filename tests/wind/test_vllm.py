@@ -14,9 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
-from wind.datasets import Dataset, Model, Store
+from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.generations import GenerationsSpec, Request, Sample
+from wind.handles import Dataset, Model
 from wind.models import import_policy, stop_token_ids
 from wind.schemas import SCHEMAS
 from wind.sequence_logps import SequenceLogps

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wind.config import WinRateConfig
-from wind.datasets import Dataset, Store
+from wind.datasets import Store
 from wind.errors import InputError
+from wind.handles import Dataset
 from wind.schemas import preferences_schema
 from wind.stages import Job, Place, run
 from wind.win_rates import win_rates, win_rates_against

@@ -11,8 +11,9 @@ import torch
 
 from tests.wind.objective_case import config_of
 from wind.config import TrainingConfig
-from wind.datasets import Dataset, Model, Store
+from wind.datasets import Store
 from wind.fingerprints import digest
+from wind.handles import Dataset, Model
 from wind.models import load_policy
 from wind.sequence_logps import SequenceLogps
 from wind.stages import Place, Progress, Shard

@@ -11,9 +11,10 @@ from safetensors.numpy import save_file
 
 from wind.computations import Computation, record
 from wind.config import InferenceConfig, SamplingConfig
-from wind.datasets import AnyHandle, Dataset, Model, Store
+from wind.datasets import Store
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec
+from wind.handles import AnyHandle, Dataset, Model
 from wind.seals import seal
 from wind.versions import Content, Version, Versions
 

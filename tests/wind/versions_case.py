@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from wind.datasets import AnyHandle, Dataset, Model, Store
+from wind.datasets import Store
+from wind.handles import AnyHandle, Dataset, Model
 from wind.verification import Verification
 from wind.versions import Content, Version, Versions
 

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from wind import holds
 from wind.computations import BESIDE
 from wind.config import RetentionConfig
-from wind.datasets import CHECKPOINTS, FINGERPRINT, FINISHED, MANIFEST, WEIGHTS, Manifest, Model, Store, folder_of
+from wind.datasets import CHECKPOINTS, FINISHED, MANIFEST, WEIGHTS, Store
 from wind.errors import DatasetError
 from wind.files import writer_of
+from wind.handles import FINGERPRINT, Manifest, Model, folder_of
 from wind.provenance import ENVIRONMENTS, PATCHES, described_by
 from wind.seals import parsed
 from wind.stages import HANDLE

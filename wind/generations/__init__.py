@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.config import InferenceConfig, SamplingConfig
-from wind.datasets import Dataset, Model, Store, label
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError
+from wind.handles import Dataset, Model, label
 from wind.models import load_tokenizer, stop_token_ids
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage

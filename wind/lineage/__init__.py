@@ -12,8 +12,9 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from wind.computations import Computation, by_manifest, computation_of, recorded
-from wind.datasets import AnyHandle, Dataset, Manifest, Model, Source, Store, label, noun
+from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError, InputError
+from wind.handles import AnyHandle, Dataset, Manifest, Model, Source, label, noun
 from wind.versions import Version, Versions, everywhere
 
 TOLD = ("started", "seconds", "host", "git_revision", "git_dirty", "packages", "origin", "source", "revision")

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.config import PromptsConfig
-from wind.datasets import Model, Source, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError
+from wind.handles import Model, Source
 from wind.prompts.sources import Row, import_prompts, read_rows
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wind.config import PromptsConfig
-from wind.datasets import Source, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError, first_line
+from wind.handles import Source
 from wind.provenance import provenance
 from wind.redaction import without_home
 

@@ -26,8 +26,9 @@ from wind.config import (
     RewardConfig,
     RuleRewardConfig,
 )
-from wind.datasets import AnyHandle, Dataset, Model, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
+from wind.handles import AnyHandle, Dataset, Model
 from wind.rewards.folders import check_one_output, pairwise_architecture
 from wind.rewards.sources import source_digest, sources
 from wind.schemas import preferences_schema, rewards_schema

@@ -12,8 +12,9 @@ from jinja2 import TemplateError
 from transformers import AutoModelForSequenceClassification
 
 from wind.config import DType, InferenceConfig
-from wind.datasets import Store, label
+from wind.datasets import Store
 from wind.errors import InputError
+from wind.handles import label
 from wind.models import load_tokenizer
 from wind.rewards import Classifier
 from wind.rewards.functions import Floats, Responses, first_line

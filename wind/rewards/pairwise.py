@@ -23,8 +23,9 @@ import numpy.typing as npt
 from jinja2 import TemplateError
 
 from wind.config import InferenceConfig
-from wind.datasets import Store, label
+from wind.datasets import Store
 from wind.errors import InputError
+from wind.handles import label
 from wind.models import load_tokenizer
 from wind.rewards import Pairwise
 from wind.rewards.classifier import load_classifier

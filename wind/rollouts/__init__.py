@@ -15,7 +15,8 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from wind.config import InferenceConfig, SamplingConfig, WinRateConfig
-from wind.datasets import AnyHandle, Model, Store
+from wind.datasets import Store
+from wind.handles import AnyHandle, Model
 from wind.objective_config import refresh_steps
 from wind.rewards import Reward, Rule
 from wind.schemas import rewards_schema

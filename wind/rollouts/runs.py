@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from wind.datasets import AnyHandle, Dataset, Store
+from wind.datasets import Store
 from wind.fingerprints import digest
 from wind.generations import check_length
+from wind.handles import AnyHandle, Dataset
 from wind.provenance import provenance
 from wind.rollouts import COMPUTED_BY, RolloutsSpec, rank, schema_of
 from wind.stages import Place, Progress, Shard

@@ -9,7 +9,8 @@ import polars as pl
 import pyarrow as pa
 
 from wind.config import TrainingConfig
-from wind.datasets import Dataset, Model, Store
+from wind.datasets import Store
+from wind.handles import Dataset, Model
 from wind.objective_config import ObjectiveConfig
 from wind.stages import Place, Progress, Shard, Spec, Stage
 

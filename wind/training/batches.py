@@ -17,9 +17,10 @@ import polars as pl
 import torch
 
 from wind.config import TrainingConfig
-from wind.datasets import Dataset, Store, label
+from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.handles import Dataset, label
 from wind.objectives import Batch
 from wind.selections import TRAINED
 from wind.training import TrainingSpec

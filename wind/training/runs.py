@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from wind.datasets import CHECKPOINTS, FINISHED, AnyHandle, Model, Store
+from wind.datasets import CHECKPOINTS, FINISHED, Store
 from wind.files import lock
 from wind.fingerprints import code_digest, digest
+from wind.handles import AnyHandle, Model
 from wind.provenance import packages, provenance
 from wind.stages import Place, Progress, Shard
 from wind.storage import LocalStorage

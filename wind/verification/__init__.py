@@ -13,22 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wind.datasets import (
-    DROPPED,
-    FINGERPRINT,
-    MANIFEST,
-    WEIGHTS,
-    AnyHandle,
-    Dataset,
-    Manifest,
-    Model,
-    Store,
-    StoredFile,
-    count,
-    folder_of,
-    handle_of,
-)
+from wind.datasets import DROPPED, MANIFEST, WEIGHTS, Store
 from wind.errors import DatasetError, explained
+from wind.handles import FINGERPRINT, AnyHandle, Dataset, Manifest, Model, StoredFile, count, folder_of, handle_of
 from wind.verification.files import Files, Finding
 from wind.verification.foreign_keys import ForeignKeys
 from wind.verification.records import OLD, verify_checks, verify_computation, verify_computations, verify_descriptions

@@ -8,9 +8,10 @@ import polars as pl
 import pyarrow as pa
 from pydantic import ValidationError
 
-from wind.datasets import MANIFEST, AnyHandle, Dataset, Manifest, folder_of
+from wind.datasets import MANIFEST
 from wind.errors import DatasetError
 from wind.fingerprints import TableFingerprint
+from wind.handles import AnyHandle, Dataset, Manifest, folder_of
 from wind.schemas import FOREIGN_KEYS, PROMPT, SAMPLE, ForeignKey
 from wind.verification.files import Files
 

@@ -3,8 +3,8 @@
 import hashlib
 from typing import Any
 
-from wind.datasets import Dataset, folder_of
 from wind.fingerprints import digest
+from wind.handles import Dataset, folder_of
 from wind.provenance import described_by, description_digest
 from wind.seals import DIGEST
 from wind.verification.files import Files
