@@ -14,7 +14,7 @@ PYTEST_ARGS     ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test check test unit demo clean
+.PHONY: help setup setup-test check test bytecode unit demo clean
 
 # Nothing here reports to anybody; DeepSpeed compiles an operator only when one is used.
 export DO_NOT_TRACK := 1
@@ -102,8 +102,13 @@ check: setup-test
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-test: check
+# Types are checked by one process. Beside it, what every process of the tests imports is compiled once.
+test: setup-test
+	@$(MAKE) --no-print-directory -j2 check bytecode
 	.venv/bin/pytest -m "not gpu" -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+bytecode: setup-test
+	@.venv/bin/pytest -m "not gpu" --collect-only -qq >.venv/collected.log 2>&1 || true
 
 unit: setup-test
 	.venv/bin/pytest $(PYTEST_ARGS)

@@ -14,16 +14,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 from pydantic import ValidationError
 
 from wind import holds, schemas
 from wind.errors import DatasetError, InputError, StageError, first_line
-from wind.fingerprints import ahead, file_digest
+from wind.fingerprints import ahead, file_digest, stream_digest
 from wind.handles import (
     FINGERPRINT,
     AnyHandle,
@@ -53,6 +54,8 @@ DROPPED = "dropped.json"  # beside the manifest of a model whose weights a reten
 CHECKPOINTS = "partial/training-checkpoints"  # relative to the root: a folder for each training
 FINISHED = "finished.json"  # in such a folder, where the last checkpoint of a finished training was kept: the model it made
 MODEL_FILES = re.compile(r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)$")
+
+T = TypeVar("T")
 
 
 class Store:
@@ -146,7 +149,7 @@ class Store:
                 if any(file.name not in stored or stored[file.name].bytes != file.bytes for file in files):
                     return False
                 younger = [file for file in files if stored[file.name].modified > stored[MANIFEST].modified]
-                hashed = self._fetched(folder_of(each), [file.name for file in younger])
+                hashed = self._fetched(folder_of(each), [file.name for file in younger], file_digest)
                 if any(file.sha256 != sha256 for file, (_, sha256) in zip(younger, hashed, strict=True)):
                     return False
                 if younger and renew:
@@ -358,7 +361,7 @@ class Store:
     def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple[Content, list[StoredFile]]:
         """The content of the stored `files`, and what a manifest must say of each; no file is parsed before its checksum."""
         content, found = Content(), []
-        fetched = self._fetched(folder_of(handle), [file.name for file in files])
+        fetched = self._fetched(folder_of(handle), [file.name for file in files], file_digest)
         for file, (path, sha256) in zip(files, fetched, strict=True):
             self._check_sha256(handle, file, sha256)
             is_shard = isinstance(handle, Dataset)
@@ -366,21 +369,21 @@ class Store:
             found.append(StoredFile(name=file.name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
         return content, found
 
-    def _fetched(self, folder: str, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
-        """For each name a file of this machine with its content, for as long as it is looked at, and its sha256."""
+    def _fetched(self, folder: str, names: Sequence[str], look: Callable[[Path], T]) -> Iterator[tuple[Path, T]]:
+        """For each name a file of this machine with its content, until the next is asked for, and what `look` sees in it."""
 
-        def fetch(name: str) -> tuple[contextlib.ExitStack, Path, str]:
+        def fetch(name: str) -> tuple[contextlib.ExitStack, Path, T]:
             held = contextlib.ExitStack()
             try:
                 path = held.enter_context(self.storage.fetched(f"{folder}/{name}"))
-                return held, path, file_digest(path)
+                return held, path, look(path)
             except OSError as error:
                 held.close()
                 raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {first_line(error)}") from error
 
-        for held, path, sha256 in ahead(fetch, names):
+        for held, path, seen in ahead(fetch, names):
             with held:
-                yield path, sha256
+                yield path, seen
 
     def _publish(self, source: str | Path, handle: AnyHandle, manifest: Manifest, written: bytes | None = None) -> None:
         """Let what was built in `source` appear under its fingerprint, the manifest last; a damaged one is replaced.
@@ -423,16 +426,20 @@ class Partial:
         if shard is None or beside is None or shard.modified > beside.modified:
             return False
         with contextlib.suppress(DatasetError):
-            self.beside(index)
-            return True
+            return self._kept(index)[0].bytes == shard.bytes
         return False
 
     def beside(self, index: int) -> dict[str, Any]:
         """What was kept beside shard `index`. Raises DatasetError if it is not what was written."""
+        return self._kept(index)[1]
+
+    def _kept(self, index: int) -> tuple[StoredFile, dict[str, Any]]:
+        """What the manifest will say of shard `index`, and what else was kept beside it."""
         name = f"{self.folder}/{_name_beside(index)}"
         try:
-            return opened(self._store.storage.read(name))
-        except (OSError, ValueError) as error:
+            kept = opened(self._store.storage.read(name))
+            return StoredFile.model_validate(kept.pop("file")), kept
+        except (OSError, ValueError, KeyError) as error:
             raise DatasetError(f"{self._store.url}/{name} {first_line(error)}: rerun") from error
 
     def write(
@@ -443,9 +450,15 @@ class Partial:
         Raises DatasetError if a column does not fit.
         """
         table = schemas.conform(table, schema or schemas.SCHEMAS[self._name])
-        with self._store.storage.building(f"{self.folder}/{shard_name(index)}") as path:
-            write_shard(path, table)
-        self._store.storage.write(f"{self.folder}/{_name_beside(index)}", seal(beside or {}))
+        name = shard_name(index)
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+            with self._store.storage.building(f"{self.folder}/{name}") as path:
+                write_shard(path, table)
+                written = stack.enter_context(path.open("rb"))
+                size = path.stat().st_size
+                sha256 = pool.submit(stream_digest, written)  # while the file is synced, or copied to an object store
+            file = StoredFile(name=name, bytes=size, sha256=sha256.result(), rows=table.num_rows)
+        self._store.storage.write(f"{self.folder}/{_name_beside(index)}", seal({"file": file.model_dump(), **(beside or {})}))
 
     def table(self, shards: int) -> pa.Table:
         """The rows of the finished shards 0..`shards`-1, mapped: what is not looked at takes no memory."""
@@ -469,11 +482,12 @@ class Partial:
 
         Raises StageError if the lock was lost to another process.
         """
-        content, files = Content(), []
-        names = [shard_name(index) for index in range(shards)]
-        for name, (path, sha256) in zip(names, self._store._fetched(self.folder, names), strict=True):
-            rows = content.add(path, f"{self._store.url}/{self.folder}/{name}", is_trusted=True)
-            files.append(StoredFile(name=name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
+        content, files = Content(), [self._kept(index)[0] for index in range(shards)]
+        fetched = self._store._fetched(self.folder, [file.name for file in files], os.path.getsize)
+        for file, (path, size) in zip(files, fetched, strict=True):
+            where = f"{self._store.url}/{self.folder}/{file.name}"
+            if (size, content.add(path, where, is_trusted=True)) != (file.bytes, file.rows):
+                raise DatasetError(f"{where} is not as it was written: rerun")
         fingerprint, total = content.hexdigest(), sum(content.rows)
         if self._held is not None:
             self._held.check()

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,12 @@ def canonical(value: Any) -> str:
 def file_digest(path: Path) -> str:
     """The sha256 hex digest of a file's bytes."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return stream_digest(file)
+
+
+def stream_digest(file: BinaryIO) -> str:
+    """The sha256 hex digest of what is left to read of an open file."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def ahead(compute: Callable[[T], R], items: Sequence[T]) -> Generator[R]:
