@@ -174,7 +174,7 @@ def join(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Par
     store, reader, memory = Store(folder), reading.open(folder), peak_memory()
 
     def joined(left: pl.LazyFrame, right: pl.LazyFrame) -> pl.DataFrame:
-        rows = left.join(right, on=["prompt_id", "sample_index"], how="inner", validate="1:1")
+        rows = left.join(right, on=["prompt_id", "sample_index"], how="inner")
         return rows.select(pl.len(), pl.corr("win_rate", "reward")).collect(engine="streaming")
 
     def scanned(handle: Dataset) -> pl.LazyFrame:

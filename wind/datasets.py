@@ -41,7 +41,7 @@ from wind.handles import (
     noun,
 )
 from wind.seals import opened, parsed, seal
-from wind.shards import Content, mapped, shard_name, write_shard
+from wind.shards import Content, check_order, mapped, shard_name, write_shard
 from wind.storage import Entry, Held, LocalStorage, Storage, storage_for
 
 if TYPE_CHECKING:  # half a second, which commands that look at versions alone do not need
@@ -360,7 +360,7 @@ class Store:
 
     def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple[Content, list[StoredFile]]:
         """The content of the stored `files`, and what a manifest must say of each; no file is parsed before its checksum."""
-        content, found = Content(), []
+        content, found = Content(schemas.KEYS.get(noun(handle), ())), []
         fetched = self._fetched(folder_of(handle), [file.name for file in files], file_digest)
         for file, (path, sha256) in zip(files, fetched, strict=True):
             self._check_sha256(handle, file, sha256)
@@ -447,16 +447,18 @@ class Partial:
     ) -> None:
         """Commit shard `index`, cast to the declared schema; it counts as finished once `beside` is kept, until it is published.
 
-        Raises DatasetError if a column does not fit.
+        Raises DatasetError if a column does not fit, or the rows are not in order of their key.
         """
         table = schemas.conform(table, schema or schemas.SCHEMAS[self._name])
-        name = shard_name(index)
-        with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        name, key = shard_name(index), schemas.KEYS[self._name]
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+            checked = pool.submit(check_order, table, key)
             with self._store.storage.building(f"{self.folder}/{name}") as path:
                 write_shard(path, table)
                 written = stack.enter_context(path.open("rb"))
                 size = path.stat().st_size
                 sha256 = pool.submit(stream_digest, written)  # while the file is synced, or copied to an object store
+            checked.result()
             file = StoredFile(name=name, bytes=size, sha256=sha256.result(), rows=table.num_rows)
         self._store.storage.write(f"{self.folder}/{_name_beside(index)}", seal({"file": file.model_dump(), **(beside or {})}))
 
@@ -482,7 +484,7 @@ class Partial:
 
         Raises StageError if the lock was lost to another process.
         """
-        content, files = Content(), [self._kept(index)[0] for index in range(shards)]
+        content, files = Content(schemas.KEYS[self._name]), [self._kept(index)[0] for index in range(shards)]
         fetched = self._store._fetched(self.folder, [file.name for file in files], os.path.getsize)
         for file, (path, size) in zip(files, fetched, strict=True):
             where = f"{self._store.url}/{self.folder}/{file.name}"

@@ -21,6 +21,7 @@ from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
 from wind.handles import Dataset, Manifest, Model, folder_of, label
 from wind.names import find, named
+from wind.schemas import KEYS
 from wind.storage import LocalStorage
 from wind.versions import Version, Versions, runs
 
@@ -198,10 +199,15 @@ def _rows(address: str, handle: Dataset) -> Rows:
 
 
 def _scan(store: Store, handle: Dataset) -> pl.LazyFrame:
-    """The shards as polars scans them: itself from local files, through pyarrow from anywhere else."""
+    """The shards as polars scans them: itself from local files, through pyarrow from anywhere else.
+
+    It is told their order, so that what is joined by key is merged, batch by batch, and not hashed, which takes all memory.
+    """
     if isinstance(store.storage, LocalStorage):
-        return pl.scan_ipc(_shards(store, handle, store.storage))
-    return pl.scan_pyarrow_dataset(store.open(handle))
+        rows = pl.scan_ipc(_shards(store, handle, store.storage))
+    else:
+        rows = pl.scan_pyarrow_dataset(store.open(handle))
+    return rows.set_sorted(list(KEYS[handle.name]))
 
 
 def _mapped(store: Store, handle: Dataset) -> pa.Table:

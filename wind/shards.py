@@ -1,9 +1,12 @@
 """Shards: the Arrow IPC files of a dataset, and the fingerprint of what they hold together."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wind.errors import DatasetError, first_line
 from wind.fingerprints import TableFingerprint
@@ -26,18 +29,40 @@ def shard_name(index: int) -> str:
     return f"part-{index:05d}.arrow"
 
 
-class Content:
-    """The fingerprint and the rows of shards that are added one by one."""
+def check_order(table: pa.Table, key: Sequence[str]) -> None:
+    """Raise DatasetError unless the rows of `table` are in ascending order of `key`; that no two share one is for data checks."""
+    ascends = np.zeros(max(table.num_rows - 1, 0), dtype=bool)
+    is_equal = ~ascends
+    for name in key:
+        column = table[name].combine_chunks()
+        above, below = column.slice(0, len(ascends)), column.slice(1)
+        ascends |= is_equal & pc.less(above, below).to_numpy(zero_copy_only=False)
+        is_equal &= pc.equal(above, below).to_numpy(zero_copy_only=False)
+    descends = ~(ascends | is_equal)
+    if descends.any():
+        row = int(np.argmax(descends))
+        above, below = (_row(table, key, place) for place in (row, row + 1))
+        raise DatasetError(f"{below} stands below {above}: rows are sorted by {', '.join(key)}")
 
-    def __init__(self) -> None:
+
+def _row(table: pa.Table, key: Sequence[str], row: int) -> str:
+    return "/".join(str(table[name][row].as_py())[:12] for name in key)
+
+
+class Content:
+    """The fingerprint and the rows of shards that are added one by one; `key` is that of their rows."""
+
+    def __init__(self, key: Sequence[str]) -> None:
         self.rows: list[int] = []
+        self._key = key
+        self._last: pa.Table | None = None  # its last row so far, where there is one
         self._fingerprint: TableFingerprint | None = None
         self._schema: pa.Schema | None = None
 
     def add(self, path: Path, name: str, *, is_trusted: bool = False) -> int:
         """The rows of the shard at `path`, which counts from now on.
 
-        Raises DatasetError, which calls it `name`, if it cannot be read or does not fit.
+        Raises DatasetError, which calls it `name`, if it cannot be read, or does not fit or follow the shards before it.
         """
         try:
             batches, schema = mapped(path)
@@ -51,8 +76,20 @@ class Content:
             raise DatasetError(f"{name} cannot be read: {first_line(error)}") from error
         if schema != self._schema:
             raise DatasetError(f"{name} has other columns than the shards before it")
-        self.rows.append(sum(batch.num_rows for batch in batches))
-        return self.rows[-1]
+        keys = pa.Table.from_batches(batches, schema).select(self._key)
+        if len(keys):
+            self._follow(keys, name)
+        self.rows.append(len(keys))
+        return len(keys)
+
+    def _follow(self, keys: pa.Table, name: str) -> None:
+        """Compare the first of `keys` with the last before it; the rows of a shard were compared when it was written."""
+        if self._last is not None:
+            try:
+                check_order(pa.concat_tables([self._last, keys.slice(0, 1)]), self._key)
+            except DatasetError as error:
+                raise DatasetError(f"{name} is out of order: {error}") from error
+        self._last = keys.slice(len(keys) - 1)
 
     def hexdigest(self) -> str:
         """The fingerprint of the shards added so far. Raises DatasetError if there are none."""

@@ -14,7 +14,7 @@ from wind.check_config import ChecksConfig
 from wind.datasets import Store
 from wind.errors import DataCheckError
 from wind.handles import AnyHandle, Dataset, Model
-from wind.schemas import SCHEMAS, preferences_schema, rewards_schema
+from wind.schemas import KEYS, SCHEMAS, preferences_schema, rewards_schema
 
 Rows = list[dict[str, Any]]
 Fault = Callable[[Rows], object]  # changes the rows in place
@@ -160,7 +160,8 @@ class Chain:
         self.published += 1
         with self.store.partial(name, f"{self.published:064x}") as partial:
             declared = schema or SCHEMAS[name]
-            partial.write(0, pa.Table.from_pylist(rows, declared), declared)
+            in_order = sorted(rows, key=lambda row: tuple(row[column] for column in KEYS[name]))
+            partial.write(0, pa.Table.from_pylist(in_order, declared), declared)
             numbers = {"source_rows": 7.0}
             computed_by = {"spec": spec}
             return partial.publish(1, parents=parents, outputs=outputs, computed_by=computed_by, numbers=numbers, provenance={})

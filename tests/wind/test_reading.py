@@ -43,6 +43,19 @@ def test_only_what_is_asked_for_is_read(reader: StoreReader) -> None:
     assert re.search(r"PROJECT 2/8 COLUMNS|PROJECT\(\S*\) 2/8", plan), plan
 
 
+def test_what_is_joined_by_key_is_merged(store: Store, reader: StoreReader) -> None:
+    """And not hashed, which holds all of one side; whatever else is asked for, and where a side lacks rows."""
+    rewards, generations = reader.version("demo").rewards, reader.version("demo").generations
+    key = ["prompt_id", "sample_index"]
+    some = generations.filter(pl.col("sample_index") > 0)
+    for left, right, how in ((rewards, generations, "inner"), (rewards, some, "left"), (some, rewards, "full")):
+        joined = left.join(right, on=key, how=how).select("reward", "response")
+        assert "hint.sorted" in joined.explain(engine="streaming")
+        plain = left.collect().join(right.collect(), on=key, how=how).select("reward", "response")
+        assert joined.sort("reward", "response").collect(engine="streaming").equals(plain.sort("reward", "response"))
+    assert rewards.select("reward").filter(pl.col("reward") > 2).collect()["reward"].to_list() == [4.0, 3.0, 5.0]
+
+
 def test_what_is_derived_is_a_plain_frame(reader: StoreReader) -> None:
     rows = reader.version("demo").rewards
     for derived in (rows.filter(pl.col("reward") > 2), rows.clone(), copy.copy(rows)):

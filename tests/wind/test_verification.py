@@ -325,7 +325,7 @@ def test_foreign_keys_hold_in_both_directions(few: Path, tmp_path: Path) -> None
     parent = folder_of(generations)
 
     def rewards(ids: list[str], more: int = 0) -> list[str]:
-        columns = {name: list(column) + list(column)[:more] for name, column in key(ids).items()}
+        columns = {name: list(column)[:1] * more + list(column) for name, column in key(ids).items()}
         columns["sample_index"] = [int(value) if isinstance(value, int) else value.as_py() for value in columns["sample_index"]]
         rows = {**columns, "reward": [0.25] * (2 * len(ids) + more)}
         return broken(store, "rewards", rows, generations=generations)
@@ -338,6 +338,20 @@ def test_foreign_keys_hold_in_both_directions(few: Path, tmp_path: Path) -> None
     assert missing.endswith(": d/0, d/1")
     (twice,) = rewards(TRAIN, more=1)
     assert twice == f"has 9 rows for the 8 of {parent}"
+
+
+def test_rows_that_another_writer_left_out_of_order_are_found(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = linked(few, tmp_path)
+    generations = find(store, "tiny@1").content.datasets["generations"]
+    rows = {**key([*TRAIN[1:], TRAIN[0]]), "reward": [0.25] * 8}
+    with monkeypatch.context() as careless:
+        careless.setattr("wind.datasets.check_order", lambda table, key: None)
+        made = publish(store, "rewards", rows, {"generations": generations})
+    verification = Verification(store)
+    verification.dataset(made)
+    (finding,) = verification.findings
+    reason = "is out of order: a/0 stands below d/1: rows are sorted by prompt_id, sample_index"
+    assert (finding.file, finding.reason) == (f"{store.where(made)}/part-00000.arrow", reason)
 
 
 def test_a_generation_names_the_policy_that_sampled_it(few: Path, tmp_path: Path) -> None:

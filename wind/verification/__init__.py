@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from wind.datasets import DROPPED, MANIFEST, WEIGHTS, Store
 from wind.errors import DatasetError, explained
 from wind.handles import FINGERPRINT, AnyHandle, Dataset, Manifest, Model, StoredFile, count, folder_of, handle_of
+from wind.schemas import KEYS
+from wind.shards import check_order
 from wind.verification.files import Files, Finding
 from wind.verification.foreign_keys import ForeignKeys
 from wind.verification.records import OLD, verify_checks, verify_computation, verify_computations, verify_descriptions
@@ -360,6 +362,17 @@ class Verification:
                 self._checksum(f"{folder}/{file.name}", file)
             if len(self.findings) == before:
                 self._files.find(f"{folder}/{MANIFEST}", f"does not describe what lies beside it: {error}")
+            return
+        if isinstance(handle, Dataset) and handle.name in KEYS:
+            self._order(handle, folder, manifest)
+
+    def _order(self, handle: Dataset, folder: str, manifest: Manifest) -> None:
+        """Verify what joins rely on: the rows of each shard are in order of their key."""
+        for index, file in enumerate(manifest.files):
+            try:
+                check_order(self.store.read(handle, KEYS[handle.name], shard=index), KEYS[handle.name])
+            except DatasetError as error:
+                self._files.find(f"{folder}/{file.name}", f"is out of order: {error}")
 
     def _checksum(self, name: str, file: StoredFile) -> None:
         hasher = hashlib.sha256()
