@@ -25,7 +25,8 @@ import pyarrow as pa
 
 from data_checks.validation import validate
 from wind import reading, stages
-from wind.config import ChecksConfig, WinRateConfig
+from wind.check_config import ChecksConfig
+from wind.config import WinRateConfig
 from wind.datasets import Store
 from wind.fingerprints import digest, file_digest
 from wind.handles import Dataset, Model, label
