@@ -10,8 +10,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,7 @@ def file_digest(path: Path) -> str:
         return stream_digest(file)
 
 
-def stream_digest(file: BinaryIO) -> str:
+def stream_digest(file: BufferedReader) -> str:
     """The sha256 hex digest of what is left to read of an open file."""
     return hashlib.file_digest(file, "sha256").hexdigest()
 

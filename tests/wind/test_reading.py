@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
@@ -48,7 +49,9 @@ def test_what_is_joined_by_key_is_merged(store: Store, reader: StoreReader) -> N
     rewards, generations = reader.version("demo").rewards, reader.version("demo").generations
     key = ["prompt_id", "sample_index"]
     some = generations.filter(pl.col("sample_index") > 0)
-    for left, right, how in ((rewards, generations, "inner"), (rewards, some, "left"), (some, rewards, "full")):
+    cases: list[tuple[pl.LazyFrame, pl.LazyFrame, Literal["inner", "left", "full"]]]
+    cases = [(rewards, generations, "inner"), (rewards, some, "left"), (some, rewards, "full")]
+    for left, right, how in cases:
         joined = left.join(right, on=key, how=how).select("reward", "response")
         assert "hint.sorted" in joined.explain(engine="streaming")
         plain = left.collect().join(right.collect(), on=key, how=how).select("reward", "response")
