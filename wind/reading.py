@@ -207,7 +207,7 @@ def _scan(store: Store, handle: Dataset) -> pl.LazyFrame:
         rows = pl.scan_ipc(_shards(store, handle, store.storage))
     else:
         rows = pl.scan_pyarrow_dataset(store.open(handle))
-    return rows.set_sorted(list(KEYS[handle.name]))
+    return rows.set_sorted(list(KEYS[handle.name])) if handle.name in KEYS else rows
 
 
 def _mapped(store: Store, handle: Dataset) -> pa.Table:

@@ -34,10 +34,15 @@ def check_order(table: pa.Table, key: Sequence[str]) -> None:
     ascends = np.zeros(max(table.num_rows - 1, 0), dtype=bool)
     is_equal = ~ascends
     for name in key:
+        if name not in table.column_names or table[name].null_count:
+            raise DatasetError(f"there are rows without {name}, which is of their key")
         column = table[name].combine_chunks()
         above, below = column.slice(0, len(ascends)), column.slice(1)
-        ascends |= is_equal & pc.less(above, below).to_numpy(zero_copy_only=False)
-        is_equal &= pc.equal(above, below).to_numpy(zero_copy_only=False)
+        try:
+            ascends |= is_equal & pc.less(above, below).to_numpy(zero_copy_only=False)
+            is_equal &= pc.equal(above, below).to_numpy(zero_copy_only=False)
+        except pa.ArrowException as error:
+            raise DatasetError(f"{name}, which is of their key, has no order: {first_line(error)}") from error
     descends = ~(ascends | is_equal)
     if descends.any():
         row = int(np.argmax(descends))
@@ -76,20 +81,20 @@ class Content:
             raise DatasetError(f"{name} cannot be read: {first_line(error)}") from error
         if schema != self._schema:
             raise DatasetError(f"{name} has other columns than the shards before it")
-        keys = pa.Table.from_batches(batches, schema).select(self._key)
-        if len(keys):
-            self._follow(keys, name)
-        self.rows.append(len(keys))
-        return len(keys)
+        table = pa.Table.from_batches(batches, schema)
+        if len(table):
+            self._follow(table, name)
+        self.rows.append(len(table))
+        return len(table)
 
-    def _follow(self, keys: pa.Table, name: str) -> None:
-        """Compare the first of `keys` with the last before it; the rows of a shard were compared when it was written."""
-        if self._last is not None:
-            try:
-                check_order(pa.concat_tables([self._last, keys.slice(0, 1)]), self._key)
-            except DatasetError as error:
-                raise DatasetError(f"{name} is out of order: {error}") from error
-        self._last = keys.slice(len(keys) - 1)
+    def _follow(self, table: pa.Table, name: str) -> None:
+        """Compare the first row of `table` with the last before it; the rows of a shard were compared when it was written."""
+        first = table.slice(0, 1)
+        try:
+            check_order(first if self._last is None else pa.concat_tables([self._last, first]), self._key)
+        except DatasetError as error:
+            raise DatasetError(f"{name} is out of order: {error}") from error
+        self._last = table.slice(len(table) - 1)
 
     def hexdigest(self) -> str:
         """The fingerprint of the shards added so far. Raises DatasetError if there are none."""

@@ -26,6 +26,7 @@ from wind.schemas import SCHEMAS, conform
 from wind.seals import seal
 from wind.shards import shard_name
 from wind.storage import LocalStorage
+from wind.verification import Verification
 
 
 def steps(start: int, stop: int) -> pa.Table:
@@ -316,6 +317,28 @@ def test_offsets_that_point_outside_are_found_and_not_followed(store: Store) -> 
     handle = forge(store, pa.table({"tokens": column}))
     with pytest.raises(DatasetError, match=r"part-00000.arrow cannot be read: .*[Oo]ffset"):
         store.verify(handle)
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        ({"steps": [1]}, "part-00000.arrow is out of order: there are rows without step, which is of their key"),
+        ({"step": pa.array([None], pa.int32())}, "part-00000.arrow is out of order: there are rows without step, which"),
+        (
+            {"step": [[1], [2]], "metric": ["loss"] * 2},
+            "part-00000.arrow is out of order: step, which is of their key, has no order",
+        ),
+    ],
+)
+def test_a_key_that_no_writer_of_ours_left_is_one_line(store: Store, column: dict[str, Any], told: str) -> None:
+    handle = forge(store, pa.table(column))
+    verification = Verification(store)
+    verification.dataset(handle)
+    with pytest.raises(DatasetError) as error:
+        store.verify(handle)
+    assert "\n" not in str(error.value)
+    assert told in str(error.value)
+    assert len(verification.findings) == 1
 
 
 def test_every_shard_has_the_same_columns(store: Store) -> None:
