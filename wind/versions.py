@@ -224,10 +224,15 @@ class Versions:
     def _refuse_to_forget(self, names: Mapping[str, str], tags: Mapping[str, str]) -> None:
         for tag, name in tags.items():
             raise ConfigError(f"{name} has the tag {tag!r}: `wind tag {self.run} {tag} --delete` first, or give --force")
+        goes, stays = [], []
         for version in everywhere(self._store):
-            before = names.get(version.content.previous or "")
-            if before and (version.run != self.run or version.id not in names):
-                raise ConfigError(f"{version.run}@{version.number} continues {before}: forget it first, or give --force")
+            (goes if version.run == self.run and version.id in names else stays).append(version)
+        for version in stays:
+            for before in (each for each in goes if each.id == version.content.previous):
+                has_other = any(each.id == before.id for each in stays)  # of another run with the same content
+                if version.digest_before == before.digest or not has_other:
+                    name = f"{version.run}@{version.number}"
+                    raise ConfigError(f"{name} continues {names[before.id]}: forget it first, or give --force")
 
     def _point(self, name: str, version: Version) -> None:
         self._storage.write(f"{self._folder}/tags/{name}", tag_text(self.run, name, version.id))

@@ -23,7 +23,7 @@ from wind.garbage import collect
 from wind.handles import AnyHandle, folder_of
 from wind.names import find
 from wind.storage import LocalStorage
-from wind.versions import Content, Version, Versions
+from wind.versions import Content, Version, Versions, everywhere
 
 Listing = dict[str, int]
 
@@ -462,3 +462,16 @@ def test_a_version_that_another_run_continues_is_not_forgotten(store: Store, cha
         Versions(store, "demo").forget(chain)
     Versions(store, "branch").forget([branch])
     Versions(store, "demo").forget(chain)
+
+
+def test_a_version_whose_twin_another_run_continues_can_be_forgotten(store: Store, chain: list[Version]) -> None:
+    """Two runs of one recipe have the same versions; each continues its own."""
+    facts: dict[str, Any] = {"checks": {}, "metrics": {}, "seconds": {}}
+    twins = [Versions(store, "twin").publish(each.content, **facts) for each in chain[:2]]
+    assert [each.id for each in twins] == [each.id for each in chain[:2]]
+    branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
+    assert branch.digest_before == chain[1].digest
+    with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
+        Versions(store, "demo").forget(chain)
+    Versions(store, "twin").forget(twins)
+    assert [each.run for each in everywhere(store)] == ["branch", "demo", "demo", "demo"]
