@@ -224,7 +224,8 @@ class Versions:
     def _refuse_to_forget(self, names: Mapping[str, str], tags: Mapping[str, str]) -> None:
         for tag, name in tags.items():
             raise ConfigError(f"{name} has the tag {tag!r}: `wind tag {self.run} {tag} --delete` first, or give --force")
-        goes, stays = [], []
+        goes: list[Version] = []
+        stays: list[Version] = []
         for version in everywhere(self._store):
             (goes if version.run == self.run and version.id in names else stays).append(version)
         for version in stays:
