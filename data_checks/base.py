@@ -128,15 +128,31 @@ def finite(*columns: str) -> pl.Expr:
 
 def known(rows: pl.DataFrame, parent: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """`rows` with the columns of the parent's row of the same key, and `is_known`: whether there is one."""
+    if _are_paired(rows, parent, key):
+        columns = parent.drop(key)
+        return rows.hstack(
+            columns.rename({name: f"{name}_right" for name in columns.columns if name in rows.columns})
+        ).with_columns(is_known=True)
     marked = parent.unique(key, maintain_order=True).with_columns(is_known=True)
     return rows.join(marked, on=key, how="left", maintain_order="left").with_columns(pl.col("is_known").fill_null(False))
 
 
 def present(parent: pl.DataFrame, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """The keys of the parent with `is_present`: whether `rows` has one."""
+    if _are_paired(parent, rows, key):
+        return parent.select(*key, is_present=True)
     marked = rows.select(key).unique().with_columns(is_present=True)
     joined = parent.select(key).join(marked, on=key, how="left", maintain_order="left")
     return joined.with_columns(pl.col("is_present").fill_null(False))
+
+
+def _are_paired(rows: pl.DataFrame, others: pl.DataFrame, key: Sequence[str]) -> bool:
+    """Whether row by row both have the same keys, each once, as where nothing is amiss: then there is nothing to look up."""
+    keys = rows.select(key)
+    if not keys.equals(others.select(key)):
+        return False
+    repeats = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in key)  # rows are in order of their key
+    return not keys.select(repeats.any()).item()
 
 
 def unique(key: Sequence[str]) -> Expectation:
