@@ -55,7 +55,7 @@ def main() -> None:
     """Measure part after part, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--versions", type=int, default=1000)
     parser.add_argument("--folder", help="where to work; its disk is what is measured (default: the temporary folder)")
     arguments = parser.parse_args()
