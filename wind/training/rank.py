@@ -6,6 +6,7 @@ A module says what is trained: its `SPEC` is the class of the spec, its `open_so
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from wind.training.row_sources import RowSource
 
 SPEC = TrainingSpec
+SECONDS_FOR_OTHERS = 1.0  # before a failed rank ends; torchrun looks for ended ones ten times a second
 OpenSource = Callable[[Assignment[Any], Any, World], "RowSource"]  # from the assignment, the engine at its first step, the rank
 
 
@@ -61,6 +63,9 @@ def train_one_of_many(folder: Path, module: str) -> None:
     except WindError as error:
         atomic_write(folder / f"error-{rank}", f"{type(error).__name__}\n{error}".encode())
         sys.exit(1)
+    except RuntimeError:
+        time.sleep(SECONDS_FOR_OTHERS)  # a killed rank takes their connections with it, and torchrun is to see it first
+        raise
     if trained:
         atomic_write(folder / "trained.json", trained.model_dump_json().encode())
 
