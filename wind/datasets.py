@@ -457,8 +457,8 @@ class Partial:
                 write_shard(path, table)
                 written = stack.enter_context(path.open("rb"))
                 size = path.stat().st_size
+                checked.result()
                 sha256 = pool.submit(stream_digest, written)  # while the file is synced, or copied to an object store
-            checked.result()
             file = StoredFile(name=name, bytes=size, sha256=sha256.result(), rows=table.num_rows)
         self._store.storage.write(f"{self.folder}/{_name_beside(index)}", seal({"file": file.model_dump(), **(beside or {})}))
 
