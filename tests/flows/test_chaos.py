@@ -22,4 +22,6 @@ KINDS = (
 def test_faults_are_survived(prefect_server: str, tiny_model: Path, tmp_path: Path) -> None:
     with site(tmp_path, iterations=1, with_s3=False, server=prefect_server, model=tiny_model) as here:
         for kind in KINDS:
-            Trial(here, kind, random.Random(f"{SEED} {kind}")).run()
+            trial = Trial(here, kind, random.Random(f"{SEED} {kind}"))
+            trial.run()
+            assert trial.what, f"nothing happened: {kind}"
