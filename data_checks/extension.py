@@ -22,7 +22,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject
 from wind.check_config import ChecksConfig, ExtraExpectation
-from wind.errors import ConfigError, InputError
+from wind.errors import ConfigError, InputError, first_line
 from wind.handles import label
 from wind.rewards.sources import files_digest, shown
 from wind.schemas import KEYS, SCHEMAS
@@ -134,7 +134,7 @@ def _refusal(error: Exception, arguments: dict[str, Any]) -> str:
     """What an expectation has against its arguments, in short."""
     details = error.errors() if hasattr(error, "errors") else []
     if not details:
-        return str(error).splitlines()[0]
+        return first_line(error)
     name = str(details[0]["loc"][0])
     if details[0]["type"] == "value_error.extra":
         return f"takes no argument {name}"

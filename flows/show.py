@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wind.datasets import Store
-from wind.errors import ConfigError
+from wind.errors import ConfigError, first_line
 from wind.handles import AnyHandle, Dataset, label
 from wind.versions import Version
 
@@ -201,7 +201,7 @@ def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) ->
             found: pl.DataFrame = connection.sql(f"SELECT * FROM dataset{f' WHERE {where}' if where else ''} LIMIT {limit}").pl()
             return found
         except duckdb.Error as error:
-            raise ConfigError(f"--where {where!r}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"--where {where!r}: {first_line(error)}") from error
 
 
 def frame(found: "pl.DataFrame") -> None:

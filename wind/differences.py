@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from wind.computations import Computation, computation_of
 from wind.datasets import Store
-from wind.errors import DatasetError
+from wind.errors import DatasetError, first_line
 from wind.handles import Dataset, label
 from wind.lineage import chain, named, used
 from wind.schemas import KEYS
@@ -348,7 +348,7 @@ def _collected(rows: pl.LazyFrame, before: Dataset, after: Dataset) -> pl.DataFr
     try:
         return rows.collect(engine="streaming")
     except (pa.ArrowInvalid, OSError, pl.exceptions.PolarsError) as error:
-        line = (str(error) or type(error).__name__).splitlines()[0]
+        line = first_line(error)
         raise DatasetError(f"{label(before)} and {label(after)} cannot be compared: {line}; run `wind verify`") from error
 
 

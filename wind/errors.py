@@ -70,4 +70,4 @@ def explained(error: ValidationError) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of what `error` says, or its name."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from wind.cards import dataset_card, model_card
 from wind.datasets import MODEL_FILES, Store
-from wind.errors import ConfigError, DatasetError
+from wind.errors import ConfigError, DatasetError, first_line
 from wind.files import lock, sync_folder
 from wind.handles import Dataset, Model, folder_of, label
 from wind.names import find, named
@@ -173,7 +173,7 @@ def _write_shards(store: Store, handle: Dataset, folder: Path, prefix: str, wher
                 for batch in shard.to_batches(filter=where):
                     writer.write_batch(batch.replace_schema_metadata(facts))
         except pa.ArrowInvalid as error:
-            raise DatasetError(f"{label(handle)} cannot be read: {str(error).splitlines()[0]}; run `wind verify`") from error
+            raise DatasetError(f"{label(handle)} cannot be read: {first_line(error)}; run `wind verify`") from error
         written += 1
     return written
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from wind.datasets import Store
-from wind.errors import ConfigError, DatasetError
+from wind.errors import ConfigError, DatasetError, first_line
 from wind.handles import Dataset, label
 from wind.lineage import chain, named
 from wind.names import find
@@ -161,6 +161,6 @@ def _read(store: Store, handle: Dataset, condition: Any, columns: list[str] | No
     try:
         frame = pl.from_arrow(store.open(handle).to_table(columns=columns, filter=condition))
     except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"{label(handle)} cannot be read: {str(error).splitlines()[0]}; run `wind verify`") from error
+        raise DatasetError(f"{label(handle)} cannot be read: {first_line(error)}; run `wind verify`") from error
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -30,7 +30,7 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
-from wind.errors import ConfigError, StageError
+from wind.errors import ConfigError, StageError, first_line
 from wind.leases import Lease, Version, lease
 from wind.storage import CHUNK_BYTES, Entry, Held, checked_name
 
@@ -407,7 +407,7 @@ def _version(meta: Any) -> Version:
 
 def _reason(error: BaseException) -> str:
     """The first line of an error, up to where a server's own page begins, without what might be a signature in a URL."""
-    return _safe((str(error) or type(error).__name__).splitlines()[0].partition(": <")[0])[:LINE]
+    return _safe(first_line(error).partition(": <")[0])[:LINE]
 
 
 def _safe(text: str) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from wind.datasets import Store
-from wind.errors import ConfigError, DatasetError
+from wind.errors import ConfigError, DatasetError, first_line
 from wind.handles import Dataset, Manifest, Model, folder_of, label
 from wind.names import find, named
 from wind.schemas import KEYS
@@ -219,7 +219,7 @@ def _mapped(store: Store, handle: Dataset) -> pa.Table:
             pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in _shards(store, handle, store.storage)
         )
     except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"{label(handle)} cannot be read: {str(error).splitlines()[0]}; run `wind verify`") from error
+        raise DatasetError(f"{label(handle)} cannot be read: {first_line(error)}; run `wind verify`") from error
 
 
 def _shards(store: Store, handle: Dataset, storage: LocalStorage) -> list[Path]:

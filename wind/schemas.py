@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from wind.errors import DatasetError
+from wind.errors import DatasetError, first_line
 
 VERSION: Final = 1
 
@@ -252,7 +252,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     try:
         table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise DatasetError(f"a column does not fit its declared type: {str(error).splitlines()[0]}") from error
+        raise DatasetError(f"a column does not fit its declared type: {first_line(error)}") from error
     for field, column in zip(schema, table.columns, strict=True):
         for chunk in column.chunks:
             _require_values(field.name, field, chunk)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import from_json
 
+from wind.errors import first_line
 from wind.fingerprints import digest
 
 DIGEST = "digest"
@@ -43,7 +44,7 @@ def parsed(text: bytes) -> dict[str, Any]:
     try:
         record = from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        raise ValueError(f"cannot be read ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"cannot be read ({first_line(error)})") from error
     if not isinstance(record, dict):
         raise ValueError("cannot be read (it is no JSON object)")
     return record

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wind.datasets import Store
-from wind.errors import DatasetError
+from wind.errors import DatasetError, first_line
 from wind.handles import Dataset
 
 
@@ -36,7 +36,7 @@ def studies(store: Store) -> Iterator[Study]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValidationError) as error:
-            problem = str(error).splitlines()[0]
+            problem = first_line(error)
             raise DatasetError(f"{store.url}/{_name(run)} is not a study ({problem}): run the study again") from error
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from wind.config import Name
 from wind.datasets import MANIFEST, Store
-from wind.errors import ConfigError, DatasetError, StageError
+from wind.errors import ConfigError, DatasetError, StageError, first_line
 from wind.fingerprints import digest
 from wind.handles import FINGERPRINT, AnyHandle, Dataset, Model, folder_of
 from wind.seals import DIGEST, opened, seal
@@ -380,6 +380,4 @@ def _read(storage: Storage, name: str) -> Version:
     try:
         return Version.model_validate_json(storage.read(name))
     except (OSError, ValidationError) as error:
-        raise DatasetError(
-            f"{storage.url}/{name} is not a version ({str(error).splitlines()[0]}): restore it or remove it"
-        ) from error
+        raise DatasetError(f"{storage.url}/{name} is not a version ({first_line(error)}): restore it or remove it") from error

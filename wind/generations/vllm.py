@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wind.config import SamplingConfig
-from wind.errors import ConfigError, InputError, StageError
+from wind.errors import ConfigError, InputError, StageError, first_line
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec, Request, Sample, not_finite
 from wind.models import stop_token_ids
@@ -63,7 +63,7 @@ class VllmSampler:
             outputs = self._finish(progress, len(requests))
         except (RuntimeError, ValueError) as error:
             _forget()
-            raise StageError(f"vLLM failed: {_line(error)}; try sampling.backend: transformers") from error
+            raise StageError(f"vLLM failed: {first_line(error)}; try sampling.backend: transformers") from error
         return [self._samples(request, output) for request, output in zip(requests, outputs, strict=True)]
 
     def _finish(self, progress: Progress, total: int) -> list[Any]:
@@ -161,7 +161,7 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
             disable_log_stats=True,
         )
     except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise InputError(f"{folder} does not load in vLLM: {_line(error)}") from error
+        raise InputError(f"{folder} does not load in vLLM: {first_line(error)}") from error
     finally:
         # The CPU worker replaces this with a function that only warns.
         torch.set_num_threads = set_num_threads
@@ -181,7 +181,3 @@ def _shut_down(engine: _Engine) -> None:
     engine.llm = None
     gc.collect()
     cleanup_dist_env_and_memory()
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

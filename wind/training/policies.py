@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from wind.errors import InputError
+from wind.errors import InputError, first_line
 
 
 def load_policy(folder: Path, precision: str) -> torch.nn.Module:
@@ -27,7 +27,7 @@ def load_policy(folder: Path, precision: str) -> torch.nn.Module:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{folder} does not load as a causal language model: {first_line(error)}") from error
     model, loading = loaded
     if wrong := sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in loading[kind]):
         raise InputError(f"{folder} does not fit its config: {len(wrong)} missing or misshapen weights, such as {wrong[0]}")
