@@ -1,6 +1,5 @@
 """Prompts: one BOS, some text, a split; train and eval disjoint; no row of the source lost without a count."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, unique
 from wind.check_config import ChecksConfig
+from wind.nesting import json_value
 
 
 def rows(prompts: Subject) -> pl.DataFrame:
@@ -97,5 +97,5 @@ def bos_token_id(folder: Path) -> int | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    content: dict[str, Any] = json_value(path.read_bytes()) if path.is_file() else {}
     return content

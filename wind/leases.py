@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wind.errors import StageError
+from wind.nesting import json_value
 
 LEASE_SECONDS = 30.0
 RENEWALS = 3  # per lease
@@ -210,7 +211,7 @@ def _state(fields: dict[str, Any]) -> str:
 
 def _fields(content: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(content)
+        fields = json_value(content)
     except ValueError:
         return {}
     return fields if isinstance(fields, dict) else {}

@@ -5,7 +5,6 @@ A loaded model stays in memory for the next shard: two on a CPU (policy and refe
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,6 +15,7 @@ from wind.config import DType, PolicyConfig
 from wind.datasets import MODEL_FILES, Store
 from wind.errors import ConfigError, InputError, WindError
 from wind.handles import Model, label
+from wind.nesting import json_value
 from wind.redaction import without_home
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json_value(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from wind.check_config import ChecksConfig
 from wind.config import BanditConfig, DistillConfig, RunConfig
 from wind.errors import ConfigError
+from wind.nesting import DEEPEST
 from wind.sections import Section, shown
 
 YAML_NODES = 10_000  # of a recipe: a few hundred are many
@@ -74,8 +75,25 @@ def alternatives(option: str) -> tuple[str, list[Any]]:
     return name.strip(), values
 
 
+class _TooDeepError(Exception):
+    """A YAML text is nested more than `DEEPEST` levels."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, without silent overwriting: a key may stand in a mapping once."""
+    """YAML's safe loader, without silent overwriting: a key may stand in a mapping once, and all of it is at most so deep."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        levels = int(self.check_event(yaml.CollectionStartEvent))
+        self._depth += levels
+        if self._depth > DEEPEST:
+            raise _TooDeepError
+        node = super().compose_node(parent, index)
+        self._depth -= levels
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -94,26 +112,34 @@ def _yaml(text: str, where: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _size(node) > YAML_NODES:
+        size, depth = _measured(node)
+        if depth > DEEPEST:
+            raise _TooDeepError
+        if size > YAML_NODES:
             raise ConfigError(f"{where} holds more than {YAML_NODES} values once its aliases are put in: write a smaller one")
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{where}{line}: {error.problem or error.context}") from error
-    except RecursionError:
-        raise ConfigError(f"{where} is nested too deeply: no setting is") from None
+    except _TooDeepError:
+        raise ConfigError(f"{where} is nested too deeply: no setting lies more than {DEEPEST} levels deep") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def _size(node: yaml.Node, known: dict[yaml.Node, float] | None = None) -> float:
-    """How many values `node` stands for, an alias counted as often as it is used; infinite for one within itself."""
+def _measured(node: yaml.Node, known: dict[yaml.Node, tuple[float, int]] | None = None) -> tuple[float, int]:
+    """How many values `node` stands for, an alias counted as often as it is used, and how deep they are nested.
+
+    One within itself stands for infinitely many.
+    """
     known = {} if known is None else known
+    if not isinstance(node, yaml.CollectionNode):
+        return 1, 0
     if node not in known:
-        known[node] = math.inf  # while its parts are counted
-        items = node.value if isinstance(node, yaml.CollectionNode) else ()
-        parts = [part for item in items for part in (item if isinstance(item, tuple) else (item,))]
-        known[node] = 1 + sum(_size(part, known) for part in parts)
+        known[node] = math.inf, 1  # while its parts are counted
+        parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        measured = [_measured(part, known) for part in parts]
+        known[node] = 1 + sum(size for size, _ in measured), 1 + max((depth for _, depth in measured), default=0)
     return known[node]
 
 

@@ -5,7 +5,6 @@ Every stage module offers one `STAGE`. A stage runs the same way from a Prefect 
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from wind.computations import Computation, is_recorded, key_of, made_by, record
 from wind.datasets import Partial, Store
 from wind.errors import ConfigError, WindError, explained
 from wind.handles import AnyHandle, Dataset
+from wind.nesting import json_value
 from wind.provenance import environment, provenance, reset_peak_memory
 
 HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)
@@ -225,7 +225,7 @@ def main(name: str) -> None:
 
 def _read_job(name: str, path: Path, place: Place) -> Job:
     try:
-        content = json.loads(path.read_bytes())
+        content = json_value(path.read_bytes())
         recorded = content.get("computed_by", content)
         job = Job(stage=recorded["stage"], spec=recorded["spec"], code=recorded.get("code", ""), place=place)
     except (OSError, ValueError, KeyError, AttributeError) as error:

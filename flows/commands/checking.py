@@ -13,6 +13,7 @@ from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
 from wind.handles import label
 from wind.names import find
+from wind.nesting import json_value
 from wind.recipes import checks_config
 from wind.versions import Version, everywhere
 
@@ -85,7 +86,7 @@ def _recorded_checks(store: Store, run: str) -> dict[Any, Any]:
     """The section `checks` that the run last had, without Python files: a store from elsewhere must not choose what is run."""
     name = f"runs/{run}/config.json"
     try:
-        checks = dict(json.loads(store.storage.read(name)).get("checks", {}))
+        checks = dict(json_value(store.storage.read(name)).get("checks", {}))
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError, TypeError) as error:

@@ -21,6 +21,7 @@ CARRIERS = {
     "wind.fingerprints",
     "wind.handles",
     "wind.lifeline",
+    "wind.nesting",
     "wind.objective_config",
     "wind.provenance",
     "wind.redaction",

@@ -1,6 +1,5 @@
 """What is in a store, and what of it nothing keeps."""
 
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from wind.datasets import CHECKPOINTS, FINISHED, MANIFEST, WEIGHTS, Store
 from wind.errors import DatasetError
 from wind.files import writer_of
 from wind.handles import FINGERPRINT, Manifest, Model, folder_of
+from wind.nesting import json_value
 from wind.provenance import ENVIRONMENTS, PATCHES, described_by
 from wind.seals import parsed
 from wind.stages import HANDLE
@@ -281,7 +281,7 @@ class Survey:
     def _finished(self, folder: str) -> str | None:
         """The fingerprint of the model that the training in `folder` ended with, if it ended."""
         try:
-            return str(json.loads(self._storage.read(f"{folder}/{FINISHED}"))["model"])
+            return str(json_value(self._storage.read(f"{folder}/{FINISHED}"))["model"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -307,7 +307,7 @@ class Survey:
         if _writer_of(entry.name.rpartition("/")[2]) is not None:
             return False  # a temporary file, whose writer decides
         try:
-            result = json.loads(json.loads(self._storage.read(entry.name))["result"])
+            result = json_value(json_value(self._storage.read(entry.name))["result"].encode())
             handle = HANDLE.validate_python({name: value for name, value in result.items() if name != "computation"})
         except FileNotFoundError:
             return False
@@ -348,7 +348,7 @@ def _is_of_the_dead(name: str) -> bool:
 def _policy(store: Store, run: str) -> RetentionConfig:
     """The policy in the run's last config; all is kept where none can be read."""
     try:
-        content = json.loads(store.storage.read(f"runs/{run}/config.json"))
+        content = json_value(store.storage.read(f"runs/{run}/config.json"))
         return RetentionConfig.model_validate(content.get("retention", {}))
     except (OSError, ValueError, AttributeError):
         return RetentionConfig()

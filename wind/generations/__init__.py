@@ -6,7 +6,6 @@ neighbours or the worker. The engine behind it is a `Sampler`: transformers (`hf
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.handles import Dataset, Model, label
 from wind.models import load_tokenizer, stop_token_ids
+from wind.nesting import json_value
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
@@ -154,7 +154,7 @@ def _prompts(spec: GenerationsSpec, store: Store, *columns: str) -> pl.DataFrame
 
 def check_length(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) -> None:
     """Raises ConfigError if a prompt and its response would not fit the policy's positions, which no engine reports alike."""
-    config = json.loads((folder / "config.json").read_bytes())
+    config = json_value((folder / "config.json").read_bytes())
     positions = config.get("text_config", config).get("max_position_embeddings")
     longest = prompts["prompt_token_ids"].list.len().max()
     if isinstance(positions, int) and isinstance(longest, int) and longest + sampling.max_new_tokens > positions:

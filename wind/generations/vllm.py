@@ -6,7 +6,6 @@ model's generation config are ignored, exactly the stop tokens given stop, and t
 """
 
 import gc
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from wind.errors import ConfigError, InputError, StageError, first_line
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec, Request, Sample, not_finite
 from wind.models import stop_token_ids
+from wind.nesting import json_value
 from wind.stages import Progress
 
 CONCURRENT_SEQUENCES: Final = 256  # vLLM's own default differs by GPU, and batch shapes move floats
@@ -111,7 +111,7 @@ def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -
     Raises ConfigError where vLLM is not installed and InputError for a model it cannot load.
     """
     global _warm
-    config = {key: value for key, value in json.loads((folder / "config.json").read_bytes()).items() if key not in SHAPELESS}
+    config = {key: value for key, value in json_value((folder / "config.json").read_bytes()).items() if key not in SHAPELESS}
     shape = digest([config, spec.inference.model_dump(), max_model_len, device])
     engine, _warm = _warm, None  # nothing stays warm if what follows fails half way
     if engine is None or engine.shape != shape:

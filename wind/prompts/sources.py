@@ -20,6 +20,7 @@ from wind.config import PromptsConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError, first_line
 from wind.handles import Source
+from wind.nesting import json_value
 from wind.provenance import provenance
 from wind.redaction import without_home
 
@@ -118,7 +119,7 @@ def _folder_files(folder: Path, config: PromptsConfig) -> list[Path]:
 def _listed(path: Path, key: str) -> list[Any]:
     """The list under `key` of a JSON file that `save_to_disk` wrote."""
     try:
-        listed = json.loads(path.read_bytes())[key]
+        listed = json_value(path.read_bytes())[key]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not what save_to_disk of `datasets` writes ({error!r}): save the dataset again") from error
     if not isinstance(listed, list):
@@ -177,7 +178,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
     """The object that one line spells. Raises InputError if it is anything else, or text that UTF-8 cannot carry."""
     try:
-        fields = json.loads(line.decode(), parse_constant=_no_number)
+        fields = json_value(line, parse_constant=_no_number)
         if b"\\u" in line:
             json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON and no text
     except UnicodeDecodeError as error:
@@ -188,7 +189,7 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
         raise InputError(
             f"{where} is not JSON ({error.msg} at character {error.pos + 1}): one object per line is needed"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{where} is not JSON ({error}): one object per line is needed") from error
     if not isinstance(fields, dict):
         raise InputError(f'{where} is not a JSON object: write it as {{"prompt": ...}}')

@@ -4,11 +4,11 @@ Reads JSON and the headers of weight files only, so that a wrong folder ends a r
 the weights fit the config, is checked when they are loaded.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from wind.errors import InputError
+from wind.nesting import json_value
 
 Architecture = Literal["cross_encoder", "pairrm"]
 
@@ -19,7 +19,7 @@ HEAD = ("head_layer.1.weight", "head_layer.1.bias", "head_layer.4.weight", "head
 
 def check_one_output(folder: Path, name: str) -> None:
     """Raises InputError if the config of a stored model already says that it is no classifier with one output."""
-    config = _config(folder)
+    config = _config(folder, name)
     kinds = config.get("architectures") or []
     if kinds and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         raise InputError(f"reward.path {name} is a {kinds[0]} without a score head: name a sequence-classification model")
@@ -33,7 +33,7 @@ def pairwise_architecture(folder: Path, name: str, asked: str) -> Architecture:
 
     Raises InputError if the folder is none, or lacks what that architecture needs.
     """
-    config = _config(folder)
+    config = _config(folder, name)
     kinds = config.get("architectures") or []
     if "ranker_type" in config:
         raise InputError(
@@ -54,7 +54,7 @@ def pairwise_architecture(folder: Path, name: str, asked: str) -> Architecture:
 
 def check_pairrm(folder: Path, name: str) -> None:
     """Raises InputError unless the folder has the config, the special tokens and the head of a PairRM."""
-    config = _config(folder)
+    config = _config(folder, name)
     if config.get("model_type") != "deberta-v2":
         raise InputError(f"reward.path {name} is a {config.get('model_type')} model and PairRM is a deberta-v2: name a PairRM")
     missing = [field for field in MARKERS if not isinstance(config.get(field), int)]
@@ -77,15 +77,20 @@ def check_pairrm(folder: Path, name: str) -> None:
         )
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json_value((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"reward.path {name} has no config.json that can be read: copy it from the model's source") from error
+    if not isinstance(content, dict):
+        raise InputError(f"reward.path {name} has a config.json that is no JSON object: copy it from the model's source")
     return content
 
 
 def _added_tokens(folder: Path, name: str) -> dict[str, int]:
     """The ids of the tokens added to the vocabulary of the fast tokenizer."""
     try:
-        content = json.loads((folder / "tokenizer.json").read_bytes())
+        content = json_value((folder / "tokenizer.json").read_bytes())
         return {token["content"]: token["id"] for token in content["added_tokens"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"reward.path {name} has no tokenizer.json that can be read: copy it from the model's source") from error
@@ -96,5 +101,5 @@ def _weights(folder: Path) -> set[str]:
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
-            names |= json.loads(file.read(int.from_bytes(file.read(8), "little"))).keys()
+            names |= json_value(file.read(int.from_bytes(file.read(8), "little"))).keys()
     return names

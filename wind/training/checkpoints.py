@@ -15,6 +15,7 @@ import torch
 
 from wind.files import atomic_write
 from wind.fingerprints import file_digest
+from wind.nesting import json_value
 from wind.training.assignments import Checkpoint, Row
 from wind.training.row_sources import RowSource
 
@@ -62,7 +63,7 @@ def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
 
 def _read(folder: Path) -> Checkpoint | None:
     try:
-        marker = json.loads((folder / MARKER).read_bytes())
+        marker = json_value((folder / MARKER).read_bytes())
         if any(file_digest(folder / name) != digest for name, digest in marker["files"].items()):
             return None
         return Checkpoint(steps=marker["steps"], rows=marker["rows"], folder=str(folder))

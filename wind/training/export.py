@@ -17,6 +17,7 @@ from wind.config import TrainingConfig
 from wind.datasets import MANIFEST, MODEL_FILES
 from wind.errors import InputError, TrainingError
 from wind.files import atomic_write
+from wind.nesting import json_value
 from wind.sequence_logps import SequenceLogps
 from wind.training.batches import Rows, micro_batch
 from wind.training.policies import declared_shapes, load_policy
@@ -60,7 +61,7 @@ def save_weights(model: Any, weights: dict[str, torch.Tensor], start: Path, fold
     for path in start.iterdir():
         if MODEL_FILES.match(path.name) and path.name != MANIFEST and not _holds_weights(path):
             shutil.copyfile(path, folder / path.name)
-    config = json.loads((start / "config.json").read_bytes())
+    config = json_value((start / "config.json").read_bytes())
     config.pop("torch_dtype", None)  # the older name of the same key
     atomic_write(folder / "config.json", json.dumps({**config, "dtype": precision}, indent=2).encode())
 

@@ -4,11 +4,11 @@ It lies under `<root>/partial/training-checkpoints/<key>/`, laid out as in the w
 that is a folder the work folder lies there itself, and nothing is copied.
 """
 
-import json
 import posixpath
 from pathlib import Path
 
 from wind.datasets import CHECKPOINTS, Store
+from wind.nesting import json_value
 from wind.storage import LocalStorage
 from wind.training.checkpoints import MARKER, PREFIX, step_folder
 
@@ -19,7 +19,7 @@ def share_checkpoint(store: Store, work: Path, steps: int) -> None:
         return
     shared, step = _shared(work), step_folder(steps)
     marker = (work / step / MARKER).read_bytes()
-    for name in json.loads(marker)["files"]:
+    for name in json_value(marker)["files"]:
         path = work / step / name
         place = posixpath.normpath(f"{shared}/{step}/{name}")
         if store.storage.size(place) != path.stat().st_size:  # what earlier checkpoints name too is there
@@ -38,7 +38,7 @@ def fetch_checkpoint(store: Store, work: Path) -> None:
     for step in sorted(store.storage.names(shared), reverse=True):
         try:
             marker = store.storage.read(f"{shared}/{step}/{MARKER}")
-            names = list(json.loads(marker)["files"])
+            names = list(json_value(marker)["files"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             continue  # its copying was interrupted, or it is no checkpoint
         if here.size(f"{step}/{MARKER}") is None:
