@@ -68,7 +68,7 @@ class PromptsConfig(Section):
     source_split: str | None = None  # split of a `datasets` source
     field: str = "prompt"  # a string, or a list of {role, content}
     answer_field: str = "answer"  # gold answer; rows without it have none
-    template: str = "chat"  # "chat": the tokenizer's own; "none": raw text after BOS; or the path of a Jinja file
+    template: str = "chat"  # "chat": the tokenizer's own; "none": raw text; or the path of a Jinja file
     eval_fraction: float = Field(0.1, gt=0, lt=1)  # share of prompts held out, chosen by hash of the prompt
     max_prompt_tokens: int = Field(1024, ge=1)  # longer prompts are dropped, with that reason
     limit: int | None = Field(None, ge=2)  # first rows of the source only

@@ -32,7 +32,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
             "messages",
             pa.list_(pa.field("item", MESSAGE, nullable=False)),
         ),  # as given; a plain string is one user message
-        ("prompt_token_ids", TOKENS),  # exactly one BOS, first
+        ("prompt_token_ids", TOKENS),  # as the chat template, or for plain text the tokenizer, gives them
         ("split", pa.string()),  # train | eval
         ("answer", pa.string()),  # gold answer, null where none is known
         ("meta", pa.string()),  # JSON object: the row's other fields

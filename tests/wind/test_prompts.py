@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,11 +73,11 @@ def test_a_plain_string_becomes_one_user_message_with_one_bos(store: Store, tiny
     assert row["meta"] == '{"level": 1}'
 
 
-def test_template_none_is_the_raw_text_after_bos(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+def test_template_none_is_what_the_tokenizer_gives(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     rows = [*SUMS, {"prompt": "<s>7="}]  # a text that brings its own BOS keeps it
     handle = prompts_of(store, tiny_model, write_jsonl(tmp_path / "p.jsonl", rows), template="none")
-    assert rows_of(store, handle)["1+1="]["prompt_token_ids"] == [1, 6, 15, 6, 17]
-    assert rows_of(store, handle)["1+1="]["prompt"] == "<s>1+1="
+    assert rows_of(store, handle)["1+1="]["prompt_token_ids"] == [6, 15, 6, 17]
+    assert rows_of(store, handle)["1+1="]["prompt"] == "1+1="
     assert rows_of(store, handle)["<s>7="]["prompt_token_ids"] == [1, 12, 17]
     assert rows_of(store, handle)["<s>7="]["prompt"] == "<s>7="
 
@@ -99,7 +100,7 @@ def test_a_jinja_file_counts_by_its_content(store: Store, tiny_model: Path, tmp_
         )
         handles.append(prompts_of(store, tiny_model, source, template=str(tmp_path / name)))
     assert handles[0] == handles[1]
-    assert rows_of(store, handles[0])["1+1="]["prompt_token_ids"] == [1, 6, 15, 6, 17, 44]  # " " is 18 + 26
+    assert rows_of(store, handles[0])["1+1="]["prompt_token_ids"] == [6, 15, 6, 17, 44]  # " " is 18 + 26
     recorded = store.manifest(handles[0]).computed_by["spec"]["template"]
     assert recorded.startswith("{% for m in messages %}")
 
@@ -107,7 +108,7 @@ def test_a_jinja_file_counts_by_its_content(store: Store, tiny_model: Path, tmp_
 def test_a_template_that_asks_for_the_date_always_gets_the_same(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ strftime_now('%Y-%m-%d') }}{{ messages[0].content }}")
     handle = prompts_of(store, tiny_model, write_jsonl(tmp_path / "p.jsonl", SUMS), template=str(tmp_path / "t.jinja"))
-    assert rows_of(store, handle)["1+1="]["prompt"] == "<s>2024-07-261+1="
+    assert rows_of(store, handle)["1+1="]["prompt"] == "2024-07-261+1="
 
 
 def tokenizer_without(attribute: str, tiny_model: Path, folder: Path) -> Path:
@@ -130,6 +131,43 @@ def test_a_tokenizer_without_bos_gets_none(store: Store, tiny_model: Path, tmp_p
     assert row["prompt_token_ids"] == [6, 15, 6, 17]
 
 
+@pytest.mark.parametrize(
+    ("template", "ids"),
+    [
+        ("<s>{{ messages[0].content }}<s>", [1, 6, 15, 6, 17, 1]),  # the mark of a turn, as in ChatML
+        ("</s>{{ messages[0].content }}<s>", [2, 6, 15, 6, 17, 1]),
+        ("{{ messages[0].content }}{{ bos_token * 2 }}", [6, 15, 6, 17, 1, 1]),
+        ("<u>{{ messages[0].content }}{{ eos_token }}<a>", [3, 6, 15, 6, 17, 2, 4]),  # no BOS at all, as in Zephyr
+    ],
+)
+def test_a_template_says_where_bos_goes(store: Store, tiny_model: Path, tmp_path: Path, template: str, ids: list[int]) -> None:
+    (tmp_path / "t.jinja").write_text(template)
+    source = write_jsonl(tmp_path / "p.jsonl", SUMS)
+    row = rows_of(store, prompts_of(store, tiny_model, source, template=str(tmp_path / "t.jinja")))["1+1="]
+    assert row["prompt_token_ids"] == ids
+
+
+def test_plain_text_gets_the_special_tokens_that_its_tokenizer_adds(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    special = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [special, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [special, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    plain = prompts_of(store, folder, write_jsonl(tmp_path / "p.jsonl", SUMS), template="none")
+    assert rows_of(store, plain)["1+1="]["prompt_token_ids"] == [1, 6, 15, 6, 17]
+    assert rows_of(store, plain)["1+1="]["prompt"] == "1+1="
+    chat = prompts_of(store, folder, write_jsonl(tmp_path / "p.jsonl", SUMS))
+    assert rows_of(store, chat)["1+1="]["prompt_token_ids"] == [1, 3, 6, 15, 6, 17, 4]
+    with pytest.raises(InputError, match=r"line 41 begins with two BOS tokens \(<s>\)"):
+        prompts_of(store, folder, write_jsonl(tmp_path / "q.jsonl", [*SUMS, {"prompt": "<s>7="}]), template="none")
+
+
 def test_a_missing_chat_template_is_said(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     tokenizer = tokenizer_without("chat_template", tiny_model, tmp_path / "model")
     with pytest.raises(ConfigError, match=r"no chat template: set prompts.template"):
@@ -140,8 +178,11 @@ def test_a_missing_chat_template_is_said(store: Store, tiny_model: Path, tmp_pat
 @pytest.mark.parametrize(
     ("template", "kind", "message"),
     [
-        ("{{ bos_token }}{{ bos_token }}{{ messages[0].content }}", InputError, "p.jsonl line 1 renders to 2 BOS tokens"),
-        ("{{ messages[0].content }}{{ bos_token }}", InputError, "p.jsonl line 1 renders to 2 BOS tokens"),
+        (
+            "{{ bos_token }}{{ bos_token }}{{ messages[0].content }}",
+            InputError,
+            "p.jsonl line 1 begins with two BOS tokens (<s>)",
+        ),
         ("{% if %}", ConfigError, "prompts.template is not a Jinja template (line 1"),
         (
             "{% if '3+3' in messages[0].content %}{{ raise_exception('no threes') }}{% endif %}-",
@@ -337,7 +378,6 @@ TEXT = b'{"prompt": "1="}\n'
             TEXT + b'{"prompt": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]}\n',
             "p.jsonl line 2 ends with the assistant's turn",
         ),
-        (TEXT + b'{"prompt": "1<s>"}\n', "p.jsonl line 2 renders to 2 BOS tokens (<s>) where one is right"),
         (b"", "p.jsonl holds no rows"),
         (b"\n \n", "p.jsonl holds no rows"),
     ],

@@ -1,7 +1,8 @@
-"""From a row to a prompt: the text that the policy sees, and its token ids with exactly one BOS, first.
+"""From a row to a prompt: the text that the policy sees, and its token ids.
 
-Text is rendered first and then tokenized as it stands, so that the stored text is exactly what the ids spell. A tokenizer without
-a BOS token (Qwen2 has none) gets none, on every prompt alike.
+The template's word is law. A prompt's ids are exactly those of `apply_chat_template(messages, add_generation_prompt=True)`, and
+for plain text exactly those that the tokenizer gives. Nothing is put in front: whether a prompt begins with a BOS is for the
+template, or the tokenizer, to say (Zephyr's template leaves it out; in ChatML models it can be the mark of every turn).
 """
 
 import datetime
@@ -60,9 +61,9 @@ def render(
 ) -> Iterator[tuple[str, list[int]]]:
     """The text and the token ids of every row's prompt.
 
-    `template` is "chat" for the tokenizer's own, "none" for the text as it is, or the text of a Jinja template. Where the text
-    does not begin with the tokenizer's BOS token, text and ids get it in front. Raises ConfigError if the template is missing or
-    wrong, and InputError, naming the row, if the template refuses it or if there is a BOS beyond the first position.
+    `template` is "chat" for the tokenizer's own, "none" for the text as it is, or the text of a Jinja template. Raises
+    ConfigError if the template is missing or wrong, and InputError, naming the row, if the template refuses it, if it renders to
+    nothing, or if it begins with two BOS tokens.
     """
     if template == "chat" and tokenizer.chat_template is None:
         raise ConfigError('the tokenizer has no chat template: set prompts.template to a Jinja file or to "none"')
@@ -70,18 +71,16 @@ def render(
     for start in range(0, len(rows), BLOCK_PROMPTS):
         block = rows[start : start + BLOCK_PROMPTS]
         texts = _render_block(tokenizer, template, block, messages[start : start + BLOCK_PROMPTS])
+        # A template writes the special tokens itself; to plain text the tokenizer adds its own.
         encoded = tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+            texts, add_special_tokens=template == "none", return_attention_mask=False, return_token_type_ids=False, verbose=False
         )
         for row, text, ids in zip(block, texts, encoded["input_ids"], strict=True):
             if not ids:
                 raise InputError(f"{row.where} renders to no token at all: check prompts.template")
-            if bos is not None and ids[0] != bos:
-                text, ids = f"{tokenizer.bos_token}{text}", [bos, *ids]
-            if bos is not None and ids.count(bos) > 1:
+            if bos is not None and ids[:2] == [bos, bos]:
                 raise InputError(
-                    f"{row.where} renders to {ids.count(bos)} BOS tokens ({tokenizer.bos_token}) where one is right: "
-                    "take it out of the row or of the template"
+                    f"{row.where} begins with two BOS tokens ({tokenizer.bos_token}): take one out of the row or of the template"
                 )
             yield text, ids
 
