@@ -1,0 +1,30 @@
+"""Where the user's own modules are: the current folder and what PYTHONPATH names.
+
+These folders come last, behind Python's own modules, installed packages and this project, and are on the import path only in a
+process that imports the user's code: a `random.py` or `tasks/` among somebody's files must stand for no module of others.
+"""
+
+import os
+import sys
+from typing import Final
+
+VARIABLE: Final = "WIND_PYTHONPATH"  # the user's PYTHONPATH in a process of ours, whose own PYTHONPATH names this project
+
+
+def user_path() -> list[str]:
+    """The folders to look for the user's modules in, absolute, the current one first."""
+    folders = [os.getcwd(), *filter(None, user_pythonpath().split(os.pathsep))]
+    return list(dict.fromkeys(folders))
+
+
+def user_pythonpath() -> str:
+    """What PYTHONPATH was when the command was given, its folders absolute."""
+    if VARIABLE in os.environ:
+        return os.environ[VARIABLE]
+    given = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join(os.path.abspath(folder) for folder in given.split(os.pathsep)) if given else ""
+
+
+def use_user_path() -> None:
+    """Let this process import the user's modules from now on, where no other has the name."""
+    sys.path += [folder for folder in user_path() if folder not in sys.path]
