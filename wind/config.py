@@ -27,6 +27,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Samples = Annotated[int, Field(ge=2)]  # of one prompt: a win rate needs a sibling to win against
 DType = Literal["float32", "bfloat16"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
 class PolicyConfig(Section):
@@ -40,6 +41,7 @@ class InferenceConfig(Section):
     """How frozen models are run while they sample and score; in every key, since dtype and batch shape move floats."""
 
     dtype: DType = "float32"
+    attention: Attention = "auto"  # as transformers names them; auto: its own choice, or eager where only that is right
     batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward batch, at most
 
 
@@ -160,6 +162,7 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"  # what ZeRO keeps in the host's memory
     precision: Literal["float32", "bfloat16"] = "float32"
+    attention: Attention = "auto"  # as inference.attention
     ranks: int = Field(1, ge=1)  # processes; in the key, because the order of a sum moves floats
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None  # train adapters and publish the merged model; by default every weight is trained

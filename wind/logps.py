@@ -96,7 +96,7 @@ def _score(spec: LogpsSpec, store: Store, model: Model, rows: pl.DataFrame, plac
     from wind.models import deterministic, load_policy
     from wind.sequence_logps import SequenceLogps, verify_head
 
-    policy = load_policy(store, model, spec.inference.dtype, place.device)
+    policy = load_policy(store, model, spec.inference, place.device)
     verify_head(policy)
     scorer = SequenceLogps(policy)
     prompts, responses = rows["prompt_token_ids"].to_list(), rows["response_token_ids"].to_list()

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wind.config import DType, PolicyConfig
+from wind.config import Attention, DType, InferenceConfig, PolicyConfig
 from wind.datasets import MODEL_FILES, Store
 from wind.errors import ConfigError, InputError, WindError
 from wind.handles import Model, label
@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 RESIDENT = {"cpu": 2, "cuda": 1}  # loaded models kept per kind of device
 HUB_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 
-_resident: dict[tuple[Path, DType, str], "torch.nn.Module"] = {}
+POSITIONS = (  # what configs call the longest sequence a model has positions for
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "n_ctx",
+    "model_max_length",
+    "seq_length",
+)
+RELATIVE = ("bloom",)  # model types that name a length and read sequences of any
+
+_resident: dict[tuple[Path, DType, Attention, str], "torch.nn.Module"] = {}
 
 
 def import_policy(store: Store, config: PolicyConfig) -> Model:
@@ -51,20 +62,69 @@ def import_policy(store: Store, config: PolicyConfig) -> Model:
         raise ConfigError(f"{config.path} has an unreadable safetensors file: {_line(error)}; copy it again") from error
 
 
-def load_policy(store: Store, model: Model, dtype: DType, device: str) -> "torch.nn.Module":
-    """The stored causal language model, in eval mode, weights in `dtype` on `device` ("cpu" or "cuda").
+def load_policy(store: Store, model: Model, inference: InferenceConfig, device: str) -> "torch.nn.Module":
+    """The stored causal language model, in eval mode on `device` ("cpu" or "cuda"), with the dtype and attention of `inference`.
 
     Raises InputError if the folder cannot be loaded as one or lacks weights that would have to be made up.
     """
-    key = (store.path(model).resolve(), dtype, device)
+    key = (store.path(model).resolve(), inference.dtype, inference.attention, device)
     loaded = _resident.pop(key, None)
     if loaded is None:
-        same_kind = [other for other in _resident if other[2].split(":")[0] == device.split(":")[0]]
+        same_kind = [other for other in _resident if other[-1].split(":")[0] == device.split(":")[0]]
         for stale in same_kind[: len(same_kind) + 1 - RESIDENT[device.split(":")[0]]]:
             del _resident[stale]  # before loading: two models at once may not fit
-        loaded = _load(store, model, dtype).to(device)
+        loaded = _load(store, model, inference).to(device)
     _resident[key] = loaded  # most recently used last
     return loaded
+
+
+def attention_of(folder: Path, attention: Attention) -> str | None:
+    """The attention implementation to load the model in `folder` with; None is transformers' own choice.
+
+    Its sdpa silently leaves out the soft cap of attention logits (Gemma 2) and scales Falcon's ALiBi differently: such a model is
+    loaded with eager attention. Raises ConfigError if `attention` names an implementation that computes another function.
+    """
+    config = _text_config(folder)
+    kind = config.get("model_type", "")
+    right: tuple[str, ...] | None = None
+    if config.get("attn_logit_softcapping") is not None:
+        what, right = "caps its attention logits", ("eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+    elif kind == "falcon" and config.get("alibi"):
+        what, right = "has ALiBi biases", ("eager",)
+    if right is None or attention in right:
+        return None if attention == "auto" else attention
+    if attention == "auto":
+        return "eager"
+    raise ConfigError(f"attention {attention} is another function than this {kind} model's, which {what}: set auto or {right[0]}")
+
+
+def positions_of(config: dict[str, Any]) -> int | None:
+    """The longest sequence, in tokens, that a model of the text config `config` has positions for; None without a limit.
+
+    A rope whose scaling stretches an original length counts as stretched.
+    """
+    kind = config.get("model_type")
+    if kind in RELATIVE or (kind == "falcon" and config.get("alibi")):
+        return None
+    named = [config[name] for name in POSITIONS if isinstance(config.get(name), int)]
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    if original is None and rope.get("rope_type", rope.get("type")) in ("linear", "dynamic"):
+        original = config.get("max_position_embeddings")
+    if isinstance(factor, int | float) and isinstance(original, int):
+        named.append(int(factor * original))
+    return max((length for length in named if length > 0), default=None)
+
+
+def policy_positions(folder: Path) -> int | None:
+    """The longest sequence, in tokens, that the model in `folder` has positions for; None without a limit."""
+    return positions_of(_text_config(folder))
+
+
+def vocabulary_size(folder: Path) -> int | None:
+    """How many token ids the model in `folder` embeds; None where its config does not say."""
+    size = _text_config(folder).get("vocab_size")
+    return size if isinstance(size, int) else None
 
 
 def load_tokenizer(store: Store, model: Model) -> Any:
@@ -110,7 +170,7 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=before_warn_only)
 
 
-def _load(store: Store, model: Model, dtype: DType) -> "torch.nn.Module":
+def _load(store: Store, model: Model, inference: InferenceConfig) -> "torch.nn.Module":
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -119,13 +179,14 @@ def _load(store: Store, model: Model, dtype: DType) -> "torch.nn.Module":
     logging.disable_progress_bar()
     store.manifest(model)
     name = label(model)
+    attention = attention_of(store.path(model), inference.attention)
     loaded: Any  # from_pretrained's annotations do not know output_loading_info
     info: dict[str, Any]
     try:
         loaded, info = AutoModelForCausalLM.from_pretrained(
             store.path(model),
-            dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
+            dtype=getattr(torch, inference.dtype),
+            attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -199,6 +260,13 @@ def _download(hub_id: str, revision: str | None) -> Path:
         raise ConfigError(
             f"policy {where} is not a local folder and the Hub cannot be reached: {_line(error)}; download it first"
         ) from error
+
+
+def _text_config(folder: Path) -> dict[str, Any]:
+    """The config of the language model in `folder`: of a model that also sees or hears, the part for text."""
+    config = _json(folder / "config.json")
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
 
 
 def _json(path: Path) -> dict[str, Any]:

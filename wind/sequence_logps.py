@@ -53,10 +53,14 @@ class SequenceLogps(torch.nn.Module):
     def states(self, input_ids_B_T: torch.Tensor, attention_mask_B_T: torch.Tensor) -> torch.Tensor:
         """The decoder's last hidden states, `[B, T, H]`."""
         assert input_ids_B_T.shape == attention_mask_B_T.shape
+        # In a causal model no token sees the padding behind it. Without a mask attention keeps its fast path, and the values
+        # to the last bit; positions must then count on, since transformers takes repeated ones for packed sequences.
+        padded_behind = bool((attention_mask_B_T[:, 1:] <= attention_mask_B_T[:, :-1]).all())
+        everywhere = torch.ones_like(attention_mask_B_T)
         states_B_T_H: torch.Tensor = self.model.get_decoder()(
             input_ids=input_ids_B_T,
-            attention_mask=attention_mask_B_T.long(),
-            position_ids=position_ids(attention_mask_B_T),
+            attention_mask=None if padded_behind else attention_mask_B_T.long(),
+            position_ids=position_ids(everywhere if padded_behind else attention_mask_B_T),
             use_cache=False,
         ).last_hidden_state
         return states_B_T_H

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
-from wind.generations import GenerationsSpec, Request, part_of, request_seed, response_text, sampled_prompts
+from wind.generations import GenerationsSpec, Request, Sample, part_of, request_seed, response_text, sampled_prompts
 from wind.generations.hf import Part, TransformersSampler, batched, draw, filtered_weights, uniforms
 from wind.handles import Dataset, Model
 from wind.models import import_policy
@@ -302,6 +302,12 @@ def test_what_cannot_be_sampled_is_said_in_one_line(store: Store, policy: Model)
         rows(store, spec(store, policy, split="eval", prompts=prompts(store, [[1, 5]], ["train"])))
 
 
+def test_a_token_that_the_policy_does_not_embed_is_named(store: Store, policy: Model) -> None:
+    strange = prompts(store, [[1, 5], [1, 7, 48, 3]], ["train", "train"])
+    with pytest.raises(InputError, match=rf"prompt {1:032x} has token id 48 and the policy embeds 47: its tokenizer has tokens"):
+        rows(store, spec(store, policy, prompts=strange))
+
+
 def test_a_diverged_policy_is_reported_with_the_prompt(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     with torch.no_grad():
@@ -321,19 +327,27 @@ def test_text_keeps_the_space_that_sentencepiece_drops() -> None:
     tokenizer.decoder = decoders.Metaspace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     assert fast.decode([4, 5]) == "bc"
-    assert response_text(fast, [1, 3], [4, 5, 2]) == " bc"
-    assert response_text(fast, [1, 3], [5, 4, 2]) == "c b"
-    assert response_text(fast, [1, 3], [2]) == ""
+    assert response_text(fast, [1, 3], Sample([4, 5, 2], -1.0, "stop")) == " bc"
+    assert response_text(fast, [1, 3], Sample([5, 4], -1.0, "length")) == "c b"
+    assert response_text(fast, [1, 3], Sample([2], -1.0, "stop")) == ""
+
+
+def test_a_stop_token_that_is_not_special_stays_out_of_the_text() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2, "|": 3}, unk_token="?"))
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert response_text(fast, [1], Sample([2, 3, 1, 3], -1.0, "stop")) == "b|a"
+    assert response_text(fast, [1], Sample([2, 3, 1, 3], -1.0, "length")) == "b|a|"
 
 
 def test_text_falls_back_where_the_prompt_is_no_prefix() -> None:
     class Merging:
         """Decodes a prompt differently once something follows."""
 
-        def decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
+        def decode(self, token_ids: list[int], skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
             return {(1,): "a", (1, 2): "â!", (2,): "!"}[tuple(token_ids)]
 
-    assert response_text(Merging(), [1], [2]) == "!"
+    assert response_text(Merging(), [1], Sample([2], -1.0, "length")) == "!"
 
 
 @pytest.mark.slow

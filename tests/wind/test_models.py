@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from wind.config import PolicyConfig
+from wind.config import InferenceConfig, PolicyConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
-from wind.models import deterministic, import_policy, load_policy, load_tokenizer, stop_token_ids
+from wind.models import deterministic, import_policy, load_policy, load_tokenizer, policy_positions, stop_token_ids
 
 
 @pytest.fixture
@@ -32,12 +32,14 @@ def test_a_local_folder_enters_the_store_and_loads_whole(store: Store, tiny_mode
     model = import_policy(store, PolicyConfig(path=str(tiny_model)))
     assert import_policy(store, PolicyConfig(path=str(tiny_model))) == model
     assert store.manifest(model).provenance["origin"] == {"path": str(tiny_model)}
-    loaded = load_policy(store, model, "float32", "cpu")
+    loaded = load_policy(store, model, InferenceConfig(), "cpu")
     assert not loaded.training
     assert sum(parameter.numel() for parameter in loaded.parameters()) == model.parameters
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert load_policy(store, model, "float32", "cpu") is loaded
-    assert {parameter.dtype for parameter in load_policy(store, model, "bfloat16", "cpu").parameters()} == {torch.bfloat16}
+    assert load_policy(store, model, InferenceConfig(), "cpu") is loaded
+    assert {
+        parameter.dtype for parameter in load_policy(store, model, InferenceConfig(dtype="bfloat16"), "cpu").parameters()
+    } == {torch.bfloat16}
     assert load_tokenizer(store, model).bos_token_id == 1
 
 
@@ -47,11 +49,11 @@ def test_two_models_stay_in_memory_and_the_least_recent_leaves(store: Store, fol
         weights = {name: tensor + seed for name, tensor in load_file(folder / "model.safetensors").items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         models.append(import_policy(store, PolicyConfig(path=str(folder))))
-    first, second = (load_policy(store, model, "float32", "cpu") for model in models[:2])
-    assert load_policy(store, models[0], "float32", "cpu") is first
-    load_policy(store, models[2], "float32", "cpu")  # drops models[1]
-    assert load_policy(store, models[0], "float32", "cpu") is first
-    assert load_policy(store, models[1], "float32", "cpu") is not second
+    first, second = (load_policy(store, model, InferenceConfig(), "cpu") for model in models[:2])
+    assert load_policy(store, models[0], InferenceConfig(), "cpu") is first
+    load_policy(store, models[2], InferenceConfig(), "cpu")  # drops models[1]
+    assert load_policy(store, models[0], InferenceConfig(), "cpu") is first
+    assert load_policy(store, models[1], InferenceConfig(), "cpu") is not second
 
 
 @pytest.mark.parametrize(
@@ -120,17 +122,17 @@ def test_a_missing_weight_is_not_made_up(store: Store, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     model = import_policy(store, PolicyConfig(path=str(folder)))
     with pytest.raises(InputError, match=r"1 missing weights, such as model\.norm\.weight"):
-        load_policy(store, model, "float32", "cpu")
+        load_policy(store, model, InferenceConfig(), "cpu")
 
 
 def test_a_weight_of_another_shape_and_an_unknown_architecture_are_refused(store: Store, folder: Path) -> None:
     edit(folder / "config.json", intermediate_size=48)
     with pytest.raises(InputError, match=r"models/[0-9a-f]{12} does") as raised:
-        load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), "float32", "cpu")
+        load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu")
     assert "\n" not in str(raised.value)
     edit(folder / "config.json", model_type="nonesuch")
     with pytest.raises(InputError, match="does not load as a causal language model"):
-        load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), "float32", "cpu")
+        load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu")
 
 
 def test_stop_tokens_come_from_the_generation_config_then_the_config_then_the_tokenizer(folder: Path) -> None:
@@ -168,3 +170,39 @@ def test_importing_and_naming_models_needs_no_torch() -> None:
         "import sys, wind.models, wind.generations, wind.logps; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 2048}, 2048),
+        ({"model_type": "gpt2", "n_positions": 64, "n_ctx": 64}, 64),
+        ({"model_type": "mpt", "max_seq_len": 32}, 32),
+        ({"model_type": "own", "model_max_length": 77}, 77),
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "max_position_embeddings": 512}}, 512),
+        ({"model_type": "llama", "max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4.0}}, 400),
+        (
+            {
+                "model_type": "llama",
+                "max_position_embeddings": 131072,
+                "rope_parameters": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192},
+            },
+            131072,
+        ),
+        (
+            {
+                "model_type": "qwen2",
+                "max_position_embeddings": 32768,
+                "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+            },
+            131072,
+        ),
+        ({"model_type": "bloom", "seq_length": 2048}, None),
+        ({"model_type": "falcon", "alibi": True, "max_position_embeddings": 2048}, None),
+        ({"model_type": "falcon", "alibi": False, "max_position_embeddings": 2048}, 2048),
+        ({"model_type": "mamba"}, None),
+    ],
+)
+def test_positions_are_read_under_whatever_name(tmp_path: Path, config: dict[str, Any], positions: int | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert policy_positions(tmp_path) == positions

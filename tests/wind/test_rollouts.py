@@ -13,7 +13,7 @@ from tests.wind.pairwise_case import TEMPLATE, template_logit
 from tests.wind.rollouts_case import PROMPTS, N, roll, rollouts_spec, write_reward
 from tests.wind.test_reward_models import llama_reward_model
 from tests.wind.training_case import DEEPSPEED_WARNINGS, Interrupted, distance, logps_of, stop_after, values, weights
-from wind.config import PairwiseRewardConfig
+from wind.config import InferenceConfig, PairwiseRewardConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.generations import Request, request_seed
@@ -68,7 +68,7 @@ def test_rollouts_are_what_the_stored_policy_answers(store: Store, policy: Model
     rows = frame_of(shard)
     assert len(rows) == 2 * PROMPTS * 2 * N  # two epochs, N of the policy and N of the anchor
     first = rows.filter(pl.col("step") == 1)
-    sampler = TransformersSampler(load_policy(store, policy, "float32", "cpu"), stop_token_ids(store.path(policy)), 64)
+    sampler = TransformersSampler(load_policy(store, policy, InferenceConfig(), "cpu"), stop_token_ids(store.path(policy)), 64)
     for drawn_from in ("policy", "anchor"):
         ours = first.filter(pl.col("drawn_from") == drawn_from)
         tokens = prompt_tokens(store, spec)

@@ -80,6 +80,35 @@ def test_equals_the_plain_log_softmax_for_any_padding_and_chunk(side: str, chunk
     torch.testing.assert_close(logps.float(), naive(model), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_behind_needs_no_mask_to_the_last_bit(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama()
+    model.set_attn_implementation(attention)
+    ids, mask, response = batch("right")
+    given: list[Any] = []
+    decoder = model.get_decoder()
+
+    def forward(**inputs: Any) -> Any:
+        given.append(inputs)
+        return type(decoder).forward(decoder, **inputs)
+
+    monkeypatch.setattr(decoder, "forward", forward)
+
+    def outcome(states: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        model.zero_grad()
+        logps = SequenceLogps(model).response_logps(states(), ids, response)
+        logps.sum().backward()  # type: ignore[no-untyped-call]
+        return [logps, *(parameter.grad.clone() for parameter in model.parameters())]
+
+    ours = outcome(lambda: SequenceLogps(model).states(ids, mask))
+    assert given[0]["attention_mask"] is None
+    assert given[0]["position_ids"].tolist() == [list(range(9))] * 3
+    masked = outcome(
+        lambda: decoder(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False).last_hidden_state
+    )
+    assert all(torch.equal(one, other) for one, other in zip(ours, masked, strict=True))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_gradients_equal_the_plain_ones(tied: bool) -> None:
     model = llama(tie_word_embeddings=tied)

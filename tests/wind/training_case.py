@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.wind.objective_case import config_of
-from wind.config import TrainingConfig
+from wind.config import InferenceConfig, TrainingConfig
 from wind.datasets import Store
 from wind.fingerprints import digest
 from wind.handles import Dataset, Model
@@ -56,7 +56,7 @@ def publish(store: Store, name: str, columns: dict[str, Any]) -> Dataset:
 
 def logps_of(store: Store, model: Model, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
     """One row at a time, without padding, under the scoring half of the project."""
-    policy = SequenceLogps(load_policy(store, model, "float32", "cpu"))
+    policy = SequenceLogps(load_policy(store, model, InferenceConfig(), "cpu"))
     logps = []
     for prompt, response in zip(prompts, responses, strict=True):
         input_ids_B_T = torch.tensor([prompt + response])

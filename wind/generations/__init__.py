@@ -19,8 +19,7 @@ from wind.config import InferenceConfig, SamplingConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.handles import Dataset, Model, label
-from wind.models import load_tokenizer, stop_token_ids
-from wind.nesting import json_value
+from wind.models import load_tokenizer, policy_positions, stop_token_ids, vocabulary_size
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
@@ -115,7 +114,7 @@ def compute(spec: GenerationsSpec, store: Store, index: int, place: Place, progr
     ours = _prompts(spec, store, "prompt_token_ids").sort("prompt_id").select("prompt_id", "prompt_token_ids")
     prompts = ours.slice(index * spec.sampling.shard_prompts, spec.sampling.shard_prompts)
     folder = store.path(spec.policy)
-    check_length(folder, prompts, spec.sampling)
+    check_fits(folder, prompts, spec.sampling)
     requests = [
         Request(prompt_id, token_ids, request_seed(spec.seed, spec.iteration, spec.split, prompt_id))
         for prompt_id, token_ids in prompts.iter_rows()
@@ -134,16 +133,18 @@ def numbers(spec: GenerationsSpec, table: pa.Table) -> dict[str, float]:
     }
 
 
-def response_text(tokenizer: Any, prompt_token_ids: Sequence[int], response_token_ids: Sequence[int]) -> str:
-    """The response as text without special tokens.
+def response_text(tokenizer: Any, prompt_token_ids: Sequence[int], sample: Sample) -> str:
+    """The response as text, without special tokens and without the token that ended it, special or not.
 
     Decoded together with its prompt, because SentencePiece drops the leading space of a continuation decoded alone.
     """
-    prompt = tokenizer.decode(list(prompt_token_ids), skip_special_tokens=True)
-    whole = tokenizer.decode([*prompt_token_ids, *response_token_ids], skip_special_tokens=True)
-    if whole.startswith(prompt):
-        return str(whole[len(prompt) :])
-    return str(tokenizer.decode(list(response_token_ids), skip_special_tokens=True))
+
+    def decoded(token_ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    said = sample.token_ids[:-1] if sample.finish_reason == "stop" else sample.token_ids
+    prompt, whole = decoded(prompt_token_ids), decoded([*prompt_token_ids, *said])
+    return whole[len(prompt) :] if whole.startswith(prompt) else decoded(said)
 
 
 def _prompts(spec: GenerationsSpec, store: Store, *columns: str) -> pl.DataFrame:
@@ -152,15 +153,25 @@ def _prompts(spec: GenerationsSpec, store: Store, *columns: str) -> pl.DataFrame
     return sampled_prompts(frame, spec.split, spec.seed, spec.iteration, spec.parts)
 
 
-def check_length(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) -> None:
-    """Raises ConfigError if a prompt and its response would not fit the policy's positions, which no engine reports alike."""
-    config = json_value((folder / "config.json").read_bytes())
-    positions = config.get("text_config", config).get("max_position_embeddings")
-    longest = prompts["prompt_token_ids"].list.len().max()
-    if isinstance(positions, int) and isinstance(longest, int) and longest + sampling.max_new_tokens > positions:
+def check_fits(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) -> None:
+    """Refuse prompts that the policy in `folder` has no positions or no embeddings for, which no engine reports alike.
+
+    Raises ConfigError for a prompt that is too long with its response, InputError for a token id that the policy does not embed.
+    """
+    positions, vocabulary = policy_positions(folder), vocabulary_size(folder)
+    sizes = prompts.select("prompt_id", tokens=pl.col("prompt_token_ids").list.len(), top=pl.col("prompt_token_ids").list.max())
+    longest = sizes["tokens"].max()
+    if positions is not None and isinstance(longest, int) and longest + sampling.max_new_tokens > positions:
         raise ConfigError(
             f"a prompt of {longest} tokens and sampling.max_new_tokens {sampling.max_new_tokens} exceed the policy's "
             f"{positions} positions: lower max_new_tokens or prompts.max_prompt_tokens"
+        )
+    unknown = sizes.filter(pl.col("top") >= vocabulary) if vocabulary is not None else sizes.clear()
+    if len(unknown):
+        prompt_id, _, token = unknown.row(0)
+        raise InputError(
+            f"prompt {prompt_id} has token id {token} and the policy embeds {vocabulary}: its tokenizer has tokens "
+            "that the model was never resized for; use the tokenizer that belongs to it"
         )
 
 
@@ -172,7 +183,7 @@ def _table(
             "prompt_id": request.prompt_id,
             "sample_index": index,
             "policy": spec.policy.fingerprint,
-            "response": response_text(tokenizer, request.prompt_token_ids, sample.token_ids),
+            "response": response_text(tokenizer, request.prompt_token_ids, sample),
             "response_token_ids": sample.token_ids,
             "logp_sampler": sample.logp,
             "finish_reason": sample.finish_reason,
@@ -188,7 +199,7 @@ def _transformers(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
     from wind.generations.hf import TransformersSampler
     from wind.models import load_policy
 
-    model = load_policy(store, spec.policy, spec.inference.dtype, place.device)
+    model = load_policy(store, spec.policy, spec.inference, place.device)
     return TransformersSampler(model, stop_token_ids(store.path(spec.policy)), spec.inference.batch_tokens)
 
 

@@ -5,6 +5,7 @@ do not hang on its neighbours. Each prompt is prefilled once and its cache share
 leave the batch. Batches are cut by length within the shard, the same way every time.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from wind.config import SamplingConfig
+from wind.errors import InputError
 from wind.generations import Request, Sample, not_finite
 from wind.models import deterministic
 from wind.sequence_logps import position_ids
@@ -33,17 +36,20 @@ class Part:
 
 
 class TransformersSampler:
-    """A policy loaded with transformers; `batch_tokens` bounds the padded tokens, prompts and responses, of one batch."""
+    """A policy loaded with transformers; `batch_tokens` bounds the padded tokens, prompts and responses, of one batch.
+
+    Raises InputError for an architecture that keeps its state in no cache of transformers' own (RWKV).
+    """
 
     def __init__(self, model: Any, stop_token_ids: Sequence[int], batch_tokens: int) -> None:
-        self._model = model
+        self._model = _Cached(model)
         self._stop = stop_token_ids
         self._batch_tokens = batch_tokens
 
     def sample(self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress) -> list[list[Sample]]:
         """N samples of every request, in their order; the unit of progress is one decoding step of one batch."""
         lengths = [len(request.prompt_token_ids) for request in requests]
-        batches = list(batched(lengths, sampling, self._batch_tokens))
+        batches = list(batched(lengths, sampling, self._batch_tokens, equal=self._model.is_recurrent))
         found: dict[tuple[int, int], Sample] = {}
         total = len(batches) * sampling.max_new_tokens
         with torch.inference_mode(), deterministic():
@@ -61,8 +67,8 @@ class TransformersSampler:
         return [[found[request, index] for index in range(sampling.samples_per_prompt)] for request in range(len(requests))]
 
 
-def batched(lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int) -> Iterator[list[Part]]:
-    """Batches of parts, longest prompts first, within `batch_tokens` padded tokens each.
+def batched(lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int, *, equal: bool = False) -> Iterator[list[Part]]:
+    """Batches of parts, longest prompts first, within `batch_tokens` padded tokens each; with `equal`, of prompts of one length.
 
     A prompt's samples stay together unless they alone exceed the limit; one sample that does runs by itself.
     """
@@ -71,6 +77,9 @@ def batched(lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int)
     room = rows = 0
     for request in order:
         start = 0
+        if equal and pending and lengths[pending[0].request] != lengths[request]:
+            yield pending
+            pending = []
         while start < sampling.samples_per_prompt:
             if not pending:  # the first prompt is the longest: it sets the padded length
                 rows = room = max(1, batch_tokens // (lengths[request] + sampling.max_new_tokens))
@@ -87,11 +96,48 @@ def batched(lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int)
         yield pending
 
 
+class _Cached:
+    """A model that is run token by token, and what its cache asks for.
+
+    A recurrent layer (Mamba, and hybrids with attention) takes up padding in front of a prompt into its state. Its batches have
+    none, and so need no mask.
+    """
+
+    def __init__(self, model: Any) -> None:
+        names = inspect.signature(model.forward).parameters
+        found = [name for name in ("past_key_values", "cache_params") if name in names]
+        if not found:
+            raise InputError(f"{type(model).__name__} keeps its state in no cache of transformers': sample it with vllm")
+        self._model = model
+        self._cache_name = found[0]
+        self.device = model.device
+        self.is_recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.new_cache().layers)
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache."""
+        return DynamicCache(config=self._model.config)
+
+    def logits(
+        self, cache: DynamicCache, ids_B_T: torch.Tensor, mask_B_T: torch.Tensor, positions_B_T: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of the last token of every row, `[B, vocabulary]`; the cache grows by the tokens given."""
+        outputs = self._model(
+            input_ids=ids_B_T,
+            attention_mask=None if self.is_recurrent else mask_B_T,
+            position_ids=positions_B_T,
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._cache_name: cache},
+        )
+        logits: torch.Tensor = outputs.logits[:, -1]
+        return logits
+
+
 class _Batch:
     """The state of one batch: rows still running, their cache, and what every row has drawn so far."""
 
     def __init__(
-        self, model: Any, stop: Sequence[int], sampling: SamplingConfig, requests: Sequence[Request], parts: Sequence[Part]
+        self, model: _Cached, stop: Sequence[int], sampling: SamplingConfig, requests: Sequence[Request], parts: Sequence[Part]
     ) -> None:
         self._model = model
         self._sampling = sampling
@@ -147,11 +193,11 @@ class _Batch:
         for row, request in enumerate(self._requests):
             ids[row, width - len(request.prompt_token_ids) :] = request.prompt_token_ids
             mask[row, width - len(request.prompt_token_ids) :] = 1
-        self._cache = DynamicCache(config=self._model.config)
+        self._cache = self._model.new_cache()
         mask_P_T = torch.from_numpy(mask).to(self._device)
         self._positions = mask_P_T.sum(1)[self._prompt_of_row]  # of the token drawn next
-        logits = self._forward(torch.from_numpy(ids).to(self._device), mask_P_T, position_ids(mask_P_T))
-        self._cache.batch_select_indices(self._prompt_of_row)
+        logits = self._model.logits(self._cache, torch.from_numpy(ids).to(self._device), mask_P_T, position_ids(mask_P_T))
+        self._cache.reorder_cache(self._prompt_of_row)
         self._mask_B_T = mask_P_T[self._prompt_of_row]
         self._logits = logits[self._prompt_of_row]
 
@@ -162,23 +208,10 @@ class _Batch:
             kept = running.nonzero().squeeze(1)
             self._rows, tokens = self._rows[kept], tokens[kept]
             self._positions, self._mask_B_T = self._positions[kept], self._mask_B_T[kept]
-            self._cache.batch_select_indices(kept)
+            self._cache.reorder_cache(kept)
         self._mask_B_T = torch.nn.functional.pad(self._mask_B_T, (0, 1), value=1)
-        self._logits = self._forward(tokens[:, None], self._mask_B_T, self._positions[:, None])
+        self._logits = self._model.logits(self._cache, tokens[:, None], self._mask_B_T, self._positions[:, None])
         self._positions = self._positions + 1
-
-    def _forward(self, ids_B_T: torch.Tensor, mask_B_T: torch.Tensor, positions_B_T: torch.Tensor) -> torch.Tensor:
-        """Logits of the last token of every row, `[B, vocabulary]`; the cache grows by the tokens given."""
-        outputs = self._model(
-            input_ids=ids_B_T,
-            attention_mask=mask_B_T,
-            position_ids=positions_B_T,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: torch.Tensor = outputs.logits[:, -1]
-        return logits
 
 
 def uniforms(seeds: Sequence[int], steps: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

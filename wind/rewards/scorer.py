@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from wind.config import DType
 from wind.errors import InputError
-from wind.models import deterministic
+from wind.models import attention_of, deterministic, positions_of
 from wind.rewards.functions import Floats, first_line, refuse_non_finite
 from wind.stages import Progress
 
@@ -38,6 +38,7 @@ class Scorer:
         Raises InputError for an input longer than the model's positions and for an output that is not finite.
         """
         self._refuse_long(inputs, where)
+        self._refuse_unknown(inputs, where)
         outputs = np.empty(len(inputs), dtype=np.float64)
         done = 0
         with torch.inference_mode(), deterministic():
@@ -47,6 +48,15 @@ class Scorer:
                 progress(done, len(inputs))
         refuse_non_finite(self.name, outputs, where)
         return outputs
+
+    def _refuse_unknown(self, inputs: list[Encoded], where: Where) -> None:
+        vocabulary = self._model.get_input_embeddings().num_embeddings
+        for row, encoded in enumerate(inputs):
+            if max(encoded["input_ids"], default=0) >= vocabulary:
+                raise InputError(
+                    f"{where(row)} has token id {max(encoded['input_ids'])} and {self.name} embeds {vocabulary}: its tokenizer "
+                    "has tokens that the model was never resized for; use the tokenizer that belongs to it"
+                )
 
     def _refuse_long(self, inputs: list[Encoded], where: Where) -> None:
         positions = max_positions(self._model)
@@ -86,9 +96,15 @@ def load_scored(kind: Any, folder: Path, name: str, dtype: DType) -> Any:
 
     Raises InputError if the folder does not load as one or lacks weights that would have to be made up.
     """
+    attention = attention_of(folder, "auto")
     try:
         model, info = kind.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"{name} does not load as a reward model: {first_line(error)}") from error
@@ -149,11 +165,11 @@ def max_positions(model: Any) -> int | None:
     config = model.config.get_text_config()
     if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
         return None  # DeBERTa-v3 knows distances only, in buckets that grow with them
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = positions_of(config.to_dict())
     embedding: Any = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     # RoBERTa and its kin count positions from the padding index on.
     offset = 0 if getattr(embedding, "padding_idx", None) is None else embedding.padding_idx + 1
-    return positions - offset if isinstance(positions, int) and positions > 0 else None
+    return None if positions is None else positions - offset
 
 
 def _rows(encoding: Any) -> list[Encoded]:

@@ -42,7 +42,7 @@ class Frozen:
         folder = store.path(spec.policy)
         self._spec = spec
         self._device = device
-        self._model = load_policy(folder, spec.inference.dtype).requires_grad_(False).to(device)
+        self._model = load_policy(folder, spec.inference.dtype, spec.inference.attention).requires_grad_(False).to(device)
         verify_head(self._model)
         self._scorer = SequenceLogps(self._model)
         self._sampler = TransformersSampler(self._model, stop_token_ids(folder), spec.inference.batch_tokens)
@@ -72,7 +72,7 @@ class Frozen:
                 request.prompt_id,
                 first_index + index,
                 drawn_from,
-                response_text(self._tokenizer, request.prompt_token_ids, sample.token_ids),
+                response_text(self._tokenizer, request.prompt_token_ids, sample),
                 sample.token_ids,
                 sample.finish_reason,
                 request.seed + index,

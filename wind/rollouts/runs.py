@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from wind.datasets import Store
 from wind.fingerprints import digest
-from wind.generations import check_length
+from wind.generations import check_fits
 from wind.handles import AnyHandle, Dataset
 from wind.provenance import provenance
 from wind.rollouts import COMPUTED_BY, RolloutsSpec, rank, schema_of
@@ -23,7 +23,7 @@ def sample_and_train(spec: RolloutsSpec, store: Store, place: Place, progress: P
 
     started = time.time()
     prompts = train_prompts(spec, store)
-    check_length(store.path(spec.policy), prompts, spec.sampling)
+    check_fits(store.path(spec.policy), prompts, spec.sampling)
     with held_work_folder(spec, store, COMPUTED_BY) as work:
         trained = fit(spec, store, work, place, rank, progress)
         refreshes = [read_rollouts(path) for path in rollouts_files(work, spec, max(step for step, _, _ in trained.rows))]

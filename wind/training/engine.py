@@ -69,7 +69,7 @@ def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_inte
     config = deepspeed_config(training)
     # While this object lives, transformers partitions parameters as it loads them: no rank ever holds the whole model.
     partition = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None
-    model = load_policy(folder, training.precision)
+    model = load_policy(folder, training.precision, training.attention)
     if partition and training.precision == "bfloat16":
         restore_constants(model)
     del partition

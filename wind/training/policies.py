@@ -7,21 +7,24 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from wind.config import Attention
 from wind.errors import InputError, first_line
+from wind.models import attention_of
 
 
-def load_policy(folder: Path, precision: str) -> torch.nn.Module:
+def load_policy(folder: Path, precision: str, attention: Attention = "auto") -> torch.nn.Module:
     """The causal language model in `folder`, in eval mode, with gradients; a new one on every call.
 
     Every dropout is off, so that training starts at the recorded log-probabilities. Raises InputError if the folder does not load
     or lacks weights.
     """
+    implementation = attention_of(folder, attention)
     try:
         loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
             folder,
             config=_config(folder),
             dtype=getattr(torch, precision),
-            attn_implementation="sdpa",
+            attn_implementation=implementation,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
