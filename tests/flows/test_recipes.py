@@ -32,6 +32,7 @@ def test_a_recipe_can_be_planned(path: Path, tmp_path: Path, tiny_model: Path, m
         f"policy={{path: {tiny_model}}}",
         f"prompts={prompts.model_dump_json()}",
         "reward={kind: rule, function: 'tiny_reward:digits'}",
+        "evaluation.match=null",
         f"root={tmp_path / 'store'}",
     ]
     steps = planned(load_config(path, overrides))
