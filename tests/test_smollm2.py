@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.smollm2 import INSTRUCTIONS, obeyed, reward, rows
+from configs.smollm2 import INSTRUCTIONS, is_about, obeyed, reward, rows
 
 ROOT = Path(__file__).parents[1]
 VOLCANO = "What is a volcano?"
@@ -50,6 +50,23 @@ def judged(name: str, response: str) -> tuple[float, float]:
 )
 def test_nearness_by_hand(name: str, response: str, nearness: float) -> None:
     assert judged(name, response) == pytest.approx((nearness, float(nearness == 1)))
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+@pytest.mark.parametrize("response", ["", " \n", "1. \n2. ", "?", "!", "{}", "the answer because", "yes " * 30, "What is it?"])
+def test_a_response_about_nothing_earns_nothing(name: str, response: str) -> None:
+    assert judged(name, response) == (0, 0)
+
+
+def test_json_nested_too_deeply_to_be_read_is_no_json_object() -> None:
+    assert judged("json", '{"volcano":' * 20_000 + "}") == pytest.approx((2 / 3, 0))
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row["prompt"])
+def test_a_question_has_a_subject_and_more_than_its_template(row: dict[str, str]) -> None:
+    question = row["prompt"].removesuffix(INSTRUCTIONS[row["instruction"]].sentence)
+    assert is_about(question, question)
+    assert not is_about(question, "What is the capital of work, and how do you tell me more about it with one good tip?")
 
 
 def test_an_instruction_that_is_not_the_prompt_s_is_refused() -> None:
