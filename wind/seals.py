@@ -5,14 +5,15 @@ fewer fields, keeps its seal.
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from wind.errors import first_line
+from wind.errors import DatasetError, first_line
 from wind.fingerprints import digest
 
 DIGEST = "digest"
@@ -20,10 +21,21 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def seal(record: BaseModel | Mapping[str, Any]) -> bytes:
-    """`record` as JSON text whose last field is the digest of all others."""
-    fields = json.loads(record.model_dump_json()) if isinstance(record, BaseModel) else record
+    """`record` as JSON text whose last field is the digest of all others.
+
+    The text is read back by whatever will read it later, so that nothing is published that cannot be. Raises DatasetError naming
+    the first number that is not finite, which JSON cannot hold.
+    """
+    fields = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
+    for name, number in _numbers(fields):
+        if not math.isfinite(number):
+            raise DatasetError(f"{name.removeprefix('.')} is {number}, which no record can hold: nothing was published")
     content = {name: value for name, value in fields.items() if name != DIGEST}
-    return _text(content | {DIGEST: digest(content)})
+    text = _text(content | {DIGEST: digest(content)})
+    read = opened(text)
+    if isinstance(record, BaseModel):
+        type(record).model_validate(read)
+    return text
 
 
 def opened(text: bytes) -> dict[str, Any]:
@@ -48,6 +60,18 @@ def parsed(text: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("cannot be read (it is no JSON object)")
     return record
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every float in `value`, with the names that lead to it."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield from _numbers(item, f"{name}[{position}]")
 
 
 def _text(record: Mapping[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ Every stage module offers one `STAGE`. A stage runs the same way from a Prefect 
 """
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from wind.computations import Computation, is_recorded, key_of, made_by, record
 from wind.datasets import Partial, Store
-from wind.errors import ConfigError, WindError, explained
+from wind.errors import ConfigError, StageError, WindError, explained
 from wind.handles import AnyHandle, Dataset
 from wind.nesting import json_value
 from wind.provenance import environment, provenance, reset_peak_memory
@@ -163,6 +164,11 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
     computed_by = {"stage": job.stage, "code": job.code, "spec": job.spec}
     parents = spec.parents()
     telling = {**numbers, **stage.numbers(spec, partial.table(shards))}
+    if wrong := sorted(name for name, value in telling.items() if not math.isfinite(value)):
+        raise StageError(
+            f"{job.stage}: {wrong[0]} is {telling[wrong[0]]}, so values are too large to be added up or not numbers: "
+            "nothing was published; bring rewards to a smaller scale"
+        )
     facts = provenance(store, started, peak_memory_bytes, environments)
     made = partial.publish(shards, parents=parents, outputs=outputs, computed_by=computed_by, numbers=telling, provenance=facts)
     record(

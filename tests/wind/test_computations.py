@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from tests.wind.audit_case import Run, key, model, publish
-from wind.computations import computation_of, is_recorded, recorded
+from wind.computations import Computation, computation_of, is_recorded, recorded
 from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
@@ -116,3 +118,21 @@ def test_what_has_lost_its_record_is_computed_and_recorded_again(tmp_path: Path)
         assert published(job) is None
         assert run(job, lambda done, total: None, published) == made
         assert published(job) == made
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_no_record_can_hold_is_named_before_anything_is_published(store: Store, number: float) -> None:
+    with store.partial("rewards", "test") as partial:
+        partial.write(0, pa.table({**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]}))
+        with pytest.raises(DatasetError, match=rf"numbers\.std_reward is {number}, which no record can hold: nothing was"):
+            partial.publish(1, parents={}, computed_by={}, numbers={"std_reward": number}, provenance={})
+    assert list(store.handles("rewards")) == []
+    with pytest.raises(DatasetError, match=rf"b\[1\]\.c is {number}"):
+        seal({"a": 1.0, "b": [0.5, {"c": number}]})
+
+
+def test_a_record_that_its_reader_refuses_is_not_written() -> None:
+    handle = Dataset(name="rewards", fingerprint="0" * 64, rows=1)
+    wrong = Computation.model_construct(dataset=handle, stage="rewards", spec={}, numbers={"mean": "much"})
+    with pytest.raises(ValidationError), pytest.warns(UserWarning, match="serialized value may not be as expected"):
+        seal(wrong)

@@ -165,9 +165,13 @@ MISTAKES = {
     ),
     "nan": (
         HEADER + "    return [float('nan') if r == 'no' else 1.0 for r in responses]\n",
-        r"column reward, gave nan for prompt b, sample 0: every value must be a finite number$",
+        r"column reward, gave nan for prompt b, sample 0: every value must be a finite number of at most 1e\+100$",
     ),
     "infinite": (HEADER + "    return [float('inf')] * len(responses)\n", r"gave inf for prompt a, sample 0 \(and 1 more rows\)"),
+    "huge": (
+        HEADER + "    return [-1e308 if r == 'no' else 1e100 for r in responses]\n",
+        r"gave -1e\+308 for prompt b, sample 0: every",
+    ),
     "too_few": (HEADER + "    return [0.0]\n", r"column reward, returned 1 values for 2 responses: return one per response"),
     "one_number": (HEADER + "    return 1.0\n", r"returned a float: return one number per response"),
     "nothing": (HEADER + "    pass\n", r"returned a NoneType: return one number per response"),

@@ -22,6 +22,8 @@ from wind.rewards.sources import shown, source_digest
 
 Floats = npt.NDArray[np.float64]
 
+LARGEST = 1e100  # of a reward: what means, deviations and standardized rewards square and add up stays finite
+
 _loaded: dict[str, str] = {}  # the digest under which each function was loaded into this process
 
 
@@ -105,12 +107,14 @@ def checked_numbers(what: str, returned: Any, rows: Responses) -> Floats:
 
 
 def refuse_non_finite(what: str, values: Floats, where: Callable[[int], str]) -> None:
-    """Raises InputError naming the first row, as `where` names it, whose value is NaN or infinite."""
-    wrong = np.flatnonzero(~np.isfinite(values))
+    """Raises InputError naming the first row, as `where` names it, whose value is NaN, infinite, or beyond LARGEST."""
+    wrong = np.flatnonzero(~np.isfinite(values) | (np.abs(values) > LARGEST))
     if wrong.size:
         more = f" (and {wrong.size - 1} more rows)" if wrong.size > 1 else ""
         row = int(wrong[0])
-        raise InputError(f"{what} gave {values[row]} for {where(row)}{more}: every value must be a finite number")
+        raise InputError(
+            f"{what} gave {values[row]} for {where(row)}{more}: every value must be a finite number of at most {LARGEST:g}"
+        )
 
 
 def asked(messages: Sequence[Mapping[str, str]]) -> str:
