@@ -67,7 +67,7 @@ class PromptsConfig(Section):
     source: str  # .jsonl, .parquet, .arrow, a `datasets` folder on disk, or a Hub dataset id
     revision: str | None = None  # of a Hub dataset
     subset: str | None = None  # configuration name of a Hub dataset
-    source_split: str | None = None  # split of a `datasets` source
+    source_split: str | None = None  # of a folder or a Hub dataset; needed where there are several
     field: str = "prompt"  # a string, or a list of {role, content}
     answer_field: str = "answer"  # gold answer; rows without it have none
     template: str = "chat"  # "chat": the tokenizer's own; "none": raw text; or the path of a Jinja file

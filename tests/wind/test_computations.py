@@ -133,6 +133,6 @@ def test_a_number_that_no_record_can_hold_is_named_before_anything_is_published(
 
 def test_a_record_that_its_reader_refuses_is_not_written() -> None:
     handle = Dataset(name="rewards", fingerprint="0" * 64, rows=1)
-    wrong = Computation.model_construct(dataset=handle, stage="rewards", spec={}, numbers={"mean": "much"})
+    wrong = Computation.model_construct(dataset=handle, stage="rewards", spec={}, numbers={"mean": "much"})  # type: ignore[dict-item]
     with pytest.raises(ValidationError), pytest.warns(UserWarning, match="serialized value may not be as expected"):
         seal(wrong)

@@ -15,6 +15,7 @@ from wind.config import PromptsConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.prompts.sources import Row, import_prompts, read_rows
+from wind.prompts.splits import split_of_file
 
 SUMS: list[dict[str, Any]] = [{"prompt": f"{number}+{number}=", "answer": 2 * number} for number in range(40)]
 
@@ -62,14 +63,44 @@ def write_sources(folder: Path) -> dict[str, tuple[Path, dict[str, str]]]:
         "splits": (folder / "splits", {"source_split": "train"}),
         "one split": (folder / "one_split", {}),
         "files": (folder / "files", {"source_split": "train"}),
-        "all files": (folder / "files", {}),
     }
 
 
 def test_the_same_rows_come_from_every_layout(store: Store, tmp_path: Path) -> None:
     for name, (path, fields) in write_sources(tmp_path).items():
-        expected = [SUMS[0], *SUMS] if name == "all files" else SUMS
-        assert rows_of(store, path, **fields) == expected, name
+        assert rows_of(store, path, **fields) == SUMS, name
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00003.parquet", "train"),
+        ("train_sft-00000-of-00001.parquet", "train_sft"),
+        ("train_prefs-00000-of-00001.parquet", "train_prefs"),
+        ("data/random-00002-of-00003.parquet", "random"),
+        ("training.jsonl", "train"),
+        ("train_2.jsonl", "train"),
+        ("train-0.jsonl", "train"),
+        ("train_sft.jsonl", "train_sft"),
+        ("val.jsonl", "validation"),
+        ("eval/part-1.jsonl", "test"),
+        ("train/a/b.arrow", "train"),
+        ("trainer.jsonl", None),
+        ("my_train.jsonl", None),
+        ("shard_0.jsonl", None),
+    ],
+)
+def test_names_tell_the_split(name: str, split: str | None) -> None:
+    assert split_of_file(Path(name)) == split
+
+
+def test_a_split_is_no_other_whose_name_it_begins(store: Store, tmp_path: Path) -> None:
+    for number, split in enumerate(("train_sft", "train_prefs", "train", "test_sft")):
+        write_jsonl(tmp_path / "data" / f"{split}-00000-of-00001.jsonl", SUMS[number : number + 1])
+    assert rows_of(store, tmp_path, source_split="train") == SUMS[2:3]
+    assert rows_of(store, tmp_path / "data", source_split="train_sft") == SUMS[:1]
+    with pytest.raises(ConfigError, match="has the splits test_sft, train, train_prefs, train_sft$"):
+        rows_of(store, tmp_path)
 
 
 def test_the_stored_source_outlives_its_original(store: Store, tmp_path: Path) -> None:
@@ -96,7 +127,11 @@ def test_the_stored_source_outlives_its_original(store: Store, tmp_path: Path) -
         ("{}/splits", {}, "prompts.source_split is not set"),
         ("{}/splits", {"source_split": "dev"}, "prompts.source_split is 'dev'"),
         ("{}/saved", {"source_split": "train"}, "prompts.source_split is for a folder or a Hub dataset"),
-        ("{}/files", {"source_split": "dev"}, "files holds no .jsonl, .parquet, .arrow file of split dev"),
+        ("{}/files", {"source_split": "dev"}, "prompts.source_split is 'dev': {}/files has the splits test, train"),
+        ("{}/files", {}, "prompts.source_split is not set: {}/files has the splits test, train"),
+        ("{}/mixed", {}, "mixed has the split train and files of none, such as more.jsonl"),
+        ("{}/plain", {"source_split": "train"}, "plain has files that name no split"),
+        ("{}/twice", {}, "twice holds 2 files called p.jsonl"),
         ("{}/empty", {}, "empty holds no .jsonl, .parquet, .arrow file"),
         ("{}/broken", {}, "state.json is not what save_to_disk of `datasets` writes"),
     ],
@@ -107,11 +142,14 @@ def test_a_source_that_cannot_be_imported(
     write_sources(tmp_path)
     (tmp_path / "p.txt").write_text("1=")
     (tmp_path / "empty").mkdir()
+    for name in ("mixed/train.jsonl", "mixed/more.jsonl", "plain/p.jsonl", "twice/a/p.jsonl", "twice/b/p.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(tmp_path / name, SUMS[:1])
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "state.json").write_text("{}")
     with pytest.raises(ConfigError) as error:
         import_prompts(store, PromptsConfig(source=source.format(tmp_path), **fields))
-    assert message in message_of(error)
+    assert message.format(tmp_path) in message_of(error)
     assert list(store.handles("sources")) == []
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from wind.datasets import Store
 from wind.errors import ConfigError, InputError, first_line
 from wind.handles import Source
 from wind.nesting import json_value
+from wind.prompts.splits import KEYWORDS, by_split
 from wind.provenance import provenance
 from wind.redaction import without_home
 
@@ -98,22 +100,51 @@ def _folder_files(folder: Path, config: PromptsConfig) -> list[Path]:
     """The data files of a folder: a saved `Dataset`, one split of a saved `DatasetDict`, or data files side by side."""
     if (folder / "dataset_dict.json").is_file():
         split = _only_split(config, _listed(folder / "dataset_dict.json", "splits"))
-        folder, named = folder / split, re.compile("")
-    else:
-        named = re.compile(rf"{re.escape(config.source_split)}[-_.]" if config.source_split else "")
+        return _saved_files(folder / split)
     if (folder / "state.json").is_file():
-        if not named.match(""):
-            _refuse(config, "source_split")
-        # Named one by one: a cache of `map` or `filter` may lie in the same folder and is no part of the dataset.
-        files = [folder / str(entry["filename"]) for entry in _listed(folder / "state.json", "_data_files")]
-    else:
-        files = [path for path in sorted(folder.iterdir()) if path.suffix in READERS and named.match(path.name)]
-    missing = [path for path in files if not path.is_file()]
+        _refuse(config, "source_split")
+        return _saved_files(folder)
+    return _files_of_split(folder, config)
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The data files of a saved `Dataset`, named one by one: a cache of `map` or `filter` may lie there and is no part of it."""
+    files = [folder / str(entry["filename"]) for entry in _listed(folder / "state.json", "_data_files")]
+    missing = [path.name for path in files if not path.is_file()]
     if missing or not files:
-        what = f"lacks {missing[0].name}" if missing else f"holds no {', '.join(READERS)} file"
-        split = f" of split {config.source_split}" if config.source_split else ""
-        raise ConfigError(f"prompts.source {folder} {what}{split}: give {ACCEPTED}")
+        what = f"lacks {missing[0]}" if missing else f"holds no {', '.join(READERS)} file"
+        raise ConfigError(f"prompts.source {folder} {what}: give {ACCEPTED}")
     return files
+
+
+def _files_of_split(folder: Path, config: PromptsConfig) -> list[Path]:
+    """The data files of the split that is asked for, or all of them where no more than one split is there."""
+    found = by_split(folder, tuple(READERS))
+    if not found:
+        raise ConfigError(f"prompts.source {folder} holds no {', '.join(READERS)} file: give {ACCEPTED}")
+    splits = sorted(split for split in found if split is not None)
+    if config.source_split is not None:
+        asked = KEYWORDS.get(config.source_split, config.source_split)
+        if asked not in splits:
+            has = f"has the splits {', '.join(splits)}" if splits else "has files that name no split"
+            raise ConfigError(f"prompts.source_split is {config.source_split!r}: {folder} {has}")
+        return _with_own_names(found[asked], folder)
+    if len(splits) > 1:
+        raise ConfigError(f"prompts.source_split is not set: {folder} has the splits {', '.join(splits)}")
+    if len(found) > 1:
+        other = found[None][0].name
+        raise ConfigError(
+            f"prompts.source_split is not set: {folder} has the split {splits[0]} and files of none, such as {other}"
+        )
+    return _with_own_names([path for paths in found.values() for path in paths], folder)
+
+
+def _with_own_names(paths: list[Path], folder: Path) -> list[Path]:
+    """`paths`, which are copied under their names alone. Raises ConfigError if two have the same."""
+    name, count = Counter(path.name for path in paths).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"prompts.source {folder} holds {count} files called {name}: rename them, or name one of their folders")
+    return paths
 
 
 def _listed(path: Path, key: str) -> list[Any]:
