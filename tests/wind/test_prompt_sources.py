@@ -95,11 +95,12 @@ def test_names_tell_the_split(name: str, split: str | None) -> None:
 
 
 def test_a_split_is_no_other_whose_name_it_begins(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     for number, split in enumerate(("train_sft", "train_prefs", "train", "test_sft")):
         write_jsonl(tmp_path / "data" / f"{split}-00000-of-00001.jsonl", SUMS[number : number + 1])
     assert rows_of(store, tmp_path, source_split="train") == SUMS[2:3]
     assert rows_of(store, tmp_path / "data", source_split="train_sft") == SUMS[:1]
-    with pytest.raises(ConfigError, match="has the splits test_sft, train, train_prefs, train_sft$"):
+    with pytest.raises(ConfigError, match=r"has the splits test_sft, train, train_prefs, train_sft$"):
         rows_of(store, tmp_path)
 
 

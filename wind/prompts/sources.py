@@ -132,10 +132,8 @@ def _files_of_split(folder: Path, config: PromptsConfig) -> list[Path]:
     if len(splits) > 1:
         raise ConfigError(f"prompts.source_split is not set: {folder} has the splits {', '.join(splits)}")
     if len(found) > 1:
-        other = found[None][0].name
-        raise ConfigError(
-            f"prompts.source_split is not set: {folder} has the split {splits[0]} and files of none, such as {other}"
-        )
+        has = f"has the split {splits[0]} and files of none, such as {found[None][0].name}"
+        raise ConfigError(f"prompts.source_split is not set: {folder} {has}")
     return _with_own_names([path for paths in found.values() for path in paths], folder)
 
 
