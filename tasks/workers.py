@@ -1,8 +1,8 @@
 """Worker processes: where heavy stages run, so that they can be killed, measured and given back whole.
 
 A pool starts processes `python -m wind.worker` on demand, keeps them warm, hands shards to whichever is free, and takes their
-errors back as this project's own. Each child leads its own process group and holds the read end of a pipe whose write end lives
-only here: it dies with this process, however this process dies.
+errors back as this project's own. A worker and whatever it started die with this process, however this process dies. Requests and
+answers travel on pipes of their own: standard input is empty, and what is printed goes to the log.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
+from wind import processes
 from wind.config import WorkersConfig
 from wind.errors import StageError, by_name
 from wind.handles import Dataset
@@ -37,7 +38,6 @@ HEAVY: Final[dict[str, Kind]] = {  # stages; all others are light
 }
 LOG_LINES = 5
 LOG_SECONDS = 2.0  # for the last lines of a dead process to arrive: a child of its own may still hold the pipe
-SOURCE = Path(__file__).resolve().parents[1]
 
 
 def kind_of(job: Job) -> Kind | None:
@@ -54,29 +54,37 @@ class Worker:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
         kept = log.open("ab", buffering=0)
-        self._process = subprocess.Popen(
-            [python, "-m", "wind.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
+        (asked, requests), (answers, answering) = os.pipe(), os.pipe()
+        try:
+            self._process = processes.start(
+                processes.python("-m", "wind.worker", str(asked), str(answering), interpreter=python),
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(asked, answering),
+                descendants=True,
+            )
+        except OSError as error:
+            os.close(requests)
+            os.close(answers)
+            kept.close()
+            raise StageError(f"no worker can be started by {python} ({error.strerror}): set workers.python") from error
+        finally:
+            os.close(asked)  # held by the worker alone, so that its end is seen
+            os.close(answering)
+        self._requests = os.fdopen(requests, "w", encoding="utf-8")
+        self._answers = os.fdopen(answers, encoding="utf-8")
         self._logging = threading.Thread(target=self._keep_log, args=(kept,), daemon=True)
         self._logging.start()
 
     def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """What the worker says of the finished shard. Raises the error that it met, or StageError if it died."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"job": job.model_dump(mode="json"), "shard": shard}) + "\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps({"job": job.model_dump(mode="json"), "shard": shard}) + "\n")
+            self._requests.flush()
         except BrokenPipeError:
             raise self._died(job) from None
-        for line in self._process.stdout:
+        for line in self._answers:
             message = json.loads(line)
             if "progress" in message:
                 progress(*message["progress"])
@@ -92,23 +100,20 @@ class Worker:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Kill the process group and reap the process."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Kill the process with all that it started, and reap it."""
+        self._process.end()
         self._logging.join(LOG_SECONDS)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):  # a request that the process no longer read
-                    stream.close()
+        for stream in (self._requests, self._answers):
+            with contextlib.suppress(BrokenPipeError):  # a request that the process no longer read
+                stream.close()
 
     def _keep_log(self, log: IO[bytes]) -> None:
-        """Write what the process says on its standard error to `log`, line by line and without secrets, until it ends."""
-        assert self._process.stderr is not None
-        with self._process.stderr as stderr, log:
-            for line in stderr:
+        """Write what the process says to `log`, line by line and without secrets, until it ends."""
+        assert self._process.stdout is not None
+        with self._process.stdout as said, log:
+            for line in said:
                 with contextlib.suppress(OSError):  # a full disk; unread, the pipe would fill and hold up the process
-                    log.write(redacted(line).encode())
+                    log.write(redacted(line.decode(errors="replace")).encode())
 
     def _died(self, job: Job) -> StageError:
         code = self._process.wait()
@@ -199,25 +204,26 @@ class Pool:
             worker = None
         if worker is None:
             log = self._logs / f"{kind}-{index}.log"
-            worker = self._workers[kind, index] = Worker(python, log, self._environment(index))
+            worker = self._workers[kind, index] = Worker(python, log, self._environment(kind, index, python))
         return worker
 
-    def _environment(self, index: int) -> dict[str, str]:
-        folders = [str(SOURCE), os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            "PYTHONPATH": os.pathsep.join(folders),  # this project, and a rule's module, in whatever interpreter
+    def _environment(self, kind: Kind, index: int, python: str) -> dict[str, str]:
+        """The environment of worker number `index` of `kind`, run by the interpreter `python`."""
+        changes = {
             "HF_HUB_OFFLINE": "1",  # everything a stage needs is in the store
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
+            # Tools beside the interpreter: vLLM compiles with ninja, whether or not somebody activated the environment.
+            "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)]),
         }
         if self._device == "cpu":
             # One thread: the number of threads moves floats, and processes are the way to more cores.
-            environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-        elif self._config.processes > 1:
+            changes |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+        elif kind != "training" and self._config.processes > 1:  # a training spreads its ranks over all devices
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             names = visible.split(",") if visible else [str(number) for number in range(self._config.processes)]
-            environment["CUDA_VISIBLE_DEVICES"] = names[index % len(names)]
-        return environment
+            changes["CUDA_VISIBLE_DEVICES"] = names[index % len(names)]
+        return processes.environment(**changes)
 
     def _make_room(self, kind: Kind) -> None:
         """On a GPU, end the workers of every other kind: exiting is the one sure way to give its memory back."""

@@ -4,16 +4,13 @@
     out   {"progress": [64, 512]} ...   then   {"done": {"seconds": 1.2, "peak_memory_bytes": 1}}   or
           {"error": {"kind": "InputError", "message": "..."}}
 
-It stays warm between shards, stages and iterations: loaded models live as long as the process. Standard input is also its
-lifeline: when the run that started it is gone, however it died, the pipe closes and the worker kills its process group.
+It stays warm between shards, stages and iterations: loaded models live as long as the process. The descriptors of both pipes
+are its arguments, and no program that a stage starts inherits them; standard input is empty, and what is printed goes to the log.
 """
 
 import json
 import os
-import queue
-import signal
 import sys
-import threading
 import time
 import traceback
 from typing import IO, Any
@@ -24,15 +21,14 @@ from wind.stages import Job, compute_shard
 
 
 def main() -> None:
-    """Serve requests from standard input until it closes."""
-    # Libraries print to standard output; the protocol keeps a descriptor of its own.
-    protocol = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(requests,), daemon=True).start()
-    while True:
-        request = json.loads(requests.get())
-        _serve(Job.model_validate(request["job"]), request["shard"], protocol)
+    """Serve requests until their pipe closes: `python -m wind.worker REQUESTS ANSWERS`."""
+    asked, answering = map(int, sys.argv[1:])
+    for descriptor in (asked, answering):
+        os.set_inheritable(descriptor, False)
+    with os.fdopen(asked, encoding="utf-8") as requests, os.fdopen(answering, "w", encoding="utf-8") as answers:
+        for line in requests:
+            request = json.loads(line)
+            _serve(Job.model_validate(request["job"]), request["shard"], answers)
 
 
 def _serve(job: Job, shard: int, protocol: IO[str]) -> None:
@@ -62,13 +58,6 @@ def _serve(job: Job, shard: int, protocol: IO[str]) -> None:
 def _say(protocol: IO[str], **message: Any) -> None:
     protocol.write(json.dumps(message) + "\n")
     protocol.flush()
-
-
-def _read(requests: "queue.SimpleQueue[str]") -> None:
-    """Pass lines on; at the end of input the run is gone, and so must be everything that was started for it."""
-    for line in sys.stdin:
-        requests.put(line)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -99,11 +99,44 @@ def test_an_interpreter_that_cannot_serve_is_named(store: Store) -> None:
     pool.close()
 
 
+@pytest.mark.parametrize(
+    ("visible", "sampling", "training"),
+    [
+        (None, ["0", "1", "2"], None),
+        ("4,5,7", ["4", "5", "7"], "4,5,7"),
+        ("GPU-a,GPU-b", ["GPU-a", "GPU-b", "GPU-a"], "GPU-a,GPU-b"),
+    ],
+)
+def test_a_sampler_has_a_device_of_its_own_and_a_training_has_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch, visible: str | None, sampling: list[str], training: str | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    pool = Pool(WorkersConfig(processes=3), "cuda", store.root / "logs")
+    for kind in ("transformers", "vllm"):
+        given = [pool._environment(kind, index, "/envs/x/bin/python")["CUDA_VISIBLE_DEVICES"] for index in range(3)]
+        assert given == sampling
+    assert pool._environment("training", 0, "/envs/x/bin/python").get("CUDA_VISIBLE_DEVICES") == training
+
+
+def test_the_tools_beside_an_interpreter_come_first(store: Store) -> None:
+    path = Pool(WorkersConfig(), "cuda", store.root / "logs")._environment("vllm", 0, "/envs/vllm/bin/python")["PATH"]
+    assert path.split(os.pathsep)[0] == "/envs/vllm/bin"
+
+
+def test_no_process_at_all_is_one_line(store: Store) -> None:
+    pool = Pool(WorkersConfig(python={"transformers": "/no/such/python"}), "cpu", store.root / "logs")
+    with pytest.raises(StageError, match=r"no worker can be started by /no/such/python \(No such program\): set workers.python"):
+        pool.compute(job(store, rewards(store, PAIR)), "transformers", lambda done, total: None)
+
+
 ORPHAN = """
 import sys, time
 from pathlib import Path
 from tasks.workers import Worker
-worker = Worker(sys.executable, Path(sys.argv[1]) / "log", {"OMP_NUM_THREADS": "1"})
+from wind.processes import environment
+worker = Worker(sys.executable, Path(sys.argv[1]) / "log", environment(OMP_NUM_THREADS="1"))
 print(worker._process.pid, flush=True)
 time.sleep(600)
 """

@@ -26,6 +26,7 @@ ENVIRONMENT: Final = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process and dies with it
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about a tokenizer and libraries that are left out on purpose
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiled at the first start, and never used: every request has a seed
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, CPU only; by default vLLM asks for most of the machine
 }
 SHAPELESS: Final = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")  # config fields no engine depends on here
