@@ -6,7 +6,7 @@
 #   PYTHON=...           the interpreter to build .venv from; found by itself otherwise
 #   LOCK=...             requirements/gpu.txt on a CUDA machine
 #   TORCH_CPU_INDEX=...  asked for the CPU build of torch where pip's own configuration does not offer it
-#   PYTEST_ARGS=...      passed on by test and unit
+#   PYTEST_ARGS=...      passed on by test and unit, such as -p no:randomly or --randomly-seed=1234
 
 LOCK            ?= requirements/cpu.txt
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu

@@ -11,14 +11,19 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from flows.options import QUIET
+from tests import leftovers
+from tests.process_state import changes, process_state, restore
 from wind.datasets import Store
 from wind.versions import Version, Versions
 
+if leftovers.MARK not in os.environ:  # of the controller, where there are several processes
+    leftovers.begin()
 os.environ.update(QUIET)  # before Prefect is imported, as the command line does: it reads how loud to be once
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a property is no timing
@@ -33,13 +38,64 @@ CHARACTERS = "0123456789+-=abcdefghijklmnopqrstuvwxyz .?"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest files, so that no worker is left alone with one at the end; what takes no time comes last."""
+    """Start with the longest files, so that no worker is left alone with one at the end; what takes no time comes last.
 
-    def turn(item: pytest.Item) -> tuple[int, bool]:
+    Beyond that the order is random: of files that are alike in this, and of the tests in each.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def turn(item: pytest.Item) -> tuple[bool, int]:
         first = next((index for index, part in enumerate(LONGEST) if part in item.nodeid), len(LONGEST))
-        return first, item.get_closest_marker("slow") is None
+        return item.path not in slow, first
 
     items.sort(key=turn)
+
+
+class Leftovers:
+    """Fails the session, with their names, if processes or files are left when its last test has ended."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._root = config.rootpath
+        self._before = leftovers.names(config.rootpath)
+        self._left: list[str] = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a process of tests says when it ends."""
+        self._left += getattr(node, "workeroutput", {}).get("left", [])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Look around, after all fixtures were torn down."""
+        if hasattr(session.config, "workeroutput"):  # one of several processes: what it says goes to the one that started it
+            session.config.workeroutput["left"] = leftovers.descendants()
+            return
+        self._left += [*leftovers.descendants(), *leftovers.marked(), *leftovers.files()]
+        self._left += [f"{name} in {self._root}" for name in sorted(leftovers.names(self._root) - self._before)]
+        if self._left and exitstatus == 0:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        leftovers.end(is_good=not self._left and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name what is left."""
+        if self._left:
+            terminalreporter.section("left behind", red=True, bold=True)
+            for name in dict.fromkeys(self._left):
+                terminalreporter.line(name)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Leftovers(config))
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_process_as_it_was() -> Iterator[None]:
+    """Fail a test that changes what the tests after it depend on, and change it back."""
+    before = process_state()
+    yield
+    changed = changes(before, process_state())
+    restore(before)
+    assert changed == {}
 
 
 @pytest.fixture

@@ -44,26 +44,37 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(shared: Path) -> Iterator[str]:
+def prefect_url(shared: Path) -> Iterator[str]:
     """The URL of a real Prefect server on loopback, one for all test processes: the first starts it, and waits for the others."""
-    home, url, before = shared / "prefect", shared / "prefect.url", dict(os.environ)
+    url = shared / "prefect.url"
     with (shared / "prefect.users").open("wb") as users, ExitStack() as server:
         with lock(shared / "prefect.lock"):
             fcntl.flock(users, fcntl.LOCK_SH)
             if not url.exists():
-                started = EmbeddedServer(home)
+                started = EmbeddedServer(shared / "prefect")
                 started.start()
                 server.callback(started.stop)
                 started.wait()
                 server.callback(fcntl.flock, users, fcntl.LOCK_EX)
                 url.write_text(started.url)
-        os.environ["PREFECT_API_URL"] = url.read_text()
-        os.environ["PREFECT_HOME"] = str(home)
-        # Prefect read its settings when it was imported, before there was a server.
-        with temporary_settings({PREFECT_API_URL: url.read_text()}):
-            yield url.read_text()
-    os.environ.clear()
-    os.environ.update(before)
+        yield url.read_text()
+
+
+@contextlib.contextmanager
+def reached(url: str, home: Path) -> Iterator[None]:
+    """For the block, Prefect in this process and in its children reaches the server at `url`."""
+    # Prefect read its settings when it was imported, before there was a server.
+    with pytest.MonkeyPatch.context() as environment, temporary_settings({PREFECT_API_URL: url}):
+        environment.setenv("PREFECT_API_URL", url)
+        environment.setenv("PREFECT_HOME", str(home))
+        yield
+
+
+@pytest.fixture
+def prefect_server(prefect_url: str, shared: Path) -> Iterator[str]:
+    """The URL of that server, which is the one that Prefect reaches during the test."""
+    with reached(prefect_url, shared / "prefect"):
+        yield prefect_url
 
 
 Recipe = Callable[..., DistillConfig]
@@ -91,14 +102,18 @@ def write_recipe(folder: Path, model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(prefect_server: str, tiny_model: Path, pool: Pool, shared: Path) -> Path:
+def finished(prefect_url: str, tiny_model: Path, pool: Pool, shared: Path) -> Path:
     """The store of the tiny run after its one iteration, made once for all test processes; tests work on copies."""
     folder = shared / "finished"
     folder.mkdir(exist_ok=True)
     with lock(folder / "lock"):
         if not (folder / "complete").exists():
             path = write_recipe(folder, tiny_model)
-            with contextlib.chdir(folder), start(load_config(path, []), quiet=True, pool=pool) as here:
+            with (
+                reached(prefect_url, shared / "prefect"),
+                contextlib.chdir(folder),
+                start(load_config(path, []), quiet=True, pool=pool) as here,
+            ):
                 distill(here.config)
             (folder / "complete").touch()
     return folder / "store"

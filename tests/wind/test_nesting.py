@@ -37,9 +37,8 @@ def nested(levels: int, inner: str = "") -> str:
 def test_a_recipe_is_at_most_so_deep(tmp_path: Path, levels: int) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{SETTINGS}seed: {nested(levels)}\n")  # the mapping of settings is a level of its own
-    with pytest.raises(ConfigError, match=r"seed is \[\[" if levels == 63 else "nested too deeply") as error:
+    with pytest.raises(ConfigError, match=r"seed is \[\[" if levels == 63 else "nested too deeply"):
         load_config(path)
-    assert len(str(error.value)) < 200
 
 
 @pytest.mark.usefixtures("_recursion")
