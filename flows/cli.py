@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from flows.commands import auditing, checking, keeping, looking, moving, runs, studies
+from wind.environment import direct, variables
 from wind.errors import WindError
 from wind.redaction import redacted
 
@@ -22,7 +23,8 @@ USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, a
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        with variables(direct()):
+            sys.exit(app(standalone_mode=False) or 0)
     except WindError as error:
         _fail(str(error), error.exit_code)
     except USAGE_ERROR as error:

@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled
 from prefect.types.entrypoint import EntrypointType
 
+from flows.api import VARIABLE, of_another_server, refuse_strange_proxies, require_url
 from flows.distill import distill
 from flows.server import EmbeddedServer
 from tasks.progress import Terminal
@@ -28,6 +29,7 @@ from tasks.running import refuse_wrong_checks, start
 from tasks.versions import recipe
 from wind.config import DistillConfig
 from wind.datasets import Store
+from wind.environment import variables
 from wind.errors import StageError
 from wind.storage import storage_for
 from wind.versions import Versions
@@ -70,12 +72,15 @@ def serve_forever(config: DistillConfig, *, cron: str | None, interval: float | 
     storage = storage_for(config.root)
     config = config.model_copy(update={"root": storage.address})
     terminal = Terminal()
-    url = os.environ.get("PREFECT_API_URL")
+    url = os.environ.get(VARIABLE)
+    refuse_strange_proxies()
+    if url:
+        require_url(url)  # one that does not answer yet is waited for
     server = None if url else EmbeddedServer(storage.local.absolute() / "prefect", port=port, services=True)
     api = url or f"http://127.0.0.1:{port}/api"
-    os.environ["PREFECT_API_URL"] = api  # for the flow runs, which are processes of their own
     try:
-        with temporary_settings({PREFECT_API_URL: api}):
+        # The variable is for the flow runs, which are processes of their own.
+        with variables({**of_another_server(url), VARIABLE: api}), temporary_settings({PREFECT_API_URL: api}):
             while True:
                 if server is not None and not server.alive():
                     server.start()

@@ -1,7 +1,6 @@
 """What the commands share: their options, and a Prefect API."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Annotated
 import typer
 
 from flows import show
-from flows.server import prefect_api
+from flows.api import prefect_api
+from flows.server import QUIET
 from wind.config import DistillConfig
 from wind.datasets import Store
+from wind.environment import unset, variables
 from wind.recipes import load_config
 from wind.storage import storage_for
 from wind.versions import Version
@@ -25,22 +26,14 @@ Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="the store")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 SECONDS_TO_DRAIN = 5.0
-QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 
 
 @contextmanager
 def prefect(root: str) -> Iterator[None]:
     """A Prefect API for the block; Prefect itself is imported while an embedded server starts."""
     home = storage_for(root).local.absolute() / "prefect"
-    for name, value in {**QUIET, "PREFECT_HOME": str(home)}.items():
-        os.environ.setdefault(name, value)
-    with prefect_api(home) as server:
+    wanted = {**QUIET, "PREFECT_HOME": str(home)}
+    with variables(unset(wanted)), prefect_api(home) as server:
         from prefect.events.worker import EventsWorker
         from prefect.logging.handlers import APILogWorker
 

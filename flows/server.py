@@ -12,14 +12,20 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from wind.errors import StageError
 from wind.files import lock
 
 START_SECONDS = 120.0
+QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 
 class EmbeddedServer:
@@ -38,14 +44,14 @@ class EmbeddedServer:
         self._home.mkdir(parents=True, exist_ok=True)
         self._turn.enter_context(lock(self._home / "start.lock"))
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},  # it is ours alone
+            **QUIET,
             "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
             "PREFECT_HOME": str(self._home),
-            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._home}/prefect.db",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",  # in its working folder: no name is a URL
             "PREFECT_SERVER_UI_ENABLED": str(self._services).lower(),
             "PREFECT_UI_API_URL": self.url,
         }
-        environment.pop("PREFECT_API_URL", None)
         with (self._home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.server", str(self.port), "services" if self._services else "api"],
@@ -54,15 +60,17 @@ class EmbeddedServer:
                 stderr=log,
                 start_new_session=True,
                 env=environment,
+                cwd=self._home,
             )
 
     def wait(self) -> None:
         """Return when the API answers. Raises StageError with the log's place if it does not come up."""
         deadline = time.monotonic() + START_SECONDS
+        direct_to_it = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with self._turn:
             while time.monotonic() < deadline and self.alive():
                 try:
-                    with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    with direct_to_it.open(f"{self.url}/health", timeout=5):
                         return
                 except (urllib.error.URLError, OSError):
                     time.sleep(0.05)
@@ -81,22 +89,6 @@ class EmbeddedServer:
             self._process.wait()
             if self._process.stdin is not None:
                 self._process.stdin.close()
-
-
-@contextmanager
-def prefect_api(home: Path) -> Iterator[EmbeddedServer | None]:
-    """An embedded server that is starting up, or None where PREFECT_API_URL names a running one; sets the URL for the block."""
-    if os.environ.get("PREFECT_API_URL"):
-        yield None
-        return
-    server = EmbeddedServer(home)
-    server.start()
-    os.environ["PREFECT_API_URL"] = server.url
-    try:
-        yield server
-    finally:
-        del os.environ["PREFECT_API_URL"]
-        server.stop()
 
 
 def serve(port: int, *, services: bool) -> None:

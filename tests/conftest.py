@@ -16,7 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from flows.options import QUIET
+from flows.server import QUIET
 from tests import leftovers
 from tests.process_state import changes, process_state, restore
 from wind.datasets import Store

@@ -30,6 +30,7 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
+from wind.environment import direct, variables
 from wind.errors import ConfigError, StageError, first_line
 from wind.leases import Lease, Version, lease
 from wind.storage import CHUNK_BYTES, Entry, Held, checked_name
@@ -89,7 +90,8 @@ class ObjectStorage:
             raise ConfigError(f"root {_safe(root)} holds more than a bucket and a prefix: credentials belong in the environment")
         self.local = cache_folder(self.url)
         try:
-            self._store: Any = from_url(self.url, retry_config=RETRY, client_options={**CLIENT, "allow_http": _allows_http()})
+            with variables(direct()):  # which proxies there are is read here
+                self._store: Any = from_url(self.url, retry_config=RETRY, client_options={**CLIENT, "allow_http": _allows_http()})
         except (BaseError, ValueError) as error:
             raise ConfigError(f"root {self.url} cannot be opened: {_reason(error)}") from error
 

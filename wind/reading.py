@@ -204,7 +204,7 @@ def _scan(store: Store, handle: Dataset) -> pl.LazyFrame:
     It is told their order, so that what is joined by key is merged, batch by batch, and not hashed, which takes all memory.
     """
     if isinstance(store.storage, LocalStorage):
-        rows = pl.scan_ipc(_shards(store, handle, store.storage))
+        rows = pl.scan_ipc(_shards(store, handle, store.storage), glob=False, hive_partitioning=False)
     else:
         rows = pl.scan_pyarrow_dataset(store.open(handle))
     return rows.set_sorted(list(KEYS[handle.name])) if handle.name in KEYS else rows

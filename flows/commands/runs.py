@@ -1,16 +1,17 @@
 """Commands that run recipes."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows import show
-from flows.options import QUIET, Config, From, Iterations, Json, Root, Set, load, prefect, print_versions
+from flows.options import Config, From, Iterations, Json, Root, Set, load, prefect, print_versions
+from flows.server import QUIET
 from wind.config import DistillConfig
 from wind.datasets import Store
+from wind.environment import unset, variables
 from wind.errors import ConfigError
 from wind.names import find
 from wind.stages import STAGES
@@ -66,11 +67,10 @@ def serve(
     """Serve a recipe as a Prefect deployment: each due run continues it by one iteration."""
     if (cron is None) == (interval is None):
         raise ConfigError('say when to run: either --cron "0 2 * * *" or --interval SECONDS')
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    from flows.deployments import serve_forever
+    with variables(unset(QUIET)):
+        from flows.deployments import serve_forever
 
-    serve_forever(load(config, set_, None), cron=cron, interval=interval, port=port)
+        serve_forever(load(config, set_, None), cron=cron, interval=interval, port=port)
 
 
 @commands.command()

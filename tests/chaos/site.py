@@ -16,8 +16,7 @@ from typing import Any
 
 import yaml
 
-from flows.options import QUIET
-from flows.server import EmbeddedServer
+from flows.server import QUIET, EmbeddedServer
 from tests.chaos.processes import ROOT, Ended, Nursery, Running
 from tests.chaos.proxy import Proxy
 from tests.chaos.shim import Action, Counts, Operation, Shim

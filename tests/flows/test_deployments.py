@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.options import QUIET
-from flows.server import EmbeddedServer
+from flows.server import QUIET, EmbeddedServer
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.versions import Versions

@@ -10,7 +10,8 @@ import atexit
 import contextlib
 import fcntl
 import json
-import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.process
 import os
 import re
 import signal
@@ -129,7 +130,8 @@ def main() -> None:
     """
     parent, device = int(sys.argv[1]), sys.argv[2]
     die_with(parent)
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    if device == "cpu":
+        _start_forkserver()
     for line in sys.stdin:
         folder, module, ranks = json.loads(line)
         _print_to(Path(folder) / LOG)  # the traceback of what ends this process, too
@@ -138,7 +140,24 @@ def main() -> None:
         atomic_write(Path(folder) / FINISHED, b"")
 
 
+def _start_forkserver() -> None:
+    """Start the process that ranks are forked from, its socket reached through an open descriptor and no longer by a name.
+
+    An address holds some hundred characters, which a temporary folder may exceed; and nobody would remove it from there, since
+    this process is killed when it is no longer needed.
+    """
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    this: Any = multiprocessing.process.current_process()
+    server: Any = multiprocessing.forkserver._forkserver
+    with tempfile.TemporaryDirectory() as folder:
+        this._config["tempdir"] = f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_DIRECTORY)}"
+        server.ensure_running()
+        server._forkserver_address = f"/proc/self/fd/{os.open(server._forkserver_address, os.O_PATH)}"
+    del this._config["tempdir"]
+
+
 def _launch(folder: Path, module: str, ranks: int, device: str) -> None:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from wind.training.rank import train_one_of_many
@@ -153,6 +172,7 @@ def _launch(folder: Path, module: str, ranks: int, device: str) -> None:
         rdzv_endpoint=str(folder / "rendezvous"),
         local_addr="127.0.0.1",
         start_method="forkserver" if device == "cpu" else "spawn",
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torchelastic")),  # else in the temporary folder, for ever
     )
     elastic_launch(config, train_one_of_many)(folder, module)
 

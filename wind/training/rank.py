@@ -87,9 +87,10 @@ def _join_and_train(assignment: Assignment[Any], open_source: OpenSource, folder
             raise TrainingError(f"training.ranks is {ranks} and this machine has {torch.cuda.device_count()} GPUs: lower it")
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
-    torch.distributed.init_process_group(
-        "nccl" if assignment.device == "cuda" else "gloo", init_method=f"file://{folder / 'group'}", rank=rank, world_size=ranks
-    )
+    # A store by its path, since not every path can be spelled as a URL.
+    meeting = torch.distributed.FileStore(str(folder / "group"), ranks)  # type: ignore[attr-defined]  # it is documented
+    backend = "nccl" if assignment.device == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, store=meeting, rank=rank, world_size=ranks)
     try:
         return _train(assignment, open_source, World(rank=rank, ranks=ranks, device=device), _Told(folder / "progress"))
     finally:

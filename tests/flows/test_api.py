@@ -1,0 +1,125 @@
+"""Which Prefect API a command talks to, and what the environment may say about it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.api import prefect_api, refuse_strange_proxies, require_url
+from tests.flows.conftest import Wind
+from wind.config import DistillConfig
+from wind.datasets import Store
+from wind.errors import ConfigError
+from wind.names import find
+
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = "http://127.0.0.1:9"
+# What a user may have for other servers and other programs. Ours must not care.
+HOSTILE = {
+    "http_proxy": NOBODY,
+    "HTTPS_PROXY": NOBODY,
+    "ALL_PROXY": NOBODY,
+    "PREFECT_API_AUTH_STRING": "somebody:else",
+    "PREFECT_API_DATABASE_CONNECTION_URL": "postgresql+asyncpg://nobody/nothing",
+    "PREFECT_API_KEY": "pnu_0123456789abcdef",
+    "PREFECT_PROFILE": "cloud",
+    "PREFECT_SERVER_API_AUTH_STRING": "somebody:else",
+    "PREFECT_SERVER_API_BASE_PATH": "/elsewhere",
+    "LC_ALL": "C",
+    "TZ": "Asia/Kolkata",
+}
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:4200", "localhost", "http://", "http://127.0.0.1:port/api", "http://[::1/api", "ftp://a/api"]
+)
+def test_what_is_no_url_is_refused_by_the_name_of_its_variable(url: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^PREFECT_API_URL is .* no URL such as http://127.0.0.1:4200/api: start .* or unset it"
+    ):
+        require_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:4200/api", "https://api.prefect.cloud/api/accounts/a/workspaces/b", "http://[::1]:42/api"]
+)
+def test_a_url_is_one(url: str) -> None:
+    require_url(url)
+
+
+def test_a_proxy_of_an_unknown_kind_is_refused_by_the_name_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name.upper(), "HTTP://127.0.0.1:9")
+    refuse_strange_proxies()
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"^ALL_PROXY names a socks proxy"), prefect_api(Path("never")):
+        raise AssertionError
+
+
+@pytest.mark.slow
+def test_a_stale_url_is_one_line(recipe: Callable[..., DistillConfig], command: Wind, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe()
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    started = time.monotonic()
+    code, out, err = command("run", "tiny.yaml")
+    assert time.monotonic() - started < 30
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        line for line in err.splitlines() if line.startswith("error: PREFECT_API_URL is http://127.0.0.1:9/api")
+    ]
+    assert "Connection refused" in err
+    assert not Path("store").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_the_same_whatever_the_environment_and_the_name_of_its_root(
+    recipe: Callable[..., DistillConfig], finished: Path, tmp_path: Path
+) -> None:
+    """Its database lies in its root; afterwards every command reads the store under that name."""
+    recipe()
+    root = "x?y=1#a%20b [c] ü'*\""
+    there = set(os.listdir(tmp_path))
+    ended = wind("run", "tiny.yaml", "--set", f"root='{root.replace(chr(39), chr(39) * 2)}'")
+    assert ended.returncode == 0, ended.stderr
+    assert set(os.listdir(tmp_path)) - there == {root}
+    assert (tmp_path / root / "prefect" / "prefect.db").stat().st_size > 0
+    assert find(Store(tmp_path / root), "tiny").id == find(Store(finished), "tiny").id
+    for arguments in (
+        ["versions"],
+        ["show", "tiny"],
+        ["rows", "tiny:rewards"],
+        ["sql", "SELECT count(*) FROM generations"],
+        ["verify"],
+        ["docs", "tiny"],
+        ["lineage", "tiny"],
+        ["report", "tiny"],
+        ["export", "tiny:rewards", "parquet", "--format", "parquet"],
+        ["export", "tiny", "hf", "--format", "hf"],
+        ["export", "tiny", "all.tar", "--format", "archive"],
+        ["gc"],
+    ):
+        ended = wind(*arguments, "--root", root)
+        assert ended.returncode == 0, (arguments, ended.stderr)
+    assert len(Store(root).read(find(Store(root), "tiny").content.datasets["rewards"])) > 0
+    shutil.rmtree(root)
+
+
+def wind(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The command line under the hostile environment, with a home that is not there."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {**HOSTILE, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+        umask=0o077,
+    )
