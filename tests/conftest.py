@@ -34,6 +34,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
 LONGEST = ("test_training_ranks", "flows/", "test_rollouts", "test_training", "test_vllm", "test_generations")
+WARM = {"wind.generations.vllm", "wind.training.processes"}
 CHARACTERS = "0123456789+-=abcdefghijklmnopqrstuvwxyz .?"
 
 
@@ -66,7 +67,9 @@ class Leftovers:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Look around, after all fixtures were torn down."""
+        """Look around, after all fixtures were torn down and what is kept warm until its process ends was ended."""
+        for name in WARM & sys.modules.keys():
+            sys.modules[name].close()
         if hasattr(session.config, "workeroutput"):  # one of several processes: what it says goes to the one that started it
             session.config.workeroutput["left"] = leftovers.descendants()
             return

@@ -16,6 +16,7 @@ CARRIERS = {
     "wind.computations",
     "wind.config",
     "wind.datasets",
+    "wind.environment",
     "wind.errors",
     "wind.files",
     "wind.fingerprints",

@@ -84,9 +84,12 @@ _agent: _Agent | None = None
 
 
 @atexit.register
-def _end_agent() -> None:
-    if _agent is not None:
-        _agent.kill()
+def close() -> None:
+    """End the agent that waits for the next training, if there is one."""
+    global _agent
+    agent, _agent = _agent, None
+    if agent is not None:
+        agent.kill()
 
 
 def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress) -> Trained:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wind.datasets import Store
+from wind.environment import variables
 from wind.errors import TrainingError, WindError
 from wind.files import atomic_write
 from wind.lifeline import die_with
@@ -31,7 +32,11 @@ OpenSource = Callable[[Assignment[Any], Any, World], "RowSource"]  # from the as
 
 def train_here(assignment: Assignment[Any], open_source: OpenSource, progress: Progress) -> Trained:
     """Train with this process as the only rank, on the CPU."""
-    os.environ.update(DS_ACCELERATOR="cpu", LOCAL_RANK="0")  # DeepSpeed reads them, the first when it is imported
+    with variables({"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}):  # DeepSpeed reads them, the first when it is imported
+        return _train_here(assignment, open_source, progress)
+
+
+def _train_here(assignment: Assignment[Any], open_source: OpenSource, progress: Progress) -> Trained:
     import torch
     from torch.distributed import HashStore  # type: ignore[attr-defined]
 
