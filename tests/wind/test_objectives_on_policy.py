@@ -161,3 +161,27 @@ def test_gamma_holds_the_policy_to_its_anchor() -> None:
     # The sign of the regulariser (MATH 1.6): with the printed minus the KL would grow.
     kls = [kl(*converged(name="jbond", gamma=gamma)) for gamma in (0.0, 0.3, 1.0)]
     assert kls[0] > 1.3 * kls[1] > 1.3 * 1.3 * kls[2]
+
+
+def test_jbond_with_two_of_each_kind_is_finite_and_as_by_hand() -> None:
+    """Of two anchor samples each has one other, and so no pair: only the policy's rows have a reward (MATH 1.6 eq. 17)."""
+    logps_B = torch.tensor([-1.0, -2.0, -1.5, -3.0], dtype=torch.float64, requires_grad=True)
+    nothing_B = torch.zeros(4, dtype=torch.float64)
+    batch = Batch(
+        logp_policy=logps_B.detach(),
+        logp_reference=torch.tensor([-1.5, -2.5, -1.5, -3.0], dtype=torch.float64),
+        win_rate=nothing_B,
+        reward=torch.tensor([0.0, 2.0, 1.0, 3.0], dtype=torch.float64),
+        rank=nothing_B,
+        samples=nothing_B + 2,
+        group=torch.zeros(4, dtype=torch.long),
+        from_anchor=torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64),
+    )
+    assert jbond_rewards(batch)[:2].tolist() == pytest.approx([-math.log(16), 0.0])  # below both, below one
+    assert torch.isfinite(jbond_rewards(batch)).all()
+    loss = objective_of(name="jbond", refresh_steps=1, jeffreys=1.0, gamma=0.0)(logps_B, batch)[0]
+    loss.backward()  # type: ignore[no-untyped-call]
+    # Returns R = (-log 16 - 0.5, 0 - 0.5), each against the other's; the loss is the mean of -(R - R') log pi over the two.
+    assert loss.item() == pytest.approx(-(-math.log(16) * -1.0 + math.log(16) * -2.0) / 2)
+    assert logps_B.grad is not None
+    assert logps_B.grad.tolist() == pytest.approx([math.log(16) / 2, -math.log(16) / 2, 0.0, 0.0])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.wind.objective_case import Row, batch_of, chosen, gradient_of, loss_of, mean_over_rows, random_batch
+from wind.objectives.exponentials import MAX_LOG_RATIO, bounded_exp, bounded_expm1
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
@@ -101,3 +102,31 @@ def test_qrpo_survives_the_small_beta_of_its_authors() -> None:
     residual = -0.0003 * math.log(0.0003)
     expected = ((1 - 1 + residual) ** 2 + (0 - 1 + residual) ** 2) / 2
     assert loss_of(batch.logp_policy, batch, name="qrpo", beta=0.0003) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+@pytest.mark.parametrize("far", [60.0, 800.0, 5000.0])
+def test_log_ratios_far_beyond_any_float_pull_back_and_overflow_nowhere(name: str, far: float) -> None:
+    _, batch = batch_of([[1.0, 0.0]])
+    for moved in (far, -far):
+        logps_B = batch.logp_policy + torch.tensor([moved, moved], dtype=torch.float64)
+        gradient_B = gradient_of(logps_B, batch, name=name, epsilon=0.2, beta=0.1)
+        assert torch.isfinite(gradient_B).all()
+        assert math.isfinite(loss_of(logps_B, batch, name=name, epsilon=0.2, beta=0.1))
+        if moved > 0:
+            assert gradient_B[1] > 0  # the loser is pushed down
+        else:
+            assert (gradient_B < 0).all()  # the reference pulls both up
+
+
+def test_bounded_exponentials_are_the_plain_ones_within_the_bound_and_their_tangents_beyond() -> None:
+    inside_B = torch.linspace(-900, MAX_LOG_RATIO, 50, dtype=torch.float64)
+    assert torch.equal(bounded_exp(inside_B), inside_B.exp())
+    assert torch.equal(bounded_expm1(inside_B), torch.expm1(inside_B))
+    for bounded in (bounded_exp, bounded_expm1):
+        beyond_B = torch.tensor([MAX_LOG_RATIO + 2, 5000.0], dtype=torch.float64, requires_grad=True)
+        values_B = bounded(beyond_B)
+        values_B.sum().backward()  # type: ignore[no-untyped-call]
+        assert values_B[0].item() == pytest.approx(3 * math.exp(MAX_LOG_RATIO))
+        assert beyond_B.grad is not None
+        assert beyond_B.grad.tolist() == pytest.approx([math.exp(MAX_LOG_RATIO)] * 2)

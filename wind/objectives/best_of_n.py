@@ -85,7 +85,9 @@ def jbond_rewards(batch: Batch) -> torch.Tensor:
     pairs of them. Its expectation is log p where the quantile p is 1/2.
     """
     above_B, rows_B = anchors_above(batch)
-    return -math.log(16) * above_B * (above_B - 1) / (rows_B * (rows_B - 1))
+    pairs_B = rows_B * (rows_B - 1)
+    # One of two anchor samples has a single other and no pair: its reward is never used, and must not be 0/0 meanwhile.
+    return -math.log(16) * above_B * (above_B - 1) / torch.where(pairs_B > 0, pairs_B, 1.0)
 
 
 def best_of_n_weights(batch: Batch, n: int) -> torch.Tensor:
@@ -111,7 +113,8 @@ def _backward(logps_B: torch.Tensor, batch: Batch, returns_B: torch.Tensor) -> t
     """REINFORCE with the mean return of the other rows as baseline: R_i - mean_{j != i} R_j = m/(m - 1) (R_i - mean R)."""
     is_of_policy_B = batch.is_of_policy.double()
     rows_B = group_sum(is_of_policy_B, batch.group)
-    advantages_B = rows_B / (rows_B - 1) * (returns_B - group_sum(is_of_policy_B * returns_B, batch.group) / rows_B)
+    ours_B = torch.where(batch.is_of_policy, returns_B, 0.0)  # whatever the anchor's rows hold
+    advantages_B = rows_B / (rows_B - 1) * (ours_B - group_sum(ours_B, batch.group) / rows_B)
     return -(_policy_weights(batch) * advantages_B * logps_B).mean()
 
 

@@ -14,6 +14,7 @@ of the k3 term is that of KL(pi_ref || pi_theta): with samples held fixed it pul
 import torch
 
 from wind.objectives.batch import Batch
+from wind.objectives.exponentials import bounded_exp, bounded_expm1
 from wind.objectives.groups import centred, group_rows, group_sum
 
 
@@ -37,7 +38,7 @@ def rloo(logps_B: torch.Tensor, batch: Batch, *, epsilon: float, beta: float) ->
 
 
 def _clipped(logps_B: torch.Tensor, batch: Batch, advantage_B: torch.Tensor, epsilon: float, beta: float) -> torch.Tensor:
-    ratio_B = (logps_B - batch.logp_policy).exp()
+    ratio_B = bounded_exp(logps_B - batch.logp_policy)
     surrogate_B = torch.minimum(ratio_B * advantage_B, ratio_B.clamp(1 - epsilon, 1 + epsilon) * advantage_B)
     log_ratio_B = logps_B - batch.logp_reference
-    return (beta * (torch.expm1(-log_ratio_B) + log_ratio_B) - surrogate_B).mean()
+    return (beta * (bounded_expm1(-log_ratio_B) + log_ratio_B) - surrogate_B).mean()
