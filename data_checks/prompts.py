@@ -1,4 +1,4 @@
-"""Prompts: some text, no BOS twice at the start, a split; train and eval disjoint; no row of the source lost without a count."""
+"""Prompts: some text, no BOS twice at the start, a split; train and eval disjoint, by group too; no row lost without a count."""
 
 from functools import cache
 from pathlib import Path
@@ -9,20 +9,23 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, unique
+from wind.answers import canonical
 from wind.check_config import ChecksConfig
 from wind.nesting import json_value
 
 
 def rows(prompts: Subject) -> pl.DataFrame:
     """One row per prompt."""
-    tokens, bos = pl.col("prompt_token_ids"), bos_token_id(prompts.store.path(prompts.input("tokenizer")))
+    tokens, bos, found = pl.col("prompt_token_ids"), _bos(prompts), ["prompt", "prompt_token_ids"]
     content = pl.element().struct.field("content").str.strip_chars().str.len_chars()
-    return prompts.rows("prompt_id", "prompt", "messages", "prompt_token_ids", "split").select(
+    rows = prompts.rows("prompt_id", "messages", "split", "meta", *found)
+    return rows.with_columns(group=_groups(rows, prompts)).select(
         "prompt_id",
         "split",
         text=pl.col("prompt").rank("dense"),  # equal texts, equal numbers
+        splits_of_group=pl.col("split").n_unique().over("group"),
         splits_of_prompt=pl.max_horizontal(  # equal ids are the same prompt, whatever the text says
-            pl.col("split").n_unique().over(same) for same in ("prompt", "prompt_token_ids")
+            pl.col("split").n_unique().over(same) for same in found
         ),
         content_characters=pl.col("messages").list.eval(content).list.sum(),
         prompt_tokens=tokens.list.len(),
@@ -32,20 +35,20 @@ def rows(prompts: Subject) -> pl.DataFrame:
 
 def rows_expectations(prompts: Subject, checks: ChecksConfig) -> list[Expectation]:
     limit = prompts.setting("max_prompt_tokens")
-    has_bos = bos_token_id(prompts.store.path(prompts.input("tokenizer"))) is not None
     return [
         unique(["prompt_id"]),
         gxe.ExpectColumnValuesToMatchRegex(column="prompt_id", regex="^[0-9a-f]{32}$", description="prompt_id is 32 hex digits"),
         gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "eval"], description="split is train or eval"),
         gxe.ExpectColumnValuesToBeInSet(column="splits_of_prompt", value_set=[1], description="train and eval are disjoint"),
+        gxe.ExpectColumnValuesToBeInSet(column="splits_of_group", value_set=[1], description="a group is in one split"),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["split", "text"], description="no prompt is twice in a split"),
         gxe.ExpectColumnValuesToBeBetween(column="content_characters", min_value=1, description="no prompt is empty"),
         gxe.ExpectColumnValuesToBeBetween(
             column="prompt_tokens", min_value=1, max_value=limit, description="no prompt is longer than max_prompt_tokens"
         ),
-    ] + [
-        gxe.ExpectColumnValuesToBeBetween(column="leading_bos", max_value=1, description="no prompt begins with two BOS")
-    ] * has_bos
+    ] + [gxe.ExpectColumnValuesToBeBetween(column="leading_bos", max_value=1, description="no prompt begins with two BOS")] * (
+        _bos(prompts) is not None
+    )
 
 
 def totals(prompts: Subject) -> pl.DataFrame:
@@ -76,11 +79,26 @@ def totals_expectations(prompts: Subject, checks: ChecksConfig) -> list[Expectat
 SUITE = (Frame("rows", ("prompt_id",), rows, rows_expectations), Frame("totals", (), totals, totals_expectations))
 
 
+def _groups(rows: pl.DataFrame, prompts: Subject) -> pl.Series:
+    """The group of each of `rows`: the value of the group field, or the prompt itself where there is none."""
+    field = prompts.manifest.computed_by.get("spec", {}).get("group_field")  # older prompts have no such setting
+    if field is None:
+        return rows["prompt_id"]
+    return pl.Series([canonical(json_value(meta.encode())[field]) for meta in rows["meta"]], dtype=pl.String)
+
+
+def _bos(prompts: Subject) -> int | None:
+    """The token that no prompt may begin with twice. Where it ends turns too, the second may be the end of an empty turn."""
+    folder = prompts.store.path(prompts.input("tokenizer"))
+    bos = token_id(folder, "bos_token")
+    return None if bos == token_id(folder, "eos_token") and prompts.setting("template") != "none" else bos
+
+
 @cache
-def bos_token_id(folder: Path) -> int | None:
-    """The id of the BOS token of the tokenizer in `folder`, or None where it has none."""
+def token_id(folder: Path, name: str) -> int | None:
+    """The id of the special token `name` of the tokenizer in `folder`, or None where it has none."""
     named = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
-    token = named.get("bos_token")
+    token = named.get(name)
     text = token.get("content") if isinstance(token, dict) else token
     if text is None:
         return None
@@ -89,7 +107,7 @@ def bos_token_id(folder: Path) -> int | None:
     vocabulary = tokenizer.get("model", {}).get("vocab", {})
     if isinstance(vocabulary, list):  # Unigram: pairs of piece and score, in the order of their ids
         vocabulary = {piece: index for index, (piece, _) in enumerate(vocabulary)}
-    found = added.get(text, vocabulary.get(text, _json(folder / "config.json").get("bos_token_id")))
+    found = added.get(text, vocabulary.get(text, _json(folder / "config.json").get(f"{name}_id")))
     return None if found is None else int(found)
 
 

@@ -6,7 +6,7 @@ from wind.config import EvaluationConfig
 from wind.evaluation import EvaluationSpec
 from wind.handles import Dataset
 
-COMPUTED_BY = ("wind.evaluation", "wind.models", "wind.rewards", "wind.win_rates")
+COMPUTED_BY = ("wind.evaluation", "wind.answers", "wind.models", "wind.rewards", "wind.templates", "wind.win_rates")
 
 
 @dataset_task(*COMPUTED_BY)

@@ -5,10 +5,12 @@ What cannot change content (where the store is, how many worker processes, which
 in `root`, which no key sees.
 """
 
+import datetime
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, PositiveInt, StringConstraints, field_validator, model_validator
 
 from wind.check_config import ChecksConfig, Share
 from wind.objective_config import (
@@ -27,6 +29,27 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Samples = Annotated[int, Field(ge=2)]  # of one prompt: a win rate needs a sibling to win against
 DType = Literal["float32", "bfloat16"]
+
+# What a template that asks for today's date is told: with the real one, the same row would be another prompt tomorrow.
+TODAY = datetime.date(2024, 7, 26)
+
+# What a chat template is given anyway, or would be told to its tokenizer instead: the parameters of `apply_chat_template`.
+TAKEN = (
+    *("self", "conversation", "conversations", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now", "response_a", "response_b"),
+)
+
+
+def _for_a_template(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for name in arguments:
+        if name in TAKEN:
+            raise ValueError(f"{name} is no argument of a template but of what calls it: remove it")
+    json.dumps(arguments, allow_nan=False)
+    return arguments
+
+
+TemplateArguments = Annotated[dict[str, JsonValue], AfterValidator(_for_a_template)]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
@@ -68,13 +91,28 @@ class PromptsConfig(Section):
     revision: str | None = None  # of a Hub dataset
     subset: str | None = None  # configuration name of a Hub dataset
     source_split: str | None = None  # of a folder or a Hub dataset; needed where there are several
-    field: str = "prompt"  # a string, or a list of {role, content}
+    field: str = "prompt"  # a string, or a list of messages: {role, content, ...}, or ShareGPT's {from, value}
     answer_field: str = "answer"  # gold answer; rows without it have none
     template: str = "chat"  # "chat": the tokenizer's own; "none": raw text; or the path of a Jinja file
+    template_arguments: TemplateArguments = Field(default_factory=dict)  # for the template, such as enable_thinking: false
+    date: datetime.date = TODAY  # what the template is told where it asks for today's
+    system: str | None = None  # system message for rows that have none of their own; may be empty
+    until: Literal["end", "last_user"] = "end"  # last_user: what follows the user's last message is cut
     eval_fraction: float = Field(0.1, gt=0, lt=1)  # share of prompts held out, chosen by hash of the prompt
+    group_field: str | None = None  # rows with the same value of this field are on the same side: the hash is of the value
     max_prompt_tokens: int = Field(1024, ge=1)  # longer prompts are dropped, with that reason
     limit: int | None = Field(None, ge=2)  # first rows of the source only
     parts: int = Field(1, ge=1)  # disjoint parts of the train split, by hash; iteration t samples part (t - 1) mod parts
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Self:
+        given = {"system": self.system is not None, "template_arguments": bool(self.template_arguments)}
+        for name in given:
+            if given[name] and self.template == "none":
+                raise ValueError(f"{name} is for a chat template, and template is none: remove one of them")
+        if self.group_field == self.field:
+            raise ValueError(f"group_field is the prompt itself, {self.field!r}: name a field that several prompts share")
+        return self
 
 
 class SamplingConfig(Section):
@@ -114,6 +152,8 @@ class ClassifierRewardConfig(Section):
     path: str
     revision: str | None = None
     template: str = "chat"  # "chat": the reward model's own; "none": prompt and response as a text pair; or a Jinja file
+    template_arguments: TemplateArguments = Field(default_factory=dict)
+    date: datetime.date = TODAY  # what the template is told where it asks for today's
     corruption: CorruptionConfig | None = None  # faults planted in the reward
 
 
@@ -125,6 +165,8 @@ class PairwiseRewardConfig(Section):
     revision: str | None = None
     architecture: Literal["auto", "cross_encoder", "pairrm"] = "auto"  # auto: what the model's config.json says
     template: str = "none"  # of a cross-encoder. "none": three texts and separators; "chat": the model's own; or a Jinja file
+    template_arguments: TemplateArguments = Field(default_factory=dict)
+    date: datetime.date = TODAY  # what the template is told where it asks for today's
     max_prompt_tokens: int | None = Field(None, ge=8)  # of PairRM, longer ones are cut; 1224 where not set, as published
     max_response_tokens: int | None = Field(None, ge=8)  # of PairRM, beside what the prompt leaves; 412 where not set
 

@@ -11,11 +11,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wind.answers import is_same
 from wind.config import EvaluationConfig
 from wind.datasets import Store
 from wind.errors import DatasetError, InputError
 from wind.handles import Dataset, label
-from wind.rewards import responses
+from wind.rewards import judging_prompts, responses
 from wind.rewards.functions import UserFunction, checked_numbers
 from wind.rewards.sources import source_digest
 from wind.schemas import SCHEMAS
@@ -70,9 +71,13 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
 
 
 def exact_match(rows: pl.DataFrame) -> pl.Series:
-    """1 where `response` and `answer` are equal but for surrounding white space, 0 where not, null without an answer."""
-    is_equal = pl.col("response").str.strip_chars() == pl.col("answer").str.strip_chars()
-    return rows.select(is_equal.cast(pl.Float64)).to_series()  # null where the answer is
+    """1 where `response` is the same as `answer`, see `wind.answers.is_same`, 0 where not, null without an answer."""
+    pairs = zip(rows["response"], rows["answer"], strict=True)
+    return pl.Series(
+        "accuracy",
+        [None if answer is None else float(is_same(response, answer)) for response, answer in pairs],
+        dtype=pl.Float64,
+    )
 
 
 def function_match(match: UserFunction, prompts: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
@@ -131,7 +136,7 @@ def _shards(spec: EvaluationSpec, store: Store) -> int:
 
 
 def _compute(spec: EvaluationSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    prompts = store.frame(spec.prompts, ["prompt_id", "messages", "answer"])
+    prompts = judging_prompts(store, spec.prompts)
     policy = _side(spec, store, prompts, spec.generations_policy, spec.rewards_policy)
     reference = _side(spec, store, prompts, spec.generations_reference, spec.rewards_reference)
     rows = evaluation(policy, reference, store.frame(spec.logps, [*KEY, "logp_policy", "logp_reference"]))

@@ -31,11 +31,11 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         (
             "messages",
             pa.list_(pa.field("item", MESSAGE, nullable=False)),
-        ),  # as given; a plain string is one user message
+        ),  # role and text; a plain string is one user message
         ("prompt_token_ids", TOKENS),  # as the chat template, or for plain text the tokenizer, gives them
         ("split", pa.string()),  # train | eval
-        ("answer", pa.string()),  # gold answer, null where none is known
-        ("meta", pa.string()),  # JSON object: the row's other fields
+        ("answer", pa.string()),  # gold answer as `wind.answers` writes it, null where none is known
+        ("meta", pa.string()),  # JSON object: the row's other fields, and its messages where `messages` does not say all
         nullable=("answer",),
     ),
     # one row of a source that did not become a prompt, and why

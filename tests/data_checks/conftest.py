@@ -43,6 +43,8 @@ class Chain:
         self.source = store.import_source([self._file(folder / "prompts.jsonl", "{}")])
         self.published = 0
         self.parts = 1
+        self.template = "chat"
+        self.group_field: str | None = "pair"
 
     def rows(self, name: str, split: str = "train") -> Rows:
         """The good rows of a dataset."""
@@ -107,6 +109,8 @@ class Chain:
             "training": {"epochs": 2},
             "objective": {"name": "jbond"},
             "max_prompt_tokens": 4,
+            "template": self.template,
+            "group_field": self.group_field,
             "seed": 0,
             "iteration": 2,
             "parts": self.parts,
@@ -174,7 +178,7 @@ class Chain:
             "prompt_token_ids": [1, 10 + index, 3],
             "split": "train" if index < 4 else "eval",
             "answer": None,
-            "meta": "{}",
+            "meta": json.dumps({"pair": index // 2}),
         }
 
     def _generation(self, row: dict[str, Any]) -> dict[str, Any]:

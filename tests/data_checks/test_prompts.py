@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from data_checks.prompts import bos_token_id
+from data_checks.prompts import token_id
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain, Fault
@@ -30,6 +30,7 @@ def test_good_prompts_pass(chain: "Chain") -> None:
             lambda rows: rows[5].update(prompt_token_ids=COPY["prompt_token_ids"]),
             "rows.splits_of_prompt: train and eval are disjoint",
         ),
+        (lambda rows: rows[4].update(meta='{"pair": 0.0}'), "rows.splits_of_group: a group is in one split"),
         (lambda rows: rows[1].update(COPY), "rows.split, text: no prompt is twice in a split"),
         (lambda rows: rows[3]["messages"][0].update(content=" \n"), "rows.content_characters: no prompt is empty"),
         (
@@ -67,7 +68,7 @@ def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fir
 def test_bos_token_id_is_read_from_the_tokenizer(tmp_path: Path, files: dict[str, Any], expected: int | None) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
-    assert bos_token_id(tmp_path) == expected
+    assert token_id(tmp_path, "bos_token") == expected
 
 
 @pytest.mark.parametrize("ids", [[7, 8], [7, 1, 1], [1, 7, 1], [1]])
@@ -76,5 +77,19 @@ def test_bos_may_stand_wherever_the_template_puts_it(chain: "Chain", ids: list[i
 
 
 def test_without_a_bos_token_nothing_is_doubled(chain: "Chain", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_checks.prompts.bos_token_id", lambda folder: None)
+    monkeypatch.setattr("data_checks.prompts.token_id", lambda folder, name: None)
     assert chain.check("prompts", lambda rows: rows[3].update(prompt_token_ids=[1, 1, 8])).success
+
+
+def test_where_bos_ends_turns_the_second_may_be_the_end_of_an_empty_one(chain: "Chain", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_checks.prompts.token_id", lambda folder, name: 1)
+    assert chain.check("prompts", lambda rows: rows[3].update(prompt_token_ids=[1, 1, 8])).success
+    chain.template = "none"
+    assert chain.failures("prompts", lambda rows: rows[3].update(prompt_token_ids=[1, 1, 7])) == [
+        "rows.leading_bos: no prompt begins with two BOS"
+    ]
+
+
+def test_prompts_without_groups_are_each_their_own(chain: "Chain") -> None:
+    chain.group_field = None
+    assert chain.check("prompts", lambda rows: rows[4].update(meta='{"pair": 0}')).success

@@ -21,7 +21,7 @@ import wind.training.policies
 import wind.training.runs
 from tests.wind.architecture_case import ARCHITECTURES, SHAPES, Shape, eager_logps, save_model, tokenizer_of
 from tests.wind.training_case import make_inputs, make_spec, train
-from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
+from wind.config import TODAY, InferenceConfig, PolicyConfig, SamplingConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.generations import Request, Sample
@@ -31,6 +31,7 @@ from wind.models import import_policy, load_policy, stop_token_ids
 from wind.prompts import rendering
 from wind.prompts.sources import Row
 from wind.sequence_logps import SequenceLogps
+from wind.templates import Template
 from wind.training.policies import load_policy as load_for_training
 
 TOLERANCE = 1e-4  # nats, of a whole response
@@ -45,7 +46,8 @@ SAMPLING = SamplingConfig(samples_per_prompt=3, max_new_tokens=8)
 def prompt_ids(shape: Shape) -> list[list[int]]:
     """The ids of CHATS as this project renders them."""
     rows = [Row(f"line {number}", {}) for number in range(len(CHATS))]
-    return [ids for _, ids in rendering.render(tokenizer_of(shape), "chat", rows, CHATS)]
+    tokenizer = tokenizer_of(shape)
+    return [ids for _, ids in rendering.render(tokenizer, Template(tokenizer, "chat", TODAY), rows, CHATS)]
 
 
 def check_ids(shape: Shape) -> None:
@@ -53,7 +55,7 @@ def check_ids(shape: Shape) -> None:
     tokenizer = tokenizer_of(shape)
     for chat, ours in zip(CHATS, prompt_ids(shape), strict=True):
         theirs = tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False, strftime_now=rendering.TODAY.strftime
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False, strftime_now=TODAY.strftime
         )
         assert ours == theirs
 

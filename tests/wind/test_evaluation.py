@@ -101,9 +101,9 @@ def test_sides_that_do_not_belong_together_are_refused(lacking: str, what: str) 
         evaluation(**inputs)
 
 
-def test_exact_match_ignores_surrounding_white_space_only() -> None:
-    rows = pl.DataFrame({"response": [" 42\n", "4 2", "", "x"], "answer": ["42 ", "42", "", None]})
-    assert exact_match(rows).to_list() == [1.0, 0.0, 1.0, None]
+def test_exact_match_ignores_surrounding_white_space_and_compares_numbers_as_numbers() -> None:
+    rows = pl.DataFrame({"response": [" 42\n", "4 2", "", "x", "42.0", "a"], "answer": ["42 ", "42", "", None, "42", "A"]})
+    assert exact_match(rows).to_list() == [1.0, 0.0, 1.0, None, 1.0, 0.0]
 
 
 @pytest.fixture

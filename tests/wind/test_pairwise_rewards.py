@@ -283,10 +283,10 @@ def test_a_matrix_may_hold_a_circle(store: Store, bert: Path) -> None:
 
 
 def test_a_template_reads_both_responses(store: Store, tiny_model: Path, tmp_path: Path) -> None:
-    """The model's own, "chat", and the same as a file that leaves BOS to the tokenizer."""
+    """The model's own, "chat", and the same as a file."""
     folder = llama_reward_model(tmp_path / "llama", tiny_model)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    (tmp_path / "pair.jinja").write_text(TEMPLATE.removeprefix("{{ bos_token }}"))
+    (tmp_path / "pair.jinja").write_text(TEMPLATE)
     wanted = expected(template_logit(folder))
     for template in ("chat", str(tmp_path / "pair.jinja")):
         _, rows = rewarded(store, resolved(store, folder, template=template))
@@ -395,11 +395,11 @@ def test_settings_of_the_other_architecture_are_refused(store: Store, pairrm: Pa
         ("{{ messages[0]['content'] }}{{ response_a }}", "^reward.template does not read response_b"),
         (
             "{{ raise_exception('no') }}{{ messages }}{{ response_a }}{{ response_b }}",
-            "^reward.template does not render prompt a, the pair of samples 0 and 1, no$",
+            "^prompt a, the pair of samples 0 and 1, does not fit reward.template: no; change the row or the template$",
         ),
         (
             "<s><s>{{ messages }}{{ response_a }}{{ response_b }}",
-            r"writes BOS where the tokenizer of .* does too \(prompt a, the pair of samples 0 and 1,\)",
+            r"^prompt a, the pair of samples 0 and 1, begins with two BOS tokens \(<s>\): take one out of the row or reward",
         ),
     ],
 )

@@ -173,7 +173,7 @@ def test_unreadable_files_are_named(store: Store, tmp_path: Path, suffix: str, n
 def test_a_parquet_row_is_named(store: Store, tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["1="] * 1500 + [" "]}), tmp_path / "p.parquet", row_group_size=400)
     rows = read_rows(store, import_prompts(store, PromptsConfig(source=str(tmp_path / "p.parquet"))), "prompt", None)
-    assert rows[1500] == Row("p.parquet row 1501", {"prompt": " "})
+    assert rows[1500] == Row("p.parquet row 1501", {"prompt": " "}, is_columnar=True)
 
 
 def test_a_hub_dataset_is_stored_at_its_commit(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

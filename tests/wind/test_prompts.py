@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from wind.config import PromptsConfig
 from wind.datasets import Store
@@ -187,7 +188,7 @@ def test_a_missing_chat_template_is_said(store: Store, tiny_model: Path, tmp_pat
         (
             "{% if '3+3' in messages[0].content %}{{ raise_exception('no threes') }}{% endif %}-",
             InputError,
-            "line 4 does not fit",
+            "p.jsonl line 4 does not fit prompts.template: no threes; change the row or the template",
         ),
         ("{# nothing #}", InputError, "p.jsonl line 1 renders to no token at all"),
     ],
@@ -204,6 +205,25 @@ def test_templates_that_do_not_work(
 def test_a_missing_template_file_is_a_config_error(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'prompts.template no.jinja cannot be read .*: give "chat", "none" or'):
         prompts_of(store, tiny_model, write_jsonl(tmp_path / "p.jsonl", SUMS), template="no.jinja")
+
+
+CALLS = "{% for m in messages %}<u>{{ m.name }}{{ m.content if m.content is string else m.content[0].text }}{% endfor %}"
+
+
+def test_settings_of_the_template_reach_it(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text(CALLS + "{{ strftime_now('%d') }}{% if not thinking %}<a>{% endif %}")
+    parts = [{"role": "user", "content": [{"type": "text", "text": "b"}], "name": "x"}, {"role": "assistant", "content": "no"}]
+    source = write_jsonl(tmp_path / "p.jsonl", [*SUMS, {"prompt": parts}])
+    settings: dict[str, Any] = {"system": "s", "until": "last_user", "date": "2026-01-31", "template": str(template)}
+    rows = store.read(prompts_of(store, tiny_model, source, **settings, template_arguments={"thinking": True})).to_pylist()
+    row = next(row for row in rows if row["messages"][-1]["content"] == "b")
+    assert row["prompt"] == "<u>s<u>xb31"
+    assert row["messages"] == [{"role": "system", "content": "s"}, {"role": "user", "content": "b"}]
+    assert json.loads(row["meta"]) == {"prompt": [{"role": "system", "content": "s"}, parts[0]]}
+    assert json.loads(next(row for row in rows if row["answer"] == "2")["meta"]) == {"level": 1}
+    other = store.read(prompts_of(store, tiny_model, source, **settings, template_arguments={"thinking": False})).to_pylist()
+    assert "<u>s<u>xb31<a>" in [row["prompt"] for row in other]
 
 
 # ---------------------------------------------------------------------------------------------- in = out + dropped
@@ -319,8 +339,9 @@ def test_nothing_but_long_prompts_is_an_error(store: Store, tiny_model: Path, tm
         (4, "4", {}),
         (0.5, "0.5", {}),
         (None, None, {}),
-        (True, None, {"answer": True}),  # what cannot be an answer is not lost
-        (["4"], None, {"answer": ["4"]}),
+        (72.0, "72", {}),
+        (True, "true", {}),
+        (["4", 4.0], '["4", 4]', {}),
     ],
 )
 def test_answers(store: Store, tiny_model: Path, tmp_path: Path, answer: Any, expected: str | None, meta: dict[str, Any]) -> None:
@@ -342,6 +363,82 @@ def test_what_only_parquet_can_hold_becomes_json(store: Store, tiny_model: Path,
     pq.write_table(table.append_column("image", pa.array([b"x"] * 40)), tmp_path / "q.parquet")
     with pytest.raises(InputError, match=r"q.parquet row 1 has a field that JSON cannot hold \(bytes is no JSON value\)"):
         prompts_of(store, tiny_model, tmp_path / "q.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([2 * number for number in range(40)]), "2"),
+        (pa.array([0, 2, None, *range(37)]), "2"),
+        (pa.array([0.0, 2.0, float("nan"), *[1.0] * 37]), "2"),  # as pandas writes integers of which one is missing
+        (pa.array([0.1] * 40, pa.float32()), "0.1"),
+        (pa.array(["2.50"] * 40).cast(pa.decimal128(5, 2)), "2.5"),
+        (pa.array([date(2026, 1, 2)] * 40), "2026-01-02"),
+        (pa.array([date(2026, 1, 2)] * 40).cast(pa.timestamp("ns")), "2026-01-02T00:00:00"),
+        (pa.array([True] * 40), "true"),
+        (pa.array([[2, 3]] * 40), "[2, 3]"),
+        (pa.array([{"x": 2.0, "y": None}] * 40), '{"x": 2, "y": null}'),
+        (pa.array(["2"] * 40).dictionary_encode(), "2"),
+    ],
+)
+def test_answers_of_every_type_of_column(store: Store, tiny_model: Path, tmp_path: Path, column: pa.Array, expected: str) -> None:
+    table = pa.table({"prompt": [row["prompt"] for row in SUMS], "answer": column})
+    pq.write_table(table, tmp_path / "p.parquet")
+    handle = prompts_of(store, tiny_model, tmp_path / "p.parquet")
+    row = rows_of(store, handle)["1+1="]
+    assert (row["answer"], row["meta"]) == (expected, "{}")
+    numbers = store.manifest(handle).numbers
+    missing = [answer is None or answer != answer for answer in column.to_pylist()]
+    assert numbers["with_answer"] == 40 - sum(missing)
+    assert numbers["nan_answers"] == sum(answer != answer for answer in column.to_pylist())
+
+
+def test_an_answer_without_a_text_is_named(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["1=", "2="], "answer": [None, b"1"]}), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=r"p.parquet row 2 has a 'answer' that has no text \(bytes is no answer\): convert that"):
+        prompts_of(store, tiny_model, tmp_path / "p.parquet")
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+def test_a_group_is_on_one_side(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{number}=", "topic": number % 20 if number % 2 else float(number % 20)} for number in range(120)]
+    source = write_jsonl(tmp_path / "p.jsonl", rows)
+    handle = prompts_of(store, tiny_model, source, group_field="topic", eval_fraction=0.4)
+    for text, row in rows_of(store, handle).items():
+        topic = str(int(text.removesuffix("=")) % 20)
+        assert row["split"] == split_of(topic, 0, 0.4), "drawn from the value, 4 and 4.0 alike"
+        assert json.loads(row["meta"])["topic"] == int(topic)
+    # Without it some group is on both sides.
+    alone = rows_of(store, prompts_of(store, tiny_model, source, eval_fraction=0.4))
+    assert {row["split"] for text, row in alone.items() if int(text.removesuffix("=")) % 20 == 3} == {"train", "eval"}
+
+
+def test_the_answer_may_be_the_group(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    handle = prompts_of(store, tiny_model, write_jsonl(tmp_path / "p.jsonl", SUMS), group_field="answer", eval_fraction=0.4)
+    row = rows_of(store, handle)["1+1="]
+    assert (row["answer"], row["meta"], row["split"]) == ("2", '{"answer": 2, "level": 1}', split_of("2", 0, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "1="}, "p.jsonl line 1 has no field 'topic': name one of its fields with prompts.group_field (prompt)"),
+        ({"prompt": "1=", "topic": None}, "p.jsonl line 1 has no value as 'topic', the prompts.group_field"),
+    ],
+)
+def test_a_row_without_a_group_is_named(
+    store: Store, tiny_model: Path, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        prompts_of(store, tiny_model, write_jsonl(tmp_path / "p.jsonl", [row, row]), group_field="topic")
+    assert message_of(error).startswith(message)
+
+
+def test_the_prompt_is_no_group() -> None:
+    with pytest.raises(ValidationError, match="group_field is the prompt itself, 'prompt': name a field that several prompts"):
+        PromptsConfig(source="p.jsonl", group_field="prompt")
 
 
 # ---------------------------------------------------------------------------------------------- bad rows
@@ -370,10 +467,6 @@ TEXT = b'{"prompt": "1="}\n'
         (TEXT + b'{"prompt": [{"role": "user"}]}\n', "p.jsonl line 2 message 1 has no 'content' but 'role'"),
         (TEXT + b'{"prompt": [{"role": "user", "content": 1}]}\n', "p.jsonl line 2 message 1 has a number as 'content'"),
         (TEXT + b'{"prompt": [{"role": "user", "content": " "}]}\n', "p.jsonl line 2 message 1 has a blank 'content'"),
-        (
-            TEXT + b'{"prompt": [{"role": "user", "content": "1", "images": []}]}\n',
-            "p.jsonl line 2 message 1 has 'images' beside role and content",
-        ),
         (
             TEXT + b'{"prompt": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]}\n',
             "p.jsonl line 2 ends with the assistant's turn",

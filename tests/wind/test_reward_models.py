@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from wind.config import ClassifierRewardConfig, InferenceConfig
+from wind.config import TODAY, ClassifierRewardConfig, InferenceConfig
 from wind.datasets import Store
 from wind.errors import WindError
 from wind.handles import Dataset
@@ -24,12 +24,13 @@ RESPONSES = {"a": ["2", "three or so"], "b": ["no", "yes yes yes yes"], "c": [""
 def published(store: Store, name: str, rows: list[dict[str, Any]]) -> Dataset:
     with store.partial(name, "made") as partial:
         partial.write(0, pl.DataFrame(rows, schema_overrides={"answer": pl.String}).to_arrow())
-        return partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+        spec = {"spec": {"field": "question"}}
+        return partial.publish(1, parents={}, computed_by=spec, numbers={}, provenance={})
 
 
-def job(store: Store, reward: Classifier, inference: InferenceConfig | None = None) -> Job:
+def job(store: Store, reward: Classifier, inference: InferenceConfig | None = None, meta: str = "{}") -> Job:
     """The spec of rewarding two responses to each of three prompts with a system message."""
-    made_up = {"prompt": "", "prompt_token_ids": [1], "split": "train", "answer": None, "meta": "{}"}
+    made_up = {"prompt": "", "prompt_token_ids": [1], "split": "train", "answer": None, "meta": meta}
     system = {"role": "system", "content": "be brief"}
     prompts = [
         {"prompt_id": prompt_id, "messages": [system, {"role": "user", "content": question}]} | made_up
@@ -169,12 +170,16 @@ def test_the_batch_does_not_matter(llama_reward: Path, bert_reward: Path, kind: 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from wind.rewards.classifier import ClassifierReward
+    from wind.templates import Template
 
     folder = {"llama": llama_reward, "bert": bert_reward}[kind]
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = Template(tokenizer, "chat", TODAY)
     alone, some, together = (
-        ClassifierReward("model", model, tokenizer, template, tokens).rewards(responses(), lambda done, total: None)["reward"]
+        ClassifierReward("model", model, tokenizer, chat if template == "chat" else None, tokens).rewards(
+            responses(), lambda done, total: None
+        )["reward"]
         for tokens in (1, 70, 100_000)
     )
     assert some == pytest.approx(alone, abs=1e-6)
@@ -204,13 +209,13 @@ def test_a_text_pair_is_joined_as_the_tokenizer_joins_two_texts(store: Store, be
     assert rewards == pytest.approx(one_by_one(bert_reward, pair), abs=1e-5)
 
 
-def test_a_text_pair_has_one_bos(store: Store, llama_reward: Path) -> None:
+def test_nothing_is_put_before_a_text_pair(store: Store, llama_reward: Path) -> None:
     rewards = rewarded(store, resolved(store, llama_reward, "none"))["reward"].to_list()
-    expected = one_by_one(llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"<s>{question}{response}"))
+    expected = one_by_one(llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"{question}{response}"))
     assert rewards == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_tokenizer_that_gives_both_texts_a_bos_adds_only_one(store: Store, llama_reward: Path, tmp_path: Path) -> None:
+def test_a_pair_gets_the_tokens_that_its_tokenizer_adds_and_a_chat_none(store: Store, llama_reward: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two_bos"
     shutil.copytree(llama_reward, folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
@@ -223,20 +228,34 @@ def test_a_tokenizer_that_gives_both_texts_a_bos_adds_only_one(store: Store, lla
         "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    for template, text in (("none", "<s>{0}{1}"), ("chat", "<s><u>s:be brief<u>u:{0}<u>a:{1}</s>")):
+    for template, text in (("none", "<s>{0}<s>{1}"), ("chat", "<s><u>s:be brief<u>u:{0}<u>a:{1}</s>")):
         rewards = rewarded(store, resolved(store, folder, template))["reward"].to_list()
         expected = one_by_one(llama_reward, lambda tokenizer, *row, text=text: ids(tokenizer, text.format(*row)))
         assert rewards == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_jinja_file_replaces_the_template_and_bos_is_added(store: Store, llama_reward: Path, tmp_path: Path) -> None:
+def test_a_jinja_file_replaces_the_template_and_nothing_is_added(store: Store, llama_reward: Path, tmp_path: Path) -> None:
     file = tmp_path / "reward.jinja"
     file.write_text("{{ messages[-2]['content'] }}<a>{{ messages[-1]['content'] }}")
     reward = resolved(store, llama_reward, str(file))
     assert reward.template == file.read_text()
     file.unlink()
-    expected = one_by_one(llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"<s>{question}<a>{response}"))
+    expected = one_by_one(llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"{question}<a>{response}"))
     assert rewarded(store, reward)["reward"].to_list() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_template_is_given_whole_messages_its_arguments_and_a_date(store: Store, llama_reward: Path, tmp_path: Path) -> None:
+    file = tmp_path / "reward.jinja"
+    file.write_text("{{ messages[0].name }}{{ style }}{{ messages[-1].content }}{{ strftime_now('%d') }}")
+    config = ClassifierRewardConfig(
+        kind="classifier", path=str(llama_reward), template=str(file), template_arguments={"style": "b"}, date="2026-01-31"
+    )
+    reward = resolve_reward(store, config)
+    assert isinstance(reward, Classifier)
+    meta = json.dumps({"question": [{"role": "user", "content": [{"type": "text", "text": "hi"}], "name": "ann"}], "prompt": "x"})
+    handle = run(job(store, reward, meta=meta), lambda done, total: None)
+    expected = one_by_one(llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"annb{response}31"))
+    assert store.frame(handle)["reward"].to_list() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_model_without_padding_token_reads_each_rows_last_token(store: Store, tiny_model: Path, tmp_path: Path) -> None:
@@ -301,15 +320,23 @@ def test_roberta_counts_positions_from_its_padding_index(tmp_path: Path) -> None
 
 
 def test_a_classifier_without_chat_template_says_what_to_do(store: Store, bert_reward: Path) -> None:
-    assert_refused(store, bert_reward, 'has no chat template: set reward.template to "none" or to a Jinja file')
+    assert_refused(store, bert_reward, 'has no chat template: set reward.template to a Jinja file or to "none"')
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{{ raise_exception('no system role') }}", "does not render the chat of prompt a, sample 0: no system role"),
-        ("{% for %}", "does not render the chat of prompt a"),
-        ("<s><s>{{ messages[-1]['content'] }}", r"writes BOS where the tokenizer of .* does too \(prompt a, sample 0\)"),
+        ("{{ raise_exception('no system role') }}", "^prompt a, sample 0 does not fit reward.template: no system role; change"),
+        (
+            "{% if messages[-1]['content'] == 'yes yes yes yes' %}{{ 1 // 0 }}{% endif %}{{ messages }}",
+            "^prompt b, sample 1 does not fit reward.template: integer division or modulo by zero; change the row or the",
+        ),
+        ("{% for %}", r"^reward.template is not a Jinja template \(line 1: Expected an expression"),
+        (
+            "<s>{{ '<s>' if messages[-1]['content'] == 'no' }}!",
+            r"^prompt b, sample 0 begins with two BOS tokens \(<s>\): take one",
+        ),
+        ("{{ messages[-1]['content'][:2] }}", "^prompt c, sample 0 renders to no token at all: check reward.template"),
     ],
 )
 def test_a_bad_template_is_one_line(store: Store, llama_reward: Path, tmp_path: Path, text: str, message: str) -> None:

@@ -199,7 +199,7 @@ def _recorded(store: Store, handle: AnyHandle) -> int:
 def _row_of(store: Store, prompts: Dataset, messages: list[dict[str, str]]) -> str | None:
     """Where in its source the prompt with `messages` stands, such as `prompts.jsonl line 3`; None where that cannot be read."""
     from wind.prompts import PromptsSpec
-    from wind.prompts.rendering import messages_of
+    from wind.prompts.messages import conversation_of, plain
     from wind.prompts.sources import read_rows
 
     computation = _computation(store, prompts, None)[0]
@@ -208,7 +208,7 @@ def _row_of(store: Store, prompts: Dataset, messages: list[dict[str, str]]) -> s
     try:
         spec = PromptsSpec.model_validate(computation.spec)
         rows = read_rows(store, spec.source, spec.field, spec.limit)
-        return next((row.where for row in rows if messages_of(row, spec.field, spec.template) == messages), None)
+        return next((row.where for row in rows if plain(conversation_of(row, spec)) == messages), None)
     except (DatasetError, InputError, ConfigError, ValueError, OSError):
         return None
 

@@ -1,8 +1,8 @@
 """Prompts: rows of a source, rendered, tokenized, deduplicated, and split once into train and eval.
 
-A prompt is named by the hash of its rendered text and its split is drawn from that name, so neither depends on the order of
-the source, and rows that are added later move no prompt from one split to the other. Rows that do not become prompts are the
-dataset `prompts.dropped`, each with its reason.
+A prompt is named by the hash of its rendered text and its split is drawn from that name, or from the value of `group_field`, so
+neither depends on the order of the source, and rows that are added later move no prompt from one split to the other. Rows that do
+not become prompts are the dataset `prompts.dropped`, each with its reason.
 """
 
 import datetime
@@ -12,15 +12,18 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field, JsonValue
 
-from wind.config import PromptsConfig
+from wind.answers import canonical, is_nan
+from wind.config import TODAY, PromptsConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.handles import Model, Source
+from wind.prompts.messages import conversation_of, plain
 from wind.prompts.sources import Row, import_prompts, read_rows
 from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage
@@ -36,7 +39,12 @@ class PromptsSpec(Spec):
     field: str
     answer_field: str
     template: str  # "chat", "none", or the text of a Jinja template
+    template_arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    date: datetime.date = TODAY
+    system: str | None = None
+    until: Literal["end", "last_user"] = "end"
     eval_fraction: float
+    group_field: str | None = None
     max_prompt_tokens: int
     limit: int | None
     seed: int
@@ -61,7 +69,12 @@ def prompts_spec(store: Store, config: PromptsConfig, source: Source, tokenizer:
         field=config.field,
         answer_field=config.answer_field,
         template=template,
+        template_arguments=config.template_arguments,
+        date=config.date,
+        system=config.system,
+        until=config.until,
         eval_fraction=config.eval_fraction,
+        group_field=config.group_field,
         max_prompt_tokens=config.max_prompt_tokens,
         limit=config.limit,
         seed=seed,
@@ -73,9 +86,12 @@ def prompt_id_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def split_of(prompt_id: str, seed: int, eval_fraction: float) -> str:
-    """`eval` for a share `eval_fraction` of all ids, `train` for the others; a function of the id and the seed alone."""
-    draw = int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:8]) / 2**64
+def split_of(name: str, seed: int, eval_fraction: float) -> str:
+    """`eval` for a share `eval_fraction` of all names, `train` for the others; a function of the name and the seed alone.
+
+    The name is a prompt's id, or the value of its group.
+    """
+    draw = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8]) / 2**64
     return "eval" if draw < eval_fraction else "train"
 
 
@@ -85,31 +101,26 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
     A row longer than `max_prompt_tokens` is dropped as `too_long`; of the others with the same rendered prompt the first is kept,
     with its answer, and the rest are dropped as `duplicate`. Raises InputError or ConfigError naming what cannot be used.
     """
-    from wind.prompts.rendering import load_tokenizer, messages_of, render
+    from wind.prompts.rendering import load_tokenizer, render
+    from wind.templates import Template
 
     rows = read_rows(store, spec.source, spec.field, spec.limit)
-    messages = [messages_of(row, spec.field, spec.template) for row in rows]
+    conversations = [conversation_of(row, spec) for row in rows]
     kept: dict[str, dict[str, Any]] = {}
     dropped: list[dict[str, Any]] = []
     conflicting = 0
     tokenizer = load_tokenizer(store.path(spec.tokenizer))
-    for position, (text, ids) in enumerate(render(tokenizer, spec.template, rows, messages)):
-        prompt_id = prompt_id_of(text)
-        answer = _answer(rows[position].fields.get(spec.answer_field))
+    is_chat = spec.template != "none"
+    template = Template(tokenizer, spec.template, spec.date, spec.template_arguments) if is_chat else None
+    for position, (text, ids) in enumerate(render(tokenizer, template, rows, conversations)):
+        prompt = _prompt(spec, rows[position], conversations[position], text, ids)
+        prompt_id = prompt["prompt_id"]
         reason = "too_long" if len(ids) > spec.max_prompt_tokens else "duplicate" if prompt_id in kept else None
         if reason:
             dropped.append({"row": position, "prompt_id": prompt_id, "reason": reason, "prompt_tokens": len(ids)})
-            conflicting += reason == "duplicate" and answer != kept[prompt_id]["answer"]
+            conflicting += reason == "duplicate" and prompt["answer"] != kept[prompt_id]["answer"]
         else:
-            kept[prompt_id] = {
-                "prompt_id": prompt_id,
-                "prompt": text,
-                "messages": messages[position],
-                "prompt_token_ids": ids,
-                "split": split_of(prompt_id, spec.seed, spec.eval_fraction),
-                "answer": answer,
-                "meta": _meta(rows[position], spec, answer),
-            }
+            kept[prompt_id] = prompt
         if position % 1024 == 0:
             progress(position, len(rows))
     progress(len(rows), len(rows))
@@ -117,8 +128,25 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
     return Shard(
         table=pa.Table.from_pylist([kept[prompt_id] for prompt_id in sorted(kept)], schema=SCHEMAS["prompts"]),
         dropped=pa.Table.from_pylist(dropped, schema=SCHEMAS["prompts.dropped"]),
-        numbers=_source_numbers(len(rows), Counter(row["reason"] for row in dropped), conflicting),
+        numbers={
+            **_source_numbers(len(rows), Counter(row["reason"] for row in dropped), conflicting),
+            "nan_answers": sum(is_nan(row.fields.get(spec.answer_field)) for row in rows),
+        },
     )
+
+
+def _prompt(spec: PromptsSpec, row: Row, conversation: list[dict[str, Any]], text: str, ids: list[int]) -> dict[str, Any]:
+    """A row of the dataset. Raises InputError, naming the row, for an answer or a group without a text."""
+    prompt_id, messages = prompt_id_of(text), plain(conversation)
+    return {
+        "prompt_id": prompt_id,
+        "prompt": text,
+        "messages": messages,
+        "prompt_token_ids": ids,
+        "split": split_of(prompt_id if spec.group_field is None else _group(row, spec), spec.seed, spec.eval_fraction),
+        "answer": _answer(row, spec.answer_field),
+        "meta": _meta(row, spec, None if conversation == messages else conversation),
+    }
 
 
 def numbers(spec: PromptsSpec, table: pa.Table) -> dict[str, float]:
@@ -160,21 +188,35 @@ def _require_both_splits(spec: PromptsSpec, kept: dict[str, dict[str, Any]], dro
             )
 
 
-def _answer(value: Any) -> str | None:
-    """A gold answer as text: a text as it is, a finite number as Python writes it, nothing for anything else."""
-    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    if isinstance(value, str | int | float):
-        return str(value)
-    return None
+def _answer(row: Row, field: str) -> str | None:
+    """The text of a field of `row`. Raises InputError, naming the row, for a value without one."""
+    try:
+        return canonical(row.fields.get(field))
+    except TypeError as error:
+        raise InputError(f"{row.where} has a {field!r} that has no text ({error}): convert that column") from error
 
 
-def _meta(row: Row, spec: PromptsSpec, answer: str | None) -> str:
-    """The other fields of `row` as JSON, an answer that is neither text nor number among them."""
-    used = {spec.field}
-    if answer is not None or row.fields.get(spec.answer_field) is None:
-        used.add(spec.answer_field)
-    other = {name: value for name, value in row.fields.items() if name not in used}
+def _group(row: Row, spec: PromptsSpec) -> str:
+    """The text of the row's group. Raises InputError, naming the row, if it has none."""
+    field = spec.group_field or ""
+    if field not in row.fields:
+        has = ", ".join(row.fields)
+        raise InputError(f"{row.where} has no field {field!r}: name one of its fields with prompts.group_field ({has})")
+    group = _answer(row, field)
+    if group is None:
+        raise InputError(f"{row.where} has no value as {field!r}, the prompts.group_field: give the row a group of its own")
+    return group
+
+
+def _meta(row: Row, spec: PromptsSpec, conversation: list[dict[str, Any]] | None) -> str:
+    """The other fields of `row` as JSON, that of its group among them, and `conversation` under the name of the prompt's field.
+
+    Raises InputError, naming the row, for what JSON cannot hold.
+    """
+    used = {spec.field, spec.answer_field} - {spec.group_field}
+    other = {name: value for name, value in sorted(row.fields.items()) if name not in used}
+    if conversation is not None:
+        other[spec.field] = conversation
     try:
         return _json(other)
     except TypeError as error:
@@ -184,7 +226,7 @@ def _meta(row: Row, spec: PromptsSpec, answer: str | None) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_text)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_text)
 
 
 def _text(value: Any) -> str:

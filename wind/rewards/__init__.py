@@ -6,9 +6,11 @@ reward is a stored model that compares two responses, and its row holds a prefer
 the config names by path enters the store, or the spec as a digest or text, before a stage is planned: see `resolve_reward`.
 """
 
+import datetime
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol, Self
 
 import polars as pl
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from wind.config import (
+    TODAY,
     ClassifierRewardConfig,
     CorruptionConfig,
     Function,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
 PAIRRM_PROMPT_TOKENS = 1224  # source_maxlength and candidate_maxlength of llm-blender/PairRM's published configuration
 PAIRRM_RESPONSE_TOKENS = 412
+JUDGED_BY: Final = ("prompt_id", "messages", "answer", "conversation")  # the columns of `judging_prompts`
 
 
 class Rule(Section):
@@ -60,6 +64,8 @@ class Classifier(Section):
     kind: Literal["classifier"] = "classifier"
     model: Model
     template: str = "chat"  # "chat": the model's own; "none": prompt and response as a text pair; else Jinja text
+    template_arguments: str = "{}"  # a JSON object
+    date: datetime.date = TODAY
     corruption: CorruptionConfig | None = None
 
 
@@ -70,6 +76,8 @@ class Pairwise(Section):
     model: Model
     architecture: Literal["cross_encoder", "pairrm"]
     template: str = "none"  # of a cross-encoder: "none", "chat", else Jinja text
+    template_arguments: str = "{}"  # a JSON object
+    date: datetime.date = TODAY
     max_prompt_tokens: int | None = None  # of PairRM
     max_response_tokens: int | None = None
 
@@ -117,7 +125,13 @@ def resolve_reward(store: Store, config: RewardConfig) -> Reward:
     if isinstance(config, PairwiseRewardConfig):
         return _pairwise(store, config, model)
     check_one_output(store.path(model), config.path)
-    return Classifier(model=model, template=_template(config.template), corruption=config.corruption)
+    return Classifier(
+        model=model,
+        template=_template(config.template),
+        template_arguments=json.dumps(config.template_arguments, sort_keys=True),
+        date=config.date,
+        corruption=config.corruption,
+    )
 
 
 def _rule(config: RuleRewardConfig) -> Rule:
@@ -139,11 +153,18 @@ def _pairwise(store: Store, config: PairwiseRewardConfig, model: Model) -> Pairw
         cut = [name for name in ("max_prompt_tokens", "max_response_tokens") if getattr(config, name) is not None]
         if cut:
             raise ConfigError(f"reward.{cut[0]} is PairRM's, and {config.path} is a cross-encoder, which is never cut: remove it")
-        return Pairwise(model=model, architecture=architecture, template=_template(config.template))
-    if config.template != "none":
-        raise ConfigError(
-            f"reward.template is a cross-encoder's, and {config.path} is a PairRM with a layout of its own: remove it"
+        return Pairwise(
+            model=model,
+            architecture=architecture,
+            template=_template(config.template),
+            template_arguments=json.dumps(config.template_arguments, sort_keys=True),
+            date=config.date,
         )
+    for name, given in (("template", config.template != "none"), ("template_arguments", bool(config.template_arguments))):
+        if given:
+            raise ConfigError(
+                f"reward.{name} is a cross-encoder's, and {config.path} is a PairRM with a layout of its own: remove it"
+            )
     return Pairwise(
         model=model,
         architecture=architecture,
@@ -189,8 +210,20 @@ def reward_model(reward: Rule | Classifier, inference: InferenceConfig, store: S
     return CorruptedReward(model, reward.corruption)
 
 
+def judging_prompts(store: Store, prompts: Dataset, *further: str) -> pl.DataFrame:
+    """The prompts as their responses are judged by them: the columns of JUDGED_BY and `further` ones.
+
+    `conversation` is the JSON of a prompt's messages with all the fields they have, null where role and text say all.
+    """
+    frame = store.frame(prompts, [*JUDGED_BY[:3], "meta", *further])
+    field = store.manifest(prompts).computed_by.get("spec", {}).get("field")
+    held = (json.loads(meta).get(field) for meta in frame["meta"])
+    whole = [None if conversation is None else json.dumps(conversation, ensure_ascii=False) for conversation in held]
+    return frame.drop("meta").with_columns(conversation=pl.Series(whole, dtype=pl.String))
+
+
 def responses(prompts: pl.DataFrame, generations: pl.DataFrame) -> "Responses":
-    """The rows of `generations` with their prompts' messages and answers, in the order of `generations`.
+    """The rows of `generations` with what their prompts are judged by, in the order of `generations`.
 
     Raises DatasetError if a prompt is missing.
     """
@@ -200,7 +233,7 @@ def responses(prompts: pl.DataFrame, generations: pl.DataFrame) -> "Responses":
     lost = rows.filter(pl.col("messages").is_null())
     if len(lost):
         raise DatasetError(f"{len(lost)} responses have no prompt, such as prompt {lost['prompt_id'][0]}: rerun generations")
-    columns = ("prompt_id", "sample_index", "messages", "response", "answer")
+    columns = ("prompt_id", "sample_index", "messages", "response", "answer", "conversation")
     return Responses(*(rows[column].to_list() for column in columns))
 
 
@@ -209,7 +242,7 @@ def _shards(spec: RewardsSpec, store: Store) -> int:
 
 
 def _compute(spec: RewardsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    prompts = store.frame(spec.prompts, ["prompt_id", "messages", "answer"])
+    prompts = judging_prompts(store, spec.prompts)
     columns = ["prompt_id", "sample_index", "response"]
     generations = store.frame(spec.generations, columns, shard=index)
     rows = responses(prompts, generations)

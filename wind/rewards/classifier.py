@@ -1,14 +1,14 @@
 """Classifier rewards: a stored sequence-classification model with one output reads prompt and response.
 
-The model's own tokenizer and chat template are used, never the policy's. Its input has exactly one BOS where its tokenizer knows
-one, is never truncated, and is scored as `wind.rewards.scorer` says.
+The model's own tokenizer and chat template are used, never the policy's, and their word is law, see `wind.templates`. An input is
+never truncated, and is scored as `wind.rewards.scorer` says.
 """
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoModelForSequenceClassification
 
 from wind.config import DType, InferenceConfig
@@ -16,16 +16,17 @@ from wind.datasets import Store
 from wind.errors import InputError
 from wind.handles import label
 from wind.models import load_tokenizer
-from wind.rewards import Classifier
-from wind.rewards.functions import Floats, Responses, first_line
-from wind.rewards.scorer import Encoded, Scorer, encode_pairs, encode_rendered, load_scored, with_one_bos
+from wind.rewards import Classifier, Pairwise
+from wind.rewards.functions import Floats, Responses
+from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
+from wind.templates import Template
 
 
 class ClassifierReward:
-    """A `RewardModel` that asks a sequence-classification model."""
+    """A `RewardModel` that asks a sequence-classification model; without a template it reads text pairs."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, template: str, batch_tokens: int) -> None:
+    def __init__(self, name: str, model: Any, tokenizer: Any, template: Template | None, batch_tokens: int) -> None:
         self._scorer = Scorer(name, model, batch_tokens)
         self._tokenizer = tokenizer
         self._template = template
@@ -33,30 +34,18 @@ class ClassifierReward:
     def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
         """The model's output for each row, computed in its dtype and returned from float32.
 
-        Raises InputError for a template that does not render, an input longer than the model's positions (naming row and
-        lengths), and an output that is not finite.
+        Raises ConfigError for a missing or wrong template, and InputError, naming the row, for a response that it refuses, for an
+        input longer than the model's positions, and for an output that is not finite.
         """
-        inputs = with_one_bos(self._tokenizer, self._encode(rows), self._scorer.name, rows.where)
-        return {"reward": self._scorer.outputs(inputs, rows.where, progress)}
+        return {"reward": self._scorer.outputs(self._encode(rows), rows.where, progress)}
 
     def _encode(self, rows: Responses) -> list[Encoded]:
-        if self._template == "none":
-            return encode_pairs(self._tokenizer, rows.prompts(), list(rows.responses))
+        if self._template is None:
+            return encode_pairs(self._tokenizer, rows.prompts(), list(rows.responses), rows.where)
         chats = [
-            [
-                *({"role": turn["role"], "content": turn["content"]} for turn in messages),
-                {"role": "assistant", "content": response},
-            ]
-            for messages, response in zip(rows.messages, rows.responses, strict=True)
+            [*rows.conversation(row), {"role": "assistant", "content": response}] for row, response in enumerate(rows.responses)
         ]
-        template = None if self._template == "chat" else self._template
-        if template is None and self._tokenizer.chat_template is None:
-            raise InputError(f'{self._scorer.name} has no chat template: set reward.template to "none" or to a Jinja file')
-        try:
-            texts = self._tokenizer.apply_chat_template(chats, chat_template=template, tokenize=False)
-        except TemplateError as error:
-            raise InputError(f"reward.template does not render the chat of {rows.where(0)}: {first_line(error)}") from error
-        return encode_rendered(self._tokenizer, texts)
+        return encode_chats(self._template, chats, rows.where)
 
 
 @lru_cache(maxsize=1)
@@ -68,7 +57,16 @@ def classifier(root: str, reward: Classifier, inference: InferenceConfig, device
     store = Store(root)
     name = f"reward model {label(reward.model)}"
     model = load_classifier(store.path(reward.model), name, inference.dtype).to(device)
-    return ClassifierReward(name, model, load_tokenizer(store, reward.model), reward.template, inference.batch_tokens)
+    tokenizer = load_tokenizer(store, reward.model)
+    return ClassifierReward(name, model, tokenizer, template_of(reward, tokenizer, name), inference.batch_tokens)
+
+
+def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Template | None:
+    """The template by which a reward model reads conversations, None where it reads plain texts."""
+    if reward.template == "none":
+        return None
+    arguments = json.loads(reward.template_arguments)
+    return Template(tokenizer, reward.template, reward.date, arguments, setting="reward.template", owner=name)
 
 
 def load_classifier(folder: Path, name: str, dtype: DType) -> Any:

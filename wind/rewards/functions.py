@@ -6,6 +6,7 @@ one line that names the function, the row or the place in its source, and what t
 
 import contextlib
 import importlib
+import json
 import numbers
 import sysconfig
 import traceback
@@ -33,9 +34,10 @@ class Responses:
 
     prompt_ids: Sequence[str]
     sample_indexes: Sequence[int]
-    messages: Sequence[Sequence[Mapping[str, str]]]  # of the prompt: role and content
+    messages: Sequence[Sequence[Mapping[str, str]]]  # of the prompt: role and text
     responses: Sequence[str]
     answers: Sequence[str | None]
+    conversations: Sequence[str | None] = ()  # JSON of the prompt's messages with all their fields, where they have more
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -43,6 +45,13 @@ class Responses:
     def prompts(self) -> list[str]:
         """What the user asked, for each row."""
         return [asked(messages) for messages in self.messages]
+
+    def conversation(self, row: int) -> list[dict[str, Any]]:
+        """The messages of a row's prompt as a chat template is given them."""
+        whole = self.conversations[row] if self.conversations else None
+        if whole is not None:
+            return list(json.loads(whole))
+        return [{"role": turn["role"], "content": turn["content"]} for turn in self.messages[row]]
 
     def where(self, row: int) -> str:
         """How row number `row` is named in messages."""

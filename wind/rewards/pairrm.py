@@ -26,6 +26,7 @@ from transformers import DebertaV2Config, DebertaV2Model, DebertaV2PreTrainedMod
 
 from wind.errors import InputError
 from wind.rewards.folders import MARKERS
+from wind.rewards.functions import Responses
 from wind.rewards.scorer import Encoded
 
 Messages = Sequence[Mapping[str, str]]
@@ -87,9 +88,9 @@ class PairRMEncoder:
                 )
         self._reserved: list[str] = [str(self._tokenizer.id_to_token(ids[-1])), *MARKERS.values()]
 
-    def __call__(self, messages: Messages, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
+    def __call__(self, rows: Responses, row: int, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
         """The token ids of (prompt, a, b), and whether a text was cut. Raises InputError for turns that do not alternate."""
-        source, before = source_and_turns(messages, where)
+        source, before = source_and_turns(rows.messages[row], where)
         prompt = self._tokens("source_prefix_id", source)
         prompt_ids = _cut(prompt, self._max_prompt_tokens)
         room = (self._max_tokens - len(prompt_ids)) // 2

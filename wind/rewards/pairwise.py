@@ -14,13 +14,12 @@ Equal inputs are scored once, so that equal responses tie exactly and have equal
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
 from wind.config import InferenceConfig
 from wind.datasets import Store
@@ -28,20 +27,20 @@ from wind.errors import InputError
 from wind.handles import label
 from wind.models import load_tokenizer
 from wind.rewards import Pairwise
-from wind.rewards.classifier import load_classifier
-from wind.rewards.functions import Floats, Responses, asked, first_line
-from wind.rewards.scorer import Encoded, Scorer, encode_pairs, encode_rendered, load_scored, with_one_bos
+from wind.rewards.classifier import load_classifier, template_of
+from wind.rewards.functions import Floats, Responses, asked
+from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
+from wind.templates import Template
 
-Messages = Sequence[Mapping[str, str]]
 Integers = npt.NDArray[np.int64]
 
 
 class PairEncoder(Protocol):
     """What makes one input of a prompt and two responses."""
 
-    def __call__(self, messages: Messages, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
-        """The token ids, and whether a text was cut to fit; `where` names the pair in messages."""
+    def __call__(self, rows: Responses, row: int, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
+        """The token ids for the prompt of `row`, and whether a text was cut to fit; `where` names the pair in messages."""
         ...
 
 
@@ -92,7 +91,7 @@ class PairwiseReward:
                 samples = f"{rows.sample_indexes[row]} and {others.sample_indexes[other]}"
                 where = f"prompt {rows.prompt_ids[row]}, the pair of samples {samples},"
                 pair = rows.responses[row], others.responses[other]
-                (ab, is_cut), (ba, _) = (self._encode(rows.messages[row], *texts, where) for texts in (pair, pair[::-1]))
+                (ab, is_cut), (ba, _) = (self._encode(rows, row, *texts, where) for texts in (pair, pair[::-1]))
                 forward[i, j], backward[i, j], cut[i, j] = inputs.number(ab, where), inputs.number(ba, where), is_cut
                 if rows is others:
                     forward[j, i], backward[j, i], cut[j, i] = backward[i, j], forward[i, j], is_cut
@@ -124,41 +123,38 @@ class _Inputs:
 class CrossEncoderInputs:
     """Turns a prompt and two responses into the input of a sequence-classification model. Nothing is cut.
 
-    With template "none" that is the tokenizer's pair of the prompt, as the user asked it, and both responses with a separator
-    between: of a BERT [CLS] prompt [SEP] a [SEP] b [SEP]; a separator inside a text becomes a space. A Jinja text, or with "chat"
-    the model's own template, reads `messages`, `response_a` and `response_b`. One BOS is first where the tokenizer has one.
-    Raises InputError for a tokenizer without separator or chat template, and for a template that does not read all three.
+    Without a template that is the tokenizer's pair of the prompt, as the user asked it, and both responses with a separator
+    between: of a BERT [CLS] prompt [SEP] a [SEP] b [SEP]; a separator inside a text becomes a space. A template reads `messages`,
+    `response_a` and `response_b`, and its word is law, see `wind.templates`. Raises InputError for a tokenizer without separator,
+    ConfigError for one without chat template, and InputError for a template that does not read all three.
     """
 
-    def __init__(self, name: str, tokenizer: Any, template: str) -> None:
-        self._name = name
+    def __init__(self, name: str, tokenizer: Any, template: Template | None) -> None:
         self._tokenizer = tokenizer
-        self._template = tokenizer.chat_template if template == "chat" else template
-        if template == "none" and tokenizer.sep_token is None:
-            raise InputError(f"{name} has no separator token: set reward.template to a Jinja file that tells the responses apart")
-        if self._template is None:
-            raise InputError(f'{name} has no chat template: set reward.template to "none" or to a Jinja file')
-        unread = [variable for variable in ("messages", "response_a", "response_b") if variable not in self._template]
-        if template != "none" and unread:
+        self._template = template
+        if template is None:
+            if tokenizer.sep_token is None:
+                raise InputError(
+                    f"{name} has no separator token: set reward.template to a Jinja file that tells the responses apart"
+                )
+            return
+        unread = [variable for variable in ("messages", "response_a", "response_b") if variable not in template.text]
+        if unread:
             raise InputError(
                 f"reward.template does not read {unread[0]}: a pairwise one reads messages, response_a and response_b"
             )
 
-    def __call__(self, messages: Messages, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
-        """The token ids, and False. Raises InputError for a template that does not render or writes two BOS."""
-        if self._template == "none":
+    def __call__(self, rows: Responses, row: int, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
+        """The token ids, and False. Raises InputError for a template that refuses the pair or begins it with two BOS tokens."""
+        if self._template is None:
             separator = self._tokenizer.sep_token
-            prompt, first, second = (text.replace(separator, " ") for text in (asked(messages), response_a, response_b))
-            inputs = encode_pairs(self._tokenizer, [prompt], [first + separator + second])
+            texts = (text.replace(separator, " ") for text in (asked(rows.messages[row]), response_a, response_b))
+            question, first, second = texts
+            inputs = encode_pairs(self._tokenizer, [question], [first + separator + second], lambda row: where)
         else:
             responses = {"response_a": response_a, "response_b": response_b}
-            turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
-            try:
-                text = self._tokenizer.apply_chat_template(turns, chat_template=self._template, tokenize=False, **responses)
-            except TemplateError as error:
-                raise InputError(f"reward.template does not render {where} {first_line(error)}") from error
-            inputs = encode_rendered(self._tokenizer, [text])
-        return with_one_bos(self._tokenizer, inputs, self._name, lambda row: where)[0], False
+            inputs = encode_chats(self._template, [rows.conversation(row)], lambda row: where, **responses)
+        return inputs[0], False
 
 
 def constant_sum(forward: Floats, backward: Floats) -> Floats:
@@ -195,7 +191,8 @@ def pairwise_reward(root: str, reward: Pairwise, inference: InferenceConfig, dev
         encode = PairRMEncoder(folder, name, model.config, reward.max_prompt_tokens, reward.max_response_tokens)
     else:
         model = load_classifier(folder, name, inference.dtype)
-        encode = CrossEncoderInputs(name, load_tokenizer(store, reward.model), reward.template)
+        tokenizer = load_tokenizer(store, reward.model)
+        encode = CrossEncoderInputs(name, tokenizer, template_of(reward, tokenizer, name))
     return PairwiseReward(Scorer(name, model.to(device), inference.batch_tokens), encode)
 
 

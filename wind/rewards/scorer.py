@@ -1,11 +1,10 @@
 """One output per input of a frozen model: token ids in, length-sorted batches through the model, floats out.
 
-What classifiers and pairwise reward models share. An input is never truncated here and has exactly one BOS where its tokenizer
-knows one; a score does not depend on the batch it was scored in. A checkpoint without a trained head is refused, because
-transformers would make one up at random.
+What classifiers and pairwise reward models share. An input is what the model's own template or tokenizer makes of the texts, see
+`wind.templates`, and is never truncated here; a score does not depend on the batch it was scored in. A checkpoint without a
+trained head is refused, because transformers would make one up at random.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from wind.errors import InputError
 from wind.models import attention_of, deterministic, positions_of
 from wind.rewards.functions import Floats, first_line, refuse_non_finite
 from wind.stages import Progress
+from wind.templates import Template, Where, begins_with_two, two_bos
 
 Encoded = dict[str, list[int]]  # input_ids, and token_type_ids where the model tells two texts apart
-Where = Callable[[int], str]  # how input number i is named in messages
 
 
 class Scorer:
@@ -117,36 +116,25 @@ def load_scored(kind: Any, folder: Path, name: str, dtype: DType) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def encode_rendered(tokenizer: Any, texts: list[str]) -> list[Encoded]:
-    """Texts that one template rendered: where it writes BOS itself it writes the other special tokens too."""
-    bos = tokenizer.bos_token
-    has_bos = bos is not None and texts[0].startswith(bos)
-    return _rows(tokenizer(texts, add_special_tokens=not has_bos))
+def encode_chats(template: Template, chats: list[list[dict[str, Any]]], where: Where, **variables: Any) -> list[Encoded]:
+    """Conversations as the template lays them out; `variables` are for the template.
+
+    Raises InputError naming the first one that it refuses, that renders to nothing, or that begins with two BOS tokens.
+    """
+    texts = template.texts(chats, where, **variables)
+    encoded = _rows(template.token_ids(texts))
+    for row, (chat, inputs) in enumerate(zip(chats, encoded, strict=True)):
+        template.check(chat, inputs["input_ids"], where(row), **variables)
+    return encoded
 
 
-def encode_pairs(tokenizer: Any, firsts: list[str], seconds: list[str]) -> list[Encoded]:
-    """Two texts each as the tokenizer joins them; end to end where it would begin the second with another BOS."""
-    bos = tokenizer.bos_token_id
-    if bos is None or tokenizer("a", "a")["input_ids"].count(bos) < 2:
-        return _rows(tokenizer(firsts, seconds))
-    before = tokenizer(firsts)["input_ids"]
-    after = tokenizer(seconds, add_special_tokens=False)["input_ids"]
-    return [{"input_ids": first + second} for first, second in zip(before, after, strict=True)]
-
-
-def with_one_bos(tokenizer: Any, inputs: list[Encoded], name: str, where: Where) -> list[Encoded]:
-    """`inputs` with exactly one BOS at the start of each, where the tokenizer has one. Raises InputError for two."""
-    bos = tokenizer.bos_token_id
-    if bos is None:
-        return inputs
-    for row, encoded in enumerate(inputs):
-        if encoded["input_ids"][:2] == [bos, bos]:
-            raise InputError(f"reward.template writes BOS where the tokenizer of {name} does too ({where(row)})")
-        if encoded["input_ids"][:1] != [bos]:
-            for column, first in (("input_ids", bos), ("token_type_ids", 0)):
-                if column in encoded:
-                    encoded[column].insert(0, first)
-    return inputs
+def encode_pairs(tokenizer: Any, firsts: list[str], seconds: list[str], where: Where) -> list[Encoded]:
+    """Two texts each as the tokenizer joins them. Raises InputError naming the first that begins with two BOS tokens."""
+    encoded = _rows(tokenizer(firsts, seconds))
+    for row, inputs in enumerate(encoded):
+        if begins_with_two(tokenizer.bos_token_id, inputs["input_ids"]):
+            raise two_bos(tokenizer, where(row), "the row: the reward model's tokenizer adds its own")
+    return encoded
 
 
 def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:

@@ -25,7 +25,7 @@ from wind.training import COMPUTED_BY as TRAINED_BY
 from wind.training import FitSpec
 
 # The modules whose source decides what is sampled and trained: in the key of the dataset, and in that of its checkpoints.
-COMPUTED_BY = ("wind.rollouts", *TRAINED_BY, "wind.generations", "wind.rewards", "wind.win_rates", "wind.logps")
+COMPUTED_BY = ("wind.rollouts", *TRAINED_BY, "wind.generations", "wind.rewards", "wind.templates", "wind.win_rates", "wind.logps")
 
 
 class RolloutsSpec(FitSpec):

@@ -19,7 +19,7 @@ from wind.datasets import Store
 from wind.files import atomic
 from wind.generations import sampled_prompts
 from wind.objective_config import draws_from_anchor
-from wind.rewards import Pairwise, responses, reward_model
+from wind.rewards import JUDGED_BY, Pairwise, judging_prompts, responses, reward_model
 from wind.rewards.functions import Responses
 from wind.rollouts import RolloutsSpec, schema_of
 from wind.rollouts.anchor import PRECISION, Anchor
@@ -33,7 +33,6 @@ from wind.training.weights import PolicyWeights
 from wind.win_rates import win_rates
 
 ANCHOR: Final = "anchor"  # the folder of its export inside the work folder
-PROMPT: Final = ["prompt_id", "prompt_token_ids", "messages", "answer"]
 
 
 class FreshRows:
@@ -105,7 +104,10 @@ class FreshRows:
         return table
 
     def _judged(self, prompts: pl.DataFrame) -> pl.DataFrame:
-        """The samples for `prompts` (step, and the columns of PROMPT) with all that is said of them. Collective under ZeRO-3."""
+        """The samples for `prompts` with all that is said of them. Collective under ZeRO-3.
+
+        `prompts` has step, prompt_token_ids and the columns of JUDGED_BY.
+        """
         drawn = []
         if draws_from_anchor(self._spec.objective):
             self._frozen.fill(self._anchor.whole)
@@ -125,7 +127,7 @@ class FreshRows:
         # A pairwise reward compares all responses to one prompt: here those of one step.
         by_step = pl.concat_str("step", "prompt_id", separator="/")
         asked_rows = rows.with_columns(prompt_id=by_step if isinstance(self._spec.reward, Pairwise) else pl.col("prompt_id"))
-        prompts = asked_rows.select("prompt_id", "messages", "answer").unique("prompt_id")
+        prompts = asked_rows.select(JUDGED_BY).unique("prompt_id")
         asked = responses(prompts, asked_rows.select("prompt_id", "sample_index", "response"))
         columns = self._rewards(asked)
         return rows.with_columns(**{name: pl.Series(values) for name, values in columns.items() if name in names})
@@ -160,14 +162,16 @@ class FreshRows:
 
 def train_prompts(spec: RolloutsSpec, store: Store) -> pl.DataFrame:
     """The prompts to train on, in the order of their ids, with their number `group`."""
-    frame = store.frame(spec.prompts, [*PROMPT, "split"])
+    frame = judging_prompts(store, spec.prompts, "prompt_token_ids", "split")
     ours = sampled_prompts(frame, "train", spec.seed, spec.iteration, spec.parts)
     return ours.drop("split").sort("prompt_id").with_row_index("group").cast({"group": pl.Int64})
 
 
 def as_steps(table: pa.Table, prompts: pl.DataFrame, spec: RolloutsSpec) -> tuple[Rows, Integers]:
     """The rows of a refresh as they are trained on, and the step of every group, counted from 1."""
-    frame = pl.DataFrame(table).join(prompts.select(PROMPT[:2]), on="prompt_id", how="left", maintain_order="left")
+    frame = pl.DataFrame(table).join(
+        prompts.select("prompt_id", "prompt_token_ids"), on="prompt_id", how="left", maintain_order="left"
+    )
     frame = frame.with_columns(
         group=pl.concat_str("step", "prompt_id", separator="/"),
         from_anchor=pl.col("drawn_from") == "anchor",
