@@ -9,6 +9,7 @@ All updates have one form, `step`, and differ in its weights and score (MATH 6).
 nats, float64, [P, Y]; axis suffixes and the meaning of -inf are those of `wind.best_of_n`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -201,10 +202,13 @@ def solve(ref_P_Y: torch.Tensor, preferences: Preferences, *, beta: float) -> to
     Its `residual` is below 1e-10 for every prompt, and its error in nats of about that size. Mirror steps would need
     log(1/error) / beta^2 rounds; this is Newton's method, with regularisation strengths that lead down to `beta`. It cannot fail
     but for rounding (see `_newton`); that begins to matter below beta = 1e-4. Prompts are solved in blocks of bounded memory.
-    Raises InputError unless beta > 0 and the preferences are constant-sum, and if rounding keeps the residual above 1e-10.
+    Raises InputError unless beta > 0, the reference is float64 and the preferences are constant-sum, and if rounding keeps the
+    residual above 1e-10.
     """
     if not beta > 0:
         raise InputError(f"the game is not regularised with beta = {beta}, and may have no unique solution: use beta > 0")
+    if ref_P_Y.dtype != torch.float64:
+        raise InputError(f"ref_P_Y is {ref_P_Y.dtype}, too coarse for a solution to {TOLERANCE:g} nats: pass ref_P_Y.double()")
     prompts, responses = ref_P_Y.shape
     size = max(1, BLOCK // responses**2)
     blocks = [slice(first, first + size) for first in range(0, prompts, size)]
@@ -241,7 +245,14 @@ def duality_gap(logp_P_Y: torch.Tensor, ref_P_Y: torch.Tensor, preferences: Pref
 
 
 def _mirror(beta: float, eta: float) -> tuple[float, float]:
-    """lam = 1 / (1 + beta eta), and eta lam in a form that also holds for eta = inf."""
+    """lam = 1 / (1 + beta eta), and eta lam in a form that also holds for eta = inf.
+
+    Raises InputError unless beta >= 0 and eta > 0, and for eta = inf at beta = 0, whose update has no limit.
+    """
+    if not (beta >= 0 and eta > 0 and math.isfinite(beta)):
+        raise InputError(f"there is no update with beta = {beta} and eta = {eta}: use a finite beta >= 0 and eta > 0")
+    if beta == 0 and math.isinf(eta):
+        raise InputError("eta = inf is the regularised best response, and beta = 0 regularises nothing: use beta > 0")
     return 1 / (1 + beta * eta), 1 / (beta + 1 / eta)
 
 

@@ -207,3 +207,16 @@ def test_errors_of_the_fit_propagate_no_further_than_the_bound(beta: float, mult
         logp = (wind_update(logp, ref, game, beta=beta, eta=eta) + error).log_softmax(-1)
         assert (kl(solution, logp) <= before / (1 + beta * eta) + 2 * eps).all()
     assert (kl(solution, logp) <= kl(solution, ref) / (1 + beta * eta) ** 60 + 2 * delta / beta).all()
+
+
+def test_a_reference_too_coarse_to_solve_for_is_refused_by_its_dtype() -> None:
+    with pytest.raises(InputError, match=r"ref_P_Y is torch\.float32, too coarse for a solution to 1e-11 nats: pass ref"):
+        solve(uniform(1, 2).float(), RewardPreferences.of(row(1, 0)), beta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("beta", "eta"), [(0.0, math.inf), (-1.0, 1.0), (1.0, 0.0), (1.0, -1.0), (math.nan, 1.0), (math.inf, 1.0)]
+)
+def test_an_update_that_does_not_exist_is_refused(beta: float, eta: float) -> None:
+    with pytest.raises(InputError, match="beta"):
+        wind_update(uniform(1, 2), uniform(1, 2), RewardPreferences.of(row(1, 0)), beta=beta, eta=eta)
