@@ -1,16 +1,15 @@
 """Where the answer to a query goes: a table, JSON, or a file, batch by batch."""
 
-import json
 from pathlib import Path
 
 import polars as pl
-import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
 from flows import show
 from wind.files import atomic
+from wind.terminal import json_text, say
 
 
 def print_rows(found: pa.RecordBatchReader) -> None:
@@ -22,14 +21,15 @@ def print_rows(found: pa.RecordBatchReader) -> None:
 
 def print_json(found: pa.RecordBatchReader) -> None:
     """The rows as a JSON list, batch by batch; what JSON has no word for is null or text."""
-    between = "["
+    say("[")
+    between = ""
     for batch in found:
         part = pl.from_arrow(batch)
         assert isinstance(part, pl.DataFrame)
-        for row in part.with_columns(cs.float().fill_nan(None)).iter_rows(named=True):
-            print(between, json.dumps(row, default=str, ensure_ascii=False), sep="\n", end="")
+        for row in part.fill_nan(None).iter_rows(named=True):
+            say(between + json_text(row))
             between = ","
-    print("[]" if between == "[" else "\n]")
+    say("]")
 
 
 def write_rows(found: pa.RecordBatchReader, *, csv: Path | None, parquet: Path | None) -> int:

@@ -12,6 +12,7 @@ from flows.commands import auditing, checking, keeping, looking, moving, runs, s
 from wind.environment import direct, variables
 from wind.errors import WindError
 from wind.redaction import redacted
+from wind.terminal import complain
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 for module in (runs, studies, looking, auditing, checking, keeping, moving):
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {redacted(' '.join(message.split()))}", file=sys.stderr)
+    complain(f"error: {redacted(' '.join(message.split()))}")
     sys.exit(code)
 
 

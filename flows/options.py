@@ -1,6 +1,5 @@
 """What the commands share: their options, and a Prefect API."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from wind.datasets import Store
 from wind.environment import unset, variables
 from wind.recipes import load_config
 from wind.storage import storage_for
+from wind.terminal import say_json
 from wind.versions import Version
 
 Config = Annotated[Path, typer.Argument(help="a YAML file, such as configs/demo.yaml")]
@@ -56,6 +56,6 @@ def load(path: Path, overrides: list[str] | None, iterations: int | None) -> Dis
 def print_versions(store: Store, found: list[Version], *, as_json: bool) -> None:
     """The versions `found`, as JSON or as tables."""
     if as_json:
-        print(json.dumps([version.model_dump(mode="json") for version in found], indent=1))
+        say_json([version.model_dump(mode="json") for version in found])
     else:
         show.versions(store, found)

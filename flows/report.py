@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from rich.console import Console
 from rich.table import Table
 
 from wind.datasets import Store
@@ -15,6 +14,7 @@ from wind.errors import ConfigError
 from wind.files import atomic_write
 from wind.handles import label
 from wind.standings import Estimate, Standing, standings
+from wind.terminal import PlainConsole, say
 from wind.versions import Version
 
 if TYPE_CHECKING:
@@ -107,15 +107,12 @@ def numbers(store: Store, found: "Study") -> pl.DataFrame:
 
 def show(report: Report) -> None:
     """The table on standard output, columns that are the same for all left out."""
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(width=220, highlight=False)
     columns = [column for column in _said(report) if column[0] not in ("reward calls", "samples")]
     table = Table(*(title for title, *_ in columns), box=None, pad_edge=False)
     for row in zip(*(cells for _, *cells in columns), strict=True):
         table.add_row(*row)
-    console.print(table)
-    for note in report.notes:
-        console.print(note, markup=False)
+    PlainConsole(width=220).print(table)
+    say(*report.notes)
 
 
 def write(report: Report, found: "Study", command: str, folder: Path) -> None:

@@ -1,16 +1,16 @@
 """How versions, plans and rows look in a terminal."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from wind.datasets import Store
 from wind.errors import ConfigError, first_line
 from wind.handles import AnyHandle, Dataset, label
+from wind.terminal import PlainConsole, harmless, is_unicode, say
 from wind.versions import Version
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts",
 def versions(store: Store, found: Sequence[Version]) -> None:
     """Per version its metrics with 95% intervals, the seconds of its stages, and where it lies."""
     if not found:
-        print(f"no versions in {store.url}")
+        say(f"no versions in {store.url}")
         return
     timed = [stage for stage in TIMED if any(stage in version.seconds for version in found)]
     metrics = [("version", "iteration", *(title for title, _, _ in SUMMARY))]
@@ -66,15 +66,14 @@ def versions(store: Store, found: Sequence[Version]) -> None:
         path = f"{store.url}/{version.file()}"
         places.append(f"{name}  {version.id[:12]}  {path}")
         places += _warnings(version)
-    print("\n".join([*_aligned(metrics), "", *_aligned(seconds), "", *places]))
+    say(*_aligned(metrics), "", *_aligned(seconds), "", *places)
 
 
 def version(store: Store, found: Version) -> None:
     """Everything of one version."""
-    console = _console()
     content = found.content
-    console.print(f"{found.run}@{found.number}  iteration {content.iteration}  id {found.id}", markup=False)
-    console.print(f"before it: {content.previous or 'nothing'}", markup=False)
+    say(f"{found.run}@{found.number}  iteration {content.iteration}  id {found.id}")
+    say(f"before it: {content.previous or 'nothing'}")
     datasets = Table("dataset", "rows", "fingerprint", "checks", "seconds", "parents", box=None, pad_edge=False)
     for name, handle in content.datasets.items():
         parents = ", ".join(f"{parent} {handle.fingerprint[:12]}" for parent, handle in store.manifest(handle).parents.items())
@@ -84,24 +83,23 @@ def version(store: Store, found: Version) -> None:
     for name in ("model_in", "model_out", "reference"):
         model = getattr(content, name)
         datasets.add_row(name, f"{model.parameters} weights", model.fingerprint[:12], "", "", "")
-    console.print(datasets)
+    PlainConsole().print(datasets)
     metrics = Table("metric", "value [95% interval]", "n", box=None, pad_edge=False)
     for name, entry in found.metrics.items():
         metrics.add_row(name, _number(entry, 4), str(entry["n"]))
-    console.print(metrics)
+    PlainConsole().print(metrics)
     for line in _warnings(found):
-        console.print(line, markup=False, soft_wrap=True)
-    _code(console, store, found)
-    console.print(f"policy: {store.where(content.model_out)}", markup=False)
+        say(line)
+    _code(store, found)
+    say(f"policy: {store.where(content.model_out)}")
     for name in ("model_in", "model_out", "reference"):
         if store.is_dropped(getattr(content, name)):
             again = f"`wind rerun {found.run} --from training` computes them again"
-            console.print(f"the weights of {name} were dropped by a retention policy; {again}", markup=False)
+            say(f"the weights of {name} were dropped by a retention policy; {again}")
 
 
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
     """What a run would do, stage by stage."""
-    console = _console()
     titles = ("iteration", "dataset", "outcome", "rows", "tokens, at most", "megabytes", "seconds", "why")
     table = Table(*titles, box=None, pad_edge=False)
     for step in steps:
@@ -111,51 +109,47 @@ def plan(steps: Sequence[Mapping[str, Any]]) -> None:
             step["dataset"],
             step["outcome"],
             *("?" if cell is None else f"{cell:g}" for cell in cells),
-            Text(reasons(step["why"])),
+            reasons(step["why"]),
         )
-    console.print(table)
+    PlainConsole().print(table)
     waiting = [step for step in steps if step["outcome"] == "run"]
     known = [step["seconds"] for step in waiting if step["seconds"] is not None]
     estimate = f"about {sum(known):.0f} s" if len(known) == len(waiting) else "some have no run yet to estimate their time from"
-    console.print(f"{len(waiting)} datasets to compute, {len(steps) - len(waiting)} in the cache; {estimate}")
+    say(f"{len(waiting)} datasets to compute, {len(steps) - len(waiting)} in the cache; {estimate}")
 
 
 def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
     """What the checks of a version's datasets say, and the page of each that says more than that it passed."""
-    console = _console()
     for name, result in results.items():
         verdict = "failed" if not result.success else "warned" if result.warnings else "passed"
-        console.print(f"{name:<18} {verdict}  {result.expectations:>3} expectations", markup=False)
+        say(f"{name:<18} {verdict}  {result.expectations:>3} expectations")
         findings = (*result.failures, *result.warnings)
         for line in (*findings, *([f"see {store.storage.url}/{result.path}"] if findings else [])):
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+            say(f"  {line}")
 
 
 def verified(name: str, verification: "Verification") -> None:
     """What was found, a line each, and what was verified."""
-    console = _console()
     for note in verification.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        say(f"note: {note}")
     for finding in verification.findings:
-        console.print(str(finding), markup=False, soft_wrap=True)
+        say(str(finding))
     outcome = f"{len(verification.findings)} findings" if verification.findings else "whole"
-    console.print(f"{name}  {outcome}  {verification.bytes_checked} bytes", markup=False)
+    say(f"{name}  {outcome}  {verification.bytes_checked} bytes")
 
 
 def reproduced(name: str, result: "Reproduction") -> None:
     """Whether a dataset was reproduced; if not, what differs, and what else is not as it was."""
-    console = _console()
     outcome = "not reproduced" if result.differences else "reproduced"
-    console.print(f"{name}  {outcome}  {result.computed[:12]}, recorded {result.recorded[:12]}", markup=False)
+    say(f"{name}  {outcome}  {result.computed[:12]}, recorded {result.recorded[:12]}")
     for line in (*result.differences, *result.changed):
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        say(f"  {line}")
 
 
 def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:
     """The datasets that a command made, and where they lie."""
-    console = _console()
     for name, dataset in found.items():
-        console.print(f"{name}  {dataset['rows']} rows  {dataset['path']}", markup=False)
+        say(f"{name}  {dataset['rows']} rows  {dataset['path']}")
 
 
 def reasons(why: Sequence[str]) -> str:
@@ -172,20 +166,19 @@ def tags(found: Sequence[Mapping[str, Any]]) -> None:
     for entry in found:
         version = f"{entry['run']}@{entry['number']}" if entry["number"] else "gone"
         table.add_row(f"{entry['run']}@{entry['tag']}", version, entry["id"][:12])
-    _console().print(table if found else "no tags")
+    PlainConsole().print(table) if found else say("no tags")
 
 
 def collected(found: "Collected") -> None:
     """What a collection removed: everything by name, then by kind."""
-    console = _console()
     for item in found.items:
-        console.print(f"{item.name}  {item.bytes} bytes", markup=False)
+        say(f"{item.name}  {item.bytes} bytes")
     table = Table("kind", "items", "bytes", box=None, pad_edge=False)
     for kind, (items, size) in found.kinds().items():
         table.add_row(kind, str(items), str(size))
     if found.items:
-        console.print(table)
-    console.print(f"{found.bytes()} bytes {'would be freed' if found.dry_run else 'freed'}", markup=False)
+        PlainConsole().print(table)
+    say(f"{found.bytes()} bytes {'would be freed' if found.dry_run else 'freed'}")
 
 
 def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> "pl.DataFrame":
@@ -208,15 +201,31 @@ def frame(found: "pl.DataFrame") -> None:
     """The rows as a table, nothing cut off."""
     import polars as pl
 
-    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_column_data_types=True, tbl_width_chars=200):
-        print(found)
+    shown = pl.DataFrame([_shown(column) for column in found])
+    form: Literal["ASCII_FULL_CONDENSED"] | None = None if is_unicode(sys.stdout) else "ASCII_FULL_CONDENSED"
+    with pl.Config(
+        tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_column_data_types=True, tbl_width_chars=200, tbl_formatting=form
+    ):
+        say(*str(shown).split("\n"))
+
+
+def _shown(column: "pl.Series") -> "pl.Series":
+    """A column with its name and its texts on one line each; of nested values also the texts within them."""
+    import polars as pl
+
+    name = harmless(column.name)
+    if column.dtype == pl.String:
+        return pl.Series(name, [text if text is None else harmless(text) for text in column], pl.String)
+    if column.dtype.is_nested() and "String" in str(column.dtype):
+        return pl.Series(name, [None if value is None else str(value) for value in column.to_list()], pl.String)
+    return column.alias(name)
 
 
 def _warnings(version: Version) -> list[str]:
     return [f"  warning: {name}, {warning}" for name, warnings in version.warnings.items() for warning in warnings]
 
 
-def _code(console: Console, store: Store, found: Version) -> None:
+def _code(store: Store, found: Version) -> None:
     """The source trees and environments that the datasets of a version were computed with, and how to get back to each tree."""
     trees: dict[str, list[str]] = {}
     environments: dict[str, list[str]] = {}
@@ -227,12 +236,10 @@ def _code(console: Console, store: Store, found: Version) -> None:
             environments.setdefault(environment, []).append(name)
     for tree, names in trees.items():
         state, _, back = tree.partition("\n")
-        console.print(
-            f"code {state}: {', '.join(names)}", *([f"  {back}"] if back else []), sep="\n", markup=False, soft_wrap=True
-        )
+        say(f"code {state}: {', '.join(names)}", *([f"  {back}"] if back else []))
     for environment, names in environments.items():
         place = f"{store.url}/environments/{environment}.json"
-        console.print(f"environment {environment[:12]}: {', '.join(names)}", f"  {place}", sep="\n", markup=False, soft_wrap=True)
+        say(f"environment {environment[:12]}: {', '.join(names)}", f"  {place}")
 
 
 def _tree(store: Store, made: Mapping[str, Any]) -> str:
@@ -247,12 +254,6 @@ def _tree(store: Store, made: Mapping[str, Any]) -> str:
     elif made.get("git_dirty"):
         state += ", changed by a patch that was not kept"
     return f"{state}\n{back}"
-
-
-def _console() -> Console:
-    """Standard output; wide enough for a table where it is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=160, highlight=False)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -14,11 +13,11 @@ from wind.differences import Change, DatasetDifference, Difference, Shift
 from wind.histories import Answers, History
 from wind.lineage import Lineage, Node
 from wind.lineage.drawing import caption
+from wind.terminal import PlainConsole, harmless, say
 
 LONGEST = 400  # characters of a response that a terminal shows; JSON has all
 ALIGNED = ("win_rate", "mean_reward", "accuracy", "kl_k1", "response_tokens")
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,52}\b")  # its first digits are enough for people
-WIDTH = 160  # where standard output is no terminal
 STYLES = {"version": "bold yellow", "prompt": "bold magenta", "dataset": "cyan", "model": "red", "source": "green"}
 
 
@@ -31,55 +30,53 @@ def lineage(found: Lineage) -> None:
     while waiting:
         branch, called, node = waiting.pop()
         if node.id in seen:
-            branch.add(Text.assemble(f"{called}: ", (node.name, STYLES[node.kind]), ("  see above", "dim")))
+            branch.add(_line(f"{called}: ", (node.name, STYLES[node.kind]), ("  see above", "dim")))
             continue
         seen.add(node.id)
         grown = branch.add(_node(node, called))
         waiting += [(grown, name, parent) for name, parent in reversed(found.parents(node.id))]
-    _console().print(tree)
+    PlainConsole().print(tree)
 
 
 def history(found: History) -> None:
     """The prompt, and its responses in every iteration side by side, the best on top."""
-    console = _console()
-    console.print(f"prompt {found.prompt_id}  run {found.run}  {found.split}", markup=False)
-    console.print(f"prompt: {found.prompt}", f"answer: {found.answer or '-'}", sep="\n", markup=False)
+    say(f"prompt {found.prompt_id}  run {found.run}  {found.split}")
+    say(f"prompt: {found.prompt}", f"answer: {found.answer or '-'}")
     if found.meta != "{}":
-        console.print(f"meta: {found.meta}", markup=False)
+        say(f"meta: {found.meta}")
     table = Table(show_lines=True)
     for answers in found.iterations:
-        table.add_column(Text(f"iteration {answers.iteration}  {answers.version}  policy {answers.policy[:12]}"), ratio=1)
+        table.add_column(f"iteration {answers.iteration}  {answers.version}  policy {answers.policy[:12]}", ratio=1)
     for index in range(max(len(answers.rows) for answers in found.iterations)):
         table.add_row(*(_response(answers, index) for answers in found.iterations))
-    console.print(table)
+    PlainConsole().print(table)
     for answers in found.iterations:
         for damage in answers.damage:
-            console.print(f"{answers.version}: {damage}", markup=False)
+            say(f"{answers.version}: {damage}")
         if not answers.rows and not answers.damage:
-            console.print(f"{answers.version} did not ask this prompt", markup=False)
+            say(f"{answers.version} did not ask this prompt")
 
 
 def difference(found: Difference) -> None:
     """What differs, table by table; what is the same in few words."""
-    console = _console()
-    console.print(f"{found.before} -> {found.after}", markup=False)
+    say(f"{found.before} -> {found.after}")
     revision = [found.git_revision] if found.git_revision else []
     settings = [("config", found.config), ("code", found.modules), ("package", [*found.packages, *revision])]
     for title, changes in settings:
         if changes:
-            _print(console, (title, "before", "after"), [(change.name, *_values(change)) for change in changes])
+            _print((title, "before", "after"), [(change.name, *_values(change)) for change in changes])
     same = [title for title, changes in settings if not changes]
     if same:
-        console.print(f"the same: {', '.join(same)}", "", sep="\n")
+        say(f"the same: {', '.join(same)}", "")
     if found.recomputed:
-        _print(console, ("computed anew", "why"), [(each.dataset, reasons(each.why)) for each in found.recomputed])
+        _print(("computed anew", "why"), [(each.dataset, reasons(each.why)) for each in found.recomputed])
     contents = [*map(_content, found.datasets), *map(_model, found.models)]
     titles = ("dataset or model", "before", "after", "added", "removed", "changed", "rows that differ, by column")
-    _print(console, titles, contents)
+    _print(titles, contents)
     if shifts := [_moved(each.name, shift) for each in found.datasets for shift in each.shifts]:
-        _print(console, ("distribution", "of", "mean before", "mean after", "KS", "p", "effect, in sd"), shifts)
+        _print(("distribution", "of", "mean before", "mean after", "KS", "p", "effect, in sd"), shifts)
     if metrics := [_metric(change) for change in found.metrics if change.before != change.after]:
-        _print(console, ("metric", "before", "after", "difference"), metrics)
+        _print(("metric", "before", "after", "difference"), metrics)
     aligned = [
         (str(each.iteration), each.before, each.after, *_metric(change))
         for each in found.iterations
@@ -87,35 +84,41 @@ def difference(found: Difference) -> None:
         if change.name in ALIGNED
     ]
     if aligned:
-        _print(console, ("iteration", "of", "and of", "metric", "before", "after", "difference"), aligned)
+        _print(("iteration", "of", "and of", "metric", "before", "after", "difference"), aligned)
 
 
-def _print(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*titles, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table, "", sep="\n")
+        table.add_row(*row)
+    PlainConsole().print(table)
+    say("")
 
 
 def _node(node: Node, called: str) -> Text:
     title, detail = caption(node)
-    text = Text.assemble(f"{called}: " if called else "", (title, STYLES[node.kind]), f"  {detail}")
+    computed = ""
     if node.computed_by is not None:
         seconds = node.provenance.get("seconds")
         took = f" in {seconds:.1f} s" if isinstance(seconds, int | float) else ""
         others = f", one of {node.computations} computations" if node.computations > 1 else ""
-        text.append(f"  computed by {node.computed_by['stage']}{took}{others}", "dim")
+        computed = f"  computed by {node.computed_by['stage']}{took}{others}"
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in list(node.numbers.items())[:4])
     origin = node.provenance.get("origin") or node.provenance.get("source")
-    for said in (numbers, f"from {_place(origin)}" if origin else ""):
-        text.append(f"  {said}" if said else "", "dim")
-    for file in node.files:
-        text.append(f"\n{file['name']}  {file['bytes']} bytes  sha256 {file['sha256']}", "dim")
+    said = [f"  {each}" for each in (numbers, f"from {_place(origin)}" if origin else "") if each]
+    name = (f"{called}: " if called else "", (title, STYLES[node.kind]), f"  {detail}")
+    lines = [_line(*name, *((each, "dim") for each in (computed, *said)))]
+    lines += [_line((f"{file['name']}  {file['bytes']} bytes  sha256 {file['sha256']}", "dim")) for file in node.files]
     if node.prompt is not None:
-        text.append(f"\n{node.prompt['prompt']}", "dim")
+        lines.append(_line((node.prompt["prompt"], "dim")))
     if node.damage:
-        text.append(f"\nMISSING OR DAMAGED: {node.damage}", "bold red")
-    return text
+        lines.append(_line((f"MISSING OR DAMAGED: {node.damage}", "bold red")))
+    return Text("\n").join(lines)
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """Texts, each with its style or none, on one line."""
+    return Text.assemble(*(harmless(part) if isinstance(part, str) else (harmless(part[0]), part[1]) for part in parts))
 
 
 def _place(origin: str | Mapping[str, str]) -> str:
@@ -130,7 +133,7 @@ def _response(answers: Answers, index: int) -> Text:
         return Text("")
     row = answers.rows[index]
     response = str(row.get("response"))
-    text = Text(response if len(response) <= LONGEST else f"{response[:LONGEST]}…", style="bold")
+    lines = [_line((response if len(response) <= LONGEST else f"{response[:LONGEST]}…", "bold"))]
     drawn = f"step {row['step']}, {row['drawn_from']}" if "step" in row else ""
     judged = [
         f"{title} {_number(row[name])}"
@@ -139,9 +142,8 @@ def _response(answers: Answers, index: int) -> Text:
     ]
     scored = f"logp {_number(row['logp_policy'])}, reference {_number(row['logp_reference'])}" if "logp_policy" in row else ""
     beside = f"beside {str(row['response_reference'])[:LONGEST]!r}" if row.get("response_reference") is not None else ""
-    for line in (drawn, "  ".join([*judged, str(row.get("role") or "")]).strip(), scored, beside):
-        text.append(f"\n{line}" if line else "", "not bold")
-    return text
+    further = (drawn, "  ".join([*judged, str(row.get("role") or "")]).strip(), scored, beside)
+    return Text("\n").join([*lines, *(_line(line) for line in further if line)])
 
 
 def _content(found: DatasetDifference) -> Sequence[str]:
@@ -181,8 +183,3 @@ def _interval(entry: Mapping[str, Any] | None) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.4g}"
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=WIDTH, highlight=False)

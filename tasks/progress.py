@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from wind.terminal import PlainConsole, is_unicode
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -23,18 +24,18 @@ class Terminal:
     """The run's voice on standard error, so that standard output carries results only."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True, highlight=False)
+        self.console = PlainConsole(file=sys.stderr, quiet=quiet, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Bar]:
         """A progress bar called `name` in a terminal; elsewhere a line every ten seconds."""
         if self.console.is_terminal:
             columns = (
-                SpinnerColumn(),
+                SpinnerColumn("dots" if is_unicode(sys.stderr) else "line"),
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),

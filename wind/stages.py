@@ -221,11 +221,13 @@ def main(name: str) -> None:
     parser.add_argument("--root", default="./store", help="the store (default: ./store)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = parser.parse_args()
+    from wind.terminal import complain, say  # rich, which no worker needs
+
     try:
         job = _read_job(name, arguments.spec, Place(root=arguments.root, device=arguments.device))
-        print(run(job, lambda done, total: None).model_dump_json())
+        say(run(job, lambda done, total: None).model_dump_json())
     except WindError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         sys.exit(error.exit_code)
 
 

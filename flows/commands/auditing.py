@@ -1,6 +1,5 @@
 """Commands that prove what is stored."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +12,7 @@ from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
 from wind.files import atomic_write
 from wind.names import REFERENCE, find, named
+from wind.terminal import say, say_json
 from wind.versions import runs
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def verify_content(
     else:
         _verify_version(verification, name)
     if as_json:
-        print(json.dumps({"verified": name or root, **verification.report()}, indent=1))
+        say_json({"verified": name or root, **verification.report()})
     else:
         show.verified(name or root, verification)
     verification.require()
@@ -72,11 +72,11 @@ def lineage(
     found = lineage_of(Store(root), name, run_name)
     if svg is not None:
         atomic_write(svg, drawing.svg(found).encode())
-        print(json.dumps({"svg": str(svg)}) if as_json else svg)
+        say_json({"svg": str(svg)}, None) if as_json else say(svg)
     elif as_json:
-        print(found.model_dump_json(indent=1))
+        say_json(found)
     elif form == "mermaid":
-        print(drawing.mermaid(found), end="")
+        say(*drawing.mermaid(found).rstrip("\n").split("\n"))
     else:
         show_audit.lineage(found)
 
@@ -95,7 +95,7 @@ def diff(
     store = Store(root)
     are_runs = all(name in runs(store) for name in (before, after))
     found = difference(store, find(store, before), find(store, after), aligned=are_runs)
-    print(found.model_dump_json(indent=1)) if as_json else show_audit.difference(found)
+    say_json(found) if as_json else show_audit.difference(found)
 
 
 def _verify_version(verification: "Verification", name: str) -> None:
@@ -122,7 +122,7 @@ def _reproduce(store: Store, name: str | None, stage: str, scratch: Path | None,
         raise ConfigError(f"{name} has no dataset {stage!r}: it has {', '.join(handles)}")
     result = reproduced(store, handles[stage], scratch)
     if as_json:
-        print(json.dumps({"reproduced": f"{name}:{stage}", **asdict(result)}, indent=1))
+        say_json({"reproduced": f"{name}:{stage}", **asdict(result)})
     else:
         show.reproduced(f"{name}:{stage}", result)
     if result.differences:

@@ -1,6 +1,5 @@
 """Commands about data checks: run them again, and show all of a run's."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from wind.handles import label
 from wind.names import find
 from wind.nesting import json_value
 from wind.recipes import checks_config
+from wind.terminal import say, say_json
 from wind.versions import Version, everywhere
 
 commands = typer.Typer()
@@ -48,7 +48,7 @@ def check(
             assert result is not None, "a failed check is kept before it is raised"
             results[noun] = result
     if as_json:
-        print(json.dumps({noun: result.model_dump(mode="json") for noun, result in results.items()}, indent=1))
+        say_json({noun: result.model_dump(mode="json") for noun, result in results.items()})
     else:
         show.checks(store, results)
     failed = [result for result in results.values() if not result.success]
@@ -79,7 +79,7 @@ def docs(
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             atomic_write(out / name, content)
     index = f"{folder}/index.html" if out is not None else f"{store.storage.url}/{folder}/index.html"
-    print(json.dumps({"index": index, "files": len(files)}, indent=1) if as_json else index)
+    say_json({"index": index, "files": len(files)}) if as_json else say(index)
 
 
 def _recorded_checks(store: Store, run: str) -> dict[Any, Any]:

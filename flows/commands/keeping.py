@@ -1,6 +1,5 @@
 """Commands that say what is kept: tags, versions that are no longer wanted, and garbage collection."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.garbage import collect
 from wind.names import find
+from wind.terminal import say_json
 from wind.versions import Versions, runs
 
 commands = typer.Typer()
@@ -49,7 +49,7 @@ def tags(
         numbers = {version.id: version.number for version in Versions(store, run)}
         for tag, wanted in Versions(store, run).tags().items():
             found.append({"run": run, "tag": tag, "number": numbers.get(wanted), "id": wanted})
-    print(json.dumps(found, indent=1)) if as_json else show.tags(found)
+    say_json(found) if as_json else show.tags(found)
 
 
 @commands.command()
@@ -88,7 +88,7 @@ def gc(
     if as_json:
         kinds = {kind: {"items": items, "bytes": size} for kind, (items, size) in collected.kinds().items()}
         items = [{"kind": item.kind, "name": item.name, "bytes": item.bytes} for item in collected.items]
-        print(json.dumps({"dry_run": dry_run, "bytes": collected.bytes(), "kinds": kinds, "items": items}, indent=1))
+        say_json({"dry_run": dry_run, "bytes": collected.bytes(), "kinds": kinds, "items": items})
     else:
         show.collected(collected)
 

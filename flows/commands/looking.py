@@ -1,6 +1,5 @@
 """Commands that look at what is stored."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from flows.options import Json, Root, print_versions
 from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.names import find, named
+from wind.terminal import say_json
 from wind.versions import Versions
 from wind.versions import runs as runs_of
 
@@ -37,7 +37,7 @@ def show_version(
 ) -> None:
     """Show one version: datasets, checks, metrics, parents."""
     version = find(Store(root), name)
-    print(version.model_dump_json(indent=1)) if as_json else show.version(Store(root), version)
+    say_json(version) if as_json else show.version(Store(root), version)
 
 
 @commands.command()
@@ -51,7 +51,7 @@ def rows(
     """Look at the rows of a dataset."""
     store = Store(root)
     found = show.select(store, named(store, name), where=where, limit=limit)
-    print(json.dumps(found.to_dicts(), indent=1)) if as_json else show.frame(found)
+    say_json(found.fill_nan(None).to_dicts()) if as_json else show.frame(found)
 
 
 @commands.command()
@@ -68,7 +68,7 @@ def prompt(
 
     store = Store(root)
     found = history(store, *prompt_of(store, digits, run_name))
-    print(found.model_dump_json(indent=1)) if as_json else show_audit.history(found)
+    say_json(found) if as_json else show_audit.history(found)
 
 
 @commands.command()
@@ -94,7 +94,7 @@ def sql(
     found = [find(store, name)] if name else list(Versions(store, _only_run(store, run_name)))
     with answer(store, found, query) as rows:
         if csv or parquet:
-            print(json.dumps({"rows": write_rows(rows, csv=csv, parquet=parquet)}))
+            say_json({"rows": write_rows(rows, csv=csv, parquet=parquet)}, None)
         elif as_json:
             print_json(rows)
         else:

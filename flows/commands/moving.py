@@ -1,6 +1,5 @@
 """Commands that move what is stored: out to other tools, to another machine, to the Hub."""
 
-import json
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +13,7 @@ from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.exports import Subject, export_hf, export_model, export_parquet
 from wind.hub import push, repository, require_token
+from wind.terminal import say, say_json
 
 commands = typer.Typer()
 
@@ -49,7 +49,7 @@ def export(
         export_archive(store, subject.version, destination)
     files = [destination] if destination.is_file() else [path for path in destination.rglob("*") if path.is_file()]
     facts = {"path": str(destination), "files": len(files), "bytes": sum(path.stat().st_size for path in files)}
-    print(json.dumps(facts) if as_json else f"{subject.name}  {destination}  {facts['files']} files  {facts['bytes']} bytes")
+    say_json(facts, None) if as_json else say(f"{subject.name}  {destination}  {facts['files']} files  {facts['bytes']} bytes")
 
 
 @commands.command("import")
@@ -66,7 +66,7 @@ def import_version(
     name = f"{found.version.run}@{found.version.number}"
     facts = {"version": name, "id": found.version.id, "versions": found.versions, "stored": found.stored, "bytes": found.bytes}
     added = f"{found.versions} versions and {found.stored} datasets and models added"
-    print(json.dumps(facts) if as_json else f"{name}  {found.version.id[:12]}  {found.bytes} bytes verified, {added}")
+    say_json(facts, None) if as_json else say(f"{name}  {found.version.id[:12]}  {found.bytes} bytes verified, {added}")
 
 
 @commands.command("push")
@@ -88,4 +88,4 @@ def push_to_hub(
         url = push(
             folder, wanted, "dataset" if subject.datasets else "model", public=public, message=f"{subject.name} by `wind push`"
         )
-    print(json.dumps({"url": url}) if as_json else url)
+    say_json({"url": url}, None) if as_json else say(url)

@@ -1,6 +1,5 @@
 """Commands that run recipes."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from wind.environment import unset, variables
 from wind.errors import ConfigError
 from wind.names import find
 from wind.stages import STAGES
+from wind.terminal import say_json
 from wind.versions import Version, Versions, runs
 
 commands = typer.Typer()
@@ -53,7 +53,7 @@ def plan(config: Config, set_: Set = None, iterations: Iterations = None, base: 
 
     loaded = load(config, set_, iterations)
     steps = planned(loaded, find(Store(loaded.root), base) if base else None)
-    print(json.dumps(steps, indent=1)) if as_json else show.plan(steps)
+    say_json(steps) if as_json else show.plan(steps)
 
 
 @commands.command()
@@ -82,7 +82,7 @@ def bootstrap(
     with prefect("store"):
         from flows.bootstrap import bootstrap as make
 
-        print(json.dumps(make(out, seed), indent=1))
+        say_json(make(out, seed))
 
 
 def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None, base: Version | None = None) -> None:

@@ -1,6 +1,5 @@
 """Commands that run several recipes, or the bandits, and compare them."""
 
-import json
 import os
 import shlex
 import sys
@@ -14,6 +13,7 @@ from flows.options import Config, Json, Root, Set, prefect
 from wind import studies
 from wind.errors import ConfigError
 from wind.recipes import bandit_config
+from wind.terminal import say_json
 
 if TYPE_CHECKING:
     from flows.cells import Cell
@@ -89,7 +89,7 @@ def bandit(
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}")
             found = {name: {**handle.model_dump(), "path": here.store.where(handle)} for name, handle in made.items()}
-            print(json.dumps(found, indent=1)) if as_json else show.datasets(found)
+            say_json(found) if as_json else show.datasets(found)
 
 
 def _study(
@@ -110,7 +110,7 @@ def _study(
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
             made = report.report(here.store, found, target=target, metrics=drawn)
             if as_json:
-                print(json.dumps([standing.model_dump(mode="json") for standing in made.standings], indent=1))
+                say_json([standing.model_dump(mode="json") for standing in made.standings])
             else:
                 report.show(made)
             if out is not None:

@@ -31,6 +31,7 @@ HOSTILE = {
     "PREFECT_SERVER_API_AUTH_STRING": "somebody:else",
     "PREFECT_SERVER_API_BASE_PATH": "/elsewhere",
     "LC_ALL": "C",
+    "PYTHONIOENCODING": "ascii",
     "TZ": "Asia/Kolkata",
 }
 

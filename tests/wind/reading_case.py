@@ -43,7 +43,7 @@ def model(store: Store, folder: Path, weight: float, **facts: Any) -> Model:
     return store.import_model(folder, **facts)
 
 
-def prompts(store: Store, folder: Path, base: Model) -> Dataset:
+def prompts(store: Store, folder: Path, base: Model, text: str = "") -> Dataset:
     """Two training prompts and one held out, from a source file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": name}) + "\n" for name in PROMPTS))
@@ -53,23 +53,25 @@ def prompts(store: Store, folder: Path, base: Model) -> Dataset:
     )
     columns = {
         "prompt_id": PROMPTS,
-        "prompt": [f"say {name[0]}" for name in PROMPTS],
-        "messages": [[{"role": "user", "content": f"say {name[0]}"}] for name in PROMPTS],
+        "prompt": [f"say {name[0]}{text}" for name in PROMPTS],
+        "messages": [[{"role": "user", "content": f"say {name[0]}{text}"}] for name in PROMPTS],
         "prompt_token_ids": [[1, 5], [1, 6], [1, 7]],
         "split": ["train", "train", "eval"],
-        "answer": ["a", None, "c"],
-        "meta": ["{}"] * 3,
+        "answer": [f"a{text}", None, f"c{text}"],
+        "meta": [json.dumps({text: text} if text else {}, ensure_ascii=False)] * 3,
     }
     return publish(store, "prompts", columns, parents={"source": source, "tokenizer": base}, outputs={"dropped": dropped})
 
 
-def generations(store: Store, asked: list[str], policy: Model, iteration: int, parents: dict[str, AnyHandle]) -> Dataset:
+def generations(
+    store: Store, asked: list[str], policy: Model, iteration: int, parents: dict[str, AnyHandle], text: str = ""
+) -> Dataset:
     """Two responses to each of the prompts `asked`, a shard for each prompt."""
     shards = [
         {
             **key([name]),
             "policy": [policy.fingerprint] * 2,
-            "response": [f"{name[0]}{iteration}{index}" for index in range(2)],
+            "response": [f"{name[0]}{iteration}{index}{text}" for index in range(2)],
             "response_token_ids": [[5, 2], [6, 7, 2]],
             "logp_sampler": [-1.0, -2.0],
             "finish_reason": ["stop", "stop"],
@@ -85,13 +87,13 @@ def sibling(rewards: list[float]) -> list[float]:
     return [rewards[index ^ 1] for index in range(len(rewards))]
 
 
-def make_versions(store: Store, folder: Path, run: str = "demo") -> list[Version]:
-    """Two published versions of `run`; `folder` is where what they import is written first."""
-    policy = base = model(store, folder / "base", 0.5, provenance={"origin": "org/base", "revision": "f" * 40})
-    asked = prompts(store, folder, base)
+def make_versions(store: Store, folder: Path, run: str = "demo", text: str = "") -> list[Version]:
+    """Two published versions of `run`; `folder` is where what they import is written first, and `text` stands in all texts."""
+    policy = base = model(store, folder / "base", 0.5, provenance={"origin": f"org/base{text}", "revision": "f" * 40})
+    asked = prompts(store, folder, base, text)
     published: list[Version] = []
     for iteration in (1, 2):
-        sampled = generations(store, PROMPTS[:2], policy, iteration, {"prompts": asked})
+        sampled = generations(store, PROMPTS[:2], policy, iteration, {"prompts": asked}, text)
         rewards = publish(
             store,
             "rewards",
@@ -121,7 +123,7 @@ def make_versions(store: Store, folder: Path, run: str = "demo") -> list[Version
             parents={"policy": policy, "win_rates": win_rates},
             outputs={"model": trained},
         )
-        held_out = generations(store, PROMPTS[2:], trained, iteration, {"prompts": asked})
+        held_out = generations(store, PROMPTS[2:], trained, iteration, {"prompts": asked}, text)
         low, high = iteration / 2 - 0.1, iteration / 2 + 0.1
         numbers = {"metric": ["win_rate"], "value": [iteration / 2], "low": [low], "high": [high], "n": [2]}
         metrics = publish(store, "metrics", {"iteration": [iteration], **numbers}, parents={"generations": held_out})

@@ -1,7 +1,6 @@
 """Training on one rank: the engine against numbers by hand, resuming, exporting."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tests.wind.training_case import (
 )
 from wind.config import TrainingConfig
 from wind.datasets import Store
+from wind.environment import variables
 from wind.errors import TrainingError
 from wind.handles import Model
 from wind.objectives import Batch, objective_for
@@ -47,8 +47,8 @@ def inputs(store: Store, tiny_model: Path) -> Inputs:
 @pytest.fixture(scope="module")
 def engine() -> Any:
     """The engine module, imported for a CPU."""
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    import wind.training.engine as module
+    with variables({"DS_ACCELERATOR": "cpu"}):
+        import wind.training.engine as module
 
     return module
 
