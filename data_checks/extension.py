@@ -26,6 +26,7 @@ from wind.errors import ConfigError, InputError, first_line
 from wind.handles import label
 from wind.rewards.sources import files_digest, shown
 from wind.schemas import KEYS, SCHEMAS
+from wind.user_path import use_user_path
 
 CLASSES: Final = sorted(name for name in dir(gxe) if re.match("Expect(Column|Compound|Multicolumn|Select|TableRow)", name))
 RESPONSE: Final = {
@@ -197,6 +198,7 @@ def _module(file: str) -> ModuleType:
         path = Path(file).resolve()
         module = ModuleType(f"checks_{source[:16]}")
         module.__file__ = str(path)
+        use_user_path()
         try:
             with _foreign(file, "it"):  # not imported: bytecode beside it may be of another content of the same second
                 exec(compile(path.read_bytes(), path, "exec"), module.__dict__)

@@ -105,5 +105,5 @@ def _measure_initial(config: DistillConfig, first: Version) -> Dataset:
     """The metrics of the policy that the run began with, against itself; the same for every run with its conditions."""
     initial, prompts = first.content.model_in, first.content.datasets["prompts"]
     held_out = evaluate(Given(config, prompts, import_reward(config.reward), iteration=0), initial, initial)
-    metrics = measure(held_out.evaluation, held_out.generations, None, None, None, config.evaluation, config.seed, 0)
+    metrics = measure(held_out.evaluation, held_out.generations, None, None, None, config.evaluation.content(), config.seed, 0)
     return checked(metrics)

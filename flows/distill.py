@@ -42,7 +42,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                 training,
                 trained_on.get("rewards"),
                 trained_on.get("win_rates"),
-                config.evaluation,
+                config.evaluation.content(),
                 config.seed,
                 iteration,
             ),

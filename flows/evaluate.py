@@ -41,7 +41,7 @@ def evaluate(given: Given, policy: Model, reference: Model) -> Evaluation:
     logps = checked(score_logps(prompts, ours, policy, reference, inference))
     match = resolve_match(config.evaluation)
     evaluation = checked(
-        compare_policies(prompts, ours, theirs, our_rewards, their_rewards, logps, config.evaluation, match),
+        compare_policies(prompts, ours, theirs, our_rewards, their_rewards, logps, config.evaluation.content(), match),
         before.get("evaluation"),
     )
     return Evaluation(ours, our_rewards, logps, evaluation)

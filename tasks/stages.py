@@ -9,6 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from tasks.checks import prepare_checks
 from tasks.running import device_of, running
 from tasks.workers import kind_of
+from wind.config import DistillConfig, RuleRewardConfig, RunConfig
 from wind.fingerprints import code_digest, module_digests
 from wind.handles import Dataset
 from wind.stages import Job, Place, Spec, published, run
@@ -27,6 +28,7 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...]) -> Dataset:
         device=device_of(here.config),
         hold=here.store.hold,
         keep_state=here.config.retention.optimizer_states > 0,
+        function_seconds=_function_seconds(here.config, stage),
     )
     job = Job(
         stage=stage,
@@ -41,6 +43,15 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...]) -> Dataset:
     made = _computed(job)
     here.keys[made] = job.key()
     return made
+
+
+def _function_seconds(config: RunConfig, stage: str) -> float | None:
+    """How many seconds one call of the user's function in `stage` may take."""
+    if not isinstance(config, DistillConfig):
+        return None
+    if stage == "evaluation":
+        return config.evaluation.match_timeout
+    return config.reward.timeout if isinstance(config.reward, RuleRewardConfig) else None
 
 
 def _computed(job: Job) -> Dataset:

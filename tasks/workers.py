@@ -44,6 +44,8 @@ def kind_of(job: Job) -> Kind | None:
     """The workers that compute `job`; None for a light stage, which a run computes in its own process."""
     if job.stage == "generations" and job.spec["sampling"]["backend"] == "vllm":
         return "vllm"
+    if job.stage == "evaluation" and job.spec["evaluation"]["match"] is not None:
+        return "transformers"  # what a user's function prints goes to a worker's log
     return HEAVY.get(job.stage)
 
 

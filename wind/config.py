@@ -142,6 +142,7 @@ class RuleRewardConfig(Section):
     kind: Literal["rule"]
     function: Function  # module:function (prompts, responses, answers) -> rewards, or a dict with `reward` and the components
     components: tuple[Name, ...] = ()  # further columns the function returns beside `reward`
+    timeout: float | None = Field(3600.0, gt=0)  # seconds for one call, that is one shard; in no key
     corruption: CorruptionConfig | None = None  # faults planted in `reward`
 
 
@@ -231,6 +232,16 @@ class EvaluationConfig(Section):
     against: Literal["reference", "initial"] = "initial"
     bootstrap_samples: int = Field(2000, ge=100)  # resamples of prompts behind each 95% interval
     match: Function | None = None  # module:function(prompts, responses, answers) -> 0/1; by default equal text after strip
+
+
+class EvaluationSection(EvaluationConfig):
+    """The evaluation as a recipe has it: with what cannot change content."""
+
+    match_timeout: float | None = Field(3600.0, gt=0)  # seconds for one call of `match`
+
+    def content(self) -> EvaluationConfig:
+        """What determines the evaluation's content."""
+        return EvaluationConfig.model_validate(self.model_dump(include=set(EvaluationConfig.model_fields)))
 
 
 class WorkersConfig(Section):
@@ -327,7 +338,7 @@ class DistillConfig(RunConfig):
     selection: SelectionConfig = SelectionConfig()
     objective: ObjectiveConfig = WindObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationSection = EvaluationSection()
 
     def responses_per_prompt(self) -> int:
         """How many responses to a training prompt one iteration draws: fresh ones in every epoch, and of the anchor as many."""

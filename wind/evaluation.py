@@ -89,7 +89,10 @@ def function_match(match: UserFunction, prompts: pl.DataFrame, rows: pl.DataFram
     accuracy = np.full(len(rows), None, dtype=object)
     if len(answered):
         judged = responses(prompts, answered.drop("answer"))
-        matches = checked_numbers(str(match), match(judged), judged)
+        columns = match(judged)
+        if [*columns] != [""]:
+            raise InputError(f"{match} returned {', '.join(columns) or 'a dict'}: return one number per response")
+        matches = checked_numbers(str(match), columns[""], judged)
         wrong = np.flatnonzero((matches != 0) & (matches != 1))
         if wrong.size:
             raise InputError(f"{match} gave {matches[wrong[0]]} for {judged.where(int(wrong[0]))}: return 0 or 1")
@@ -98,7 +101,7 @@ def function_match(match: UserFunction, prompts: pl.DataFrame, rows: pl.DataFram
 
 
 def _side(
-    spec: EvaluationSpec, store: Store, prompts: pl.DataFrame, generations: Dataset, rewards: Dataset | None
+    spec: EvaluationSpec, store: Store, place: Place, prompts: pl.DataFrame, generations: Dataset, rewards: Dataset | None
 ) -> pl.DataFrame:
     """One policy's responses: key, what its rewards say of it, response_tokens, is_truncated, accuracy."""
     columns = [*KEY, "response", "response_token_ids", "finish_reason"]
@@ -112,7 +115,7 @@ def _side(
     if spec.evaluation.match is None:
         accuracy = exact_match(rows)
     else:
-        match = UserFunction("evaluation.match", spec.evaluation.match, spec.match_digest)
+        match = UserFunction("evaluation.match", spec.evaluation.match, spec.match_digest, place.function_seconds, place.device)
         accuracy = function_match(match, prompts, rows)
     return rows.select(
         *rewarded.columns,
@@ -137,8 +140,8 @@ def _shards(spec: EvaluationSpec, store: Store) -> int:
 
 def _compute(spec: EvaluationSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
     prompts = judging_prompts(store, spec.prompts)
-    policy = _side(spec, store, prompts, spec.generations_policy, spec.rewards_policy)
-    reference = _side(spec, store, prompts, spec.generations_reference, spec.rewards_reference)
+    policy = _side(spec, store, place, prompts, spec.generations_policy, spec.rewards_policy)
+    reference = _side(spec, store, place, prompts, spec.generations_reference, spec.rewards_reference)
     rows = evaluation(policy, reference, store.frame(spec.logps, [*KEY, "logp_policy", "logp_reference"]))
     progress(len(rows), len(rows))
     return Shard(rows.to_arrow())

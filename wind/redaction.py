@@ -76,5 +76,6 @@ def _without_credentials(text: str) -> str:
 
 def _of_environment() -> list[str]:
     """The values of secret variables, the longest first, since one may be part of another; each also as a URL spells it."""
-    values = {value for name, value in os.environ.items() if _VARIABLE.search(name) and len(value) >= LEAST_CHARACTERS}
+    named = [os.environ.get(name, "") for name in os.environ if _VARIABLE.search(name)]  # another thread may take one away
+    values = {value for value in named if len(value) >= LEAST_CHARACTERS}
     return sorted(values | {quote(value, safe="") for value in values}, key=lambda value: (-len(value), value))

@@ -70,6 +70,7 @@ class Place(BaseModel):
     device: str = "cpu"  # cpu | cuda
     hold: str | None = None  # of the run it works for, see `wind.holds`
     keep_state: bool = False  # whether a training leaves its last checkpoint
+    function_seconds: float | None = None  # that one call of a user's function may take; None: any number
 
 
 class Job(BaseModel):

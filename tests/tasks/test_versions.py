@@ -61,5 +61,14 @@ def test_a_run_begins_where_the_version_ended(store: Store, moves: bool) -> None
             beginning(here.config, second)
 
 
-def test_retention_is_no_part_of_a_version(store: Store) -> None:
-    assert recipe(config(store)) == recipe(config(store, retention={"weights": 1, "optimizer_states": 2}))
+def test_retention_and_timeouts_are_no_part_of_a_version(store: Store) -> None:
+    reward, evaluation = config(store).reward, config(store).evaluation
+    changed = config(
+        store,
+        retention={"weights": 1, "optimizer_states": 2},
+        reward={**reward.model_dump(), "timeout": 1.0},
+        evaluation={**evaluation.model_dump(), "match_timeout": None},
+    )
+    assert recipe(config(store)) == recipe(changed)
+    assert evaluation.content() == changed.evaluation.content()
+    assert changed.evaluation.match_timeout is None

@@ -1,10 +1,10 @@
 """A small on-policy training on the tests' tiny policy, rewarded for the digits of a response."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from tests.wind.objective_case import config_of
 from tests.wind.training_case import publish, quiet
@@ -26,11 +26,10 @@ def digits(prompts, responses, answers):
 '''
 
 
-def write_reward(folder: Path) -> None:
-    """The module of the reward, in a folder that is then on the import path."""
+def write_reward(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module of the reward, in a folder that is then the current one."""
     (folder / "counted_digits.py").write_text(REWARD)
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    monkeypatch.chdir(folder)
 
 
 def prompts_of(store: Store) -> Dataset:

@@ -58,7 +58,7 @@ def test_it_serves_as_reward_and_as_match(store: Store) -> None:
     digest = resolve_match(EvaluationConfig(match=FUNCTION))
     rows = Responses(["ab"], [0], [[{"role": "user", "content": "2+2?"}]], ["4"], ["#### 4"])
     assert rule.source_digest == digest  # type: ignore[union-attr]
-    assert UserFunction("reward.function", FUNCTION, digest)(rows) == [1.0]
+    assert UserFunction("reward.function", FUNCTION, digest)(rows)[""]["values"] == [1.0]
     without = Responses(["ab"], [0], [[{"role": "user", "content": "2+2?"}]], ["4"], [None])
     with pytest.raises(InputError, match=r"the gold answer None has no number after ####: set prompts\.answer_field"):
         UserFunction("reward.function", FUNCTION, digest)(without)

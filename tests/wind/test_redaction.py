@@ -1,6 +1,8 @@
 """What is a secret, and what is left of a text without it."""
 
+import os
 import pickle
+import threading
 
 import pytest
 
@@ -76,3 +78,22 @@ def test_the_home_folder_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) ->
     assert without_home("/home/anna") == "/home/anna"
     monkeypatch.setenv("HOME", "/")
     assert without_home("/models") == "/models"
+
+
+def test_another_thread_may_change_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+
+    def change() -> None:
+        while not done.is_set():
+            os.environ["SOME_TOKEN"] = "for-a-moment-only"
+            os.environ.pop("SOME_TOKEN", None)
+
+    monkeypatch.setenv("SOME_TOKEN", "for-a-moment-only")
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(3000):
+            assert redacted("nothing secret") == "nothing secret"
+    finally:
+        done.set()
+        thread.join()

@@ -34,8 +34,8 @@ ONE_STEP: dict[str, Any] = {"epochs": 1, "batch_prompts": PROMPTS + 1, "schedule
 
 
 @pytest.fixture
-def policy(store: Store, tiny_model: Path, tmp_path: Path) -> Model:
-    write_reward(tmp_path)
+def policy(store: Store, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    write_reward(tmp_path, monkeypatch)
     return store.import_model(tiny_model)
 
 

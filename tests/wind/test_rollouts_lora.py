@@ -1,5 +1,6 @@
 """On-policy training of adapters: what samples, what the anchor averages, and what is published, is the merged policy."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ RATE = 0.3
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     folder = tmp_path_factory.mktemp("rollouts_lora")
-    write_reward(folder)
-    return Store(folder / "store")
+    with pytest.MonkeyPatch.context() as patch:
+        write_reward(folder, patch)
+        yield Store(folder / "store")
 
 
 @pytest.fixture(scope="module")

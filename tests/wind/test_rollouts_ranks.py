@@ -29,8 +29,7 @@ def outputs(store: Store, shard: Shard) -> tuple[Shard, Shard]:
 def test_ranks_and_zero_stages_draw_and_train_the_same(
     store: Store, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_reward(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    write_reward(tmp_path, monkeypatch)
     policy = store.import_model(tiny_model)
 
     def spec(ranks: int, stage: int) -> RolloutsSpec:

@@ -193,12 +193,17 @@ def _template(template: str) -> str:
         raise ConfigError(f'reward.template {template} cannot be read: name "chat", "none" or a Jinja file ({error})') from error
 
 
-def reward_model(reward: Rule | Classifier, inference: InferenceConfig, store: Store, device: str) -> RewardModel:
-    """The reward, ready to judge on `device`; a classifier that was loaded last stays loaded."""
+def reward_model(
+    reward: Rule | Classifier, inference: InferenceConfig, store: Store, device: str, function_seconds: float | None
+) -> RewardModel:
+    """The reward, ready to judge on `device`; a classifier that was loaded last stays loaded.
+
+    One call of a rule's function may take `function_seconds`, or any number if that is None.
+    """
     if isinstance(reward, Rule):
         from wind.rewards.rules import RuleReward
 
-        model: RewardModel = RuleReward(reward)
+        model: RewardModel = RuleReward(reward, device, function_seconds)
     else:
         from wind.rewards.classifier import classifier
 
@@ -258,7 +263,8 @@ def _compute(spec: RewardsSpec, store: Store, index: int, place: Place, progress
         schema, made = preferences_schema(), judge.preferences(rows, opponents, progress)
     else:
         components = spec.reward.components if isinstance(spec.reward, Rule) else ()
-        made = reward_model(spec.reward, spec.inference, store, place.device).rewards(rows, progress)
+        model = reward_model(spec.reward, spec.inference, store, place.device, place.function_seconds)
+        made = model.rewards(rows, progress)
         schema = rewards_schema(components)
     return Shard(pa.table({"prompt_id": rows.prompt_ids, "sample_index": rows.sample_indexes, **made}), schema=schema)
 

@@ -4,28 +4,26 @@ This is the boundary to foreign code, for `reward.function` and `evaluation.matc
 one line that names the function, the row or the place in its source, and what to do.
 """
 
-import contextlib
-import importlib
 import json
-import numbers
-import sysconfig
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from wind.errors import InputError
+from wind.errors import InputError, StageError
+from wind.rewards.hosts import EndedError, Host, keep_warm, warm_host
 from wind.rewards.sources import shown, source_digest
+from wind.user_path import user_path
 
 Floats = npt.NDArray[np.float64]
+Column = Mapping[str, Any]  # `values`, or `problem` and `row`, see `wind.rewards.host`
 
 LARGEST = 1e100  # of a reward: what means, deviations and standardized rewards square and add up stays finite
 
-_loaded: dict[str, str] = {}  # the digest under which each function was loaded into this process
+TIMEOUTS: Final = {"reward.function": "reward.timeout", "evaluation.match": "evaluation.match_timeout"}
+LOADING_SECONDS: Final = 600.0  # for an import, where a call has less: it may load a model
 
 
 @dataclass(frozen=True)
@@ -60,57 +58,84 @@ class Responses:
 
 @dataclass(frozen=True)
 class UserFunction:
-    """`module:function` as the config's `setting` names it, and the digest of the source it must have."""
+    """`module:function` as the config's `setting` names it, the digest of the source it must have, and its timeout.
+
+    It runs in a host, see `wind.rewards.hosts`, in the folder that this process is in.
+    """
 
     setting: str
     name: str
     source_digest: str
+    seconds: float | None = None  # that one call may take; None: any number
+    device: str = "cpu"
 
     def __str__(self) -> str:
         return f"{self.setting} {self.name}"
 
-    def __call__(self, rows: Responses) -> Any:
-        """What the function returns for the prompts, responses and answers of `rows`, which are at least one.
+    def __call__(self, rows: Responses) -> dict[str, Column]:
+        """What the function returns for the prompts, responses and answers of `rows`, at least one: columns, "" for a bare one.
 
-        Raises InputError if its source was edited, and for whatever it raises itself: naming the exception, its place in
-        the user's file, and the first prompt of the batch.
+        Raises InputError if its source was edited, if it takes too long or ends its process, and for whatever it raises itself:
+        naming the exception, its place in the user's file, and the first prompt of the batch.
         """
-        function = self._load()
         prompts = rows.prompts()
-        with _foreign(f"{self} failed", f" on the {len(rows)} responses from {rows.where(0)}, {_quoted(prompts[0])}"):
-            return function(prompts, list(rows.responses), list(rows.answers))
+        request = {"prompts": prompts, "responses": list(rows.responses), "answers": list(rows.answers)}
+        batch = f" on the {len(rows)} responses from {rows.where(0)}, {_quoted(prompts[0])}"
+        columns: dict[str, Column] = self._asked(self._host(), request, batch, self.seconds)["columns"]
+        return columns
 
-    def _load(self) -> Callable[[list[str], list[str], list[str | None]], Any]:
-        if self.name not in _loaded and source_digest(self.setting, self.name) != self.source_digest:
+    def _host(self) -> Host:
+        """The warm host of the function, or a new one that has loaded the source that was planned with."""
+        key = (self.name, self.source_digest, self.device, *user_path())
+        if (host := warm_host(key)) is not None:
+            return host
+        self._refuse_edited()
+        try:
+            host = Host(self.device)
+        except OSError as error:
+            raise StageError(f"{self} cannot be run: no process can be started ({error})") from error
+        try:
+            loaded = self._asked(host, {"load": self.name}, "", self.seconds and max(self.seconds, LOADING_SECONDS))
+            self._refuse_edited()
+            if "type" in loaded:
+                raise InputError(f"{self} is a {loaded['type']}: name a function")
+        except BaseException:
+            host.end()
+            raise
+        keep_warm(key, host)
+        return host
+
+    def _refuse_edited(self) -> None:
+        if source_digest(self.setting, self.name) != self.source_digest:
             raise InputError(f"{self} was edited since this stage was planned: start the run again")
-        if _loaded.setdefault(self.name, self.source_digest) != self.source_digest:
-            raise InputError(f"{self} was edited after this process loaded it: start the run again")
-        module, _, attribute = self.name.partition(":")
-        with _foreign(f"{self} cannot be imported", ""):
-            function = getattr(importlib.import_module(module), attribute)
-        if not callable(function):
-            raise InputError(f"{self} is a {type(function).__name__}: name a function")
-        return function  # type: ignore[no-any-return]
+
+    def _asked(self, host: Host, request: Mapping[str, Any], batch: str, seconds: float | None) -> dict[str, Any]:
+        """What the host answers. Raises InputError for what the user's code raises, and if it ends the host or takes too long."""
+        where = batch or " while it was imported"
+        try:
+            answer = host.ask(request, seconds)
+        except TimeoutError:
+            raise InputError(
+                f"{self} took more than {seconds:g} seconds{where}: make it faster, or raise {TIMEOUTS[self.setting]}"
+            ) from None
+        except EndedError as error:
+            raise InputError(f"{self} {error.how}{where}; {error.said}: fix the function") from None
+        if raised := answer.get("raised"):
+            place = f" ({shown(raised['place'][0])}:{raised['place'][1]})" if raised["place"] else ""
+            what = f"{self} failed" if batch else f"{self} cannot be imported"
+            raise InputError(f"{what}: {raised['said']}{place}{batch}: fix the function")
+        return answer
 
 
-def checked_numbers(what: str, returned: Any, rows: Responses) -> Floats:
-    """`returned` as one finite float per row; `what` names the function and column in messages.
+def checked_numbers(what: str, column: Column, rows: Responses) -> Floats:
+    """The values of a column that a host returned, finite ones; `what` names the function and column in messages.
 
-    Takes sequences of numbers, NumPy arrays and tensors of one axis; booleans count as 0 and 1. Raises InputError for
-    anything else, for a wrong count, and naming the first row whose value is not a finite number.
+    Raises InputError for what is not numbers, and naming the first row whose value is not one, or is not finite.
     """
-    if isinstance(returned, str | bytes | Mapping) or not hasattr(returned, "__len__"):
-        raise InputError(f"{what} returned a {type(returned).__name__}: return one number per response")
-    if len(returned) != len(rows):
-        raise InputError(f"{what} returned {len(returned)} values for {len(rows)} responses: return one per response, in order")
-    with _foreign(f"{what} returned what cannot be read as numbers", ""):
-        values = np.asarray(returned)
-    if values.ndim != 1:
-        raise InputError(f"{what} returned values of shape {values.shape}: return one number per response")
-    if values.dtype.kind not in "biuf":
-        row = next((row for row, value in enumerate(returned) if not isinstance(value, numbers.Real | np.bool_)), 0)
-        raise InputError(f"{what} returned {_quoted(returned[row])} for {rows.where(row)}: return numbers only")
-    values = values.astype(np.float64)
+    if "problem" in column:
+        row = column["row"]
+        raise InputError(f"{what} {column['problem']}{'' if row is None else f' for {rows.where(row)}: return numbers only'}")
+    values = np.array(column["values"], dtype=np.float64)
     refuse_non_finite(what, values, rows.where)
     return values
 
@@ -134,24 +159,6 @@ def asked(messages: Sequence[Mapping[str, str]]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, empty where it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-
-
-@contextlib.contextmanager
-def _foreign(what: str, rows: str) -> Iterator[None]:
-    """Translate whatever foreign code raises in the block into one line."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:  # a user's function may raise anything: here, and only here, all is caught
-        said = f"{type(error).__name__}: {first_line(error)}".rstrip(": ")
-        raise InputError(f"{what}: {said}{_place(error)}{rows}: fix the function") from error
-
-
-def _place(error: BaseException) -> str:
-    """The file and line of the innermost frame that is the user's: neither an installed package's nor Python's own."""
-    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [(file, line) for file, line in frames if file != __file__ and not file.startswith(("<", sysconfig.get_path("stdlib")))]
-    own = [(file, line) for file, line in own if not {"site-packages", "dist-packages"} & set(Path(file).parts)]
-    return f" ({shown(own[-1][0])}:{own[-1][1]})" if own else ""
 
 
 def _quoted(value: object, length: int = 60) -> str:

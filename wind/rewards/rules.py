@@ -2,10 +2,8 @@
 
 `prompts` is what the user asked (the last user message, not the rendered text), `responses` the sampled texts, `answers` the gold
 answers, None where there is none. It returns one number per response, or, where the config lists components, a mapping with
-`reward` and exactly those columns.
+`reward` and exactly those columns; or a list of such mappings, or a data frame. It may be a coroutine function.
 """
-
-from collections.abc import Mapping
 
 from wind.errors import InputError
 from wind.rewards import Rule
@@ -16,16 +14,15 @@ from wind.stages import Progress
 class RuleReward:
     """A `RewardModel` that asks a Python function."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, device: str, seconds: float | None) -> None:
         self._components = rule.components
-        self._function = UserFunction("reward.function", rule.function, rule.source_digest)
+        self._function = UserFunction("reward.function", rule.function, rule.source_digest, seconds, device)
 
     def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
         """One finite number per row and column. Raises InputError for everything the function can do wrong."""
-        returned = self._function(rows)
-        columns = returned if isinstance(returned, Mapping) else {"reward": returned}
+        columns = {name or "reward": column for name, column in self._function(rows).items()}
         self._check(list(columns))
-        checked = {name: checked_numbers(f"{self._function}, column {name},", columns[name], rows) for name in columns}
+        checked = {name: checked_numbers(f"{self._function}, column {name},", column, rows) for name, column in columns.items()}
         progress(len(rows), len(rows))
         return checked
 

@@ -7,22 +7,22 @@ that editing a helper counts as editing the function. It cannot see data files, 
 import ast
 import importlib
 import importlib.util
-import os
 import symtable
 import sys
-from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from wind.errors import ConfigError
 from wind.fingerprints import digest, file_digest
+from wind.user_path import user_path
 
 
 def source_digest(setting: str, function: str) -> str:
     """The digest of the code behind `module:function`; `setting` is how the config calls it, for messages.
 
-    The current folder comes first on the import path. Raises ConfigError in one line if there is no such module, no such
-    function in it, or if its source does not parse.
+    The current folder comes last on the import path, as where the function runs. Raises ConfigError in one line if there is no
+    such module, no such function in it, or if its source does not parse.
     """
     name = function.partition(":")[0]
     return digest(sources(setting, function) or [name, sys.version])  # built in, or compiled for this Python
@@ -59,8 +59,6 @@ def files_digest(setting: str, path: Path) -> str:
 
 def find_module(name: str) -> ModuleSpec | None:
     """The spec of a dotted module name, or None; unlike importlib's own `find_spec`, no parent package is imported."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script has its own folder there instead
     spec: ModuleSpec | None = None
     prefix = ""
     for part in name.split("."):
@@ -68,8 +66,18 @@ def find_module(name: str) -> ModuleSpec | None:
             return None
         places = spec.submodule_search_locations if spec is not None else None
         prefix = f"{prefix}.{part}" if prefix else part
-        spec = next((found for finder in sys.meta_path if (found := finder.find_spec(prefix, places))), None)
+        spec = _found(prefix, places)
     return spec
+
+
+def _found(name: str, places: Sequence[str] | None) -> ModuleSpec | None:
+    """What an import of `name` from `places` finds; of a top-level module from the import path, the user's folders last."""
+    for finder in sys.meta_path:
+        is_path = places is None and finder is PathFinder
+        spec = finder.find_spec(name, [*sys.path, *user_path()] if is_path else places)
+        if spec is not None:
+            return spec
+    return None
 
 
 def source_file(spec: ModuleSpec) -> Path | None:

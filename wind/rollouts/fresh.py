@@ -47,7 +47,7 @@ class FreshRows:
         self._start = store.path(spec.policy)
         self._prompts = train_prompts(spec, store)
         self.plan = plan_of(spec, len(self._prompts))
-        self._rewards = self._reward(store)
+        self._rewards = self._reward(store, assignment.function_seconds)
         self._frozen = Frozen(spec, store, world.device)
         self._policy = PolicyWeights(engine, spec.training.lora)
         self._anchor = Anchor(engine, self._policy, store.path(spec.reference), spec.rate)
@@ -132,7 +132,7 @@ class FreshRows:
         columns = self._rewards(asked)
         return rows.with_columns(**{name: pl.Series(values) for name, values in columns.items() if name in names})
 
-    def _reward(self, store: Store) -> Callable[[Responses], Mapping[str, Any]]:
+    def _reward(self, store: Store, function_seconds: float | None) -> Callable[[Responses], Mapping[str, Any]]:
         """What gives responses the column `reward` and one per component; its model stays loaded."""
         reward, inference, device = self._spec.reward, self._spec.inference, self._world.device
         if isinstance(reward, Pairwise):
@@ -140,7 +140,7 @@ class FreshRows:
 
             judge = pairwise_reward(store.address, reward, inference, device)
             return lambda asked: judge.preferences(asked, None, lambda done, total: None)
-        model = reward_model(reward, inference, store, device)
+        model = reward_model(reward, inference, store, device, function_seconds)
         return lambda asked: model.rewards(asked, lambda done, total: None)
 
     def _compared(self, rows: pl.DataFrame) -> pl.DataFrame:

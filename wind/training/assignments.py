@@ -32,6 +32,7 @@ class Assignment(BaseModel, Generic[S]):
     device: str  # cpu | cuda
     checkpoint: Checkpoint | None  # where to go on
     keep_state: bool = False  # whether the last step leaves a checkpoint too
+    function_seconds: float | None = None  # see Place
 
 
 class Trained(BaseModel):

@@ -60,6 +60,7 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
         device=place.device,
         checkpoint=latest_checkpoint(work),
         keep_state=place.keep_state,
+        function_seconds=place.function_seconds,
     )
     # ZeRO-3 replaces torch's own linear function for the rest of a process.
     is_alone = spec.training.ranks == 1 and place.device == "cpu" and spec.training.zero_stage < 3

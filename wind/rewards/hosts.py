@@ -1,0 +1,171 @@
+"""The hosts of this process: one warm process for each user's function that it calls, see `wind.rewards.host`.
+
+A host ends with this process, and with the host ends all that the user's code has started.
+"""
+
+import atexit
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from wind import processes
+from wind.redaction import redacted
+
+WARM: Final = 2  # a run has a reward and a match; whatever else was asked is ended when another one starts
+LAST_LINES: Final = 4
+LOG_SECONDS: Final = 2.0  # for the last lines of a dead host to arrive
+LONGEST_LINE: Final = 65536
+# What torchrun tells a rank: a library of the user's would take it for its own and wait for peers that never come.
+RANKS: Final = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
+SCRIPT: Final = Path(__file__).with_name("host.py")
+
+
+class EndedError(Exception):
+    """A host ended before it answered: how it did, and what it said last."""
+
+    def __init__(self, how: str, said: str) -> None:
+        super().__init__(f"{how}; {said}")
+        self.how = how
+        self.said = said
+
+
+class Host:
+    """A process that runs one function of the user's. Raises OSError if it cannot be started."""
+
+    def __init__(self, device: str) -> None:
+        self._socket, theirs = socket.socketpair()
+        try:
+            # What it said last is told, even where it crashes; nothing is written beside the user's files.
+            command = processes.python("-u", "-B", "-X", "faulthandler", str(SCRIPT), str(theirs.fileno()))
+            self._process = processes.start(
+                command,
+                env=_environment(device),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                descendants=True,
+            )
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+        self._said: deque[str] = deque(maxlen=50)
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
+
+    def ask(self, request: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
+        """The answer to `request`.
+
+        Raises TimeoutError if there is none after `seconds`, EndedError if the host ended. Both, and whatever interrupts the
+        waiting, leave no process behind.
+        """
+        try:
+            self._socket.settimeout(seconds)
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(self._line())
+        except ConnectionError:
+            raise self._ended() from None
+        except BaseException:
+            self.end()
+            raise
+        return answer
+
+    def is_alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """End the process and all that the user's code has started."""
+        self._process.end()
+        self._listening.join(LOG_SECONDS)
+        self._socket.close()
+
+    def _line(self) -> bytes:
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            if not (more := self._socket.recv(1 << 20)):
+                raise ConnectionError
+            received += more
+        return bytes(received)
+
+    def _listen(self) -> None:
+        """Pass on what the process prints, without secrets, to this process's own log."""
+        assert self._process.stdout is not None
+        with self._process.stdout as stdout:
+            for line in iter(lambda: stdout.readline(LONGEST_LINE), b""):
+                said = redacted(line.decode(errors="replace"))
+                self._said.append(said.strip())
+                with suppress(OSError, ValueError):  # a full disk, a closed stream; unread, the pipe would fill
+                    sys.stderr.write(said)
+                    sys.stderr.flush()
+
+    def _ended(self) -> EndedError:
+        code = self._process.wait()
+        self.end()
+        said = [line for line in self._said if line]
+        fatal = [number for number, line in enumerate(said) if line.startswith("Fatal Python error")]
+        last = said[fatal[-1] :][:LAST_LINES] if fatal else said[-LAST_LINES:]
+        words = f"its last words: {' | '.join(last)}" if last else "it said nothing"
+        if code >= 0:
+            return EndedError(f"ended its process with exit code {code}", words)
+        memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+        return EndedError(f"was killed by {signal.Signals(-code).name}{memory}", words)
+
+
+_warm: dict[tuple[str, ...], Host] = {}  # the last one used last
+_of_parent: list[Host] = []  # of a forked process: not its own
+
+
+def warm_host(key: tuple[str, ...]) -> Host | None:
+    """The host that was kept under `key`, if it still runs."""
+    host = _warm.pop(key, None)
+    if host is None:
+        return None
+    if not host.is_alive():
+        host.end()
+        return None
+    _warm[key] = host
+    return host
+
+
+def keep_warm(key: tuple[str, ...], host: Host) -> None:
+    """Keep `host` for the next call under `key`, and no more than `WARM` in all."""
+    _warm[key] = host
+    while len(_warm) > WARM:
+        _warm.pop(next(iter(_warm))).end()
+
+
+def end_all() -> None:
+    """End every host of this process."""
+    while _warm:
+        _warm.popitem()[1].end()
+
+
+def _disown() -> None:
+    _of_parent.extend(_warm.values())
+    _warm.clear()
+
+
+def _environment(device: str) -> dict[str, str]:
+    """That of this process, with one device where it computes on one, and without what torchrun told it."""
+    environment = {name: value for name, value in processes.environment().items() if not RANKS.fullmatch(name)}
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and number:
+        visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+        environment["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if visible else number
+    return environment
+
+
+atexit.register(end_all)
+os.register_at_fork(after_in_child=_disown)
