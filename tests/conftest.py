@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
 LONGEST = ("test_training_ranks", "flows/", "test_rollouts", "test_training", "test_vllm", "test_generations")
-WARM = {"wind.generations.vllm", "wind.training.processes"}
+WARM = {"wind.generations.vllm", "wind.rewards.hosts", "wind.training.processes"}
 CHARACTERS = "0123456789+-=abcdefghijklmnopqrstuvwxyz .?"
 
 

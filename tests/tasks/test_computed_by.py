@@ -24,12 +24,14 @@ CARRIERS = {
     "wind.lifeline",
     "wind.nesting",
     "wind.objective_config",
+    "wind.processes",
     "wind.provenance",
     "wind.redaction",
     "wind.schemas",
     "wind.sections",
     "wind.stages",
     "wind.storage",
+    "wind.user_path",
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from wind.errors import InputError
 from wind.rewards.functions import Responses, UserFunction, checked_numbers
-from wind.rewards.hosts import Host, end_all, warm_host
+from wind.rewards.hosts import Host, close, warm_host
 from wind.rewards.sources import source_digest
 from wind.user_path import user_path
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, for modules of the user's."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    end_all()
+    close()
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ PROGRAMS = {
 def test_it_may_do_what_a_program_does(asked: Asked, program: str) -> None:
     for _ in range(3):  # the second and third time in the same process
         assert asked(PROGRAMS[program]) == LENGTHS
-    end_all()
+    close()
     assert descendants() == set()
 
 
@@ -438,7 +438,7 @@ def test_an_interrupt_leaves_no_process(asked: Asked) -> None:
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         asked("import time\n" + HEADER + "    time.sleep(600)\n", name="long", seconds=None)
-    end_all()
+    close()
     assert descendants() == set()
 
 

@@ -146,7 +146,7 @@ def keep_warm(key: tuple[str, ...], host: Host) -> None:
         _warm.pop(next(iter(_warm))).end()
 
 
-def end_all() -> None:
+def close() -> None:
     """End every host of this process."""
     while _warm:
         _warm.popitem()[1].end()
@@ -167,5 +167,5 @@ def _environment(device: str) -> dict[str, str]:
     return environment
 
 
-atexit.register(end_all)
+atexit.register(close)
 os.register_at_fork(after_in_child=_disown)
