@@ -48,6 +48,11 @@ class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
         self.markers = [getattr(config, field) for field in MARKERS]
         self.post_init()
 
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The table of the encoder, whose tokens are those that the model knows."""
+        embeddings: torch.nn.Module = self.pretrained_model.get_input_embeddings()
+        return embeddings
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
         """`logits` [B, 1]: f of each row of `input_ids` [B, T], which has each marker once."""
         states_B_T_H = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
