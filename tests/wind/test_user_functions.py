@@ -433,11 +433,14 @@ def test_an_import_may_take_longer_than_a_call(asked: Asked) -> None:
 
 
 def test_an_interrupt_leaves_no_process(asked: Asked) -> None:
+    # A shell that starts pytest in the background has it ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     asked(HEADER + "    return [len(r) for r in responses]\n")
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         asked("import time\n" + HEADER + "    time.sleep(600)\n", name="long", seconds=None)
+    signal.signal(signal.SIGINT, before)
     close()
     assert descendants() == set()
 
