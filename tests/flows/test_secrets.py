@@ -67,7 +67,7 @@ def test_no_secret_is_written_below_the_root(wind: Wind, monkeypatch: pytest.Mon
     assert "leaky:leak failed: RuntimeError: https://[redacted]@host/prompts.jsonl?X-Amz-Signature=[redacted]" in line
     code, _, line = wind("run", "tiny.yaml", "--set", "reward.function=leaky:die")
     assert code == 1
-    assert "ended with exit code 3" in line
+    assert "ended its process with exit code 3" in line
     assert "the login of MY_DB_PASSWORD is [redacted]" in line
     log = Path("store/runs/tiny/logs/transformers-0.log").read_text()
     assert log.count("MY_DB_PASSWORD [redacted]") == 2

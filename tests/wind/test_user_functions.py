@@ -150,10 +150,11 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_it_may_do_what_a_program_does(asked: Asked, program: str) -> None:
+    others = descendants()
     for _ in range(3):  # the second and third time in the same process
         assert asked(PROGRAMS[program]) == LENGTHS
     close()
-    assert descendants() == set()
+    assert descendants() <= others
 
 
 def test_what_it_changes_is_its_own(asked: Asked, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,9 +423,10 @@ def test_its_end_is_one_line(asked: Asked, end: str) -> None:
 )
 def test_one_that_takes_too_long_ends_with_all_it_started(asked: Asked, sleep: str) -> None:
     message = rf"^reward.function rule:reward took more than 0.5 seconds {BATCH}: make it faster, or raise reward.timeout$"
+    others = descendants()
     with pytest.raises(InputError, match=message):
         asked(f"import signal, subprocess, time\n{HEADER}    {sleep}\n", seconds=0.5)
-    assert descendants() == set()
+    assert descendants() <= others
 
 
 def test_an_import_may_take_longer_than_a_call(asked: Asked) -> None:
@@ -435,6 +437,7 @@ def test_an_import_may_take_longer_than_a_call(asked: Asked) -> None:
 def test_an_interrupt_leaves_no_process(asked: Asked) -> None:
     # A shell that starts pytest in the background has it ignore interrupts.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    others = descendants()
     asked(HEADER + "    return [len(r) for r in responses]\n")
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
@@ -442,7 +445,7 @@ def test_an_interrupt_leaves_no_process(asked: Asked) -> None:
         asked("import time\n" + HEADER + "    time.sleep(600)\n", name="long", seconds=None)
     signal.signal(signal.SIGINT, before)
     close()
-    assert descendants() == set()
+    assert descendants() <= others
 
 
 def test_it_ends_with_the_process_that_asks_it(folder: Path) -> None:

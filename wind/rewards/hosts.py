@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 from wind import processes
 from wind.redaction import redacted
+from wind.terminal import complain
 
 WARM: Final = 2  # a run has a reward and a match; whatever else was asked is ended when another one starts
 LAST_LINES: Final = 4
@@ -107,8 +107,7 @@ class Host:
                 said = redacted(line.decode(errors="replace"))
                 self._said.append(said.strip())
                 with suppress(OSError, ValueError):  # a full disk, a closed stream; unread, the pipe would fill
-                    sys.stderr.write(said)
-                    sys.stderr.flush()
+                    complain(said.rstrip("\r\n"))
 
     def _ended(self) -> EndedError:
         code = self._process.wait()
