@@ -99,7 +99,6 @@ def test_a_run_is_the_same_whatever_the_environment_and_the_name_of_its_root(
         ["verify"],
         ["docs", "tiny"],
         ["lineage", "tiny"],
-        ["report", "tiny"],
         ["export", "tiny:rewards", "parquet", "--format", "parquet"],
         ["export", "tiny", "hf", "--format", "hf"],
         ["export", "tiny", "all.tar", "--format", "archive"],

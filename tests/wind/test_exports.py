@@ -94,7 +94,7 @@ def test_the_card_says_what_the_schemas_say() -> None:
         assert list(notes[name].columns) == schema.names
         assert notes[name].row, name
     assert notes["generations"].columns["logp_sampler"].startswith("nats <= 0")
-    assert notes["prompts"].columns["messages"] == "as given; a plain string is one user message"
+    assert notes["prompts"].columns["messages"] == "role and text; a plain string is one user message"
     assert notes["prompts"].row == "one prompt"
 
 
