@@ -1,4 +1,4 @@
-"""Rollouts: N responses of the policy, and of its anchor where there is one, to every prompt once in an epoch; none too long.
+"""Rollouts: as many responses of the policy, and of its anchor, to every prompt once in an epoch as are meant; none too long.
 
 They were trained on already: what fails here says that the model cannot be trusted, and nothing is published.
 """
@@ -6,10 +6,12 @@ They were trained on already: what fails here says that the model cannot be trus
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
+from pydantic import TypeAdapter
 
 from data_checks.base import Frame, Subject, finite, is_finite, is_known, is_logp, is_response, known, unique
 from wind.check_config import ChecksConfig
 from wind.generations import sampled_prompts
+from wind.objective_config import AnyObjectiveConfig, ObjectiveConfig, anchor_samples
 
 KEY = ("step", "prompt_id", "sample_index")
 GROUP = ("step", "prompt_id", "drawn_from")
@@ -51,15 +53,22 @@ def rows_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectati
 
 
 def groups(rollouts: Subject) -> pl.DataFrame:
-    """One row per step, prompt and what was drawn from: its samples, and what N of them must say of one another."""
-    samples = rollouts.setting("sampling", "samples_per_prompt")
-    rank, is_whole = pl.col("rank"), pl.col("samples") == samples
+    """One row per step, prompt and what was drawn from: its samples, and what all of them must say of one another.
+
+    `samples` are the policy's and `anchor_samples` the anchor's; each is null in rows of the other.
+    """
+    meant = samples_meant(rollouts)
+    rank, is_of_anchor = pl.col("rank"), pl.col("drawn_from") == "anchor"
     frame = rollouts.rows(*KEY, "drawn_from", "win_rate", "rank").group_by(GROUP, maintain_order=True)
     aggregated = frame.agg(
-        samples=pl.col("sample_index").n_unique(),
+        drawn=pl.col("sample_index").n_unique(),
         mean_win_rate=pl.col("win_rate").mean(),
         is_ranked=(rank.n_unique() == pl.len()) & (rank.min() == 1) & (rank.max() == pl.len()),
+    ).with_columns(
+        samples=pl.when(~is_of_anchor).then("drawn"),
+        anchor_samples=pl.when(is_of_anchor).then("drawn"),
     )
+    is_whole = pl.col("drawn") == pl.when(is_of_anchor).then(meant["anchor"]).otherwise(meant["policy"])
     # A lost row is one fault, not three: identities are judged where all samples are there.
     return aggregated.with_columns(
         finite("mean_win_rate"), is_ranked=pl.when(is_whole).then("is_ranked").otherwise(pl.lit(True))
@@ -67,9 +76,14 @@ def groups(rollouts: Subject) -> pl.DataFrame:
 
 
 def groups_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectation]:
-    samples = rollouts.setting("sampling", "samples_per_prompt")
+    meant = samples_meant(rollouts)
     return [
-        gxe.ExpectColumnValuesToBeInSet(column="samples", value_set=[samples], description=f"every group has {samples} samples"),
+        *(
+            gxe.ExpectColumnValuesToBeInSet(
+                column=column, value_set=[meant[who]], description=f"every group has {meant[who]} samples of the {who}"
+            )
+            for column, who in (("samples", "policy"), ("anchor_samples", "anchor"))
+        ),
         gxe.ExpectColumnValuesToBeBetween(
             column="mean_win_rate",
             min_value=0.5 - TOLERANCE,
@@ -92,7 +106,7 @@ def prompts(rollouts: Subject) -> pl.DataFrame:
 
 def prompts_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectation]:
     epochs = rollouts.setting("training", "epochs")
-    anchor = epochs * (rollouts.setting("objective", "name") in ("bond", "jbond"))
+    anchor = epochs * (samples_meant(rollouts)["anchor"] > 0)
     return [
         gxe.ExpectColumnValuesToBeInSet(
             column="steps", value_set=[epochs], description=f"the policy answered every prompt {epochs} times, once an epoch"
@@ -108,6 +122,13 @@ SUITE = (
     Frame("groups", GROUP, groups, groups_expectations),
     Frame("prompts", ("prompt_id",), prompts, prompts_expectations),
 )
+
+
+def samples_meant(rollouts: Subject) -> dict[str, int]:
+    """How many samples of the policy and of the anchor every group is to have; of the latter 0 where none is drawn."""
+    objective = TypeAdapter[AnyObjectiveConfig](ObjectiveConfig).validate_python(rollouts.setting("objective"))
+    samples = rollouts.setting("sampling", "samples_per_prompt")
+    return {"policy": samples, "anchor": anchor_samples(objective, samples)}
 
 
 def train_prompts(rollouts: Subject) -> pl.DataFrame:

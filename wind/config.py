@@ -17,7 +17,8 @@ from wind.objective_config import (
     ObjectiveConfig,
     SelectionConfig,
     WindObjectiveConfig,
-    draws_from_anchor,
+    anchor_samples,
+    least_anchor_samples,
     least_samples,
     refresh_steps,
     rows_for,
@@ -341,9 +342,10 @@ class DistillConfig(RunConfig):
     evaluation: EvaluationSection = EvaluationSection()
 
     def responses_per_prompt(self) -> int:
-        """How many responses to a training prompt one iteration draws: fresh ones in every epoch, and of the anchor as many."""
+        """How many responses to a training prompt one iteration draws: fresh ones in every epoch, the anchor's too."""
         epochs = 1 if refresh_steps(self.objective) is None else self.training.epochs
-        return self.sampling.samples_per_prompt * epochs * (1 + draws_from_anchor(self.objective))
+        samples = self.sampling.samples_per_prompt
+        return epochs * (samples + anchor_samples(self.objective, samples))
 
     @model_validator(mode="after")
     def _trains_on_what_it_can(self) -> Self:
@@ -355,12 +357,14 @@ class DistillConfig(RunConfig):
 
     @model_validator(mode="after")
     def _has_siblings(self) -> Self:
-        if self.sampling.samples_per_prompt < 2:
-            raise ValueError("sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against")
-        if self.sampling.samples_per_prompt < least_samples(self.objective):
+        samples, least, name = self.sampling.samples_per_prompt, least_samples(self.objective), self.objective.name
+        if samples < least:
+            why = "a win rate needs a sibling to win against" if samples == 1 else f"the objective {name} needs as many"
+            raise ValueError(f"sampling.samples_per_prompt must be at least {least}: {why}")
+        if anchor_samples(self.objective, samples) < (least := least_anchor_samples(self.objective)):
             raise ValueError(
-                f"sampling.samples_per_prompt must be at least {least_samples(self.objective)}: "
-                f"the objective {self.objective.name} needs as many"
+                f"sampling.samples_per_prompt must be at least {least}: the objective {name} draws as many samples of its anchor "
+                f"as of the policy, and needs {least} of it; or set objective.anchor_samples"
             )
         return self
 

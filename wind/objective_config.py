@@ -98,22 +98,39 @@ class BonbonObjectiveConfig(Section):
     contrast: Literal["ipo", "dpo"] = "ipo"  # of best and worst: the paper's, or what the authors' code computes
 
 
-class BondObjectiveConfig(Section):
+class AnchoredObjectiveConfig(Section):
+    """What BOND and J-BOND share: both distil best-of-n of an anchor, from its fresh samples and the policy's."""
+
+    name: str
+    jeffreys: float = Field(0.5, ge=0, le=1)  # weight of the backward divergence, the paper's beta
+    refresh_steps: Refresh = None
+    anchor_samples: int | None = Field(None, ge=2)  # fresh samples of the anchor per prompt; null: as many as of the policy
+
+    @model_validator(mode="after")
+    def _anchor_is_sampled(self) -> Self:
+        if self.anchor_samples is not None and self.refresh_steps is None:
+            raise ValueError("anchor_samples are drawn afresh, and stored samples are the policy's alone: set refresh_steps")
+        return self
+
+
+class BondObjectiveConfig(AnchoredObjectiveConfig):
     """BOND (MATH 1.3); the paper's iterative runs take n = 2 or 4."""
 
     name: Literal["bond"]
-    n: int = Field(2, ge=2)  # the policy aims at best-of-n of its anchor; at most samples_per_prompt
-    jeffreys: float = Field(0.5, ge=0, le=1)  # weight of the backward divergence, the paper's beta
-    refresh_steps: Refresh = None
+    n: int = Field(2, ge=2)  # the policy aims at best-of-n of its anchor; at most as many as there are samples of it
+
+    @model_validator(mode="after")
+    def _anchor_has_n(self) -> Self:
+        if self.anchor_samples is not None and self.anchor_samples < self.n:
+            raise ValueError(f"anchor_samples must be at least n, which is {self.n}: the best of n is one of them")
+        return self
 
 
-class JbondObjectiveConfig(Section):
-    """J-BOND (MATH 1.6)."""
+class JbondObjectiveConfig(AnchoredObjectiveConfig):
+    """J-BOND (MATH 1.6); Algorithm 2 takes one sample of the policy and two of the anchor."""
 
     name: Literal["jbond"]
-    jeffreys: float = Field(0.5, ge=0, le=1)  # weight of the backward divergence, the paper's beta
     gamma: float = Field(0.0, ge=0)  # further KL weight towards the anchor; the paper tries 0 to 2
-    refresh_steps: Refresh = None
 
 
 class GrpoObjectiveConfig(Section):
@@ -197,10 +214,26 @@ def learns_intercept(objective: AnyObjectiveConfig) -> bool:
 
 
 def least_samples(objective: AnyObjectiveConfig) -> int:
-    """How many responses to a prompt the objective needs at least; of each policy, where it draws from two."""
+    """How many samples of the policy to a prompt the objective needs at least."""
+    if draws_from_anchor(objective):
+        return 1
     if isinstance(objective, BondObjectiveConfig):
         return objective.n
-    return 3 if isinstance(objective, JbondObjectiveConfig) and objective.refresh_steps is None else 2
+    return 3 if isinstance(objective, JbondObjectiveConfig) else 2
+
+
+def least_anchor_samples(objective: AnyObjectiveConfig) -> int:
+    """How many fresh samples of the anchor to a prompt the objective needs at least; 0 where none is drawn."""
+    if not draws_from_anchor(objective):
+        return 0
+    return objective.n if isinstance(objective, BondObjectiveConfig) else 2
+
+
+def anchor_samples(objective: AnyObjectiveConfig, policy_samples: int) -> int:
+    """How many fresh samples of the anchor go with `policy_samples` of the policy; 0 where none is drawn."""
+    if not isinstance(objective, AnchoredObjectiveConfig) or objective.refresh_steps is None:
+        return 0
+    return objective.anchor_samples or policy_samples
 
 
 def refresh_steps(objective: AnyObjectiveConfig) -> int | None:
@@ -211,4 +244,4 @@ def refresh_steps(objective: AnyObjectiveConfig) -> int | None:
 
 def draws_from_anchor(objective: AnyObjectiveConfig) -> bool:
     """Whether fresh samples are drawn from the reference too: BOND and J-BOND distil best-of-n of their anchor."""
-    return isinstance(objective, BondObjectiveConfig | JbondObjectiveConfig) and objective.refresh_steps is not None
+    return isinstance(objective, AnchoredObjectiveConfig) and objective.refresh_steps is not None

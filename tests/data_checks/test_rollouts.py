@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.data_checks.conftest import Chain, Fault
+    from tests.data_checks.conftest import Chain, Fault, Rows
 
 
 def test_good_rollouts_pass(chain: "Chain") -> None:
@@ -29,11 +29,26 @@ def test_good_rollouts_pass(chain: "Chain") -> None:
         (lambda rows: [row.update(response=" ") for row in rows[:9]], "rows.is_empty: at most 5.0% of responses are empty"),
         (lambda rows: rows[0].update(win_rate=0.25), "groups.mean_win_rate: the win rates of a group average one half"),
         (lambda rows: rows[0].update(rank=3), "groups.is_ranked: the ranks of a group are 1 .. N"),
-        (lambda rows: rows.pop(0), "groups.samples: every group has 4 samples"),
+        (lambda rows: rows.pop(0), "groups.samples: every group has 4 samples of the policy"),
+        (lambda rows: rows.pop(4), "groups.anchor_samples: every group has 4 samples of the anchor"),
     ],
 )
 def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fires: str) -> None:
     assert chain.failures("rollouts", fault) == [fires]
+
+
+@pytest.mark.slow
+def test_the_anchor_may_have_a_number_of_its_own(chain: "Chain") -> None:
+    chain.anchor_samples = 3
+
+    def keep_three(rows: "Rows") -> None:
+        rows[:] = [row for row in rows if row["sample_index"] < 7]
+        for row in rows:
+            if row["drawn_from"] == "anchor":
+                row.update(win_rate=0.5, rank=row["sample_index"] - 3)
+
+    assert chain.check("rollouts", keep_three).success
+    assert chain.failures("rollouts", lambda rows: None) == ["groups.anchor_samples: every group has 3 samples of the anchor"]
 
 
 @pytest.mark.slow

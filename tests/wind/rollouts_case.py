@@ -53,7 +53,14 @@ def prompts_of(store: Store) -> Dataset:
 
 
 def rollouts_spec(
-    store: Store, policy: Model, objective: dict[str, Any], *, rate: float = 0.0, reference: Model | None = None, **training: Any
+    store: Store,
+    policy: Model,
+    objective: dict[str, Any],
+    *,
+    samples: int = N,
+    rate: float = 0.0,
+    reference: Model | None = None,
+    **training: Any,
 ) -> RolloutsSpec:
     settings = {"epochs": 2, "batch_prompts": 2, "micro_prompts": 1, "lr": 1e-3, "zero_stage": 0} | training
     return RolloutsSpec(
@@ -62,7 +69,7 @@ def rollouts_spec(
         rate=rate,
         prompts=prompts_of(store),
         reward=resolve_reward(store, RuleRewardConfig(kind="rule", function="counted_digits:digits")),
-        sampling=SamplingConfig(backend="transformers", samples_per_prompt=N, max_new_tokens=5),
+        sampling=SamplingConfig(backend="transformers", samples_per_prompt=samples, max_new_tokens=5),
         inference=InferenceConfig(batch_tokens=64),
         win_rate=WinRateConfig(),
         objective=config_of(**({"refresh_steps": 1} | objective)),

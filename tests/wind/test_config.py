@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from wind.config import ClassifierRewardConfig, DistillConfig, RuleRewardConfig
 from wind.errors import ConfigError
-from wind.objective_config import AnyObjectiveConfig, WindObjectiveConfig
+from wind.objective_config import AnyObjectiveConfig, WindObjectiveConfig, anchor_samples
 from wind.recipes import load_config
 
 RECIPE = """\
@@ -161,6 +161,18 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
             "objective={name: bond, n: 9}",
             "sampling.samples_per_prompt must be at least 9: the objective bond needs as many",
         ),
+        (
+            "objective={name: jbond, anchor_samples: 2}",
+            "objective: anchor_samples are drawn afresh, and stored samples are the policy's alone: set refresh_steps",
+        ),
+        (
+            "objective={name: bond, n: 4, refresh_steps: 1, anchor_samples: 3}",
+            "objective: anchor_samples must be at least n, which is 4: the best of n is one of them",
+        ),
+        (
+            "objective={name: jbond, refresh_steps: 1, anchor_samples: 1}",
+            "objective.anchor_samples is 1; it must be greater than or equal to 2",
+        ),
         ("reference.kind=ema", "reference: kind ema needs a rate: J-BOND's authors take 0.02, and try 0.01 to 0.1"),
         ("reference.rate=0.1", "reference: rate is for kind ema, and the kind is initial: remove the rate"),
         ("reference={kind: ema, rate: 2}", "reference.rate is 2; it must be less than or equal to 1"),
@@ -199,6 +211,43 @@ def test_every_objective_has_defaults_and_wind_is_the_one_unless_named(recipe: P
     assert message_of(recipe, "objective.name=dop") == (
         f"objective.name is 'dop'; it must be {' or '.join(repr(name) for name in sections)}"
     )
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (
+            "{name: grpo, refresh_steps: 1}",
+            "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against",
+        ),
+        (
+            "{name: jbond, refresh_steps: 1}",
+            "sampling.samples_per_prompt must be at least 2: the objective jbond draws as many samples of its anchor as of the "
+            "policy, and needs 2 of it; or set objective.anchor_samples",
+        ),
+    ],
+)
+def test_one_sample_is_enough_only_beside_those_of_an_anchor(recipe: Path, objective: str, message: str) -> None:
+    assert message_of(recipe, f"objective={objective}", "sampling.samples_per_prompt=1") == message
+
+
+def test_samples_of_policy_and_anchor_are_counted_apart(recipe: Path) -> None:
+    alone = ["sampling.samples_per_prompt=1", "training.epochs=2"]
+    drawn = {
+        objective: load_config(recipe, [f"objective={objective}", *alone]).responses_per_prompt()
+        for objective in (
+            "{name: jbond, refresh_steps: 1, anchor_samples: 2}",
+            "{name: bond, n: 4, refresh_steps: 1, anchor_samples: 16}",
+        )
+    }
+    assert list(drawn.values()) == [2 * (1 + 2), 2 * (1 + 16)]
+    assert load_config(recipe, ["objective={name: jbond, refresh_steps: 1}", *alone[1:]]).responses_per_prompt() == 2 * (8 + 8)
+
+
+def test_the_recipe_of_jbond_is_algorithm_2() -> None:
+    recipe = load_config(Path(__file__).parents[2] / "configs" / "llama3-ultrafeedback-jbond.yaml")
+    assert (recipe.sampling.samples_per_prompt, anchor_samples(recipe.objective, 1)) == (1, 2)
+    assert (recipe.training.epochs, recipe.responses_per_prompt()) == (1, 3)
 
 
 def test_an_override_that_is_no_yaml(recipe: Path) -> None:

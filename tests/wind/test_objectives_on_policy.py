@@ -114,6 +114,62 @@ def test_gradients_of_fresh_rows_by_hand(name: str) -> None:
         np.testing.assert_allclose(gradient_of(logps_B, batch, **settings, jeffreys=0.3, gamma=0.5), pulled, rtol=1e-10)
 
 
+def test_jbond_of_one_sample_and_two_of_the_anchor_by_hand() -> None:
+    # MATH 1.6: the row is below both, R = -log 16 - (-1 + 1.5) without a baseline; the best of two is the last row. Rows of
+    # either kind are a mean of their own.
+    columns = {"logp_reference": torch.tensor([-1.5, -2.0, -3.0], dtype=torch.float64)}
+    _, batch = mixed([0.0, 1.0, 3.0], [0, 1, 1])
+    batch = chosen(batch, slice(None), **columns)
+    logps_B = torch.tensor([-1.0, -2.5, -3.5], dtype=torch.float64)
+    learned = math.log(16) + 0.5
+    for jeffreys, gamma, expected in [
+        (1.0, 0.0, [learned, 0, 0]),
+        (0.0, 0.0, [0, 0, -1]),
+        (0.25, 2.0, [0.25 * learned + 2 * 0.5, 0, -0.75]),
+    ]:
+        gradient_B = gradient_of(logps_B, batch, name="jbond", jeffreys=jeffreys, gamma=gamma)
+        assert gradient_B.tolist() == pytest.approx(expected, rel=1e-12)
+    # A row above one of the two has the reward 0.
+    above = chosen(batch, slice(None), reward=torch.tensor([2.0, 1.0, 3.0], dtype=torch.float64))
+    assert gradient_of(logps_B, above, name="jbond", jeffreys=1.0).tolist() == pytest.approx([0.5, 0, 0], rel=1e-12)
+
+
+def test_one_sample_and_two_of_the_anchor_are_unbiased() -> None:
+    # All 27 draws of (y, y', y'') from three responses, each with its probability: the mean gradient in the logits is that of
+    # (1 - j) KL(best of 2, pi) - j E_pi[R log pi] + gamma KL(pi, anchor), with E r_J = -log 16 (1 - p_<=)^2 (MATH 1.6).
+    policy_Y = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()
+    anchor_Y = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
+    jeffreys, gamma = 0.4, 0.3
+    draws = torch.tensor(list(itertools.product(range(3), repeat=3)))  # rewards are the indices
+    logits_Y = policy_Y.clone().requires_grad_()
+    objective = objective_of(name="jbond", jeffreys=jeffreys, gamma=gamma, refresh_steps=1, anchor_samples=2)
+    mean = torch.zeros((), dtype=torch.float64)
+    for draw in draws:
+        nothing_B = torch.zeros(3, dtype=torch.float64)
+        batch = Batch(
+            logp_policy=policy_Y[draw],
+            logp_reference=anchor_Y[draw],
+            win_rate=nothing_B,
+            reward=draw.double(),
+            rank=nothing_B,
+            samples=nothing_B,
+            group=torch.zeros(3, dtype=torch.long),
+            from_anchor=torch.tensor([0.0, 1.0, 1.0]),
+        )
+        probability = (policy_Y[draw[0]] + anchor_Y[draw[1]] + anchor_Y[draw[2]]).exp()
+        mean = mean + probability * objective(logits_Y.log_softmax(0)[draw], batch)[0]
+    (found_Y,) = torch.autograd.grad(mean, logits_Y)
+
+    below_Y = anchor_Y.exp().cumsum(0)  # p_<=
+    best_of_2_Y = below_Y**2 - (below_Y - anchor_Y.exp()) ** 2
+    logps_Y = logits_Y.log_softmax(0)
+    moved_Y = policy_Y - anchor_Y
+    returns_Y = -math.log(16) * (1 - below_Y) ** 2 - moved_Y
+    slopes_Y = (1 - jeffreys) * best_of_2_Y + jeffreys * policy_Y.exp() * returns_Y - gamma * policy_Y.exp() * moved_Y
+    (expected_Y,) = torch.autograd.grad(-(slopes_Y * logps_Y).sum(), logits_Y)
+    torch.testing.assert_close(found_Y, expected_Y, rtol=1e-12, atol=1e-14)
+
+
 def test_metrics_are_those_of_the_policy_s_rows() -> None:
     logps_B, batch = mixed([0.5, 3.5, 1.0, 2.0], [0, 1, 0, 1])
     _, metrics = objective_of(name="bond")(logps_B, batch)

@@ -107,6 +107,24 @@ def test_every_prompt_is_answered_once_an_epoch_and_judged_among_its_own(store: 
     )
 
 
+def test_one_sample_and_two_of_the_anchor_are_what_is_drawn_and_trained_on(store: Store, policy: Model) -> None:
+    spec = rollouts_spec(store, policy, {"name": "jbond", "anchor_samples": 2}, samples=1, rate=0.1)
+    shard = roll(spec, store)
+    groups = frame_of(shard).group_by("step", "prompt_id", maintain_order=True)
+    drawn = groups.agg("sample_index", "drawn_from", "win_rate", "rank")
+    assert len(drawn) == 2 * PROMPTS  # two epochs
+    for _, _, index, drawn_from, win_rate, rank in drawn.iter_rows():
+        assert (index, drawn_from) == ([0, 1, 2], ["policy", "anchor", "anchor"])
+        assert (win_rate[0], rank[0]) == (0.5, 1)  # nothing to be compared with
+        assert sum(win_rate[1:]) == 1
+        assert sorted(rank[1:]) == [1, 2]
+    training = training_of(store, shard)
+    assert np.isfinite(values(training, "loss") + values(training, "grad_norm")).all()
+    trained, start = weights(store, training), weights(store, Shard(training.table, outputs={"model": policy}))
+    assert distance(trained, start) > 1e-3
+    assert all(tensor.isfinite().all() for tensor in trained.values())
+
+
 @pytest.mark.parametrize("name", ["bond", "jbond", "grpo", "rloo"])
 def test_first_step_is_that_of_the_recorded_rows(store: Store, policy: Model, name: str) -> None:
     spec = rollouts_spec(store, policy, {"name": name}, **ONE_STEP)

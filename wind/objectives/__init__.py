@@ -40,7 +40,7 @@ OBJECTIVES: Final[Mapping[str, Callable[..., torch.Tensor]]] = {
 
 def objective_for(config: ObjectiveConfig) -> Objective:
     """The objective that `config` names, with its parameters bound, and the metrics of its batches."""
-    parameters = config.model_dump(exclude={"name", "refresh_steps"})
+    parameters = config.model_dump(exclude={"name", "refresh_steps", "anchor_samples"})
 
     def objective(logps_B: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Metrics]:
         return OBJECTIVES[config.name](logps_B, batch, **parameters), metrics(logps_B, batch)

@@ -14,8 +14,8 @@ class Batch:
     """The selected rows of one or more prompts, each prompt's together; every field has shape [B].
 
     Rows are samples of pi_t, the policy that the iteration, or the refresh, started from. BOND and J-BOND also learn from samples
-    of their anchor. Where `from_anchor` is given, the anchor is the reference, every group has as many rows of the one as of the
-    other, and win rate and rank are among rows of the same kind. Where it is not, the anchor is pi_t, and all rows are both.
+    of their anchor. Where `from_anchor` is given, the anchor is the reference, every group has rows of both kinds, and win rate
+    and rank are among rows of the same kind. Where it is not, the anchor is pi_t, and all rows are both.
     """
 
     logp_policy: torch.Tensor  # nats, log pi_t(y|x)

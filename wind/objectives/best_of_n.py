@@ -51,8 +51,8 @@ def bond(logps_B: torch.Tensor, batch: Batch, *, n: int, jeffreys: float) -> tor
 
     Forward: the mean of -log pi_theta under best-of-n, estimated from all the anchor's rows of the group by `best_of_n_weights`.
     Backward: -(R - B) log pi_theta over the rows of pi_t, with the return R = (n - 1) log p - log(pi_theta/anchor) held fixed, B
-    the mean return of the other rows, and p the Monte-Carlo quantile of `anchor_quantiles`. Groups have at least n rows of the
-    anchor and two of pi_t.
+    the mean return of the other rows, 0 where there are none, and p the Monte-Carlo quantile of `anchor_quantiles`. Groups have
+    at least n rows of the anchor.
     """
     returns_B = (n - 1) * anchor_quantiles(batch).log() - (logps_B - batch.logp_anchor).detach()
     return (1 - jeffreys) * _forward(logps_B, batch, n) + jeffreys * _backward(logps_B, batch, returns_B)
@@ -62,7 +62,8 @@ def jbond(logps_B: torch.Tensor, batch: Batch, *, jeffreys: float, gamma: float)
     """J-BOND: BOND at n = 2 with a coarser reward, and gamma KL(pi_theta || anchor) (MATH 1.6, 6a).
 
     The reward is that of `jbond_rewards`, the return R its excess over log(pi_theta/anchor), held fixed. The KL term has the sign
-    that lowers the KL, the opposite of the printed algorithm 2 (MATH 1.6). Groups have 3 rows or more, fresh ones 2 of each kind.
+    that lowers the KL, the opposite of the printed algorithm 2 (MATH 1.6). Groups have 3 rows or more, fresh ones
+    at least one of pi_t and two of the anchor.
     """
     moved_B = (logps_B - batch.logp_anchor).detach()
     loss = (1 - jeffreys) * _forward(logps_B, batch, 2) + jeffreys * _backward(logps_B, batch, jbond_rewards(batch) - moved_B)
@@ -110,12 +111,11 @@ def _forward(logps_B: torch.Tensor, batch: Batch, n: int) -> torch.Tensor:
 
 
 def _backward(logps_B: torch.Tensor, batch: Batch, returns_B: torch.Tensor) -> torch.Tensor:
-    """REINFORCE with the mean return of the other rows as baseline: R_i - mean_{j != i} R_j = m/(m - 1) (R_i - mean R)."""
-    is_of_policy_B = batch.is_of_policy.double()
-    rows_B = group_sum(is_of_policy_B, batch.group)
+    """REINFORCE with the mean return of the group's other rows of pi_t as baseline, which a lone row does without."""
     ours_B = torch.where(batch.is_of_policy, returns_B, 0.0)  # whatever the anchor's rows hold
-    advantages_B = rows_B / (rows_B - 1) * (ours_B - group_sum(ours_B, batch.group) / rows_B)
-    return -(_policy_weights(batch) * advantages_B * logps_B).mean()
+    others_B = group_sum(batch.is_of_policy.double(), batch.group) - 1
+    baseline_B = (group_sum(ours_B, batch.group) - ours_B) / others_B.clamp(min=1)
+    return -(_policy_weights(batch) * (ours_B - baseline_B) * logps_B).mean()
 
 
 def _policy_weights(batch: Batch) -> torch.Tensor:

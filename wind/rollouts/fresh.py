@@ -18,7 +18,7 @@ import torch
 from wind.datasets import Store
 from wind.files import atomic
 from wind.generations import sampled_prompts
-from wind.objective_config import draws_from_anchor
+from wind.objective_config import anchor_samples, draws_from_anchor
 from wind.rewards import JUDGED_BY, Pairwise, judging_prompts, responses, reward_model
 from wind.rewards.functions import Responses
 from wind.rollouts import RolloutsSpec, schema_of
@@ -108,12 +108,12 @@ class FreshRows:
 
         `prompts` has step, prompt_token_ids and the columns of JUDGED_BY.
         """
-        drawn = []
-        if draws_from_anchor(self._spec.objective):
+        samples, drawn = self._spec.sampling.samples_per_prompt, []
+        if of_anchor := anchor_samples(self._spec.objective, samples):
             self._frozen.fill(self._anchor.whole)
-            drawn = [self._frozen.draw(prompts, "anchor", self._spec.sampling.samples_per_prompt)]
+            drawn = [self._frozen.draw(prompts, "anchor", of_anchor, first_index=samples)]
         self._frozen.fill(self._policy.whole)
-        drawn = [self._frozen.draw(prompts, "policy"), *drawn]
+        drawn = [self._frozen.draw(prompts, "policy", samples), *drawn]
         rows = pl.concat(drawn).join(prompts, on=["step", "prompt_id"], how="left", maintain_order="left")
         rows = rows.with_columns(logp_policy=self._frozen.score(rows))
         self._frozen.fill(self._anchor.whole)
@@ -144,19 +144,16 @@ class FreshRows:
         return lambda asked: model.rewards(asked, lambda done, total: None)
 
     def _compared(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """`rows` with win rate and rank among those drawn from the same for the same prompt and step."""
-        names = pl.concat_str("step", "drawn_from", "prompt_id", separator="/")
-        compared = win_rates(rows.select("sample_index", "reward", prompt_id=names), self._spec.win_rate)
-        return (
-            rows.drop("win_rate", "rank", strict=False)
-            .with_columns(name=names)
-            .join(
-                compared.select("sample_index", "win_rate", "rank", name="prompt_id"),
-                on=["name", "sample_index"],
-                how="left",
-                maintain_order="left",
-                validate="1:1",
-            )
+        """`rows` with win rate and rank among those drawn from the same for the same prompt and step; alone 1/2 and 1."""
+        named = rows.drop("win_rate", "rank", strict=False).with_columns(
+            name=pl.concat_str("step", "drawn_from", "prompt_id", separator="/")
+        )
+        is_alone = pl.len().over("name") == 1
+        siblings = named.filter(~is_alone).select("sample_index", "reward", prompt_id="name")
+        compared = win_rates(siblings, self._spec.win_rate).select("sample_index", "win_rate", "rank", name="prompt_id")
+        joined = named.join(compared, on=["name", "sample_index"], how="left", maintain_order="left", validate="1:1")
+        return joined.with_columns(
+            win_rate=pl.when(is_alone).then(0.5).otherwise("win_rate"), rank=pl.when(is_alone).then(1).otherwise("rank")
         )
 
 

@@ -54,8 +54,8 @@ class Frozen:
             for name, weight in self._model.named_parameters():
                 weight.copy_(whole(name))
 
-    def draw(self, prompts: pl.DataFrame, drawn_from: str, first_index: int = 0) -> pl.DataFrame:
-        """N responses to each of `prompts` (step, prompt_id, prompt_token_ids): the columns of DRAWN.
+    def draw(self, prompts: pl.DataFrame, drawn_from: str, samples: int, first_index: int = 0) -> pl.DataFrame:
+        """`samples` responses to each of `prompts` (step, prompt_id, prompt_token_ids): the columns of DRAWN.
 
         Raises InputError naming a prompt for which the logits are not finite.
         """
@@ -65,7 +65,8 @@ class Frozen:
             for step, prompt_id in zip(steps, prompt_ids, strict=True)
         ]
         requests = [Request(*request) for request in zip(prompt_ids, token_ids, seeds, strict=True)]
-        samples_P_N = self._sampler.sample(requests, self._spec.sampling, lambda done, total: None)
+        sampling = self._spec.sampling.model_copy(update={"samples_per_prompt": samples})
+        samples_P_N = self._sampler.sample(requests, sampling, lambda done, total: None)
         rows = [
             (
                 step,
