@@ -28,6 +28,7 @@ def begin() -> None:
         os.environ[name] = str(place)
     for name in [name for name in os.environ if name.startswith("XDG_") or name in ("HF_HOME", "MPLCONFIGDIR", "WIND_CACHE")]:
         del os.environ[name]
+    os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"  # which would ignore that
     os.environ[MARK] = str(folder)
     tempfile.tempdir = None  # which was read from the environment before
 

@@ -24,7 +24,7 @@ def test_good_prompts_pass(chain: "Chain") -> None:
     [
         (lambda rows: rows[3].update(prompt_id=rows[2]["prompt_id"]), "rows.prompt_id: no two rows share prompt_id"),
         (lambda rows: rows[3].update(prompt_id="prompt-3"), "rows.prompt_id: prompt_id is 32 hex digits"),
-        (lambda rows: rows[3].update(split="test"), "rows.split: split is train or eval"),
+        (lambda rows: [row.update(split="test") for row in rows[2:4]], "rows.split: split is train or eval"),
         (lambda rows: rows[5].update(prompt=COPY["prompt"]), "rows.splits_of_prompt: train and eval are disjoint"),
         (
             lambda rows: rows[5].update(prompt_token_ids=COPY["prompt_token_ids"]),
