@@ -2,12 +2,15 @@
 
 Each due run continues the run by one iteration: an iteration that was begun and not finished is the next one, and its finished
 stages come from the cache. A run that comes due while another is going on is refused by the run's lock.
+
+Prefect's runner starts each flow run as a process, which imports for seconds before anything of ours runs in it. So the runner,
+and the embedded server with it, are in a process under keepers: all that was started there ends with it, or with the command.
 """
 
 import asyncio
 import os
 import signal
-import threading
+import subprocess
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -20,6 +23,7 @@ from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled
 from prefect.types.entrypoint import EntrypointType
+from pydantic import BaseModel
 
 from flows.api import VARIABLE, of_another_server, refuse_strange_proxies, require_url
 from flows.distill import distill
@@ -27,6 +31,7 @@ from flows.server import EmbeddedServer
 from tasks.progress import Terminal
 from tasks.running import refuse_wrong_checks, start
 from tasks.versions import recipe
+from wind import processes
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.environment import variables
@@ -41,7 +46,6 @@ SECONDS_BETWEEN_POLLS = 2
 @flow(name="continue", flow_run_name="continue {config.run}", persist_result=False)
 def continue_run(config: DistillConfig) -> Any:
     """One more iteration of the run that `config` describes; the state's message names the version."""
-    _die_with_parent()
     try:
         with start(config, quiet=True) as here:
             target = finished_iterations(here.config) + 1
@@ -63,21 +67,48 @@ def finished_iterations(config: DistillConfig) -> int:
     return max((version.content.iteration for version in versions if version.content.recipe == wanted), default=begun)
 
 
-def serve_forever(config: DistillConfig, *, cron: str | None, interval: float | None, port: int) -> None:
-    """Serve `continue_run` on a schedule until interrupted, through outages of the Prefect server.
+class Schedule(BaseModel):
+    """What to serve and when it is due, by either `cron` or `interval`."""
+
+    config: DistillConfig
+    cron: str | None
+    interval: float | None  # seconds
+    port: int  # of the embedded server; 0 for any
+
+
+def serve_kept(schedule: Schedule) -> int:
+    """The exit code of `serve_forever` in a process that ends with this one, together with all that it has started."""
+    # The flow runs are Pythons that Prefect starts: they, too, are to take no module from the current folder.
+    environment = processes.environment(PYTHONSAFEPATH="1")
+    command = processes.python("-m", "flows.cli", "serve-forever")
+    serving = processes.start(command, env=environment, stdin=subprocess.PIPE, descendants=True)
+    try:
+        serving.communicate(schedule.model_dump_json().encode())
+    finally:
+        serving.end()
+    if serving.returncode < 0:
+        how = signal.Signals(-serving.returncode).name
+        raise StageError(f"the process that served {schedule.config.run} was killed by {how}; serve again to go on")
+    return serving.returncode
+
+
+def serve_forever(schedule: Schedule) -> None:
+    """Serve `continue_run` on a schedule, through outages of the Prefect server.
 
     With PREFECT_API_URL set, against that server; otherwise against an embedded one with its UI, restarted when it dies.
     """
-    refuse_wrong_checks(config)
-    storage = storage_for(config.root)
-    config = config.model_copy(update={"root": storage.address})
+    refuse_wrong_checks(schedule.config)
+    storage = storage_for(schedule.config.root)
+    schedule = schedule.model_copy(update={"config": schedule.config.model_copy(update={"root": storage.address})})
     terminal = Terminal()
-    url = os.environ.get(VARIABLE)
     refuse_strange_proxies()
+    server = None
+    api = url = os.environ.get(VARIABLE, "")
     if url:
         require_url(url)  # one that does not answer yet is waited for
-    server = None if url else EmbeddedServer(storage.local.absolute() / "prefect", port=port, services=True)
-    api = url or f"http://127.0.0.1:{port}/api"
+    else:
+        server = EmbeddedServer(storage.local.absolute() / "prefect", port=schedule.port, services=True)
+        api = server.url
     try:
         # The variable is for the flow runs, which are processes of their own.
         with variables({**of_another_server(url), VARIABLE: api}), temporary_settings({PREFECT_API_URL: api}):
@@ -85,10 +116,10 @@ def serve_forever(config: DistillConfig, *, cron: str | None, interval: float | 
                 if server is not None and not server.alive():
                     server.start()
                     server.wait()
-                terminal.line(f"serving {config.run} at {api.removesuffix('/api')}; stop with Ctrl-C")
+                terminal.line(f"serving {schedule.config.run} at {api.removesuffix('/api')}; stop with Ctrl-C")
                 # A server that is away ends the runner with one of these: it is started again until the server is back.
                 with suppress(httpx.HTTPError, RuntimeError, ExceptionGroup):
-                    asyncio.run(_serve(config, cron=cron, interval=interval, server=server))
+                    asyncio.run(_serve(schedule))
                 terminal.line(f"the Prefect server at {api} does not answer; trying again")
                 time.sleep(SECONDS_BETWEEN_TRIES)
     finally:
@@ -96,15 +127,16 @@ def serve_forever(config: DistillConfig, *, cron: str | None, interval: float | 
             server.stop()
 
 
-async def _serve(config: DistillConfig, *, cron: str | None, interval: float | None, server: EmbeddedServer | None) -> None:
+async def _serve(schedule: Schedule) -> None:
     """Register the deployment and run what comes due, until the server goes away."""
+    config = schedule.config
     async with get_client() as client:
         await client.hello()
     runner = Runner(name=config.run, query_seconds=SECONDS_BETWEEN_POLLS, pause_on_shutdown=False)
     deployment = await continue_run.ato_deployment(
         name=config.run,
-        cron=cron,
-        interval=timedelta(seconds=interval) if interval else None,
+        cron=schedule.cron,
+        interval=timedelta(seconds=schedule.interval) if schedule.interval else None,
         parameters={"config": config.model_dump(mode="json")},
         entrypoint_type=EntrypointType.MODULE_PATH,
         description=f"Continue {config.run} by one iteration.",
@@ -112,15 +144,3 @@ async def _serve(config: DistillConfig, *, cron: str | None, interval: float | N
     )
     await runner.aadd_deployment(deployment)
     await runner.start()
-
-
-def _die_with_parent() -> None:
-    """Leave with the serving process, however it ends: a flow run must not outlive the schedule that began it."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()

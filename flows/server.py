@@ -1,20 +1,17 @@
 """The embedded Prefect server: a child of this process that keeps its database under the store's root and dies with us.
 
-Prefect's own ephemeral server outlives a killed parent; this one watches a pipe that only we hold open.
+Prefect's own ephemeral server outlives a killed parent.
 """
 
-import os
-import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
+from wind import processes
 from wind.errors import StageError
 from wind.files import lock
 
@@ -36,7 +33,7 @@ class EmbeddedServer:
         self._services = services
         self.port = port or _free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: processes.Process | None = None
         self._turn = ExitStack()  # two that start at once on a new home would both make the tables
 
     def start(self) -> None:
@@ -44,21 +41,20 @@ class EmbeddedServer:
         self._home.mkdir(parents=True, exist_ok=True)
         self._turn.enter_context(lock(self._home / "start.lock"))
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},  # it is ours alone
+            **{
+                name: value for name, value in processes.environment().items() if not name.startswith("PREFECT_")
+            },  # it is ours alone
             **QUIET,
-            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
             "PREFECT_HOME": str(self._home),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",  # in its working folder: no name is a URL
             "PREFECT_SERVER_UI_ENABLED": str(self._services).lower(),
             "PREFECT_UI_API_URL": self.url,
         }
         with (self._home / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server", str(self.port), "services" if self._services else "api"],
-                stdin=subprocess.PIPE,
+            self._process = processes.start(
+                processes.python("-m", "flows.server", str(self.port), "services" if self._services else "api"),
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
                 env=environment,
                 cwd=self._home,
             )
@@ -84,25 +80,15 @@ class EmbeddedServer:
         """Kill the server and reap it; its database is transactional."""
         self._turn.close()
         if self._process is not None:
-            if self.alive():
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            self._process.end()
 
 
 def serve(port: int, *, services: bool) -> None:
-    """Serve the Prefect API on loopback until standard input closes; with `services`, its scheduler and UI too."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    """Serve the Prefect API on loopback; with `services`, its scheduler and UI too."""
     import uvicorn
     from prefect.server.api.server import create_app
 
     uvicorn.run(create_app(ephemeral=not services), host="127.0.0.1", port=port, log_level="warning")
-
-
-def _die_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -82,7 +82,8 @@ class Worker:
     def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """What the worker says of the finished shard. Raises the error that it met, or StageError if it died."""
         try:
-            self._requests.write(json.dumps({"job": job.model_dump(mode="json"), "shard": shard}) + "\n")
+            request = {"job": job.model_dump(mode="json"), "shard": shard, "folder": os.getcwd()}
+            self._requests.write(json.dumps(request) + "\n")
             self._requests.flush()
         except BrokenPipeError:
             raise self._died(job) from None

@@ -5,7 +5,6 @@ import http.client
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import uuid
@@ -19,6 +18,7 @@ import pytest
 from flows.server import QUIET
 from tests import leftovers
 from tests.process_state import changes, process_state, restore
+from wind import processes
 from wind.datasets import Store
 from wind.versions import Version, Versions
 
@@ -123,7 +123,7 @@ def serving_s3(folder: Path) -> Iterator[str]:
     command = [sys.executable, str(Path(__file__).with_name("s3_server.py")), address.rpartition(":")[2]]
     log = folder / "server.log"
     with log.open("wb") as file:
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file)
+        server = processes.start(command, env=os.environ, stdout=file, stderr=file)
     authorization = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"
     deadline = time.monotonic() + 60
     while True:
@@ -135,8 +135,7 @@ def serving_s3(folder: Path) -> Iterator[str]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
     yield address
-    server.kill()
-    server.communicate()
+    server.end()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 It lives until standard input closes. `POST /faults?count=3&status=503` fails the next three requests, `&seconds=1` delays them.
 """
 
-import os
 import sys
 import threading
 import time
@@ -36,11 +35,5 @@ class Application:
             return list(self._moto(environ, start_response))
 
 
-def die_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=die_with_parent, daemon=True).start()
     run_simple("127.0.0.1", int(sys.argv[1]), Application(), threaded=True)

@@ -24,20 +24,6 @@ ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 NOT_STARTED = 127  # a shell's exit code for a command that cannot be run
 
 
-def die_with(parent: int) -> None:
-    """End this process when its parent, whose process id is `parent`, ends; at once if it already has."""
-    if not _bind(parent, signal.SIGKILL):
-        import threading
-
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-
-
-def _follow(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(POLL_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _bind(parent: int, death: signal.Signals) -> bool:
     """Whether the kernel will send `death` to this process when its parent ends; kill it now if that is past."""
     bound = _prctl(PR_SET_PDEATHSIG, death)

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from wind import processes
 from wind.datasets import Store
 from wind.fingerprints import digest
 from wind.handles import FINGERPRINT
@@ -45,6 +46,7 @@ VARIABLES = re.compile(  # whose presence can change what or how fast something 
 STARTED_WITH = sorted(name for name in os.environ if VARIABLES.match(name))  # libraries set others while they compute
 SOURCES = {".py", ".j2", ".jinja", ".yaml", ".yml", ".toml", ".cfg", ".json", ".sh", ".txt", ".md"}  # of an untracked file
 MOST_PATCH_BYTES = 2**20
+GIT_SECONDS = 30.0
 TREE = Path(__file__).resolve().parents[1]
 
 
@@ -196,7 +198,7 @@ def _patch() -> bytes:
 def _run(*arguments: str, index: Path | None = None) -> bytes:
     environment = os.environ | ({"GIT_INDEX_FILE": str(index)} if index else {})
     command = ["git", "-c", "core.quotePath=false", *arguments]
-    return subprocess.run(command, cwd=TREE, env=environment, capture_output=True, timeout=30, check=True).stdout
+    return processes.run(command, cwd=TREE, env=environment, timeout=GIT_SECONDS).stdout
 
 
 def peak_memory() -> int:

@@ -1,11 +1,12 @@
 """A stage worker: a process that computes shards for a run, one JSON line in and a few JSON lines out.
 
-    in    {"job": {...}, "shard": 3}
+    in    {"job": {...}, "shard": 3, "folder": "/home/me"}
     out   {"progress": [64, 512]} ...   then   {"done": {"seconds": 1.2, "peak_memory_bytes": 1}}   or
           {"error": {"kind": "InputError", "message": "..."}}
 
-It stays warm between shards, stages and iterations: loaded models live as long as the process. The descriptors of both pipes
-are its arguments, and no program that a stage starts inherits them; standard input is empty, and what is printed goes to the log.
+It stays warm between shards, stages and iterations: loaded models live as long as the process. It works in the folder that the
+run is in, where the user's modules are. The descriptors of both pipes are its arguments, and no program that a stage starts
+inherits them; standard input is empty, and what is printed goes to the log.
 """
 
 import json
@@ -28,10 +29,10 @@ def main() -> None:
     with os.fdopen(asked, encoding="utf-8") as requests, os.fdopen(answering, "w", encoding="utf-8") as answers:
         for line in requests:
             request = json.loads(line)
-            _serve(Job.model_validate(request["job"]), request["shard"], answers)
+            _serve(Job.model_validate(request["job"]), request["shard"], request["folder"], answers)
 
 
-def _serve(job: Job, shard: int, protocol: IO[str]) -> None:
+def _serve(job: Job, shard: int, folder: str, protocol: IO[str]) -> None:
     started = time.monotonic()
     told = started
     reset_peak_memory()
@@ -43,6 +44,7 @@ def _serve(job: Job, shard: int, protocol: IO[str]) -> None:
             _say(protocol, progress=[done, total])
 
     try:
+        os.chdir(folder)
         compute_shard(job, shard, progress)
     except WindError as error:
         _say(protocol, error={"kind": type(error).__name__, "message": str(error)})

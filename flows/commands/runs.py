@@ -1,5 +1,6 @@
 """Commands that run recipes."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -68,9 +69,17 @@ def serve(
     if (cron is None) == (interval is None):
         raise ConfigError('say when to run: either --cron "0 2 * * *" or --interval SECONDS')
     with variables(unset(QUIET)):
-        from flows.deployments import serve_forever
+        from flows.deployments import Schedule, serve_kept
 
-        serve_forever(load(config, set_, None), cron=cron, interval=interval, port=port)
+        raise typer.Exit(serve_kept(Schedule(config=load(config, set_, None), cron=cron, interval=interval, port=port)))
+
+
+@commands.command(hidden=True)
+def serve_forever() -> None:
+    """Serve the schedule that standard input says as JSON: what `serve` starts."""
+    from flows import deployments
+
+    deployments.serve_forever(deployments.Schedule.model_validate_json(sys.stdin.buffer.read()))
 
 
 @commands.command()

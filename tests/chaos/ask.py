@@ -1,4 +1,4 @@
-"""Ask the nursery for a process; as a program, be one: `ask.py SOCKET -m MODULE ...` is to its parent what the process would be.
+"""Ask the nursery for a process; as a program, be one: `ask.py SOCKET ... -m MODULE ...` is to its parent what that would be.
 
 Of the standard library alone, so that it starts in no time.
 """
@@ -14,25 +14,30 @@ LARGEST = 2**18
 
 
 def ask(
-    address: str, module: str, arguments: list[str], folder: str, environment: dict[str, str], descriptors: tuple[int, int, int]
+    address: str, module: str, arguments: list[str], folder: str, environment: dict[str, str], descriptors: dict[int, int]
 ) -> socket.socket:
-    """The connection to a new process that runs `module` in `folder`, with `descriptors` as its standard streams.
+    """The connection to a new process that runs `module` in `folder`, with the keys of `descriptors` open: ours that they map to.
 
     From it come the process's id and at its end its wait status; to close it kills the process and its group.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(address)
-    wanted = {"module": module, "arguments": arguments, "folder": folder, "environment": environment}
-    socket.send_fds(connection, [json.dumps(wanted).encode()], descriptors)
+    numbers = list(descriptors)
+    wanted = {"module": module, "arguments": arguments, "folder": folder, "environment": environment, "descriptors": numbers}
+    socket.send_fds(connection, [json.dumps(wanted).encode()], list(descriptors.values()))
     return connection
 
 
 def main() -> None:
-    """Stand in for the process: the same standard streams, and in the end the same end."""
-    address, _, module, *arguments = sys.argv[1:]
-    connection = ask(address, module, arguments, os.getcwd(), dict(os.environ) | {"CHAOS_WORKER": "1"}, (0, 1, 2))
+    """Stand in for the process: the same open descriptors, and in the end the same end."""
+    address, *options = sys.argv[1:]
+    module, *arguments = options[options.index("-m") + 1 :]
+    given = [number for number in map(int, os.listdir("/dev/fd")) if os.path.exists(f"/dev/fd/{number}")]
+    environment = dict(os.environ) | {"CHAOS_WORKER": "1"}
+    connection = ask(address, module, arguments, os.getcwd(), environment, {number: number for number in given})
     connection.recv(LARGEST)
-    os.closerange(0, 3)  # nobody may wait for our ends of the pipes
+    for number in given:
+        os.close(number)  # nobody may wait for our ends of the pipes
     answer = connection.recv(LARGEST)
     code = os.waitstatus_to_exitcode(int(answer)) if answer else 1
     if code < 0:

@@ -1,12 +1,13 @@
 """Warm processes: `python -m tests.chaos.nursery SOCKET` imports all that a run and its workers need, and forks on demand.
 
 Starting them is most of what a tiny run costs. A forked process is what a started one would be: leader of its own session, with
-the environment, folder, arguments and standard streams that were asked for. Whatever its descendants leave behind falls to the
+the environment, folder, arguments and open descriptors that were asked for. Whatever its descendants leave behind falls to the
 nursery, which reaps them: a living descendant of the nursery after a run is an orphan of that run.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import gc
 import json
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.ask import LARGEST
-from wind.lifeline import die_with
 
 PR_SET_CHILD_SUBREAPER: Final = 36
+MOST_DESCRIPTORS: Final = 16
 SPARED: Final = {"jemalloc_bg_thd", "polars-ooc-clea"}  # threads that a fork may lose: both give back what is no longer used
 WARM: Final = (  # what runs, their workers and the commands of trials import, now or when they need it
     "deepspeed",
@@ -43,7 +44,6 @@ WARM: Final = (  # what runs, their workers and the commands of trials import, n
 
 def main() -> None:
     """Serve until the process that started this one ends. In a forked process: return what it is to do."""
-    die_with(os.getppid())
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     for name in WARM:
         import_module(name)
@@ -79,7 +79,7 @@ def serve(address: str) -> Callable[[], None]:
                     os.killpg(askers[asker] or 0, signal.SIGKILL)
                 _forget(askers, asker)
                 continue
-            message, descriptors, _, _ = socket.recv_fds(asker, LARGEST, 3)
+            message, descriptors, _, _ = socket.recv_fds(asker, LARGEST, MOST_DESCRIPTORS)
             if not message:
                 _forget(askers, asker)
                 continue
@@ -119,8 +119,11 @@ def _reap(askers: dict[socket.socket, int | None]) -> None:
 def _become(wanted: dict[str, Any], descriptors: list[int]) -> None:
     """Be the process that was asked for, until it ends."""
     os.setsid()
-    for number, descriptor in enumerate(descriptors):
+    free = max(wanted["descriptors"]) + 1
+    apart = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, free) for descriptor in descriptors]
+    for number, descriptor in zip(wanted["descriptors"], apart, strict=True):
         os.dup2(descriptor, number)
+    for descriptor in {*descriptors, *apart} - set(wanted["descriptors"]):
         os.close(descriptor)
     os.chdir(wanted["folder"])
     os.environ.clear()

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from tests.chaos.ask import LARGEST, ask
 from tests.chaos.shim import Shim
+from wind import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS_TO_WARM = 180
@@ -62,14 +62,8 @@ class Nursery:
         self._commands = 0
         ones = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
         with (folder / "nursery.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.nursery", self._address],
-                env=self._environment | ones,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            command = [sys.executable, "-m", "tests.chaos.nursery", self._address]
+            self._process = processes.start(command, env=self._environment | ones, cwd=ROOT, stdout=log, stderr=log)
         self.python = folder / "python"  # to a run an interpreter like any other
         self.python.write_text(
             f'#!/bin/sh\nexec {sys.executable} -IS {Path(__file__).with_name("ask.py")} {self._address} "$@"\n'
@@ -89,7 +83,7 @@ class Nursery:
         self._commands += 1
         log = self._folder / f"command-{self._commands:04d}"
         with log.with_suffix(".out").open("wb") as out, log.with_suffix(".err").open("wb") as error, open(os.devnull) as none:
-            streams = (none.fileno(), out.fileno(), error.fileno())
+            streams = {0: none.fileno(), 1: out.fileno(), 2: error.fileno()}
             variables = {**self._environment, **(environment or {})}
             connection = ask(self._address, "flows.cli", list(arguments), str(folder), variables, streams)
         return Running(connection, log)

@@ -1,14 +1,12 @@
 """The processes of a training: this one, or ranks under torchrun on this machine.
 
 Ranks meet over files, never over a port that listens on a network, and talk over the loopback interface. Nothing outlives the
-process that started it: torchrun's agent and every rank ask the kernel to be killed with their parent, and a training that ends
-in any other way than by finishing kills the agent, and so the ranks, before it returns. An agent whose training finished waits
-for the next one of this process: what it imported is most of what a start costs.
+process that started it: a training that ends in any other way than by finishing ends the agent, and with it the ranks, before it
+returns. An agent whose training finished waits for the next one of this process: what it imported is most of what a start costs.
 """
 
 import atexit
 import contextlib
-import fcntl
 import json
 import multiprocessing.forkserver
 import multiprocessing.process
@@ -24,9 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from wind import processes
 from wind.errors import TrainingError, WindError, by_name
 from wind.files import atomic_write
-from wind.lifeline import die_with
 from wind.redaction import redacted
 from wind.stages import Progress
 from wind.training.assignments import Assignment, Trained
@@ -37,7 +35,7 @@ LOG: Final = "torchrun.log"
 FINISHED: Final = "finished"  # appears in the folder when every rank has ended well
 LOOPBACK: Final = "lo"
 # What takes seconds to import. Nothing that imports pyarrow or polars: a fork would lose their threads.
-PRELOADED: Final = ["wind.forkserver", "deepspeed", "transformers.integrations.deepspeed", "transformers.modeling_utils"]
+PRELOADED: Final = ["deepspeed", "transformers.integrations.deepspeed", "transformers.modeling_utils"]
 
 
 class _Agent:
@@ -45,13 +43,13 @@ class _Agent:
 
     def __init__(self, device: str) -> None:
         self._environment = _environment(device)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "wind.training.processes", str(os.getpid()), device],
-            stdin=subprocess.PIPE,  # its own: a worker's input is a lifeline that no child may hold
+        self._process = processes.start(
+            processes.python("-m", "wind.training.processes", device),
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=self._environment,
-            text=True,
+            descendants=True,  # the ranks
         )
 
     def serves(self, device: str) -> bool:
@@ -62,7 +60,8 @@ class _Agent:
         """Whether the ranks that train what lies in `folder` finished."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died, as the loop will see
-            print(json.dumps([os.fspath(folder), module, ranks]), file=self._process.stdin, flush=True)
+            self._process.stdin.write(json.dumps([os.fspath(folder), module, ranks]).encode() + b"\n")
+            self._process.stdin.flush()
         while not (folder / FINISHED).exists():
             if self._process.poll() is not None:
                 return False
@@ -71,10 +70,9 @@ class _Agent:
         _tell(folder, progress)
         return True
 
-    def kill(self) -> None:
-        """End it, and the ranks with it."""
-        self._process.kill()
-        self._process.wait()
+    def end(self) -> None:
+        """End it and the ranks; none of them writes any more."""
+        self._process.end()
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -89,7 +87,7 @@ def close() -> None:
     global _agent
     agent, _agent = _agent, None
     if agent is not None:
-        agent.kill()
+        agent.end()
 
 
 def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress) -> Trained:
@@ -101,38 +99,30 @@ def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress)
     folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=assignment.work))
     atomic_write(folder / "assignment.json", assignment.model_dump_json().encode())
     agent, _agent = _agent, None
-    if agent is None or not agent.serves(assignment.device):  # it may have died with the thread that started it
+    if agent is None or not agent.serves(assignment.device):
         if agent is not None:
-            agent.kill()
+            agent.end()
         agent = _Agent(assignment.device)
-    with _redacted_logs(folder), _gone(folder):
+    with _redacted_logs(folder):
         finished = False
         try:
             finished = agent.train(folder, module, assignment.spec.training.ranks, progress)
         finally:
             if not finished:
-                agent.kill()
+                agent.end()
     if not finished:
         raise _failure(folder)
     _agent = agent
     return Trained.model_validate_json((folder / "trained.json").read_bytes())
 
 
-def hold(folder: Path) -> int:
-    """Take part in the lock that tells the starter this rank lives; held until the process ends."""
-    descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CREAT, 0o644)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return descriptor
-
-
 def main() -> None:
-    """torchrun's agent: `python -m wind.training.processes PARENT DEVICE`, told by a line of JSON what to train next.
+    """torchrun's agent: `python -m wind.training.processes DEVICE`, told by a line of JSON what to train next.
 
     On a CPU ranks are forked from a process that imported the engine once, which is most of what starting one costs; CUDA does
     not survive a fork. A failed training ends the agent.
     """
-    parent, device = int(sys.argv[1]), sys.argv[2]
-    die_with(parent)
+    device = sys.argv[1]
     if device == "cpu":
         _start_forkserver()
     for line in sys.stdin:
@@ -199,21 +189,10 @@ def _redacted_logs(folder: Path) -> Iterator[None]:
             atomic_write(path, redacted(path.read_text(errors="replace")).encode())
 
 
-@contextmanager
-def _gone(folder: Path) -> Iterator[None]:
-    """After the block, wait until the last rank has ended: a rank that is being killed may still be writing."""
-    try:
-        yield
-    finally:
-        descriptor = os.open(folder / "alive", os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.close(descriptor)
-
-
 def _environment(device: str) -> dict[str, str]:
     interface = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
     # Each rank computes with one thread: the number of threads moves floats, and processes are the way to more cores.
-    return {**os.environ, **interface, "DS_ACCELERATOR": device, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return processes.environment(**interface, DS_ACCELERATOR=device, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
 
 def _tell(folder: Path, progress: Progress) -> None:

@@ -16,11 +16,9 @@ from wind.datasets import Store
 from wind.environment import variables
 from wind.errors import TrainingError, WindError
 from wind.files import atomic_write
-from wind.lifeline import die_with
 from wind.stages import Progress
 from wind.training import TrainingSpec
 from wind.training.assignments import Assignment, Trained, World
-from wind.training.processes import hold
 
 if TYPE_CHECKING:
     from wind.training.row_sources import RowSource
@@ -55,9 +53,7 @@ def _train_here(assignment: Assignment[Any], open_source: OpenSource, progress: 
 
 def train_one_of_many(folder: Path, module: str) -> None:
     """Train as one rank of the assignment in `folder`, with torchrun's RANK, WORLD_SIZE and LOCAL_RANK; ends the process."""
-    die_with(os.getppid())
     kind = import_module(module)
-    hold(folder)
     rank = int(os.environ["RANK"])
     log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
