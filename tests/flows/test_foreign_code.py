@@ -1,10 +1,15 @@
-"""A reward that does what Python programs do: pools, programs that read their input, alarms, prints."""
+"""Somebody else's code: a reward that does what Python programs do, among files named as modules of ours and Python's are."""
 
+import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.flows.conftest import Wind
+from tests.wind.test_user_path import CONSOLE_SCRIPT, shadowed
+from wind.config import DistillConfig
 
 REWARD = """
 import os, signal, subprocess, sys
@@ -43,3 +48,15 @@ def test_a_reward_may_use_pools_programs_alarms_and_print(wind: Wind, tmp_path: 
     code, out, err = wind("run", "tiny.yaml", "--set", "reward.function=busy_reward:busy")
     assert (code, "tiny@1" in out) == (0, True), err
     assert "nor this" in next((tmp_path / "logs").glob("*.log")).read_text()
+
+
+@pytest.mark.slow
+def test_no_process_of_a_run_takes_its_modules_from_the_users_folder(
+    recipe: Callable[..., DistillConfig], tmp_path: Path, prefect_server: str
+) -> None:
+    recipe()
+    shadowed(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": "."}
+    command = [CONSOLE_SCRIPT, "run", "tiny.yaml"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "tiny@1" in ended.stdout) == (0, True), ended.stderr

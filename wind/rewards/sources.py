@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import symtable
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -59,22 +59,20 @@ def files_digest(setting: str, path: Path) -> str:
 
 def find_module(name: str) -> ModuleSpec | None:
     """The spec of a dotted module name, or None; unlike importlib's own `find_spec`, no parent package is imported."""
-    spec: ModuleSpec | None = None
-    prefix = ""
-    for part in name.split("."):
-        if prefix and (spec is None or spec.submodule_search_locations is None):
+    top, *rest = name.split(".")
+    spec = _top_level(top)
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
             return None
-        places = spec.submodule_search_locations if spec is not None else None
-        prefix = f"{prefix}.{part}" if prefix else part
-        spec = _found(prefix, places)
+        # By its last name only: a folder without `__init__.py` would look for its parent among the imported packages.
+        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
     return spec
 
 
-def _found(name: str, places: Sequence[str] | None) -> ModuleSpec | None:
-    """What an import of `name` from `places` finds; of a top-level module from the import path, the user's folders last."""
+def _top_level(name: str) -> ModuleSpec | None:
+    """What an import of `name` finds, the user's folders coming last on the import path."""
     for finder in sys.meta_path:
-        is_path = places is None and finder is PathFinder
-        spec = finder.find_spec(name, [*sys.path, *user_path()] if is_path else places)
+        spec = finder.find_spec(name, [*sys.path, *user_path()] if finder is PathFinder else None)
         if spec is not None:
             return spec
     return None
