@@ -19,6 +19,8 @@ from wind.bootstrap.reward import encode as encode_reward
 from wind.bootstrap.reward import ranking_accuracy, train_reward_model
 from wind.bootstrap.tokenizer import policy_tokenizer, reward_tokenizer
 from wind.errors import ConfigError, InputError
+from wind.prompts import split_of
+from wind.recipes import load_config
 
 REPOSITORY = Path(__file__).parents[2]
 MODELS = REPOSITORY / "models"
@@ -76,6 +78,19 @@ def test_prompts_are_distinct_held_out_and_a_function_of_the_seed(tmp_path: Path
     assert prompts.isdisjoint(pair.prompt for pair in sums.preferences(sums.seen(3), seed=3, size=2000, flip_share=0.0))
     with pytest.raises(ConfigError):
         sums.write_prompts(tmp_path / "c.jsonl", count=sums.HELD_OUT + 1)
+
+
+def test_both_orders_of_a_sum_are_on_one_side_of_the_demos_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    recipe = load_config("configs/demo.yaml")
+    sides: dict[frozenset[str], list[str]] = {}
+    for row in map(json.loads, Path(recipe.prompts.source).read_text().splitlines()):
+        numbers = frozenset(row["prompt"].removesuffix("=").split("+"))
+        side = split_of(row[recipe.prompts.group_field], recipe.seed, recipe.prompts.eval_fraction)
+        sides.setdefault(numbers, []).append(side)
+    assert sum(map(len, sides.values())) == 768
+    assert sum(len(side) == 2 for side in sides.values()) > 50
+    assert all(len(set(side)) == 1 for side in sides.values())
 
 
 @pytest.mark.parametrize("wrong_share", [0.0, 0.75, 1.0])

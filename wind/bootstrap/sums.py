@@ -35,10 +35,16 @@ class Preference(NamedTuple):
 
 
 def write_prompts(out: Path, *, seed: int = 0, count: int = 768) -> int:
-    """Write `count` demo prompts with their gold answers as JSON lines; returns the count."""
+    """Write `count` demo prompts as JSON lines, each with its gold answer and its pair; returns the count.
+
+    The pair is the same for `27+58=` and `58+27=`, which should not stand on both sides of a split.
+    """
     if not 1 <= count <= HELD_OUT:
         raise ConfigError(f"count is {count}: between 1 and {HELD_OUT} prompts can be held out")
-    rows = [{"prompt": prompt_text(*problem), "answer": str(sum(problem))} for problem in held_out(seed)[:count]]
+    rows = [
+        {"prompt": prompt_text(*problem), "answer": str(sum(problem)), "pair": "+".join(map(str, sorted(problem)))}
+        for problem in held_out(seed)[:count]
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return len(rows)
