@@ -2,15 +2,10 @@
 
 Each due run continues the run by one iteration: an iteration that was begun and not finished is the next one, and its finished
 stages come from the cache. A run that comes due while another is going on is refused by the run's lock.
-
-Prefect's runner starts each flow run as a process, which imports for seconds before anything of ours runs in it. So the runner,
-and the embedded server with it, are in a process under keepers: all that was started there ends with it, or with the command.
 """
 
 import asyncio
 import os
-import signal
-import subprocess
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -23,15 +18,14 @@ from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled
 from prefect.types.entrypoint import EntrypointType
-from pydantic import BaseModel
 
 from flows.api import VARIABLE, of_another_server, refuse_strange_proxies, require_url
 from flows.distill import distill
+from flows.schedules import Schedule
 from flows.server import EmbeddedServer
 from tasks.progress import Terminal
 from tasks.running import refuse_wrong_checks, start
 from tasks.versions import recipe
-from wind import processes
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.environment import variables
@@ -46,6 +40,7 @@ SECONDS_BETWEEN_POLLS = 2
 @flow(name="continue", flow_run_name="continue {config.run}", persist_result=False)
 def continue_run(config: DistillConfig) -> Any:
     """One more iteration of the run that `config` describes; the state's message names the version."""
+    os.environ.pop("PYTHONSAFEPATH", None)  # was for this process: what a reward starts is to find its modules as ever
     try:
         with start(config, quiet=True) as here:
             target = finished_iterations(here.config) + 1
@@ -65,31 +60,6 @@ def finished_iterations(config: DistillConfig) -> int:
     base = versions.base()
     begun = base.content.iteration if base else 0
     return max((version.content.iteration for version in versions if version.content.recipe == wanted), default=begun)
-
-
-class Schedule(BaseModel):
-    """What to serve and when it is due, by either `cron` or `interval`."""
-
-    config: DistillConfig
-    cron: str | None
-    interval: float | None  # seconds
-    port: int  # of the embedded server; 0 for any
-
-
-def serve_kept(schedule: Schedule) -> int:
-    """The exit code of `serve_forever` in a process that ends with this one, together with all that it has started."""
-    # The flow runs are Pythons that Prefect starts: they, too, are to take no module from the current folder.
-    environment = processes.environment(PYTHONSAFEPATH="1")
-    command = processes.python("-m", "flows.cli", "serve-forever")
-    serving = processes.start(command, env=environment, stdin=subprocess.PIPE, descendants=True)
-    try:
-        serving.communicate(schedule.model_dump_json().encode())
-    finally:
-        serving.end()
-    if serving.returncode < 0:
-        how = signal.Signals(-serving.returncode).name
-        raise StageError(f"the process that served {schedule.config.run} was killed by {how}; serve again to go on")
-    return serving.returncode
 
 
 def serve_forever(schedule: Schedule) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from flows import show
 from flows.options import Config, From, Iterations, Json, Root, Set, load, prefect, print_versions
+from flows.schedules import Schedule, serve_kept
 from flows.server import QUIET
 from wind.config import DistillConfig
 from wind.datasets import Store
@@ -69,8 +70,6 @@ def serve(
     if (cron is None) == (interval is None):
         raise ConfigError('say when to run: either --cron "0 2 * * *" or --interval SECONDS')
     with variables(unset(QUIET)):
-        from flows.deployments import Schedule, serve_kept
-
         raise typer.Exit(serve_kept(Schedule(config=load(config, set_, None), cron=cron, interval=interval, port=port)))
 
 
@@ -79,7 +78,7 @@ def serve_forever() -> None:
     """Serve the schedule that standard input says as JSON: what `serve` starts."""
     from flows import deployments
 
-    deployments.serve_forever(deployments.Schedule.model_validate_json(sys.stdin.buffer.read()))
+    deployments.serve_forever(Schedule.model_validate_json(sys.stdin.buffer.read()))
 
 
 @commands.command()
