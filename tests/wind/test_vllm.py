@@ -147,6 +147,11 @@ def test_the_engine_has_no_child_processes(first: list[list[Sample]]) -> None:
     assert [child for child in children if "vllm" in Path(f"/proc/{child}/cmdline").read_text().lower()] == []
 
 
+def test_nothing_of_flashinfer_is_compiled_to_be_timed(folders: list[Path], first: list[list[Sample]]) -> None:
+    engine = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")._llm.llm_engine
+    assert engine.vllm_config.kernel_config.enable_flashinfer_autotune is False
+
+
 def test_a_temperature_vllm_would_change_is_refused(folders: list[Path], first: list[list[Sample]]) -> None:
     with pytest.raises(ConfigError, match="vLLM's lowest"):
         sample(folders[0], REQUESTS, SAMPLING.model_copy(update={"temperature": 0.001}))

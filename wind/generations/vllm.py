@@ -3,17 +3,21 @@
 A request's child i samples with the seed of the request plus i, so that rows record the same seeds as with transformers; the
 random numbers behind a seed are vLLM's own. Nothing is left to defaults that could move a result: sampling parameters of the
 model's generation config are ignored, exactly the stop tokens given stop, and the prefix cache starts every call empty.
+Nor is anything compiled with nvcc at the first start, where vLLM leaves the choice; what no setting prevents (FlashInfer is the
+only attention on some GPUs) fails with the name of the tool that is missing.
 """
 
 import gc
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any, Final
 
 from wind.config import SamplingConfig
-from wind.errors import ConfigError, InputError, StageError, first_line
+from wind.errors import ConfigError, InputError, StageError, WindError, first_line
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec, Request, Sample, not_finite
 from wind.models import stop_token_ids
@@ -29,6 +33,12 @@ ENVIRONMENT: Final = {
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiled at the first start, and never used: every request has a seed
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, CPU only; by default vLLM asks for most of the machine
 }
+BUILD_TOOLS: Final[Mapping[str, str]] = {  # that FlashInfer and Triton compile kernels with: how to get one
+    "nvcc": "install the CUDA toolkit and set CUDA_HOME to its folder",
+    "ninja": "install ninja beside the interpreter of the worker",
+    "C compiler": "install gcc, or set CC",
+}
+MISSING_TOOL: Final = re.compile(rf"(?:find|directory: ').*?({'|'.join(BUILD_TOOLS)})|/(nvcc|ninja): not found")
 SHAPELESS: Final = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")  # config fields no engine depends on here
 
 _warm: "_Engine | None" = None
@@ -159,13 +169,24 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
             enable_prefix_caching=True,  # a prompt is prefilled once for its N samples
             logprobs_mode="raw_logprobs",  # of the policy at temperature 1, before top-k and top-p
             enforce_eager=device == "cpu",
+            enable_flashinfer_autotune=False,  # it would choose kernels by their time, and compile them to do so
             disable_log_stats=True,
         )
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise InputError(f"{folder} does not load in vLLM: {first_line(error)}") from error
+    except (ValueError, RuntimeError, OSError, KeyError, CalledProcessError) as error:
+        raise _not_started(folder, error) from error
     finally:
         # The CPU worker replaces this with a function that only warns.
         torch.set_num_threads = set_num_threads
+
+
+def _not_started(folder: Path, error: Exception) -> WindError:
+    """What the failed start of an engine is to the user: no fault of the model where a kernel could not be compiled."""
+    if missing := MISSING_TOOL.search(str(error)):
+        tool = missing[1] or missing[2]
+        return StageError(f"vLLM compiles a kernel for this GPU, and there is no {tool}: {BUILD_TOOLS[tool]}")
+    if isinstance(error, CalledProcessError):
+        return StageError(f"vLLM could not compile a kernel: {first_line(error)}; the worker's log has the compiler's words")
+    return InputError(f"{folder} does not load in vLLM: {first_line(error)}")
 
 
 def _forget() -> None:
