@@ -14,10 +14,23 @@ from typing import Any
 
 import pytest
 
-from tests.wind.training_case import DEEPSPEED_WARNINGS, Inputs, distance, make_inputs, make_spec, train, values, weights
+from tests.wind.training_case import (
+    DEEPSPEED_WARNINGS,
+    Inputs,
+    Interrupted,
+    distance,
+    make_inputs,
+    make_spec,
+    stop_after,
+    train,
+    values,
+    weights,
+)
 from wind.datasets import Store
 from wind.errors import TrainingError
+from wind.fingerprints import file_digest
 from wind.stages import Shard
+from wind.training.checkpoints import written_by
 from wind.training.runs import work_folder
 
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
@@ -99,6 +112,37 @@ def test_a_killed_run_leaves_nothing_and_resumes(
     steps: list[int] = []
     resumed = train(spec, store, lambda done, total: steps.append(done))
     assert (resumed.outputs, resumed.table) == (uninterrupted.outputs, uninterrupted.table)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_ranks_share_out_the_files_of_a_checkpoint(store: Store, inputs: Inputs, stage: int) -> None:
+    spec = make_spec(inputs, ranks=2, zero_stage=stage, **SETTINGS)
+    with pytest.raises(Interrupted):
+        train(spec, store, stop_after(2))
+    kept = min(work_folder(spec, store).glob("step-*/complete.json")).parent
+    files = json.loads((kept / "complete.json").read_bytes())["files"]
+    assert files == {name: file_digest(kept / name) for name in files}
+    assert {*files, "complete.json"} == {str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()}
+    by_rank = [written_by(rank, files) for rank in (0, 1)]
+    assert sorted([*by_rank[0], *by_rank[1]]) == sorted(files)
+    # Of the optimiser's state, and at stage 3 of the weights, each rank wrote half; at stage 0 the first wrote everything.
+    assert len([name for name in by_rank[1] if name.endswith(".pt")]) == {0: 0, 2: 1, 3: 2}[stage]
+
+
+def test_another_machine_goes_on_from_what_two_ranks_put_into_the_bucket(
+    s3: str, tiny_model: Path, trained: Callable[[int, int], Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Store(s3)
+    spec = make_spec(make_inputs(bucket, tiny_model), ranks=2, zero_stage=2, **SETTINGS)
+    with pytest.raises(Interrupted):
+        train(spec, bucket, stop_after(5))
+    monkeypatch.setenv("WIND_CACHE", str(tmp_path / "another machine"))
+    steps: list[int] = []
+    resumed = train(spec, Store(s3), lambda done, total: steps.append(done))
+    assert steps[0] > 4
+    uninterrupted = trained(2, 2)
+    assert (resumed.outputs, resumed.table) == (uninterrupted.outputs, uninterrupted.table)
+    assert bucket.storage.names("partial") == []
 
 
 def test_a_killed_rank_is_named(store: Store, inputs: Inputs) -> None:

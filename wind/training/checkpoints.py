@@ -1,13 +1,16 @@
 """Checkpoints of an unfinished training: DeepSpeed's own, the state of the row source, the rows so far, and a marker, last.
 
 A checkpoint is a folder `step-00000100/` and counts only if its marker is there and every file still has the recorded checksum.
+Each rank reads its own files back: one alone would hash a terabyte of a large training while all others wait for it.
 The one before is removed after the marker of the new one was written, so a process killed at any moment leaves a usable one.
 What cannot be used is removed, and the training starts from the one before or from scratch.
 """
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from wind.training.row_sources import RowSource
 MARKER = "complete.json"
 TAG = "engine"
 PREFIX = "step-"  # of the folders of checkpoints
+WRITER = re.compile(r"(?:pp_rank_|anchor-)(\d+)[_.][^/]*$")  # in the name of a file: the rank, where it is not the first
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -40,14 +44,24 @@ def save_checkpoint(engine: Any, source: RowSource, folder: Path, steps: int, ro
     engine.save_checkpoint(str(target), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
     beside = source.save(target)
     torch.distributed.barrier()  # every rank's files are there before the marker says so
+    within = [path for path in sorted(target.rglob("*")) if path.is_file()]
+    names = [os.path.relpath(path, target) for path in [*within, *beside]]
+    mine = {name: file_digest(target / name) for name in written_by(engine.global_rank, names)}
+    digests: list[dict[str, str]] = [{}] * engine.world_size
+    torch.distributed.all_gather_object(digests, mine)
     if engine.global_rank == 0:
-        within = [path for path in sorted(target.rglob("*")) if path.is_file()]
-        files = {os.path.relpath(path, target): file_digest(path) for path in [*within, *beside]}
+        files = {name: digest for of_rank in digests for name, digest in of_rank.items()}
         atomic_write(target / MARKER, json.dumps({"steps": steps, "rows": rows, "files": files}).encode())
         for other in folder.glob(f"{PREFIX}*"):
             if other != target:
                 shutil.rmtree(other)
     torch.distributed.barrier()
+
+
+def written_by(rank: int, names: Iterable[str]) -> list[str]:
+    """Those of the files `names` of a checkpoint that `rank` wrote: what has no rank in its name is the first one's."""
+    writers = {name: WRITER.search(name) for name in names}
+    return [name for name, writer in writers.items() if (int(writer[1]) if writer else 0) == rank]
 
 
 def step_folder(steps: int) -> str:

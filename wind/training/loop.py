@@ -50,7 +50,9 @@ def train_rank(
         weights = gathered_weights(engine)
         if world.rank == 0:
             save_policy(engine.module.model, weights, store.path(spec.policy), work, spec.training)
+        torch.distributed.barrier()  # here the others wait for the writing, see `GROUP_TIMEOUT`
         probe |= source.export()
+        torch.distributed.barrier()
         engine.destroy()
     return Trained(rows=history, probe_logps=probe) if world.rank == 0 else None
 
@@ -73,8 +75,7 @@ def run_steps(
         is_due = (step + 1) % spec.training.checkpoint_steps == 0
         if is_due if step + 1 < plan.steps else assignment.keep_state:
             save_checkpoint(engine, source, work, step + 1, history)
-            if world.rank == 0:
-                share_checkpoint(store, work, step + 1)
+            share_checkpoint(store, work, step + 1, world)
         if world.rank == 0:
             progress(step + 1, plan.steps)
     return history

@@ -8,9 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wind.datasets import Store
 from wind.environment import variables
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from wind.training.row_sources import RowSource
 
 SPEC = TrainingSpec
+# How long ranks wait for one that samples, rewards, writes, hashes or uploads longer than they do: NCCL's own ten minutes end a
+# training whose checkpoint has a terabyte. DeepSpeed's groups keep the ten minutes; so ranks meet in a barrier of this one first.
+GROUP_TIMEOUT: Final = timedelta(hours=2)
 SECONDS_FOR_OTHERS = 1.0  # before a failed rank ends; torchrun looks for ended ones ten times a second
 OpenSource = Callable[[Assignment[Any], Any, World], "RowSource"]  # from the assignment, the engine at its first step, the rank
 
@@ -60,7 +64,7 @@ def train_one_of_many(folder: Path, module: str) -> None:
     os.dup2(log, 2)
     assignment: Assignment[Any] = Assignment[kind.SPEC].model_validate_json((folder / "assignment.json").read_bytes())  # type: ignore[name-defined]
     try:
-        trained = _join_and_train(assignment, kind.open_source, folder, rank)
+        trained = _join_and_train(assignment, kind.open_source, folder)
     except WindError as error:
         atomic_write(folder / f"error-{rank}", f"{type(error).__name__}\n{error}".encode())
         sys.exit(1)
@@ -78,22 +82,36 @@ def open_source(assignment: Assignment[TrainingSpec], engine: Any, world: World)
     return StoredRows(assignment.spec, Store(assignment.root))
 
 
-def _join_and_train(assignment: Assignment[Any], open_source: OpenSource, folder: Path, rank: int) -> Trained | None:
+def join(kind: str, folder: Path) -> World:
+    """Meet the other ranks in `folder`, each with a device of its own of that `kind`, "cpu" or "cuda".
+
+    RANK, WORLD_SIZE and LOCAL_RANK of the environment say which one this is. Raises TrainingError if there are too few devices.
+    """
     import torch
 
-    ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
-    device = "cpu"
-    if assignment.device == "cuda":
+    rank, ranks, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    bound = None
+    if kind == "cuda":
         if torch.cuda.device_count() < ranks:
             raise TrainingError(f"training.ranks is {ranks} and this machine has {torch.cuda.device_count()} GPUs: lower it")
         torch.cuda.set_device(local)
-        device = f"cuda:{local}"
+        if ranks > 1:  # NCCL connects at once, and barriers know their device; alone, splitting DeepSpeed's groups off it fails
+            bound = torch.device("cuda", local)
     # A store by its path, since not every path can be spelled as a URL.
     meeting = torch.distributed.FileStore(str(folder / "group"), ranks)  # type: ignore[attr-defined]  # it is documented
-    backend = "nccl" if assignment.device == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, store=meeting, rank=rank, world_size=ranks)
+    backend = "nccl" if kind == "cuda" else "gloo"
+    torch.distributed.init_process_group(
+        backend, store=meeting, rank=rank, world_size=ranks, timeout=GROUP_TIMEOUT, device_id=bound
+    )
+    return World(rank=rank, ranks=ranks, device=f"cuda:{local}" if kind == "cuda" else "cpu")
+
+
+def _join_and_train(assignment: Assignment[Any], open_source: OpenSource, folder: Path) -> Trained | None:
+    import torch
+
+    world = join(assignment.device, folder)
     try:
-        return _train(assignment, open_source, World(rank=rank, ranks=ranks, device=device), _Told(folder / "progress"))
+        return _train(assignment, open_source, world, _Told(folder / "progress"))
     finally:
         torch.distributed.destroy_process_group()
 

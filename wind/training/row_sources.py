@@ -21,7 +21,10 @@ class RowSource(Protocol):
         """The weights have changed: called after every optimiser step."""
 
     def save(self, folder: Path) -> list[Path]:
-        """Save what a resumed training needs in `folder`, a checkpoint's; returns the files elsewhere that it needs too."""
+        """Save what a resumed training needs in `folder`, a checkpoint's; returns the files elsewhere that it needs too.
+
+        Those elsewhere are written by the first rank.
+        """
         ...
 
     def export(self) -> dict[str, list[float]]:

@@ -1,33 +1,42 @@
 """The last checkpoint of an unfinished training, kept on an object store too, so that another machine can go on from it.
 
-It lies under `<root>/partial/training-checkpoints/<key>/`, laid out as in the work folder; the marker is written last. In a store
-that is a folder the work folder lies there itself, and nothing is copied.
+It lies under `<root>/partial/training-checkpoints/<key>/`, laid out as in the work folder; every rank copies the files it wrote,
+and the marker is written last. In a store that is a folder the work folder lies there itself, and nothing is copied.
 """
 
 import posixpath
 from pathlib import Path
 
+import torch
+
 from wind.datasets import CHECKPOINTS, Store
 from wind.nesting import json_value
 from wind.storage import LocalStorage
-from wind.training.checkpoints import MARKER, PREFIX, step_folder
+from wind.training.assignments import World
+from wind.training.checkpoints import MARKER, PREFIX, step_folder, written_by
 
 
-def share_checkpoint(store: Store, work: Path, steps: int) -> None:
-    """Copy the checkpoint after `steps` optimiser steps from the folder `work` to the store; the one before it goes."""
+def share_checkpoint(store: Store, work: Path, steps: int, world: World) -> None:
+    """Copy the checkpoint after `steps` optimiser steps from the folder `work` to the store; the one before it goes.
+
+    Every rank must call it.
+    """
     if isinstance(store.storage, LocalStorage):
         return
     shared, step = _shared(work), step_folder(steps)
     marker = (work / step / MARKER).read_bytes()
-    for name in json_value(marker)["files"]:
+    for name in written_by(world.rank, json_value(marker)["files"]):
         path = work / step / name
         place = posixpath.normpath(f"{shared}/{step}/{name}")
         if store.storage.size(place) != path.stat().st_size:  # what earlier checkpoints name too is there
             store.storage.put(place, path)
-    store.storage.write(f"{shared}/{step}/{MARKER}", marker)
-    for other in store.storage.names(shared):
-        if other.startswith(PREFIX) and other != step:
-            store.storage.delete(f"{shared}/{other}")
+    torch.distributed.barrier()  # every rank's files are there before the marker says so
+    if world.rank == 0:
+        store.storage.write(f"{shared}/{step}/{MARKER}", marker)
+        for other in store.storage.names(shared):
+            if other.startswith(PREFIX) and other != step:
+                store.storage.delete(f"{shared}/{other}")
+    torch.distributed.barrier()
 
 
 def fetch_checkpoint(store: Store, work: Path) -> None:
