@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from tasks.running import device_of
+from tasks.devices import device_of
 from tasks.workers import Pool, kind_of
 from wind.config import RunConfig
 from wind.datasets import Store

@@ -5,17 +5,16 @@ Tasks find it through a context variable, so that their arguments are exactly th
 
 import json
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from data_checks.results import CheckResult
+from tasks.devices import described, device_of, refuse_missing_gpus
 from tasks.progress import Terminal
 from tasks.workers import Pool
 from wind.config import DistillConfig, RuleRewardConfig, RunConfig
@@ -102,13 +101,6 @@ def running() -> Running[Any]:
     return _running.get()
 
 
-def device_of(config: RunConfig) -> Literal["cpu", "cuda"]:
-    """The device of the workers: as configured, or cuda where an NVIDIA driver is there."""
-    if config.workers.device != "auto":
-        return config.workers.device
-    return "cuda" if Path("/dev/nvidiactl").exists() and shutil.which("nvidia-smi") else "cpu"
-
-
 def backend_of(config: DistillConfig) -> Literal["transformers", "vllm"]:
     """The sampler: as configured, or vllm on a GPU where its worker's interpreter has it."""
     if config.sampling.backend != "auto":
@@ -146,12 +138,14 @@ def start(
     """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended at the end.
 
     A `pool` is borrowed: its workers serve this run and outlive it. Raises StageError if the run is going on in another process,
-    or if the root cannot be written, ConfigError for a wrong expectation in `config.checks`.
+    or if the root cannot be written, ConfigError for a wrong expectation in `config.checks` or GPUs that are not there.
     """
     if isinstance(config, DistillConfig):
         sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
         config = config.model_copy(update={"sampling": sampling, "selection": selection_of(config)})
     refuse_wrong_checks(config)
+    if not planning:  # which may be of a run on another machine
+        refuse_missing_gpus(config)
     store = Store(storage_for(config.root).address)
     logs = store.local / "runs" / config.run / "logs"
     workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), logs))
@@ -166,6 +160,8 @@ def start(
     ):
         store = Store(store.address, held)
         run = Running(config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh)
+        if around is None and not planning:
+            run.terminal.line(f"run {config.run} {described(config)}")
         token = _running.set(run)
         try:
             yield run

@@ -7,7 +7,8 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tasks.checks import prepare_checks
-from tasks.running import device_of, running
+from tasks.devices import device_of
+from tasks.running import running
 from tasks.workers import kind_of
 from wind.config import DistillConfig, RuleRewardConfig, RunConfig
 from wind.fingerprints import code_digest, module_digests

@@ -225,7 +225,7 @@ class Pool:
         elif kind != "training" and self._config.processes > 1:  # a training spreads its ranks over all devices
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             names = visible.split(",") if visible else [str(number) for number in range(self._config.processes)]
-            changes["CUDA_VISIBLE_DEVICES"] = names[index % len(names)]
+            changes["CUDA_VISIBLE_DEVICES"] = names[index]
         return processes.environment(**changes)
 
     def _make_room(self, kind: Kind) -> None:

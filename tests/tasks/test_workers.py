@@ -104,7 +104,7 @@ def test_an_interpreter_that_cannot_serve_is_named(store: Store) -> None:
     [
         (None, ["0", "1", "2"], None),
         ("4,5,7", ["4", "5", "7"], "4,5,7"),
-        ("GPU-a,GPU-b", ["GPU-a", "GPU-b", "GPU-a"], "GPU-a,GPU-b"),
+        ("GPU-a,GPU-b,GPU-c,GPU-d", ["GPU-a", "GPU-b", "GPU-c"], "GPU-a,GPU-b,GPU-c,GPU-d"),
     ],
 )
 def test_a_sampler_has_a_device_of_its_own_and_a_training_has_all(
