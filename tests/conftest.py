@@ -18,7 +18,7 @@ import pytest
 from flows.server import QUIET
 from tests import leftovers
 from tests.process_state import changes, process_state, restore
-from wind import processes
+from wind import devices, processes
 from wind.datasets import Store
 from wind.versions import Version, Versions
 
@@ -50,6 +50,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return item.path not in slow, first
 
     items.sort(key=turn)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs more GPUs than there are: `gpu` asks for one, `gpu(devices=2)` for two."""
+    if marker := item.get_closest_marker("gpu"):
+        needed = marker.kwargs.get("devices", 1)
+        if len(devices.gpus()) < needed:
+            pytest.skip(f"needs {needed} of CUDA's devices, and there are {len(devices.gpus())}")
 
 
 class Leftovers:

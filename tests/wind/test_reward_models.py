@@ -13,7 +13,7 @@ from wind.config import TODAY, ClassifierRewardConfig, InferenceConfig
 from wind.datasets import Store
 from wind.errors import WindError
 from wind.handles import Dataset
-from wind.rewards import Classifier, RewardsSpec, resolve_reward
+from wind.rewards import Classifier, Pairwise, RewardsSpec, resolve_reward
 from wind.rewards.functions import Responses
 from wind.stages import Job, Place, run
 
@@ -28,7 +28,7 @@ def published(store: Store, name: str, rows: list[dict[str, Any]]) -> Dataset:
         return partial.publish(1, parents={}, computed_by=spec, numbers={}, provenance={})
 
 
-def job(store: Store, reward: Classifier, inference: InferenceConfig | None = None, meta: str = "{}") -> Job:
+def job(store: Store, reward: Classifier | Pairwise, inference: InferenceConfig | None = None, meta: str = "{}") -> Job:
     """The spec of rewarding two responses to each of three prompts with a system message."""
     made_up = {"prompt": "", "prompt_token_ids": [1], "split": "train", "answer": None, "meta": meta}
     system = {"role": "system", "content": "be brief"}

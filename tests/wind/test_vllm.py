@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
+from tests.wind.policy_case import STOP, save_random_policy
 from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
 from wind.datasets import Store
 from wind.errors import ConfigError
@@ -29,45 +30,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # vLLM a
 PROMPTS = [[1, 5], [1, 6, 7, 8, 9, 10], [1, 11, 12], [1, 20, 21, 22], [1, 30]]
 REQUESTS = [Request(str(number), ids, 2**61 + 1000 * number) for number, ids in enumerate(PROMPTS)]
 SAMPLING = SamplingConfig(backend="vllm", samples_per_prompt=4, max_new_tokens=24)
-STOP = [2, 9, 17, 30]  # more than the tokenizer's </s>, and the second is in a prompt
 MAX_MODEL_LEN = 6 + 24
-
-
-def save(model: Any, tiny_model: Path, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((tiny_model / name).read_bytes())
-    model.generation_config.eos_token_id = STOP
-    model.generation_config.temperature = 0.01  # a default of the folder that must not move anything
-    model.generation_config.do_sample = True
-    model.generation_config.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def folders(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two random policies of one architecture that stop on several tokens; vLLM on a CPU wants heads of 32 or more."""
+    """Two random policies of one architecture that stop on several tokens."""
     root = tmp_path_factory.mktemp("policies")
-    policies = []
-    for seed, name in enumerate(["first", "second"]):
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=47,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=32,
-            max_position_embeddings=128,
-            initializer_range=0.3,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
-        model = LlamaForCausalLM(config)
-        policies.append(save(model, tiny_model, root / name))
-    return policies
+    return [save_random_policy(root / name, tiny_model, seed=seed) for seed, name in enumerate(["first", "second"])]
 
 
 def spec(**inference: Any) -> GenerationsSpec:

@@ -1,0 +1,28 @@
+"""The whole loop on a GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.distill import distill
+from tasks.running import start
+from tests.wind.versions_case import verify
+from wind import devices
+from wind.config import DistillConfig
+from wind.datasets import Store
+from wind.names import find
+
+IN_BFLOAT16 = ("training.zero_stage=2", "training.precision=bfloat16", "inference.dtype=bfloat16")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_names_its_gpus_and_publishes_a_version(
+    recipe: Callable[..., DistillConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start(recipe("workers.device=cuda", *IN_BFLOAT16)) as here:
+        distill(here.config)
+    assert capsys.readouterr().err.splitlines()[0] == f"run tiny on {devices.listed(devices.gpus())}"
+    store = Store(tmp_path / "store")
+    assert verify(store, find(store, "tiny")) > 0
