@@ -184,11 +184,6 @@ def test_bfloat16_is_exported_as_such(store: Store, inputs: Inputs) -> None:
     assert json.loads((store.path(shard.outputs["model"]) / "config.json").read_bytes())["dtype"] == "bfloat16"
 
 
-def test_divergence_names_the_step(store: Store, inputs: Inputs) -> None:
-    with pytest.raises(TrainingError, match=r"of step \d+ is (nan|inf|not finite)"):
-        train(make_spec(inputs, lr=1e30, epochs=4), store)
-
-
 # ---------------------------------------------------------------------------------------- resuming
 
 

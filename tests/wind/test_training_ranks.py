@@ -158,7 +158,7 @@ def test_a_killed_rank_is_named(store: Store, inputs: Inputs) -> None:
 
 
 def test_an_error_in_a_rank_arrives_as_itself(store: Store, inputs: Inputs) -> None:
-    with pytest.raises(TrainingError, match=r"of step \d+ is (nan|inf|not finite)"):
+    with pytest.raises(TrainingError, match=r"^step 2 was not taken: .*: lower training\.lr$"):
         train(make_spec(inputs, lr=1e30, epochs=4, ranks=2), store)
 
 

@@ -115,9 +115,10 @@ class FreshRows:
         self._frozen.fill(self._policy.whole)
         drawn = [self._frozen.draw(prompts, "policy", samples), *drawn]
         rows = pl.concat(drawn).join(prompts, on=["step", "prompt_id"], how="left", maintain_order="left")
-        rows = rows.with_columns(logp_policy=self._frozen.score(rows))
+        rows = rows.with_columns(logp_policy=self._frozen.score(rows, was_trained=self._done > 0))
         self._frozen.fill(self._anchor.whole)
-        rows = rows.with_columns(logp_reference=self._frozen.score(rows))
+        was_moved = self._done > 0 and self._spec.rate > 0
+        rows = rows.with_columns(logp_reference=self._frozen.score(rows, was_trained=was_moved))
         return self._compared(self._rewarded(rows))
 
     def _rewarded(self, rows: pl.DataFrame) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from wind.datasets import Store
-from wind.errors import TrainingError
+from wind.errors import InputError, TrainingError
 from wind.generations import Request, request_seed, response_text
 from wind.generations.hf import TransformersSampler
 from wind.logps import batched, padded
@@ -21,6 +21,7 @@ from wind.rollouts import RolloutsSpec
 from wind.sequence_logps import SequenceLogps, verify_head
 from wind.training.batches import Rows
 from wind.training.export import probe_logps
+from wind.training.guards import culprit
 from wind.training.policies import load_policy
 
 DRAWN: Final[Mapping[str, Any]] = {
@@ -57,7 +58,7 @@ class Frozen:
     def draw(self, prompts: pl.DataFrame, drawn_from: str, samples: int, first_index: int = 0) -> pl.DataFrame:
         """`samples` responses to each of `prompts` (step, prompt_id, prompt_token_ids): the columns of DRAWN.
 
-        Raises InputError naming a prompt for which the logits are not finite.
+        Raises TrainingError naming step and prompt if the logits are not finite.
         """
         steps, prompt_ids, token_ids = (prompts[name].to_list() for name in ("step", "prompt_id", "prompt_token_ids"))
         seeds = [
@@ -66,7 +67,10 @@ class Frozen:
         ]
         requests = [Request(*request) for request in zip(prompt_ids, token_ids, seeds, strict=True)]
         sampling = self._spec.sampling.model_copy(update={"samples_per_prompt": samples})
-        samples_P_N = self._sampler.sample(requests, sampling, lambda done, total: None)
+        try:
+            samples_P_N = self._sampler.sample(requests, sampling, lambda done, total: None)
+        except InputError as error:
+            raise TrainingError(f"no samples of the {drawn_from} for step {min(steps)}: {error}") from error
         rows = [
             (
                 step,
@@ -83,10 +87,10 @@ class Frozen:
         ]
         return pl.DataFrame(rows, DRAWN, orient="row")
 
-    def score(self, rows: pl.DataFrame) -> pl.Series:
+    def score(self, rows: pl.DataFrame, *, was_trained: bool) -> pl.Series:
         """The log-probability of each of `rows` (step, prompt_id, prompt_token_ids, response_token_ids), in nats.
 
-        Raises TrainingError naming the step if one is not finite.
+        Raises TrainingError naming step and prompt if one is not finite; `was_trained` says whether steps moved the weights.
         """
         prompts, responses = rows["prompt_token_ids"].to_list(), rows["response_token_ids"].to_list()
         lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
@@ -98,7 +102,8 @@ class Frozen:
         if not logps.isfinite().all():
             step, prompt_id = rows.select("step", "prompt_id").row(int((~logps.isfinite()).nonzero()[0, 0]))
             raise TrainingError(
-                f"a response to prompt {prompt_id} for step {step} has a log-probability that is not finite: lower training.lr"
+                f"a response to prompt {prompt_id} for step {step} has a log-probability that is not finite: "
+                f"{culprit(was_trained, 'inference.dtype')}"
             )
         return pl.Series(logps.numpy())
 

@@ -51,6 +51,7 @@ class Ragged:
 class Rows:
     """Every row of a training, sorted by prompt_id and sample_index; group g is rows `starts[g]:starts[g + 1]`."""
 
+    prompt_ids: list[str]  # one per group
     prompts: Ragged  # one per group
     responses: Ragged  # one per row
     starts: Integers  # [groups + 1]
@@ -141,9 +142,11 @@ def load_rows(spec: TrainingSpec, store: Store) -> Rows:
 
 def as_rows(frame: pl.DataFrame, group: str, columns: Sequence[str]) -> Rows:
     """The rows of `frame`, in which neighbours with the same value of the column `group` are one group."""
-    firsts = frame.select(pl.col(group).rle_id().alias("group"), "prompt_token_ids").group_by("group", maintain_order=True)
+    prompts = frame.select("prompt_id", "prompt_token_ids", run=pl.col(group).rle_id())
+    firsts = prompts.group_by("run", maintain_order=True).first()
     return Rows(
-        prompts=_ragged(firsts.first()["prompt_token_ids"]),
+        prompt_ids=firsts["prompt_id"].to_list(),
+        prompts=_ragged(firsts["prompt_token_ids"]),
         responses=_ragged(frame["response_token_ids"]),
         starts=_offsets(frame[group].rle().struct.field("len").to_numpy()),
         columns={name: frame[name].cast(pl.Float64).to_numpy() for name in columns},

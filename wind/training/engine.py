@@ -3,6 +3,7 @@
 Imported in the ranks only, after the accelerator was chosen: DeepSpeed decides about its device when it is first imported.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,6 @@ import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from wind.config import TrainingConfig
-from wind.errors import TrainingError
 from wind.sequence_logps import SequenceLogps
 from wind.training.intercepts import LogpsAndIntercept
 from wind.training.policies import load_policy
@@ -123,22 +123,23 @@ def parameter_groups(wrapped: SequenceLogps, training: TrainingConfig) -> list[d
     return [group for group in groups if group["params"]]
 
 
-def optimizer_step(engine: Any, lr: float, step: int) -> float:
+def optimizer_step(engine: Any, lr: float) -> float:
     """Update the weights with the accumulated gradient, and return its norm before clipping.
 
-    Raises TrainingError naming the step if the gradient is not finite.
+    Where that is not finite the weights stay as they were, on all ranks.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
-    # Without ZeRO, in float32, DeepSpeed clips and does not say what the norm was.
-    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
-    engine.step()
-    reported = engine.get_global_grad_norm()
-    norm = reported if reported is not None else norm
-    if norm is None or not 0 <= float(norm) < float("inf"):
-        raise TrainingError(f"the gradient of step {step} is not finite: lower training.lr or check the rewards")
-    return float(norm)
+    if engine.zero_optimization() or engine.bfloat16_enabled():
+        engine.step()  # these optimizers leave out a step whose norm is not finite, and say that it was infinite
+        return float(engine.get_global_grad_norm())
+    # In float32 without ZeRO DeepSpeed takes every step, and does not say what the norm was. The sum over ranks is there already.
+    norm = float(
+        torch.nn.utils.get_total_norm([parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None])
+    )
+    if math.isfinite(norm):
+        engine.step()
+    return norm
 
 
 def gathered_weights(engine: Any) -> dict[str, torch.Tensor]:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from wind.datasets import Store
-from wind.errors import TrainingError
 from wind.fingerprints import digest
 from wind.models import deterministic
 from wind.objective_config import learns_intercept
@@ -24,6 +24,7 @@ from wind.training.batches import Integers, Plan, Rows, micro_batch
 from wind.training.checkpoints import load_checkpoint, save_checkpoint
 from wind.training.engine import gathered_weights, optimizer_step, start_engine
 from wind.training.export import EXPORT, probe_logps, save_policy
+from wind.training.guards import KINDS, marks, refuse_marked, refuse_norm, refuse_probe
 from wind.training.row_sources import RowSource
 from wind.training.schedules import learning_rate
 from wind.training.shared_checkpoints import share_checkpoint
@@ -34,7 +35,7 @@ def train_rank(
 ) -> Trained | None:
     """Train from the checkpoint to the end and leave the export in the work folder; what was trained on rank 0, else None.
 
-    The process group must exist. Raises TrainingError if a loss or gradient is not finite.
+    The process group must exist. Raises TrainingError on all ranks if a loss, a gradient or what they led to is not finite.
     """
     spec, store, work, checkpoint = assignment.spec, Store(assignment.root), Path(assignment.work), assignment.checkpoint
     with deterministic():
@@ -47,6 +48,7 @@ def train_rank(
         history = run_steps(engine, assignment, source, store, world, progress)
         rows, _ = source.step(source.plan.steps - 1)
         probe = {EXPORT: probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)}
+        refuse_probe(probe[EXPORT], rows.prompt_ids[: spec.training.micro_prompts], source.plan.steps)
         weights = gathered_weights(engine)
         if world.rank == 0:
             save_policy(engine.module.model, weights, store.path(spec.policy), work, spec.training)
@@ -60,7 +62,10 @@ def train_rank(
 def run_steps(
     engine: Any, assignment: Assignment[Any], source: RowSource, store: Store, world: World, progress: Progress
 ) -> list[Row]:
-    """Run the optimiser steps after the checkpoint of `assignment` and return the rows of all steps."""
+    """Run the optimiser steps after the checkpoint of `assignment` and return the rows of all steps.
+
+    Raises TrainingError on all ranks, before anything of it is in the weights, if a step's loss or gradient is not finite.
+    """
     spec, work, checkpoint, plan = assignment.spec, Path(assignment.work), assignment.checkpoint, source.plan
     objective = objective_for(spec.objective)
     history = list(checkpoint.rows) if checkpoint else []
@@ -69,7 +74,8 @@ def run_steps(
         rows, groups = source.step(step)
         metrics = accumulate(engine, rows, groups, plan, objective, world, step + 1)
         metrics["learning_rate"] = learning_rate(spec.training, step, plan.steps)
-        metrics["grad_norm"] = optimizer_step(engine, metrics["learning_rate"], step + 1)
+        metrics["grad_norm"] = optimizer_step(engine, metrics["learning_rate"])
+        refuse_norm(metrics["grad_norm"], [rows.prompt_ids[group] for group in groups], step + 1)
         source.stepped()
         history += [(step + 1, name, metrics[name]) for name in sorted(metrics)]
         is_due = (step + 1) % spec.training.checkpoint_steps == 0
@@ -86,30 +92,33 @@ def accumulate(
 ) -> dict[str, float]:
     """Accumulate the gradient of the mean loss over the rows of `groups`, and return that mean and those of the metrics.
 
-    Raises TrainingError naming the step if a loss is not finite.
+    Raises TrainingError on all ranks, naming the step and the prompts, if a loss or its slope in a log-probability is not finite.
     """
     # Neighbours of equal length need little padding; the sum over the step is the same in any order.
     groups = groups[rows.longest[groups].argsort(kind="stable")]
     step_rows = int((rows.starts[groups + 1] - rows.starts[groups]).sum())
-    parts = plan.micro_groups(groups, world.rank)
+    parts = plan.micro_groups(np.arange(len(groups)), world.rank)
+    marks_K_G = torch.zeros(KINDS, len(groups), dtype=torch.float64, device=world.device)
     sums: dict[str, torch.Tensor] = {}
     for number, part in enumerate(parts):
-        batch = micro_batch(rows, part if len(part) else groups[:1], world.device)
+        batch = micro_batch(rows, groups[part] if len(part) else groups[:1], world.device)
         share = len(batch.batch.group) / step_rows if len(part) else 0.0
-        loss, metrics = _judge(engine(*batch.inputs), batch.batch, objective)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss of step {step} is {float(loss.detach())}: lower training.lr or the step of the objective"
-            )
+        outputs = engine(*batch.inputs)
+        logps_B = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+        logps_B.retain_grad()
+        loss, metrics = _judge(outputs, batch.batch, objective)
         engine.backward((loss * (share * len(parts) * world.ranks)).float())
+        if len(part):
+            marks_K_G[:, part] = marks(logps_B, loss, batch.batch.group, len(part))
         if number < len(parts) - 1:
             engine.step()  # counts the micro-batch; the last one is left to `optimizer_step`
         for name, value in {"loss": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + share * value
     names = sorted(sums)
-    values = torch.stack([sums[name].double() for name in names])
+    values = torch.cat([torch.stack([sums[name].double() for name in names]), marks_K_G.ravel()])
     torch.distributed.all_reduce(values)
-    return dict(zip(names, values.tolist(), strict=True))
+    refuse_marked(values[len(names) :].view(KINDS, -1), [rows.prompt_ids[group] for group in groups], step)
+    return dict(zip(names, values[: len(names)].tolist(), strict=True))
 
 
 def _judge(
