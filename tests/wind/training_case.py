@@ -66,19 +66,22 @@ def logps_of(store: Store, model: Model, prompts: list[list[int]], responses: li
     return logps
 
 
-def make_inputs(store: Store, folder: Path, groups: int = GROUPS) -> Inputs:
+def make_inputs(store: Store, folder: Path, groups: int = GROUPS, samples: int = N) -> Inputs:
     generator = np.random.default_rng(0)
     policy = store.import_model(folder)
     ids = sorted(digest(index)[:32] for index in range(groups))
     prompts = [[1, *generator.integers(5, 40, generator.integers(2, 6)).tolist()] for _ in ids]
-    responses = [[*generator.integers(5, 40, generator.integers(1, 9)).tolist(), 2] for _ in range(groups * N)]
-    logps = np.array(logps_of(store, policy, [prompt for prompt in prompts for _ in range(N)], responses))
-    rewards_P_N = generator.integers(0, 4, (groups, N)).astype(float)
+    responses = [[*generator.integers(5, 40, generator.integers(1, 9)).tolist(), 2] for _ in range(groups * samples)]
+    logps = np.array(logps_of(store, policy, [prompt for prompt in prompts for _ in range(samples)], responses))
+    rewards_P_N = generator.integers(0, 4, (groups, samples)).astype(float)
     wins_P_N = (rewards_P_N[:, :, None] > rewards_P_N[:, None]).sum(2)
     ties_P_N = (rewards_P_N[:, :, None] == rewards_P_N[:, None]).sum(2) - 1
-    win_rates_P_N = (wins_P_N + ties_P_N / 2) / (N - 1)
-    key = {"prompt_id": [name for name in ids for _ in range(N)], "sample_index": pa.array(list(range(N)) * groups, pa.int32())}
-    rows = groups * N
+    win_rates_P_N = (wins_P_N + ties_P_N / 2) / (samples - 1)
+    key = {
+        "prompt_id": [name for name in ids for _ in range(samples)],
+        "sample_index": pa.array(list(range(samples)) * groups, pa.int32()),
+    }
+    rows = groups * samples
     return {
         "policy": policy,
         "prompts": publish(
@@ -116,7 +119,7 @@ def make_inputs(store: Store, folder: Path, groups: int = GROUPS) -> Inputs:
                 "win_rate": win_rates_P_N.ravel(),
                 "wins": wins_P_N.ravel(),
                 "ties": ties_P_N.ravel(),
-                "losses": (N - 1 - wins_P_N - ties_P_N).ravel(),
+                "losses": (samples - 1 - wins_P_N - ties_P_N).ravel(),
                 "rank": ((-rewards_P_N).argsort(1, kind="stable").argsort(1) + 1).ravel(),
             },
         ),
