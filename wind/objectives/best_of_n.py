@@ -23,7 +23,7 @@ EULER: Final = 0.5772156649015329
 
 def raft(logps_B: torch.Tensor, batch: Batch) -> torch.Tensor:
     """-log pi_theta of the group's best row, in nats (arXiv 2304.06767): maximum likelihood of best-of-n."""
-    return -(is_best(batch) * group_rows(batch.group) * logps_B).mean()
+    return -torch.where(is_best(batch), group_rows(batch.group) * logps_B, 0.0).mean()
 
 
 def bonbon(logps_B: torch.Tensor, batch: Batch, *, alpha: float, contrast: str) -> torch.Tensor:
@@ -67,7 +67,7 @@ def jbond(logps_B: torch.Tensor, batch: Batch, *, jeffreys: float, gamma: float)
     """
     moved_B = (logps_B - batch.logp_anchor).detach()
     loss = (1 - jeffreys) * _forward(logps_B, batch, 2) + jeffreys * _backward(logps_B, batch, jbond_rewards(batch) - moved_B)
-    return loss + gamma * (_policy_weights(batch) * moved_B * logps_B).mean()
+    return loss + gamma * _policy_mean(moved_B, logps_B, batch)
 
 
 def anchor_quantiles(batch: Batch) -> torch.Tensor:
@@ -115,10 +115,13 @@ def _backward(logps_B: torch.Tensor, batch: Batch, returns_B: torch.Tensor) -> t
     ours_B = torch.where(batch.is_of_policy, returns_B, 0.0)  # whatever the anchor's rows hold
     others_B = group_sum(batch.is_of_policy.double(), batch.group) - 1
     baseline_B = (group_sum(ours_B, batch.group) - ours_B) / others_B.clamp(min=1)
-    return -(_policy_weights(batch) * (ours_B - baseline_B) * logps_B).mean()
+    return -_policy_mean(ours_B - baseline_B, logps_B, batch)
 
 
-def _policy_weights(batch: Batch) -> torch.Tensor:
-    """Weights with which a mean over all rows is one over the samples of pi_t, [B]."""
-    is_of_policy_B = batch.is_of_policy.double()
-    return is_of_policy_B * group_rows(batch.group) / group_sum(is_of_policy_B, batch.group)
+def _policy_mean(slopes_B: torch.Tensor, logps_B: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The mean of slope times log pi_theta over each group's samples of pi_t, whatever the slopes of the anchor's.
+
+    Groups weigh as many rows as they have of both kinds.
+    """
+    weights_B = group_rows(batch.group) / group_sum(batch.is_of_policy.double(), batch.group)
+    return (torch.where(batch.is_of_policy, weights_B * slopes_B, 0.0) * logps_B).mean()

@@ -1,7 +1,8 @@
 """Exponentials of log-ratios that overflow neither in their value nor in their gradient.
 
 Up to MAX_LOG_RATIO nats they are what they are called. Beyond it they go on along their tangent, so that the gradient keeps its
-sign and its size at the bound: a plain clamp would give none, and let a policy that is far off drift on.
+sign and its size at the bound: a plain clamp would give none, and let a policy that is far off drift on. The bound is where verl
+clamps, and low enough for the norm of a gradient, whose squares are summed in float32.
 """
 
 import math
@@ -9,7 +10,7 @@ from typing import Final
 
 import torch
 
-MAX_LOG_RATIO: Final = 50.0  # nats; e^50 = 5e21 times as probable, and its square still is a float32
+MAX_LOG_RATIO: Final = 20.0  # nats; e^20 = 5e8 times as probable
 
 
 def bounded_exp(log_ratio_B: torch.Tensor) -> torch.Tensor:

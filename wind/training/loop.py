@@ -101,6 +101,7 @@ def accumulate(
     marks_K_G = torch.zeros(KINDS, len(groups), dtype=torch.float64, device=world.device)
     sums: dict[str, torch.Tensor] = {}
     for number, part in enumerate(parts):
+        # Where there is nothing to compute, rows of another rank at weight zero: what is not finite in them is marked there.
         batch = micro_batch(rows, groups[part] if len(part) else groups[:1], world.device)
         share = len(batch.batch.group) / step_rows if len(part) else 0.0
         outputs = engine(*batch.inputs)
