@@ -44,7 +44,7 @@ class Chain:
         self.published = 0
         self.parts = 1
         self.template = "chat"
-        self.anchor_samples: int | None = None
+        self.objective: dict[str, Any] = {"name": "jbond", "refresh_steps": 1}
         self.group_field: str | None = "pair"
 
     def rows(self, name: str, split: str = "train") -> Rows:
@@ -108,7 +108,7 @@ class Chain:
             "evaluation": {"samples_per_prompt": N},
             "selection": {"rows": "best_worst"},
             "training": {"epochs": 2},
-            "objective": {"name": "jbond", "refresh_steps": 1, "anchor_samples": self.anchor_samples},
+            "objective": self.objective,
             "max_prompt_tokens": 4,
             "template": self.template,
             "group_field": self.group_field,

@@ -39,7 +39,7 @@ def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fir
 
 @pytest.mark.slow
 def test_the_anchor_may_have_a_number_of_its_own(chain: "Chain") -> None:
-    chain.anchor_samples = 3
+    chain.objective |= {"anchor_samples": 3}
 
     def keep_three(rows: "Rows") -> None:
         rows[:] = [row for row in rows if row["sample_index"] < 7]
@@ -49,6 +49,20 @@ def test_the_anchor_may_have_a_number_of_its_own(chain: "Chain") -> None:
 
     assert chain.check("rollouts", keep_three).success
     assert chain.failures("rollouts", lambda rows: None) == ["groups.anchor_samples: every group has 3 samples of the anchor"]
+
+
+@pytest.mark.slow
+def test_an_objective_without_an_anchor_has_samples_of_the_policy_alone(chain: "Chain") -> None:
+    chain.objective = {"name": "grpo", "refresh_steps": 1}
+
+    def keep_policy(rows: "Rows") -> None:
+        rows[:] = [row for row in rows if row["drawn_from"] == "policy"]
+
+    assert chain.check("rollouts", keep_policy).success
+    assert chain.failures("rollouts", lambda rows: None) == [
+        "groups.anchor_samples: every group has 0 samples of the anchor",
+        "prompts.anchor_steps: the anchor answered every prompt 0 times",
+    ]
 
 
 @pytest.mark.slow
