@@ -86,7 +86,14 @@ def test_the_same_rows_come_from_every_layout(store: Store, tmp_path: Path) -> N
         ("eval/part-1.jsonl", "test"),
         ("train/a/b.arrow", "train"),
         ("trainer.jsonl", None),
-        ("my_train.jsonl", None),
+        ("latest.jsonl", None),
+        ("train-00001-of-00002-a09b74b3ef9c3b56.parquet", "train"),
+        ("train-1-of-3.parquet", "train"),
+        ("train-sft-00001-of-00002.parquet", "train-sft"),
+        ("gsm8k_train.jsonl", "gsm8k_train"),
+        ("gsm8k_test_1.jsonl", "gsm8k_test"),
+        ("my-train/a.parquet", "my-train"),
+        ("default/test_sft/0000.parquet", "test_sft"),
         ("shard_0.jsonl", None),
     ],
 )
@@ -102,6 +109,18 @@ def test_a_split_is_no_other_whose_name_it_begins(store: Store, tmp_path: Path) 
     assert rows_of(store, tmp_path / "data", source_split="train_sft") == SUMS[:1]
     with pytest.raises(ConfigError, match=r"has the splits test_sft, train, train_prefs, train_sft$"):
         rows_of(store, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gsm8k_{}.jsonl", "my-{}/a.jsonl", "{}_sft/0000.jsonl"])
+def test_files_of_a_test_split_are_not_read_unasked(store: Store, tmp_path: Path, name: str) -> None:
+    train, test = (name.format(split) for split in ("train", "test"))
+    for path, rows in ((tmp_path / train, SUMS[:3]), (tmp_path / test, SUMS[3:])):
+        path.parent.mkdir(exist_ok=True)
+        write_jsonl(path, rows)
+    named = [Path(file).parts[0].removesuffix(".jsonl") for file in (test, train)]
+    with pytest.raises(ConfigError, match=f"prompts.source_split is not set: .* has the splits {', '.join(named)}$"):
+        rows_of(store, tmp_path)
+    assert rows_of(store, tmp_path, source_split=named[1]) == SUMS[:3]
 
 
 def test_the_stored_source_outlives_its_original(store: Store, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 `train-00000-of-00003.parquet` belongs to the split train, and so do `train.jsonl`, `train_2.jsonl` and every file in a folder
 `train`; `train_sft-00000-of-00001.parquet` belongs to train_sft, which is another. Where `datasets` would guess from a word in a
-name, `train_sft.jsonl` is a split of that name.
+name, that name is a split of its own: `train_sft.jsonl`, `gsm8k_test.jsonl`, and every file in a folder `my-train`.
 """
 
 import re
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-SHARD: Final = re.compile(r"(?P<split>\w+(\.\w+)*)-\d{5}-of-\d{5}$")
+SHARD: Final = re.compile(r"(?P<split>.+?)-\d+-of-\d+")  # older ones go on with a fingerprint
 NUMBERED: Final = re.compile(r"[-._ ]?\d+$")
+BETWEEN_WORDS: Final = re.compile(r"[-._ \d]+")
 KEYWORDS: Final = {  # as `datasets` has them
     word: split
     for split, words in {
@@ -26,14 +27,20 @@ KEYWORDS: Final = {  # as `datasets` has them
 def split_of_file(path: Path) -> str | None:
     """The split that the data file `path`, relative to the source's folder, belongs to; None where its name tells of none."""
     for folder in path.parts[:-1]:
-        if (word := NUMBERED.sub("", folder.lower())) in KEYWORDS:
-            return KEYWORDS[word]
-    if shard := SHARD.match(path.stem):
-        return KEYWORDS.get(shard["split"].lower(), shard["split"])
-    name = NUMBERED.sub("", path.stem)
-    if name.lower() in KEYWORDS:
-        return KEYWORDS[name.lower()]
-    return name if re.split(r"[-._ ]", name.lower())[0] in KEYWORDS else None
+        if split := _told_by(folder):
+            return split
+    shard = SHARD.match(path.stem)
+    return _canonical(shard["split"]) if shard else _told_by(path.stem)
+
+
+def _told_by(name: str) -> str | None:
+    """The split that `name` without its number tells of, if one of its words is that of a split."""
+    name = NUMBERED.sub("", name)
+    return _canonical(name) if any(word in KEYWORDS for word in BETWEEN_WORDS.split(name.lower())) else None
+
+
+def _canonical(name: str) -> str:
+    return KEYWORDS.get(name.lower(), name)
 
 
 def by_split(folder: Path, suffixes: Sequence[str]) -> dict[str | None, list[Path]]:
