@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from rich.table import Table
 
+from flows.show import EVALUATED
 from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.files import atomic_write
@@ -36,14 +37,7 @@ COLUMNS = {  # of the table: title and digits of a metric after the last iterati
     "truncated_share": ("truncated", 3),
 }
 ALWAYS = ("win_rate", "accuracy", "kl_k1")
-NOT_TRAINING = (
-    "prompts",
-    "eval_generations",
-    "eval_rewards",
-    "eval_logps",
-    "evaluation",
-    "metrics",
-)  # datasets whose seconds are no cost of learning
+NOT_TRAINING = ("prompts", *EVALUATED, "metrics")  # datasets whose seconds are no cost of learning
 COSTS = {"samples": "samples", "reward_calls": "reward calls", "seconds": "seconds"}
 
 

@@ -47,6 +47,7 @@ SUMMARY = (
 )
 INPUT = re.compile(r"^input (.+) changed$")
 TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts", "evaluation")
+EVALUATED = ("eval_generations", "eval_rewards", "eval_logps", "evaluation")  # the datasets that only an evaluation needs
 
 
 def versions(store: Store, found: Sequence[Version]) -> None:
@@ -62,11 +63,16 @@ def versions(store: Store, found: Sequence[Version]) -> None:
         name = f"{version.run}@{version.number}"
         cells = (_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY)
         metrics.append((name, str(version.content.iteration), *cells))
-        seconds.append((name, *(f"{version.seconds.get(stage, 0):.1f}" for stage in timed)))
+        seconds.append((name, *(f"{_seconds(version, stage):.1f}" for stage in timed)))
         path = f"{store.url}/{version.file()}"
         places.append(f"{name}  {version.id[:12]}  {path}")
         places += _warnings(version)
     say(*_aligned(metrics), "", *_aligned(seconds), "", *places)
+
+
+def _seconds(version: Version, stage: str) -> float:
+    """The seconds of `stage`; those of an evaluation are all that sampling and judging the held-out prompts took."""
+    return sum(version.seconds.get(name, 0) for name in (EVALUATED if stage == "evaluation" else (stage,)))
 
 
 def version(store: Store, found: Version) -> None:
