@@ -31,6 +31,7 @@ CARRIERS = {
     "wind.sections",
     "wind.stages",
     "wind.storage",
+    "wind.terminal",
     "wind.user_path",
 }
 
