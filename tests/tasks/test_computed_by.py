@@ -54,7 +54,7 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "wind":
             parts = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {part for part in parts if is_module(part)} or {node.module}
     return {name for name in found if name.split(".")[0] == "wind"}
