@@ -1,6 +1,7 @@
 """The Prefect API that a command talks to: the one that PREFECT_API_URL names, or an embedded server."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ def prefect_api(home: Path) -> Iterator[EmbeddedServer | None]:
     refuse_strange_proxies()
     if os.environ.get(VARIABLE):
         require_api(os.environ[VARIABLE])
+        home.mkdir(parents=True, exist_ok=True)
         yield None
         return
     server = EmbeddedServer(home)
@@ -67,8 +69,12 @@ def require_api(url: str) -> None:
 def _silence(url: str) -> str | None:
     """Why no Prefect API that fits this client answers at `url`; None if one does."""
     import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    with warnings.catch_warnings():
+        # Prefect looks for its home when it is imported. In a new store there is one once the server has answered.
+        warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
+        from prefect.client.orchestration import get_client
+        from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     timeout = httpx.Timeout(SECONDS_TO_ANSWER, connect=SECONDS_TO_CONNECT)
     with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
