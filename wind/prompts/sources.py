@@ -265,10 +265,25 @@ def _batch_rows(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
 def _in_doubles(batch: pa.RecordBatch) -> pa.RecordBatch:
     """`batch` with narrower floats as the double of their own shortest digits: a float32 0.1 is 0.1, not 0.10000000149011612."""
     for place, column in enumerate(batch.schema):
-        if column.type in (pa.float16(), pa.float32()):
-            digits = batch.column(place).cast(pa.float32()).cast(pa.string())
-            batch = batch.set_column(place, column.name, digits.cast(pa.float64()))
+        doubles = _with_floats(column.type, pa.float64())
+        if doubles != column.type:
+            values = batch.column(place)
+            for number in (pa.float32(), pa.string()):
+                values = values.cast(_with_floats(column.type, number))
+            batch = batch.set_column(place, column.name, values.cast(doubles))
     return batch
+
+
+def _with_floats(kind: pa.DataType, number: pa.DataType) -> pa.DataType:
+    """The type `kind` with `number` in place of floats narrower than doubles, also within lists and structs."""
+    if kind in (pa.float16(), pa.float32()):
+        return number
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_floats(field.type, number)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        items = _with_floats(kind.value_type, number)
+        return kind if items == kind.value_type else pa.list_(items)
+    return kind
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".arrow": _read_arrow}
