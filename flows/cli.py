@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import typer
+from pydantic import ValidationError
 
 from flows.commands import auditing, checking, keeping, looking, moving, runs, studies
 from wind.environment import direct, variables
@@ -32,11 +33,22 @@ def main() -> None:
         _fail(error.format_message(), 2)
     except typer.Exit as error:
         sys.exit(error.exit_code)
+    except ValidationError as error:
+        if not error.title.endswith("Settings"):  # only Prefect's are called so, and are read where it is imported
+            raise
+        _fail(_refused_settings(error), 2)
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{place}; free space or permissions, then rerun: finished shards are kept", 1)
     except KeyboardInterrupt:
         _fail("interrupted; rerun to go on from the finished shards", 130)
+
+
+def _refused_settings(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    where = "a variable that begins with PREFECT_, a .env or a prefect.toml in this folder, or a Prefect profile"
+    return f"Prefect's {error.title} refuse {name} {first['input']!r} ({first['msg']}): correct it in {where}"
 
 
 def _fail(message: str, code: int) -> None:

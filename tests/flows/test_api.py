@@ -75,6 +75,15 @@ def test_a_stale_url_is_one_line(recipe: Callable[..., DistillConfig]) -> None:
 
 
 @pytest.mark.slow
+def test_a_setting_that_prefect_refuses_is_named(recipe: Callable[..., DistillConfig]) -> None:
+    recipe()
+    ended = wind("plan", "tiny.yaml", variables={"PREFECT_LOGGING_LEVEL": "loud"})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Traceback" not in ended.stderr
+    assert re.search(r"^error: Prefect's LoggingSettings refuse level 'LOUD' .*PREFECT_.*$", ended.stderr.splitlines()[-1])
+
+
+@pytest.mark.slow
 def test_a_run_is_the_same_whatever_the_environment_and_the_name_of_its_root(
     recipe: Callable[..., DistillConfig], finished: Path, tmp_path: Path
 ) -> None:
