@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RESIDENT = {"cpu": 2, "cuda": 1}  # loaded models kept per kind of device
 HUB_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 
-POSITIONS = (  # what configs call the longest sequence a model has positions for
+POSITIONS = (  # what configs call the longest sequence a model has positions for; the first that is there tells
     "max_position_embeddings",
     "n_positions",
     "max_seq_len",
@@ -106,14 +106,14 @@ def positions_of(config: dict[str, Any]) -> int | None:
     kind = config.get("model_type")
     if kind in RELATIVE or (kind == "falcon" and config.get("alibi")):
         return None
-    named = [config[name] for name in POSITIONS if isinstance(config.get(name), int)]
+    lengths = [config[name] for name in POSITIONS if isinstance(config.get(name), int) and config[name] > 0][:1]
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
     if original is None and rope.get("rope_type", rope.get("type")) in ("linear", "dynamic"):
         original = config.get("max_position_embeddings")
     if isinstance(factor, int | float) and isinstance(original, int):
-        named.append(int(factor * original))
-    return max((length for length in named if length > 0), default=None)
+        lengths.append(int(factor * original))
+    return max(lengths, default=None)
 
 
 def policy_positions(folder: Path) -> int | None:

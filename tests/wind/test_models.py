@@ -177,6 +177,7 @@ def test_importing_and_naming_models_needs_no_torch() -> None:
     [
         ({"model_type": "llama", "max_position_embeddings": 2048}, 2048),
         ({"model_type": "gpt2", "n_positions": 64, "n_ctx": 64}, 64),
+        ({"model_type": "codegen", "n_positions": 64, "n_ctx": 2048}, 64),  # its table has n_positions rows
         ({"model_type": "mpt", "max_seq_len": 32}, 32),
         ({"model_type": "own", "model_max_length": 77}, 77),
         ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "max_position_embeddings": 512}}, 512),
