@@ -41,7 +41,7 @@ from wind.objective_config import (
     WindObjectiveConfig,
     rows_for,
 )
-from wind.objectives import OBJECTIVES
+from wind.objectives import loss_for
 
 BEST_OF = 2
 MIXING = {"n": 2.0, "a1": 0.2, "a2": 0.25}  # beta = 1.25 in the log-win-rate game, whose solution is then about best of 5
@@ -72,7 +72,7 @@ class Sampled:
 
     def fit(self, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
         """The next policy: the minimiser where there is one, otherwise where some steps of descent lead."""
-        loss = partial(OBJECTIVES[self.objective.name], **self.objective.model_dump(exclude={"name", "refresh_steps"}))
+        loss = loss_for(self.objective)
         if isinstance(self.objective, WindObjectiveConfig):
             return (solved if self.objective.risk == "squared" else minimised)(loss, drawn, logp_C_Y)
         return (solved if self.objective.name in QUADRATIC else descended)(loss, drawn, logp_C_Y)

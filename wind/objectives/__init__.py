@@ -5,6 +5,7 @@ metric, so that micro-batches of whole groups combine by their numbers of rows. 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import torch
@@ -18,7 +19,7 @@ from wind.objectives.qrpo import qrpo
 from wind.objectives.sppo import sppo, sppo_pair
 from wind.objectives.wind import wind
 
-__all__ = ["OBJECTIVES", "Batch", "Metrics", "Objective", "objective_for"]
+__all__ = ["OBJECTIVES", "Batch", "Metrics", "Objective", "loss_for", "objective_for"]
 
 OBJECTIVES: Final[Mapping[str, Callable[..., torch.Tensor]]] = {
     "wind": wind,
@@ -40,9 +41,14 @@ OBJECTIVES: Final[Mapping[str, Callable[..., torch.Tensor]]] = {
 
 def objective_for(config: ObjectiveConfig) -> Objective:
     """The objective that `config` names, with its parameters bound, and the metrics of its batches."""
-    parameters = config.model_dump(exclude={"name", "refresh_steps", "anchor_samples"})
+    loss = loss_for(config)
 
     def objective(logps_B: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Metrics]:
-        return OBJECTIVES[config.name](logps_B, batch, **parameters), metrics(logps_B, batch)
+        return loss(logps_B, batch), metrics(logps_B, batch)
 
     return objective
+
+
+def loss_for(config: ObjectiveConfig) -> Callable[[torch.Tensor, Batch], torch.Tensor]:
+    """The loss that `config` names, with its parameters bound: all of its section but what says how rows are drawn."""
+    return partial(OBJECTIVES[config.name], **config.model_dump(exclude={"name", "refresh_steps", "anchor_samples"}))
