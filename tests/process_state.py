@@ -13,7 +13,20 @@ from typing import Any
 import numpy as np
 
 # Set by libraries while they are imported, and by pytest.
-OF_LIBRARIES = ("CUBLAS_", "CUDA_", "HF_", "KINETO_", "KMP_", "PYTEST_", "TILELANG_", "TOKENIZERS_", "TORCH", "TRITON_", "VLLM_")
+OF_LIBRARIES = (
+    "CUBLAS_",
+    "CUDA_",
+    "HF_",
+    "KINETO_",
+    "KMP_",
+    "PYTEST_",
+    "PYTORCH_",
+    "TILELANG_",
+    "TOKENIZERS_",
+    "TORCH",
+    "TRITON_",
+    "VLLM_",
+)
 AT_FIRST: dict[str, Any] = {
     "torch dtype": "float32",
     "torch gradients": True,
