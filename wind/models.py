@@ -34,6 +34,7 @@ POSITIONS = (  # what configs call the longest sequence a model has positions fo
     "seq_length",
 )
 RELATIVE = ("bloom",)  # model types that name a length and read sequences of any
+BY_LENGTH = ("dynamic", "longrope", "su")  # kinds of rope that turn by other angles once a batch holds a long sequence
 
 _resident: dict[tuple[Path, DType, Attention, str], "torch.nn.Module"] = {}
 
@@ -101,15 +102,19 @@ def attention_of(folder: Path, attention: Attention) -> str | None:
 def positions_of(config: dict[str, Any]) -> int | None:
     """The longest sequence, in tokens, that a model of the text config `config` has positions for; None without a limit.
 
-    A rope whose scaling stretches an original length counts as stretched.
+    A rope whose scaling stretches an original length counts as stretched, unless it does so for the long sequences alone, and
+    with them for all that are in their batch: then up to the original length the model is one function.
     """
-    kind = config.get("model_type")
-    if kind in RELATIVE or (kind == "falcon" and config.get("alibi")):
+    model_type = config.get("model_type")
+    if model_type in RELATIVE or (model_type == "falcon" and config.get("alibi")):
         return None
     lengths = [config[name] for name in POSITIONS if isinstance(config.get(name), int) and config[name] > 0][:1]
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
-    if original is None and rope.get("rope_type", rope.get("type")) in ("linear", "dynamic"):
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
+    original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    if kind in BY_LENGTH:
+        return min([*lengths, *([original] if isinstance(original, int) else [])], default=None)
+    if original is None and kind == "linear":
         original = config.get("max_position_embeddings")
     if isinstance(factor, int | float) and isinstance(original, int):
         lengths.append(int(factor * original))

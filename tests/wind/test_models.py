@@ -198,6 +198,24 @@ def test_importing_and_naming_models_needs_no_torch() -> None:
             },
             131072,
         ),
+        ({"model_type": "llama", "max_position_embeddings": 100, "rope_scaling": {"type": "dynamic", "factor": 4.0}}, 100),
+        (
+            {
+                "model_type": "phi3",
+                "max_position_embeddings": 131072,
+                "original_max_position_embeddings": 4096,
+                "rope_scaling": {"type": "longrope"},
+            },
+            4096,
+        ),
+        (
+            {
+                "model_type": "phi3",
+                "max_position_embeddings": 131072,
+                "rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096},
+            },
+            4096,
+        ),
         ({"model_type": "bloom", "seq_length": 2048}, None),
         ({"model_type": "falcon", "alibi": True, "max_position_embeddings": 2048}, None),
         ({"model_type": "falcon", "alibi": False, "max_position_embeddings": 2048}, 2048),
