@@ -1,7 +1,8 @@
 """Real architectures and template shapes: ids are the template's, every log-probability is that of a plain eager forward pass.
 
 Each architecture goes through sampling, scoring, one step of training, export and reload, with a template shape in turn.
-What transformers cannot do: RWKV keeps its state in no cache of its own, so the transformers sampler refuses it.
+What transformers cannot do: RWKV and RecurrentGemma keep their state in no cache of its own, so the transformers sampler refuses
+them.
 """
 
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import wind.generations.hf
 import wind.models
@@ -257,3 +259,11 @@ def test_a_model_without_a_known_cache_is_refused() -> None:
 
     with pytest.raises(InputError, match="Rwkv keeps its state in no cache of transformers': sample it with vllm"):
         TransformersSampler(Rwkv(), [2], 64)
+
+
+def test_a_state_within_the_model_is_refused() -> None:
+    """RecurrentGemma takes a cache, for its attention only: the samples of a prompt would share and mix their states."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 64}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("recurrent_gemma", **sizes))
+    with pytest.raises(InputError, match="RecurrentGemmaForCausalLM keeps its state in no cache of transformers'"):
+        TransformersSampler(model, [2], 64)

@@ -38,7 +38,7 @@ class Part:
 class TransformersSampler:
     """A policy loaded with transformers; `batch_tokens` bounds the padded tokens, prompts and responses, of one batch.
 
-    Raises InputError for an architecture that keeps its state in no cache of transformers' own (RWKV).
+    Raises InputError for an architecture that keeps its state in no cache of transformers' own (RWKV, RecurrentGemma).
     """
 
     def __init__(self, model: Any, stop_token_ids: Sequence[int], batch_tokens: int) -> None:
@@ -106,12 +106,15 @@ class _Cached:
     def __init__(self, model: Any) -> None:
         names = inspect.signature(model.forward).parameters
         found = [name for name in ("past_key_values", "cache_params") if name in names]
-        if not found:
-            raise InputError(f"{type(model).__name__} keeps its state in no cache of transformers': sample it with vllm")
         self._model = model
-        self._cache_name = found[0]
         self.device = model.device
-        self.is_recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.new_cache().layers)
+        self.is_recurrent = bool(found) and any(
+            isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.new_cache().layers
+        )
+        # One that keeps a state in its own modules would go on with that of other rows, without a word.
+        if not found or (getattr(model, "_is_stateful", False) and not self.is_recurrent):
+            raise InputError(f"{type(model).__name__} keeps its state in no cache of transformers': sample it with vllm")
+        self._cache_name = found[0]
 
     def new_cache(self) -> DynamicCache:
         """An empty cache."""
