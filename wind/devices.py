@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from wind import processes
 from wind.errors import ConfigError, first_line
+from wind.terminal import say_json
 
 DRIVER: Final = "libcuda.so.1"
 NO_GPU: Final = (34, 100)  # CUDA_ERROR_STUB_LIBRARY, CUDA_ERROR_NO_DEVICE
@@ -64,9 +65,9 @@ def main() -> None:
     cuda = ctypes.CDLL(DRIVER)
     code = cuda.cuInit(0)
     if code not in (0, *NO_GPU):
-        print(json.dumps({"error": _name_of_error(cuda, code)}))
+        say_json({"error": _name_of_error(cuda, code)})
         return
-    print(json.dumps({"names": [] if code else _names(cuda)}))
+    say_json({"names": [] if code else _names(cuda)})
 
 
 def _names(cuda: Any) -> list[str]:
