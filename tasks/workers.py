@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from typing import IO, Any, Final, Literal
 
 from wind import processes
 from wind.config import WorkersConfig
-from wind.errors import StageError, by_name
+from wind.errors import StageError, by_name, killed_by
 from wind.handles import Dataset
 from wind.redaction import redacted
 from wind.stages import Find, Job, missing_shards, parse, publish
@@ -121,7 +120,7 @@ class Worker:
     def _died(self, job: Job) -> StageError:
         code = self._process.wait()
         self._logging.join(LOG_SECONDS)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = killed_by(-code) if code < 0 else f"ended with exit code {code}"
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         said = " | ".join(line.strip() for line in lines if line.strip()) or "it said nothing"
         return StageError(

@@ -12,6 +12,7 @@ Each message is one line: what is wrong, where, and what to do; secrets are take
 their whole state.
 """
 
+import signal
 from typing import ClassVar
 
 from pydantic import ValidationError
@@ -71,3 +72,9 @@ def explained(error: ValidationError) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what `error` says, or its name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def killed_by(signum: int) -> str:
+    """What happened to a process that the signal `signum` ended, with the likely reason where the signal has one."""
+    reason = ", as the system does when memory runs out" if signum == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(signum).name}{reason}"

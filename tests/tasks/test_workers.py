@@ -92,6 +92,18 @@ def test_a_killed_worker_is_reported_and_replaced(store: Store, pool: Pool) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("signum", "how"), [("KILL", "SIGKILL, as the system does when memory runs out;"), ("TERM", "SIGTERM;")])
+def test_a_worker_that_is_killed_says_by_what(store: Store, tmp_path: Path, signum: str, how: str) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!/bin/sh\nkill -{signum} $$\n")
+    interpreter.chmod(0o755)
+    pool = Pool(WorkersConfig(python={"transformers": str(interpreter)}), "cpu", store.root / "logs")
+    with pytest.raises(StageError, match=f"the worker of win_rates was killed by {how} rerun"):
+        pool.compute(job(store, rewards(store, PAIR)), "transformers", lambda done, total: None)
+    pool.close()
+
+
+@pytest.mark.slow
 def test_an_interpreter_that_cannot_serve_is_named(store: Store) -> None:
     pool = Pool(WorkersConfig(python={"transformers": "/bin/false"}), "cpu", store.root / "logs")
     with pytest.raises(StageError, match="worker of win_rates ended with exit code 1"):

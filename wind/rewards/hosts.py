@@ -7,7 +7,6 @@ import atexit
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wind import processes
+from wind.errors import killed_by
 from wind.redaction import redacted
 from wind.terminal import complain
 
@@ -118,8 +118,7 @@ class Host:
         words = f"its last words: {' | '.join(last)}" if last else "it said nothing"
         if code >= 0:
             return EndedError(f"ended its process with exit code {code}", words)
-        memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-        return EndedError(f"was killed by {signal.Signals(-code).name}{memory}", words)
+        return EndedError(killed_by(-code), words)
 
 
 _warm: dict[tuple[str, ...], Host] = {}  # the last one used last
