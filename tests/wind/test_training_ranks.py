@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -26,6 +25,7 @@ from tests.wind.training_case import (
     values,
     weights,
 )
+from wind import processes
 from wind.datasets import Store
 from wind.errors import TrainingError
 from wind.fingerprints import file_digest
@@ -87,24 +87,24 @@ def test_zero_3_in_bfloat16_keeps_rotary_frequencies(store: Store, inputs: Input
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
-def test_a_killed_run_leaves_nothing_and_resumes(
-    store: Store, inputs: Inputs, trained: Callable[[int, int], Shard], tmp_path: Path
-) -> None:
-    uninterrupted = trained(2, 2)
-    spec = make_spec(inputs, ranks=2, zero_stage=2, **SETTINGS)
+def test_a_killed_run_leaves_nothing_and_resumes(store: Store, inputs: Inputs, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 30, "checkpoint_steps": 10}  # for long enough to be killed in between
+    spec = make_spec(inputs, ranks=2, zero_stage=2, **settings)
+    uninterrupted = train(spec, store)
     job = tmp_path / "job.json"
     job.write_text(json.dumps({"stage": "training", "spec": spec.model_dump(mode="json"), "place": {"root": str(store.root)}}))
-    command = [sys.executable, "-m", "wind.training", str(job), "--root", str(store.root)]
-    run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = processes.python("-m", "wind.training", str(job), "--root", str(store.root))
     work = work_folder(spec, store)
-    deadline = time.monotonic() + 300
-    while not any(work.glob("step-*/complete.json")):
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert [len(writers(work, f"rank-{rank}.log")) for rank in (0, 1)] == [1, 1]
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    with processes.start(command, env=processes.environment(), stdout=subprocess.DEVNULL) as run:
+        try:
+            deadline = time.monotonic() + 300
+            while not any(work.glob("step-*/complete.json")):
+                assert run.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert [len(writers(work, f"rank-{rank}.log")) for rank in (0, 1)] == [1, 1]
+        finally:
+            run.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
     while writers(work):
         assert time.monotonic() < deadline, "ranks outlived the run"

@@ -1,5 +1,6 @@
 """Users' functions: what they may do, what they may return, and how they end, without touching the process that asks them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,8 +55,9 @@ def descendants() -> set[int]:
     """The process ids of all that this process has started and that still runs, and of what that has started."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with_name, _, rest = path.read_text().rpartition(")")
-        parents[int(with_name.split()[0])] = int(rest.split()[1])
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            with_name, _, rest = path.read_text().rpartition(")")
+            parents[int(with_name.split()[0])] = int(rest.split()[1])
     found: set[int] = set()
     while more := {pid for pid, parent in parents.items() if parent in found | {os.getpid()}} - found:
         found |= more
