@@ -5,7 +5,7 @@ from pathlib import Path
 STOP = [2, 9, 17, 30]  # more than the tokenizer's </s>
 
 
-def save_random_policy(folder: Path, tokenizer_folder: Path, *, seed: int, head_dim: int = 32) -> Path:
+def save_random_policy(folder: Path, tokenizer_folder: Path, *, seed: int, head_dim: int = 32, is_tied: bool = False) -> Path:
     """A model folder, its weights drawn by `seed`, with the tokenizer of another; vLLM wants heads of 32 or more."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,6 +21,7 @@ def save_random_policy(folder: Path, tokenizer_folder: Path, *, seed: int, head_
         head_dim=head_dim,
         max_position_embeddings=128,
         initializer_range=0.3,
+        tie_word_embeddings=is_tied,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,

@@ -158,3 +158,10 @@ def test_new_weights_of_the_same_shape_enter_in_place_and_equal_a_fresh_engine(
     fresh = vllm.load(folders[1], spec(), MAX_MODEL_LEN, "cpu")
     assert fresh._llm is not engine
     assert fresh.sample(REQUESTS, SAMPLING, lambda done, total: None) == reloaded
+
+
+def test_a_head_that_is_the_table_of_embeddings_is_new_too(tiny_model: Path, tmp_path: Path, first: list[list[Sample]]) -> None:
+    old, new = (save_random_policy(tmp_path / str(seed), tiny_model, seed=seed, is_tied=True) for seed in (0, 1))
+    for folder in (old, new):
+        samples = sample(folder)
+        assert [each.logp for row in samples for each in row] == pytest.approx(policy_logps(folder, samples), abs=1e-3)

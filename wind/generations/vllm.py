@@ -1,4 +1,4 @@
-"""Sampling with vLLM: token ids in, token ids out, one engine per process that takes new weights of the same shape in place.
+"""Sampling with vLLM: token ids in, token ids out, one engine per process that takes new weights in place where that is exact.
 
 A request's child i samples with the seed of the request plus i, so that rows record the same seeds as with transformers; the
 random numbers behind a seed are vLLM's own. Nothing is left to defaults that could move a result: sampling parameters of the
@@ -119,11 +119,13 @@ def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -
     """The policy in `folder`, ready to sample sequences of up to `max_model_len` tokens.
 
     A warm engine of the same shape takes the new weights in place, in milliseconds; otherwise a new one starts, in half a minute.
+    Where the output head is the table of embeddings a new one starts always: on a CPU vLLM would keep the old head.
     Raises ConfigError where vLLM is not installed and InputError for a model it cannot load.
     """
     global _warm
     config = {key: value for key, value in json_value((folder / "config.json").read_bytes()).items() if key not in SHAPELESS}
-    shape = digest([config, spec.inference.model_dump(), max_model_len, device])
+    fixed = os.fspath(folder) if _has_tied_head(folder) else None
+    shape = digest([config, spec.inference.model_dump(), max_model_len, device, fixed])
     engine, _warm = _warm, None  # nothing stays warm if what follows fails half way
     if engine is None or engine.shape != shape:
         if engine is not None:
@@ -142,6 +144,12 @@ def close() -> None:
     engine, _warm = _warm, None
     if engine is not None:
         _shut_down(engine)
+
+
+def _has_tied_head(folder: Path) -> bool:
+    from transformers import AutoConfig
+
+    return bool(AutoConfig.from_pretrained(folder).get_text_config().tie_word_embeddings)
 
 
 def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> Any:
