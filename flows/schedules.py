@@ -4,14 +4,13 @@ Prefect's runner starts each flow run as a process, which imports for seconds be
 and the embedded server with it, are in a process under keepers: all that was started there ends with it, or with the command.
 """
 
-import signal
 import subprocess
 
 from pydantic import BaseModel
 
 from wind import processes
 from wind.config import DistillConfig
-from wind.errors import StageError
+from wind.errors import StageError, killed_by
 
 
 class Schedule(BaseModel):
@@ -34,6 +33,6 @@ def serve_kept(schedule: Schedule) -> int:
     finally:
         serving.end()
     if serving.returncode < 0:
-        how = signal.Signals(-serving.returncode).name
-        raise StageError(f"the process that served {schedule.config.run} was killed by {how}; serve again to go on")
+        how = killed_by(-serving.returncode)
+        raise StageError(f"the process that served {schedule.config.run} {how}; serve again to go on")
     return serving.returncode

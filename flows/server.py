@@ -41,9 +41,8 @@ class EmbeddedServer:
         self._home.mkdir(parents=True, exist_ok=True)
         self._turn.enter_context(lock(self._home / "start.lock"))
         environment = {
-            **{
-                name: value for name, value in processes.environment().items() if not name.startswith("PREFECT_")
-            },  # it is ours alone
+            # It is ours alone, whatever the user has set for another.
+            **{name: value for name, value in processes.environment().items() if not name.startswith("PREFECT_")},
             **QUIET,
             "PREFECT_HOME": str(self._home),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",  # in its working folder: no name is a URL
