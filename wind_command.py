@@ -14,7 +14,8 @@ def main() -> None:
     """Run the command line."""
     source = os.path.dirname(os.path.abspath(__file__))
     own = {source, os.path.dirname(os.__file__), *site.getsitepackages()}
-    users = {os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)} - own
+    given = os.environ.get("PYTHONPATH")
+    users = {os.path.abspath(folder) for folder in given.split(os.pathsep)} - own if given else set()
     sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) not in users]
     from flows.cli import main as run
 

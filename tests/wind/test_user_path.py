@@ -1,5 +1,6 @@
 """Modules of the user's: they stand for none of ours or of Python's, and are found in folders of any kind."""
 
+import math
 import os
 import subprocess
 import sys
@@ -29,6 +30,14 @@ def test_the_console_script_runs_our_modules_wherever_it_is_called(tmp_path: Pat
         environment["PYTHONPATH"] = pythonpath.format(folder=tmp_path)
     command = [CONSOLE_SCRIPT, "versions"]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_console_script_runs_in_a_folder_of_python_itself() -> None:
+    """Without PYTHONPATH no folder of the import path is the user's, the current one neither."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    folder = Path(math.__file__).parent
+    ended = subprocess.run([CONSOLE_SCRIPT, "--help"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
