@@ -82,8 +82,9 @@ def load_policy(store: Store, model: Model, inference: InferenceConfig, device: 
 def attention_of(folder: Path, attention: Attention) -> str | None:
     """The attention implementation to load the model in `folder` with; None is transformers' own choice.
 
-    Its sdpa silently leaves out the soft cap of attention logits (Gemma 2) and scales Falcon's ALiBi differently: such a model is
-    loaded with eager attention. Raises ConfigError if `attention` names an implementation that computes another function.
+    Its sdpa silently leaves out the soft cap of attention logits (Gemma 2), so such a model is loaded with eager attention; its
+    eager attention adds Falcon's ALiBi twice, once in the mask and once to the logits, so such a model is loaded with sdpa.
+    Raises ConfigError if `attention` names an implementation that computes another function.
     """
     config = _text_config(folder)
     kind = config.get("model_type", "")
@@ -91,11 +92,11 @@ def attention_of(folder: Path, attention: Attention) -> str | None:
     if config.get("attn_logit_softcapping") is not None:
         what, right = "caps its attention logits", ("eager", "flash_attention_2", "flash_attention_3", "flex_attention")
     elif kind == "falcon" and config.get("alibi"):
-        what, right = "has ALiBi biases", ("eager",)
+        what, right = "has ALiBi biases", ("sdpa",)
     if right is None or attention in right:
         return None if attention == "auto" else attention
     if attention == "auto":
-        return "eager"
+        return right[0]
     raise ConfigError(f"attention {attention} is another function than this {kind} model's, which {what}: set auto or {right[0]}")
 
 

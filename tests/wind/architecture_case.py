@@ -39,6 +39,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {  # by transformers' model type
     | {"max_position_embeddings": 256},
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 256},
 }
+# What vLLM's kernels for CPUs ask of the same models: heads of 32.
+WIDE = {"hidden_size": 64, "head_dim": 32, "n_embd": 64, "word_embed_proj_dim": 64, "query_pre_attn_scalar": 32, "rotary_dim": 16}
+# transformers' eager attention adds Falcon's ALiBi twice, in the mask and to the logits; sdpa, as vLLM, once.
+ATTENTION = {"falcon": "sdpa"}
 
 
 @dataclass(frozen=True)
@@ -93,16 +97,18 @@ def tokenizer_of(shape: Shape) -> Any:
     )
 
 
-def save_model(folder: Path, architecture: str, shape: Shape, **changes: Any) -> Path:
-    """Write a random model of `architecture` and its tokenizer to `folder`."""
+def save_model(folder: Path, architecture: str, shape: Shape, *, seed: int = 0, is_wide: bool = False) -> Path:
+    """Write a random model of `architecture`, its weights drawn by `seed`, and its tokenizer to `folder`."""
     tokenizer = tokenizer_of(shape)
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    fields = ARCHITECTURES[architecture] | {"vocab_size": len(tokenizer), "initializer_range": 0.25} | ids | changes
-    torch.manual_seed(0)
+    fields = ARCHITECTURES[architecture] | {"vocab_size": len(tokenizer), "initializer_range": 0.25} | ids
+    if is_wide:
+        fields |= {name: size for name, size in WIDE.items() if name in fields}
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **fields))
     model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(folder)
@@ -112,7 +118,8 @@ def save_model(folder: Path, architecture: str, shape: Shape, **changes: Any) ->
 
 def eager_logps(folder: Path, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[float]:
     """The log-probability of each response by a plain eager forward pass over it and its prompt, alone and without padding."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    attention = ATTENTION.get(AutoConfig.from_pretrained(folder).model_type, "eager")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
     model.eval()
     sums = []
     with torch.no_grad():

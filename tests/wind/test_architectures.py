@@ -153,8 +153,16 @@ def bos_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sdpa_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch, "sdpa")
+
+
+def eager_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch, "eager")
+
+
+def always(monkeypatch: pytest.MonkeyPatch, implementation: str) -> None:
     for module in (wind.models, wind.training.policies):
-        monkeypatch.setattr(module, "attention_of", lambda folder, attention: "sdpa")
+        monkeypatch.setattr(module, "attention_of", lambda folder, attention: implementation)
 
 
 def padding_in_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +195,10 @@ def weights_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
 FAULTS = [
     (sdpa_anyway, "gemma2", "sampling"),
     (sdpa_anyway, "gemma2", "scoring"),
-    (sdpa_anyway, "falcon", "training"),
+    (sdpa_anyway, "gemma2", "training"),
+    (eager_anyway, "falcon", "sampling"),
+    (eager_anyway, "falcon", "scoring"),
+    (eager_anyway, "falcon", "training"),
     (padding_in_state, "mamba", "sampling"),
     (positions_from_one, "gpt2", "sampling"),
     (positions_from_one, "gpt2", "scoring"),
@@ -228,27 +239,29 @@ def test_a_bos_put_in_front_is_found(monkeypatch: pytest.MonkeyPatch, shape: str
 
 
 @pytest.mark.parametrize(
-    ("architecture", "attention", "message"),
+    ("architecture", "wrong", "right", "message"),
     [
         (
             "gemma2",
             "sdpa",
-            "attention sdpa is another function than this gemma2 model's, which caps its attention logits: set auto",
+            "eager",
+            "attention sdpa is another function than this gemma2 model's, which caps its attention logits: set auto or eager",
         ),
         (
             "falcon",
+            "eager",
             "sdpa",
-            "attention sdpa is another function than this falcon model's, which has ALiBi biases: set auto or eager",
+            "attention eager is another function than this falcon model's, which has ALiBi biases: set auto or sdpa",
         ),
     ],
 )
 def test_an_attention_that_computes_another_function_is_refused(
-    store: Store, tmp_path: Path, architecture: str, attention: Any, message: str
+    store: Store, tmp_path: Path, architecture: str, wrong: Any, right: Any, message: str
 ) -> None:
     model = import_policy(store, PolicyConfig(path=str(save_model(tmp_path / "model", architecture, SHAPES["bos first"]))))
     with pytest.raises(ConfigError, match=message):
-        load_policy(store, model, InferenceConfig(attention=attention), "cpu")
-    assert load_policy(store, model, InferenceConfig(attention="eager"), "cpu").config._attn_implementation == "eager"  # type: ignore[union-attr]
+        load_policy(store, model, InferenceConfig(attention=wrong), "cpu")
+    assert load_policy(store, model, InferenceConfig(attention=right), "cpu").config._attn_implementation == right  # type: ignore[union-attr]
 
 
 def test_a_model_without_a_known_cache_is_refused() -> None:
