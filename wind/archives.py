@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wind.computations import BESIDE, recorded
 from wind.config import Name
 from wind.datasets import MANIFEST, MODEL_FILES, Store
-from wind.errors import ConfigError, DatasetError, InputError, explained
+from wind.errors import ConfigError, DatasetError, InputError, first_line
 from wind.exports import appearing, checked_chunks
 from wind.handles import AnyHandle, folder_of
 from wind.holds import hold
@@ -216,7 +216,7 @@ class _Reader:
         try:
             index = Index.model_validate_json(content)
         except ValidationError as error:
-            raise InputError(f"{self._archive}: {INDEX} cannot be read: {explained(error)}") from error
+            raise InputError(f"{self._archive}: {INDEX} cannot be read: {first_line(error)}") from error
         if index.format != FORMAT:
             self.refuse(f"has format {index.format}, this release reads {FORMAT}: use the release that made it")
         if _text(index) != content:

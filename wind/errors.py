@@ -13,11 +13,13 @@ their whole state.
 """
 
 import signal
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import ValidationError
 
 from wind.redaction import redacted
+
+LONGEST: Final = 400  # characters of a line that another library says
 
 
 class WindError(Exception):
@@ -63,15 +65,15 @@ def by_name(name: str, message: str) -> WindError:
     return kinds.get(name, StageError)(message)
 
 
-def explained(error: ValidationError) -> str:
-    """The first thing that does not fit a model, in one line: the field and what is wrong with it, but not its value."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
-
-
 def first_line(error: BaseException) -> str:
-    """The first line of what `error` says, or its name."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what `error` says, or its name; where a value does not fit a model, the field and what is wrong."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        said = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+    else:
+        said = str(error)
+    line = (said.strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def killed_by(signum: int) -> str:

@@ -48,7 +48,6 @@ CLIENT: "Final[ClientConfig]" = {"connect_timeout": timedelta(seconds=5), "timeo
 RANGE_BYTES: Final = 4 * CHUNK_BYTES  # of one request
 PART_BYTES: Final = 8 * 2**20  # of an upload, at least: there may be ten thousand
 READ_AHEAD_BYTES: Final = 2**20
-LINE: Final = 300
 DROPPED: Final = "error sending request"  # what obstore says of a connection that was reset, and then of one it tried again
 RETRIED: Final = " retries"
 SECONDS_TO_WAIT: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0, 4.0)  # after a connection was reset
@@ -409,7 +408,7 @@ def _version(meta: Any) -> Version:
 
 def _reason(error: BaseException) -> str:
     """The first line of an error, up to where a server's own page begins, without what might be a signature in a URL."""
-    return _safe(first_line(error).partition(": <")[0])[:LINE]
+    return _safe(first_line(error).partition(": <")[0])
 
 
 def _safe(text: str) -> str:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from wind.computations import Computation, is_recorded, key_of, made_by, record
 from wind.datasets import Partial, Store
-from wind.errors import ConfigError, StageError, WindError, explained
+from wind.errors import ConfigError, StageError, WindError, first_line
 from wind.handles import AnyHandle, Dataset
 from wind.nesting import json_value
 from wind.provenance import environment, provenance, reset_peak_memory
@@ -128,7 +128,7 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
     try:
         return stage, stage.spec.model_validate(job.spec), Store(job.place.root, job.place.hold)
     except ValidationError as error:
-        raise ConfigError(f"the spec of {job.stage} is wrong: {explained(error)}") from error
+        raise ConfigError(f"the spec of {job.stage} is wrong: {first_line(error)}") from error
 
 
 def missing_shards(job: Job, partial: Partial) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wind.datasets import DROPPED, MANIFEST, WEIGHTS, Store
-from wind.errors import DatasetError, explained
+from wind.errors import DatasetError, first_line
 from wind.handles import FINGERPRINT, AnyHandle, Dataset, Manifest, Model, StoredFile, count, folder_of, handle_of
 from wind.schemas import KEYS
 from wind.shards import check_order
@@ -123,7 +123,7 @@ class Verification:
         try:
             version = Version.model_validate(fields)
         except ValidationError as error:
-            self._files.find(name, f"is not a version: {explained(error)}")
+            self._files.find(name, f"is not a version: {first_line(error)}")
             return None
         if version.content.id() != version.id:
             self._files.find(name, f"was edited: its content has the id {version.content.id()[:12]}, not {version.id[:12]}")
@@ -326,7 +326,7 @@ class Verification:
         try:
             manifest = Manifest.model_validate(fields)
         except ValidationError as error:
-            self._files.find(name, f"is not a manifest: {explained(error)}")
+            self._files.find(name, f"is not a manifest: {first_line(error)}")
             return None
         kind, _, fingerprint = folder.removeprefix("datasets/").partition("/")
         if (manifest.kind, manifest.fingerprint) != (kind, fingerprint):
