@@ -4,6 +4,7 @@ Starting an engine takes half a minute, so one serves the whole module; the last
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.wind.architecture_case import SHAPES, save_model
 from tests.wind.policy_case import STOP, save_random_policy
 from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
 from wind.datasets import Store
-from wind.errors import ConfigError
+from wind.errors import ConfigError, InputError
 from wind.generations import GenerationsSpec, Request, Sample
 from wind.handles import Dataset, Model
 from wind.models import import_policy, stop_token_ids
@@ -165,3 +167,33 @@ def test_a_head_that_is_the_table_of_embeddings_is_new_too(tiny_model: Path, tmp
     for folder in (old, new):
         samples = sample(folder)
         assert [each.logp for row in samples for each in row] == pytest.approx(policy_logps(folder, samples), abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen3_moe"])
+def test_in_place_a_head_or_experts_would_stay_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: list[list[Sample]], architecture: str
+) -> None:
+    """A planted fault: if this fails for an architecture, vLLM has mended it, and `EXACT_IN_PLACE` may name it."""
+    monkeypatch.setattr(vllm, "_is_exact_in_place", lambda folder: True)
+    shape = SHAPES["bos first"]
+    old, new = (save_model(tmp_path / str(seed), architecture, shape, seed=seed, is_wide=True) for seed in (0, 1))
+    samples = sample(old)
+    assert [each.logp for row in samples for each in row] == pytest.approx(policy_logps(old, samples), abs=1e-3)
+    samples = sample(new)
+    assert [each.logp for row in samples for each in row] != pytest.approx(policy_logps(new, samples), abs=0.1)
+    vllm.close()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [
+        ("gpt_neo", "Model architectures ['GPTNeoForCausalLM'] are not supported for now."),
+        ("mpt", "Model architecture MptForCausalLM was supported in vLLM until v0.28.0"),
+    ],
+)
+def test_an_architecture_that_vllm_has_not_is_named(tmp_path: Path, architecture: str, reason: str) -> None:
+    """Not by the first line of pydantic's report, which says how many errors there are, nor with the 300 that vLLM has."""
+    folder = save_model(tmp_path / "model", architecture, SHAPES["bos first"], is_wide=True)
+    with pytest.raises(InputError, match=f"^{re.escape(f'{folder} does not load in vLLM: Value error, {reason}')}") as caught:
+        sample(folder)
+    assert len(str(caught.value)) < 600

@@ -39,6 +39,9 @@ BUILD_TOOLS: Final[Mapping[str, str]] = {  # that FlashInfer and Triton compile 
     "C compiler": "install gcc, or set CC",
 }
 MISSING_TOOL: Final = re.compile(rf"(?:find|directory: ').*?({'|'.join(BUILD_TOOLS)})|/(nvcc|ninja): not found")
+EXACT_IN_PLACE: Final = frozenset(  # the classes whose new weights equal those of a new engine; vLLM's experts keep some old ones
+    f"{name}ForCausalLM" for name in ("Llama", "Qwen2", "Qwen3", "Mistral", "Phi3", "Granite", "Olmo2", "GPTNeoX", "GPTJ")
+)
 SHAPELESS: Final = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")  # config fields no engine depends on here
 
 _warm: "_Engine | None" = None
@@ -72,7 +75,7 @@ class VllmSampler:
         try:
             self._llm.enqueue(prompts, parameters, use_tqdm=False)
             outputs = self._finish(progress, len(requests))
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever a kernel, or the lack of one, raises
             _forget()
             raise StageError(f"vLLM failed: {first_line(error)}; try sampling.backend: transformers") from error
         return [self._samples(request, output) for request, output in zip(requests, outputs, strict=True)]
@@ -118,13 +121,13 @@ class VllmSampler:
 def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> VllmSampler:
     """The policy in `folder`, ready to sample sequences of up to `max_model_len` tokens.
 
-    A warm engine of the same shape takes the new weights in place, in milliseconds; otherwise a new one starts, in half a minute.
-    Where the output head is the table of embeddings a new one starts always: on a CPU vLLM would keep the old head.
+    A warm engine of the same shape takes the new weights in place, in milliseconds, if its class is in `EXACT_IN_PLACE`;
+    otherwise a new one starts, in seconds on a warm worker.
     Raises ConfigError where vLLM is not installed and InputError for a model it cannot load.
     """
     global _warm
     config = {key: value for key, value in json_value((folder / "config.json").read_bytes()).items() if key not in SHAPELESS}
-    fixed = os.fspath(folder) if _has_tied_head(folder) else None
+    fixed = None if _is_exact_in_place(folder) else os.fspath(folder)
     shape = digest([config, spec.inference.model_dump(), max_model_len, device, fixed])
     engine, _warm = _warm, None  # nothing stays warm if what follows fails half way
     if engine is None or engine.shape != shape:
@@ -146,10 +149,12 @@ def close() -> None:
         _shut_down(engine)
 
 
-def _has_tied_head(folder: Path) -> bool:
+def _is_exact_in_place(folder: Path) -> bool:
+    """Whether new weights may enter a warm engine: not where the head is the table of embeddings; a CPU keeps the old one."""
     from transformers import AutoConfig
 
-    return bool(AutoConfig.from_pretrained(folder).get_text_config().tie_word_embeddings)
+    config = AutoConfig.from_pretrained(folder)
+    return not config.get_text_config().tie_word_embeddings and {*(config.architectures or [""])} <= EXACT_IN_PLACE
 
 
 def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> Any:
@@ -165,7 +170,7 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
         ) from error
     set_num_threads = torch.set_num_threads
     try:
-        return LLM(
+        llm = LLM(
             model=str(folder),
             skip_tokenizer_init=True,
             generation_config="vllm",  # no sampling defaults from the model's folder
@@ -180,11 +185,15 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
             enable_flashinfer_autotune=False,  # it would choose kernels by their time, and compile them to do so
             disable_log_stats=True,
         )
-    except (ValueError, RuntimeError, OSError, KeyError, CalledProcessError) as error:
+    except Exception as error:
         raise _not_started(folder, error) from error
     finally:
         # The CPU worker replaces this with a function that only warns.
         torch.set_num_threads = set_num_threads
+    # Where its processes met, one here, they need no more; a worker that is killed would leave the file.
+    for address in llm.collective_rpc(lambda worker: worker.distributed_init_method):
+        Path(address.removeprefix("file://")).unlink(missing_ok=True)
+    return llm
 
 
 def _not_started(folder: Path, error: Exception) -> WindError:
