@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,9 +150,9 @@ class Store:
                 if any(file.name not in stored or stored[file.name].bytes != file.bytes for file in files):
                     return False
                 younger = [file for file in files if stored[file.name].modified > stored[MANIFEST].modified]
-                hashed = self._fetched(folder_of(each), [file.name for file in younger], file_digest)
-                if any(file.sha256 != sha256 for file, (_, sha256) in zip(younger, hashed, strict=True)):
-                    return False
+                with self._fetched(folder_of(each), [file.name for file in younger], file_digest) as hashed:
+                    if any(file.sha256 != sha256 for file, (_, sha256) in zip(younger, hashed, strict=True)):
+                        return False
                 if younger and renew:
                     name = f"{folder_of(each)}/{MANIFEST}"
                     with contextlib.suppress(OSError):  # it is whole on a full disk, too
@@ -361,29 +362,40 @@ class Store:
     def _examine(self, handle: AnyHandle, files: Sequence[StoredFile]) -> tuple[Content, list[StoredFile]]:
         """The content of the stored `files`, and what a manifest must say of each; no file is parsed before its checksum."""
         content, found = Content(schemas.KEYS.get(noun(handle), ())), []
-        fetched = self._fetched(folder_of(handle), [file.name for file in files], file_digest)
-        for file, (path, sha256) in zip(files, fetched, strict=True):
-            self._check_sha256(handle, file, sha256)
-            is_shard = isinstance(handle, Dataset)
-            rows = content.add(path, f"{self.where(handle)}/{file.name}") if is_shard else file.rows
-            found.append(StoredFile(name=file.name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
+        with self._fetched(folder_of(handle), [file.name for file in files], file_digest) as fetched:
+            for file, (path, sha256) in zip(files, fetched, strict=True):
+                self._check_sha256(handle, file, sha256)
+                is_shard = isinstance(handle, Dataset)
+                rows = content.add(path, f"{self.where(handle)}/{file.name}") if is_shard else file.rows
+                found.append(StoredFile(name=file.name, bytes=path.stat().st_size, sha256=sha256, rows=rows))
         return content, found
 
-    def _fetched(self, folder: str, names: Sequence[str], look: Callable[[Path], T]) -> Iterator[tuple[Path, T]]:
+    @contextlib.contextmanager
+    def _fetched(self, folder: str, names: Sequence[str], look: Callable[[Path], T]) -> Iterator[Iterator[tuple[Path, T]]]:
         """For each name a file of this machine with its content, until the next is asked for, and what `look` sees in it."""
+        held: deque[contextlib.ExitStack] = deque()
 
-        def fetch(name: str) -> tuple[contextlib.ExitStack, Path, T]:
-            held = contextlib.ExitStack()
+        def fetch(name: str) -> tuple[Path, T]:
             try:
-                path = held.enter_context(self.storage.fetched(f"{folder}/{name}"))
-                return held, path, look(path)
+                with contextlib.ExitStack() as stack:
+                    path = stack.enter_context(self.storage.fetched(f"{folder}/{name}"))
+                    seen = look(path)
+                    held.append(stack.pop_all())
+                    return path, seen
             except OSError as error:
-                held.close()
                 raise DatasetError(f"{self.url}/{folder}/{name} cannot be read: {first_line(error)}") from error
 
-        for held, path, seen in ahead(fetch, names):
-            with held:
+        def each(fetched: Iterator[tuple[Path, T]]) -> Iterator[tuple[Path, T]]:
+            for path, seen in fetched:
                 yield path, seen
+                held.popleft().close()
+
+        try:
+            with ahead(fetch, names) as fetched:
+                yield each(fetched)
+        finally:
+            for stack in held:
+                stack.close()
 
     def _publish(self, source: str | Path, handle: AnyHandle, manifest: Manifest, written: bytes | None = None) -> None:
         """Let what was built in `source` appear under its fingerprint, the manifest last; a damaged one is replaced.
@@ -485,11 +497,11 @@ class Partial:
         Raises StageError if the lock was lost to another process.
         """
         content, files = Content(schemas.KEYS[self._name]), [self._kept(index)[0] for index in range(shards)]
-        fetched = self._store._fetched(self.folder, [file.name for file in files], os.path.getsize)
-        for file, (path, size) in zip(files, fetched, strict=True):
-            where = f"{self._store.url}/{self.folder}/{file.name}"
-            if (size, content.add(path, where, is_trusted=True)) != (file.bytes, file.rows):
-                raise DatasetError(f"{where} is not as it was written: rerun")
+        with self._store._fetched(self.folder, [file.name for file in files], os.path.getsize) as fetched:
+            for file, (path, size) in zip(files, fetched, strict=True):
+                where = f"{self._store.url}/{self.folder}/{file.name}"
+                if (size, content.add(path, where, is_trusted=True)) != (file.bytes, file.rows):
+                    raise DatasetError(f"{where} is not as it was written: rerun")
         fingerprint, total = content.hexdigest(), sum(content.rows)
         if self._held is not None:
             self._held.check()

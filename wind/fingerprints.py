@@ -6,8 +6,9 @@ the same whatever the shard and chunk boundaries were.
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from io import BufferedReader
@@ -45,18 +46,26 @@ def stream_digest(file: BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def ahead(compute: Callable[[T], R], items: Sequence[T]) -> Generator[R]:
+@contextmanager
+def ahead(compute: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
     """`compute` of each item in order, one worked out in a second thread while the caller handles the one before.
 
-    That pays for digests: hashing lets go of the interpreter's lock. What was not begun when the caller stops is not computed.
+    That pays for digests: hashing lets go of the interpreter's lock. What was not begun when the block ends is not computed.
+
+    A generator that ended its thread by itself would do so when it is collected, in any thread; in one that just starts it would
+    wait for ever.
     """
     with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(compute, item) for item in items[:1]]
-        for index in range(len(items)):
-            result = waiting.pop().result()
-            if index + 1 < len(items):
-                waiting.append(pool.submit(compute, items[index + 1]))
-            yield result
+        yield _in_order(pool, compute, items)
+
+
+def _in_order(pool: ThreadPoolExecutor, compute: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    waiting = [pool.submit(compute, item) for item in items[:1]]
+    for index in range(len(items)):
+        result = waiting.pop().result()
+        if index + 1 < len(items):
+            waiting.append(pool.submit(compute, items[index + 1]))
+        yield result
 
 
 @cache

@@ -161,7 +161,8 @@ def test_digests_ahead_keep_their_order(tmp_path: Path) -> None:
     paths = [tmp_path / str(index) for index in range(20)]
     for index, path in enumerate(paths):
         path.write_bytes(bytes([index]) * 10 ** (index % 6))
-    assert list(ahead(file_digest, paths)) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    with ahead(file_digest, paths) as digests:
+        assert list(digests) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 def test_nobody_waits_for_digests_ahead_that_are_not_wanted() -> None:
@@ -174,16 +175,28 @@ def test_nobody_waits_for_digests_ahead_that_are_not_wanted() -> None:
             goes_on.wait()
         return str(item)
 
-    results = ahead(compute, range(1000))
-    assert next(results) == "0"
-    threading.Timer(0.05, goes_on.set).start()
-    results.close()
+    with ahead(compute, range(1000)) as results:
+        assert next(results) == "0"
+        threading.Timer(0.05, goes_on.set).start()
     assert begun in ([0], [0, 1])
+
+
+def test_the_thread_ahead_ends_with_its_block() -> None:
+    """And not when the collector finds the traceback that is kept here."""
+
+    def divide() -> None:
+        with ahead((1).__truediv__, [1, 0, 1]) as results:
+            list(results)
+
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError) as kept:
+        divide()
+    assert threading.active_count() == before, kept
 
 
 def test_what_fails_ahead_fails_in_its_turn(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
-    results = ahead(file_digest, [tmp_path / "x", tmp_path / "y"])
-    assert next(results) == file_digest(tmp_path / "x")
-    with pytest.raises(FileNotFoundError):
-        next(results)
+    with ahead(file_digest, [tmp_path / "x", tmp_path / "y"]) as results:
+        assert next(results) == file_digest(tmp_path / "x")
+        with pytest.raises(FileNotFoundError):
+            next(results)
