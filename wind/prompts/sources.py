@@ -51,7 +51,7 @@ def import_prompts(store: Store, config: PromptsConfig) -> Source:
     path = Path(config.source)
     if not path.exists():
         if path.suffix in READERS or not HUB_ID.match(config.source):
-            raise ConfigError(f"prompts.source {config.source} does not exist: give {ACCEPTED}")
+            raise ConfigError(f"prompts.source {path.absolute()} does not exist: give {ACCEPTED}")
         return _import_from_hub(store, config, started)
     _refuse(config, "revision", "subset")
     if path.is_dir():
