@@ -69,7 +69,7 @@ def first_line(error: BaseException) -> str:
     """The first line of what `error` says, or its name; where a value does not fit a model, the field and what is wrong."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        said = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        said = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]))
     else:
         said = str(error)
     line = (said.strip() or type(error).__name__).splitlines()[0]
