@@ -152,6 +152,15 @@ def test_training_solves_the_regression(store: Store, inputs: Inputs) -> None:
     assert table_numbers == {"steps": 40, "first_loss": losses[0], "last_loss": losses[-1]}
 
 
+def test_a_training_leaves_no_process_group_and_needs_none_of_before(store: Store, inputs: Inputs) -> None:
+    """Between two trainings of a process another library may make a group of its own and end it, as vLLM does."""
+    first = train(make_spec(inputs, epochs=1), store)
+    assert not torch.distributed.is_initialized()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    torch.distributed.destroy_process_group()
+    assert train(make_spec(inputs, epochs=1), store).outputs == first.outputs
+
+
 def test_micro_batches_do_not_matter(store: Store, inputs: Inputs) -> None:
     # Two steps an epoch, of 4 and 3 groups: the second is incomplete, and with micro-batches of 2 unequal.
     trained = [weights(store, train(make_spec(inputs, micro_prompts=size, lr=1e-4), store)) for size in (4, 2, 1)]

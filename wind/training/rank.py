@@ -39,18 +39,19 @@ def train_here(assignment: Assignment[Any], open_source: OpenSource, progress: P
 
 
 def _train_here(assignment: Assignment[Any], open_source: OpenSource, progress: Progress) -> Trained:
+    import deepspeed
     import torch
     from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-    if not torch.distributed.is_initialized():
-        # For the life of the process: DeepSpeed keeps the group in its own globals.
-        torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     threads = torch.get_num_threads()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed prints, and our standard output may be read by a program
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed prints, and our standard output may be read by a program
+        torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        deepspeed.init_distributed(dist_init_required=False)
+        try:
             trained = _train(assignment, open_source, World(rank=0, ranks=1, device="cpu"), progress)
-    finally:
-        torch.set_num_threads(threads)
+        finally:
+            deepspeed.comm.destroy_process_group()  # torch's, and what DeepSpeed remembers of it
+            torch.set_num_threads(threads)
     assert trained is not None, "rank 0 returns what was trained"
     return trained
 
