@@ -19,6 +19,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 for module in (runs, studies, looking, auditing, checking, keeping, moving):
     app.add_typer(module.commands)
 
+INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, without a word
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, and does not export this name
 
 
@@ -26,7 +27,9 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
     try:
         with variables(direct()):
-            sys.exit(app(standalone_mode=False) or 0)
+            if (code := app(standalone_mode=False) or 0) == INTERRUPTED:
+                raise KeyboardInterrupt
+            sys.exit(code)
     except WindError as error:
         _fail(str(error), error.exit_code)
     except USAGE_ERROR as error:
@@ -41,7 +44,7 @@ def main() -> None:
         place = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{place}; free space or permissions, then rerun: finished shards are kept", 1)
     except KeyboardInterrupt:
-        _fail("interrupted; rerun to go on from the finished shards", 130)
+        _fail("interrupted; rerun to go on from the finished shards", INTERRUPTED)
 
 
 def _refused_settings(error: ValidationError) -> str:
