@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -24,6 +25,9 @@ from wind.versions import Version, Versions
 
 if leftovers.MARK not in os.environ:  # of the controller, where there are several processes
     leftovers.begin()
+for each in (signal.SIGINT, signal.SIGQUIT):  # a shell that runs the tests in the background has all that they start ignore them
+    if signal.getsignal(each) is signal.SIG_IGN:
+        signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
 os.environ.update(QUIET)  # before Prefect is imported, as the command line does: it reads how loud to be once
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a property is no timing

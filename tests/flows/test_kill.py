@@ -1,6 +1,5 @@
 """A run that is killed or interrupted leaves no process behind; tests/chaos sees what it leaves in the store."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -31,14 +30,6 @@ def start(mark: str, **environment: str) -> "subprocess.Popen[bytes]":
     )
 
 
-def end(process: "subprocess.Popen[bytes]", how: signal.Signals) -> bytes:
-    """What it says until it ends; a Ctrl-C that Python drops, as within a collection, is pressed again."""
-    while True:
-        process.send_signal(how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=45)[1]
-
-
 def marked(mark: str) -> list[str]:
     """The command lines of all living processes with the mark."""
     found = []
@@ -67,7 +58,8 @@ def test_an_interrupted_run_leaves_no_process(recipe: Callable[..., DistillConfi
         deadline = time.monotonic() + 90
         while not any("wind.worker" in command for command in marked(mark)) and time.monotonic() < deadline:
             time.sleep(0.2)
-        said = end(process, how)
+        process.send_signal(how)
+        said = process.communicate()[1]
         assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
         assert (how == signal.SIGINT) == (b"error: interrupted; rerun to go on from the finished shards\n" in said)
         assert_all_gone(mark)
