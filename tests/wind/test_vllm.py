@@ -191,7 +191,9 @@ def test_in_place_a_head_or_experts_would_stay_the_old_ones(
         ("mpt", "Model architecture MptForCausalLM was supported in vLLM until v0.28.0"),
     ],
 )
-def test_an_architecture_that_vllm_has_not_is_named(tmp_path: Path, architecture: str, reason: str) -> None:
+def test_an_architecture_that_vllm_has_not_is_named(
+    tmp_path: Path, first: list[list[Sample]], architecture: str, reason: str
+) -> None:
     """Not by the first line of pydantic's report, which says how many errors there are, nor with the 300 that vLLM has."""
     folder = save_model(tmp_path / "model", architecture, SHAPES["bos first"], is_wide=True)
     with pytest.raises(InputError, match=f"^{re.escape(f'{folder} does not load in vLLM: {reason}')}") as caught:
