@@ -7,21 +7,20 @@ model). BLOOM is another function by some thousandths of a nat: vLLM has the exa
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tasks.workers import Pool
 from tests.wind.architecture_case import ARCHITECTURES, SHAPES, eager_logps, save_model
+from tests.wind.policy_case import stored_prompts
 from wind.config import InferenceConfig, PolicyConfig, SamplingConfig, WorkersConfig
 from wind.datasets import Store
 from wind.errors import StageError
 from wind.generations import GenerationsSpec
-from wind.handles import Dataset
+from wind.generations.vllm import EXACT_IN_PLACE
 from wind.models import import_policy
-from wind.schemas import SCHEMAS
 from wind.stages import Job, Place
 
 pytest.importorskip("vllm")
@@ -41,19 +40,11 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     pool.close()
 
 
-def prompts(store: Store) -> Dataset:
-    rest: dict[str, Any] = {"prompt": "", "messages": [], "split": "train", "answer": None, "meta": "{}"}
-    rows = [{"prompt_id": f"{row:032x}", "prompt_token_ids": ids, **rest} for row, ids in enumerate(PROMPTS)]
-    with store.partial("prompts", "given") as partial:
-        partial.write(0, pa.Table.from_pylist(rows, schema=SCHEMAS["prompts"]))
-        return partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
-
-
 def differences(store: Store, pool: Pool, folder: Path) -> list[float]:
     """By how many nats each response's logp of the sampler differs from that of an eager forward pass."""
     spec = GenerationsSpec(
         policy=import_policy(store, PolicyConfig(path=str(folder))),
-        prompts=prompts(store),
+        prompts=stored_prompts(store, PROMPTS),
         split="train",
         sampling=SamplingConfig(backend="vllm", samples_per_prompt=3, max_new_tokens=8),
         inference=InferenceConfig(),
@@ -73,6 +64,10 @@ def test_two_policies_are_what_an_eager_forward_pass_says(store: Store, tmp_path
     for seed in (0, 1):
         folder = save_model(tmp_path / f"model-{seed}", architecture, SHAPES["bos first"], seed=seed, is_wide=True)
         assert np.max(differences(store, pool, folder)) < (GELU if architecture == "bloom" else TOLERANCE)
+
+
+def test_whatever_takes_weights_in_place_is_in_the_matrix() -> None:
+    assert {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name] for name in ARCHITECTURES} >= EXACT_IN_PLACE
 
 
 def test_a_kernel_that_a_cpu_lacks_is_said_in_a_line(store: Store, tmp_path: Path, pool: Pool) -> None:

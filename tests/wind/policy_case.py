@@ -1,6 +1,14 @@
-"""Random policies of one architecture that every sampler takes."""
+"""Random policies of one architecture that every sampler takes, and prompts for them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from wind.datasets import Store
+from wind.handles import Dataset
+from wind.schemas import SCHEMAS
 
 STOP = [2, 9, 17, 30]  # more than the tokenizer's </s>
 
@@ -35,3 +43,12 @@ def save_random_policy(folder: Path, tokenizer_folder: Path, *, seed: int, head_
     model.generation_config.do_sample = True
     model.generation_config.save_pretrained(folder)
     return folder
+
+
+def stored_prompts(store: Store, prompts: Sequence[Sequence[int]]) -> Dataset:
+    """Prompts of these token ids, whose prompt ids are their numbers."""
+    rest: dict[str, Any] = {"prompt": "", "messages": [], "split": "train", "answer": None, "meta": "{}"}
+    rows = [{"prompt_id": f"{row:032x}", "prompt_token_ids": ids, **rest} for row, ids in enumerate(prompts)]
+    with store.partial("prompts", "given") as partial:
+        partial.write(0, pa.Table.from_pylist(rows, schema=SCHEMAS["prompts"]))
+        return partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})

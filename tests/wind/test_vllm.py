@@ -9,20 +9,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from tests.wind.architecture_case import SHAPES, save_model
-from tests.wind.policy_case import STOP, save_random_policy
+from tests.wind.policy_case import STOP, save_random_policy, stored_prompts
 from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
 from wind.generations import GenerationsSpec, Request, Sample
 from wind.handles import Dataset, Model
 from wind.models import import_policy, stop_token_ids
-from wind.schemas import SCHEMAS
 from wind.sequence_logps import SequenceLogps
 from wind.stages import Job, Place, run
 
@@ -131,11 +129,7 @@ def test_a_temperature_vllm_would_change_is_refused(folders: list[Path], first: 
 
 def test_runs_as_a_stage(store: Store, folders: list[Path], first: list[list[Sample]]) -> None:
     policy = import_policy(store, PolicyConfig(path=str(folders[0])))
-    rest: dict[str, Any] = {"prompt": "", "messages": [], "split": "train", "answer": None, "meta": "{}"}
-    rows = [{"prompt_id": f"{row:032x}", "prompt_token_ids": ids, **rest} for row, ids in enumerate(PROMPTS)]
-    with store.partial("prompts", "test") as partial:
-        partial.write(0, pa.Table.from_pylist(rows, schema=SCHEMAS["prompts"]))
-        prompts = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+    prompts = stored_prompts(store, PROMPTS)
     fields = spec().model_copy(update={"policy": policy, "prompts": prompts}).model_dump()
     told: list[tuple[int, int]] = []
     handle = run(
