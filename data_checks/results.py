@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from wind.check_config import ChecksConfig
+from wind.code import code_of
 from wind.datasets import Store
 from wind.errors import DatasetError
-from wind.fingerprints import code_digest, digest
+from wind.fingerprints import digest
 from wind.handles import FINGERPRINT, Dataset, label
 from wind.rewards.sources import files_digest
 from wind.seals import opened
@@ -88,7 +89,7 @@ def key(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset |
             None if previous is None else previous.model_dump(mode="json"),
             checks.model_dump(mode="json", exclude={"files"}),
             [files_digest("checks.files", Path(file)) for file in checks.files],
-            code_digest(("data_checks",)),
+            code_of("data_checks.validation"),
             version("great_expectations"),
         ]
     )

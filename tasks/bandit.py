@@ -6,10 +6,8 @@ from wind.bandit import BanditSpec
 from wind.config import BanditSection
 from wind.handles import Dataset
 
-COMPUTED_BY = ("wind.bandit", "wind.games", "wind.best_of_n", "wind.objectives")
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def play_bandits(bandit: BanditSection, seed: int) -> Dataset:
     """One row is one number of one algorithm on one instance at one iteration."""
-    return compute("bandit", BanditSpec(bandit=bandit, seed=seed), COMPUTED_BY)
+    return compute("bandit", BanditSpec(bandit=bandit, seed=seed))

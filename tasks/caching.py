@@ -14,14 +14,16 @@ from types import SimpleNamespace
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task
-from prefect.cache_policies import INPUTS, TASK_SOURCE, CachePolicy
+from prefect.cache_policies import CachePolicy
 
 from tasks.running import Event, Outcome, Running, running
-from wind.computations import is_recorded
+from wind.code import code_digest, source_of
+from wind.computations import is_recorded, used_by
 from wind.errors import DatasetError
-from wind.fingerprints import code_digest, digest
+from wind.fingerprints import digest
 from wind.handles import AnyHandle, Model, label
 from wind.seals import parsed
+from wind.sections import without_defaults
 from wind.stages import HANDLE
 from wind.storage import LocalStorage
 
@@ -32,53 +34,46 @@ R = TypeVar("R", bound=AnyHandle)
 
 
 @dataclass
-class CodeDigest(CachePolicy):
-    """The source of `modules`; a package means all of its modules."""
+class StageKey(CachePolicy):
+    """What a task of the stage `noun` is given, its own source, and the source of all that computes the stage."""
 
-    modules: tuple[str, ...] = ()
+    noun: str = ""
 
     def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any) -> str | None:
-        """The digest of the source of `modules`."""
-        return code_digest(self.modules)
+        """The digest of it all; a setting at its default is left out, so that one that a later release adds changes no key."""
+        given = {name: without_defaults(value) for name, value in inputs.items()}
+        return digest([self.noun, given, source_of(f"tasks.{self.noun}"), code_digest(self.noun)])
 
 
-def computed_by(*modules: str) -> CachePolicy:
-    """The cache policy of a dataset computed by `modules`: edit one of them and the dataset is computed anew."""
-    return INPUTS + TASK_SOURCE + CodeDigest(modules=modules)
-
-
-def dataset_task(*modules: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function that computes one stored thing a cached Prefect task.
+def dataset_task(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function that computes one stored thing, named as its module is, a cached Prefect task.
 
     In a run, a hit whose dataset is damaged is computed anew. In a plan nothing is computed: what the cache has is returned, the
     rest is noted and returned as a handle that stands for what is not known yet.
     """
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def compute(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-            made = function(*args, **kwargs)
-            return {**made.model_dump(mode="json"), COMPUTATION: running().keys.get(made)}
+    @functools.wraps(function)
+    def compute(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        made = function(*args, **kwargs)
+        return {**made.model_dump(mode="json"), COMPUTATION: running().keys.get(made)}
 
-        cached: Task[..., dict[str, Any]] = Task(
-            compute,
-            name=function.__name__,
-            description=inspect.getdoc(function),
-            cache_policy=computed_by(*modules),
-            persist_result=True,
-            result_serializer="json",
-        )
-        stage = _CachedStage(function, cached)
+    cached: Task[..., dict[str, Any]] = Task(
+        compute,
+        name=function.__name__,
+        description=inspect.getdoc(function),
+        cache_policy=StageKey(_noun(function)),
+        persist_result=True,
+        result_serializer="json",
+    )
+    stage = _CachedStage(function, cached)
 
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = inspect.signature(function).bind(*args, **kwargs)
-            bound.apply_defaults()
-            return cast(R, stage.call(bound))
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return cast(R, stage.call(bound))
 
-        return call
-
-    return decorate
+    return call
 
 
 @dataclass(frozen=True)
@@ -93,16 +88,12 @@ class _CachedStage:
         run, noun, inputs = running(), _noun(self.function), dict(bound.arguments)
         key = _key(self.cached, inputs)
         found, computation = _look_up(run, key)
-        is_whole = found is not None and run.store.claim(found)
-        if is_whole and found is not None and computation is not None:  # else an older release wrote the result
-            is_whole = is_recorded(run.store, found, computation)
-        hit = found if is_whole and not anew and not run.is_refreshed(noun) else None
+        hit = found if not anew and not run.is_refreshed(noun) and _counts(run, found, computation) else None
         if hit is not None:
             again = functools.partial(self.call, bound, anew=True)
             run.trainings |= dict.fromkeys(run.store.dropped_models(hit), again)
         else:
             _restore_weights(run, inputs)
-        run.source = {f"{self.function.__module__}.{self.function.__name__}": digest(inspect.getsource(self.function))}
         outcome: Outcome
         if run.planning:
             handle, outcome = self._planned(run, bound, hit)
@@ -118,7 +109,7 @@ class _CachedStage:
             return hit, "cached"
         before = set(run.planned)
         handle = self.function(*bound.args, **bound.kwargs)
-        return handle, "cached" if handle.fingerprint in before else "planned"
+        return handle, "planned" if handle.fingerprint in run.planned.keys() - before else "cached"
 
     def _made(
         self, run: Running[Any], bound: inspect.BoundArguments, key: str, *, is_hit: bool
@@ -193,6 +184,15 @@ def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]
         return None, None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, None  # a damaged record is no hit: the stage runs again and writes a new one
+
+
+def _counts(run: Running[Any], found: AnyHandle | None, computation: str | None) -> bool:
+    """Whether what the cache has `found` is whole, and all that the `computation` was observed to use is as it was."""
+    if found is None or not run.store.claim(found):
+        return False
+    if computation is None:  # an older release wrote the result
+        return True
+    return is_recorded(run.store, found, computation) and not used_by(run.store, found, computation).changed()
 
 
 def _parsed(result: dict[str, Any]) -> tuple[AnyHandle, str | None]:

@@ -5,10 +5,8 @@ from tasks.stages import compute
 from wind.comparison import ComparisonSpec, Iteration
 from wind.handles import Dataset
 
-COMPUTED_BY = ("wind.comparison",)
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def tabulate(iterations: tuple[Iteration, ...]) -> Dataset:
     """One row is one number of one iteration of one run."""
-    return compute("comparison", ComparisonSpec(iterations=iterations), COMPUTED_BY)
+    return compute("comparison", ComparisonSpec(iterations=iterations))

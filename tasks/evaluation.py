@@ -6,10 +6,8 @@ from wind.config import EvaluationConfig
 from wind.evaluation import EvaluationSpec
 from wind.handles import Dataset
 
-COMPUTED_BY = ("wind.evaluation", "wind.answers", "wind.models", "wind.rewards", "wind.templates", "wind.win_rates")
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def compare_policies(
     prompts: Dataset,
     generations_policy: Dataset,
@@ -31,4 +29,4 @@ def compare_policies(
         evaluation=evaluation,
         match_digest=match,
     )
-    return compute("evaluation", spec, COMPUTED_BY)
+    return compute("evaluation", spec)

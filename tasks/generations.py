@@ -8,10 +8,8 @@ from wind.config import InferenceConfig, SamplingConfig
 from wind.generations import GenerationsSpec
 from wind.handles import Dataset, Model
 
-COMPUTED_BY = ("wind.generations", "wind.models", "wind.sequence_logps")
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def sample_generations(
     policy: Model,
     prompts: Dataset,
@@ -33,4 +31,4 @@ def sample_generations(
         iteration=iteration,
         parts=parts,
     )
-    return compute("generations", spec, COMPUTED_BY)
+    return compute("generations", spec)

@@ -6,10 +6,8 @@ from wind.config import EvaluationConfig
 from wind.handles import Dataset
 from wind.metrics import MetricsSpec
 
-COMPUTED_BY = ("wind.metrics",)
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def measure(
     evaluation: Dataset,
     generations: Dataset,
@@ -31,4 +29,4 @@ def measure(
         seed=seed,
         iteration=iteration,
     )
-    return compute("metrics", spec, COMPUTED_BY)
+    return compute("metrics", spec)

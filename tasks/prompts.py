@@ -5,10 +5,8 @@ from tasks.stages import compute
 from wind.handles import Dataset
 from wind.prompts import PromptsSpec
 
-COMPUTED_BY = ("wind.prompts", "wind.answers", "wind.templates")
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def load_prompts(spec: PromptsSpec) -> Dataset:
     """One row is one prompt, rendered to token ids and assigned to a split by its hash."""
-    return compute("prompts", spec, COMPUTED_BY)
+    return compute("prompts", spec)

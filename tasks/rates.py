@@ -1,16 +1,13 @@
 """Contraction factors, floors and slopes of the contextual-bandit study."""
 
-from tasks.bandit import COMPUTED_BY as STUDIED_BY
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config import BanditSection
 from wind.handles import Dataset
 from wind.rates import RatesSpec
 
-COMPUTED_BY = ("wind.rates", *STUDIED_BY)
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def fit_rates(bandit: Dataset, section: BanditSection) -> Dataset:
     """One row is one number that a run, or a family of runs, amounts to."""
-    return compute("rates", RatesSpec(bandit=bandit, section=section), COMPUTED_BY)
+    return compute("rates", RatesSpec(bandit=bandit, section=section))

@@ -6,13 +6,11 @@ from wind.config import InferenceConfig
 from wind.handles import Dataset
 from wind.rewards import Reward, RewardsSpec
 
-COMPUTED_BY = ("wind.rewards", "wind.models", "wind.templates")
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def score_rewards(
     prompts: Dataset, generations: Dataset, reward: Reward, inference: InferenceConfig, opponents: Dataset | None = None
 ) -> Dataset:
     """One row is one response as the reward sees it; a pairwise one beside its siblings, or beside the `opponents`' responses."""
     spec = RewardsSpec(prompts=prompts, generations=generations, opponents=opponents, reward=reward, inference=inference)
-    return compute("rewards", spec, COMPUTED_BY)
+    return compute("rewards", spec)

@@ -7,10 +7,10 @@ from wind.config import InferenceConfig, SamplingConfig, TrainingConfig, WinRate
 from wind.handles import Dataset, Model
 from wind.objective_config import ObjectiveConfig
 from wind.rewards import Reward
-from wind.rollouts import COMPUTED_BY, RolloutsSpec
+from wind.rollouts import RolloutsSpec
 
 
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def train_on_policy(
     policy: Model,
     reference: Model,
@@ -42,7 +42,7 @@ def train_on_policy(
         iteration=iteration,
         parts=parts,
     )
-    return compute("rollouts", spec, COMPUTED_BY)
+    return compute("rollouts", spec)
 
 
 def training_of(rollouts: Dataset) -> Dataset:

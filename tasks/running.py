@@ -61,7 +61,6 @@ class Running(Generic[C]):
     taken: set[str] = field(default_factory=set)  # fingerprints of what another run computed while a task of this one waited
     refresh: str | None = None  # dataset from which `wind rerun --from` computes anew
     iteration: int = 0
-    source: dict[str, str] = field(default_factory=dict)  # digest of the source of the task that is called, by its name
     keys: dict[AnyHandle, str] = field(default_factory=dict)  # of the computation that last made it
     sides: dict[AnyHandle, str] = field(default_factory=dict)  # what comes before the names of what is made of generations
     events: list[Event] = field(default_factory=list)

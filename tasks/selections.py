@@ -7,10 +7,8 @@ from wind.handles import Dataset
 from wind.objective_config import SelectionConfig
 from wind.selections import SelectionsSpec
 
-COMPUTED_BY = ("wind.selections",)
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def select_rows(
     rewards: Dataset, win_rates: Dataset, win_rate: WinRateConfig, selection: SelectionConfig, seed: int, iteration: int
 ) -> Dataset:
@@ -18,4 +16,4 @@ def select_rows(
     spec = SelectionsSpec(
         rewards=rewards, win_rates=win_rates, win_rate=win_rate, selection=selection, seed=seed, iteration=iteration
     )
-    return compute("selections", spec, COMPUTED_BY)
+    return compute("selections", spec)

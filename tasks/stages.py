@@ -10,15 +10,15 @@ from tasks.checks import prepare_checks
 from tasks.devices import device_of
 from tasks.running import running
 from tasks.workers import kind_of
+from wind.code import code_digest, code_of, source_of
 from wind.config import DistillConfig, RuleRewardConfig, RunConfig
-from wind.fingerprints import code_digest, module_digests
 from wind.handles import Dataset
 from wind.stages import Job, Place, Spec, published, run
 
 SECONDS_BETWEEN_UPDATES = 2.0
 
 
-def compute(stage: str, spec: Spec, modules: tuple[str, ...]) -> Dataset:
+def compute(stage: str, spec: Spec) -> Dataset:
     """The dataset of `spec`, computed by workers, or here when the stage is light.
 
     In a plan nothing is computed: the handle stands for what is not known yet, the same for every task with that job.
@@ -35,10 +35,12 @@ def compute(stage: str, spec: Spec, modules: tuple[str, ...]) -> Dataset:
         stage=stage,
         spec=spec.model_dump(mode="json"),
         place=place,
-        code=code_digest(modules),
-        modules={**module_digests(modules), **here.source},
+        code=code_digest(stage),
+        modules=code_of(f"wind.{stage}") | {f"tasks.{stage}": source_of(f"tasks.{stage}")},
     )
     if here.planning:
+        if not here.is_refreshed(stage) and (found := published(job)) is not None:
+            return found
         here.planned[job.key()] = job
         return Dataset(name=stage, fingerprint=job.key(), rows=0)
     made = _computed(job)

@@ -7,10 +7,10 @@ from wind.config import TrainingConfig
 from wind.fingerprints import digest
 from wind.handles import Dataset, Model
 from wind.objective_config import ObjectiveConfig
-from wind.training import COMPUTED_BY, TrainingSpec
+from wind.training import TrainingSpec
 
 
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def train_policy(
     policy: Model,
     prompts: Dataset,
@@ -38,7 +38,7 @@ def train_policy(
         seed=seed,
         iteration=iteration,
     )
-    return compute("training", spec, COMPUTED_BY)
+    return compute("training", spec)
 
 
 def trained_model(training: Dataset) -> Model:

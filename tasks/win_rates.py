@@ -6,10 +6,8 @@ from wind.config import WinRateConfig
 from wind.handles import Dataset
 from wind.win_rates import WinRatesSpec
 
-COMPUTED_BY = ("wind.win_rates",)
 
-
-@dataset_task(*COMPUTED_BY)
+@dataset_task
 def estimate_win_rates(rewards: Dataset, win_rate: WinRateConfig) -> Dataset:
     """One row is one response against the other responses to its prompt."""
-    return compute("win_rates", WinRatesSpec(rewards=rewards, win_rate=win_rate), COMPUTED_BY)
+    return compute("win_rates", WinRatesSpec(rewards=rewards, win_rate=win_rate))

@@ -219,8 +219,7 @@ class Pool:
             "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)]),
         }
         if self._device == "cpu":
-            # One thread: the number of threads moves floats, and processes are the way to more cores.
-            changes |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+            changes |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
         elif kind != "training" and self._config.processes > 1:  # a training spreads its ranks over all devices
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             names = visible.split(",") if visible else [str(number) for number in range(self._config.processes)]

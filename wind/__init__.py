@@ -15,7 +15,11 @@ of a finite set.
 
 from typing import TYPE_CHECKING
 
+from wind import loading
+
 __all__ = ["open"]
+
+loading.install()  # before any other module of this project is imported
 
 if TYPE_CHECKING:
     from wind.reading import open as open

@@ -14,6 +14,7 @@ from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.handles import AnyHandle, Dataset, Model, label, noun
+from wind.observed import Observed
 from wind.seals import opened, seal
 
 BESIDE = ("checks", "computations")  # folders of records beside the content, by the noun and the fingerprint that they are about
@@ -29,6 +30,7 @@ class Computation(BaseModel):
     spec: dict[str, Any]
     code: str = ""  # digest of the modules that compute the stage
     modules: dict[str, str] = {}  # digest of each of them, and of the task's source; empty where that is not known
+    observed: Observed = Observed()  # what it used beyond spec and modules; nothing is known of one of an older release
     parents: dict[str, AnyHandle] = {}  # every stored input, by its name in the spec
     outputs: dict[str, AnyHandle] = {}  # what else it made: the model of a training, dropped rows
     numbers: dict[str, float] = {}
@@ -81,6 +83,11 @@ def is_recorded(store: Store, handle: AnyHandle, key: str) -> bool:
     except (DatasetError, OSError):
         return False
     return True
+
+
+def used_by(store: Store, handle: AnyHandle, key: str) -> Observed:
+    """What the recorded computation `key` that made `handle` used. Raises DatasetError or FileNotFoundError without a record."""
+    return _read(store, f"{_folder(handle)}/{key}.json").observed
 
 
 def made_by(store: Store, stage: str, key: str) -> list[Dataset]:

@@ -9,8 +9,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
-from importlib.util import find_spec
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,37 +64,6 @@ def _in_order(pool: ThreadPoolExecutor, compute: Callable[[T], R], items: Sequen
         if index + 1 < len(items):
             waiting.append(pool.submit(compute, items[index + 1]))
         yield result
-
-
-@cache
-def code_digest(modules: tuple[str, ...]) -> str:
-    """The sha256 over the source files of `modules`, in order of their names; a package means all of its modules."""
-    hasher = hashlib.sha256()
-    for module in sorted(modules):
-        for file in _source_files(module):
-            hasher.update(f"{module}/{file.name}\0".encode() + file.read_bytes() + b"\0")
-    return hasher.hexdigest()
-
-
-def module_digests(modules: Iterable[str]) -> dict[str, str]:
-    """The sha256 of the source file of each of `modules`, by its name; a package gives one for each of its modules."""
-    digests = {}
-    for module in sorted(modules):
-        files = _source_files(module)
-        for file in files:
-            below = file.relative_to(files[0].parent).with_suffix("").parts if len(files) > 1 else ()
-            name = ".".join([module, *below]).removesuffix(".__init__")
-            digests[name] = file_digest(file)
-    return digests
-
-
-def _source_files(module: str) -> list[Path]:
-    """The file of `module`; of a package all of its files. Raises ModuleNotFoundError."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no module is called {module}", name=module)
-    path = Path(spec.origin)
-    return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
 
 
 class TableFingerprint:

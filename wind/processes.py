@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
+from wind.environment import built
 from wind.user_path import VARIABLE as USER_PYTHONPATH
 from wind.user_path import user_pythonpath
 
@@ -47,7 +48,7 @@ def python(*arguments: str, interpreter: str = sys.executable) -> list[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment for a Python process that runs this project's code, in whatever interpreter."""
-    return {**os.environ, "PYTHONPATH": str(SOURCE), USER_PYTHONPATH: user_pythonpath(), **changes}
+    return {**built(os.environ), "PYTHONPATH": str(SOURCE), USER_PYTHONPATH: user_pythonpath(), **changes}
 
 
 def start(

@@ -46,6 +46,11 @@ def redacted(value: T) -> T:
     return cast(T, _redacted(value, _of_environment()))
 
 
+def is_secret_name(variable: str) -> bool:
+    """Whether the value of an environment variable of this name is a secret."""
+    return _VARIABLE.search(variable) is not None
+
+
 def without_home(path: str) -> str:
     """`path` with the home folder of this user, which is nobody else's business, written as `~`."""
     home = os.path.expanduser("~")

@@ -1,9 +1,11 @@
 """What every part of the config is made of."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 
 class Section(BaseModel):
@@ -19,6 +21,26 @@ def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield from flattened(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def without_defaults(value: Any) -> Any:
+    """A value as JSON has it, without the settings of its sections that are at their defaults; what tells its kind is kept.
+
+    What this is made of does not change when a later release adds a setting.
+    """
+    if isinstance(value, BaseModel):
+        fields = {name: (field, getattr(value, name)) for name, field in type(value).model_fields.items()}
+        return {name: without_defaults(given) for name, (field, given) in fields.items() if not _is_default(field, given)}
+    if isinstance(value, Mapping):
+        return {str(name): without_defaults(given) for name, given in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_defaults(given) for given in value]
+    return to_jsonable_python(value)
+
+
+def _is_default(field: FieldInfo, given: Any) -> bool:
+    tells_kind = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    return not field.is_required() and not tells_kind and bool(given == field.get_default(call_default_factory=True))
 
 
 def shown(value: Any) -> str:

@@ -18,11 +18,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from wind.computations import Computation, is_recorded, key_of, made_by, record
+from wind.code import code_digest, code_of, refuse_edited
+from wind.computations import Computation, is_recorded, key_of, made_by, record, used_by
 from wind.datasets import Partial, Store
 from wind.errors import ConfigError, StageError, WindError, first_line
 from wind.handles import AnyHandle, Dataset
 from wind.nesting import json_value
+from wind.observed import Observed, noting
 from wind.provenance import environment, provenance, reset_peak_memory
 
 HANDLE: TypeAdapter[AnyHandle] = TypeAdapter(AnyHandle)
@@ -132,21 +134,28 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
 
 
 def missing_shards(job: Job, partial: Partial) -> list[int]:
-    """The shards of `job` that are not finished yet, in order."""
+    """The shards of `job` that are not finished yet, in order; one whose computation used what has changed is not."""
     stage, spec, store = parse(job)
-    return partial.missing(stage.shards(spec, store))
+    shards = stage.shards(spec, store)
+    missing = set(partial.missing(shards))
+    return [index for index in range(shards) if index in missing or _observed(partial.beside(index)).changed()]
 
 
 def compute_shard(job: Job, index: int, progress: Progress) -> None:
     """Compute shard `index` of `job` and commit it. The caller holds the lock on the unfinished dataset."""
     stage, spec, store = parse(job)
     partial = store.open_partial(stage.name, job.key())
-    shard = stage.compute(spec, store, index, job.place, progress)
+    with noting() as noted:
+        shard = stage.compute(spec, store, index, job.place, progress)
+    observed = noted.all()
+    refuse_edited(job.stage, job.code or None)
+    observed.refuse_changed(job.stage)
     outputs = dict(shard.outputs)
     if shard.dropped is not None:
         outputs["dropped"] = _publish_dropped(store, job, index, shard.dropped)
     named = {name: handle.model_dump() for name, handle in outputs.items()}
     beside = {"outputs": named, "numbers": dict(shard.numbers), "environment": environment(store)}
+    beside["observed"] = observed.model_dump(mode="json")
     partial.write(index, shard.table, shard.schema, beside=beside)
 
 
@@ -157,10 +166,12 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
     outputs: dict[str, AnyHandle] = {}
     numbers: Counter[str] = Counter()
     environments = []
+    observed = Observed()
     for index in range(shards):
         beside = partial.beside(index)
         outputs |= {name: HANDLE.validate_python(fields) for name, fields in beside["outputs"].items()}
         numbers.update(beside["numbers"])
+        observed = observed.joined(_observed(beside))
         environments += [beside["environment"]] if "environment" in beside else []  # none in a shard of an older version
     computed_by = {"stage": job.stage, "code": job.code, "spec": job.spec}
     parents = spec.parents()
@@ -178,6 +189,7 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
             dataset=made,
             **computed_by,
             modules=job.modules,
+            observed=observed,
             parents=parents,
             outputs=outputs,
             numbers=telling,
@@ -187,14 +199,24 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
     return made
 
 
+def _observed(beside: Mapping[str, Any]) -> Observed:
+    """What the computation of a shard used; nothing is known of a shard of an older version."""
+    return Observed.model_validate(beside.get("observed", {}))
+
+
 def published(job: Job) -> Dataset | None:
-    """What a process that had `job` too has published, if it is whole and recorded.
+    """What a process that had `job` too has published, if it is whole and recorded, and all that it used is as it was.
 
     To be asked once the lock on the unfinished dataset is held: it may have been held by that process until now.
     """
     _, _, store = parse(job)
     for handle in made_by(store, job.stage, job.key()):
-        if store.claim(handle) and not any(store.dropped_models(handle)) and is_recorded(store, handle, job.key()):
+        if (
+            store.claim(handle)
+            and not any(store.dropped_models(handle))
+            and is_recorded(store, handle, job.key())
+            and not used_by(store, handle, job.key()).changed()
+        ):
             return handle
     return None
 
@@ -236,12 +258,12 @@ def _read_job(name: str, path: Path, place: Place) -> Job:
     try:
         content = json_value(path.read_bytes())
         recorded = content.get("computed_by", content)
-        job = Job(stage=recorded["stage"], spec=recorded["spec"], code=recorded.get("code", ""), place=place)
+        job = Job(stage=recorded["stage"], spec=recorded["spec"], place=place)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path} is neither a job nor a manifest with a recorded spec: {error!r}") from error
     if job.stage != name:
         raise ConfigError(f"{path} is a spec of {job.stage}: run python -m wind.{job.stage}")
-    return job
+    return job.model_copy(update={"code": code_digest(name), "modules": code_of(f"wind.{name}")})
 
 
 def _publish_dropped(store: Store, job: Job, index: int, table: pa.Table) -> Dataset:

@@ -17,6 +17,12 @@ from wind.seals import seal
 from wind.stages import Job, Place, published, run
 
 
+@pytest.fixture(autouse=True)
+def _other_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These jobs were planned with codes that this checkout does not have."""
+    monkeypatch.setattr("wind.stages.refuse_edited", lambda stage, planned: None)
+
+
 def rewards_of(store: Store) -> Dataset:
     return publish(store, "rewards", {**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]})[0]
 

@@ -22,7 +22,7 @@ from wind.handles import Dataset, Model
 from wind.models import load_policy, stop_token_ids
 from wind.objectives import Batch, objective_for
 from wind.rewards import resolve_reward
-from wind.rollouts import COMPUTED_BY, STAGE, RolloutsSpec
+from wind.rollouts import STAGE, RolloutsSpec
 from wind.stages import Job, Place, Shard, parse
 from wind.training.batches import Plan
 from wind.training.runs import work_folder
@@ -182,7 +182,7 @@ def test_outputs_stand_for_a_training(store: Store, policy: Model) -> None:
     assert manifest.parents == spec.parents()
     for output in manifest.outputs.values():
         assert store.verify(output).parents == spec.parents()
-    assert not work_folder(spec, store, COMPUTED_BY).exists()
+    assert not work_folder(spec, store).exists()
 
 
 # ---------------------------------------------------------------------------------------- the anchor
@@ -267,7 +267,7 @@ def test_a_damaged_checkpoint_costs_time_only(store: Store, policy: Model, damag
     uninterrupted = roll(spec, store)
     with pytest.raises(Interrupted):
         roll(spec, store, stop_after(4))
-    work = work_folder(spec, store, COMPUTED_BY)
+    work = work_folder(spec, store)
     (path,) = work.glob("rollouts/step-00000003.arrow" if damage == "rollouts" else "step-00000003/anchor-0.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
     steps: list[int] = []

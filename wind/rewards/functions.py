@@ -88,7 +88,9 @@ class UserFunction:
         """The warm host of the function, or a new one that has loaded the source that was planned with."""
         key = (self.name, self.source_digest, self.device, *user_path())
         if (host := warm_host(key)) is not None:
-            return host
+            if not host.observed.changed_sources():
+                return host
+            host.end()
         self._refuse_edited()
         try:
             host = Host(self.device)

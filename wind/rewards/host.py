@@ -6,10 +6,11 @@ answers with one:
     {"load": "module:function"}                                     {"loaded": true}, or {"type": "int"} for what is no function
     {"prompts": [...], "responses": [...], "answers": [...]}        {"columns": {"": {"values": [0.5, ...]}}}
 
-or with `raised`, what the user's code raised and where. The columns are those of a mapping; a bare sequence has no name. One that
+or with `raised`, what the user's code raised and where. With every answer comes what that code has used so far as `observed`, see
+`wind.observing`. The columns are those of a mapping; a bare sequence has no name. One that
 is not numbers has, in place of its values, the `problem` and the `row`, None for that of no single one.
 The user's code runs on the main thread, and no other is alive unless it starts one; standard input is empty and what is printed
-goes to a log. This file imports nothing of ours but where the user's modules are, and no package.
+goes to a log. This file imports nothing of ours but where the user's modules are and what observes them, and no package.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import IO, Any
 
+from wind.observing import Observer
 from wind.user_path import VARIABLE, use_user_path, user_pythonpath
 
 AS_LISTS = ("tolist", "to_list", "to_pylist")  # of NumPy, torch and pandas; of polars; of pyarrow
@@ -46,13 +48,19 @@ class Host:
 
     def __init__(self) -> None:
         self._function: Any = None
+        self._observer = Observer()
         self._runner = asyncio.Runner()  # one for all calls: a client that a module keeps belongs to the loop it began in
 
     def load(self, name: str) -> dict[str, Any]:
         """Import the function called `name`, and say whether it is one."""
         module, _, attribute = name.partition(":")
+        self._observer.begin(module.partition(".")[0])
         self._function = getattr(importlib.import_module(module), attribute)
         return {"loaded": True} if callable(self._function) else {"type": type(self._function).__name__}
+
+    def observed(self) -> dict[str, Any]:
+        """What the user's code has used so far."""
+        return self._observer.report()
 
     def call(self, prompts: list[str], responses: list[str], answers: list[str | None]) -> dict[str, Any]:
         """What the function returns for one batch, as columns of floats."""
@@ -84,6 +92,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes], folder: str) -> None:
             os.chdir(folder)
         function = host.load if "load" in request else host.call
         answer = _answered(functools.partial(function, *request.values()))
+        answer["observed"] = host.observed()
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 

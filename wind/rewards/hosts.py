@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from wind import processes
 from wind.errors import killed_by
+from wind.observed import Observed, from_report, note
 from wind.redaction import redacted
 from wind.terminal import complain
 
@@ -60,6 +61,7 @@ class Host:
             raise
         finally:
             theirs.close()
+        self.observed = Observed()  # what the user's code has used until its last answer
         self._said: deque[str] = deque(maxlen=50)
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
@@ -74,6 +76,8 @@ class Host:
             self._socket.settimeout(seconds)
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._line())
+            self.observed = from_report(answer.pop("observed"))
+            note(self, self.observed)
         except ConnectionError:
             raise self._ended() from None
         except BaseException:

@@ -21,15 +21,13 @@ from wind.objective_config import refresh_steps
 from wind.rewards import Reward, Rule
 from wind.schemas import rewards_schema
 from wind.stages import Place, Progress, Shard, Stage
-from wind.training import COMPUTED_BY as TRAINED_BY
 from wind.training import FitSpec
-
-# The modules whose source decides what is sampled and trained: in the key of the dataset, and in that of its checkpoints.
-COMPUTED_BY = ("wind.rollouts", *TRAINED_BY, "wind.generations", "wind.rewards", "wind.templates", "wind.win_rates", "wind.logps")
 
 
 class RolloutsSpec(FitSpec):
     """What determines a policy trained on its own fresh samples."""
+
+    stage = "rollouts"
 
     reference: Model  # what it is held to; where `rate` is positive, where the average starts
     rate: float  # share of the way to the policy that the reference goes with every optimiser step; 0: it stays

@@ -16,16 +16,17 @@ import pyarrow as pa
 import torch
 
 from wind.datasets import Store
-from wind.files import atomic
+from wind.files import atomic, atomic_write
 from wind.generations import sampled_prompts
 from wind.objective_config import anchor_samples, draws_from_anchor
+from wind.observed import noted
 from wind.rewards import JUDGED_BY, Pairwise, judging_prompts, responses, reward_model
 from wind.rewards.functions import Responses
 from wind.rollouts import RolloutsSpec, schema_of
 from wind.rollouts.anchor import PRECISION, Anchor
 from wind.rollouts.frozen import Frozen
 from wind.schemas import KEYS, conform
-from wind.training.assignments import Assignment, World
+from wind.training.assignments import OBSERVED, Assignment, World
 from wind.training.batches import COLUMNS, Integers, Rows, as_rows
 from wind.training.export import save_weights
 from wind.training.row_sources import plan_of
@@ -78,7 +79,8 @@ class FreshRows:
         """The anchor goes into the checkpoint; the rows so far lie in the work folder, and are named."""
         if self._spec.rate:
             self._anchor.save(folder)
-        return rollouts_files(self._work, self._spec, self._done)
+        paths = rollouts_files(self._work, self._spec, self._done)
+        return [*paths, *(path.with_suffix(OBSERVED) for path in paths)]
 
     def export(self) -> dict[str, list[float]]:
         """The anchor as a model folder, if it moved: the next iteration goes on from it."""
@@ -100,7 +102,10 @@ class FreshRows:
         table = gathered(conform(rows.select(schema.names).to_arrow(), schema), self._world)
         table = table.sort_by([(name, "ascending") for name in KEYS["rollouts"]])
         if self._world.rank == 0:
-            write_rollouts(rollouts_file(self._work, first), table)
+            path = rollouts_file(self._work, first)
+            path.parent.mkdir(exist_ok=True)
+            atomic_write(path.with_suffix(OBSERVED), noted().model_dump_json().encode())
+            write_rollouts(path, table)
         return table
 
     def _judged(self, prompts: pl.DataFrame) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from wind.fingerprints import digest
 from wind.generations import check_fits
 from wind.handles import AnyHandle, Dataset
 from wind.provenance import provenance
-from wind.rollouts import COMPUTED_BY, RolloutsSpec, rank, schema_of
+from wind.rollouts import RolloutsSpec, rank, schema_of
 from wind.stages import Place, Progress, Shard
 from wind.training import numbers
 from wind.training.assignments import Trained
@@ -24,7 +24,7 @@ def sample_and_train(spec: RolloutsSpec, store: Store, place: Place, progress: P
     started = time.time()
     prompts = train_prompts(spec, store)
     check_fits(store.path(spec.policy), prompts, spec.sampling)
-    with held_work_folder(spec, store, COMPUTED_BY) as work:
+    with held_work_folder(spec, store) as work:
         trained = fit(spec, store, work, place, rank, progress)
         refreshes = [read_rollouts(path) for path in rollouts_files(work, spec, max(step for step, _, _ in trained.rows))]
         probe, _ = as_steps(refreshes[-1], prompts, spec)

@@ -5,6 +5,8 @@ The frozen policies enter as the `logps` columns, so only the model being traine
 from its last checkpoint, at the exact batch, and ends with the same bytes as one that was never interrupted.
 """
 
+from typing import ClassVar
+
 import polars as pl
 import pyarrow as pa
 
@@ -14,12 +16,11 @@ from wind.handles import Dataset, Model
 from wind.objective_config import ObjectiveConfig
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
-# The modules whose source decides what is trained: in the key of the dataset, and in that of its checkpoints.
-COMPUTED_BY = ("wind.training", "wind.objectives", "wind.best_of_n", "wind.selections", "wind.sequence_logps", "wind.models")
-
 
 class FitSpec(Spec):
     """What every training is given, wherever its rows come from."""
+
+    stage: ClassVar[str]
 
     policy: Model  # the start, pi_t
     prompts: Dataset
@@ -31,6 +32,8 @@ class FitSpec(Spec):
 
 class TrainingSpec(FitSpec):
     """What determines a policy trained on stored rows."""
+
+    stage = "training"
 
     generations: Dataset  # sampled by `policy`
     rewards: Dataset

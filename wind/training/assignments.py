@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny
 from wind.training import FitSpec
 
 S = TypeVar("S", bound=FitSpec)
+OBSERVED = ".observed.json"  # the end of a file's name in a work folder: what some rows there were made with
 Row = tuple[int, str, float]  # step, metric, value: as in the dataset
 
 

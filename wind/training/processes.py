@@ -25,6 +25,7 @@ from typing import Any, Final
 from wind import processes
 from wind.errors import TrainingError, WindError, by_name
 from wind.files import atomic_write
+from wind.observed import Observed, note
 from wind.redaction import redacted
 from wind.stages import Progress
 from wind.training.assignments import Assignment, Trained
@@ -113,6 +114,8 @@ def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress)
     if not finished:
         raise _failure(folder)
     _agent = agent
+    for path in folder.glob("observed-*.json"):
+        note(path, Observed.model_validate_json(path.read_bytes()))
     return Trained.model_validate_json((folder / "trained.json").read_bytes())
 
 
@@ -191,8 +194,7 @@ def _redacted_logs(folder: Path) -> Iterator[None]:
 
 def _environment(device: str) -> dict[str, str]:
     interface = {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
-    # Each rank computes with one thread: the number of threads moves floats, and processes are the way to more cores.
-    return processes.environment(**interface, DS_ACCELERATOR=device, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    return processes.environment(**interface, DS_ACCELERATOR=device, HF_HUB_OFFLINE="1")
 
 
 def _tell(folder: Path, progress: Progress) -> None:

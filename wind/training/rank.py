@@ -13,10 +13,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wind.code import refuse_edited
 from wind.datasets import Store
 from wind.environment import variables
 from wind.errors import TrainingError, WindError
 from wind.files import atomic_write
+from wind.observed import noting
 from wind.stages import Progress
 from wind.training import TrainingSpec
 from wind.training.assignments import Assignment, Trained, World
@@ -65,7 +67,10 @@ def train_one_of_many(folder: Path, module: str) -> None:
     os.dup2(log, 2)
     assignment: Assignment[Any] = Assignment[kind.SPEC].model_validate_json((folder / "assignment.json").read_bytes())  # type: ignore[name-defined]
     try:
-        trained = _join_and_train(assignment, kind.open_source, folder)
+        with noting() as observed:
+            trained = _join_and_train(assignment, kind.open_source, folder)
+        refuse_edited(assignment.spec.stage)
+        atomic_write(folder / f"observed-{rank}.json", observed.all().model_dump_json().encode())
     except WindError as error:
         atomic_write(folder / f"error-{rank}", f"{type(error).__name__}\n{error}".encode())
         sys.exit(1)

@@ -7,7 +7,7 @@ processes take many. More ranks, any GPU, and ZeRO-3 get processes of their own 
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from wind.code import code_digest
 from wind.datasets import CHECKPOINTS, FINISHED, Store
 from wind.files import lock
-from wind.fingerprints import code_digest, digest
+from wind.fingerprints import digest
 from wind.handles import AnyHandle, Model
+from wind.observed import Observed, note
 from wind.provenance import packages, provenance
 from wind.stages import Place, Progress, Shard
 from wind.storage import LocalStorage
-from wind.training import COMPUTED_BY, FitSpec, TrainingSpec, rank
-from wind.training.assignments import Assignment, Row, Trained
+from wind.training import FitSpec, TrainingSpec, rank
+from wind.training.assignments import OBSERVED, Assignment, Row, Trained
 from wind.training.checkpoints import latest_checkpoint
 from wind.training.processes import train_in_ranks
 from wind.training.shared_checkpoints import drop_checkpoints, fetch_checkpoint
@@ -53,6 +55,7 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
     for abandoned in work.glob("ranks-*"):
         shutil.rmtree(abandoned)
     fetch_checkpoint(store, work)
+    _go_on(work)
     assignment = Assignment[FitSpec](
         spec=spec,
         root=store.address,
@@ -69,16 +72,27 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
     return train_in_ranks(assignment, module.__name__, progress)
 
 
-def work_folder(spec: FitSpec, store: Store, code: Sequence[str] = COMPUTED_BY) -> Path:
+def _go_on(work: Path) -> None:
+    """Note what the rows of an unfinished training in `work` were made with; if that has changed since, remove it all."""
+    before = {path: Observed.model_validate_json(path.read_bytes()) for path in work.rglob(f"*{OBSERVED}")}
+    if any(observed.changed() for observed in before.values()):
+        shutil.rmtree(work)
+        work.mkdir()
+        return
+    for path, observed in before.items():
+        note(path, observed)
+
+
+def work_folder(spec: FitSpec, store: Store) -> Path:
     """Where this machine keeps checkpoints of `spec`: other code and packages have another folder, and never go on with them."""
-    key = digest([spec.model_dump(mode="json"), code_digest(tuple(code)), packages()])
+    key = digest([spec.model_dump(mode="json"), code_digest(spec.stage), packages()])
     return store.local / CHECKPOINTS / key
 
 
 @contextmanager
-def held_work_folder(spec: FitSpec, store: Store, code: Sequence[str] = COMPUTED_BY) -> Iterator[Path]:
+def held_work_folder(spec: FitSpec, store: Store) -> Iterator[Path]:
     """The work folder of `spec`, locked for the block against garbage collection."""
-    work = work_folder(spec, store, code)
+    work = work_folder(spec, store)
     work.mkdir(parents=True, exist_ok=True)
     name_of_lock = work.with_name(f"{work.name}.lock")
     with lock(name_of_lock):

@@ -1,0 +1,126 @@
+"""The code that computes a stage: every module of this project that its own module imports, wherever it does.
+
+Nobody lists them: the import statements tell, also those within functions. The digest of a stage's code is part of every key, and
+is computed in the process where the code runs, from sources as they were loaded there.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from wind import loading
+from wind.errors import StageError
+from wind.fingerprints import digest, file_digest
+
+CARRIES: Final = "carries rows and records in and out as they are"
+NAMES: Final = "names or checks what is there"
+RUNS: Final = "starts, ends and watches processes"
+SHOWS: Final = "shows and logs"
+# What a stage imports and what decides none of its values, with the reason; a test traces every stage against it.
+NEUTRAL: Final[Mapping[str, str]] = {
+    "wind": "imports on demand",
+    "wind.code": NAMES,
+    "wind.computations": NAMES,
+    "wind.datasets": CARRIES,
+    "wind.errors": SHOWS,
+    "wind.files": CARRIES,
+    "wind.fingerprints": NAMES,
+    "wind.handles": NAMES,
+    "wind.holds": NAMES,
+    "wind.leases": NAMES,
+    "wind.lifeline": RUNS,
+    "wind.loading": NAMES,
+    "wind.names": NAMES,
+    "wind.object_storage": CARRIES,
+    "wind.observed": NAMES,
+    "wind.observing": NAMES,
+    "wind.processes": RUNS,
+    "wind.provenance": SHOWS,
+    "wind.reading": "reads what is published; no stage calls it",
+    "wind.redaction": SHOWS,
+    "wind.seals": NAMES,
+    "wind.sections": SHOWS,
+    "wind.shards": CARRIES,
+    "wind.stages": CARRIES,
+    "wind.storage": CARRIES,
+    "wind.terminal": SHOWS,
+    "wind.user_path": "where the user's modules are; what is loaded from there is observed",
+    "wind.versions": "names what is published; no stage calls it",
+}
+
+# `ruff format` writes every import statement as one of these two.
+_IMPORT: Final = re.compile(
+    r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)|import[ \t]+([\w.]+))", re.MULTILINE
+)
+
+
+def code_of(*modules: str) -> dict[str, str]:
+    """The sha256 of the source of `modules` and of every module that they import: as loaded here, else as it lies."""
+    return {module: source_of(module) for module in _reached(modules)}
+
+
+def source_of(module: str) -> str:
+    """The sha256 of the source of one module: as loaded here, else as it lies."""
+    return loading.loaded.get(module) or file_digest(_file(module))
+
+
+def code_digest(stage: str) -> str:
+    """The digest of the code that computes `stage`."""
+    return digest(code_of(f"wind.{stage}"))
+
+
+def refuse_edited(stage: str, planned: str | None = None) -> None:
+    """Raise StageError if a module that computes `stage` was edited since it was loaded, or since `planned` was its digest.
+
+    To be asked where the stage was computed, before its result counts: it would be filed as the result of another code.
+    """
+    for module, loaded in code_of(f"wind.{stage}").items():
+        if loaded != file_digest(_file(module)):
+            raise StageError(f"{_file(module)} was edited while {stage} ran: start the run again")
+    if planned is not None and code_digest(stage) != planned:
+        raise StageError(f"the code that computes {stage} was edited while the run went on: start it again")
+
+
+@cache
+def _reached(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of `modules` and of all that they import, in order, without what is neutral."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += _imports(module)
+    return tuple(sorted(found - NEUTRAL.keys()))
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    """The modules of this project that `module` imports, and their packages, which are imported with them."""
+    named = _named(_file(module).read_text(encoding="utf-8"))
+    parts = [name.split(".") for name in named if name.partition(".")[0] in loading.PACKAGES]
+    packages = {".".join(each[: end + 1]) for each in parts for end in range(len(each))}
+    return tuple(sorted(name for name in packages if _is_module(name)))
+
+
+def _named(source: str) -> Iterator[str]:
+    """What a source imports by absolute names: modules, or attributes of them."""
+    for base, names, plain in _IMPORT.findall(source):
+        if plain:
+            yield plain
+            continue
+        yield base
+        for name in names.strip("() \n").split(","):
+            if imported := name.split():
+                yield f"{base}.{imported[0]}"
+
+
+def _file(module: str) -> Path:
+    path = Path(loading.ROOT, *module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _is_module(name: str) -> bool:
+    return _file(name).is_file()
