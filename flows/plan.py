@@ -53,7 +53,8 @@ def _why(here: Running[DistillConfig], event: Event, before: Side | None) -> lis
         return []
     if before is None or event.name not in before.computations:
         return ["never computed"]
-    if why := reasons(before.computations[event.name], here.planned[event.handle.fingerprint]):
+    computed = before.computations[event.name]
+    if why := [*reasons(computed, here.planned[event.handle.fingerprint]), *computed.observed.changed()]:
         return why
     is_whole = here.store.is_whole(before.datasets[event.name])
     return ["the cache does not know it" if is_whole else "its dataset, or what was made with it, is missing or damaged"]

@@ -34,7 +34,6 @@ class Observed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     files: dict[str, str | None] = {}  # sha256; None where there was none; of a folder, that ends in a slash, of its names
-    sources: tuple[str, ...] = ()  # those of the files that are modules
     variables: dict[str, str] = {}  # sha256 of the value, empty where it was not set
     packages: dict[str, str] = {}
     unobserved: tuple[str, ...] = ()  # what could not be followed: "subprocess", "network", ...
@@ -45,10 +44,6 @@ class Observed(BaseModel):
         names = [name for name, digest in self.variables.items() if _variable(name, os.environ.get(name)) != digest]
         return [*files, *(f"variable {name} changed" for name in names)]
 
-    def changed_sources(self) -> bool:
-        """Whether a module was edited since it was loaded."""
-        return any(_digest_now(path) != self.files[path] for path in self.sources)
-
     def other_packages(self) -> dict[str, tuple[str, str]]:
         """Those of the packages that have another version here: that of then and that of now."""
         now = {name: _version(name) for name in self.packages}
@@ -58,7 +53,6 @@ class Observed(BaseModel):
         """What either of two computations used."""
         return Observed(
             files=self.files | other.files,
-            sources=tuple(sorted({*self.sources, *other.sources})),
             variables=self.variables | other.variables,
             packages=self.packages | other.packages,
             unobserved=tuple(sorted({*self.unobserved, *other.unobserved})),
@@ -115,11 +109,9 @@ def noted() -> Observed:
 
 def from_report(report: Mapping[str, Any]) -> Observed:
     """What an observer in another process of this interpreter reported, see `wind.observing`."""
-    modules = set(report["modules"].values())
     variables = {name: digest for name, digest in report["variables"].items() if name not in BUILT and name not in PLACED}
     return Observed(
         files={_short(path): digest for path, digest in report["files"].items()},
-        sources=tuple(sorted(_short(path) for path in report["files"] if path in modules)),
         variables={name: _guarded(name, digest) for name, digest in variables.items()},
         packages=_versions(report["packages"]),
         unobserved=tuple(report["unobserved"]),

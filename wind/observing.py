@@ -48,7 +48,6 @@ class Observer:
 
     def __init__(self) -> None:
         self.files: dict[str, str | None] = {}  # sha256 by absolute path; of a folder, that ends in a slash, of its names
-        self.modules: dict[str, str] = {}  # the file of each module that is not installed, by its name
         self.variables: dict[str, str] = {}  # sha256 of the value, empty where it is not set
         self.unobserved: set[str] = set()
         self._own = ""  # the top-level package that the user names: theirs, even where it is installed
@@ -72,7 +71,6 @@ class Observer:
         native = {f"files opened by {name}" for name in NATIVE if name in loaded}
         return {
             "files": files,
-            "modules": dict(self.modules),
             "variables": dict(self.variables),
             "packages": {name: _said_version(name) for name in sorted(loaded) if self._is_package(name)},
             "unobserved": sorted(self.unobserved | native),
@@ -108,7 +106,6 @@ class Observer:
                 return compiled(loader, fullname)
             with self._aside():
                 source = loader.get_data(path)
-            self.modules[fullname] = path
             self.files[path] = hashlib.sha256(source).hexdigest()
             code: CodeType = loader.source_to_code(source, path)
             return code
@@ -171,7 +168,6 @@ class Observer:
         """Note a module that is not loaded from source."""
         if self.is_users(path) or name.partition(".")[0] == self._own:
             self._read(path)
-            self.modules[name] = os.path.abspath(path)
 
 
 def listing_digest(folder: str) -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from flows.distill import distill
+from flows.plan import planned as plan
 from tasks.running import start
+from tests.flows.conftest import Recipe
 from tests.wind.versions_case import verify
 from wind.config import DistillConfig
 from wind.datasets import Store
@@ -92,6 +94,29 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
 
     (tmp_path / "store").rename(tmp_path / "moved")
     assert run(recipe("root=moved", "iterations=2")) == []
+
+
+@pytest.mark.usefixtures("prefect_server", "own_workers")
+def test_what_a_reward_was_seen_to_read_is_part_of_every_hit(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No import statement and no setting tells of it."""
+    source = "def score(prompts, responses, answers):\n    weight = float(open('weight.txt').read())\n"
+    source += "    return [weight * len(each) for each in responses]\n"
+    (tmp_path / "reads.py").write_text(source)
+    (tmp_path / "weight.txt").write_text("1.0")
+    config = recipe("reward.function=reads:score")
+    assert len(run(config)) == 14
+    assert (planned(config), run(config)) == ([], [])
+
+    (tmp_path / "weight.txt").write_text("2.0")
+    steps = {step["dataset"]: step for step in plan(config)}
+    assert (steps["rewards"]["outcome"], steps["rewards"]["why"]) == ("run", ["weight.txt was edited"])
+    assert steps["generations"]["outcome"] == "cached"
+    assert run(config)[0] == "score_rewards"
+    assert (planned(config), run(config)) == ([], [])
+    (tmp_path / "weight.txt").write_text("1.0")  # what was computed then is there, and is all that a run needs
+    assert (planned(config), run(config)) == ([], [])
 
 
 @pytest.mark.usefixtures("prefect_server")

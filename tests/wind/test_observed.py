@@ -1,4 +1,4 @@
-"""What a user's function uses is seen, by whatever road it comes; and what was seen is compared before a result is taken again."""
+"""What a user's function uses is seen, whatever road it takes; and it is compared before a result is taken again."""
 
 import importlib.util
 import os

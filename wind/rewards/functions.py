@@ -88,7 +88,7 @@ class UserFunction:
         """The warm host of the function, or a new one that has loaded the source that was planned with."""
         key = (self.name, self.source_digest, self.device, *user_path())
         if (host := warm_host(key)) is not None:
-            if not host.observed.changed_sources():
+            if not host.observed.changed():
                 return host
             host.end()
         self._refuse_edited()
