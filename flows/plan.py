@@ -11,6 +11,7 @@ from wind.differences import Side, newest, reasons
 from wind.generations import sampled_prompts
 from wind.handles import Dataset
 from wind.objective_config import refresh_steps
+from wind.terminal import complain
 from wind.versions import Version
 
 
@@ -21,6 +22,8 @@ def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str
     """
     with start(config, planning=True, quiet=True) as here:
         distill.fn(here.config, base)
+        if (warning := here.warning()) is not None:
+            complain(warning)
         iterations = {event.iteration for event in here.events}
         before = {iteration: newest(here.store, config.run, iteration) for iteration in iterations}
         return [_step(here, event) | {"why": _why(here, event, before[event.iteration])} for event in here.events]
@@ -54,7 +57,8 @@ def _why(here: Running[DistillConfig], event: Event, before: Side | None) -> lis
     if before is None or event.name not in before.computations:
         return ["never computed"]
     computed = before.computations[event.name]
-    if why := [*reasons(computed, here.planned[event.handle.fingerprint]), *computed.observed.changed()]:
+    used = computed.observed.changed(packages=here.config.cache.packages == "key")
+    if why := [*reasons(computed, here.planned[event.handle.fingerprint]), *used]:
         return why
     is_whole = here.store.is_whole(before.datasets[event.name])
     return ["the cache does not know it" if is_whole else "its dataset, or what was made with it, is missing or damaged"]

@@ -188,11 +188,13 @@ def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]
 
 def _counts(run: Running[Any], found: AnyHandle | None, computation: str | None) -> bool:
     """Whether what the cache has `found` is whole, and all that the `computation` was observed to use is as it was."""
-    if found is None or not run.store.claim(found):
+    if found is None or computation is None or not run.store.claim(found) or not is_recorded(run.store, found, computation):
         return False
-    if computation is None:  # an older release wrote the result
-        return True
-    return is_recorded(run.store, found, computation) and not used_by(run.store, found, computation).changed()
+    used = used_by(run.store, found, computation)
+    if used.changed(packages=run.config.cache.packages == "key"):
+        return False
+    run.other_packages |= used.other_packages()
+    return True
 
 
 def _parsed(result: dict[str, Any]) -> tuple[AnyHandle, str | None]:

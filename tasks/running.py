@@ -65,6 +65,7 @@ class Running(Generic[C]):
     sides: dict[AnyHandle, str] = field(default_factory=dict)  # what comes before the names of what is made of generations
     events: list[Event] = field(default_factory=list)
     checks: dict[str, CheckResult] = field(default_factory=dict)  # the last of each dataset, by fingerprint
+    other_packages: dict[str, tuple[str, str]] = field(default_factory=dict)  # of hits: their version then, and now
     trainings: dict[Model, Callable[[], object]] = field(default_factory=dict)  # what restores dropped weights
 
     def note(self, event: Event) -> None:
@@ -89,6 +90,13 @@ class Running(Generic[C]):
         if dataset in ("rewards", "logps"):
             return f"{self.sides.get(inputs['generations'], '')}{dataset}"
         return dataset
+
+    def warning(self) -> str | None:
+        """One line on hits that other versions of packages computed, where that is wanted."""
+        if not self.other_packages or self.config.cache.packages != "warn":
+            return None
+        named = ", ".join(f"{name} {then} (now {now})" for name, (then, now) in sorted(self.other_packages.items()))
+        return f"taken from the cache, and computed with {named}: set cache.packages to key to compute it anew, or to ignore"
 
     def outcomes(self) -> Counter[str]:
         """How many datasets were computed, cached or planned."""
@@ -164,6 +172,8 @@ def start(
         token = _running.set(run)
         try:
             yield run
+            if (warning := run.warning()) is not None:
+                run.terminal.line(warning)
         finally:
             _running.reset(token)
 

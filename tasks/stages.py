@@ -29,6 +29,7 @@ def compute(stage: str, spec: Spec) -> Dataset:
         device=device_of(here.config),
         hold=here.store.hold,
         keep_state=here.config.retention.optimizer_states > 0,
+        same_packages=here.config.cache.packages == "key",
         function_seconds=_function_seconds(here.config, stage),
     )
     job = Job(

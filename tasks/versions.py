@@ -133,9 +133,15 @@ def publish(content: Content) -> Version:
 
 
 def recipe(config: DistillConfig) -> dict[str, object]:
-    """What determines content: the config without paths, names, iteration count, thresholds, timeouts, workers and retention."""
-    fields = config.model_dump(mode="json", exclude={"run", "root", "iterations", "checks", "workers", "retention"})
-    for section, name in (("policy", "path"), ("prompts", "source"), ("prompts", "template"), ("reward", "path")):
+    """What determines content: the config without paths, names, iteration count, thresholds, timeouts and how it is run."""
+    fields = config.model_dump(mode="json", exclude={"run", "root", "iterations", "checks", "workers", "cache", "retention"})
+    for section, name in (
+        ("policy", "path"),
+        ("prompts", "source"),
+        ("prompts", "template"),
+        ("reward", "path"),
+        ("reward", "inputs"),
+    ):
         fields[section].pop(name, None)  # content enters by fingerprint, through the datasets
     for section, name in (("reward", "timeout"), ("evaluation", "match_timeout")):
         fields[section].pop(name, None)

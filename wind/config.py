@@ -143,6 +143,7 @@ class RuleRewardConfig(Section):
     kind: Literal["rule"]
     function: Function  # module:function (prompts, responses, answers) -> rewards, or a dict with `reward` and the components
     components: tuple[Name, ...] = ()  # further columns the function returns beside `reward`
+    inputs: tuple[str, ...] = ()  # files that it reads by a road that cannot be observed, such as a program that it starts
     timeout: float | None = Field(3600.0, gt=0)  # seconds for one call, that is one shard; in no key
     corruption: CorruptionConfig | None = None  # faults planted in `reward`
 
@@ -269,6 +270,12 @@ class RetentionConfig(Section):
         raise ValueError(f"it must be 'all', 'tagged', or how many of the last versions, such as 2; it is {shown(value)}")
 
 
+class CacheConfig(Section):
+    """What counts as a hit beside what is always compared."""
+
+    packages: Literal["warn", "key", "ignore"] = "warn"  # of other versions: named once, computed anew, or taken in silence
+
+
 class RunConfig(Section):
     """What every flow has beside its own sections; nothing here determines content."""
 
@@ -276,6 +283,7 @@ class RunConfig(Section):
     root: str = "./store"
     checks: ChecksConfig = ChecksConfig()
     workers: WorkersConfig = WorkersConfig()
+    cache: CacheConfig = CacheConfig()
     retention: RetentionConfig = RetentionConfig()
 
     @model_validator(mode="after")

@@ -38,11 +38,12 @@ class Observed(BaseModel):
     packages: dict[str, str] = {}
     unobserved: tuple[str, ...] = ()  # what could not be followed: "subprocess", "network", ...
 
-    def changed(self) -> list[str]:
-        """What is no longer as it was, an entry each; packages apart, which a run may go on with."""
+    def changed(self, *, packages: bool = False) -> list[str]:
+        """What is no longer as it was, an entry each; with `packages`, their versions too."""
         files = [_how(path, digest, now) for path, digest in self.files.items() if (now := _digest_now(path)) != digest]
         names = [name for name, digest in self.variables.items() if _variable(name, os.environ.get(name)) != digest]
-        return [*files, *(f"variable {name} changed" for name in names)]
+        versions = [f"{name} {then} is {now}" for name, (then, now) in self.other_packages().items()] if packages else []
+        return [*files, *(f"variable {name} changed" for name in names), *versions]
 
     def other_packages(self) -> dict[str, tuple[str, str]]:
         """Those of the packages that have another version here: that of then and that of now."""

@@ -72,6 +72,7 @@ class Place(BaseModel):
     device: str = "cpu"  # cpu | cuda
     hold: str | None = None  # of the run it works for, see `wind.holds`
     keep_state: bool = False  # whether a training leaves its last checkpoint
+    same_packages: bool = False  # whether what other versions of packages computed is to be computed anew
     function_seconds: float | None = None  # that one call of a user's function may take; None: any number
 
 
@@ -138,7 +139,7 @@ def missing_shards(job: Job, partial: Partial) -> list[int]:
     stage, spec, store = parse(job)
     shards = stage.shards(spec, store)
     missing = set(partial.missing(shards))
-    return [index for index in range(shards) if index in missing or _observed(partial.beside(index)).changed()]
+    return [index for index in range(shards) if index in missing or _is_changed(_observed(partial.beside(index)), job)]
 
 
 def compute_shard(job: Job, index: int, progress: Progress) -> None:
@@ -182,6 +183,8 @@ def publish(job: Job, partial: Partial, started: float, peak_memory_bytes: int |
             "nothing was published; bring rewards to a smaller scale"
         )
     facts = provenance(store, started, peak_memory_bytes, environments)
+    if observed.unobserved:
+        facts["unobserved"] = list(observed.unobserved)  # what a hit does not depend on, though the rows may
     made = partial.publish(shards, parents=parents, outputs=outputs, computed_by=computed_by, numbers=telling, provenance=facts)
     record(
         store,
@@ -204,6 +207,10 @@ def _observed(beside: Mapping[str, Any]) -> Observed:
     return Observed.model_validate(beside.get("observed", {}))
 
 
+def _is_changed(observed: Observed, job: Job) -> bool:
+    return bool(observed.changed(packages=job.place.same_packages))
+
+
 def published(job: Job) -> Dataset | None:
     """What a process that had `job` too has published, if it is whole and recorded, and all that it used is as it was.
 
@@ -215,7 +222,7 @@ def published(job: Job) -> Dataset | None:
             store.claim(handle)
             and not any(store.dropped_models(handle))
             and is_recorded(store, handle, job.key())
-            and not used_by(store, handle, job.key()).changed()
+            and not _is_changed(used_by(store, handle, job.key()), job)
         ):
             return handle
     return None

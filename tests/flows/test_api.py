@@ -19,8 +19,41 @@ from wind.names import find
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "http://127.0.0.1:9"
+# What decides how floats are computed, or how many threads do it. All of it would give other ids.
+OTHER_FLOATS = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "BLIS_NUM_THREADS": "3",
+    "CUBLAS_WORKSPACE_CONFIG": ":16:8",
+    "DNNL_DEFAULT_FPMATH_MODE": "BF16",
+    "DNNL_MAX_CPU_ISA": "SSE41",
+    "GOTO_NUM_THREADS": "3",
+    "KMP_DETERMINISTIC_REDUCTION": "0",
+    "MALLOC_ARENA_MAX": "1",
+    "MKL_CBWR": "COMPATIBLE",
+    "MKL_DEBUG_CPU_TYPE": "5",
+    "MKL_DYNAMIC": "TRUE",
+    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    "MKL_NUM_THREADS": "3",
+    "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3",
+    "NUMBA_NUM_THREADS": "3",
+    "NUMEXPR_NUM_THREADS": "3",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "OMP_DYNAMIC": "TRUE",
+    "OMP_NUM_THREADS": "3",
+    "OMP_SCHEDULE": "dynamic,1",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OPENBLAS_CORETYPE": "Prescott",
+    "OPENBLAS_NUM_THREADS": "3",
+    "POLARS_MAX_THREADS": "1",
+    "PYTHONHASHSEED": "7",
+    "RAYON_NUM_THREADS": "3",
+    "TOKENIZERS_PARALLELISM": "true",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "VECLIB_MAXIMUM_THREADS": "3",
+}
 # What a user may have for other servers and other programs. Ours must not care.
-HOSTILE = {
+HOSTILE = OTHER_FLOATS | {
     "http_proxy": NOBODY,
     "HTTPS_PROXY": NOBODY,
     "ALL_PROXY": NOBODY,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from flows.plan import planned as plan
 from tasks.running import start
 from tests.flows.conftest import Recipe
 from tests.wind.versions_case import verify
+from wind import observed
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.names import find
+from wind.recipes import load_config
 from wind.shards import shard_name
 from wind.versions import Versions
 
@@ -117,6 +120,29 @@ def test_what_a_reward_was_seen_to_read_is_part_of_every_hit(
     assert (planned(config), run(config)) == ([], [])
     (tmp_path / "weight.txt").write_text("1.0")  # what was computed then is there, and is all that a run needs
     assert (planned(config), run(config)) == ([], [])
+
+
+@pytest.mark.usefixtures("prefect_server", "warm_workers")
+def test_hits_of_other_versions_of_packages_are_named_once_computed_anew_or_taken(
+    finished_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = finished_recipe()
+    assert (run(config), planned(config), capsys.readouterr().err) == ([], [], "")
+    now = metadata.version
+    monkeypatch.setattr(observed, "_version", lambda name: "9.9" if name == "torch" else now(name))
+    line = f"taken from the cache, and computed with torch {now('torch')} (now 9.9): set cache.packages to key"
+    print("DEBUG", plan(config))
+    with start(config, planning=True, quiet=True) as here:
+        distill.fn(here.config)
+        print("DEBUG2", here.other_packages, here.warning(), [e.outcome for e in here.events])
+    assert [each.startswith(line) for each in capsys.readouterr().err.splitlines()] == [True]
+    with start(config) as here:
+        distill(here.config)
+    assert [each for each in capsys.readouterr().err.splitlines() if "packages" in each] == [here.warning()]
+    assert str(here.warning()).startswith(line)
+    assert (planned(load_config(Path("tiny.yaml"), ["cache.packages=ignore"])), capsys.readouterr().err) == ([], "")
+    steps = plan(load_config(Path("tiny.yaml"), ["cache.packages=key"]))
+    assert f"torch {now('torch')} is 9.9" in next(step["why"] for step in steps if step["dataset"] == "generations")
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -31,6 +31,7 @@ from wind.config import (
 )
 from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
+from wind.fingerprints import file_digest
 from wind.handles import AnyHandle, Dataset, Model
 from wind.rewards.folders import check_one_output, pairwise_architecture
 from wind.rewards.sources import source_digest, sources
@@ -55,6 +56,7 @@ class Rule(Section):
     components: tuple[Name, ...] = ()
     source_digest: str
     sources: dict[str, str] = Field(default_factory=dict)  # sha256 of each source file that the digest covers, by module name
+    inputs: tuple[str, ...] = ()  # sha256 of each file that it was said to read
     corruption: CorruptionConfig | None = None
 
 
@@ -143,8 +145,16 @@ def _rule(config: RuleRewardConfig) -> Rule:
         components=config.components,
         source_digest=source_digest("reward.function", config.function),
         sources=sources("reward.function", config.function),
+        inputs=tuple(_input_digest(path) for path in config.inputs),
         corruption=config.corruption,
     )
+
+
+def _input_digest(path: str) -> str:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"reward.inputs names {path}, and there is no such file: correct the path")
+    return file_digest(file)
 
 
 def _pairwise(store: Store, config: PairwiseRewardConfig, model: Model) -> Pairwise:
