@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,13 +36,12 @@ def wait_for(iterations: int, serving: processes.Process) -> list[int]:
 
 
 @contextmanager
-def served(tmp_path: Path, *, url: str | None, interval: float) -> Iterator[processes.Process]:
+def served(tmp_path: Path, *, server: Mapping[str, str], interval: float) -> Iterator[processes.Process]:
     """`wind serve` for the block; Prefect's runner has a temporary folder of its own, which a killed one leaves."""
     temporary = tmp_path / "temporary"
     temporary.mkdir(exist_ok=True)
-    environment = {**os.environ, **QUIET, MARK: str(tmp_path), "TMPDIR": str(temporary), "PYTHONPATH": str(processes.SOURCE)}
-    if url:
-        environment["PREFECT_API_URL"] = url
+    environment = {**os.environ, **QUIET, **server, MARK: str(tmp_path), "TMPDIR": str(temporary)}
+    environment["PYTHONPATH"] = str(processes.SOURCE)
     command = processes.python("-m", "flows.cli", "serve", "tiny.yaml", "--interval", str(interval), "--port", "0")
     log = tmp_path / "serve.log"
     with log.open("ab") as file:
@@ -70,7 +69,7 @@ def engine_of(mark: str) -> int:
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         for number, command in started(mark).items():
-            if "prefect.engine" in command:
+            if "multiprocessing.spawn" in command:
                 return number
         time.sleep(0.01)
     raise AssertionError("no flow run was started")
@@ -89,7 +88,7 @@ def test_each_due_run_is_one_more_iteration(recipe: Callable[..., DistillConfig]
     server.start()
     server.wait()
     try:
-        with served(tmp_path, url=server.url, interval=30) as serving:
+        with served(tmp_path, server=server.variables, interval=30) as serving:
             assert wait_for(1, serving) == [1]
             server.stop()
             time.sleep(5)
@@ -110,7 +109,7 @@ def test_nothing_outlives_a_command_killed_while_a_flow_run_starts(recipe: Calla
         server.start()
         server.wait()
         try:
-            with served(tmp_path, url=server.url, interval=1) as serving:
+            with served(tmp_path, server=server.variables, interval=1) as serving:
                 engine_of(str(tmp_path))
                 if server_dies == "before":
                     time.sleep(moments.uniform(0, 3))
@@ -128,7 +127,7 @@ def test_a_serving_process_that_dies_ends_its_flow_runs_and_the_command(
     recipe: Callable[..., DistillConfig], tmp_path: Path
 ) -> None:
     recipe()
-    with served(tmp_path, url=None, interval=1) as serving:
+    with served(tmp_path, server={}, interval=1) as serving:
         engine_of(str(tmp_path))
         commands = {number: command for number, command in started(str(tmp_path)).items() if "lifeline" not in command}
         [runner] = [number for number, command in commands.items() if command.endswith("flows.cli serve-forever")]
