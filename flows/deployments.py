@@ -22,7 +22,7 @@ from prefect import Flow, flow
 from prefect.client.orchestration import get_client
 from prefect.runner import Runner
 from prefect.settings import temporary_settings
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Completed, State
 from prefect.types.entrypoint import EntrypointType
 from pydantic import Field
 
@@ -53,14 +53,14 @@ def continued_by(config: DistillConfig) -> Flow[..., Any]:
     """The flow that continues the run of `config`, which a flow run cannot change; the state's message names the version."""
 
     @flow(name="continue", flow_run_name=f"continue {config.run}", persist_result=False)
-    def continue_run(iterations: Iterations = 1) -> Any:
+    def continue_run(iterations: Iterations = 1) -> State[Any]:
         return continue_run_of(config, iterations)
 
     return continue_run
 
 
-def continue_run_of(config: DistillConfig, iterations: int) -> Any:
-    """Compute so many more iterations of the run; the state or message that tells what became of it."""
+def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
+    """Compute so many more iterations of the run; what became of it."""
     os.environ.pop("PYTHONSAFEPATH", None)  # was for this process: what a reward starts is to find its modules as ever
     try:
         with start(config, quiet=True) as here:
@@ -71,7 +71,7 @@ def continue_run_of(config: DistillConfig, iterations: int) -> Any:
         if "is going on" in str(error):
             return Cancelled(message=f"refused: {error}")
         raise
-    return f"{version.run}@{version.number} {version.id}"
+    return Completed(message=f"{version.run}@{version.number} {version.id}")
 
 
 def finished_iterations(config: DistillConfig) -> int:
