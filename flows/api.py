@@ -35,12 +35,12 @@ def prefect_api(home: Path) -> Iterator[EmbeddedServer | None]:
         yield None
         return
     server = EmbeddedServer(home)
-    with variables({**of_another_server(None), VARIABLE: server.url}):
-        server.start()
-        try:
+    try:
+        with variables({**of_another_server(None), **server.variables}):
+            server.start()
             yield server
-        finally:
-            server.stop()
+    finally:
+        server.stop()
 
 
 def of_another_server(url: str | None) -> dict[str, None]:

@@ -2,22 +2,29 @@
 
 Each due run continues the run by one iteration: an iteration that was begun and not finished is the next one, and its finished
 stages come from the cache. A run that comes due while another is going on is refused by the run's lock.
+
+What runs is decided here. The config goes from this process to the flow runs, which are its children, and never through Prefect's
+server: nothing that is written there, whether parameters, an entrypoint, pull steps or job variables, names code, paths or
+interpreters. A flow run may ask for more iterations, and for nothing else.
 """
 
 import asyncio
+import hashlib
 import os
 import time
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any, Final, NoReturn
 
 import httpx
-from prefect import flow
+import prefect.settings
+from prefect import Flow, flow
 from prefect.client.orchestration import get_client
 from prefect.runner import Runner
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelled
+from prefect.settings import temporary_settings
+from prefect.states import Cancelled, Completed, State
 from prefect.types.entrypoint import EntrypointType
+from pydantic import Field
 
 from flows.api import VARIABLE, of_another_server, refuse_strange_proxies, require_url
 from flows.distill import distill
@@ -35,22 +42,36 @@ from wind.versions import Versions
 
 SECONDS_BETWEEN_TRIES = 3.0
 SECONDS_BETWEEN_POLLS = 2
+MOST_ITERATIONS: Final = 100  # of one flow run
+NO_OTHER_SERVER: Final = {"PREFECT_RUNNER_SERVER_ENABLE": "false"}  # the runner's own would answer anybody
+Iterations = Annotated[
+    int, Field(strict=True, ge=1, le=MOST_ITERATIONS, description="how many iterations to continue the run by")
+]
 
 
-@flow(name="continue", flow_run_name="continue {config.run}", persist_result=False)
-def continue_run(config: DistillConfig) -> Any:
-    """One more iteration of the run that `config` describes; the state's message names the version."""
+def continued_by(config: DistillConfig) -> Flow[..., Any]:
+    """The flow that continues the run of `config`, which a flow run cannot change; the state's message names the version."""
+
+    @flow(name="continue", flow_run_name=f"continue {config.run}", persist_result=False)
+    def continue_run(iterations: Iterations = 1) -> State[Any]:
+        return continue_run_of(config, iterations)
+
+    return continue_run
+
+
+def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
+    """Compute so many more iterations of the run; what became of it."""
     os.environ.pop("PYTHONSAFEPATH", None)  # was for this process: what a reward starts is to find its modules as ever
     try:
         with start(config, quiet=True) as here:
-            target = finished_iterations(here.config) + 1
+            target = finished_iterations(here.config) + iterations
             base = Versions(here.store, here.config.run).base()
             version = distill(here.config.model_copy(update={"iterations": target}), base)[-1]
     except StageError as error:
         if "is going on" in str(error):
             return Cancelled(message=f"refused: {error}")
         raise
-    return f"{version.run}@{version.number} {version.id}"
+    return Completed(message=f"{version.run}@{version.number} {version.id}")
 
 
 def finished_iterations(config: DistillConfig) -> int:
@@ -63,38 +84,44 @@ def finished_iterations(config: DistillConfig) -> int:
 
 
 def serve_forever(schedule: Schedule) -> None:
-    """Serve `continue_run` on a schedule, through outages of the Prefect server.
+    """Continue the run on a schedule, through outages of the Prefect server.
 
     With PREFECT_API_URL set, against that server; otherwise against an embedded one with its UI, restarted when it dies.
     """
     refuse_wrong_checks(schedule.config)
     storage = storage_for(schedule.config.root)
     schedule = schedule.model_copy(update={"config": schedule.config.model_copy(update={"root": storage.address})})
-    terminal = Terminal()
     refuse_strange_proxies()
-    server = None
-    api = url = os.environ.get(VARIABLE, "")
-    if url:
+    if url := os.environ.get(VARIABLE, ""):
         require_url(url)  # one that does not answer yet is waited for
-    else:
-        server = EmbeddedServer(storage.local.absolute() / "prefect", port=schedule.port, services=True)
-        api = server.url
+        with variables(of_another_server(url)):
+            _serve_again_and_again(schedule, url.removesuffix("/api"), None)
+    server = EmbeddedServer(storage.local.absolute() / "prefect", port=schedule.port, services=True)
+    reached = {**server.variables, **NO_OTHER_SERVER}
     try:
-        # The variable is for the flow runs, which are processes of their own.
-        with variables({**of_another_server(url), VARIABLE: api}), temporary_settings({PREFECT_API_URL: api}):
-            while True:
-                if server is not None and not server.alive():
-                    server.start()
-                    server.wait()
-                terminal.line(f"serving {schedule.config.run} at {api.removesuffix('/api')}; stop with Ctrl-C")
-                # A server that is away ends the runner with one of these: it is started again until the server is back.
-                with suppress(httpx.HTTPError, RuntimeError, ExceptionGroup):
-                    asyncio.run(_serve(schedule))
-                terminal.line(f"the Prefect server at {api} does not answer; trying again")
-                time.sleep(SECONDS_BETWEEN_TRIES)
+        # The variables are for the flow runs, which are processes of their own.
+        with (
+            variables({**of_another_server(None), **reached}),
+            temporary_settings({getattr(prefect.settings, name): value for name, value in reached.items()}),
+        ):
+            _serve_again_and_again(schedule, server.page, server)
     finally:
-        if server is not None:
-            server.stop()
+        server.stop()
+
+
+def _serve_again_and_again(schedule: Schedule, page: str, server: EmbeddedServer | None) -> NoReturn:
+    """Serve, and try again when Prefect's server was away; `server` is ours, to be started."""
+    terminal = Terminal()
+    while True:
+        if server is not None and not server.alive():
+            server.start()
+            server.wait()
+        terminal.line(f"serving {schedule.config.run} at {page}; stop with Ctrl-C")
+        # A server that is away ends the runner with one of these: it is started again until the server is back.
+        with suppress(httpx.HTTPError, RuntimeError, ExceptionGroup):
+            asyncio.run(_serve(schedule))
+        terminal.line(f"the Prefect server at {page.partition('?')[0]} does not answer; trying again")
+        time.sleep(SECONDS_BETWEEN_TRIES)
 
 
 async def _serve(schedule: Schedule) -> None:
@@ -103,14 +130,19 @@ async def _serve(schedule: Schedule) -> None:
     async with get_client() as client:
         await client.hello()
     runner = Runner(name=config.run, query_seconds=SECONDS_BETWEEN_POLLS, pause_on_shutdown=False)
-    deployment = await continue_run.ato_deployment(
+    # With the flow in hand the runner asks the server for nothing but when, how many iterations, and whether to stop.
+    await runner.aadd_flow(
+        continued_by(config),
         name=config.run,
         cron=schedule.cron,
         interval=timedelta(seconds=schedule.interval) if schedule.interval else None,
-        parameters={"config": config.model_dump(mode="json")},
+        parameters={"iterations": 1},
         entrypoint_type=EntrypointType.MODULE_PATH,
-        description=f"Continue {config.run} by one iteration.",
+        description=f"Continue {config.run}, whose config a flow run cannot change: {_digest(config)}.",
         tags=["wind"],
     )
-    await runner.aadd_deployment(deployment)
     await runner.start()
+
+
+def _digest(config: DistillConfig) -> str:
+    return f"sha256:{hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]}"

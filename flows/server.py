@@ -1,21 +1,28 @@
 """The embedded Prefect server: a child of this process that keeps its database under the store's root and dies with us.
 
-Prefect's own ephemeral server outlives a killed parent.
+Prefect's own ephemeral server outlives a killed parent. Ours is started again when it dies: the port stays open meanwhile, so who
+asks something waits for the answer, and the database is transactional.
 """
 
+import errno
+import secrets
 import socket
 import sys
+import threading
 import time
-import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from flows.guard import HOST, PARAMETER, authorization, read_secret, write_secret
+from flows.guard import serve as serve_guarded
 from wind import processes
-from wind.errors import StageError
+from wind.errors import ConfigError, StageError
 from wind.files import lock
 
 START_SECONDS = 120.0
+MOST_FAILURES = 3  # to start again, in a row
+SECRET = "secret"  # the file in the server's home that holds it
 QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -26,20 +33,65 @@ QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itse
 
 
 class EmbeddedServer:
-    """A Prefect API on a loopback port."""
+    """A Prefect API on a loopback port, for those who have its secret."""
 
-    def __init__(self, home: Path, *, port: int | None = None, services: bool = False) -> None:
+    def __init__(self, home: Path, *, port: int = 0, services: bool = False) -> None:
+        """Take the port, or any for 0. Raises ConfigError if it is taken."""
         self._home = home
         self._services = services
-        self.port = port or _free_port()
-        self.url = f"http://127.0.0.1:{self.port}/api"
+        self._secret = secrets.token_urlsafe(32)  # a new one each time: somebody may have handed over the home
+        self._listener = _listener(port)
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://{HOST}:{self.port}/api"
         self._process: processes.Process | None = None
+        self._is_wanted = False
+        self._change = threading.Lock()  # of the process
         self._turn = ExitStack()  # two that start at once on a new home would both make the tables
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables by which Prefect's client reaches this server."""
+        return {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self._secret}
+
+    @property
+    def page(self) -> str:
+        """The URL with the secret, which signs a browser in: for the user's eyes, and for nothing that is kept."""
+        return f"http://{HOST}:{self.port}/?{PARAMETER}={self._secret}"
 
     def start(self) -> None:
         """Start the server without waiting for it; another with the same home that is starting comes first."""
         self._home.mkdir(parents=True, exist_ok=True)
+        if self._listener.fileno() < 0:
+            self._listener = _listener(self.port)
         self._turn.enter_context(lock(self._home / "start.lock"))
+        self._is_wanted = True
+        self._begin()
+
+    def wait(self) -> None:
+        """Return when the API answers; from then on the server is started again when it dies.
+
+        Raises StageError with the log's place if it does not come up.
+        """
+        with self._turn:
+            if not self._answers():
+                raise StageError(f"the embedded Prefect server did not start on port {self.port}: see {self._home}/server.log")
+        threading.Thread(target=self._keep, name="keeper of Prefect's server", daemon=True).start()
+
+    def alive(self) -> bool:
+        """Whether the server runs, or is being started again."""
+        return self._is_wanted and self._listener.fileno() >= 0
+
+    def stop(self) -> None:
+        """Kill the server and reap it; its database is transactional."""
+        with self._change:
+            self._is_wanted = False
+            self._listener.close()
+            if self._process is not None:
+                self._process.end()
+        self._turn.close()
+
+    def _begin(self) -> None:
+        """Start the process, unless the server was stopped meanwhile."""
         environment = {
             # It is ours alone, whatever the user has set for another.
             **{name: value for name, value in processes.environment().items() if not name.startswith("PREFECT_")},
@@ -47,55 +99,67 @@ class EmbeddedServer:
             "PREFECT_HOME": str(self._home),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",  # in its working folder: no name is a URL
             "PREFECT_SERVER_UI_ENABLED": str(self._services).lower(),
+            "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.url.removesuffix("/api"),
             "PREFECT_UI_API_URL": self.url,
         }
-        with (self._home / "server.log").open("ab") as log:
+        with self._change, (self._home / "server.log").open("ab") as log:
+            if not self._is_wanted:
+                return
+            write_secret(self._home / SECRET, self._secret)  # not in the arguments, nor in the environment
+            descriptor = self._listener.fileno()
             self._process = processes.start(
-                processes.python("-m", "flows.server", str(self.port), "services" if self._services else "api"),
+                processes.python("-m", "flows.server", str(descriptor), "services" if self._services else "api"),
                 stdout=log,
                 stderr=log,
                 env=environment,
                 cwd=self._home,
+                pass_fds=(descriptor,),
             )
 
-    def wait(self) -> None:
-        """Return when the API answers. Raises StageError with the log's place if it does not come up."""
+    def _answers(self) -> bool:
+        """Whether the server answers before it ends or the time is over."""
         deadline = time.monotonic() + START_SECONDS
         direct_to_it = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with self._turn:
-            while time.monotonic() < deadline and self.alive():
-                try:
-                    with direct_to_it.open(f"{self.url}/health", timeout=5):
-                        return
-                except (urllib.error.URLError, OSError):
-                    time.sleep(0.05)
-        raise StageError(f"the embedded Prefect server did not start on port {self.port}: see {self._home}/server.log")
+        health = urllib.request.Request(f"{self.url}/health", headers={"Authorization": authorization(self._secret)})
+        while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
+            try:
+                with direct_to_it.open(health, timeout=5):
+                    return True
+            except OSError:
+                time.sleep(0.05)
+        return False
 
-    def alive(self) -> bool:
-        """Whether the server process runs."""
-        return self._process is not None and self._process.poll() is None
+    def _keep(self) -> None:
+        """Start the server again whenever it dies, until it is stopped or does not come up any more."""
+        failures = 0
+        while self._process is not None and failures < MOST_FAILURES:
+            self._process.wait()
+            if not self._is_wanted:
+                return
+            failures += 1
+            with suppress(OSError), lock(self._home / "start.lock"):
+                self._begin()
+                failures = 0 if self._answers() else failures
+        self._listener.close()  # whoever asks is refused at once, and need not wait
 
-    def stop(self) -> None:
-        """Kill the server and reap it; its database is transactional."""
-        self._turn.close()
-        if self._process is not None:
-            self._process.end()
 
-
-def serve(port: int, *, services: bool) -> None:
-    """Serve the Prefect API on loopback; with `services`, its scheduler and UI too."""
-    import uvicorn
+def serve(listener: socket.socket, *, services: bool) -> None:
+    """Serve the Prefect API at `listener` to those who have the secret; with `services`, its scheduler and UI too."""
     from prefect.server.api.server import create_app
 
-    uvicorn.run(create_app(ephemeral=not services), host="127.0.0.1", port=port, log_level="warning")
+    serve_guarded(create_app(ephemeral=not services), listener, read_secret(Path(SECRET)))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _listener(port: int) -> socket.socket:
+    """A socket that listens on the loopback, at any port for 0. Raises ConfigError if the port is taken."""
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise ConfigError(f"port {port} cannot be had ({error.strerror}): choose another with --port, or 0 for any") from None
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), services=sys.argv[2] == "services")
+    serve(socket.socket(fileno=int(sys.argv[1])), services=sys.argv[2] == "services")

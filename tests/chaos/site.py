@@ -96,7 +96,14 @@ class Site:
     """What all trials share. To be made with `site`."""
 
     def __init__(
-        self, folder: Path, model: Path, iterations: int, nursery: Nursery, shim: Shim, proxy: Proxy | None, server: str
+        self,
+        folder: Path,
+        model: Path,
+        iterations: int,
+        nursery: Nursery,
+        shim: Shim,
+        proxy: Proxy | None,
+        server: Mapping[str, str],
     ) -> None:
         self.nursery, self.shim, self.proxy, self.server = nursery, shim, proxy, server
         self.started = 0  # the process id of the last run
@@ -200,17 +207,19 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, *, iterations: int, with_s3: bool, server: str | None = None, model: Path | None = None) -> Iterator[Site]:
-    """A site in `folder`; `server` is the URL of a Prefect API and `model` the folder of a policy, where there is one."""
+def site(
+    folder: Path, *, iterations: int, with_s3: bool, server: Mapping[str, str] | None = None, model: Path | None = None
+) -> Iterator[Site]:
+    """A site in `folder`; `server` are the variables of a Prefect API and `model` the folder of a policy, where there is one."""
     with ExitStack() as stack:
         if server is None:
             embedded = EmbeddedServer(folder / "prefect")
             embedded.start()
             stack.callback(embedded.stop)
             embedded.wait()
-            server = embedded.url
+            server = embedded.variables
         shim = Shim(folder)
-        environment = {**QUIET, "PREFECT_API_URL": server, "PREFECT_HOME": str(folder / "prefect")}
+        environment = {**QUIET, **server, "PREFECT_HOME": str(folder / "prefect")}
         nursery = Nursery(folder, shim, environment)
         stack.callback(nursery.close)
         proxy = Proxy(stack.enter_context(serving_s3(folder))) if with_s3 else None
@@ -222,14 +231,14 @@ def site(folder: Path, *, iterations: int, with_s3: bool, server: str | None = N
         yield Site(folder, model, iterations, nursery, shim, proxy, server)
 
 
-def cold_ids(place: Place, server: str) -> tuple[str, ...]:
+def cold_ids(place: Place, server: Mapping[str, str]) -> tuple[str, ...]:
     """The version ids of a run by processes that were started as a user starts them, without the shim."""
     config = yaml.safe_load((place.folder / "tiny.yaml").read_text())
     place.config(workers={})
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "run", "tiny.yaml", "--json"],
         cwd=place.folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": server},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **server},
         capture_output=True,
         text=True,
     )

@@ -6,14 +6,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import prefect.settings
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
 import tasks.running
 from flows import cli
@@ -44,37 +45,38 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_url(shared: Path) -> Iterator[str]:
-    """The URL of a real Prefect server on loopback, one for all test processes: the first starts it, and waits for the others."""
-    url = shared / "prefect.url"
+def prefect_variables(shared: Path) -> Iterator[dict[str, str]]:
+    """What reaches a real Prefect server on loopback, one for all test processes: the first starts it, and waits for the rest."""
+    said = shared / "prefect.json"
     with (shared / "prefect.users").open("wb") as users, ExitStack() as server:
         with lock(shared / "prefect.lock"):
             fcntl.flock(users, fcntl.LOCK_SH)
-            if not url.exists():
+            if not said.exists():
                 started = EmbeddedServer(shared / "prefect")
                 started.start()
                 server.callback(started.stop)
                 started.wait()
                 server.callback(fcntl.flock, users, fcntl.LOCK_EX)
-                url.write_text(started.url)
-        yield url.read_text()
+                said.write_text(json.dumps(started.variables))
+        yield json.loads(said.read_text())
 
 
 @contextlib.contextmanager
-def reached(url: str, home: Path) -> Iterator[None]:
-    """For the block, Prefect in this process and in its children reaches the server at `url`."""
+def reached(server: Mapping[str, str], home: Path) -> Iterator[None]:
+    """For the block, Prefect in this process and in its children reaches the server that these variables say."""
     # Prefect read its settings when it was imported, before there was a server.
-    with pytest.MonkeyPatch.context() as environment, temporary_settings({PREFECT_API_URL: url}):
-        environment.setenv("PREFECT_API_URL", url)
-        environment.setenv("PREFECT_HOME", str(home))
+    settings = {getattr(prefect.settings, name): value for name, value in server.items()}
+    with pytest.MonkeyPatch.context() as environment, temporary_settings(settings):
+        for name, value in {**server, "PREFECT_HOME": str(home)}.items():
+            environment.setenv(name, value)
         yield
 
 
 @pytest.fixture
-def prefect_server(prefect_url: str, shared: Path) -> Iterator[str]:
-    """The URL of that server, which is the one that Prefect reaches during the test."""
-    with reached(prefect_url, shared / "prefect"):
-        yield prefect_url
+def prefect_server(prefect_variables: dict[str, str], shared: Path) -> Iterator[dict[str, str]]:
+    """The variables that reach that server, which is the one that Prefect reaches during the test."""
+    with reached(prefect_variables, shared / "prefect"):
+        yield prefect_variables
 
 
 Recipe = Callable[..., DistillConfig]
@@ -102,7 +104,7 @@ def write_recipe(folder: Path, model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(prefect_url: str, tiny_model: Path, pool: Pool, shared: Path) -> Path:
+def finished(prefect_variables: dict[str, str], tiny_model: Path, pool: Pool, shared: Path) -> Path:
     """The store of the tiny run after its one iteration, made once for all test processes; tests work on copies."""
     folder = shared / "finished"
     folder.mkdir(exist_ok=True)
@@ -110,7 +112,7 @@ def finished(prefect_url: str, tiny_model: Path, pool: Pool, shared: Path) -> Pa
         if not (folder / "complete").exists():
             path = write_recipe(folder, tiny_model)
             with (
-                reached(prefect_url, shared / "prefect"),
+                reached(prefect_variables, shared / "prefect"),
                 contextlib.chdir(folder),
                 start(load_config(path, []), quiet=True, pool=pool) as here,
             ):

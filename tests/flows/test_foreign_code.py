@@ -42,8 +42,8 @@ def busy(prompts, responses, answers):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("own_workers")
-def test_a_reward_may_use_pools_programs_alarms_and_print(wind: Wind, tmp_path: Path, prefect_server: str) -> None:
+@pytest.mark.usefixtures("prefect_server", "own_workers")
+def test_a_reward_may_use_pools_programs_alarms_and_print(wind: Wind, tmp_path: Path) -> None:
     (tmp_path / "busy_reward.py").write_text(REWARD.replace("\\\\n", "\\n"))
     code, out, err = wind("run", "tiny.yaml", "--set", "reward.function=busy_reward:busy")
     assert (code, "tiny@1" in out) == (0, True), err
@@ -51,8 +51,9 @@ def test_a_reward_may_use_pools_programs_alarms_and_print(wind: Wind, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 def test_no_process_of_a_run_takes_its_modules_from_the_users_folder(
-    recipe: Callable[..., DistillConfig], tmp_path: Path, prefect_server: str
+    recipe: Callable[..., DistillConfig], tmp_path: Path
 ) -> None:
     recipe()
     shadowed(tmp_path)
