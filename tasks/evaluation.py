@@ -6,7 +6,15 @@ from wind.config import EvaluationConfig
 from wind.evaluation import EvaluationSpec
 from wind.handles import Dataset
 
-COMPUTED_BY = ("wind.evaluation", "wind.answers", "wind.models", "wind.rewards", "wind.templates", "wind.win_rates")
+COMPUTED_BY = (
+    "wind.evaluation",
+    "wind.answers",
+    "wind.models",
+    "wind.pretrained",
+    "wind.rewards",
+    "wind.templates",
+    "wind.win_rates",
+)
 
 
 @dataset_task(*COMPUTED_BY)

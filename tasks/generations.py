@@ -8,7 +8,7 @@ from wind.config import InferenceConfig, SamplingConfig
 from wind.generations import GenerationsSpec
 from wind.handles import Dataset, Model
 
-COMPUTED_BY = ("wind.generations", "wind.models", "wind.sequence_logps")
+COMPUTED_BY = ("wind.generations", "wind.models", "wind.pretrained", "wind.sequence_logps")
 
 
 @dataset_task(*COMPUTED_BY)

@@ -6,7 +6,7 @@ from wind.config import InferenceConfig
 from wind.handles import Dataset, Model
 from wind.logps import LogpsSpec
 
-COMPUTED_BY = ("wind.logps", "wind.sequence_logps", "wind.models")
+COMPUTED_BY = ("wind.logps", "wind.sequence_logps", "wind.models", "wind.pretrained")
 
 
 @dataset_task(*COMPUTED_BY)

@@ -5,7 +5,7 @@ from tasks.stages import compute
 from wind.handles import Dataset
 from wind.prompts import PromptsSpec
 
-COMPUTED_BY = ("wind.prompts", "wind.answers", "wind.templates")
+COMPUTED_BY = ("wind.prompts", "wind.answers", "wind.pretrained", "wind.templates")
 
 
 @dataset_task(*COMPUTED_BY)

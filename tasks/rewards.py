@@ -6,7 +6,7 @@ from wind.config import InferenceConfig
 from wind.handles import Dataset
 from wind.rewards import Reward, RewardsSpec
 
-COMPUTED_BY = ("wind.rewards", "wind.models", "wind.templates")
+COMPUTED_BY = ("wind.rewards", "wind.models", "wind.pretrained", "wind.templates")
 
 
 @dataset_task(*COMPUTED_BY)

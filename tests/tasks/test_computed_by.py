@@ -22,6 +22,7 @@ CARRIERS = {
     "wind.files",
     "wind.fingerprints",
     "wind.handles",
+    "wind.incoming",
     "wind.lifeline",
     "wind.nesting",
     "wind.objective_config",

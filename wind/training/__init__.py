@@ -15,7 +15,15 @@ from wind.objective_config import ObjectiveConfig
 from wind.stages import Place, Progress, Shard, Spec, Stage
 
 # The modules whose source decides what is trained: in the key of the dataset, and in that of its checkpoints.
-COMPUTED_BY = ("wind.training", "wind.objectives", "wind.best_of_n", "wind.selections", "wind.sequence_logps", "wind.models")
+COMPUTED_BY = (
+    "wind.training",
+    "wind.objectives",
+    "wind.best_of_n",
+    "wind.selections",
+    "wind.sequence_logps",
+    "wind.models",
+    "wind.pretrained",
+)
 
 
 class FitSpec(Spec):
