@@ -23,6 +23,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="ove
 Iterations = Annotated[int | None, typer.Option(min=1, help="how many iterations, in place of the config's")]
 From = Annotated[str | None, typer.Option("--from", metavar="VERSION", help="the version to continue, in place of the beginning")]
 Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="the store")]
+RunCode = Annotated[bool, typer.Option("--run-code", help="run code that is named by data, after showing it")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 SECONDS_TO_DRAIN = 5.0

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from wind.config import RunConfig
 from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.handles import Dataset, Manifest, label
+from wind.named_code import NamedCode, functions_in, require_leave
 from wind.provenance import git_state, packages
 from wind.reproduction import differences
 from wind.stages import Job, Place, parse, run
@@ -31,10 +32,13 @@ class Reproduction:
     changed: list[str]  # what computed it now and then
 
 
-def reproduced(store: Store, handle: Dataset, scratch: Path | None = None) -> Reproduction:
+def reproduced(
+    store: Store, handle: Dataset, scratch: Path | None = None, *, own: Collection[NamedCode] = (), run_code: bool = False
+) -> Reproduction:
     """`handle` computed again in a temporary store below `scratch`, by default below the store, and compared with what is stored.
 
-    The inputs are read where they are. Raises ConfigError if the manifest keeps no spec, and whatever the stage itself raises.
+    The inputs are read where they are. The spec is data: a function that it names runs if it is one of the user's `own`, or with
+    `run_code`. Raises ConfigError if it names another, if the manifest keeps no spec, and whatever the stage itself raises.
     """
     before = store.manifest(handle)
     recorded = before.computed_by
@@ -47,6 +51,7 @@ def reproduced(store: Store, handle: Dataset, scratch: Path | None = None) -> Re
         place = Place(root=str(folder.absolute() / "store"), device=device_of(RunConfig(run="reproduction")))
         job = Job(stage=recorded["stage"], spec=recorded["spec"], place=place, code=code_digest(recorded["stage"]))
         _, spec, again = parse(job)
+        require_leave(f"the spec of {label(handle)}", [each for each in functions_in(spec) if each not in own], run_code=run_code)
         for parent in spec.parents().values():
             again.path(parent).parent.mkdir(parents=True, exist_ok=True)
             if not again.path(parent).is_symlink():

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from data_checks.results import CheckResult
 from tasks.devices import described, device_of, refuse_missing_gpus
@@ -19,9 +19,11 @@ from tasks.progress import Terminal
 from tasks.workers import Pool
 from wind.config import DistillConfig, RuleRewardConfig, RunConfig
 from wind.datasets import Store
-from wind.errors import StageError
+from wind.errors import ConfigError, StageError, first_line
 from wind.handles import AnyHandle, Dataset, Model
 from wind.holds import hold
+from wind.named_code import is_own, note_own
+from wind.nesting import json_value
 from wind.objective_config import SelectionConfig, rows_for
 from wind.redaction import redacted
 from wind.stages import STAGES, Job
@@ -133,9 +135,30 @@ def refuse_wrong_checks(config: RunConfig) -> None:
 
 
 def keep_config(store: Store, config: RunConfig) -> None:
-    """Keep `config`, as it was given, beside what the run makes; `wind rerun` and `wind check` read it."""
-    content = json.dumps(redacted(config.model_dump(mode="json")), indent=1)
-    store.storage.write(f"runs/{config.run}/config.json", content.encode())
+    """Keep `config`, as it was given, beside what the run makes; `wind rerun` and `wind check` read it, if it is this user's."""
+    content = json.dumps(redacted(config.model_dump(mode="json")), indent=1).encode()
+    store.storage.write(f"runs/{config.run}/config.json", content)
+    note_own(content)
+
+
+@dataclass(frozen=True)
+class KeptConfig:
+    """The config of a stored run, which came with the store."""
+
+    config: DistillConfig
+    is_own: bool  # whether this user ran it
+
+    @classmethod
+    def of(cls, store: Store, run: str) -> Self | None:
+        """That of `run`, None if there is none. Raises ConfigError if it is no config."""
+        name = f"runs/{run}/config.json"
+        try:
+            content = store.storage.read(name)
+            return cls(DistillConfig.model_validate(json_value(content)), is_own(content))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ConfigError(f"{store.url}/{name} is no config ({first_line(error)}): restore it or remove it") from error
 
 
 @contextmanager

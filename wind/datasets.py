@@ -9,11 +9,9 @@ shards are copied there and the manifest is a conditional put. Models are Huggin
 
 import contextlib
 import hashlib
-import math
 import os
-import re
+import secrets
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +39,10 @@ from wind.handles import (
     label,
     noun,
 )
+from wind.incoming import MANIFEST as MANIFEST  # here is where others look for them
+from wind.incoming import MODEL_FILES as MODEL_FILES
+from wind.incoming import WEIGHTS as WEIGHTS
+from wind.incoming import copied, model_files, no_room, parameters, sizes, stored_file
 from wind.seals import opened, parsed, seal
 from wind.shards import Content, check_order, mapped, shard_name, write_shard
 from wind.storage import Entry, Held, LocalStorage, Storage, storage_for
@@ -49,12 +51,9 @@ if TYPE_CHECKING:  # half a second, which commands that look at versions alone d
     import polars as pl
     import pyarrow.dataset
 
-MANIFEST = "manifest.json"
-WEIGHTS = ".safetensors"
 DROPPED = "dropped.json"  # beside the manifest of a model whose weights a retention policy removed
 CHECKPOINTS = "partial/training-checkpoints"  # relative to the root: a folder for each training
 FINISHED = "finished.json"  # in such a folder, where the last checkpoint of a finished training was kept: the model it made
-MODEL_FILES = re.compile(r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)$")
 
 T = TypeVar("T")
 
@@ -274,31 +273,42 @@ class Store:
 
     def publish_model(self, folder: Path, **facts: Any) -> Model:
         """Publish a finished Hugging Face folder, which is moved; `facts` are further fields of its manifest."""
-        files = [_stored(path) for path in _model_files(folder)]
-        model = Model(fingerprint=folder_fingerprint(files), parameters=_parameters(_model_files(folder)))
+        paths = model_files(folder)
+        files = [stored_file(path, folder) for path in paths]
+        model = Model(fingerprint=folder_fingerprint(files), parameters=parameters(paths))
         self._publish_folder(folder, model, model.parameters, files, facts)
         return model
 
     def import_model(self, folder: Path, **facts: Any) -> Model:
-        """Copy a Hugging Face folder into the store, unless the same content is there. Weights as safetensors only."""
-        paths = _model_files(folder)
-        files = [_stored(path) for path in paths]
-        model = Model(fingerprint=folder_fingerprint(files), parameters=_parameters(paths))
+        """Copy a Hugging Face folder into the store, unless the same content is there. Weights as safetensors only.
+
+        Raises NotPlainError for a file that is none or leads out of the folder, StageError if there is no room for a copy.
+        """
+        paths = model_files(folder)
+        self._require_room("models", paths, folder)
+        files = [stored_file(path, folder) for path in paths]
+        model = Model(fingerprint=folder_fingerprint(files), parameters=parameters(paths))
         if not self.claim(model):
-            self._publish_folder(self._copy("models", paths), model, model.parameters, files, facts)
+            self._publish_folder(copied(self.scratch("models"), paths, files, folder), model, model.parameters, files, facts)
         return model
 
-    def import_source(self, paths: Sequence[Path], **facts: Any) -> Source:
+    def import_source(self, paths: Sequence[Path], within: Path | None = None, **facts: Any) -> Source:
         """Copy input files into the store under their own names, unless the same content is there.
 
-        Raises InputError for a name that the store needs for itself.
+        They are those of the folder `within`, or were named one by one. Raises InputError for a name that the store needs for
+        itself or cannot keep, NotPlainError and StageError as `import_model` does.
         """
-        if MANIFEST in (path.name for path in paths):
-            raise InputError(f"a source cannot be called {MANIFEST}, as the store's own record of it is: rename it")
-        files = [_stored(path) for path in sorted(paths)]
+        paths = sorted(paths)
+        for path in paths:
+            if path.name == MANIFEST:
+                raise InputError(f"a source cannot be called {MANIFEST}, as the store's own record of it is: rename it")
+            if not path.name.isprintable():
+                raise InputError(f"a source cannot be called {path.name!r}: rename it without control characters")
+        self._require_room("sources", paths, within)
+        files = [stored_file(path, within) for path in paths]
         source = Source(fingerprint=folder_fingerprint(files), files=len(files))
         if not self.claim(source):
-            self._publish_folder(self._copy("sources", paths), source, source.files, files, facts)
+            self._publish_folder(copied(self.scratch("sources"), paths, files, within), source, source.files, files, facts)
         return source
 
     def adopt(self, folder: Path, handle: AnyHandle, manifest: Manifest) -> None:
@@ -310,15 +320,18 @@ class Store:
 
     def scratch(self, name: str) -> Path:
         """A new empty folder of this machine, for building what `publish_model` then moves into the store."""
-        folder = self.local / "partial" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"scratch-{os.getpid()}-", dir=folder))
+        folder = self.local / "partial" / name / f"scratch-{os.getpid()}-{secrets.token_hex(8)}"
+        folder.mkdir(parents=True)  # unlike tempfile's, readable to whom the umask lets read it: it will be in the store
+        return folder
 
-    def _copy(self, name: str, paths: Sequence[Path]) -> Path:
-        scratch = self.scratch(name)
-        for path in paths:
-            shutil.copyfile(path, scratch / path.name)
-        return scratch
+    def _require_room(self, name: str, paths: Sequence[Path], within: Path | None) -> None:
+        """Raise StageError if a copy of `paths` has no room on this machine and is not stored yet, as far as sizes tell."""
+        if (missing := no_room(paths, self.local, within)) is None:
+            return
+        known = sizes(paths, within)
+        manifests = (self.manifest(handle) for handle in self.handles(name))
+        if not any({file.name: file.bytes for file in manifest.files} == known for manifest in manifests):
+            raise StageError(missing)
 
     def _publish_folder(
         self, folder: Path, handle: Model | Source, rows: int, files: list[StoredFile], facts: Mapping[str, Any]
@@ -524,24 +537,3 @@ class Partial:
 
 def _name_beside(index: int) -> str:
     return f"outputs-{index:05d}.json"
-
-
-def _stored(path: Path, rows: int = 0) -> StoredFile:
-    return StoredFile(name=path.name, bytes=path.stat().st_size, sha256=file_digest(path), rows=rows)
-
-
-def _model_files(folder: Path) -> list[Path]:
-    """The files that make up a Hugging Face model: config, tokenizer, templates and safetensors, nothing else."""
-    return [path for path in sorted(folder.iterdir()) if MODEL_FILES.match(path.name) and path.name != MANIFEST]
-
-
-def _parameters(paths: Sequence[Path]) -> int:
-    """The number of stored weights, read from the safetensors headers alone."""
-    total = 0
-    for path in paths:
-        if path.suffix == ".safetensors":
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = parsed(file.read(min(length, path.stat().st_size)))  # a wrong length would ask for all memory there is
-            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total

@@ -85,7 +85,7 @@ def export_model(store: Store, subject: Subject, destination: Path) -> None:
     with appearing(destination) as folder:
         folder.mkdir()
         for file in store.manifest(subject.model).files:
-            if "/" in file.name or not MODEL_FILES.match(file.name):
+            if "/" in file.name or not MODEL_FILES.fullmatch(file.name):
                 raise DatasetError(f"{label(subject.model)} names {file.name!r}, which is no file of a model; run `wind verify`")
             with (folder / file.name).open("xb") as copy:
                 for chunk in checked_chunks(store, f"{folder_of(subject.model)}/{file.name}", file.bytes, file.sha256):
@@ -121,7 +121,8 @@ def appearing(destination: Path) -> Iterator[Path]:
     held = destination.with_name(f".{destination.name}.lock")
     with lock(held):
         try:
-            if destination.is_symlink() or destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+            is_folder = destination.is_dir() and not destination.is_symlink()
+            if os.path.lexists(destination) and not (is_folder and not any(destination.iterdir())):
                 raise ConfigError(f"{destination} is there already: remove it or name another")
             _remove(partial)
             yield partial

@@ -1,15 +1,78 @@
-"""Files that are never half there: atomic writes, durable names, and locks that die with their holder."""
+"""Files: those that come from outside are plain, those of ours never half there, and locks die with their holder."""
 
 import contextlib
 import errno
 import fcntl
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
+from typing import Final
 
 UNFINISHED = re.compile(r"\..*\.(\d+)-\d+\.partial")
+LARGEST_TEXT: Final = 64 * 2**20  # bytes of a text that is read at once: the largest tokenizers have half of it
+KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class NotPlainError(OSError):
+    """What was to be read, or replaced, is no plain file, or a link that leads out of its folder."""
+
+
+def open_plain(path: Path, within: Path | None = None) -> BufferedReader:
+    """The plain file at `path`, open for reading; a link is followed.
+
+    Of a file in the folder `within`, links may lead into that folder, and from a snapshot in a cache of the Hub into the blobs of
+    the same repository. Nothing but a plain file is opened, so that nothing waits for a writer. Raises NotPlainError in one line,
+    and OSError as `open` does.
+    """
+    real = Path(os.path.realpath(path))
+    if within is not None and not any(real.is_relative_to(folder) for folder in _reached_from(within)):
+        raise NotPlainError(f"{path} leads to {real}, out of its folder: put a copy of the file in its place")
+    _require_plain(path, os.stat(real))
+    descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_plain(path, os.fstat(descriptor))  # it may be another by now
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_plain(path: Path, within: Path | None = None) -> bytes:
+    """The content of a plain file, a small one, see `open_plain`. Raises NotPlainError also for one beyond `LARGEST_TEXT`."""
+    with open_plain(path, within) as file:
+        content = file.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        raise NotPlainError(f"{path} has more than {LARGEST_TEXT // 2**20} MiB, which no file of its kind has")
+    return content
+
+
+def refuse_special(path: Path) -> None:
+    """Raise NotPlainError if `path` is there and neither a plain file nor a folder: writing would wait for it, or replace it."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.stat().st_mode):
+            _require_plain(path, path.stat())
+
+
+def _require_plain(path: Path, state: os.stat_result) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        raise NotPlainError(f"{path} is {KINDS.get(stat.S_IFMT(state.st_mode), 'something else')}, and no plain file")
+
+
+def _reached_from(folder: Path) -> list[Path]:
+    """The folders, without links in their names, that links in `folder` may lead into."""
+    real = Path(os.path.realpath(folder))
+    caches = [above.parents[1] for above in (real, *real.parents) if above.parent.name == "snapshots"]
+    return [real, *(cache / "blobs" for cache in caches if "--" in cache.name)]  # models--ORG--NAME, datasets--ORG--NAME
 
 
 def atomic_write(path: Path, content: bytes) -> None:

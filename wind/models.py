@@ -11,11 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wind import pretrained
 from wind.config import Attention, DType, InferenceConfig, PolicyConfig
-from wind.datasets import MODEL_FILES, Store
+from wind.datasets import Store
 from wind.errors import ConfigError, InputError, WindError
+from wind.files import NotPlainError
 from wind.handles import Model, label
-from wind.nesting import json_value
+from wind.incoming import model_files
+from wind.pretrained import Kind, read_json, refuse_code
 from wind.redaction import without_home
 
 if TYPE_CHECKING:
@@ -39,10 +42,11 @@ BY_LENGTH = ("dynamic", "longrope", "su")  # kinds of rope that turn by other an
 _resident: dict[tuple[Path, DType, Attention, str], "torch.nn.Module"] = {}
 
 
-def import_policy(store: Store, config: PolicyConfig) -> Model:
-    """The stored copy of the model that `config` names: a local folder, or a Hub id at a revision.
+def import_policy(store: Store, config: PolicyConfig, kind: Kind = "AutoModelForCausalLM") -> Model:
+    """The stored copy of the model that `config` names: a local folder, or a Hub id at a revision; `kind` is what will load it.
 
-    Raises ConfigError in one line if there is no such folder or repository, or if it lacks a config or safetensors weights.
+    Raises ConfigError in one line if there is no such folder or repository, if it lacks a config or safetensors weights, if it
+    needs code of its own, or if a file in it is none, or leads out of it.
     """
     local = Path(config.path).expanduser()
     origin: dict[str, str | None]
@@ -54,11 +58,13 @@ def import_policy(store: Store, config: PolicyConfig) -> Model:
         folder = _download(config.path, config.revision)
         # A revision may be a branch, which moves; the snapshot's folder is named for the commit that it was.
         origin = {"hub": config.path, "revision": config.revision, "commit": folder.name}
-    _check_folder(folder, config.path)
     try:
+        _check_folder(folder, config.path, kind)
         return store.import_model(folder, provenance={"origin": origin})
     except WindError:
         raise
+    except NotPlainError as error:
+        raise ConfigError(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ConfigError(f"{config.path} has an unreadable safetensors file: {_line(error)}; copy it again") from error
 
@@ -178,27 +184,14 @@ def deterministic() -> Iterator[None]:
 
 def _load(store: Store, model: Model, inference: InferenceConfig) -> "torch.nn.Module":
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     store.manifest(model)
-    name = label(model)
-    attention = attention_of(store.path(model), inference.attention)
-    loaded: Any  # from_pretrained's annotations do not know output_loading_info
-    info: dict[str, Any]
-    try:
-        loaded, info = AutoModelForCausalLM.from_pretrained(
-            store.path(model),
-            dtype=getattr(torch, inference.dtype),
-            attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise InputError(f"{name} does not load as a causal language model: {_line(error)}") from error
+    name, folder = label(model), store.path(model)
+    attention = attention_of(folder, inference.attention)
+    dtype = getattr(torch, inference.dtype)
+    loaded, info = pretrained.load_model("AutoModelForCausalLM", folder, name, dtype=dtype, attn_implementation=attention)
     # A missing weight would be filled with random numbers, which no later check could tell from a bad model.
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if wrong := sorted(str(entry) for entry in info.get(kind) or ()):
@@ -211,23 +204,23 @@ def _load(store: Store, model: Model, inference: InferenceConfig) -> "torch.nn.M
 
 @lru_cache(maxsize=4)
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise InputError(f"{folder} has no tokenizer that loads: {_line(error)}") from error
+    return pretrained.load_tokenizer(folder)
 
 
-def _check_folder(folder: Path, name: str) -> None:
-    """Raises ConfigError unless `folder` holds a config and whole safetensors weights; `name` is what the user called it."""
+def _check_folder(folder: Path, name: str, kind: Kind) -> None:
+    """Raises ConfigError unless `folder` holds a config and whole safetensors weights, and needs no code of its own.
+
+    `name` is what the user called it.
+    """
     if not folder.is_dir():
         raise ConfigError(f"policy.path {name} does not exist: name a model folder or a Hub id")
-    files = [path.name for path in folder.iterdir() if MODEL_FILES.match(path.name)]
+    files = [path.name for path in model_files(folder)]
     if "config.json" not in files:
         raise ConfigError(f"{name} is not a model folder: no config.json")
-    if "adapter_config.json" in files:  # transformers would load the adapter, on whatever model its config names
-        raise ConfigError(f"{name} holds an adapter: merge it into its model first, or name the model alone")
+    try:
+        refuse_code(folder, name, kind)
+    except InputError as error:
+        raise ConfigError(str(error)) from error
     if not any(file.endswith(".safetensors") for file in files):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
         missing = "only pickle weights (.bin); convert to safetensors" if pickled else "no model.safetensors"
@@ -276,12 +269,9 @@ def _text_config(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json_value(path.read_bytes())
-    except FileNotFoundError:
+    content = read_json(path)
+    if content is None:
         return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a JSON object")
     return content

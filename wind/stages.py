@@ -22,6 +22,7 @@ from wind.code import code_digest, code_of, refuse_edited
 from wind.computations import Computation, is_recorded, key_of, made_by, record, used_by
 from wind.datasets import Partial, Store
 from wind.errors import ConfigError, StageError, WindError, first_line
+from wind.files import read_plain
 from wind.handles import AnyHandle, Dataset
 from wind.nesting import json_value
 from wind.observed import Observed, noting
@@ -244,17 +245,21 @@ def run(job: Job, progress: Progress, find: Find | None = None) -> Dataset:
 def main(name: str) -> None:
     """Run a stage by hand: `python -m wind.<stage> spec.json [--root ROOT] [--device cpu|cuda]`; prints the handle.
 
-    The file is a job or the manifest of a dataset, whose recorded spec is then computed again.
+    The file is a job or the manifest of a dataset, whose recorded spec is then computed again. It is data, whoever wrote it: a
+    function that it names runs only with `--run-code`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m wind.{name}", description=f"Compute the dataset {name} from its spec.")
     parser.add_argument("spec", type=Path, help="a job, or a dataset's manifest.json")
     parser.add_argument("--root", default="./store", help="the store (default: ./store)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--run-code", action="store_true", help="run the function that the spec names")
     arguments = parser.parse_args()
+    from wind.named_code import functions_in, require_leave
     from wind.terminal import complain, say  # rich, which no worker needs
 
     try:
         job = _read_job(name, arguments.spec, Place(root=arguments.root, device=arguments.device))
+        require_leave(str(arguments.spec), list(functions_in(parse(job)[1])), run_code=arguments.run_code)
         say(run(job, lambda done, total: None).model_dump_json())
     except WindError as error:
         complain(f"error: {error}")
@@ -263,7 +268,7 @@ def main(name: str) -> None:
 
 def _read_job(name: str, path: Path, place: Place) -> Job:
     try:
-        content = json_value(path.read_bytes())
+        content = json_value(read_plain(path))
         recorded = content.get("computed_by", content)
         job = Job(stage=recorded["stage"], spec=recorded["spec"], place=place)
     except (OSError, ValueError, KeyError, AttributeError) as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flows import show
-from flows.options import Json, Root
+from flows.options import Json, Root, RunCode
 from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
 from wind.files import atomic_write
@@ -28,6 +28,7 @@ def verify_content(
         str | None, typer.Option(metavar="STAGE", help="compute this dataset of the version again, and compare")
     ] = None,
     scratch: Annotated[Path | None, typer.Option(help="a folder to reproduce in; by default one within the store")] = None,
+    run_code: RunCode = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
@@ -36,7 +37,7 @@ def verify_content(
 
     store = Store(root)
     if reproduce is not None:
-        _reproduce(store, name, reproduce, scratch, as_json=as_json)
+        _reproduce(store, name, reproduce, scratch, run_code=run_code, as_json=as_json)
         return
     verification = Verification(store)
     if name is None:
@@ -112,15 +113,20 @@ def _verify_version(verification: "Verification", name: str) -> None:
         verification.version(found.run, found.number)
 
 
-def _reproduce(store: Store, name: str | None, stage: str, scratch: Path | None, *, as_json: bool) -> None:
+def _reproduce(store: Store, name: str | None, stage: str, scratch: Path | None, *, run_code: bool, as_json: bool) -> None:
     from tasks.reproduction import reproduced
+    from tasks.running import KeptConfig
+    from wind.named_code import functions_in
 
     if name is None:
         raise ConfigError("--reproduce needs a version: wind verify RUN@2 --reproduce rewards")
-    handles = find(store, name).content.datasets
+    version = find(store, name)
+    handles = version.content.datasets
     if stage not in handles:
         raise ConfigError(f"{name} has no dataset {stage!r}: it has {', '.join(handles)}")
-    result = reproduced(store, handles[stage], scratch)
+    kept = KeptConfig.of(store, version.run)
+    own = list(functions_in(kept.config)) if kept is not None and kept.is_own else []
+    result = reproduced(store, handles[stage], scratch, own=own, run_code=run_code)
     if as_json:
         say_json({"reproduced": f"{name}:{stage}", **asdict(result)})
     else:

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from flows import show
-from flows.options import Json, Root, Set
+from flows.options import Json, Root, RunCode, Set
 from wind.datasets import Store
 from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
 from wind.handles import label
+from wind.named_code import NamedCode, conditions_in, is_own, require_leave
 from wind.names import find
 from wind.nesting import json_value
 from wind.recipes import checks_config
@@ -24,16 +25,21 @@ commands = typer.Typer()
 def check(
     name: Annotated[str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id")],
     set_: Set = None,
+    run_code: RunCode = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
     """Run the data checks of a version again, with today's suites and the run's thresholds or others. Recomputes nothing.
 
-    The results are kept beside the earlier ones. Python files with checks are run only if `--set checks.files=[...]` names them.
+    The results are kept beside the earlier ones. Python files with checks are run only if `--set checks.files=[...]` names them,
+    and row conditions of a config that somebody else ran only with `--run-code`.
     """
     store = Store(root)
     version = find(store, name)
-    checks = checks_config(_recorded_checks(store, version.run), set_ or ())
+    recorded_checks, foreign = _recorded_checks(store, version.run)
+    checks = checks_config(recorded_checks, set_ or ())
+    kept = [each for each in conditions_in(checks) if each in foreign]
+    require_leave(f"the config of {version.run} in {root}", kept, run_code=run_code)
     from data_checks.drift import QUANTITIES
     from data_checks.validation import recorded, refuse_wrong_checks, validate
 
@@ -82,17 +88,21 @@ def docs(
     say_json({"index": index, "files": len(files)}) if as_json else say(index)
 
 
-def _recorded_checks(store: Store, run: str) -> dict[Any, Any]:
-    """The section `checks` that the run last had, without Python files: a store from elsewhere must not choose what is run."""
+def _recorded_checks(store: Store, run: str) -> tuple[dict[Any, Any], list[NamedCode]]:
+    """The section `checks` that the run last had, without Python files, and the code in it unless this user ran that config.
+
+    A store from elsewhere must not choose what is run.
+    """
     name = f"runs/{run}/config.json"
     try:
-        checks = dict(json_value(store.storage.read(name)).get("checks", {}))
+        content = store.storage.read(name)
+        checks = dict(json_value(content).get("checks", {}))
     except FileNotFoundError:
-        return {}
+        return {}, []
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{store.storage.url}/{name} is no config ({error}): restore it or remove it") from error
     checks.pop("files", None)
-    return checks
+    return checks, [] if is_own(content) else list(conditions_in(checks_config(checks)))
 
 
 def _before(store: Store, version: Version) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows import show
-from flows.options import Config, From, Iterations, Json, Root, Set, load, prefect, print_versions
+from flows.options import Config, From, Iterations, Json, Root, RunCode, Set, load, prefect, print_versions
 from flows.schedules import Schedule, serve_kept
 from flows.server import QUIET
 from wind.config import DistillConfig
@@ -33,18 +33,26 @@ def run(config: Config, set_: Set = None, iterations: Iterations = None, base: F
 def rerun(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="the name of a run")],
     stage: Annotated[str, typer.Option("--from", help=f"one of {', '.join(STAGES)}")],
+    run_code: RunCode = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Compute a stage anew, and what depends on it; nothing before it."""
+    """Compute a stage anew, and what depends on it; nothing before it.
+
+    The config is the one in the store. If somebody else ran it, as in a copied store, code that it names needs `--run-code`.
+    """
+    from tasks.running import KeptConfig
+    from wind.named_code import code_in, require_leave
+
     if stage not in STAGES:
         raise ConfigError(f"no stage is called {stage!r}: the stages are {', '.join(STAGES)}")
     store = Store(root)
-    try:
-        recorded = store.storage.read(f"runs/{run_name}/config.json")
-    except FileNotFoundError:
-        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})") from None
-    config = DistillConfig.model_validate_json(recorded).model_copy(update={"root": root})
+    kept = KeptConfig.of(store, run_name)
+    if kept is None:
+        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})")
+    if not kept.is_own:
+        require_leave(f"the config of {run_name} in {root}", list(code_in(kept.config)), run_code=run_code)
+    config = kept.config.model_copy(update={"root": root})
     _distill(config, as_json=as_json, refresh=stage, base=Versions(store, run_name).base())
 
 

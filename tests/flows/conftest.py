@@ -20,7 +20,7 @@ import tasks.running
 from flows import cli
 from flows.distill import distill
 from flows.server import EmbeddedServer
-from tasks.running import start
+from tasks.running import keep_config, start
 from tasks.workers import Pool
 from wind.config import DistillConfig, WorkersConfig
 from wind.files import lock
@@ -116,6 +116,7 @@ def finished(prefect_variables: dict[str, str], tiny_model: Path, pool: Pool, sh
                 contextlib.chdir(folder),
                 start(load_config(path, []), quiet=True, pool=pool) as here,
             ):
+                keep_config(here.store, load_config(path, []))
                 distill(here.config)
             (folder / "complete").touch()
     return folder / "store"

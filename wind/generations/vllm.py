@@ -22,6 +22,7 @@ from wind.fingerprints import digest
 from wind.generations import GenerationsSpec, Request, Sample, not_finite
 from wind.models import stop_token_ids
 from wind.nesting import json_value
+from wind.pretrained import load_config
 from wind.stages import Progress
 
 CONCURRENT_SEQUENCES: Final = 256  # vLLM's own default differs by GPU, and batch shapes move floats
@@ -151,9 +152,7 @@ def close() -> None:
 
 def _is_exact_in_place(folder: Path) -> bool:
     """Whether new weights may enter a warm engine: not where the head is the table of embeddings; a CPU keeps the old one."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     return not config.get_text_config().tie_word_embeddings and {*(config.architectures or [""])} <= EXACT_IN_PLACE
 
 
@@ -172,6 +171,8 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
     try:
         llm = LLM(
             model=str(folder),
+            trust_remote_code=False,
+            load_format="safetensors",
             skip_tokenizer_init=True,
             generation_config="vllm",  # no sampling defaults from the model's folder
             dtype=spec.inference.dtype,

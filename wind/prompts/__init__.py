@@ -101,7 +101,8 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
     A row longer than `max_prompt_tokens` is dropped as `too_long`; of the others with the same rendered prompt the first is kept,
     with its answer, and the rest are dropped as `duplicate`. Raises InputError or ConfigError naming what cannot be used.
     """
-    from wind.prompts.rendering import load_tokenizer, render
+    from wind.pretrained import load_tokenizer
+    from wind.prompts.rendering import render
     from wind.templates import Template
 
     rows = read_rows(store, spec.source, spec.field, spec.limit)

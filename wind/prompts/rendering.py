@@ -6,29 +6,18 @@ the template, or the tokenizer, to say (Zephyr's template leaves it out; in Chat
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wind.errors import InputError
 from wind.prompts.messages import Message
 from wind.prompts.sources import Row
-from wind.templates import Template, begins_with_two, line, two_bos
+from wind.templates import Template, begins_with_two, two_bos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BLOCK_PROMPTS = 1024
 Rendered = tuple[str, list[int]]  # text and token ids
-
-
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a stored model. Raises InputError if the folder has none that can be read without its own code."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"no tokenizer can be loaded from {folder}: {line(error)}") from error
 
 
 def render(

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from wind.config import PromptsConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError, first_line
+from wind.files import NotPlainError, read_plain
 from wind.handles import Source
 from wind.nesting import json_value
 from wind.prompts.splits import KEYWORDS, by_split
@@ -30,6 +31,7 @@ ACCEPTED = "a .jsonl, .parquet or .arrow file, a `datasets` folder, or a Hub dat
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 BATCH_ROWS = 1024
+LONGEST_LINE = 64 * 2**20  # bytes of a row: a file without line ends would be read at once
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,18 @@ def import_prompts(store: Store, config: PromptsConfig) -> Source:
     started = time.time()
     path = Path(config.source)
     if not path.exists():
-        if path.suffix in READERS or not HUB_ID.match(config.source):
+        if path.suffix in READERS or not HUB_ID.fullmatch(config.source):
             raise ConfigError(f"prompts.source {path.absolute()} does not exist: give {ACCEPTED}")
         return _import_from_hub(store, config, started)
     _refuse(config, "revision", "subset")
+    try:
+        return _import_files(store, config, path, started)
+    except NotPlainError as error:
+        raise ConfigError(f"prompts.source {error}") from error
+
+
+def _import_files(store: Store, config: PromptsConfig, path: Path, started: float) -> Source:
+    """The stored copy of a file, or of the data files of a folder, whose links lead to nothing outside of it."""
     if path.is_dir():
         paths = _folder_files(path, config)
     else:
@@ -66,7 +76,8 @@ def import_prompts(store: Store, config: PromptsConfig) -> Source:
     if unreadable:
         raise ConfigError(f"prompts.source {unreadable[0]} may not be read: check its permissions")
     origin = {"path": without_home(config.source)}
-    return store.import_source(paths, provenance={"origin": origin, **provenance(store, started)})
+    within = path if path.is_dir() else None  # a file that the user names may itself be a link
+    return store.import_source(paths, within, provenance={"origin": origin, **provenance(store, started)})
 
 
 def read_rows(store: Store, source: Source, field: str, limit: int | None) -> list[Row]:
@@ -99,18 +110,19 @@ def _refuse(config: PromptsConfig, *settings: str) -> None:
 
 def _folder_files(folder: Path, config: PromptsConfig) -> list[Path]:
     """The data files of a folder: a saved `Dataset`, one split of a saved `DatasetDict`, or data files side by side."""
-    if (folder / "dataset_dict.json").is_file():
-        split = _only_split(config, _listed(folder / "dataset_dict.json", "splits"))
-        return _saved_files(folder / split)
-    if (folder / "state.json").is_file():
+    if (folder / "dataset_dict.json").exists():
+        split = _only_split(config, _listed(folder / "dataset_dict.json", "splits", folder))
+        return _saved_files(folder / str(split), folder)
+    if (folder / "state.json").exists():
         _refuse(config, "source_split")
-        return _saved_files(folder)
+        return _saved_files(folder, folder)
     return _files_of_split(folder, config)
 
 
-def _saved_files(folder: Path) -> list[Path]:
+def _saved_files(folder: Path, within: Path) -> list[Path]:
     """The data files of a saved `Dataset`, named one by one: a cache of `map` or `filter` may lie there and is no part of it."""
-    files = [folder / str(entry["filename"]) for entry in _listed(folder / "state.json", "_data_files")]
+    entries = _listed(folder / "state.json", "_data_files", within)
+    files = [folder / str(entry["filename"]) for entry in entries if isinstance(entry, dict) and "filename" in entry]
     missing = [path.name for path in files if not path.is_file()]
     if missing or not files:
         what = f"lacks {missing[0]}" if missing else f"holds no {', '.join(READERS)} file"
@@ -146,10 +158,12 @@ def _with_own_names(paths: list[Path], folder: Path) -> list[Path]:
     return paths
 
 
-def _listed(path: Path, key: str) -> list[Any]:
-    """The list under `key` of a JSON file that `save_to_disk` wrote."""
+def _listed(path: Path, key: str, within: Path) -> list[Any]:
+    """The list under `key` of a JSON file that `save_to_disk` wrote below the folder `within`."""
     try:
-        listed = json_value(path.read_bytes())[key]
+        listed = json_value(read_plain(path, within))[key]
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing: save the dataset again") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not what save_to_disk of `datasets` writes ({error!r}): save the dataset again") from error
     if not isinstance(listed, list):
@@ -176,7 +190,7 @@ def _import_from_hub(store: Store, config: PromptsConfig, started: float) -> Sou
     name = config.source
     try:
         # A full commit needs no question to the Hub, so that a cached dataset can be imported offline.
-        is_commit = config.revision is not None and COMMIT.match(config.revision)
+        is_commit = config.revision is not None and COMMIT.fullmatch(config.revision)
         commit = config.revision if is_commit else HfApi().dataset_info(name, revision=config.revision).sha
         splits = datasets.get_dataset_split_names(name, config.subset, revision=commit)
         split = _only_split(config, splits)
@@ -198,9 +212,11 @@ def _import_from_hub(store: Store, config: PromptsConfig, started: float) -> Sou
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+            where = f"{path.name} line {number}"
+            if len(line) > LONGEST_LINE:
+                raise InputError(f"{where} has more than {LONGEST_LINE // 2**20} MiB: one object per line is needed")
             if line.strip():
-                where = f"{path.name} line {number}"
                 text = line.rstrip(b"\r\n")
                 yield Row(where, _json_object(text.removeprefix(b"\xef\xbb\xbf") if number == 1 else text, where))
 

@@ -187,7 +187,8 @@ def _import(store: Store, config: ClassifierRewardConfig | PairwiseRewardConfig)
     from wind.models import import_policy
 
     try:
-        return import_policy(store, PolicyConfig(path=config.path, revision=config.revision))
+        named = PolicyConfig(path=config.path, revision=config.revision)
+        return import_policy(store, named, "AutoModelForSequenceClassification")
     except ConfigError as error:
         message = str(error)  # written for the policy's own section of the config
         raise ConfigError(f"reward{message.removeprefix('policy')}" if message.startswith("policy") else message) from error

@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification
-
 from wind.config import DType, InferenceConfig
 from wind.datasets import Store
 from wind.errors import InputError
@@ -71,7 +69,7 @@ def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Tem
 
 def load_classifier(folder: Path, name: str, dtype: DType) -> Any:
     """The sequence-classification model in `folder`, as `load_scored` loads it. Raises InputError for more outputs than one."""
-    model = load_scored(AutoModelForSequenceClassification, folder, name, dtype)
+    model = load_scored(folder, name, dtype)
     if model.config.num_labels != 1:
         raise InputError(f"{name} has {model.config.num_labels} outputs: name a sequence-classification model with one")
     return model

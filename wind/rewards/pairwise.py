@@ -187,7 +187,7 @@ def pairwise_reward(root: str, reward: Pairwise, inference: InferenceConfig, dev
 
         assert reward.max_prompt_tokens is not None, "resolve_reward sets both lengths of a PairRM"
         assert reward.max_response_tokens is not None
-        model = load_scored(PairRM, folder, name, inference.dtype)
+        model = load_scored(folder, name, inference.dtype, PairRM)
         encode = PairRMEncoder(folder, name, model.config, reward.max_prompt_tokens, reward.max_response_tokens)
     else:
         model = load_classifier(folder, name, inference.dtype)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from wind.config import DType
 from wind.errors import InputError
 from wind.models import attention_of, deterministic, positions_of
-from wind.rewards.functions import Floats, first_line, refuse_non_finite
+from wind.pretrained import load_model
+from wind.rewards.functions import Floats, refuse_non_finite
 from wind.stages import Progress
 from wind.templates import Template, Where, begins_with_two, two_bos
 
@@ -90,23 +90,19 @@ class Scorer:
         return free
 
 
-def load_scored(kind: Any, folder: Path, name: str, dtype: DType) -> Any:
-    """The model of class `kind` in `folder`, frozen, weights in `dtype`, on the CPU.
+def load_scored(folder: Path, name: str, dtype: DType, loader: Any = None) -> Any:
+    """The sequence-classification model in `folder`, frozen, weights in `dtype`, on the CPU; `loader` is a class of its own.
 
     Raises InputError if the folder does not load as one or lacks weights that would have to be made up.
     """
-    attention = attention_of(folder, "auto")
-    try:
-        model, info = kind.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise InputError(f"{name} does not load as a reward model: {first_line(error)}") from error
+    model, info = load_model(
+        "AutoModelForSequenceClassification",
+        folder,
+        name,
+        loader,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention_of(folder, "auto"),
+    )
     missing = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
     if missing:
         raise InputError(

@@ -59,7 +59,7 @@ def save_weights(model: Any, weights: dict[str, torch.Tensor], start: Path, fold
         if not _holds_weights(path):
             path.unlink()
     for path in start.iterdir():
-        if MODEL_FILES.match(path.name) and path.name != MANIFEST and not _holds_weights(path):
+        if MODEL_FILES.fullmatch(path.name) and path.name != MANIFEST and not _holds_weights(path):
             shutil.copyfile(path, folder / path.name)
     config = json_value((start / "config.json").read_bytes())
     config.pop("torch_dtype", None)  # the older name of the same key
