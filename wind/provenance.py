@@ -10,9 +10,6 @@ import json
 import os
 import platform
 import re
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -20,9 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wind import processes
 from wind.datasets import Store
 from wind.fingerprints import digest
+from wind.git import Changes, changes
 from wind.handles import FINGERPRINT
 from wind.redaction import redacted
 from wind.seals import parsed
@@ -44,9 +41,7 @@ VARIABLES = re.compile(  # whose presence can change what or how fast something 
     r"^(WIND|HF|TRANSFORMERS|TORCH|PYTORCH|PYTHON|CUDA|CUBLAS|NVIDIA|NCCL|GLOO|OMP|MKL|OPENBLAS|KMP|DS|VLLM|TOKENIZERS|PREFECT|AWS|WANDB)(_|[A-Z]*$)"
 )
 STARTED_WITH = sorted(name for name in os.environ if VARIABLES.match(name))  # libraries set others while they compute
-SOURCES = {".py", ".j2", ".jinja", ".yaml", ".yml", ".toml", ".cfg", ".json", ".sh", ".txt", ".md"}  # of an untracked file
 MOST_PATCH_BYTES = 2**20
-GIT_SECONDS = 30.0
 TREE = Path(__file__).resolve().parents[1]
 
 
@@ -119,16 +114,15 @@ def git_state(store: Store) -> dict[str, Any]:
     found = _git()
     if found is None:
         return {}
-    revision, patch = found
-    state: dict[str, Any] = {"git_revision": revision, "git_dirty": patch != b""}
-    if not patch:
+    state: dict[str, Any] = {"git_revision": found.revision, "git_dirty": found.size != 0}
+    if not found.size:
         return state
-    clean = redacted(patch.decode(errors="surrogateescape")).encode(errors="surrogateescape")
-    if len(clean) > MOST_PATCH_BYTES:
-        return {**state, "git_patch_bytes": len(clean)}
+    if found.patch is None:
+        return {**state, "git_patch_bytes": found.size}
+    clean = redacted(found.patch.decode(errors="surrogateescape")).encode(errors="surrogateescape")
     name = hashlib.sha256(clean).hexdigest()
     _keep(store, f"{PATCHES}/{name}.patch", clean)
-    return {**state, "git_patch": name, **({"git_patch_redacted": True} if clean != patch else {})}
+    return {**state, "git_patch": name, **({"git_patch_redacted": True} if clean != found.patch else {})}
 
 
 def _keep(store: Store, name: str, content: bytes) -> None:
@@ -168,37 +162,9 @@ def _gpus() -> list[str]:
 
 
 @cache
-def _git() -> tuple[str, bytes | None] | None:
-    """The revision of this source tree and its uncommitted changes, None where they cannot be had; None outside a checkout."""
-    try:
-        _run("ls-files", "--error-unmatch", __file__)  # not an installed copy that lies within somebody else's checkout
-        revision = _run("rev-parse", "HEAD").decode().strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    try:
-        return revision, _patch()
-    except (OSError, subprocess.SubprocessError):
-        return revision, None
-
-
-def _patch() -> bytes:
-    """Changed files of this source tree, and new ones that git does not ignore and that are source, for `git apply`."""
-    listed = _run("ls-files", "--others", "--exclude-standard", "-z").decode(errors="surrogateescape").split("\0")
-    new = [name for name in listed if Path(name).suffix in SOURCES and (TREE / name).is_file()]
-    if not new:
-        return _run("diff", "--binary", "HEAD", "--", ".")
-    with tempfile.TemporaryDirectory() as folder:
-        # An index of our own, so that the user's is left alone: in it new files are announced, and so part of the diff.
-        index = Path(folder) / "index"
-        shutil.copyfile(TREE / _run("rev-parse", "--git-path", "index").decode().strip(), index)
-        _run("add", "--intent-to-add", "--", *new, index=index)
-        return _run("diff", "--binary", "HEAD", "--", ".", index=index)
-
-
-def _run(*arguments: str, index: Path | None = None) -> bytes:
-    environment = os.environ | ({"GIT_INDEX_FILE": str(index)} if index else {})
-    command = ["git", "-c", "core.quotePath=false", *arguments]
-    return processes.run(command, cwd=TREE, env=environment, timeout=GIT_SECONDS).stdout
+def _git() -> Changes | None:
+    """What of this source tree is not in its commit; None outside a checkout."""
+    return changes(TREE, Path(__file__), MOST_PATCH_BYTES)
 
 
 def peak_memory() -> int:
