@@ -20,9 +20,10 @@ import httpx
 import prefect.settings
 from prefect import Flow, flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.runner import Runner
 from prefect.settings import temporary_settings
-from prefect.states import Cancelled, Completed, State
+from prefect.states import Cancelled, Completed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import Field
 

@@ -61,7 +61,7 @@ def dataset_task(function: Callable[P, R]) -> Callable[P, R]:
         compute,
         name=function.__name__,
         description=inspect.getdoc(function),
-        cache_policy=StageKey(_noun(function)),
+        cache_policy=StageKey(noun=_noun(function)),
         persist_result=True,
         result_serializer="json",
     )
