@@ -21,6 +21,7 @@ from wind.generations.hf import TransformersSampler
 from wind.handles import Dataset, Model
 from wind.models import load_policy, stop_token_ids
 from wind.objectives import Batch, objective_for
+from wind.observed import noting
 from wind.rewards import resolve_reward
 from wind.rollouts import STAGE, RolloutsSpec
 from wind.stages import Job, Place, Shard, parse
@@ -274,6 +275,29 @@ def test_a_damaged_checkpoint_costs_time_only(store: Store, policy: Model, damag
     again = roll(spec, store, lambda done, total: steps.append(done))
     assert steps[0] == 1
     assert (again.outputs, again.table) == (uninterrupted.outputs, uninterrupted.table)
+
+
+@pytest.mark.parametrize("is_edited", [False, True])
+def test_an_interrupted_training_begins_anew_if_its_reward_has_read_something_else(
+    store: Store, policy: Model, tmp_path: Path, is_edited: bool
+) -> None:
+    weight = tmp_path / "weight.txt"
+    weight.write_text("1.0")
+    reward = tmp_path / "counted_digits.py"
+    reward.write_text(reward.read_text().replace("float(", "float(open('weight.txt').read()) * float("))
+    spec = rollouts_spec(store, policy, {"name": "jbond", "refresh_steps": 2}, checkpoint_steps=3)
+    with noting(), pytest.raises(Interrupted):
+        roll(spec, store, stop_after(4))
+    if is_edited:
+        weight.write_text("3.0")
+    steps: list[int] = []
+    with noting() as noted:
+        rows = frame_of(roll(spec, store, lambda done, total: steps.append(done)))
+    assert steps[0] == (1 if is_edited else 4)
+    assert "weight.txt" in noted.all().files
+    digits = rows["response"].str.count_matches("[0-9]") * (3.0 if is_edited else 1.0)
+    assert digits.max() != 0
+    assert rows["reward"].to_list() == digits.to_list()
 
 
 # ---------------------------------------------------------------------------------------- bad input
