@@ -22,14 +22,15 @@ from wind.errors import StageError
 from wind.fingerprints import file_digest
 from wind.observing import listing_digest
 from wind.provenance import PACKAGES
-from wind.redaction import is_secret_name
+from wind.redaction import is_secret_name, without_home
+from wind.user_path import user_path
 
 UNSET: Final = ""
 SECRET: Final = "set"  # in place of the digest of what might be guessed from it
 
 
 class Observed(BaseModel):
-    """Files by path, relative to the current folder where they lie under it; variables by name; packages by version."""
+    """Files by path, relative to a folder of the user's modules where they lie under one; variables and packages by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -133,7 +134,7 @@ def _how(path: str, then: str | None, now: str | None) -> str:
 
 def _digest_now(path: str) -> str | None:
     """The digest of the file or folder that is called so in a record, None if there is none."""
-    file = Path(os.path.expanduser(path) if path.startswith("~/") else path)
+    file = _file(path)
     try:
         if path.endswith(os.sep):
             return listing_digest(str(file))
@@ -147,6 +148,14 @@ def _digest_now(path: str) -> str | None:
         return f"unreadable: {error.strerror}"
 
 
+def _file(path: str) -> Path:
+    """Where the file that is called so in a record lies now, or would lie."""
+    if path.startswith("~/") or os.path.isabs(path):
+        return Path(path).expanduser()
+    places = [Path(folder, path) for folder in user_path()]
+    return next((place for place in places if place.exists()), places[0])
+
+
 @cache
 def _file_digest(file: Path, *stat: int) -> str:
     """The digest of a file, read once while its `stat` stays the same: nobody sets the time of the last change as they please."""
@@ -155,10 +164,10 @@ def _file_digest(file: Path, *stat: int) -> str:
 
 def _short(path: str) -> str:
     """An absolute path as records have it: the same in a copy of the folder, and for another user."""
-    folder, home = os.path.join(os.getcwd(), ""), os.path.join(os.path.expanduser("~"), "")
-    if path.startswith(folder):
-        return path.removeprefix(folder) or "./"
-    return f"~/{path.removeprefix(home)}" if path.startswith(home) else path
+    for folder in (os.path.join(each, "") for each in user_path()):
+        if path.startswith(folder):
+            return path.removeprefix(folder) or "./"
+    return without_home(path)
 
 
 def _variable(name: str, value: str | None) -> str:

@@ -270,3 +270,11 @@ def test_the_same_in_another_folder(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(folder / "two")
     assert before.changed() == []
     assert sorted(before.files) == ["helper.py", "rule.py"]
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert sorted(before.changed()) == ["helper.py is gone", "rule.py is gone"]
+    monkeypatch.setenv("PYTHONPATH", str(folder / "two"))
+    assert (before.changed(), observed()) == ([], (1.0, before))
+    write(folder / "elsewhere/helper.py", "W = 2.0\n")  # it comes first
+    assert before.changed() == ["helper.py was edited"]
+    assert observed()[0] == 2.0
