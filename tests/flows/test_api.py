@@ -146,12 +146,18 @@ def test_a_run_is_the_same_whatever_the_environment_and_the_name_of_its_root(
         assert ended.returncode == 0, (arguments, ended.stderr)
     assert len(Store(root).read(find(Store(root), "tiny").content.datasets["rewards"])) > 0
     shutil.rmtree(root)
+    assert not (home() / ".cache").exists()  # nothing was compiled, or fetched
+
+
+def home() -> Path:
+    """A home that is not there."""
+    return Path(f"{Path.cwd()}-home")
 
 
 def wind(*arguments: str, variables: Mapping[str, str] = HOSTILE) -> "subprocess.CompletedProcess[str]":
     """The command line with these variables in its environment, and a home that is not there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {**variables, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)}
+    environment |= {**variables, "HOME": str(home()), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
         env=environment,

@@ -17,7 +17,8 @@ from wind.sequence_logps import SequenceLogps
 from wind.training.intercepts import LogpsAndIntercept
 from wind.training.policies import load_policy
 
-# DeepSpeed's own sums over ranks on a CPU are an operator it compiles on first use, where there is a compiler; gloo needs none.
+# DeepSpeed's own sums over ranks on a CPU are an operator that it compiles when its communication starts, where there is a
+# compiler: for minutes, and behind a lock that a killed process leaves for ever. gloo needs none.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel("WARNING")
 

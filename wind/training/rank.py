@@ -45,6 +45,8 @@ def _train_here(assignment: Assignment[Any], open_source: OpenSource, progress: 
     import torch
     from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+    import wind.training.engine  # noqa: F401  # says what DeepSpeed must not compile when its communication starts
+
     threads = torch.get_num_threads()
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed prints, and our standard output may be read by a program
         torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
