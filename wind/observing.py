@@ -72,7 +72,9 @@ class Observer:
         return {
             "files": files,
             "variables": dict(self.variables),
-            "packages": {name: _said_version(name) for name in sorted(loaded) if self._is_package(name)},
+            "packages": {
+                name: _said_version(name) for name in sorted(loaded) if not name.startswith("_") and self._is_package(name)
+            },
             "unobserved": sorted(self.unobserved | native),
         }
 
