@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -128,7 +127,7 @@ def test_hits_of_other_versions_of_packages_are_named_once_computed_anew_or_take
 ) -> None:
     config = finished_recipe()
     assert (run(config), planned(config), capsys.readouterr().err) == ([], [], "")
-    now = metadata.version
+    now = observed._version
     monkeypatch.setattr(observed, "_version", lambda name: "9.9" if name == "torch" else now(name))
     line = f"taken from the cache, and computed with torch {now('torch')} (now 9.9): set cache.packages to key"
     plan(config)
