@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from wind.computations import Computation, is_recorded, key_of, made_by, record
 from wind.datasets import Partial, Store
-from wind.errors import ConfigError, StageError, WindError, first_line
+from wind.errors import OUT_OF_MEMORY, ConfigError, StageError, WindError, first_line
 from wind.files import read_plain
 from wind.handles import AnyHandle, Dataset
 from wind.nesting import json_value
@@ -235,6 +235,9 @@ def main(name: str) -> None:
     except WindError as error:
         complain(f"error: {error}")
         sys.exit(error.exit_code)
+    except MemoryError:
+        complain(f"error: {OUT_OF_MEMORY}")
+        sys.exit(1)
 
 
 def _read_job(name: str, path: Path, place: Place) -> Job:

@@ -31,6 +31,7 @@ from wind.config import (
 )
 from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
+from wind.files import plain_text
 from wind.handles import AnyHandle, Dataset, Model
 from wind.rewards.folders import check_one_output, pairwise_architecture
 from wind.rewards.sources import source_digest, sources
@@ -189,7 +190,7 @@ def _template(template: str) -> str:
     if template in ("chat", "none"):
         return template
     try:
-        return Path(template).read_text(encoding="utf-8")
+        return plain_text(Path(template))
     except (OSError, ValueError) as error:
         raise ConfigError(f'reward.template {template} cannot be read: name "chat", "none" or a Jinja file ({error})') from error
 
