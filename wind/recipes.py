@@ -32,7 +32,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give the path of a recipe, a YAML file") from None
     except NotPlainError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{error}: give the path of a recipe, a YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -12,6 +12,7 @@ from wind.datasets import Store
 from wind.errors import OUT_OF_MEMORY, ConfigError
 from wind.handles import Model, Source
 from wind.prompts import prompts_spec
+from wind.rewards.sources import files_digest
 from wind.versions import Version
 
 pytestmark = pytest.mark.usefixtures("versions")
@@ -51,6 +52,12 @@ def test_a_template_is_a_plain_file(store: Store) -> None:
     Path("crlf.jinja").write_bytes(b"one\r\ntwo\rthree\n")
     spec = prompts_spec(store, PromptsConfig(source="p.jsonl", template="crlf.jinja"), *handles, seed=0)
     assert spec.template == "one\ntwo\nthree\n"
+
+
+def test_a_file_of_checks_is_a_plain_file() -> None:
+    os.mkfifo("checks.py")
+    with pytest.raises(ConfigError, match=r"checks\.files checks\.py is no Python file"):
+        files_digest("checks.files", Path("checks.py"))
 
 
 def test_a_lack_of_memory_is_one_line(command: Wind, monkeypatch: pytest.MonkeyPatch, versions: list[Version]) -> None:
