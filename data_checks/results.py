@@ -74,7 +74,7 @@ def recorded(store: Store, handle: Dataset, key: str | None = None) -> CheckResu
 def all_recorded(store: Store, handle: Dataset) -> list[CheckResult]:
     """Every result for `handle`, in order of their keys. Raises DatasetError as `contents` does."""
     keys = [name.removesuffix(".json") for name in store.storage.names(_folder(handle)) if name.endswith(".json")]
-    return [result for key in keys if FINGERPRINT.match(key) and (result := recorded(store, handle, key)) is not None]
+    return [result for key in keys if FINGERPRINT.fullmatch(key) and (result := recorded(store, handle, key)) is not None]
 
 
 def key(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None) -> str:
@@ -141,7 +141,7 @@ def _latest(store: Store, handle: Dataset) -> str | None:
         key = store.storage.read(f"{_folder(handle)}/latest").decode(errors="replace").strip()
     except FileNotFoundError:
         return None
-    return key if FINGERPRINT.match(key) else None
+    return key if FINGERPRINT.fullmatch(key) else None
 
 
 def _fields(content: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,24 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from flows import show
+from wind.errors import ConfigError
 from wind.files import atomic
 from wind.terminal import json_text, say
 
+MOST_SHOWN = 256 * 2**20  # bytes of rows that a table on a terminal is made of
+
 
 def print_rows(found: pa.RecordBatchReader) -> None:
-    """The rows as a table, nothing cut off."""
-    frame = pl.from_arrow(found.read_all())
+    """The rows as a table, nothing cut off. Raises ConfigError if that is more than anybody could look at."""
+    batches, size = [], 0
+    for batch in found:
+        batches.append(batch)
+        size += batch.nbytes
+        if size > MOST_SHOWN:
+            raise ConfigError(
+                f"the answer has more than {MOST_SHOWN // 2**20} MiB: write it with --csv or --parquet, or ask for less"
+            )
+    frame = pl.from_arrow(pa.Table.from_batches(batches, found.schema))
     assert isinstance(frame, pl.DataFrame)
     show.frame(frame)
 

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from flows.commands import auditing, checking, keeping, looking, moving, runs, studies
 from wind.environment import direct, variables
-from wind.errors import WindError
+from wind.errors import OUT_OF_MEMORY, WindError
+from wind.files import NotPlainError
 from wind.redaction import redacted
 from wind.terminal import complain
 
@@ -40,6 +41,10 @@ def main() -> None:
         if not error.title.endswith("Settings"):  # only Prefect's are called so, and are read where it is imported
             raise
         _fail(_refused_settings(error), 2)
+    except NotPlainError as error:
+        _fail(str(error), 2)
+    except MemoryError:
+        _fail(OUT_OF_MEMORY, 1)
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{place}; free space or permissions, then rerun: finished shards are kept", 1)

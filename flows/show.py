@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from wind.datasets import Store
-from wind.errors import ConfigError, first_line
-from wind.handles import AnyHandle, Dataset, label
+from wind.handles import label
 from wind.terminal import PlainConsole, harmless, is_unicode, say
 from wind.versions import Version
 
@@ -30,7 +29,6 @@ __all__ = [
     "plan",
     "reasons",
     "reproduced",
-    "select",
     "tags",
     "verified",
     "version",
@@ -160,8 +158,8 @@ def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 def reasons(why: Sequence[str]) -> str:
     """Why a stage runs, on one line: inputs together."""
-    inputs = [match[1] for reason in why if (match := INPUT.match(reason))]
-    others = [reason for reason in why if not INPUT.match(reason)]
+    inputs = [match[1] for reason in why if (match := INPUT.fullmatch(reason))]
+    others = [reason for reason in why if not INPUT.fullmatch(reason)]
     together = [f"input{'s' * (len(inputs) > 1)} {', '.join(inputs)} changed"] if inputs else []
     return "; ".join([*others, *together])
 
@@ -185,22 +183,6 @@ def collected(found: "Collected") -> None:
     if found.items:
         PlainConsole().print(table)
     say(f"{found.bytes()} bytes {'would be freed' if found.dry_run else 'freed'}")
-
-
-def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> "pl.DataFrame":
-    """The first `limit` rows of a dataset that meet an SQL condition. Raises ConfigError if the condition is not SQL."""
-    if not isinstance(handle, Dataset):
-        raise ConfigError(f"{label(handle)} is not a dataset: its files are in {store.where(handle)}")
-    import duckdb
-
-    with duckdb.connect() as connection:
-        connection.register("dataset", store.open(handle))
-        connection.execute("SET enable_external_access = false")
-        try:
-            found: pl.DataFrame = connection.sql(f"SELECT * FROM dataset{f' WHERE {where}' if where else ''} LIMIT {limit}").pl()
-            return found
-        except duckdb.Error as error:
-            raise ConfigError(f"--where {where!r}: {first_line(error)}") from error
 
 
 def frame(found: "pl.DataFrame") -> None:

@@ -21,7 +21,7 @@ def lineage_of(store: Store, name: str, run: str | None = None) -> Lineage:
     try:
         return of_version(store, find(store, name))
     except ConfigError:
-        if not PROMPT_ID.match(name):
+        if not PROMPT_ID.fullmatch(name):
             raise
     versions, prompt_id = find_prompt(store, name, run)
     if len({version.content.datasets["prompts"] for version in versions}) > 1:

@@ -67,7 +67,7 @@ def model_card(store: Store, name: str, version: Version | None, model: Model) -
     first = history(store, version)[0].content.model_in if version else model
     base, revision = _origin(store.manifest(first))
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["wind", "best-of-n"]}
-    if revision and HUB_ID.match(base):
+    if revision and HUB_ID.fullmatch(base):
         head["base_model"] = base
     what = f"{model.parameters} weights in safetensors, fingerprint `{model.fingerprint}`."
     if version is not None:
@@ -177,7 +177,7 @@ def _inputs(store: Store, manifests: Mapping[Dataset, Manifest]) -> list[list[st
 def _origin(manifest: Manifest) -> tuple[str, str]:
     """Where stored content is from and at which revision: a Hub id as it is, of a local path only the last name."""
     origin, revision = str(manifest.provenance.get("origin", "")), str(manifest.provenance.get("revision", ""))
-    if revision and HUB_ID.match(origin):
+    if revision and HUB_ID.fullmatch(origin):
         return origin, revision
     return PurePath(origin).name or ", ".join(file.name for file in manifest.files[:3]), ""
 

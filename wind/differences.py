@@ -357,7 +357,7 @@ def _is_handle(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str) and HEX.match(value):
+    if isinstance(value, str) and HEX.fullmatch(value):
         return value[:12]
     text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

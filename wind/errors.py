@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from wind.redaction import redacted
 
+OUT_OF_MEMORY: Final = "out of memory: lower inference.batch_tokens, training.micro_prompts or workers.processes, then rerun"
 LONGEST: Final = 400  # characters of a line that another library says
 
 

@@ -56,11 +56,15 @@ def read_plain(path: Path, within: Path | None = None) -> bytes:
     return content
 
 
-def refuse_special(path: Path) -> None:
-    """Raise NotPlainError if `path` is there and neither a plain file nor a folder: writing would wait for it, or replace it."""
+def plain_text(path: Path) -> str:
+    """The text of a plain file in UTF-8, each of its line ends one newline. Raises as `read_plain` does, and UnicodeError."""
+    return read_plain(path).decode().replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise NotPlainError if `path` is there and no plain file."""
     with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISDIR(path.stat().st_mode):
-            _require_plain(path, path.stat())
+        _require_plain(path, path.stat())
 
 
 def _require_plain(path: Path, state: os.stat_result) -> None:
@@ -127,7 +131,11 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name for the block to write; at its end the content is synced and appears at `path` by one rename."""
+    """A temporary name for the block to write; at its end the content is synced and appears at `path` by one rename.
+
+    Raises NotPlainError if what is there is no file: a device, say, would be gone.
+    """
+    _refuse_special(path)
     partial = path.with_name(unfinished_name(path.name))
     try:
         yield partial

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from wind.fingerprints import digest
 
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
-PLAIN_NAME = r"^([^./\x00][^/\x00]*|\.[^./\x00][^/\x00]*)$"  # no folder, and none of the names that lead out of one
+# No folder, none of the names that lead out of one, and nothing that a terminal obeys, line ends included.
+PLAIN_NAME = r"^([^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*|\.[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*)$"
 
 
 class Handle(BaseModel):

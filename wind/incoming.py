@@ -21,7 +21,7 @@ from wind.storage import CHUNK_BYTES
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = ".safetensors"
-MODEL_FILES: Final = re.compile(r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)$")
+MODEL_FILES: Final = re.compile(r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)\Z")
 LARGEST_HEADER: Final = 100_000_000  # bytes of a safetensors header: what the library itself reads
 
 

@@ -12,7 +12,7 @@ REFERENCE = re.compile(r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za
 
 def find(store: Store, name: str) -> Version:
     """The version called `name`: RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six digits of an id."""
-    match = REFERENCE.match(name if "@" in name else f"{name}@latest")
+    match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
     if match and match["run"] in runs(store):
         versions = Versions(store, match["run"])
         found = versions.tagged(match["tag"])

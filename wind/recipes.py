@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from wind.check_config import ChecksConfig
 from wind.config import BanditConfig, DistillConfig, RunConfig
 from wind.errors import ConfigError
+from wind.files import NotPlainError, plain_text
 from wind.nesting import DEEPEST
 from wind.sections import Section, shown
 
@@ -27,9 +28,11 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
     the first mistake, misspelt keys before all others, and how many more there are.
     """
     try:
-        content = _yaml(Path(path).read_text(encoding="utf-8"), str(path))
+        content = _yaml(plain_text(Path(path)), str(path))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give the path of a recipe, a YAML file") from None
+    except NotPlainError as error:
+        raise ConfigError(f"{error}: give the path of a recipe, a YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from wind.code import code_digest, code_of, refuse_edited
 from wind.computations import Computation, is_recorded, key_of, made_by, record, used_by
 from wind.datasets import Partial, Store
-from wind.errors import ConfigError, StageError, WindError, first_line
+from wind.errors import OUT_OF_MEMORY, ConfigError, StageError, WindError, first_line
 from wind.files import read_plain
 from wind.handles import AnyHandle, Dataset
 from wind.nesting import json_value
@@ -264,6 +264,9 @@ def main(name: str) -> None:
     except WindError as error:
         complain(f"error: {error}")
         sys.exit(error.exit_code)
+    except MemoryError:
+        complain(f"error: {OUT_OF_MEMORY}")
+        sys.exit(1)
 
 
 def _read_job(name: str, path: Path, place: Place) -> Job:

@@ -20,7 +20,17 @@ Conversation = Sequence[Mapping[str, Any]]
 Where = Callable[[int], str]  # how conversation number i is named in messages
 
 # What running a template can raise: its own refusals, and what Python's operators raise on values that it did not expect.
-REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+REFUSALS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 MARK = "\0bos\0"
 
 

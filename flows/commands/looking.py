@@ -49,8 +49,13 @@ def rows(
     as_json: Json = False,
 ) -> None:
     """Look at the rows of a dataset."""
+    import polars as pl
+
+    from wind.sql import select
+
     store = Store(root)
-    found = show.select(store, named(store, name), where=where, limit=limit)
+    found = pl.from_arrow(select(store, named(store, name), where=where, limit=limit))
+    assert isinstance(found, pl.DataFrame)
     say_json(found.fill_nan(None).to_dicts()) if as_json else show.frame(found)
 
 

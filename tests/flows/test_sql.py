@@ -1,6 +1,8 @@
 """`wind sql` over a store made by hand: the numbers are those of tests/wind/reading_case.py."""
 
 import json
+import resource
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from tests.wind.reading_case import make_versions
 from wind.datasets import Store
 from wind.errors import WindError
-from wind.sql import answer
+from wind.sql import TOO_LARGE, answer
 from wind.versions import Version
 
 Wind = Callable[..., tuple[int, str, str]]
@@ -84,6 +86,74 @@ def test_a_wrong_query_is_one_line(versions: list[Version], command: Wind, query
     assert err.count("\n") == 1
     assert told in err
     assert not Path("there.csv").exists()
+
+
+LARGE = [
+    "SELECT repeat('x', 3000000000)",
+    "SELECT repeat('x', 1500000000) FROM rewards",
+    "SELECT string_agg(repeat('x', 1000000), ',') FROM range(5000)",
+    "SELECT repeat('x', 10000000) FROM range(500)",
+    "SELECT range(1000000000)",
+]
+
+
+@pytest.mark.parametrize("query", LARGE)
+def test_a_query_that_would_take_all_memory_is_one_line(versions: list[Version], command: Wind, query: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    code, out, err = command("sql", query, "--json")
+    assert (code, err) == (2, f"error: {TOO_LARGE}\n")
+    assert out in ("", "[\n")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert sorted(path.name for path in Path().iterdir()) == ["store"]  # nor does it spill here
+
+
+def test_what_does_not_fit_in_memory_is_on_disk_meanwhile(
+    versions: list[Version], command: Wind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wind.sql.BUFFERS", "20MB")
+    query = "SELECT count(*) AS n FROM (SELECT DISTINCT i || repeat('.', 60) AS t FROM range(500000) r(i))"
+    code, out, _ = command("sql", query, "--json")
+    assert (code, json.loads(out)) == (0, [{"n": 500_000}])
+    assert sorted(path.name for path in Path().iterdir()) == ["store"]
+    assert list(Path(tempfile.gettempdir()).glob("wind-sql-*")) == []
+
+
+def test_a_table_of_more_than_anybody_reads_is_one_line(
+    versions: list[Version], command: Wind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.answers.MOST_SHOWN", 2**20)
+    code, out, err = command("sql", "SELECT i FROM range(1000000) r(i)")
+    assert (code, out) == (2, "")
+    assert err == "error: the answer has more than 1 MiB: write it with --csv or --parquet, or ask for less\n"
+
+
+CONDITIONS = ["1=1 --", "1=1 /* all */", "reward < 9 -- or so", "reward IN (SELECT reward FROM dataset)", "true", "'--' = '--'"]
+WRONG = [
+    *("1=1) --", "1=1) LIMIT 99 --", "1=1 /*", "1=1; SELECT 2", "1=1) OR (1=1", "1=1 LIMIT 99", "1=1 UNION SELECT 1", "1=1, 2=2"),
+    *("1=1 ORDER BY reward", "1=1 FROM dataset", "*", "reward AS x", "SELECT 1", "1=1\n) --", "1=1 OFFSET 1"),
+    *("EXISTS (SELECT * FROM read_text('store/runs/demo/versions/0001.json'))", "EXISTS (FROM 'prompts.csv')"),
+    *(
+        "EXISTS (FROM glob('*'))",
+        "EXISTS (FROM store)",
+        "EXISTS (FROM found)",
+        "getenv('HOME') <> ''",
+        "repeat('x', 3000000000) <> ''",
+    ),
+]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_condition_cuts_off_no_limit(versions: list[Version], command: Wind, condition: str) -> None:
+    code, out, _ = command("rows", "demo@1:rewards", "--where", condition, "--limit", "2", "--json")
+    assert (code, len(json.loads(out))) == (0, 2)
+
+
+@pytest.mark.parametrize("condition", WRONG)
+def test_a_condition_is_one_expression_over_the_dataset(versions: list[Version], command: Wind, condition: str) -> None:
+    Path("prompts.csv").write_text("a\n1\n")
+    code, out, err = command("rows", "demo@1:rewards", "--where", condition, "--json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --where ")
 
 
 def test_which_run_is_asked(store: Store, versions: list[Version], command: Wind, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`wind verify` on a finished run: every finding in one pass, and stages that are computed again."""
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,15 @@ def test_a_damaged_version_is_named(wind: Wind, name: str) -> None:
     assert code == 1
     assert f"{path} does not have the digest that it carries: it was edited" in out
     assert line == f"error: {path} does not have the digest that it carries: it was edited"
+
+
+def test_all_that_is_stored_has_the_modes_that_the_umask_gives() -> None:
+    """What was imported as what was computed or trained: who may read one may read the other."""
+    os.umask(umask := os.umask(0))
+    paths = [path for part in ("datasets", "models", "sources") for path in Path("store", part).rglob("*")]
+    assert {path.parts[1] for path in paths} == {"datasets", "models", "sources"}
+    modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in paths}
+    assert modes == {(True, 0o777 & ~umask), (False, 0o666 & ~umask)}
 
 
 def test_stages_are_reproduced(wind: Wind) -> None:

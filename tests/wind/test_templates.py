@@ -2,6 +2,8 @@
 
 import datetime
 import inspect
+import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,48 @@ def test_arguments_are_json() -> None:
     for wrong in (float("nan"), {1, 2}, DAY):
         with pytest.raises(ValidationError):
             PromptsConfig(source="p.jsonl", template_arguments={"x": wrong})
+
+
+BOMBS = {
+    "a macro that calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "a loop within itself": "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    "brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "lists": "{{ " + "[" * 3000 + "]" * 3000 + " }}",
+    "signs": "{{ " + "-" * 20000 + "1 }}",
+    "conditions": "{% if 1 %}" * 2000 + "{% endif %}" * 2000,
+    "loops": "{% for m in messages %}" * 30 + "{% endfor %}" * 30,
+    "filters": "{{ 1" + "|string" * 5000 + " }}",
+    "a list in lists": "{% set n = namespace(a=[]) %}{% for i in range(3000) %}{% set n.a = [n.a] %}{% endfor %}{{ n.a|tojson }}",
+    "memory": "{{ messages[0].content * 100000000000 }}",
+    "a range": "{{ range(1000000) | list }}",
+}
+ATTEMPTS = {
+    "a class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "a global": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "a file": "{% include '/etc/passwd' %}",
+    "a module": "{% import 'os' as os %}{{ os.getcwd() }}",
+    "a change": "{{ messages.append(1) }}",
+}
+
+
+@pytest.mark.parametrize("name", [*BOMBS, *ATTEMPTS])
+def test_a_template_is_bounded_and_reaches_nothing(tokenizer: Any, name: str) -> None:
+    template = Template(tokenizer, (BOMBS | ATTEMPTS)[name], DAY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + 2**30, hard))  # a machine of a size that is known
+    try:
+        with pytest.raises((InputError, ConfigError)) as raised:
+            template.texts([ASKED], where)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    assert "\n" not in str(raised.value)
+    assert "prompts.template" in str(raised.value)
+
+
+def test_no_template_of_others_is_rendered_elsewhere() -> None:
+    """The pages of the data checks are made of templates of ours; all others go through transformers' sandbox."""
+    root = Path(__file__).resolve().parents[2]
+    files = [path for part in ("wind", "tasks", "flows", "data_checks") for path in (root / part).rglob("*.py")]
+    found = [path.relative_to(root).as_posix() for path in files if re.search(r"\bjinja2\b(?!.*Error)", path.read_text())]
+    assert found == ["data_checks/docs.py"]

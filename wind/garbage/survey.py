@@ -210,7 +210,7 @@ class Survey:
         for tree, depth in (("datasets", 3), ("models", 2), ("sources", 2)):
             for entry in self._storage.files(tree):
                 parts = entry.name.split("/")
-                if len(parts) == depth + 1 and FINGERPRINT.match(parts[depth - 1]):
+                if len(parts) == depth + 1 and FINGERPRINT.fullmatch(parts[depth - 1]):
                     name = "/".join(parts[:depth])
                     folder = folders.setdefault(name, Folder(name))
                     folder.files.append(entry)

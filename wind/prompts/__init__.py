@@ -22,6 +22,7 @@ from wind.answers import canonical, is_nan
 from wind.config import TODAY, PromptsConfig
 from wind.datasets import Store
 from wind.errors import ConfigError, InputError
+from wind.files import plain_text
 from wind.handles import Model, Source
 from wind.prompts.messages import conversation_of, plain
 from wind.prompts.sources import Row, import_prompts, read_rows
@@ -58,7 +59,7 @@ def prompts_spec(store: Store, config: PromptsConfig, source: Source, tokenizer:
     template = config.template
     if template not in ("chat", "none"):
         try:
-            template = Path(config.template).read_text(encoding="utf-8")
+            template = plain_text(Path(config.template))
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f'prompts.template {config.template} cannot be read ({error}): give "chat", "none" or the path of a Jinja file'

@@ -31,7 +31,8 @@ from wind.config import (
 )
 from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
-from wind.fingerprints import file_digest
+from wind.files import open_plain, plain_text
+from wind.fingerprints import stream_digest
 from wind.handles import AnyHandle, Dataset, Model
 from wind.rewards.folders import check_one_output, pairwise_architecture
 from wind.rewards.sources import source_digest, sources
@@ -151,10 +152,11 @@ def _rule(config: RuleRewardConfig) -> Rule:
 
 
 def _input_digest(path: str) -> str:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ConfigError(f"reward.inputs names {path}, and there is no such file: correct the path")
-    return file_digest(file)
+    try:
+        with open_plain(Path(path).expanduser()) as file:
+            return stream_digest(file)
+    except OSError as error:
+        raise ConfigError(f"reward.inputs names {path}, which cannot be read ({error.strerror}): correct the path") from error
 
 
 def _pairwise(store: Store, config: PairwiseRewardConfig, model: Model) -> Pairwise:
@@ -199,7 +201,7 @@ def _template(template: str) -> str:
     if template in ("chat", "none"):
         return template
     try:
-        return Path(template).read_text(encoding="utf-8")
+        return plain_text(Path(template))
     except (OSError, ValueError) as error:
         raise ConfigError(f'reward.template {template} cannot be read: name "chat", "none" or a Jinja file ({error})') from error
 
