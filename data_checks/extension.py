@@ -26,7 +26,7 @@ from wind.errors import ConfigError, InputError, first_line
 from wind.handles import label
 from wind.rewards.sources import files_digest, shown
 from wind.schemas import KEYS, SCHEMAS
-from wind.user_path import use_user_path
+from wind.user_path import from_source, use_user_path
 
 CLASSES: Final = sorted(name for name in dir(gxe) if re.match("Expect(Column|Compound|Multicolumn|Select|TableRow)", name))
 RESPONSE: Final = {
@@ -212,7 +212,8 @@ def _module(file: str) -> ModuleType:
 def _foreign(file: str, function: str) -> Iterator[None]:
     """Say whatever the user's code raises in the block in one line, with its own file and line."""
     try:
-        yield
+        with from_source():
+            yield
     except (Exception, SystemExit) as error:  # a user's function may raise anything
         path = str(Path(file).resolve())
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]

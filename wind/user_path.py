@@ -6,6 +6,8 @@ process that imports the user's code: a `random.py` or `tasks/` among somebody's
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 VARIABLE: Final = "WIND_PYTHONPATH"  # the user's PYTHONPATH in a process of ours, whose own PYTHONPATH names this project
@@ -23,6 +25,17 @@ def user_pythonpath() -> str:
         return os.environ[VARIABLE]
     given = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join(os.path.abspath(folder) for folder in given.split(os.pathsep)) if given else ""
+
+
+@contextmanager
+def from_source() -> Iterator[None]:
+    """For the block, have modules compiled from their sources: bytecode beside one may be of what it was before an edit."""
+    before = sys.pycache_prefix, sys.dont_write_bytecode
+    sys.pycache_prefix, sys.dont_write_bytecode = os.path.join(os.devnull, "none"), True
+    try:
+        yield
+    finally:
+        sys.pycache_prefix, sys.dont_write_bytecode = before
 
 
 def use_user_path() -> None:

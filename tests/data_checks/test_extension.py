@@ -1,5 +1,8 @@
 """Expectations of the user's own: what the config and a file may say, and what is said of mistakes."""
 
+import os
+import py_compile
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +66,27 @@ def test_an_override_adds_an_expectation() -> None:
     given = "checks.extra={rewards: [{expectation: ExpectColumnMaxToBeBetween, column: reward, max_value: 9}]}"
     (each,) = checks_config({}, [given]).extra["rewards"]
     assert each.arguments() == {"column": "reward", "max_value": 9, "severity": "critical"}
+
+
+@pytest.mark.parametrize("imported", ["at its top", "within a function"])
+def test_no_bytecode_beside_a_helper_is_run(
+    chain: "Chain", tmp_path: Path, imported: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit may leave a file's length and time as they were."""
+    monkeypatch.chdir(tmp_path)
+    helper = tmp_path / f"checks_limit_{len(imported)}.py"
+    for limit in (5, 1):
+        helper.write_text(f"LIMIT = {limit}\n")
+        os.utime(helper, (1e9, 1e9))
+        if limit == 5:
+            py_compile.compile(str(helper))
+    statement = f"from {helper.stem} import LIMIT"
+    top, within = (statement, "") if imported == "at its top" else ("", statement)
+    text = f"import great_expectations.expectations as gxe\n{top}\ndef rewards(subject):\n    {within}\n"
+    checks = in_file(tmp_path, f"{text}    return [gxe.ExpectColumnMaxToBeBetween(column='length', max_value=LIMIT)]\n")
+    with pytest.raises(DataCheckError, match="length"):
+        validate(chain.dataset("rewards"), chain.store, checks)
+    sys.modules.pop(helper.stem)
 
 
 @pytest.mark.parametrize(
