@@ -22,6 +22,7 @@ from wind.datasets import Store
 from wind.errors import DatasetError, first_line
 from wind.handles import Dataset, label
 from wind.lineage import chain, named, used
+from wind.observed import Observed
 from wind.schemas import KEYS
 from wind.stages import Job
 from wind.versions import Version, Versions
@@ -170,7 +171,7 @@ def newest(store: Store, run: str, iteration: int | None) -> "Side | None":
 
 
 def reasons(before: Computation | None, after: Computation | Job) -> list[str]:
-    """Which parts of the key of `before` are other in `after`: fields of the spec, modules, then inputs; none if none is."""
+    """What is other in `after`: fields of the spec, modules, inputs, then what was observed to be used; empty if nothing is."""
     if before is None:
         return ["never computed"]
     if before.stage != after.stage:
@@ -185,7 +186,16 @@ def reasons(before: Computation | None, after: Computation | Job) -> list[str]:
         code = [f"code of {change.name} {_verb(change)}" for change in changes(before.modules, after.modules)]
     else:
         code = ["code changed"] if before.code != after.code else []
-    return fields + code + inputs
+    used = _used_otherwise(before.observed, after.observed) if isinstance(after, Computation) else []
+    return fields + code + inputs + used
+
+
+def _used_otherwise(before: Observed, after: Observed) -> list[str]:
+    return [
+        f"{prefix}{change.name} {_verb(change)}"
+        for prefix, then, now in (("", before.files, after.files), ("variable ", before.variables, after.variables))
+        for change in changes(then, now)
+    ]
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:

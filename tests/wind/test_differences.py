@@ -13,6 +13,7 @@ from wind.datasets import Store
 from wind.differences import Change, changes, difference, newest, reasons, row_changes
 from wind.fingerprints import digest
 from wind.handles import Dataset
+from wind.observed import Observed
 from wind.stages import Job, Place
 from wind.versions import Versions
 
@@ -141,6 +142,10 @@ def test_reasons_name_the_part_of_the_key() -> None:
     assert reasons(before.model_copy(update={"modules": {}}), job("new")) == ["code changed"]
     both = job("new", {"wind.rewards": "9"}, rewards={**handle, "fingerprint": digest(9)}, training={"lr": 1})
     assert reasons(before, both) == ["training.lr 0.001 -> 1", "code of wind.rewards changed", "input rewards changed"]
+    read = before.model_copy(update={"observed": Observed(files={"a.txt": "1", "b.txt": "1"}, variables={"MODE": "1"})})
+    later = before.model_copy(update={"observed": Observed(files={"a.txt": "2", "c.txt": None}, variables={"MODE": "2"})})
+    assert reasons(read, read) == []
+    assert reasons(read, later) == ["a.txt changed", "b.txt removed", "variable MODE changed"]
 
 
 def test_two_versions_of_a_run(tmp_path: Path) -> None:
