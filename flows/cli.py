@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 the run failed, 2 bad config or arguments, 3 a data check blocked the run.
 """
 
+import logging
 import sys
 from typing import Any
 
@@ -26,6 +27,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, a
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
+    logging.raiseExceptions = False  # a log that cannot be sent is no reason to write over what the command says
     try:
         with variables(direct()):
             if (code := app(standalone_mode=False) or 0) == INTERRUPTED:

@@ -23,7 +23,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runner import Runner
 from prefect.settings import temporary_settings
-from prefect.states import Cancelled, Completed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import Field
 
@@ -45,16 +45,16 @@ SECONDS_BETWEEN_TRIES = 3.0
 SECONDS_BETWEEN_POLLS = 2
 MOST_ITERATIONS: Final = 100  # of one flow run
 NO_OTHER_SERVER: Final = {"PREFECT_RUNNER_SERVER_ENABLE": "false"}  # the runner's own would answer anybody
-Iterations = Annotated[
-    int, Field(strict=True, ge=1, le=MOST_ITERATIONS, description="how many iterations to continue the run by")
-]
+Iterations = Annotated[int, Field(ge=1, le=MOST_ITERATIONS, description="how many iterations to continue the run by")]
 
 
 def continued_by(config: DistillConfig) -> Flow[..., Any]:
     """The flow that continues the run of `config`, which a flow run cannot change; the state's message names the version."""
 
-    @flow(name="continue", flow_run_name=f"continue {config.run}", persist_result=False)
+    @flow(name="continue", flow_run_name=f"continue {config.run}", persist_result=False, validate_parameters=False)
     def continue_run(iterations: Iterations = 1) -> State[Any]:
+        if type(iterations) is not int or not 1 <= iterations <= MOST_ITERATIONS:
+            return Failed(message=f"refused: iterations is {iterations!r}, not a number from 1 to {MOST_ITERATIONS}")
         return continue_run_of(config, iterations)
 
     return continue_run

@@ -26,8 +26,6 @@ Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="the store")]
 RunCode = Annotated[bool, typer.Option("--run-code", help="run code that is named by data, after showing it")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
-SECONDS_TO_DRAIN = 5.0
-
 
 @contextmanager
 def prefect(root: str) -> Iterator[None]:
@@ -35,17 +33,12 @@ def prefect(root: str) -> Iterator[None]:
     home = storage_for(root).local.absolute() / "prefect"
     wanted = {**QUIET, "PREFECT_HOME": str(home)}
     with variables(unset(wanted)), prefect_api(home) as server:
-        from prefect.events.worker import EventsWorker
-        from prefect.logging.handlers import APILogWorker
+        from flows.outages import told
 
         if server is not None:
             server.wait()
-        try:
+        with told():
             yield
-        finally:
-            # What they still hold would be lost, noisily, with an embedded server.
-            APILogWorker.drain_all(timeout=SECONDS_TO_DRAIN)
-            EventsWorker.drain_all(timeout=SECONDS_TO_DRAIN)
 
 
 def load(path: Path, overrides: list[str] | None, iterations: int | None) -> DistillConfig:

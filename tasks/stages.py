@@ -8,6 +8,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tasks.checks import prepare_checks
 from tasks.devices import device_of
+from tasks.pages import if_the_server_answers
 from tasks.running import running
 from tasks.workers import kind_of
 from wind.code import code_digest, code_of, source_of
@@ -95,10 +96,11 @@ class ProgressArtifact:
             return
         self._told = time.monotonic()
         percent = 100 * done / max(total, 1)
-        if self._id is None:
-            made: Any = create_progress_artifact(
-                percent, key=self._stage.replace("_", "-"), description=f"shards of {self._stage}"
-            )
-            self._id = made
-        else:
-            update_progress_artifact(self._id, percent)
+        with if_the_server_answers():
+            if self._id is None:
+                made: Any = create_progress_artifact(
+                    percent, key=self._stage.replace("_", "-"), description=f"shards of {self._stage}"
+                )
+                self._id = made
+            else:
+                update_progress_artifact(self._id, percent)

@@ -7,6 +7,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from tasks.pages import if_the_server_answers
 from tasks.running import Running, running
 from tasks.sources import import_policy
 from tasks.training import moved_anchor
@@ -151,9 +152,6 @@ def recipe(config: DistillConfig) -> dict[str, object]:
 def _show(here: Running[DistillConfig], version: Version) -> None:
     """The iteration's metrics and datasets as tables in the Prefect UI."""
     numbers = [{"metric": name, **values} for name, values in version.metrics.items()]
-    create_table_artifact(
-        numbers, key="metrics", description=f"{version.run}@{version.number}: iteration {version.content.iteration}"
-    )
     datasets = [
         {
             "dataset": name,
@@ -163,4 +161,7 @@ def _show(here: Running[DistillConfig], version: Version) -> None:
         }
         for name, dataset in version.content.datasets.items()
     ]
-    create_table_artifact(datasets, key="datasets", description=f"{version.run}@{version.number}, id {version.id[:12]}")
+    name = f"{version.run}@{version.number}"
+    with if_the_server_answers():
+        create_table_artifact(numbers, key="metrics", description=f"{name}: iteration {version.content.iteration}")
+        create_table_artifact(datasets, key="datasets", description=f"{name}, id {version.id[:12]}")

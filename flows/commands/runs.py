@@ -97,19 +97,21 @@ def bootstrap(
     """Make the demo's base policy, reward model and prompts from nothing."""
     with prefect("store"):
         from flows.bootstrap import bootstrap as make
+        from flows.outages import finished
 
-        say_json(make(out, seed))
+        say_json(finished(make)(out, seed))
 
 
 def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None, base: Version | None = None) -> None:
     with prefect(config.root):
         from flows.distill import distill
+        from flows.outages import finished
         from tasks.running import keep_config, start
 
         with start(config, refresh=refresh) as here:
             keep_config(here.store, config)
             Versions(here.store, config.run).begin_from(base)
-            made = distill(here.config, base)
+            made = finished(distill)(here.config, base)
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
             print_versions(here.store, list(made), as_json=as_json)

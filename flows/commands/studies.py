@@ -81,10 +81,11 @@ def bandit(
     config = bandit_config(set_ or (), root=str(root), seed=seed, workers={"processes": processes, "device": "cpu"})
     with prefect(config.root):
         from flows.bandit import bandit as study
+        from flows.outages import finished
         from tasks.running import start
 
         with start(config) as here:
-            made = study(here.config, out)
+            made = finished(study)(here.config, out)
             studies.record(here.store, config.run, made)
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}")
@@ -101,10 +102,11 @@ def _study(
     config = trials[0][0].config
     with prefect(config.root):
         from flows.compare import study
+        from flows.outages import finished
         from tasks.running import start
 
         with start(config.model_copy(update={"run": name})) as here:
-            found = study(name, trials, seeds)
+            found = finished(study)(name, trials, seeds)
             studies.record(here.store, name, {"comparison": found.comparison})
             outcomes = found.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")

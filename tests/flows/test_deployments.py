@@ -184,7 +184,8 @@ def test_a_flow_run_changes_the_number_of_iterations_and_nothing_else(
             for number in refused:
                 state = ended(client, number)
                 assert state.type in (StateType.FAILED, StateType.CRASHED), state
-                assert "\n" not in str(state.message).strip(), state
+                assert "\n" not in str(state.message), state
+            assert ended(client, refused[1]).message == "refused: iterations is 101, not a number from 1 to 100"
     assert not proof.exists()
     files = [path for path in Path("store").rglob("*") if path.is_file() and path.name != "secret"]
     assert [path for path in files if secret.encode() in path.read_bytes()] == []
