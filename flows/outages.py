@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from wind.errors import StageError, first_line
 from wind.terminal import complain
 
-SECONDS_TO_COME_BACK = 3.0
+SECONDS_TO_COME_BACK = 2.0
 SECONDS_TO_DRAIN = 5.0
 TRIES_TO_RECONNECT = 3  # without a pause, so that a server that is gone costs no time
 
@@ -38,8 +38,7 @@ def finished(flow: Flow[P, R]) -> Callable[P, R]:
     @wraps(flow.fn)
     def body(*arguments: P.args, **named: P.kwargs) -> R:
         made.append(flow.fn(*arguments, **named))
-        if is_gone():
-            impatience.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+        impatience.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0 if is_gone() else 1}))
         return made[0]
 
     kept: Flow[P, R] = flow.with_options()
@@ -49,19 +48,19 @@ def finished(flow: Flow[P, R]) -> Callable[P, R]:
         with impatience:
             try:
                 return kept(*arguments, **named)
-            except httpx.RequestError:
+            except httpx.HTTPError:
                 if not made:
                     raise
-        complain(f"the Prefect server at {PREFECT_API_URL.value()} is gone: what was made is kept, and its page does not say so")
+        complain(f"the Prefect server at {PREFECT_API_URL.value()} is gone and does not know how this run ended")
         return made[0]
 
     return call
 
 
-def is_gone() -> bool:
-    """Whether nothing listens any more where Prefect's API was."""
+def is_gone(patience: float = SECONDS_TO_COME_BACK) -> bool:
+    """Whether nothing listens any more where Prefect's API was, and does not begin to within so many seconds."""
     parts = urlsplit(PREFECT_API_URL.value() or "")
-    deadline = time.monotonic() + SECONDS_TO_COME_BACK
+    deadline = time.monotonic() + patience
     while True:
         try:
             with socket.create_connection(
@@ -101,7 +100,7 @@ def _drain() -> None:
     """Send what Prefect's threads still hold; without a server they would wait for it when this process ends."""
     services = list(APILogWorker._instances.values())  # type: ignore[misc]  # of all kinds: there is one mapping of them
     working = [(service._loop, service._task) for service in services]
-    APILogWorker.drain_all(timeout=0 if services and is_gone() else SECONDS_TO_DRAIN)
+    APILogWorker.drain_all(timeout=0 if services and is_gone(0) else SECONDS_TO_DRAIN)
     for loop, task in working:
         if loop is not None and task is not None:
             loop.call_soon_threadsafe(task.cancel)  # which does nothing to one that is done

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,7 @@ class Baseline:
     names: frozenset[str]  # of all files below the root after a collection
     counts: Counts  # of its operations below the root
     requests: int  # to the object store
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ class Site:
             self.shim.arm(place.local)
             if self.proxy:
                 self.proxy.calm()
+            begun = time.monotonic()
             ended = self.wind(place, "run", "tiny.yaml", "--json")
+            seconds = time.monotonic() - begun
             counts, requests = self.shim.counts(), self.proxy.requests if self.proxy else 0
             self.shim.disarm()
             if ended.code:
@@ -166,7 +170,7 @@ class Site:
             collected = self.wind(place, "gc", "--root", place.root)
             if collected.code:
                 raise NotSurvivedError(f"the first collection ended with {collected.code}: {collected.error}")
-            self._baselines[key] = Baseline(ids, place.names(), counts, requests)
+            self._baselines[key] = Baseline(ids, place.names(), counts, requests, seconds)
             if not is_remote:
                 self.leave(place, ranks, "finished", 1.0)
         return self._baselines[key]

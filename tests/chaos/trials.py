@@ -8,8 +8,11 @@ import re
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from tests.chaos.processes import Ended
 from tests.chaos.proxy import When
@@ -19,6 +22,7 @@ from tests.chaos.site import RUN, Left, NotSurvivedError, Place, Site, ids_of, r
 ATTEMPTS = 6  # to hit a run that has less to do than the one the shot was aimed by
 CHANCE_OF_LEFT = 0.8  # that a trial begins in what another fault left half done
 MOST_DONE = 0.9
+MOST_LINES = 100  # of a run that says what it does, and nothing else
 DISK = frozenset({Operation.WRITE, Operation.MAKE, Operation.SYNC})
 EVERYTHING = frozenset(Operation)
 EVERYBODY = frozenset(Role)
@@ -183,6 +187,27 @@ def fail_read(trial: Trial) -> None:
     lasts = trial.draw.choice([Lasts.ONCE, Lasts.SAME_FILE])
     place, ended = shot(trial, Action.FAIL, operations=frozenset({Operation.READ}), error=errno.EIO, lasts=lasts)
     assert_told(ended)
+    assert_survived(trial, place)
+
+
+def kill_prefect(trial: Trial) -> None:
+    """Once or more often while a run goes on, which ends as if nothing had happened."""
+    site, baseline, place = trial.site, trial.site.baseline(), trial.site.place()
+    times, killed = trial.draw.randint(1, 3), 0
+    running = site.start(place)
+    for _ in range(times):
+        time.sleep(trial.draw.uniform(0, baseline.seconds / times))
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if "flows.server" in process.cmdline():
+                    process.kill()
+                    killed += 1
+    ended = running.wait()
+    trial.what = f"it was killed {killed} times; the run ended with {ended.code}"
+    if not killed:
+        raise RuntimeError("there was no server of Prefect's to kill")
+    if ended.code or ended.error.count("\n") > MOST_LINES or ids_of(ended) != baseline.ids:
+        raise NotSurvivedError(f"{trial.what} and said: {ended.error}")
     assert_survived(trial, place)
 
 
@@ -405,6 +430,7 @@ KINDS: Mapping[str, Callable[[Trial], None]] = {
     "SIGTERM of the parent": terminate_parent,
     "SIGKILL of a worker": kill_worker,
     "SIGKILL of a training rank": kill_rank,
+    "Prefect's server killed": kill_prefect,
     "disk full": fill_disk,
     "read error": fail_read,
     "torn write, then SIGKILL": tear_and_kill,
@@ -425,8 +451,9 @@ OFTEN = {  # how many of a hundred; of every other kind there is one
     "SIGTERM of the parent": 7,
     "SIGKILL of a worker": 10,
     "SIGKILL of a training rank": 6,
-    "disk full": 11,
-    "read error": 11,
+    "Prefect's server killed": 3,
+    "disk full": 10,
+    "read error": 9,
     "torn write, then SIGKILL": 5,
     "torn write, then disk full": 4,
     "clock moved back": 3,
