@@ -5,6 +5,7 @@ Tasks find it through a context variable, so that their arguments are exactly th
 
 import json
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -23,7 +24,7 @@ from wind.errors import StageError
 from wind.handles import AnyHandle, Dataset, Model
 from wind.holds import hold
 from wind.objective_config import SelectionConfig, rows_for
-from wind.redaction import redacted
+from wind.redaction import Redactor, redacted
 from wind.stages import STAGES, Job
 from wind.storage import storage_for
 
@@ -32,6 +33,7 @@ Outcome = Literal["computed", "cached", "planned"]
 C = TypeVar("C", bound=RunConfig)
 
 _running: ContextVar["Running[Any]"] = ContextVar("running")
+_of_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,10 @@ def _redact_logs() -> None:
 
 
 def _redact(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redacted(record.getMessage()), ()
+    redactor: Redactor = _of_thread.__dict__.setdefault(
+        "redactor", Redactor()
+    )  # a key may come in a record for each of its lines
+    record.msg, record.args = redactor.feed(f"{record.getMessage()}\n").removesuffix("\n"), ()
     if record.exc_info:
         record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))  # what formatters then use
     return True
