@@ -26,6 +26,7 @@ from wind.holds import hold
 from wind.objective_config import SelectionConfig, rows_for
 from wind.redaction import Redactor, redacted
 from wind.stages import STAGES, Job
+from wind.stamps import VARIABLE, lacks_key, refused
 from wind.storage import storage_for
 
 Outcome = Literal["computed", "cached", "planned"]
@@ -96,6 +97,19 @@ class Running(Generic[C]):
     def outcomes(self) -> Counter[str]:
         """How many datasets were computed, cached or planned."""
         return Counter(event.outcome for event in self.events)
+
+
+def disbelieved(store: Store) -> list[str]:
+    """Why records in `store` were not believed, if any were not."""
+    lines = []
+    if names := refused(store.address):
+        lines.append(
+            f"{len(names)} results are not ours and were not taken ({names[0]}): let {VARIABLE} name the key file of whoever"
+            " made them, or give `wind import --trust` for an archive"
+        )
+    if reason := lacks_key():
+        lines.append(f"no key can be kept ({reason}): what was computed will not be known as ours; let {VARIABLE} name a file")
+    return lines
 
 
 def running() -> Running[Any]:

@@ -29,9 +29,9 @@ NOTHING: Final = r"(?!)"  # a pattern that nothing matches
 KEY_LINES: Final = 400  # after the first one of a private key whose last one does not come
 
 _VARIABLE = re.compile(
-    r"(?:^|_)(?:TOKEN|SECRETS?|PASS|PASSCODE|PASSWD|CREDENTIALS?|CREDS|KEY|APIKEY|PAT|JWT|DSN|COOKIES?|BEARER)(?:_|$)"
+    r"^(?!.*_(?:FILE|PATH|DIR)$).*(?:(?:^|_)(?:TOKEN|SECRETS?|PASS|PASSCODE|PASSWD|CREDENTIALS?|CREDS|KEY|APIKEY|PAT|JWT|DSN|COOKIES?|BEARER)(?:_|$)"
     r"|(?:TOKEN|SECRET|PASS|PASSWORD|PASSWD|PASSPHRASE|APIKEY|_PWD|_AUTH|AUTH_?STRING|ACCESS_KEY_ID|CONN(?:ECTION)?_?STR(?:ING)?)$"
-    r"|PASSWORD|PASSPHRASE",
+    r"|PASSWORD|PASSPHRASE)",
     re.IGNORECASE,
 )
 _PASSWORD_OF_URL = re.compile(r"://[^\s/?#:@]*:(?P<password>[^\s/?#]+)@")

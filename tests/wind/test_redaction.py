@@ -239,11 +239,12 @@ def test_values_of_secret_variables_go_wherever_they_stand(monkeypatch: pytest.M
         "MY_SERVICE_PASSWORD": "plain-value-1-and-more",
         "TOKENIZERS_PARALLELISM": "no-secret-at-all",
         "SHORT_KEY": "prompts",
+        "TLS_KEY_FILE": "where-it-lies",
     }.items():
         monkeypatch.setenv(name, value)
     assert redacted("x plain-value-1-and-more y") == f"x {MARK} y"
     assert redacted(["plain-value-1", {"at": "plain%2Fvalue%2B2", "n": 1}]) == [MARK, {"at": MARK, "n": 1}]
-    assert redacted("no-secret-at-all in prompts") == "no-secret-at-all in prompts"
+    assert redacted("no-secret-at-all in prompts, where-it-lies") == "no-secret-at-all in prompts, where-it-lies"
 
 
 def test_a_value_goes_however_it_is_spelt(monkeypatch: pytest.MonkeyPatch) -> None:
