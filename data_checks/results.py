@@ -21,6 +21,7 @@ from wind.fingerprints import digest
 from wind.handles import FINGERPRINT, Dataset, label
 from wind.rewards.sources import files_digest
 from wind.seals import opened
+from wind.stamps import is_ours, refuse
 
 
 class CheckResult(BaseModel):
@@ -96,13 +97,16 @@ def key(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset |
 
 
 def passed(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None) -> CheckResult | None:
-    """The pass that these suites already gave `handle` under these thresholds, now its last result; None if there is none."""
+    """The pass that these suites gave `handle` here, under these thresholds, now its last result; None if there is none."""
     wanted = key(store, handle, checks, previous)
     try:
         content = contents(store, handle, wanted)
     except DatasetError:
         return None
     if content is None or not _has_its_page(store, content):
+        return None
+    if not is_ours("check", content):  # what a sender says of what was sent
+        refuse(store.address, result_name(handle, wanted))
         return None
     result = CheckResult.model_validate(_fields(content))
     if not result.success or result.key != wanted:

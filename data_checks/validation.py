@@ -51,7 +51,7 @@ from wind.errors import DataCheckError, DatasetError
 from wind.fingerprints import digest
 from wind.handles import Dataset, label
 from wind.redaction import redacted
-from wind.seals import seal
+from wind.stamps import stamped
 
 __all__ = ["SUITES", "CheckResult", "failed", "recorded", "refuse_wrong_checks", "validate"]
 
@@ -174,7 +174,7 @@ def _keep(result: CheckResult, frames: Frames, moved: list[dict[str, Any]], stor
     }
     name = result_name(result.handle, result.key)
     store.storage.write(result.path, page)
-    store.storage.write(name, seal(redacted(content)))
+    store.storage.write(name, stamped("check", redacted(content)))
     mark_latest(store, result.handle, result.key)
 
 

@@ -11,6 +11,7 @@ from wind.differences import Side, newest, reasons
 from wind.generations import sampled_prompts
 from wind.handles import Dataset
 from wind.objective_config import refresh_steps
+from wind.stamps import refused
 from wind.terminal import complain
 from wind.versions import Version
 
@@ -60,6 +61,8 @@ def _why(here: Running[DistillConfig], event: Event, before: Side | None) -> lis
     used = computed.observed.changed(packages=here.config.cache.packages == "key")
     if why := [*reasons(computed, here.planned[event.handle.fingerprint]), *used]:
         return why
+    if refused(here.store.address):
+        return ["what there is was not computed by us"]
     is_whole = here.store.is_whole(before.datasets[event.name])
     return ["the cache does not know it" if is_whole else "its dataset, or what was made with it, is missing or damaged"]
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from wind.datasets import Store
 from wind.handles import label
+from wind.origins import not_computed_here
 from wind.terminal import PlainConsole, harmless, is_unicode, say
 from wind.versions import Version
 
@@ -63,7 +64,8 @@ def versions(store: Store, found: Sequence[Version]) -> None:
         metrics.append((name, str(version.content.iteration), *cells))
         seconds.append((name, *(f"{_seconds(version, stage):.1f}" for stage in timed)))
         path = f"{store.url}/{version.file()}"
-        places.append(f"{name}  {version.id[:12]}  {path}")
+        elsewhere = not_computed_here(store, version)
+        places.append(f"{name}  {version.id[:12]}  {path}{f'  ({elsewhere})' if elsewhere else ''}")
         places += _warnings(version)
     say(*_aligned(metrics), "", *_aligned(seconds), "", *places)
 
@@ -78,6 +80,8 @@ def version(store: Store, found: Version) -> None:
     content = found.content
     say(f"{found.run}@{found.number}  iteration {content.iteration}  id {found.id}")
     say(f"before it: {content.previous or 'nothing'}")
+    if elsewhere := not_computed_here(store, found):
+        say(f"origin: {elsewhere}")
     datasets = Table("dataset", "rows", "fingerprint", "checks", "seconds", "parents", box=None, pad_edge=False)
     for name, handle in content.datasets.items():
         parents = ", ".join(f"{parent} {handle.fingerprint[:12]}" for parent, handle in store.manifest(handle).parents.items())

@@ -111,6 +111,8 @@ def _node(node: Node, called: str) -> Text:
     lines += [_line((f"{file['name']}  {file['bytes']} bytes  sha256 {file['sha256']}", "dim")) for file in node.files]
     if node.prompt is not None:
         lines.append(_line((node.prompt["prompt"], "dim")))
+    if node.elsewhere:
+        lines.append(_line((node.elsewhere, "bold")))
     if node.damage:
         lines.append(_line((f"MISSING OR DAMAGED: {node.damage}", "bold red")))
     return Text("\n").join(lines)

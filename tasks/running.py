@@ -5,6 +5,7 @@ Tasks find it through a context variable, so that their arguments are exactly th
 
 import json
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -25,8 +26,9 @@ from wind.holds import hold
 from wind.named_code import is_own, note_own
 from wind.nesting import json_value
 from wind.objective_config import SelectionConfig, rows_for
-from wind.redaction import redacted
+from wind.redaction import Redactor, redacted
 from wind.stages import STAGES, Job
+from wind.stamps import VARIABLE, lacks_key, refused
 from wind.storage import storage_for
 
 Outcome = Literal["computed", "cached", "planned"]
@@ -34,6 +36,7 @@ Outcome = Literal["computed", "cached", "planned"]
 C = TypeVar("C", bound=RunConfig)
 
 _running: ContextVar["Running[Any]"] = ContextVar("running")
+_of_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,19 @@ class Running(Generic[C]):
     def outcomes(self) -> Counter[str]:
         """How many datasets were computed, cached or planned."""
         return Counter(event.outcome for event in self.events)
+
+
+def disbelieved(store: Store) -> list[str]:
+    """Why records in `store` were not believed, if any were not."""
+    lines = []
+    if names := refused(store.address):
+        lines.append(
+            f"{len(names)} results are not ours and were not taken ({names[0]}): let {VARIABLE} name the key file of whoever"
+            " made them, or give `wind import --trust` for an archive"
+        )
+    if reason := lacks_key():
+        lines.append(f"no key can be kept ({reason}): what was computed will not be known as ours; let {VARIABLE} name a file")
+    return lines
 
 
 def running() -> Running[Any]:
@@ -209,7 +225,10 @@ def _redact_logs() -> None:
 
 
 def _redact(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redacted(record.getMessage()), ()
+    redactor: Redactor = _of_thread.__dict__.setdefault(
+        "redactor", Redactor()
+    )  # a key may come in a record for each of its lines
+    record.msg, record.args = redactor.feed(f"{record.getMessage()}\n").removesuffix("\n"), ()
     if record.exc_info:
         record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))  # what formatters then use
     return True

@@ -22,7 +22,7 @@ from wind import processes
 from wind.config import WorkersConfig
 from wind.errors import StageError, by_name, killed_by
 from wind.handles import Dataset
-from wind.redaction import redacted
+from wind.redaction import redacted_lines
 from wind.stages import Find, Job, missing_shards, parse, publish
 
 Kind = Literal["transformers", "vllm", "training"]
@@ -113,9 +113,9 @@ class Worker:
         """Write what the process says to `log`, line by line and without secrets, until it ends."""
         assert self._process.stdout is not None
         with self._process.stdout as said, log:
-            for line in said:
+            for line in redacted_lines(said):
                 with contextlib.suppress(OSError):  # a full disk; unread, the pipe would fill and hold up the process
-                    log.write(redacted(line.decode(errors="replace")).encode())
+                    log.write(line.encode())
 
     def _died(self, job: Job) -> StageError:
         code = self._process.wait()

@@ -8,8 +8,9 @@ the last byte, so the same store gives the same archive, and a reader accepts no
 second copy, no name that leads elsewhere, nothing behind the end.
 
 What an import proves is content: every name that is a hash is recomputed before anything becomes visible. Times, hosts, check
-results and the records of computations are what the sender says. A run's cache is not part of an archive: whether a key led to
-that content could not be verified.
+results and the records of computations are what the sender says: without our stamp, see `wind.stamps`, no run goes by them,
+unless the sender is trusted by name. A run's cache is not part of an archive: whether a key led to that content could not be
+verified.
 """
 
 import hashlib
@@ -17,10 +18,11 @@ import os
 import re
 import shutil
 import tarfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, NoReturn
+from typing import Annotated, BinaryIO, Final, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,7 +33,10 @@ from wind.errors import ConfigError, DatasetError, InputError, first_line
 from wind.exports import appearing, checked_chunks
 from wind.handles import AnyHandle, folder_of
 from wind.holds import hold
+from wind.origins import Origin, origins
 from wind.provenance import ENVIRONMENTS, PATCHES, described_by
+from wind.seals import parsed
+from wind.stamps import Kind, is_ours, restamped
 from wind.storage import CHUNK_BYTES
 from wind.versions import Version, Versions, history
 
@@ -51,6 +56,7 @@ RECORDS = re.compile(
     rf"{ENVIRONMENTS}/{DIGITS}\.json|{PATCHES}/{DIGITS}\.patch|"
     rf"({'|'.join(BESIDE)})/{NOUN}/{DIGITS}(/[A-Za-z0-9_-]{{1,128}})?\.(json|html)"
 )
+STAMPED: Final[dict[str, Kind]] = {"checks": "check", "computations": "computation"}  # records by their folder
 CONTENT = re.compile(
     rf"datasets/{NOUN}/{DIGITS}/part-[0-9]{{5,9}}\.arrow|sources/{DIGITS}/{LEAF}|models/{DIGITS}/(?P<model>{LEAF})"
 )
@@ -109,20 +115,23 @@ def export_archive(store: Store, version: Version, destination: Path) -> None:
         file.write(END)
 
 
-def import_archive(store: Store, archive: Path, run: str | None = None) -> Imported:
+def import_archive(store: Store, archive: Path, run: str | None = None, trust: str | None = None) -> Imported:
     """Verify the archive at `archive` and take what it holds into `store`, its version as one of `run` or of the run it was in.
 
-    Nothing is visible before all is verified; the versions come last. What is there already stays as it is, so that a broken or
-    repeated import ends the same. Raises InputError for a file that is not exactly an archive, DatasetError for content that does
+    Nothing is visible before all is verified; the versions come last, and say where they are from. What is there already stays
+    as it is, so that a broken or repeated import ends the same. With `trust`, the name of the sender, its records of computations
+    and checks count as ours. Raises InputError for a file that is not exactly an archive, DatasetError for content that does
     not hash to its names, ConfigError where the run has another version of the same number.
     """
-    if run is not None and not re.fullmatch(RUN, run):
-        raise ConfigError(f"{run!r} cannot be a run: use letters, digits, dot, dash and underscore")
+    for name, what in ((run, "a run"), (trust, "a sender")):
+        if name is not None and not re.fullmatch(RUN, name):
+            raise ConfigError(f"{name!r} cannot be {what}: use letters, digits, dot, dash and underscore")
     with archive.open("rb") as file:
         reader = _Reader(file, archive)
         index = reader.index()  # what is no archive leaves no store where there was none
         with hold(store.storage) as held:
             store = Store(store.address, held)  # what it takes in is kept until its version is there
+            reader.refuse_too_large(index, store.local)
             scratch = store.scratch("imports")
             try:
                 _unpack(reader, index, scratch)
@@ -131,10 +140,20 @@ def import_archive(store: Store, archive: Path, run: str | None = None) -> Impor
                 target = run or index.run
                 renamed = [each.model_copy(update={"run": target}) if each.run == index.run else each for each in chain]
                 for version in renamed:
-                    Versions(store, version.run).has(version)
-                return _adopt(store, staged, chain, renamed, index)
+                    if Versions(store, version.run).has(version) and trust is not None:
+                        _refuse_late_trust(store, version)
+                origin = Origin(sender=trust or archive.name, trusted=trust is not None, imported=time.time())
+                return _adopt(store, staged, chain, renamed, index, origin)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_late_trust(store: Store, version: Version) -> None:
+    """Raise ConfigError if `version` was taken in from somebody who was not trusted: its record says so for ever."""
+    there = next(each for each in Versions(store, version.run) if each.id == version.id)
+    if there.origins and not there.origins[-1].trusted:
+        name = f"{version.run}@{version.number}"
+        raise ConfigError(f"{name} was imported without --trust, as its record says: `wind forget {name}` first, or give --as")
 
 
 def reachable(store: Store, versions: Sequence[Version]) -> list[AnyHandle]:
@@ -229,6 +248,18 @@ class _Reader:
                 self.refuse(f"lists {member.name!r} of {member.bytes} bytes, which is no file of a version")
         return index
 
+    def refuse_too_large(self, index: Index, folder: Path) -> None:
+        """Raise InputError if the archive is shorter than its `index` says, or if what it holds has no room in `folder`.
+
+        A sparse file claims sizes that nobody wrote: unpacked, it would fill the disk before its end shows what it is.
+        """
+        wanted = sum(BLOCK + member.bytes + len(_padding(member.bytes)) for member in index.files) + len(END)
+        if os.fstat(self._file.fileno()).st_size - self._file.tell() < wanted:
+            self.refuse(f"ends before the {wanted} bytes that it lists: copy it again")
+        free = shutil.disk_usage(next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())).free
+        if free < wanted:
+            self.refuse(f"holds {wanted} bytes, and there are {free} free at {folder}: free space, or give another --root")
+
     def chunks(self, size: int) -> Iterator[bytes]:
         """The next `size` bytes."""
         while size:
@@ -297,7 +328,9 @@ def _runs(index: Index) -> list[str]:
     return sorted({member.name.split("/")[1] for member in index.files if member.name.startswith("runs/")})
 
 
-def _adopt(store: Store, staged: Store, chain: Sequence[Version], renamed: Sequence[Version], index: Index) -> Imported:
+def _adopt(
+    store: Store, staged: Store, chain: Sequence[Version], renamed: Sequence[Version], index: Index, origin: Origin
+) -> Imported:
     """Let everything staged appear in `store`: content first, then what lies beside it, the versions last."""
     stored = 0
     for handle in reachable(staged, chain):
@@ -307,9 +340,22 @@ def _adopt(store: Store, staged: Store, chain: Sequence[Version], renamed: Seque
             stored += 1
     for member in index.files:
         if member.name.startswith((*BESIDE, ENVIRONMENTS, PATCHES)):
-            store.storage.create(member.name, staged.storage.read(member.name))
-    added = sum(Versions(store, version.run).adopt(version) for version in renamed)
-    return Imported(renamed[-1], added, stored, sum(member.bytes for member in index.files))
+            _keep(store, member.name, staged.storage.read(member.name), is_trusted=origin.trusted)
+    came = [
+        version.model_copy(update={"origins": origins(staged, sent, origin)})
+        for sent, version in zip(chain, renamed, strict=True)
+    ]
+    added = sum(Versions(store, version.run).adopt(version) for version in came)
+    return Imported(came[-1], added, stored, sum(member.bytes for member in index.files))
+
+
+def _keep(store: Store, name: str, content: bytes, *, is_trusted: bool) -> None:
+    """Keep a record that came beside the content, as it is; with our stamp if the sender is trusted."""
+    kind = STAMPED.get(name.split("/")[0]) if name.endswith(".json") else None
+    if kind is None or not is_trusted:
+        store.storage.create(name, content)
+    elif not store.storage.create(name, restamped(kind, content)) and not is_ours(kind, parsed(store.storage.read(name))):
+        store.storage.write(name, restamped(kind, content))
 
 
 def _text(index: Index) -> bytes:

@@ -3,6 +3,9 @@
 A manifest tells the first computation that published its content. Another computation, of other inputs or by other code, may give
 equal content; each has its record `<root>/computations/<noun>/<fingerprint>/<key>.json`, under the dataset and under everything
 else that it made. The key is that of the stage's job: the same stage, spec and code have the same record, anywhere.
+
+A record with our stamp, see `wind.stamps`, is believed: a run takes what it tells of instead of computing it. One without is what
+somebody else says, for `wind lineage` and the like to show.
 """
 
 import contextlib
@@ -15,7 +18,8 @@ from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.handles import AnyHandle, Dataset, Model, label, noun
 from wind.observed import Observed
-from wind.seals import opened, seal
+from wind.seals import opened, parsed
+from wind.stamps import is_ours, refuse, stamped
 
 BESIDE = ("checks", "computations")  # folders of records beside the content, by the noun and the fingerprint that they are about
 
@@ -35,6 +39,7 @@ class Computation(BaseModel):
     outputs: dict[str, AnyHandle] = {}  # what else it made: the model of a training, dropped rows
     numbers: dict[str, float] = {}
     provenance: dict[str, Any] = {}
+    stamp: str = ""  # ours, see `wind.stamps`; older releases wrote none
     digest: str = ""  # of all fields above, see `wind.seals`; older releases wrote none
 
     def key(self) -> str:
@@ -52,7 +57,7 @@ def key_of(stage: str, spec: dict[str, Any], code: str) -> str:
 
 
 def record(store: Store, computation: Computation) -> None:
-    """Keep `computation`, unless a record says the same but for its provenance.
+    """Keep `computation` with our stamp, unless a record of ours says the same but for its provenance.
 
     What an output has for outputs of its own, such as the model of a training within another stage, is among the outputs.
     """
@@ -60,7 +65,7 @@ def record(store: Store, computation: Computation) -> None:
     for handle in computation.outputs.values():
         outputs |= store.manifest(handle).outputs
     whole = computation.model_copy(update={"outputs": outputs})
-    content = seal(whole)
+    content = stamped("computation", whole)
     for handle in (whole.dataset, *outputs.values()):
         name = f"{_folder(handle)}/{whole.key()}.json"
         if not store.storage.create(name, content) and not _says(store, name, whole):
@@ -75,14 +80,13 @@ def recorded(store: Store, handle: AnyHandle) -> list[Computation]:
 
 
 def is_recorded(store: Store, handle: AnyHandle, key: str) -> bool:
-    """Whether the computation `key` that made `handle` has its records, undamaged, there and under all else that it made."""
+    """Whether the computation `key` that made `handle` has our records, undamaged, there and under all else that it made."""
     try:
-        computation = _read(store, f"{_folder(handle)}/{key}.json")
-        for other in {computation.dataset, *computation.outputs.values()} - {handle}:
-            _read(store, f"{_folder(other)}/{key}.json")
+        computation = _ours(store, f"{_folder(handle)}/{key}.json")
+        others = {computation.dataset, *computation.outputs.values()} - {handle} if computation else set()
+        return computation is not None and all(_ours(store, f"{_folder(other)}/{key}.json") for other in others)
     except (DatasetError, OSError):
         return False
-    return True
 
 
 def used_by(store: Store, handle: AnyHandle, key: str) -> Observed:
@@ -91,12 +95,12 @@ def used_by(store: Store, handle: AnyHandle, key: str) -> Observed:
 
 
 def made_by(store: Store, stage: str, key: str) -> list[Dataset]:
-    """What the computation `key` of `stage` has made, by its undamaged records, the last first: a GPU need not repeat itself."""
+    """What the computation `key` of `stage` has made, by our undamaged records, the last first: a GPU need not repeat itself."""
     found = []
     for entry in store.storage.files(f"computations/{stage}"):
         if entry.name.endswith(f"/{key}.json"):
             with contextlib.suppress(DatasetError, FileNotFoundError):
-                found.append(_read(store, entry.name))
+                found += [ours] if (ours := _ours(store, entry.name)) else []
     found.sort(key=lambda each: each.provenance.get("started", 0.0), reverse=True)
     return [each.dataset for each in found if isinstance(each.dataset, Dataset)]
 
@@ -146,12 +150,22 @@ def _folder(handle: AnyHandle) -> str:
 
 
 def _says(store: Store, name: str, computation: Computation) -> bool:
-    """Whether the record `name` says what `computation` says, but for when and where; a damaged one does not."""
-    unsaid = {"provenance", "digest"} | (set() if computation.modules else {"modules"})  # a stage run by hand knows none
+    """Whether the record `name` is ours and says what `computation` says, but for when and where; a damaged one does not."""
+    unsaid = {"provenance", "stamp", "digest"} | (set() if computation.modules else {"modules"})  # a stage run by hand knows none
     try:
-        return _read(store, name).model_dump(exclude=unsaid) == computation.model_dump(exclude=unsaid)
+        ours = _ours(store, name)
+        return ours is not None and ours.model_dump(exclude=unsaid) == computation.model_dump(exclude=unsaid)
     except DatasetError:
         return False
+
+
+def _ours(store: Store, name: str) -> Computation | None:
+    """The record `name` if it has our stamp; one that has not is remembered as refused."""
+    computation = _read(store, name)
+    if is_ours("computation", parsed(store.storage.read(name))):
+        return computation
+    refuse(store.address, name)
+    return None
 
 
 def _read(store: Store, name: str) -> Computation:

@@ -45,6 +45,7 @@ from wind.incoming import WEIGHTS as WEIGHTS
 from wind.incoming import copied, model_files, no_room, parameters, sizes, stored_file
 from wind.seals import opened, parsed, seal
 from wind.shards import Content, check_order, mapped, shard_name, write_shard
+from wind.stamps import is_ours, refuse, stamped
 from wind.storage import Entry, Held, LocalStorage, Storage, storage_for
 
 if TYPE_CHECKING:  # half a second, which commands that look at versions alone do not need
@@ -465,6 +466,9 @@ class Partial:
         name = f"{self.folder}/{_name_beside(index)}"
         try:
             kept = opened(self._store.storage.read(name))
+            if not is_ours("shard", kept) or kept["folder"] != self.folder:
+                refuse(self._store.address, name)
+                raise ValueError("was not written by us")
             return StoredFile.model_validate(kept.pop("file")), kept
         except (OSError, ValueError, KeyError) as error:
             raise DatasetError(f"{self._store.url}/{name} {first_line(error)}: rerun") from error
@@ -487,7 +491,8 @@ class Partial:
                 checked.result()
                 sha256 = pool.submit(stream_digest, written)  # while the file is synced, or copied to an object store
             file = StoredFile(name=name, bytes=size, sha256=sha256.result(), rows=table.num_rows)
-        self._store.storage.write(f"{self.folder}/{_name_beside(index)}", seal({"file": file.model_dump(), **(beside or {})}))
+        kept = {"file": file.model_dump(), **(beside or {}), "folder": self.folder}
+        self._store.storage.write(f"{self.folder}/{_name_beside(index)}", stamped("shard", kept))
 
     def table(self, shards: int) -> pa.Table:
         """The rows of the finished shards 0..`shards`-1, mapped: what is not looked at takes no memory."""

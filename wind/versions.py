@@ -18,7 +18,9 @@ from wind.datasets import MANIFEST, Store
 from wind.errors import ConfigError, DatasetError, StageError, first_line
 from wind.fingerprints import digest
 from wind.handles import FINGERPRINT, AnyHandle, Dataset, Model, folder_of
-from wind.seals import DIGEST, opened, seal
+from wind.origins import Origin
+from wind.seals import DIGEST, opened
+from wind.stamps import stamped
 from wind.storage import Storage
 
 NUMBERED = re.compile(r"^[0-9]{4,}\.json$")
@@ -76,7 +78,9 @@ class Version(BaseModel):
     manifests: dict[Folder, Seal] = {}  # of all that it names and what that was made of, where no version before it has it
     number_before: int | None = None  # the last number that was used before it in the run, 0 for none
     digest_before: str = ""  # of the record of the version before it
-    digest: str = ""  # of all fields above, see `wind.seals`; older releases wrote none of the four
+    origins: tuple[Origin, ...] = ()  # every import that it came by, the first first
+    stamp: str = ""  # ours, see `wind.stamps`, whether we computed or imported it
+    digest: str = ""  # of all fields above, see `wind.seals`; older releases wrote none of the six
 
     def file(self) -> str:
         """The name of its record in the store."""
@@ -136,7 +140,7 @@ class Versions:
                     number_before=last,
                     digest_before=self._digest_of(content.previous, published),
                 )
-                sealed = seal(version)
+                sealed = stamped("version", version)
                 version = Version.model_validate_json(sealed)
                 held.check()
                 if not self._storage.create(version.file(), sealed):
@@ -169,7 +173,8 @@ class Versions:
                 "number_before": max((number for number in self._used_numbers() if number < version.number), default=0),
                 "digest_before": self._digest_of(version.content.previous, published),
             }
-            self._storage.write(version.file(), seal(version.model_copy(update=facts)) if version.digest else _text(version))
+            content = stamped("version", version.model_copy(update=facts)) if version.digest else _text(version)
+            self._storage.write(version.file(), content)
             if self._tagged_id(LATEST) in (None, version.content.previous):
                 self.set_latest(version)
         return True
@@ -373,7 +378,8 @@ def _refuse_no_tag(name: str) -> None:
 
 def _text(version: Version) -> bytes:
     """The record of `version` without the fields of a sealed one."""
-    return version.model_dump_json(indent=1, exclude={"manifests", "number_before", "digest_before", "digest"}).encode()
+    sealed = {"manifests", "number_before", "digest_before", "stamp", "digest", *(() if version.origins else ("origins",))}
+    return version.model_dump_json(indent=1, exclude=sealed).encode()
 
 
 def _read(storage: Storage, name: str) -> Version:

@@ -13,6 +13,7 @@ from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.exports import Subject, export_hf, export_model, export_parquet
 from wind.hub import push, repository, require_token
+from wind.origins import not_computed_here
 from wind.terminal import say, say_json
 
 commands = typer.Typer()
@@ -56,17 +57,28 @@ def export(
 def import_version(
     archive: Annotated[Path, typer.Argument(metavar="FILE", help="what `wind export --format archive` wrote")],
     run_name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="take it in as versions of this run")] = None,
+    trust: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SENDER", help="take this sender's computations and checks for your own; its versions say so for ever"
+        ),
+    ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
     """Verify an archive, then take its version into the store with all it was made of."""
     if not archive.is_file():
         raise ConfigError(f"{archive} is not a file: name what `wind export --format archive` wrote")
-    found = import_archive(Store(root), archive, run_name)
+    store = Store(root)
+    found = import_archive(store, archive, run_name, trust)
     name = f"{found.version.run}@{found.version.number}"
     facts = {"version": name, "id": found.version.id, "versions": found.versions, "stored": found.stored, "bytes": found.bytes}
     added = f"{found.versions} versions and {found.stored} datasets and models added"
-    say_json(facts, None) if as_json else say(f"{name}  {found.version.id[:12]}  {found.bytes} bytes verified, {added}")
+    if as_json:
+        say_json(facts, None)
+    else:
+        say(f"{name}  {found.version.id[:12]}  {found.bytes} bytes verified, {added}")
+        say(*(f"{name} is {elsewhere}" for elsewhere in [not_computed_here(store, found.version)] if elsewhere))
 
 
 @commands.command("push")

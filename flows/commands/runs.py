@@ -16,7 +16,7 @@ from wind.environment import unset, variables
 from wind.errors import ConfigError
 from wind.names import find
 from wind.stages import STAGES
-from wind.terminal import say_json
+from wind.terminal import say, say_json
 from wind.versions import Version, Versions, runs
 
 commands = typer.Typer()
@@ -63,7 +63,13 @@ def plan(config: Config, set_: Set = None, iterations: Iterations = None, base: 
 
     loaded = load(config, set_, iterations)
     steps = planned(loaded, find(Store(loaded.root), base) if base else None)
-    say_json(steps) if as_json else show.plan(steps)
+    if as_json:
+        say_json(steps)
+    else:
+        from tasks.running import disbelieved
+
+        show.plan(steps)
+        say(*disbelieved(Store(loaded.root)))
 
 
 @commands.command()
@@ -106,7 +112,7 @@ def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None
     with prefect(config.root):
         from flows.distill import distill
         from flows.outages import finished
-        from tasks.running import keep_config, start
+        from tasks.running import disbelieved, keep_config, start
 
         with start(config, refresh=refresh) as here:
             keep_config(here.store, config)
@@ -114,4 +120,6 @@ def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None
             made = finished(distill)(here.config, base)
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
+            for line in disbelieved(here.store):
+                here.terminal.line(line)
             print_versions(here.store, list(made), as_json=as_json)

@@ -82,13 +82,15 @@ def bandit(
     with prefect(config.root):
         from flows.bandit import bandit as study
         from flows.outages import finished
-        from tasks.running import start
+        from tasks.running import disbelieved, start
 
         with start(config) as here:
             made = finished(study)(here.config, out)
             studies.record(here.store, config.run, made)
             outcomes = here.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}")
+            for line in disbelieved(here.store):
+                here.terminal.line(line)
             found = {name: {**handle.model_dump(), "path": here.store.where(handle)} for name, handle in made.items()}
             say_json(found) if as_json else show.datasets(found)
 
@@ -103,13 +105,15 @@ def _study(
     with prefect(config.root):
         from flows.compare import study
         from flows.outages import finished
-        from tasks.running import start
+        from tasks.running import disbelieved, start
 
         with start(config.model_copy(update={"run": name})) as here:
             found = finished(study)(name, trials, seeds)
             studies.record(here.store, name, {"comparison": found.comparison})
             outcomes = found.outcomes()
             here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
+            for line in disbelieved(here.store):
+                here.terminal.line(line)
             made = report.report(here.store, found, target=target, metrics=drawn)
             if as_json:
                 say_json([standing.model_dump(mode="json") for standing in made.standings])

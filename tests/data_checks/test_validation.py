@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ from wind.check_config import ChecksConfig
 from wind.datasets import Store
 from wind.errors import DataCheckError, DatasetError
 from wind.handles import Dataset, label
-from wind.seals import seal
+from wind.seals import opened, seal
 from wind.stages import STAGES, STUDIES
 
 if TYPE_CHECKING:
@@ -128,6 +129,23 @@ def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
     assert passed(chain.store, handle, checks) == result
     chain.store.storage.write(result_name(handle, result.key), b"{")
     assert passed(chain.store, handle, checks) is None
+
+
+def test_a_pass_that_somebody_else_recorded_is_none(chain: "Chain", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nor a forged one, sealed and with its page, under the very key of the check."""
+    handle, checks = chain.dataset("rewards"), ChecksConfig()
+    result = validate(handle, chain.store, checks)
+    name = result_name(handle, result.key)
+    fields = opened(chain.store.storage.read(name))
+    chain.store.storage.write(name, seal({**fields, "expectations": 1}))
+    assert passed(chain.store, handle, checks) is None
+    chain.store.storage.write(name, seal(fields))
+    assert passed(chain.store, handle, checks) == result
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    assert passed(chain.store, handle, checks) is None
+    assert recorded(chain.store, handle, result.key) == result  # as an audit shows it
+    assert passed(chain.store, handle, checks) is None
+    assert validate(handle, chain.store, checks) == passed(chain.store, handle, checks)
 
 
 def test_a_recorded_failure_is_no_pass(chain: "Chain") -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.wind.versions_case import verify
+from wind import archives
 from wind.archives import export_archive, import_archive, reachable
 from wind.computations import Computation, record
 from wind.datasets import Store
@@ -388,3 +389,26 @@ def test_any_flipped_bit_is_refused(archive: Path, other: Store, tmp_path: Path)
         with pytest.raises(WindError):
             import_archive(other, archive)
     assert content(other) == {}
+
+
+def test_a_sparse_archive_is_refused_before_anything_is_unpacked(
+    archive: Path, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index may list what nobody wrote; a file system hands it out as zeros."""
+    with archive.open("rb") as file:
+        index = archives._Reader(file, archive).index()
+    huge = index.model_copy(update={"files": [each.model_copy(update={"bytes": 2**42}) for each in _models(index)]})
+    content = archives._text(huge)
+    monkeypatch.setattr(archives, "_unpack", lambda *arguments: pytest.fail("began to unpack"))
+    archive.write_bytes(archives._header("archive.json", len(content)) + content + archives._padding(len(content)))
+    with pytest.raises(InputError, match=r"ends before the \d+ bytes that it lists: copy it again"):
+        import_archive(other, archive)
+    with archive.open("r+b") as file:
+        file.truncate(2**43)
+    with pytest.raises(InputError, match=r"holds \d+ bytes, and there are \d+ free at .*: free space, or give"):
+        import_archive(other, archive)
+    assert not (other.root / "partial").exists()
+
+
+def _models(index: Any) -> list[Any]:
+    return [each for each in index.files if each.name.endswith(".safetensors")][:1]

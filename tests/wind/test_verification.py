@@ -469,7 +469,7 @@ def test_records_without_digests_are_verified_and_it_is_said(few: Path, tmp_path
     store = linked(few, tmp_path)
     for path in [*store.root.glob("datasets/*/*/manifest.json"), *store.root.glob("runs/tiny/versions/*.json")]:
         fields = json.loads(path.read_bytes())
-        for name in ("digest", "digest_before", "manifests"):
+        for name in ("digest", "digest_before", "manifests", "stamp", "origins"):
             fields.pop(name, None)
         replace(path, json.dumps(fields).encode())
     for name in ("latest", "good"):
@@ -481,7 +481,8 @@ def test_records_without_digests_are_verified_and_it_is_said(few: Path, tmp_path
     assert sum("without the digest of its content" in note for note in notes) == 5
     assert sum("without the digest of its record" in note for note in notes) == 2
     assert sum("without the digest that ties it to its name" in note for note in notes) == 2
-    assert len(notes) == 9
+    assert sum("without a stamp of ours" in note for note in notes) == 2
+    assert len(notes) == 11
     rewards = find(store, "tiny@1").content.datasets["rewards"]
     flip(store.root / folder_of(rewards) / "part-00000.arrow", few, random.Random(0))
     assert len(findings(store)) == 1

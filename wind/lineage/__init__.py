@@ -15,6 +15,7 @@ from wind.computations import Computation, by_manifest, computation_of, recorded
 from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.handles import AnyHandle, Dataset, Manifest, Model, Source, label, noun
+from wind.origins import not_computed_here
 from wind.versions import Version, Versions, everywhere
 
 TOLD = ("started", "seconds", "host", "git_revision", "git_dirty", "packages", "origin", "source", "revision")
@@ -40,6 +41,7 @@ class Node(BaseModel):
     provenance: dict[str, Any] = {}  # those of TOLD that are known
     files: list[dict[str, Any]] = []  # of a source: name, bytes, sha256
     prompt: dict[str, Any] | None = None  # of a prompt: its text, split, answer, and the row of the source
+    elsewhere: str | None = None  # of a version: why it cannot be taken for computed here
     damage: str | None = None  # what is wrong with it, where it is missing or not whole
 
 
@@ -74,7 +76,8 @@ class Lineage(BaseModel):
 def of_version(store: Store, version: Version) -> Lineage:
     """The lineage of everything that `version` names."""
     name = f"{version.run}@{version.number}"
-    root = Node(id=f"version/{version.id}", kind="version", name=name, count=version.content.iteration)
+    elsewhere = not_computed_here(store, version)
+    root = Node(id=f"version/{version.id}", kind="version", name=name, count=version.content.iteration, elsewhere=elsewhere)
     return _grown(store, root, version.handles(), used(store, chain(store, version)))
 
 

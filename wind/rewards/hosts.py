@@ -19,13 +19,12 @@ from typing import Any, Final
 from wind import processes
 from wind.errors import killed_by
 from wind.observed import Observed, from_report, note
-from wind.redaction import redacted
+from wind.redaction import redacted_lines
 from wind.terminal import complain
 
 WARM: Final = 2  # a run has a reward and a match; whatever else was asked is ended when another one starts
 LAST_LINES: Final = 4
 LOG_SECONDS: Final = 2.0  # for the last lines of a dead host to arrive
-LONGEST_LINE: Final = 65536
 # What torchrun tells a rank: a library of the user's would take it for its own and wait for peers that never come.
 RANKS: Final = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
 SCRIPT: Final = Path(__file__).with_name("host.py")
@@ -107,11 +106,10 @@ class Host:
         """Pass on what the process prints, without secrets, to this process's own log."""
         assert self._process.stdout is not None
         with self._process.stdout as stdout:
-            for line in iter(lambda: stdout.readline(LONGEST_LINE), b""):
-                said = redacted(line.decode(errors="replace"))
-                self._said.append(said.strip())
+            for line in redacted_lines(stdout):
+                self._said.append(line.strip())
                 with suppress(OSError, ValueError):  # a full disk, a closed stream; unread, the pipe would fill
-                    complain(said.rstrip("\r\n"))
+                    complain(line.rstrip("\r\n"))
 
     def _ended(self) -> EndedError:
         code = self._process.wait()

@@ -6,7 +6,6 @@ The one before is removed after the marker of the new one was written, so a proc
 What cannot be used is removed, and the training starts from the one before or from scratch.
 """
 
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ import torch
 from wind.files import atomic_write
 from wind.fingerprints import file_digest
 from wind.nesting import json_value
+from wind.stamps import is_ours, stamped
 from wind.training.assignments import Checkpoint, Row
 from wind.training.row_sources import RowSource
 
@@ -51,7 +51,8 @@ def save_checkpoint(engine: Any, source: RowSource, folder: Path, steps: int, ro
     torch.distributed.all_gather_object(digests, mine)
     if engine.global_rank == 0:
         files = {name: digest for of_rank in digests for name, digest in of_rank.items()}
-        atomic_write(target / MARKER, json.dumps({"steps": steps, "rows": rows, "files": files}).encode())
+        marker = {"steps": steps, "rows": rows, "files": files, "folder": folder.name}
+        atomic_write(target / MARKER, stamped("checkpoint", marker))
         for other in folder.glob(f"{PREFIX}*"):
             if other != target:
                 shutil.rmtree(other)
@@ -75,9 +76,16 @@ def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
     engine.load_checkpoint(checkpoint.folder, tag=TAG, load_module_strict=is_whole, load_lr_scheduler_states=False)
 
 
+def is_our_checkpoint(marker: Any, work: str) -> bool:
+    """Whether we wrote a checkpoint with that `marker` in the folder `work`: to load one is to run what it says."""
+    return isinstance(marker, dict) and is_ours("checkpoint", marker) and marker["folder"] == work
+
+
 def _read(folder: Path) -> Checkpoint | None:
     try:
         marker = json_value((folder / MARKER).read_bytes())
+        if not is_our_checkpoint(marker, folder.parent.name):
+            return None
         if any(file_digest(folder / name) != digest for name, digest in marker["files"].items()):
             return None
         return Checkpoint(steps=marker["steps"], rows=marker["rows"], folder=str(folder))

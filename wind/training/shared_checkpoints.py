@@ -13,7 +13,7 @@ from wind.datasets import CHECKPOINTS, Store
 from wind.nesting import json_value
 from wind.storage import LocalStorage
 from wind.training.assignments import World
-from wind.training.checkpoints import MARKER, PREFIX, step_folder, written_by
+from wind.training.checkpoints import MARKER, PREFIX, is_our_checkpoint, step_folder, written_by
 
 
 def share_checkpoint(store: Store, work: Path, steps: int, world: World) -> None:
@@ -48,6 +48,8 @@ def fetch_checkpoint(store: Store, work: Path) -> None:
         try:
             marker = store.storage.read(f"{shared}/{step}/{MARKER}")
             names = list(json_value(marker)["files"])
+            if not is_our_checkpoint(json_value(marker), work.name):
+                continue
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             continue  # its copying was interrupted, or it is no checkpoint
         if here.size(f"{step}/{MARKER}") is None:

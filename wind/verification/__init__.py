@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from wind.datasets import DROPPED, MANIFEST, WEIGHTS, Store
 from wind.errors import DatasetError, first_line
 from wind.handles import FINGERPRINT, AnyHandle, Dataset, Manifest, Model, StoredFile, count, folder_of, handle_of
+from wind.origins import not_computed_here
 from wind.schemas import KEYS
 from wind.shards import check_order
 from wind.verification.files import Files, Finding
@@ -96,6 +97,8 @@ class Verification:
                 self._vouch(each)
         self._vouched.add(version.file())
         self._unsealed(version)
+        if not self.is_excerpt and (elsewhere := not_computed_here(self.store, version)):
+            self._files.note(version.file(), f"is {elsewhere}")
         for name, dataset in version.content.datasets.items():
             verify_checks(self._files, version, name, dataset)
             verify_computation(self._files, version, name, dataset)
