@@ -22,7 +22,7 @@ from wind.files import lock
 
 START_SECONDS = 120.0
 MOST_FAILURES = 3  # to start again, in a row
-SECRET = "secret"  # the file in the server's home that holds it
+SECRET_FILE = "secret"  # the file in the server's home that holds it
 QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -107,7 +107,7 @@ class EmbeddedServer:
         with self._change, (self._home / "server.log").open("ab") as log:
             if not self._is_wanted:
                 return
-            write_secret(self._home / SECRET, self._secret)  # not in the arguments, nor in the environment
+            write_secret(self._home / SECRET_FILE, self._secret)  # not in the arguments, nor in the environment
             descriptor = self._listener.fileno()
             self._process = processes.start(
                 processes.python("-m", "flows.server", str(descriptor), "services" if self._services else "api"),
@@ -149,7 +149,7 @@ def serve(listener: socket.socket, *, services: bool) -> None:
     """Serve the Prefect API at `listener` to those who have the secret; with `services`, its scheduler and UI too."""
     from prefect.server.api.server import create_app
 
-    serve_guarded(create_app(ephemeral=not services), listener, read_secret(Path(SECRET)))
+    serve_guarded(create_app(ephemeral=not services), listener, read_secret(Path(SECRET_FILE)))
 
 
 def _listener(port: int) -> socket.socket:

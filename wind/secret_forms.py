@@ -75,7 +75,7 @@ _INTRODUCED: Final = tuple(
         r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?(?:Digest|AWS4-HMAC-SHA256|OAuth)\s+)(?P<secret>[^\r\n]+)",
         r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?(?:Bearer|Basic|Token|ApiKey|Key|Negotiate|NTLM)\s+)"
         r"(?P<secret>[^\s\"'\\,;]+)",
-        r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?)(?P<secret>(?=\S*\d|\S{16})[^\s\"'\\,;]{6,})",
+        r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?)(?P<secret>(?=\S*\d|\S{16})[^\s\"'\\,;(){}]{6,}(?![(\w]))",
         r"(?i:\b(?:Bearer|Basic)\s+)(?P<secret>(?=\S*[\d=]|[\w.~+/-]{20})[\w.~+/-]{8,}=*)",
         r"(?i:\b(?:Set-)?Cookie2?\\?[\"']?\s*[:=]\s*\\?[\"']?)(?P<secret>[^\s=;,\"'\\(){}]+=[^\r\n\"'\\]+)",
         r"(?i:\bcookies?\\?[\"']?\s*[:=]\s*\{)(?P<secret>[^{}\n]*[:=][^{}\n]+)(?=\})",
