@@ -275,6 +275,8 @@ class Store:
     def publish_model(self, folder: Path, **facts: Any) -> Model:
         """Publish a finished Hugging Face folder, which is moved; `facts` are further fields of its manifest."""
         paths = model_files(folder)
+        for path in paths:  # safetensors writes files for their owner alone, whatever the umask
+            path.chmod(folder.stat().st_mode & 0o666)
         files = [stored_file(path, folder) for path in paths]
         model = Model(fingerprint=folder_fingerprint(files), parameters=parameters(paths))
         self._publish_folder(folder, model, model.parameters, files, facts)

@@ -154,12 +154,13 @@ def _is_native(file: str, section: dict[str, Any], content: dict[str, Any], mode
     """Whether transformers has a class of its own where `section` of `file` maps to one of the folder's."""
     from transformers.models.auto import configuration_auto, modeling_auto, tokenization_auto
 
+    known = configuration_auto.CONFIG_MAPPING_NAMES
     if file == "config.json" and section is not content:  # of a part, such as text_config
-        return section.get("model_type") in configuration_auto.CONFIG_MAPPING_NAMES
+        return str(section.get("model_type")) in known
     if file == "tokenizer_config.json":
-        return model_type in tokenization_auto.TOKENIZER_MAPPING_NAMES or _is_tokenizer(section.get("tokenizer_class"))
-    types = getattr(modeling_auto, NATIVE[kind]) if file == "config.json" else configuration_auto.CONFIG_MAPPING_NAMES
-    return isinstance(model_type, str) and model_type in types and model_type in configuration_auto.CONFIG_MAPPING_NAMES
+        return str(model_type) in tokenization_auto.TOKENIZER_MAPPING_NAMES or _is_tokenizer(section.get("tokenizer_class"))
+    types = getattr(modeling_auto, NATIVE[kind]) if file == "config.json" else known
+    return str(model_type) in types and str(model_type) in known
 
 
 def _is_tokenizer(name: Any) -> bool:

@@ -258,6 +258,12 @@ def test_what_is_stored_can_be_read_by_whom_the_umask_lets(store: Store, folder:
     before = os.umask(umask)
     try:
         handles: list[Any] = [as_policy(store, folder), as_prompts(store, folder)]
+        made = store.scratch("made")
+        for path in (path for path in folder.iterdir() if path.suffix != ".jsonl"):
+            shutil.copyfile(path, made / path.name)
+        (made / "vocab.txt").write_text("another")
+        (made / "model.safetensors").chmod(0o600)
+        handles.append(store.publish_model(made))
     finally:
         os.umask(before)
     for handle in handles:

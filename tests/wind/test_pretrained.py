@@ -60,6 +60,7 @@ def used(store: Store, folder: Path) -> None:
         ("config.json", {"model_type": "evil", "auto_map": {"AutoConfig": "other/repo--evil.EvilConfig"}}, "other/repo--evil"),
         # transformers has this one, but no causal language model of it
         ("config.json", {"model_type": "clip", "auto_map": AUTO_MAP}, "evil.EvilConfig"),
+        ("config.json", {"text_config": {"model_type": {}, "auto_map": AUTO_MAP}}, "in config.json text_config"),
         ("config.json", {"text_config": {"model_type": "evil", "auto_map": AUTO_MAP}}, "in config.json text_config"),
         ("config.json", {"parts": [{"auto_map": {"AutoModel": "evil.Evil"}}]}, "AutoModel: evil.Evil in config.json parts"),
         ("config.json", {"custom_pipelines": {"x": {"impl": "evil.Pipe"}}}, "custom_pipelines in config.json"),
