@@ -347,8 +347,6 @@ class Store:
             files=files,
             **facts,
         )
-        for file in files:  # safetensors keeps what it writes to its owner, whatever the umask lets others read
-            (folder / file.name).chmod(folder.stat().st_mode & 0o666)
         self._publish(folder, handle, manifest)
 
     def _copy_to(self, cached: "Store", handle: AnyHandle) -> None:
