@@ -13,7 +13,7 @@ from flows.commands import auditing, checking, keeping, looking, moving, runs, s
 from wind.environment import direct, variables
 from wind.errors import WindError
 from wind.redaction import redacted
-from wind.terminal import complain
+from wind.terminal import complain, guard
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 for module in (runs, studies, looking, auditing, checking, keeping, moving):
@@ -25,6 +25,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, a
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
+    guard()
     try:
         with variables(direct()):
             if (code := app(standalone_mode=False) or 0) == INTERRUPTED:
