@@ -1,7 +1,7 @@
 """Data Docs of a whole run: every check of every iteration on one page, with the page of each result beside it.
 
-Needs no Great Expectations: the pages were rendered when the checks ran, and are copied as they are. Nothing is loaded from
-elsewhere, so that the folder can be sent or served as it is.
+Needs no Great Expectations: the pages were rendered when the checks ran, and are copied as they are; those that we did not render
+may hold anything, and are left out. Nothing is loaded from elsewhere, so that the folder can be sent or served as it is.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader
 
-from data_checks.results import CheckResult, all_recorded, contents, recorded
+from data_checks.results import CheckResult, all_recorded, contents, page_of, recorded
 from wind.datasets import Store
 from wind.errors import ConfigError
 from wind.handles import Dataset
@@ -87,9 +87,10 @@ def _cell(store: Store, version: Version, name: str, handle: Dataset, files: dic
 
 
 def _check(store: Store, result: CheckResult, page: str, files: dict[str, bytes]) -> Check:
-    try:
-        files[page] = store.storage.read(result.path)
-    except FileNotFoundError:
+    content = page_of(store, result)
+    if content is not None:
+        files[page] = content
+    else:
         page = ""
     verdict: Verdict = "failed" if not result.success else "warned" if result.warnings else "passed"
     return Check(page, verdict, result.expectations, result.failures, result.warnings)

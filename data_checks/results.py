@@ -103,7 +103,7 @@ def passed(store: Store, handle: Dataset, checks: ChecksConfig, previous: Datase
         content = contents(store, handle, wanted)
     except DatasetError:
         return None
-    if content is None or not _has_its_page(store, content):
+    if content is None or _page(store, content) is None:
         return None
     if not is_ours("check", content):  # what a sender says of what was sent
         refuse(store.address, result_name(handle, wanted))
@@ -127,13 +127,19 @@ def mark_latest(store: Store, handle: Dataset, key: str) -> None:
     store.storage.write(f"{_folder(handle)}/latest", f"{key}\n".encode())
 
 
-def _has_its_page(store: Store, content: dict[str, Any]) -> bool:
-    """Whether the page beside a result is still the one that was written with it."""
+def page_of(store: Store, result: CheckResult) -> bytes | None:
+    """The page of `result` as we rendered it; None if it is gone, was edited, or is somebody else's, and may hold anything."""
+    content = contents(store, result.handle, result.key)
+    return _page(store, content) if content is not None and is_ours("check", content) else None
+
+
+def _page(store: Store, content: dict[str, Any]) -> bytes | None:
+    """The page beside a result, if it is still the one that was written with it."""
     try:
         page = store.storage.read(content["path"])
     except (DatasetError, OSError):
-        return False
-    return hashlib.sha256(page).hexdigest() == content.get("page_sha256")
+        return None
+    return page if hashlib.sha256(page).hexdigest() == content.get("page_sha256") else None
 
 
 def _folder(handle: Dataset) -> str:

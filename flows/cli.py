@@ -15,7 +15,7 @@ from wind.environment import direct, variables
 from wind.errors import OUT_OF_MEMORY, WindError
 from wind.files import NotPlainError
 from wind.redaction import redacted
-from wind.terminal import complain
+from wind.terminal import complain, guard
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 for module in (runs, studies, looking, auditing, checking, keeping, moving):
@@ -28,6 +28,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, a
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
     logging.raiseExceptions = False  # a log that cannot be sent is no reason to write over what the command says
+    guard()
     try:
         with variables(direct()):
             if (code := app(standalone_mode=False) or 0) == INTERRUPTED:

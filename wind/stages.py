@@ -4,7 +4,6 @@ Every stage module offers one `STAGE`. A stage runs the same way from a Prefect 
 `python -m wind.generations spec.json`, where the file is a `Job`, as kept in the manifest of every dataset under `computed_by`.
 """
 
-import argparse
 import math
 import sys
 import time
@@ -248,14 +247,15 @@ def main(name: str) -> None:
     The file is a job or the manifest of a dataset, whose recorded spec is then computed again. It is data, whoever wrote it: a
     function that it names runs only with `--run-code`.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m wind.{name}", description=f"Compute the dataset {name} from its spec.")
+    from wind.terminal import ArgumentParser, complain, say  # rich, which no worker needs
+
+    parser = ArgumentParser(prog=f"python -m wind.{name}", description=f"Compute the dataset {name} from its spec.")
     parser.add_argument("spec", type=Path, help="a job, or a dataset's manifest.json")
     parser.add_argument("--root", default="./store", help="the store (default: ./store)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--run-code", action="store_true", help="run the function that the spec names")
     arguments = parser.parse_args()
     from wind.named_code import functions_in, require_leave
-    from wind.terminal import complain, say  # rich, which no worker needs
 
     try:
         job = _read_job(name, arguments.spec, Place(root=arguments.root, device=arguments.device))

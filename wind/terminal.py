@@ -4,9 +4,12 @@ Control characters, escape sequences, marks that reverse the direction of text, 
 terminal's encoding does not know are shown as Python escapes them: `\\x1b`, `\\u202e`, `\\n`.
 """
 
+import argparse
 import json
+import logging
 import sys
 import unicodedata
+import warnings
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
@@ -51,6 +54,21 @@ def is_unicode(stream: TextIO) -> bool:
     return (stream.encoding or "").lower().replace("-", "").startswith("utf")
 
 
+def guard() -> None:
+    """From now on, let what Python and libraries warn of on standard error also be read and no more."""
+    warnings.showwarning = _complain_of
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_HarmlessFormatter())
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser whose usage errors show arguments as `harmless` does."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        lines = message.removesuffix("\n").split("\n")
+        _write(file or sys.stderr, lines if message else [])
+
+
 class PlainConsole(Console):
     """A rich console for data: it knows no markup, and shows every text as `harmless` does.
 
@@ -74,6 +92,22 @@ class PlainConsole(Console):
 
     def _harmless(self, text: str) -> str:
         return "\n".join(harmless(line, self.encoding) for line in text.split("\n"))
+
+
+class _HarmlessFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(harmless, super().format(record).split("\n")))
+
+
+def _complain_of(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _write(file or sys.stderr, [f"{filename}:{lineno}: {category.__name__}: {message}"])
 
 
 def _write(stream: TextIO, lines: Iterable[object]) -> None:
