@@ -113,12 +113,13 @@ def test_a_run_ends_in_order_when_a_prefect_server_of_somebody_goes_away(
     process = start(uuid.uuid4().hex, **server.variables)
     said, measured = b"", 0.0
     assert process.stderr is not None
-    for line in process.stderr:
-        said += line
-        if MOMENTS[0].encode() in line:
-            server.stop()
-        if b"  measure " in line:
-            measured = time.monotonic()
+    with process.stderr as lines:
+        for line in lines:
+            said += line
+            if MOMENTS[0].encode() in line:
+                server.stop()
+            if b"  measure " in line:
+                measured = time.monotonic()
     assert process.wait(SECONDS) == 0, said
     assert 0 < time.monotonic() - measured < SECONDS_TO_END
     assert b"is gone and does not know how this run ended\n14 datasets computed" in said
