@@ -25,7 +25,7 @@ EMBEDDED = {"PREFECT_API_URL": ""}  # a Prefect server of its own, which must di
 
 
 MOMENTS = ("load_prompts", "score_rewards", "measure")  # at the beginning, between two stages, and as the run is about to end
-SECONDS_TO_END = 10
+SECONDS_TO_END = 30  # ten on a machine that does nothing else
 
 
 def start(mark: str, **environment: str) -> "subprocess.Popen[bytes]":
