@@ -38,6 +38,7 @@ UNSEEN: Final = {  # audit events of what cannot be followed
 }
 NATIVE: Final = ("duckdb", "polars", "pyarrow", "safetensors", "sentencepiece", "tokenizers")  # they open files unseen
 FOLDERS: Final = ("os.listdir", "os.scandir")
+WATCHED: Final = frozenset((*UNSEEN, *FOLDERS, "open", "import", "ctypes.dlopen", "sqlite3.connect"))
 LOOKS_UP: Final = ("<frozen os>", os.__file__, "<frozen _collections_abc>", "_collections_abc.py", __file__)
 
 Loader = importlib.machinery.SourceFileLoader
@@ -115,7 +116,7 @@ class Observer:
         Loader.get_code = get_code  # type: ignore[method-assign, assignment]
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._is_on or getattr(self._busy, "is_on", False):
+        if event not in WATCHED or not self._is_on or getattr(self._busy, "is_on", False):  # most events are of no interest
             return
         with self._aside():
             if event == "open":

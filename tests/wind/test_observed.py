@@ -207,6 +207,17 @@ def test_a_variable_counts_if_the_users_own_code_read_it(folder: Path, monkeypat
     assert sorted(before.changed()) == [f"variable {name} changed" for name in ("RULE_A", "RULE_D", "RULE_TOKEN")]
 
 
+def test_a_rank_asks_no_rank(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun told the process that asks is kept from the user's code, which often looks for it."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "PYTHONPATH", "HF_HUB_OFFLINE")
+    lines = "".join(f"    os.environ.get({name!r})\n" for name in names)
+    write(folder / "rule.py", f"import os\n{REWARD}{lines}    return [float(os.environ.get('RANK', '1'))]\n")
+    for name in names:
+        monkeypatch.setenv(name, "7")
+    value, before = observed()
+    assert (value, before.variables, before.changed()) == (1.0, {}, [])
+
+
 def test_a_copy_of_the_environment_is_no_look_at_each_variable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = ["dict(os.environ)", "{**os.environ}", "os.environ.copy()", "list(os.environ.items())"]
     lines = "".join(f"    kept = {copy}\n" for copy in copies)

@@ -75,7 +75,10 @@ class Host:
             self._socket.settimeout(seconds)
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._line())
-            self.observed = from_report(answer.pop("observed"))
+            report = answer.pop("observed")
+            # Whoever asks may be a rank, and the host is none.
+            report["variables"] = {name: each for name, each in report["variables"].items() if not RANKS.fullmatch(name)}
+            self.observed = from_report(report)
             note(self, self.observed)
         except ConnectionError:
             raise self._ended() from None
