@@ -69,7 +69,11 @@ def verdict(store: Store, handle: Dataset) -> tuple[str, Any]:
         message = str(error)
     content = contents(store, handle)
     assert content is not None
-    del content["page_sha256"], content["digest"]  # the page shows 3 or 3.0: pandas has floats where values are missing
+    del (
+        content["page_sha256"],
+        content["digest"],
+        content["stamp"],
+    )  # the page shows 3 or 3.0: pandas has floats where values are missing
     return message, json.loads(json.dumps(content), parse_float=lambda text: round(float(text), 12))
 
 

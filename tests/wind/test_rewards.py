@@ -1,6 +1,7 @@
 """Rewards: rules, and everything a user's function can do wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -288,9 +289,15 @@ def test_rewards_run_by_hand(store: Store, rule: Callable[..., Rule], tmp_path: 
     made = job(store, rule(HEADER + "    return [float(len(r)) for r in responses]\n", name="by_hand"))
     (tmp_path / "spec.json").write_text(json.dumps({"stage": "rewards", "spec": made.spec}))
     repository = str(Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-m", "wind.rewards", "spec.json", "--root", str(store.root)]
+    command = [sys.executable, "-m", "wind.rewards", "spec.json", "--root", str(store.root), "--run-code"]
     done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": repository}, capture_output=True, text=True, check=True, timeout=120
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": repository, "HOME": os.environ["HOME"]},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     handle = Dataset.model_validate_json(done.stdout)
     assert handle == run(made, lambda done, total: None)
