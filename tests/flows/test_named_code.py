@@ -37,7 +37,7 @@ def planted(wind: Wind) -> Path:
 
 
 @pytest.fixture
-def somebody_else(own_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def somebody_else(warm_workers: None, own_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The store was made by another user: a copy of it is here. Workers that start meanwhile are of this user, too."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 

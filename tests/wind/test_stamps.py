@@ -17,6 +17,7 @@ from tests.wind.audit_case import key, publish
 from tests.wind.versions_case import three_iterations
 from wind import stamps
 from wind.archives import export_archive, import_archive
+from wind.code import code_digest
 from wind.computations import Computation, is_recorded, made_by, record, recorded
 from wind.datasets import Store
 from wind.errors import ConfigError, WindError
@@ -51,7 +52,7 @@ def as_somebody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def job(store: Store) -> Job:
     rewards = publish(store, "rewards", {**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]})[0]
     spec = {"rewards": rewards.model_dump(mode="json"), "win_rate": {}}
-    return Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)), code="code")
+    return Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)), code=code_digest("win_rates"))
 
 
 def compute(job: Job) -> Dataset:
