@@ -161,17 +161,23 @@ def _says(store: Store, name: str, computation: Computation) -> bool:
 
 def _ours(store: Store, name: str) -> Computation | None:
     """The record `name` if it has our stamp; one that has not is remembered as refused."""
-    computation = _read(store, name)
-    if is_ours("computation", parsed(store.storage.read(name))):
+    text = store.storage.read(name)
+    computation = _checked(store, name, text)
+    if is_ours("computation", parsed(text)):
         return computation
     refuse(store.address, name)
     return None
 
 
 def _read(store: Store, name: str) -> Computation:
+    return _checked(store, name, store.storage.read(name))
+
+
+def _checked(store: Store, name: str, text: bytes) -> Computation:
+    """The record `name`, whose content is `text`. Raises DatasetError for one that is damaged, or another's."""
     where = f"{store.storage.url}/{name}"
     try:
-        computation = Computation.model_validate(opened(store.storage.read(name)))
+        computation = Computation.model_validate(opened(text))
     except ValidationError as error:
         raise DatasetError(f"{where} is not a record of a computation ({error.error_count()} errors): remove it") from error
     except ValueError as error:
