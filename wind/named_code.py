@@ -5,12 +5,12 @@ this user's are also noted, by their digests, in a folder of the user's own that
 as `pty:spawn` as a reward, is shown, with its file and digest, and runs only if the user says so.
 """
 
-import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from pydantic import BaseModel
 
@@ -19,6 +19,7 @@ from wind.config import Function, RunConfig
 from wind.errors import ConfigError
 from wind.files import read_plain
 from wind.terminal import complain
+from wind.user_path import state_folder
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,20 @@ def require_leave(what: str, named: Collection[NamedCode], *, run_code: bool) ->
 
 def note_own(config: bytes) -> None:
     """Note that this user ran the recipe that is kept as `config`; where that cannot be written, `--run-code` will be needed."""
-    try:
-        _notes().mkdir(mode=0o700, parents=True, exist_ok=True)
-        (_notes() / sha256(config).hexdigest()).touch(mode=0o600)
-    except OSError:
+    if (note := _note(config)) is None:
         return
+    with suppress(OSError):
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note.touch(mode=0o600)
 
 
 def is_own(config: bytes) -> bool:
     """Whether this user ran the recipe that is kept as `config`."""
-    return (_notes() / sha256(config).hexdigest()).is_file()
+    note = _note(config)
+    return note is not None and note.is_file()
 
 
-def _notes() -> Path:
-    state: Any = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "wind" / "recipes"
+def _note(config: bytes) -> Path | None:
+    """The file whose being there says so; None for a user without a home."""
+    folder = state_folder()
+    return None if folder is None else folder / "recipes" / sha256(config).hexdigest()

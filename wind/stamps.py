@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from wind.errors import ConfigError
 from wind.fingerprints import digest
 from wind.seals import DIGEST, opened, seal
+from wind.user_path import state_folder
 
 VARIABLE: Final = "WIND_KEY_FILE"
 STAMP: Final = "stamp"
@@ -78,9 +79,8 @@ def _key() -> bytes:
 
 def _place() -> Path | None:
     """The file of this user's key; None for a user without a home."""
-    with contextlib.suppress(RuntimeError):
-        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "wind" / "key"
-    return None
+    folder = state_folder()
+    return None if folder is None else folder / "key"
 
 
 @lru_cache(maxsize=4)

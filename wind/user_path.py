@@ -7,7 +7,8 @@ process that imports the user's code: a `random.py` or `tasks/` among somebody's
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "WIND_PYTHONPATH"  # the user's PYTHONPATH in a process of ours, whose own PYTHONPATH names this project
@@ -25,6 +26,13 @@ def user_pythonpath() -> str:
         return os.environ[VARIABLE]
     given = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join(os.path.abspath(folder) for folder in given.split(os.pathsep)) if given else ""
+
+
+def state_folder() -> Path | None:
+    """The folder for what this user keeps outside of every store; None for a user without a home."""
+    with suppress(RuntimeError):
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "wind"
+    return None
 
 
 @contextmanager
