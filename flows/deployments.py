@@ -33,11 +33,11 @@ from flows.schedules import Schedule
 from flows.server import EmbeddedServer
 from tasks.progress import Terminal
 from tasks.running import refuse_wrong_checks, start
-from tasks.versions import recipe
 from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.environment import variables
 from wind.errors import StageError
+from wind.sections import without
 from wind.storage import storage_for
 from wind.versions import Versions
 
@@ -78,10 +78,10 @@ def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
 def finished_iterations(config: DistillConfig) -> int:
     """How many iterations of this recipe the run has published."""
     versions = Versions(Store(config.root), config.run)
-    wanted = recipe(config)
+    wanted = without(config.recipe(), config.defaults())
     base = versions.base()
     begun = base.content.iteration if base else 0
-    return max((version.content.iteration for version in versions if version.content.recipe == wanted), default=begun)
+    return max((version.content.iteration for version in versions if version.content.chosen() == wanted), default=begun)
 
 
 def serve_forever(schedule: Schedule) -> None:

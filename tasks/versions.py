@@ -12,9 +12,9 @@ from tasks.running import Running, running
 from tasks.sources import import_policy
 from tasks.training import moved_anchor
 from wind.config import DistillConfig
+from wind.differences import setting_changes
 from wind.errors import ConfigError, DatasetError
 from wind.handles import Dataset, Model, label
-from wind.sections import flattened
 from wind.versions import Content, Version, Versions, history
 
 
@@ -62,9 +62,9 @@ def tell_changes(begin: Beginning, prompts: Dataset) -> None:
     here, base = running(), begin.after
     if base is None or here.planning:
         return
-    ours, theirs = dict(flattened(recipe(here.config))), dict(flattened(base.content.recipe))
-    names = [name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name)]
-    changed = [f"{name} {ours.get(name)} (was {theirs.get(name)})" for name in names]
+    theirs, ours = base.content, here.config
+    changes = setting_changes((theirs.recipe, theirs.defaults), (ours.recipe(), ours.defaults()))
+    changed = [f"{change.name} {change.after} (was {change.before})" for change in changes]
     if prompts != base.content.datasets["prompts"]:
         changed.append("other prompts")
     here.terminal.line(f"continuing {base.run}@{base.number} with {', '.join(changed) or 'the same recipe'}")
@@ -98,7 +98,8 @@ def publish_version(
     previous = versions[-1] if versions else begin.after
     content = Content(
         iteration=iteration,
-        recipe=recipe(here.config),
+        recipe=here.config.recipe(),
+        defaults=here.config.defaults(),
         datasets=dict(datasets),
         model_in=model_in,
         model_out=model_out,
@@ -131,22 +132,6 @@ def publish(content: Content) -> Version:
     )
     _show(here, version)
     return version
-
-
-def recipe(config: DistillConfig) -> dict[str, object]:
-    """What determines content: the config without paths, names, iteration count, thresholds, timeouts and how it is run."""
-    fields = config.model_dump(mode="json", exclude={"run", "root", "iterations", "checks", "workers", "cache", "retention"})
-    for section, name in (
-        ("policy", "path"),
-        ("prompts", "source"),
-        ("prompts", "template"),
-        ("reward", "path"),
-        ("reward", "inputs"),
-    ):
-        fields[section].pop(name, None)  # content enters by fingerprint, through the datasets
-    for section, name in (("reward", "timeout"), ("evaluation", "match_timeout")):
-        fields[section].pop(name, None)
-    return fields
 
 
 def _show(here: Running[DistillConfig], version: Version) -> None:

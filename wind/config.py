@@ -7,7 +7,7 @@ in `root`, which no key sees.
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, PositiveInt, StringConstraints, field_validator, model_validator
@@ -24,7 +24,7 @@ from wind.objective_config import (
     rows_for,
 )
 from wind.redaction import redacted
-from wind.sections import Section, shown
+from wind.sections import Section, at_defaults, shown
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -332,6 +332,13 @@ class BanditConfig(RunConfig):
     bandit: BanditSection = BanditSection()
 
 
+# Settings that determine no content by themselves: files and models enter by fingerprint, through the datasets.
+BESIDE_CONTENT = (
+    *(("policy", "path"), ("prompts", "source"), ("prompts", "template"), ("reward", "path"), ("reward", "inputs")),
+    *(("reward", "timeout"), ("evaluation", "match_timeout")),
+)
+
+
 class DistillConfig(RunConfig):
     """One recipe: the whole of a YAML file under `configs/`."""
 
@@ -348,6 +355,28 @@ class DistillConfig(RunConfig):
     objective: ObjectiveConfig = WindObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationSection = EvaluationSection()
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines content: all but paths, names, the iteration count, thresholds, timeouts and how it is run."""
+        fields = self.model_dump(mode="json", exclude={"run", "root", "iterations", "checks", "workers", "cache", "retention"})
+        for section, name in BESIDE_CONTENT:
+            fields[section].pop(name, None)
+        return fields
+
+    @classmethod
+    def of_recipe(cls, chosen: Mapping[str, Any]) -> Self:
+        """The config of what a recorded recipe `chose`, with this release's defaults and no paths. Raises ValidationError."""
+        named = {
+            "policy": ["path"],
+            "prompts": ["source"],
+            "reward": [] if chosen.get("reward", {}).get("kind") == "rule" else ["path"],
+        }
+        sections = {section: dict.fromkeys(names, "") | chosen.get(section, {}) for section, names in named.items()}
+        return cls.model_validate({"run": "recorded", **chosen, **sections})
+
+    def defaults(self) -> tuple[str, ...]:
+        """The dotted names of what the recipe has at its defaults; a version's id leaves them out."""
+        return tuple(sorted(at_defaults(self, self.recipe())))
 
     def responses_per_prompt(self) -> int:
         """How many responses to a training prompt one iteration draws: fresh ones in every epoch, the anchor's too."""

@@ -9,7 +9,7 @@ independent, so its p-value counts prompts in place of rows, which can only make
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,7 @@ def difference(store: Store, before: Version, after: Version, *, aligned: bool =
     return Difference(
         before=_name(before),
         after=_name(after),
-        config=list(changes(before.content.recipe, after.content.recipe)),
+        config=list(setting_changes(_settings(before), _settings(after))),
         modules=list(changes(ours.modules(both), theirs.modules(both))),
         packages=list(changes(ours.packages(), theirs.packages())),
         git_revision=Change(name="git_revision", before=revisions[0], after=revisions[1])
@@ -206,6 +206,29 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "
             yield from changes(old, new, f"{prefix}{name}.")
         elif old != new:
             yield Change(name=f"{prefix}{name}", before=old, after=new)
+
+
+Settings = tuple[Mapping[str, Any], Collection[str]]  # a recipe, and the dotted names of what it has at its defaults
+
+
+def setting_changes(before: Settings, after: Settings) -> Iterator[Change]:
+    """The settings that differ. One that only one has, at its default, is another release's, and changes nothing."""
+    for change in changes(before[0], after[0]):
+        if not _is_added(change.name, before, after) and not _is_added(change.name, after, before):
+            yield change
+
+
+def _is_added(name: str, without: Settings, within: Settings) -> bool:
+    """Whether the first recipe has no setting of that name, and the second has it at its default."""
+    parts = name.split(".")
+    section: Any = without[0]
+    for part in parts[:-1]:
+        section = section.get(part, {})
+    return parts[-1] not in section and any(".".join(parts[: end + 1]) in within[1] for end in range(len(parts)))
+
+
+def _settings(version: Version) -> Settings:
+    return version.content.recipe, version.content.defaults
 
 
 def row_changes(store: Store, name: str, before: Dataset, after: Dataset) -> DatasetDifference:

@@ -1,6 +1,6 @@
 """What every part of the config is made of."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
@@ -36,6 +36,32 @@ def without_defaults(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_defaults(given) for given in value]
     return to_jsonable_python(value)
+
+
+def at_defaults(section: BaseModel, dumped: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted names of what a section, `dumped` as JSON has it, holds at defaults; a section wholly at defaults is one name.
+
+    What tells the kind of a section is not among them, nor is a section that need not be there.
+    """
+    for name, field in type(section).model_fields.items():
+        given = getattr(section, name)
+        if name not in dumped:
+            continue
+        if isinstance(given, BaseModel):
+            below = list(at_defaults(given, dumped[name]))
+            is_whole = isinstance(field.get_default(call_default_factory=True), BaseModel) and set(below) == dumped[name].keys()
+            yield from [name] if is_whole else (f"{name}.{each}" for each in below)
+        elif _is_default(field, given):
+            yield name
+
+
+def without(dumped: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """A dumped section without the settings and sections of these dotted `names`."""
+    return {
+        name: without(value, names, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in dumped.items()
+        if prefix + name not in names
+    }
 
 
 def _is_default(field: FieldInfo, given: Any) -> bool:

@@ -1,9 +1,9 @@
 """Dataset versions: what one iteration consumed and produced, as one immutable, content-addressed record.
 
 A version is `<root>/runs/<run>/versions/0003.json`, the third published in that run. Its id is the sha256 of what determines its
-content: the iteration, the recipe, the handles of datasets and models, and the id of the version before it. Times, paths, worker
-settings and check results stand beside that content, outside the id; so do the seals of the manifests it relies on. A tag is a
-small file that holds an id.
+content: the iteration, what the recipe chose, the handles of datasets and models, and the id of the version before it. Times,
+paths, worker settings and check results stand beside that content, outside the id; so do the seals of the manifests it relies on.
+A tag is a small file that holds an id.
 """
 
 import re
@@ -20,6 +20,7 @@ from wind.fingerprints import digest
 from wind.handles import FINGERPRINT, AnyHandle, Dataset, Model, folder_of
 from wind.origins import Origin
 from wind.seals import DIGEST, opened
+from wind.sections import without
 from wind.stamps import stamped
 from wind.storage import Storage
 
@@ -39,15 +40,20 @@ class Content(BaseModel):
 
     iteration: int
     recipe: dict[str, Any]  # the config without paths, names and worker settings
+    defaults: tuple[str, ...] = ()  # what of it was at its defaults, by dotted name; older releases wrote none
     datasets: dict[str, Dataset]
     model_in: Model
     model_out: Model
     reference: Model
     previous: str | None  # id of the iteration before
 
+    def chosen(self) -> dict[str, Any]:
+        """The recipe without what was at its defaults, so that a later release which adds a setting has the same."""
+        return without(self.recipe, self.defaults)
+
     def id(self) -> str:
         """The version's id."""
-        return digest(self.model_dump(mode="json"))
+        return digest(self.model_dump(mode="json", exclude={"defaults"}) | {"recipe": self.chosen()})
 
 
 class Seal(BaseModel):

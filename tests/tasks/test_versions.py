@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.running import start
-from tasks.versions import beginning, recipe
+from tasks.versions import beginning
 from tests.wind.versions_case import dataset, model
 from wind.config import DistillConfig
 from wind.datasets import Store
@@ -69,6 +69,6 @@ def test_retention_and_timeouts_are_no_part_of_a_version(store: Store) -> None:
         reward={**reward.model_dump(), "timeout": 1.0},
         evaluation={**evaluation.model_dump(), "match_timeout": None},
     )
-    assert recipe(config(store)) == recipe(changed)
+    assert config(store).recipe() == changed.recipe()
     assert evaluation.content() == changed.evaluation.content()
     assert changed.evaluation.match_timeout is None

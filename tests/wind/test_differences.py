@@ -10,7 +10,7 @@ import pytest
 from tests.wind.audit_case import Run, key, publish
 from wind.computations import Computation, computation_of
 from wind.datasets import Store
-from wind.differences import Change, changes, difference, newest, reasons, row_changes
+from wind.differences import Change, changes, difference, newest, reasons, row_changes, setting_changes
 from wind.fingerprints import digest
 from wind.handles import Dataset
 from wind.observed import Observed
@@ -113,6 +113,19 @@ def test_changes_go_down_to_the_field() -> None:
         Change(name="m", before={"fingerprint": "1"}, after={"fingerprint": "2"}),
         Change(name="gone", before={"x": 1}, after=None),
     ]
+
+
+def test_a_setting_that_another_release_has_at_its_default_is_no_change() -> None:
+    old = {"training": {"lr": 1.0}, "evaluation": {"match": None}}, ["evaluation"]
+    new = {"training": {"lr": 1.0, "jitter": 0.0}, "evaluation": {"match": None, "every": 1}, "gate": {"at": 0.5}}
+    defaults = ["training.jitter", "evaluation", "gate"]
+    assert list(setting_changes(old, (new, defaults))) == list(setting_changes((new, defaults), old)) == []
+    chosen = setting_changes(old, (new, ["evaluation"]))
+    assert [change.name for change in chosen] == ["training.jitter", "gate"]
+    lower = {**new, "training": {"lr": 0.5, "jitter": 0.0}}
+    assert list(setting_changes(old, (lower, ["training.lr", *defaults]))) == [Change(name="training.lr", before=1.0, after=0.5)]
+    moved = {**new, "evaluation": {"match": None, "every": 2}}
+    assert [change.name for change in setting_changes(old, (moved, defaults[::2]))] == ["evaluation.every"]
 
 
 def test_reasons_name_the_part_of_the_key() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.wind.verification_case import TRAIN, finished, key, publish
 from tests.wind.versions_case import dataset, three_iterations, verify, version
 from wind.archives import export_archive, import_archive
+from wind.config import DistillConfig
 from wind.datasets import Store
 from wind.garbage import collect
 from wind.handles import AnyHandle, Dataset, folder_of
@@ -278,6 +279,34 @@ def test_a_forged_version_does_not_fit_its_tag_and_its_chain(
     assert any(says in line for line in found)
     tag = {1: "good", 2: "latest"}[number]
     assert any(f"tags/{tag} points to" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        (("training", "epochs"), 7, "its training.epochs is 7 and at its default, which is 1"),
+        (("evaluation", "match"), "a:b", "its evaluation.match is 'a:b' and at its default, which is empty"),
+        (("seed",), 1, "its seed is 1 and at its default, which is 0"),
+    ],
+)
+def test_what_an_id_leaves_out_is_what_the_default_is(store: Store, setting: tuple[str, ...], value: Any, says: str) -> None:
+    chosen = {"policy": {}, "prompts": {}, "reward": {"kind": "rule", "function": "a:b"}}
+    config = DistillConfig.of_recipe(chosen)
+    content = three_iterations(store)[-1].content
+    content = content.model_copy(update={"recipe": config.recipe(), "defaults": config.defaults()})
+    published = Versions(store, "real").publish(content, checks={}, metrics={}, seconds={})
+    before = findings(store)
+    assert not any("default" in line for line in before)
+
+    def change(fields: dict[str, Any]) -> None:
+        section = fields["content"]["recipe"]
+        for name in setting[:-1]:
+            section = section[name]
+        section[setting[-1]] = value
+
+    edit(store, published.file(), change)
+    assert find(store, "real@1").content.id() == published.id
+    assert [line for line in findings(store) if line not in before] == [f"{store.root}/{published.file()} was edited: {says}"]
 
 
 def test_what_stands_beside_the_content_is_in_the_chain(whole: Path, tmp_path: Path) -> None:

@@ -21,7 +21,14 @@ from wind.schemas import KEYS
 from wind.shards import check_order
 from wind.verification.files import Files, Finding
 from wind.verification.foreign_keys import ForeignKeys
-from wind.verification.records import OLD, verify_checks, verify_computation, verify_computations, verify_descriptions
+from wind.verification.records import (
+    OLD,
+    verify_checks,
+    verify_computation,
+    verify_computations,
+    verify_defaults,
+    verify_descriptions,
+)
 from wind.versions import NUMBERED, TAG, USED_NUMBER, Seal, Version, runs, seal_of, tag_text
 
 FOLDERS = ("models", "sources")
@@ -131,6 +138,7 @@ class Verification:
         if version.content.id() != version.id:
             self._files.find(name, f"was edited: its content has the id {version.content.id()[:12]}, not {version.id[:12]}")
             return None
+        verify_defaults(self._files, version)
         if (version.run, f"{version.number:04d}.json") != (run, name.rpartition("/")[2]):
             self._files.find(name, f"is {version.run}@{version.number}: it was moved")
             return None

@@ -1,12 +1,17 @@
-"""Verification of the records beside the content: results of data checks with their pages, and computations."""
+"""Verification of the records beside the content: results of data checks with their pages, computations, settings at defaults."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from wind.config import DistillConfig
 from wind.fingerprints import digest
 from wind.handles import Dataset, folder_of
 from wind.provenance import described_by, description_digest
 from wind.seals import DIGEST
+from wind.sections import shown
 from wind.verification.files import Files
 from wind.versions import Version
 
@@ -30,6 +35,38 @@ def verify_checks(files: Files, version: Version, called: str, handle: Dataset) 
         latest = (files.read(f"{folder}/latest") or b"").decode(errors="replace").removesuffix("\n")
         if f"{folder}/{latest}.json" not in results:
             files.find(f"{folder}/latest", "names no check result of this dataset: it was edited")
+
+
+def verify_defaults(files: Files, version: Version) -> None:
+    """Verify that what the recipe of `version` says was at its default, which its id leaves out, is what the default is.
+
+    No release changes a default. The recipe of a release that has settings which this one does not know tells nothing here.
+    """
+    content = version.content
+    try:
+        known = DistillConfig.of_recipe(content.chosen()).recipe()
+    except ValidationError:
+        return
+    for name in content.defaults:
+        said, default = _within(content.recipe, name), _within(known, name)
+        for setting, value, real in _unlike(name, said, default):
+            files.find(version.file(), f"was edited: its {setting} is {shown(value)} and at its default, which is {shown(real)}")
+
+
+def _within(settings: Mapping[str, Any], name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _unlike(name: str, said: Any, default: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The settings of both that differ, each with what is `said` and with its `default`."""
+    if isinstance(said, Mapping) and isinstance(default, Mapping):
+        for each in said.keys() & default.keys():
+            yield from _unlike(f"{name}.{each}", said[each], default[each])
+    elif said != default:
+        yield name, said, default
 
 
 def verify_computation(files: Files, version: Version, called: str, handle: Dataset) -> None:

@@ -1,0 +1,85 @@
+"""What a section leaves out of keys and ids: its settings at their defaults, so that a later release may add some."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field
+
+from wind.config import DistillConfig, SamplingConfig
+from wind.recipes import load_config
+from wind.sections import Section, at_defaults, without, without_defaults
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+
+class Inner(Section):
+    rate: float = 0.5
+    names: tuple[str, ...] = ()
+
+
+class Chosen(Section):
+    kind: Literal["chosen"] = "chosen"
+    rank: int = 16
+
+
+class Outer(Section):
+    path: str
+    steps: int = 3
+    inner: Inner = Inner()
+    maybe: Chosen | None = None
+    table: dict[str, Any] = Field(default_factory=dict)
+
+
+def chosen(section: Section) -> dict[str, Any]:
+    dumped = section.model_dump(mode="json")
+    return without(dumped, list(at_defaults(section, dumped)))
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        (Outer(path="here"), {"path": "here"}),
+        (Outer(path="here", steps=3, inner=Inner(rate=0.5)), {"path": "here"}),
+        (Outer(path="here", steps=4), {"path": "here", "steps": 4}),
+        (Outer(path="here", inner=Inner(names=("rate",))), {"path": "here", "inner": {"names": ["rate"]}}),
+        (Outer(path="here", maybe=Chosen()), {"path": "here", "maybe": {"kind": "chosen"}}),
+        (
+            Outer(path="here", table={"steps": 3, "inner": {"rate": 0.5}}),
+            {"path": "here", "table": {"steps": 3, "inner": {"rate": 0.5}}},
+        ),
+    ],
+)
+def test_a_section_is_what_was_chosen_in_it(section: Section, expected: dict[str, Any]) -> None:
+    assert chosen(section) == expected
+    assert without_defaults(section) == expected
+
+
+class LaterSampling(SamplingConfig):
+    jitter: float = 0.0
+
+
+class LaterConfig(DistillConfig):
+    """The config of a release that added a setting to a section, one beside the sections, and a section."""
+
+    sampling: SamplingConfig = LaterSampling()
+    gate: Inner = Inner()
+    patience: int = 7
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_the_same_under_a_release_that_adds_settings(path: Path) -> None:
+    now = load_config(path)
+    fields = {name: getattr(now, name) for name in DistillConfig.model_fields}
+    later = LaterConfig.model_construct(**fields | {"sampling": LaterSampling(**now.sampling.model_dump())})
+    assert later.recipe() != now.recipe()
+    assert without(later.recipe(), later.defaults()) == without(now.recipe(), now.defaults())
+    assert without_defaults(later) == without_defaults(now)
+    chosen = later.model_copy(update={"patience": 8})
+    assert without(chosen.recipe(), chosen.defaults()) != without(now.recipe(), now.defaults())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_what_a_recipe_chose_gives_all_of_it_back(path: Path) -> None:
+    config = load_config(path)
+    assert DistillConfig.of_recipe(without(config.recipe(), config.defaults())).recipe() == config.recipe()
