@@ -9,8 +9,8 @@ second copy, no name that leads elsewhere, nothing behind the end.
 
 What an import proves is content: every name that is a hash is recomputed before anything becomes visible. Times, hosts, check
 results and the records of computations are what the sender says: without our stamp, see `wind.stamps`, no run goes by them,
-unless the sender is trusted by name. A run's cache is not part of an archive: whether a key led to that content could not be
-verified.
+unless the sender is trusted by name, or has signed them (`wind.signatures`). A run's cache is not part of an archive: whether a
+key led to that content could not be verified.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +40,9 @@ from wind.stamps import Kind, is_ours, restamped
 from wind.storage import CHUNK_BYTES
 from wind.versions import Version, Versions, history
 
+if TYPE_CHECKING:
+    from wind.ssh_signatures import Allowed
+
 INDEX = "archive.json"
 FORMAT = 1
 BLOCK = 512
@@ -52,7 +55,7 @@ NOUN = r"[a-z_]+(\.[a-z_]+)?"
 DIGITS = r"[0-9a-f]{64}"
 LEAF = r"(?!\.\.?$)[^/\\\x00-\x1f\x7f]{1,255}"
 RECORDS = re.compile(
-    rf"runs/{RUN}/versions/[0-9]{{4,9}}\.json|(datasets/{NOUN}|models|sources)/{DIGITS}/{re.escape(MANIFEST)}|"
+    rf"runs/{RUN}/versions/[0-9]{{4,9}}\.json|runs/{RUN}/signatures/{DIGITS}/{DIGITS}\.(json|sig)|(datasets/{NOUN}|models|sources)/{DIGITS}/{re.escape(MANIFEST)}|"
     rf"{ENVIRONMENTS}/{DIGITS}\.json|{PATCHES}/{DIGITS}\.patch|"
     rf"({'|'.join(BESIDE)})/{NOUN}/{DIGITS}(/[A-Za-z0-9_-]{{1,128}})?\.(json|html)"
 )
@@ -115,17 +118,23 @@ def export_archive(store: Store, version: Version, destination: Path) -> None:
         file.write(END)
 
 
-def import_archive(store: Store, archive: Path, run: str | None = None, trust: str | None = None) -> Imported:
+def import_archive(
+    store: Store, archive: Path, run: str | None = None, trust: str | None = None, signed_by: Path | None = None
+) -> Imported:
     """Verify the archive at `archive` and take what it holds into `store`, its version as one of `run` or of the run it was in.
 
     Nothing is visible before all is verified; the versions come last, and say where they are from. What is there already stays
     as it is, so that a broken or repeated import ends the same. With `trust`, the name of the sender, its records of computations
-    and checks count as ours. Raises InputError for a file that is not exactly an archive, DatasetError for content that does
-    not hash to its names, ConfigError where the run has another version of the same number.
+    and checks count as ours; with `signed_by`, a file of public keys, those that the signatures of its versions cover. Raises
+    InputError for a file that is not exactly an archive, DatasetError for content that does not hash to its names, or that is
+    not signed, ConfigError where the run has another version of the same number.
     """
+    if trust is not None and signed_by is not None:
+        raise ConfigError("--trust believes whatever the archive says, --signed-by what is signed: give one of the two")
     for name, what in ((run, "a run"), (trust, "a sender")):
         if name is not None and not re.fullmatch(RUN, name):
             raise ConfigError(f"{name!r} cannot be {what}: use letters, digits, dot, dash and underscore")
+    allowed = None if signed_by is None else _allowed(signed_by)
     with archive.open("rb") as file:
         reader = _Reader(file, archive)
         index = reader.index()  # what is no archive leaves no store where there was none
@@ -137,13 +146,13 @@ def import_archive(store: Store, archive: Path, run: str | None = None, trust: s
                 _unpack(reader, index, scratch)
                 staged = Store(scratch)
                 chain = _verified(staged, index, archive)
+                senders = _senders(staged, chain, archive, trust, allowed)
                 target = run or index.run
                 renamed = [each.model_copy(update={"run": target}) if each.run == index.run else each for each in chain]
                 for version in renamed:
-                    if Versions(store, version.run).has(version) and trust is not None:
+                    if Versions(store, version.run).has(version) and senders[0].origin.trusted:
                         _refuse_late_trust(store, version)
-                origin = Origin(sender=trust or archive.name, trusted=trust is not None, imported=time.time())
-                return _adopt(store, staged, chain, renamed, index, origin)
+                return _adopt(store, staged, chain, renamed, index, senders)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 
@@ -154,6 +163,39 @@ def _refuse_late_trust(store: Store, version: Version) -> None:
     if there.origins and not there.origins[-1].trusted:
         name = f"{version.run}@{version.number}"
         raise ConfigError(f"{name} was imported without --trust, as its record says: `wind forget {name}` first, or give --as")
+
+
+def _allowed(path: Path) -> "Allowed":
+    from wind.ssh_signatures import Allowed  # cryptography, which no other import needs
+
+    return Allowed(path)
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """From whom a version of an archive is, and what of it is believed."""
+
+    origin: Origin
+    records: frozenset[str] | None  # files of computations and check results; None for all there are
+    signature: str = ""  # the stem of the files of the signature that says so
+
+
+def _senders(
+    staged: Store, chain: Sequence[Version], archive: Path, trust: str | None, allowed: "Allowed | None"
+) -> list[_Sender]:
+    """From whom each version of `chain` is. Raises DatasetError if one is not signed as it is, where keys are `allowed`."""
+    now = time.time()
+    if allowed is None:
+        origin = Origin(sender=trust or archive.name, trusted=trust is not None, imported=now)
+        return [_Sender(origin, frozenset() if trust is None else None)] * len(chain)
+    from wind import signatures
+
+    found = [signatures.signed(staged, version, allowed) for version in chain]
+    try:
+        signatures.require(found)
+    except DatasetError as error:
+        raise DatasetError(f"{archive}: {error}; nothing was imported") from error
+    return [_Sender(Origin(sender=each.signer, trusted=True, imported=now), each.records, each.stem) for each in found]
 
 
 def reachable(store: Store, versions: Sequence[Version]) -> list[AnyHandle]:
@@ -177,6 +219,9 @@ def _members(store: Store, chain: Sequence[Version]) -> Iterator[Member]:
     described: set[str] = set()
     for version in chain:
         yield _record(store, version.file())
+        for name in store.storage.names(version.signatures()):
+            if RECORDS.fullmatch(f"{version.signatures()}/{name}"):
+                yield _record(store, f"{version.signatures()}/{name}")
     for handle in reachable(store, chain):
         folder = folder_of(handle)
         yield _record(store, f"{folder}/{MANIFEST}")
@@ -329,7 +374,7 @@ def _runs(index: Index) -> list[str]:
 
 
 def _adopt(
-    store: Store, staged: Store, chain: Sequence[Version], renamed: Sequence[Version], index: Index, origin: Origin
+    store: Store, staged: Store, chain: Sequence[Version], renamed: Sequence[Version], index: Index, senders: Sequence[_Sender]
 ) -> Imported:
     """Let everything staged appear in `store`: content first, then what lies beside it, the versions last."""
     stored = 0
@@ -340,13 +385,27 @@ def _adopt(
             stored += 1
     for member in index.files:
         if member.name.startswith((*BESIDE, ENVIRONMENTS, PATCHES)):
-            _keep(store, member.name, staged.storage.read(member.name), is_trusted=origin.trusted)
+            is_trusted = any(each.records is None or member.name in each.records for each in senders)
+            _keep(store, member.name, staged.storage.read(member.name), is_trusted=is_trusted)
     came = [
-        version.model_copy(update={"origins": origins(staged, sent, origin)})
-        for sent, version in zip(chain, renamed, strict=True)
+        version.model_copy(update={"origins": origins(staged, sent, sender.origin)})
+        for sent, version, sender in zip(chain, renamed, senders, strict=True)
     ]
+    _take_signatures(store, staged, chain, renamed, senders)
     added = sum(Versions(store, version.run).adopt(version) for version in came)
     return Imported(came[-1], added, stored, sum(member.bytes for member in index.files))
+
+
+def _take_signatures(
+    store: Store, staged: Store, chain: Sequence[Version], renamed: Sequence[Version], senders: Sequence[_Sender]
+) -> None:
+    """Keep the signatures that came along, but for versions under another name: it is signed, too."""
+    same = [(version, sender) for sent, version, sender in zip(chain, renamed, senders, strict=True) if sent.run == version.run]
+    for version, sender in same:
+        if staged.storage.names(version.signatures()):
+            from wind import signatures  # cryptography, which no other import needs
+
+            signatures.take(store, staged, version, sender.signature)
 
 
 def _keep(store: Store, name: str, content: bytes, *, is_trusted: bool) -> None:

@@ -92,6 +92,10 @@ class Version(BaseModel):
         """The name of its record in the store."""
         return f"runs/{self.run}/versions/{self.number:04d}.json"
 
+    def signatures(self) -> str:
+        """The folder of its signatures, see `wind.signatures`."""
+        return f"runs/{self.run}/signatures/{self.id}"
+
     def handles(self) -> dict[str, AnyHandle]:
         """Everything stored that the version names."""
         content = self.content
@@ -231,6 +235,7 @@ class Versions:
                 record = f"{self._folder}/versions/{version.number:04d}"
                 self._storage.write(f"{record}.forgotten", f"{version.id}\n".encode())
                 self._storage.delete(f"{record}.json")
+                self._storage.delete(version.signatures())
 
     def _refuse_to_forget(self, names: Mapping[str, str], tags: Mapping[str, str]) -> None:
         for tag, name in tags.items():
@@ -351,20 +356,27 @@ def everywhere(store: Store) -> Iterator[Version]:
     return (version for run in runs(store) for version in Versions(store, run))
 
 
-def history(store: Store, version: Version) -> list[Version]:
+def history(store: Store, version: Version, *, is_whole: bool = True) -> list[Version]:
     """`version` and all that it continues, the first iteration first, in whatever runs they are.
 
-    Raises DatasetError if one of them is not in the store.
+    Of runs with the same version, as an import under another name leaves them, it is the record that the next was published
+    after. Raises DatasetError if one of them is not in the store; unless `is_whole` is wanted, it begins behind that one.
     """
-    known = {other.id: other for other in everywhere(store)}
+    known: dict[str, list[Version]] = {}
+    for other in everywhere(store):
+        known.setdefault(other.id, []).append(other)
     chain = [version]
     while (previous := chain[0].content.previous) is not None:
-        if previous not in known:
+        found = known.pop(previous, [])  # each once: a forged chain may go in circles
+        if not found and is_whole:
             first = f"{chain[0].run}@{chain[0].number}"
             raise DatasetError(
                 f"{first} continues version {previous[:12]}, which is not in {store.url}: it was forgotten or lost"
             )
-        chain.insert(0, known.pop(previous))
+        if not found:
+            break
+        published_after = [each for each in found if each.digest == chain[0].digest_before]
+        chain.insert(0, (published_after or found)[-1])
     return chain
 
 

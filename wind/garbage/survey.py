@@ -92,6 +92,7 @@ class Survey:
         self.folders = self._list(manifests)
         self._beside = [entry for tree in BESIDE for entry in self._storage.files(tree)]
         self._results = list(self._storage.files("results"))
+        self._signatures = [each for run in self._storage.names("runs") for each in self._storage.files(f"runs/{run}/signatures")]
         self._described = [entry for tree in (ENVIRONMENTS, PATCHES) for entry in self._storage.files(tree)]
         unfinished = list(self._list_unfinished())
         self.unfinished = [] if keep_unfinished else [item for item, is_free in unfinished if is_free]
@@ -111,6 +112,7 @@ class Survey:
         self.kept = self._reached(named) | self.live
         policies = {run: _policy(store, run).model_copy(update=overrides) for run in versions}
         self._find_what_policies_keep(versions, policies)
+        self._signed = {version.signatures() for published in versions.values() for version in published}
 
     def items(self) -> Iterator[Item]:
         """Everything that is removed, kind by kind."""
@@ -158,7 +160,7 @@ class Survey:
 
     @cached_property
     def records(self) -> list[Item]:
-        """Check results and computation records of datasets that are not kept, and cache records that point to one."""
+        """Records of checks and computations of datasets that are not kept, cache records of such, signatures of no version."""
         found = []
         for entry in self._beside:
             parts = entry.name.split("/")
@@ -166,6 +168,8 @@ class Survey:
             if owner and not {"/".join(owner), "/".join(("datasets", *owner))} & self.kept:
                 found.append(Item(parts[0], entry.name, entry.bytes))
         found += [Item("cache records", entry.name, entry.bytes) for entry in self._results if self._result_is_garbage(entry)]
+        if self._is_quiet:  # an import writes them before their version
+            found += [Item("signatures", entry.name, entry.bytes) for entry in self._signatures if self._is_of_no_version(entry)]
         return found
 
     @cached_property
@@ -314,6 +318,9 @@ class Survey:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return self._is_quiet  # damaged, unless somebody is writing it
         return folder_of(handle) not in self.kept
+
+    def _is_of_no_version(self, signature: Entry) -> bool:
+        return signature.name.rpartition("/")[0] not in self._signed
 
     def _is_free(self, lock: str) -> bool:
         with self._storage.try_lock(lock) as is_free:
