@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
-from flows.commands import auditing, checking, keeping, looking, moving, runs, studies
+from flows.commands import auditing, checking, keeping, looking, moving, runs, signing, studies
 from wind.environment import direct, variables
 from wind.errors import OUT_OF_MEMORY, WindError
 from wind.files import NotPlainError
@@ -18,7 +18,7 @@ from wind.redaction import redacted
 from wind.terminal import complain, guard
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for module in (runs, studies, looking, auditing, checking, keeping, moving):
+for module in (runs, studies, looking, auditing, checking, keeping, moving, signing):
     app.add_typer(module.commands)
 
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, without a word

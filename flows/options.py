@@ -26,6 +26,13 @@ Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="the store")]
 RunCode = Annotated[bool, typer.Option("--run-code", help="run code that is named by data, after showing it")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
+SignedBy = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="ALLOWED", help="believe what is signed by a key in this .pub or allowed_signers file, and nothing else"
+    ),
+]
+
 
 @contextmanager
 def prefect(root: str) -> Iterator[None]:

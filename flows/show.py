@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from data_checks.results import CheckResult
     from tasks.reproduction import Reproduction
     from wind.garbage import Collected
+    from wind.signatures import Signed
     from wind.verification import Verification
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "plan",
     "reasons",
     "reproduced",
+    "signed",
     "tags",
     "verified",
     "version",
@@ -144,6 +146,14 @@ def verified(name: str, verification: "Verification") -> None:
         say(str(finding))
     outcome = f"{len(verification.findings)} findings" if verification.findings else "whole"
     say(f"{name}  {outcome}  {verification.bytes_checked} bytes")
+
+
+def signed(found: "Sequence[Signed]") -> None:
+    """By whom each version is signed, a line each; the others are errors."""
+    for each in found:
+        say(*(f"note: {each.name()}: {note}" for note in each.notes))
+        if not each.problem:
+            say(f"{each.name()}  signed by {each.signer}  {each.key}")
 
 
 def reproduced(name: str, result: "Reproduction") -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flows import show
-from flows.options import Json, Root, RunCode
+from flows.options import Json, Root, RunCode, SignedBy
 from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
 from wind.files import atomic_write
 from wind.names import REFERENCE, find, named
 from wind.terminal import say, say_json
-from wind.versions import runs
+from wind.versions import history, runs
 
 if TYPE_CHECKING:
     from wind.verification import Verification
@@ -29,6 +29,7 @@ def verify_content(
     ] = None,
     scratch: Annotated[Path | None, typer.Option(help="a folder to reproduce in; by default one within the store")] = None,
     run_code: RunCode = False,
+    signed_by: SignedBy = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
@@ -40,6 +41,9 @@ def verify_content(
         _reproduce(store, name, reproduce, scratch, run_code=run_code, as_json=as_json)
         return
     verification = Verification(store)
+    if signed_by is not None:
+        _verify_signed(verification, name, signed_by, as_json=as_json)
+        return
     if name is None:
         verification.everything()
     elif "/" in name or ":" in name:
@@ -111,6 +115,27 @@ def _verify_version(verification: "Verification", name: str) -> None:
         verification.run(match["run"])
     else:
         verification.version(found.run, found.number)
+
+
+def _verify_signed(verification: "Verification", name: str | None, signed_by: Path, *, as_json: bool) -> None:
+    """Verify the version called `name`, and that it and all it continues are signed as they are."""
+    from wind.signatures import require, signed
+    from wind.ssh_signatures import Allowed
+
+    if name is None or "/" in name or ":" in name:
+        raise ConfigError("--signed-by needs a version: wind verify RUN@2 --signed-by ann.pub")
+    allowed, store = Allowed(signed_by), verification.store
+    chain = history(store, find(store, name), is_whole=False)
+    for version in chain:
+        verification.version(version.run, version.number)
+    found = [] if verification.findings else [signed(store, version, allowed) for version in chain]
+    if as_json:
+        say_json({"verified": name, **verification.report(), "signatures": [each.report() for each in found]})
+    else:
+        show.verified(name, verification)
+        show.signed(found)
+    verification.require()
+    require(found)
 
 
 def _reproduce(store: Store, name: str | None, stage: str, scratch: Path | None, *, run_code: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Json, Root
+from flows.options import Json, Root, SignedBy
 from wind.archives import export_archive, import_archive
 from wind.datasets import Store
 from wind.errors import ConfigError
@@ -63,6 +63,7 @@ def import_version(
             metavar="SENDER", help="take this sender's computations and checks for your own; its versions say so for ever"
         ),
     ] = None,
+    signed_by: SignedBy = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
@@ -70,7 +71,7 @@ def import_version(
     if not archive.is_file():
         raise ConfigError(f"{archive} is not a file: name what `wind export --format archive` wrote")
     store = Store(root)
-    found = import_archive(store, archive, run_name, trust)
+    found = import_archive(store, archive, run_name, trust, signed_by)
     name = f"{found.version.run}@{found.version.number}"
     facts = {"version": name, "id": found.version.id, "versions": found.versions, "stored": found.stored, "bytes": found.bytes}
     added = f"{found.versions} versions and {found.stored} datasets and models added"
