@@ -12,9 +12,8 @@ pytestmark = pytest.mark.slow
 
 SEED = 0
 KINDS = (
-    "SIGKILL of the parent",
     "SIGKILL of a worker",
-    "torn write, then SIGKILL",
+    "torn write, then SIGKILL",  # of the parent
     "flipped bit in a result",
 )
 
