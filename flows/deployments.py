@@ -20,7 +20,7 @@ import httpx
 import prefect.settings
 from prefect import Flow, flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.runner import Runner
 from prefect.settings import temporary_settings
 from prefect.states import Cancelled, Completed, Failed
@@ -51,13 +51,35 @@ Iterations = Annotated[int, Field(ge=1, le=MOST_ITERATIONS, description="how man
 def continued_by(config: DistillConfig) -> Flow[..., Any]:
     """The flow that continues the run of `config`, which a flow run cannot change; the state's message names the version."""
 
-    @flow(name="continue", flow_run_name=f"continue {config.run}", persist_result=False, validate_parameters=False)
+    @flow(
+        name="continue",
+        flow_run_name=f"continue {config.run}",
+        persist_result=False,
+        validate_parameters=False,
+        on_crashed=[name_unknown_parameters],
+    )
     def continue_run(iterations: Iterations = 1) -> State[Any]:
         if type(iterations) is not int or not 1 <= iterations <= MOST_ITERATIONS:
             return Failed(message=f"refused: iterations is {iterations!r}, not a number from 1 to {MOST_ITERATIONS}")
         return continue_run_of(config, iterations)
 
     return continue_run
+
+
+async def name_unknown_parameters(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Let a flow run that names parameters which `flow` does not have end as failed, and say which.
+
+    Prefect calls no flow with such parameters: the process of the flow run ends, and its state says no more than that.
+    """
+    unknown = sorted(flow_run.parameters.keys() - flow.parameters.properties.keys())
+    if not unknown:
+        return
+    known = ", ".join(flow.parameters.properties)
+    refused: State[Any] = Failed(
+        message=f"refused: {', '.join(map(repr, unknown))}: a flow run may say {known}, and nothing else"
+    )
+    async with get_client() as client:
+        await client.set_flow_run_state(flow_run.id, refused, force=True)  # a crash is an end: nothing else may follow it
 
 
 def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
