@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -29,13 +30,17 @@ from wind import processes
 from wind.datasets import Store
 from wind.errors import TrainingError
 from wind.fingerprints import file_digest
-from wind.stages import Shard
+from wind.stages import Place, Shard
+from wind.training import TrainingSpec, rank
+from wind.training.assignments import Assignment, World
 from wind.training.checkpoints import written_by
-from wind.training.runs import work_folder
+from wind.training.row_sources import RowSource
+from wind.training.runs import fit, held_work_folder, work_folder
 
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 
 
+SECONDS = 300
 SETTINGS: dict[str, Any] = {"lr": 1e-4, "epochs": 6, "micro_prompts": 1, "checkpoint_steps": 2}
 
 
@@ -62,13 +67,22 @@ def trained(store: Store, inputs: Inputs) -> Callable[[int, int], Shard]:
 
 
 def writers(folder: Path, log: str = "*.log") -> list[int]:
-    """Every living process that has a log of the ranks that work in `folder` open: torchrun's agent, its helpers, the ranks."""
+    """Every living process that may write to a log of the ranks that work in `folder`: torchrun's agent, its helpers, the ranks.
+
+    The files that they write to have no names any more.
+    """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            opened = [Path(os.readlink(descriptor)) for descriptor in (process / "fd").iterdir()]
-            found += [int(process.name)] * any(path.match(f"{folder.resolve()}/ranks-*/{log}") for path in opened)
+            opened = [Path(os.readlink(each)) for each in (process / "fd").iterdir() if is_for_writing(process, each.name)]
+            found += [int(process.name)] * any(path.match(f"{folder.resolve()}/ranks-*/{log}.* (deleted)") for path in opened)
     return found
+
+
+def is_for_writing(process: Path, descriptor: str) -> bool:
+    """Whether a process may write to what it has open there: who started the ranks reads their logs."""
+    flags = next(line for line in (process / "fdinfo" / descriptor).read_text().splitlines() if line.startswith("flags:"))
+    return int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3)])
@@ -97,7 +111,7 @@ def test_a_killed_run_leaves_nothing_and_resumes(store: Store, inputs: Inputs, t
     work = work_folder(spec, store)
     with processes.start(command, env=processes.environment(), stdout=subprocess.DEVNULL) as run:
         try:
-            deadline = time.monotonic() + 300
+            deadline = time.monotonic() + SECONDS
             while not any(work.glob("step-*/complete.json")):
                 assert run.poll() is None
                 assert time.monotonic() < deadline
@@ -171,3 +185,44 @@ def test_an_interruption_ends_the_ranks(store: Store, inputs: Inputs) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(spec, store, interrupt)
     assert not writers(work_folder(spec, store), "rank-*.log")
+
+
+SPEC = TrainingSpec  # with `open_source`, this module is what the ranks of the last test train
+
+
+def open_source(assignment: Assignment[TrainingSpec], engine: Any, world: World) -> RowSource:
+    """What each rank is trained on, once it has said a secret."""
+    print("the password is", os.environ["MY_DB_PASSWORD"], flush=True)
+    return rank.open_source(assignment, engine, world)
+
+
+def train_until_ranks_have_spoken(path: str, root: str) -> None:
+    """Train the spec in the file at `path` in ranks, and be killed when their logs say something."""
+    spec, store = TrainingSpec.model_validate_json(Path(path).read_bytes()), Store(root)
+
+    def kill(done: int, total: int) -> None:
+        if [log for log in work_folder(spec, store).glob("ranks-*/rank-*.log") if "the password is" in log.read_text()]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with held_work_folder(spec, store) as work:
+        fit(spec, store, work, Place(root=root), sys.modules[__name__], kill)
+
+
+def test_what_ranks_said_holds_no_secret_though_nobody_was_left_to_take_it_out(
+    store: Store, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_DB_PASSWORD", "correct-horse-battery")
+    spec = make_spec(inputs, epochs=2000, ranks=2)
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    arguments = str(tmp_path / "spec.json"), str(store.root)
+    program = f"import {__name__} as module; module.train_until_ranks_have_spoken(*{arguments})"
+    with processes.start(processes.python("-c", program), env=processes.environment(), stdout=subprocess.DEVNULL) as run:
+        assert run.wait(SECONDS) == -signal.SIGKILL
+    work = work_folder(spec, store)
+    deadline = time.monotonic() + 20
+    while writers(work):
+        assert time.monotonic() < deadline, "ranks outlived the run"
+        time.sleep(0.05)
+    said = {path: path.read_text(errors="replace") for path in work.rglob("*") if path.is_file()}
+    assert [path for path, text in said.items() if "correct-horse-battery" in text] == []
+    assert "the password is [redacted]\n" in "".join(said.values())

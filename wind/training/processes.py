@@ -6,6 +6,7 @@ returns. An agent whose training finished waits for the next one of this process
 """
 
 import atexit
+import codecs
 import contextlib
 import json
 import multiprocessing.forkserver
@@ -26,7 +27,7 @@ from wind import processes
 from wind.errors import TrainingError, WindError, by_name
 from wind.files import atomic_write
 from wind.observed import Observed, note
-from wind.redaction import redacted
+from wind.redaction import Redactor
 from wind.stages import Progress
 from wind.training.assignments import Assignment, Trained
 
@@ -35,6 +36,7 @@ LAST_LINES: Final = 4
 LOG: Final = "torchrun.log"
 FINISHED: Final = "finished"  # appears in the folder when every rank has ended well
 LOOPBACK: Final = "lo"
+CHUNK_BYTES: Final = 2**16
 # What takes seconds to import. Nothing that imports pyarrow or polars: a fork would lose their threads.
 PRELOADED: Final = ["deepspeed", "transformers.integrations.deepspeed", "transformers.modeling_utils"]
 
@@ -57,16 +59,18 @@ class _Agent:
         """Whether it lives, with what a new one for ranks on `device` would have in its environment."""
         return self._process.poll() is None and self._environment == _environment(device)
 
-    def train(self, folder: Path, module: str, ranks: int, progress: Progress) -> bool:
-        """Whether the ranks that train what lies in `folder` finished."""
+    def train(self, folder: Path, module: str, logs: "list[_Log]", progress: Progress) -> bool:
+        """Whether the ranks that train what lies in `folder` finished; the first of `logs` is the agent's, the others theirs."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died, as the loop will see
-            self._process.stdin.write(json.dumps([os.fspath(folder), module, ranks]).encode() + b"\n")
+            self._process.stdin.write(json.dumps([os.fspath(folder), module, [log.raw for log in logs]]).encode() + b"\n")
             self._process.stdin.flush()
         while not (folder / FINISHED).exists():
             if self._process.poll() is not None:
                 return False
             _tell(folder, progress)
+            for log in logs:
+                log.write()
             time.sleep(POLL_SECONDS)
         _tell(folder, progress)
         return True
@@ -77,6 +81,34 @@ class _Agent:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+
+class _Log:
+    """What a process of a training says, without secrets, in a file that grows with it.
+
+    The process itself writes to a file without a name: if we are killed before we have read it, nothing of it is left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("x", encoding="utf-8")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.") as named:
+            self._said = os.open(named.name, os.O_RDONLY)
+        self.raw = f"/proc/{os.getpid()}/fd/{self._said}"
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._redactor = Redactor()
+
+    def write(self) -> None:
+        """Add what was said since the last time."""
+        while said := os.read(self._said, CHUNK_BYTES):
+            self._file.write(self._redactor.feed(self._decoder.decode(said)))
+        self._file.flush()
+
+    def end(self) -> None:
+        """Add the rest, now that nothing more is said."""
+        self.write()
+        self._file.write(self._redactor.feed(self._decoder.decode(b"", final=True)) + self._redactor.end())
+        self._file.close()
+        os.close(self._said)
 
 
 _agent: _Agent | None = None
@@ -104,10 +136,10 @@ def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress)
         if agent is not None:
             agent.end()
         agent = _Agent(assignment.device)
-    with _redacted_logs(folder):
+    with _logs(folder, assignment.spec.training.ranks) as logs:
         finished = False
         try:
-            finished = agent.train(folder, module, assignment.spec.training.ranks, progress)
+            finished = agent.train(folder, module, logs, progress)
         finally:
             if not finished:
                 agent.end()
@@ -129,10 +161,10 @@ def main() -> None:
     if device == "cpu":
         _start_forkserver()
     for line in sys.stdin:
-        folder, module, ranks = json.loads(line)
-        _print_to(Path(folder) / LOG)  # the traceback of what ends this process, too
-        _launch(Path(folder), module, ranks, device)
-        _print_to(Path(os.devnull))
+        folder, module, (log, *logs) = json.loads(line)
+        _print_to(log)  # the traceback of what ends this process, too
+        _launch(Path(folder), module, logs, device)
+        _print_to(os.devnull)
         atomic_write(Path(folder) / FINISHED, b"")
 
 
@@ -152,7 +184,7 @@ def _start_forkserver() -> None:
     del this._config["tempdir"]
 
 
-def _launch(folder: Path, module: str, ranks: int, device: str) -> None:
+def _launch(folder: Path, module: str, logs: list[str], device: str) -> None:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -161,7 +193,7 @@ def _launch(folder: Path, module: str, ranks: int, device: str) -> None:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=ranks,
+        nproc_per_node=len(logs),
         max_restarts=0,
         rdzv_backend="c10d",
         rdzv_configs={"store_type": "file"},
@@ -170,26 +202,30 @@ def _launch(folder: Path, module: str, ranks: int, device: str) -> None:
         start_method="forkserver" if device == "cpu" else "spawn",
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torchelastic")),  # else in the temporary folder, for ever
     )
-    elastic_launch(config, train_one_of_many)(folder, module)
-
-
-def _print_to(path: Path) -> None:
-    """Let `path` take what this process and its children print from now on."""
-    sys.stderr.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    elastic_launch(config, train_one_of_many)(folder, module, logs)
 
 
 @contextmanager
-def _redacted_logs(folder: Path) -> Iterator[None]:
-    """After the block, take secrets out of what torchrun and the ranks said."""
+def _logs(folder: Path, ranks: int) -> Iterator[list[_Log]]:
+    """The logs of torchrun's agent and of the ranks for the block, after which nobody writes to them."""
+    names = [LOG, *(f"rank-{rank}.log" for rank in range(ranks))]
+    logs: list[_Log] = []
     try:
-        yield
+        for name in names:
+            logs.append(_Log(folder / name))
+        yield logs
     finally:
-        for path in folder.glob("*.log"):
-            atomic_write(path, redacted(path.read_text(errors="replace")).encode())
+        for log in logs:
+            log.end()
+
+
+def _print_to(path: str) -> None:
+    """Let the file at `path` take what this process and its children print from now on."""
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
 
 
 def _environment(device: str) -> dict[str, str]:

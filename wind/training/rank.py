@@ -60,11 +60,14 @@ def _train_here(assignment: Assignment[Any], open_source: OpenSource, progress: 
     return trained
 
 
-def train_one_of_many(folder: Path, module: str) -> None:
-    """Train as one rank of the assignment in `folder`, with torchrun's RANK, WORLD_SIZE and LOCAL_RANK; ends the process."""
+def train_one_of_many(folder: Path, module: str, logs: list[str]) -> None:
+    """Train as one rank of the assignment in `folder`, with torchrun's RANK, WORLD_SIZE and LOCAL_RANK; ends the process.
+
+    What it says goes to the file that `logs` names for its rank.
+    """
     kind = import_module(module)
     rank = int(os.environ["RANK"])
-    log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(logs[rank], os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     assignment: Assignment[Any] = Assignment[kind.SPEC].model_validate_json((folder / "assignment.json").read_bytes())  # type: ignore[name-defined]
