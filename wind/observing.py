@@ -201,7 +201,8 @@ class _Environment(os._Environ[str]):
 
     def __init__(self, observer: Observer) -> None:
         given = os.environ
-        super().__init__(given._data, given.encodekey, given.decodekey, given.encodevalue, given.decodevalue)  # type: ignore[attr-defined]
+        codec = (given.encodekey, given.decodekey, given.encodevalue, given.decodevalue)
+        super().__init__(given._data, *codec)  # type: ignore[attr-defined]
         self._observer = observer
         self._whole: tuple[int, int] | None = None  # where all of it was looked at: a copy asks for one after the other
 
