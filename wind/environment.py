@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+CUBLAS: Final = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA context is made
 # What decides how floats are computed, the same wherever and by whomever a stage is computed; None: not set. The number
 # of threads moves floats: each process computes with one, and processes are the way to more cores.
 BUILT: Final[Mapping[str, str | None]] = {
@@ -22,7 +23,7 @@ BUILT: Final[Mapping[str, str | None]] = {
     ),
     "MKL_DYNAMIC": "FALSE",
     "OMP_DYNAMIC": "FALSE",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # read when the first CUDA context is made
+    CUBLAS[0]: CUBLAS[1],
     **dict.fromkeys(
         (
             "GOTO_NUM_THREADS",

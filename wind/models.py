@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wind import pretrained
 from wind.config import Attention, DType, InferenceConfig, PolicyConfig
 from wind.datasets import Store
+from wind.environment import CUBLAS
 from wind.errors import ConfigError, InputError, WindError
 from wind.files import NotPlainError
 from wind.handles import Model, label
@@ -168,7 +169,7 @@ def deterministic() -> Iterator[None]:
     """For the block, have torch choose deterministic kernels where it has them; settings are restored afterwards."""
     import torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA context is made
+    os.environ.setdefault(*CUBLAS)  # not every process is one of ours, started with it
     memory: Any = torch.utils.deterministic
     fills = memory.fill_uninitialized_memory
     before = torch.are_deterministic_algorithms_enabled()
