@@ -1,9 +1,9 @@
 """Evaluation: on held-out prompts, each response of the policy beside the reference's.
 
 One row is one eval prompt and sample: the policy's response number i, its win rate against *all* responses of the reference to
-the same prompt (ties one half, MATH 7), and next to it the reference's response number i. With a pairwise reward the policy's
-responses were scored against the reference's: the win rate is the mean preference, and so are both rewards, each side's over the
-other. Means and intervals are `wind.metrics`.
+the same prompt (ties one half, MATH 7; equal responses tie), and next to it the reference's response number i. With a pairwise
+reward the policy's responses were scored against the reference's: the win rate is the mean preference, and so are both rewards,
+each side's over the other. Means and intervals are `wind.metrics`.
 """
 
 import numpy as np
@@ -47,8 +47,8 @@ def resolve_match(config: EvaluationConfig) -> str:
 def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFrame) -> pl.DataFrame:
     """The evaluation rows, one per row of `policy`, sorted by key.
 
-    `policy` and `reference` have the key, reward, response_tokens, is_truncated and accuracy; with a pairwise reward the policy
-    also has its preferences over the reference's responses, and the reference no reward. `logps` has the key and both
+    `policy` and `reference` have the key, response, reward, response_tokens, is_truncated and accuracy; with a pairwise reward
+    the policy also has its preferences over the reference's responses, and the reference no reward. `logps` has the key and both
     log-probabilities. Raises InputError where one of them lacks a prompt and sample that another has.
     """
     if "preferences" in policy.columns:
@@ -56,7 +56,7 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
         reference = reference.join(opponents_rewards(policy, reference), on=KEY, validate="1:1")
         policy = policy.drop("preferences")
     else:
-        wins = win_rates_against(policy, reference)
+        wins = win_rates_against(*_judged_alike(policy, reference))
     reference = reference.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_reference"))
     policy = policy.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_policy"))
     rows = policy
@@ -68,6 +68,20 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
                 "sample both with the same prompts and samples_per_prompt"
             )
     return rows.sort(KEY).select(SCHEMAS["evaluation"].names)
+
+
+def _judged_alike(policy: pl.DataFrame, reference: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Key and reward of both sides, equal responses to a prompt with the same reward: that of the reference's first.
+
+    Each side was scored by itself, and the last bits of a model's output hang on what else is in the batch: by them a response
+    would win or lose against itself.
+    """
+    sides = [
+        side.select(*KEY, "response", "reward").with_columns(side=pl.lit(place)) for place, side in enumerate((reference, policy))
+    ]
+    first = pl.col("reward").sort_by("side", "sample_index").first().over("prompt_id", "response")
+    judged = pl.concat(sides).with_columns(reward=pl.when(pl.col("reward").is_nan()).then("reward").otherwise(first))
+    return judged.filter(side=1), judged.filter(side=0)
 
 
 def exact_match(rows: pl.DataFrame) -> pl.Series:
@@ -103,7 +117,7 @@ def function_match(match: UserFunction, prompts: pl.DataFrame, rows: pl.DataFram
 def _side(
     spec: EvaluationSpec, store: Store, place: Place, prompts: pl.DataFrame, generations: Dataset, rewards: Dataset | None
 ) -> pl.DataFrame:
-    """One policy's responses: key, what its rewards say of it, response_tokens, is_truncated, accuracy."""
+    """One policy's responses: key, what its rewards say of it, response, response_tokens, is_truncated, accuracy."""
     columns = [*KEY, "response", "response_token_ids", "finish_reason"]
     sampled = store.frame(generations, columns)
     rewarded = sampled.select(KEY) if rewards is None else _rewards(spec, store, rewards)
@@ -119,6 +133,7 @@ def _side(
         accuracy = function_match(match, prompts, rows)
     return rows.select(
         *rewarded.columns,
+        "response",
         response_tokens=pl.col("response_token_ids").list.len(),
         is_truncated=pl.col("finish_reason") == "length",
         accuracy=accuracy,

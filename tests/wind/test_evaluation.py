@@ -20,6 +20,7 @@ KEY = {"prompt_id": ["a", "a", "b", "b"], "sample_index": [0, 1, 0, 1]}
 
 def side(rewards: list[float], **columns: list[Any]) -> pl.DataFrame:
     made = {
+        "response": [str(reward) for reward in rewards],  # equal texts have equal rewards
         "reward": rewards,
         "response_tokens": [1, 2, 3, 4],
         "is_truncated": [False] * 4,
@@ -49,6 +50,21 @@ def test_rows_by_hand() -> None:
     assert rows["accuracy_reference"].to_list() == [0.0, 0.0, None, None]
     assert rows["logp_policy"].to_list() == [-1.0, -2.0, -3.0, -4.0]
     assert rows["logp_reference"].to_list() == [-5.0, -6.0, -7.0, -8.0]
+
+
+def test_the_same_response_ties_with_itself_though_it_was_scored_twice() -> None:
+    """A model's reward of one text differs in its last bits from batch to batch."""
+    bit = 2.0**-23
+    policy = side([1 + bit, 1 - bit, 5.0, 4.0], response=["x", "y", "x", "new"])
+    reference = side([1.0, 1 + bit / 2, 5 + bit, 5 - bit], response=["x", "z", "y", "x"])
+    rows = evaluation(policy, reference, logps())
+    # Of a: x is 1 on both sides, ties x and loses to z; y loses to both. Of b: x is 5 - bit on both sides; new loses to both.
+    assert rows["win_rate"].to_list() == [0.25, 0.0, 0.25, 0.0]
+    assert rows["tie_share"].to_list() == [0.5, 0.0, 0.5, 0.0]
+    assert rows["reward_policy"].to_list() == [1 + bit, 1 - bit, 5.0, 4.0]  # as recorded
+    nan = side([1.0, float("nan"), 5.0, 4.0], response=["x", "z", "x", "new"])
+    with pytest.raises(InputError, match=r"prompt a, sample 1 has the reward NaN"):
+        evaluation(nan, reference, logps())
 
 
 def test_rows_of_preferences_by_hand() -> None:
@@ -150,7 +166,7 @@ def job(
     frames = {
         "prompts": prompts,
         "generations_policy": generations("p", ["2", "3", "x", "y"]),
-        "generations_reference": generations("r", ["4", "2", "x", "y"]),
+        "generations_reference": generations("r", ["4", "2 ", "x", "y"]),
         "rewards_policy": rewards,
         "rewards_reference": rewards if rewards_reference is None else rewards_reference,
         "logps": logps().with_columns(response_tokens=pl.lit(1)),

@@ -186,6 +186,28 @@ def test_the_batch_does_not_matter(llama_reward: Path, bert_reward: Path, kind: 
     assert together == pytest.approx(alone, abs=1e-6)
 
 
+def test_equal_inputs_are_scored_once_and_tie(llama_reward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches of another shape their last bits would differ."""
+    from wind.rewards.scorer import Scorer, load_scored
+
+    batches: list[list[list[int]]] = []
+    forward = Scorer._forward
+
+    def noted(scorer: Scorer, batch: list[dict[str, list[int]]]) -> Any:
+        batches.append([row["input_ids"] for row in batch])
+        return forward(scorer, batch) + len(batches) * 2.0**-20  # what another batch does to the last bits, made sure of
+
+    monkeypatch.setattr(Scorer, "_forward", noted)
+    scorer = Scorer("model", load_scored(llama_reward, "model", "float32"), batch_tokens=8)
+    texts = [[1, 6, 7, 2], [1, 9, 2], [1, 6, 7, 2], [1, 6, 8, 2], [1, 6, 7, 2], [1, 9, 2]] * 3
+    outputs = scorer.outputs([{"input_ids": ids} for ids in texts], lambda row: f"row {row}", lambda done, total: None)
+    assert len(batches) > 1
+    assert sorted(row for batch in batches for row in batch) == [[1, 6, 7, 2], [1, 6, 8, 2], [1, 9, 2]]
+    of_text = {tuple(ids): {float(output) for output, row in zip(outputs, texts, strict=True) if row == ids} for ids in texts}
+    assert [len(values) for values in of_text.values()] == [1, 1, 1]
+    assert len(set.union(*of_text.values())) == 3
+
+
 def responses() -> Responses:
     rows = [(prompt_id, index, text) for prompt_id, texts in RESPONSES.items() for index, text in enumerate(texts)]
     return Responses(

@@ -1,10 +1,11 @@
 """One output per input of a frozen model: token ids in, length-sorted batches through the model, floats out.
 
 What classifiers and pairwise reward models share. An input is what the model's own template or tokenizer makes of the texts, see
-`wind.templates`, and is never truncated here; a score does not depend on the batch it was scored in. A checkpoint without a
-trained head is refused, because transformers would make one up at random.
+`wind.templates`, and is never truncated here; a score depends on the batch it was scored in by a rounding at most. A checkpoint
+without a trained head is refused, because transformers would make one up at random.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,24 @@ class Scorer:
     def outputs(self, inputs: list[Encoded], where: Where, progress: Progress) -> Floats:
         """The output [B] for `inputs`, computed in the model's dtype and returned from float32.
 
+        Equal inputs are computed once: in batches of another shape their last bits would differ, and equal responses not tie.
         Raises InputError for an input longer than the model's positions and for an output that is not finite.
         """
         self._refuse_long(inputs, where)
         self._refuse_unknown(inputs, where)
-        outputs = np.empty(len(inputs), dtype=np.float64)
+        numbers: dict[tuple[int, ...], int] = {}
+        number_of_row = [numbers.setdefault(tuple(itertools.chain(*row.values())), len(numbers)) for row in inputs]
+        distinct = [inputs[row] for row in np.unique(number_of_row, return_index=True)[1]]
+        outputs = np.empty(len(distinct), dtype=np.float64)
         done = 0
         with torch.inference_mode(), deterministic():
-            for batch in batches([len(row["input_ids"]) for row in inputs], self._batch_tokens):
-                outputs[batch] = self._forward([inputs[row] for row in batch])
+            for batch in batches([len(row["input_ids"]) for row in distinct], self._batch_tokens):
+                outputs[batch] = self._forward([distinct[row] for row in batch])
                 done += len(batch)
-                progress(done, len(inputs))
-        refuse_non_finite(self.name, outputs, where)
-        return outputs
+                progress(done, len(distinct))
+        outputs_B: Floats = outputs[number_of_row]
+        refuse_non_finite(self.name, outputs_B, where)
+        return outputs_B
 
     def _refuse_unknown(self, inputs: list[Encoded], where: Where) -> None:
         vocabulary = self._model.get_input_embeddings().num_embeddings
