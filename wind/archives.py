@@ -41,7 +41,7 @@ from wind.storage import CHUNK_BYTES
 from wind.versions import Version, Versions, history
 
 if TYPE_CHECKING:
-    from wind.ssh_signatures import Allowed
+    from wind.allowed_signers import Allowed
 
 INDEX = "archive.json"
 FORMAT = 1
@@ -166,7 +166,7 @@ def _refuse_late_trust(store: Store, version: Version) -> None:
 
 
 def _allowed(path: Path) -> "Allowed":
-    from wind.ssh_signatures import Allowed  # cryptography, which no other import needs
+    from wind.allowed_signers import Allowed  # cryptography, which no other import needs
 
     return Allowed(path)
 

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from wind.allowed_signers import Allowed
 from wind.datasets import MANIFEST, Store
 from wind.errors import DatasetError, first_line
 from wind.fingerprints import canonical, digest
 from wind.handles import AnyHandle, folder_of, noun
 from wind.seals import DIGEST, opened, parsed
-from wind.ssh_signatures import Allowed, Signature, SignatureError, fingerprint, parsed_signature
+from wind.ssh_signatures import Signature, SignatureError, fingerprint, parsed_signature
 from wind.stamps import STAMP, Kind, is_ours
 from wind.versions import Folder, Key, Seal, Version, seal_of
 

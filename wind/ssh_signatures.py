@@ -1,23 +1,21 @@
-"""Signatures by SSH keys, in the format of `ssh-keygen -Y sign`, and the files that say whose keys are believed.
+"""Signatures by SSH keys, in the format of `ssh-keygen -Y sign`.
 
 A signature is OpenSSH's SSHSIG: it names the key, the namespace (what was signed for, so that a signature given elsewhere counts
 for nothing here) and the hash. The keys are Ed25519, ECDSA over NIST's curves, RSA with SHA-2, and those of hardware tokens,
-which only OpenSSH signs with. Nothing in it is trusted: a key counts only if a file of the user's lists it.
+which only OpenSSH signs with. Nothing in it is trusted: a key counts only if a file of the user's lists it, see
+`wind.allowed_signers`.
 """
 
 import base64
-import binascii
 import hashlib
 import os
-import re
 import struct
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -45,9 +43,6 @@ LEAST_RSA_BITS: Final = 2048
 TOUCHED: Final = 1  # the flag of a token that somebody was present
 LARGEST: Final = 2**20  # bytes of a file of keys, and of a signature
 
-WORD: Final = re.compile(r'(?:[^\s"]|"(?:\\.|[^"\\])*")+')
-OPTION: Final = re.compile(r'(?P<name>[A-Za-z-]+)(?:="(?P<value>(?:\\.|[^"\\])*)")?(?:,|$)')
-MOMENT: Final = re.compile(r"\d{8}(?:\d{4}(?:\d{2})?)?Z?")
 
 Signing = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 Public = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -68,7 +63,7 @@ def _mpint(number: int) -> bytes:
     return number.to_bytes(number.bit_length() // 8 + 1, "big") if number else b""
 
 
-class _Wire:
+class Wire:
     """Reads strings with their lengths in front. Raises ValueError where one is longer than what is left."""
 
     def __init__(self, content: bytes) -> None:
@@ -103,9 +98,9 @@ def fingerprint(blob: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
-def _public(blob: bytes) -> tuple[bytes, Public, bytes]:
+def public_key(blob: bytes) -> tuple[bytes, Public, bytes]:
     """The kind of a public key, the key, and what a token signs beside a message. Raises ValueError for any other."""
-    wire = _Wire(blob)
+    wire = Wire(blob)
     kind = wire.string()
     if kind not in KINDS:
         raise ValueError(f"keys of type {kind[:64].decode(errors='replace')} are not supported: use Ed25519, ECDSA or RSA")
@@ -142,7 +137,7 @@ class PrivateKey:
         elif isinstance(self._key, rsa.RSAPrivateKey):
             signature = _packed(b"rsa-sha2-512", self._key.sign(content, padding.PKCS1v15(), hashes.SHA512()))
         else:
-            kind = _Wire(self.blob).string()
+            kind = Wire(self.blob).string()
             hasher = CURVES[kind.removeprefix(b"ecdsa-sha2-")][1]
             signature = _packed(kind, _packed(*map(_mpint, decode_dss_signature(self._key.sign(content, ec.ECDSA(hasher))))))
         whole = MAGIC + struct.pack(">I", 1) + _packed(self.blob, namespace.encode(), b"", b"sha512", signature)
@@ -155,7 +150,7 @@ def private_key(path: Path, passphrase: Callable[[], str] | None = None) -> Priv
     `passphrase` asks for that of an encrypted key; None where nobody can be asked. Raises ConfigError in one line, which holds
     nothing of the key.
     """
-    content = _read(path, forbidden=0o077, remedy="is open to others: run `chmod 600 {}`")
+    content = read_keys(path, forbidden=0o077, remedy="is open to others: run `chmod 600 {}`")
     if content.split(b" ")[0] in KINDS:
         raise ConfigError(f"{path} is a public key: name the private one, which lies beside it without .pub")
     if b"BEGIN OPENSSH PRIVATE KEY" not in content:
@@ -175,7 +170,7 @@ def private_key(path: Path, passphrase: Callable[[], str] | None = None) -> Priv
         raise ConfigError(f"{path} cannot be read as a private key: it is damaged, or the passphrase is wrong") from error
     try:
         blob = base64.b64decode(written.split(b" ")[1])
-        _public(blob)
+        public_key(blob)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} cannot be used: {error}") from error
     assert isinstance(key, Signing), "whose public half is of a supported kind"
@@ -186,13 +181,13 @@ def _is_encrypted(content: bytes) -> bool:
     """Whether an OpenSSH private key has a passphrase; a damaged one has none."""
     try:
         text = b"".join(content.split()).partition(b"OPENSSHPRIVATEKEY-----")[2].partition(b"-----")[0]
-        wire = _Wire(base64.b64decode(text).removeprefix(b"openssh-key-v1\0"))
+        wire = Wire(base64.b64decode(text).removeprefix(b"openssh-key-v1\0"))
         return wire.string() != b"none"
     except ValueError:
         return False
 
 
-def _read(path: Path, *, forbidden: int, remedy: str) -> bytes:
+def read_keys(path: Path, *, forbidden: int, remedy: str) -> bytes:
     """The content of a small file of keys, that has none of the `forbidden` modes. Raises ConfigError."""
     try:
         with open_plain(path) as file:
@@ -240,7 +235,7 @@ def parsed_signature(content: bytes) -> Signature:
         begin, end = BEGIN.split(), END.split()
         if lines[: len(begin)] != begin or lines[-len(end) :] != end:
             raise ValueError("it is no SSH signature")
-        wire = _Wire(base64.b64decode("".join(lines[len(begin) : -len(end)]), validate=True))
+        wire = Wire(base64.b64decode("".join(lines[len(begin) : -len(end)]), validate=True))
         if wire.take(len(MAGIC)) != MAGIC or int.from_bytes(wire.take(4), "big") != 1:
             raise ValueError("it is of no known version")
         blob, namespace, _, named_hash, signature = (wire.string() for _ in range(5))
@@ -259,8 +254,8 @@ def _signed(message: bytes, namespace: bytes, named_hash: bytes) -> bytes:
 
 def _verify(blob: bytes, signature: bytes, content: bytes) -> None:
     """Raise InvalidSignature, or ValueError saying why, unless `signature` is one of `content` by the key `blob`."""
-    kind, public, application = _public(blob)
-    wire = _Wire(signature)
+    kind, public, application = public_key(blob)
+    wire = Wire(signature)
     by, value = wire.string(), wire.string()
     if by not in (RSA_HASHES if kind == RSA else (kind,)):
         raise ValueError(f"a key of type {kind.decode()} does not sign by {by[:64].decode(errors='replace')}")
@@ -275,155 +270,7 @@ def _verify(blob: bytes, signature: bytes, content: bytes) -> None:
     elif isinstance(public, rsa.RSAPublicKey):
         public.verify(value, content, padding.PKCS1v15(), RSA_HASHES[by])
     else:
-        parts = _Wire(value)
+        parts = Wire(value)
         encoded = encode_dss_signature(parts.number(), parts.number())
         parts.end()
         public.verify(encoded, content, ec.ECDSA(CURVES[TOKENS.get(kind, kind).removeprefix(b"ecdsa-sha2-")][1]))
-
-
-# ---------------------------------------------------------------------------------------------- whose keys are believed
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A key that is believed, and when."""
-
-    principal: str
-    blob: bytes
-    namespaces: str | None = None  # patterns
-    after: datetime | None = None
-    before: datetime | None = None
-
-    def refusal(self, namespace: str, now: datetime) -> str | None:
-        """Why the key does not count for `namespace` now; None where it does."""
-        if self.namespaces is not None and not _matches(namespace, self.namespaces):
-            return f"is for the namespaces {self.namespaces}, not for {namespace}"
-        if self.after is not None and now < self.after:
-            return f"is valid only after {self.after:%Y-%m-%d %H:%M:%S %Z}"
-        if self.before is not None and now > self.before:
-            return f"was valid before {self.before:%Y-%m-%d %H:%M:%S %Z}"
-        return None
-
-
-class Allowed:
-    """The keys in a `.pub` file or in an `allowed_signers` file of OpenSSH."""
-
-    def __init__(self, path: Path) -> None:
-        """The keys in the file at `path`. Raises ConfigError naming the line that is wrong."""
-        content = _read(
-            path, forbidden=0o002, remedy="can be written by everybody, and decides whom you believe: run `chmod o-w {}`"
-        )
-        self.path = path
-        try:
-            lines = content.decode().splitlines()
-        except UnicodeError as error:
-            raise ConfigError(f"{path} is not text: name a .pub file, or an allowed_signers file") from error
-        if "PRIVATE KEY" in content[:200].decode(errors="replace"):
-            raise ConfigError(f"{path} is a private key: name the public one, {path.name}.pub")
-        self._entries = list(self._parsed(lines))
-        if not self._entries:
-            raise ConfigError(f"{path} has no key in it: name a .pub file, or an allowed_signers file")
-
-    def has(self, blob: bytes) -> bool:
-        """Whether the file lists the key `blob`, for whatever and whenever."""
-        return any(entry.blob == blob for entry in self._entries)
-
-    def principal(self, blob: bytes, namespace: str) -> str:
-        """Whose key `blob` is. Raises SignatureError if it is nobody's, or does not count for `namespace` now."""
-        now, reason = datetime.now(UTC), "is not in it"
-        for entry in self._entries:
-            if entry.blob == blob:
-                if (refusal := entry.refusal(namespace, now)) is None:
-                    return entry.principal
-                reason = refusal
-        raise SignatureError(f"is by a key that {self.path} does not allow: {fingerprint(blob)} {reason}")
-
-    def _parsed(self, lines: list[str]) -> Iterator[Entry]:
-        written = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
-        for number, line in written:
-            try:
-                yield _entry(line, is_alone=len(written) == 1)
-            except ValueError as error:
-                raise ConfigError(f"{self.path}, line {number}: {error}") from error
-
-
-def _entry(line: str, *, is_alone: bool) -> Entry:
-    """The key in a line of either kind of file. Raises ValueError saying what is wrong with it."""
-    if WORD.sub("", line).strip():
-        raise ValueError("a quotation mark in it is not closed")
-    words = WORD.findall(line)
-    if is_alone and _is_kind(words[0]) and not any(map(_is_kind, words[1:3])):
-        blob = _blob(words, 0)
-        return Entry(_named(" ".join(words[2:]) or fingerprint(blob)), blob)
-    at = next((index for index, word in enumerate(words[1:3], 1) if _is_kind(word)), None)
-    if at is None:
-        raise ValueError("it is not `PRINCIPALS [OPTIONS] TYPE KEY`, as ssh-keygen describes it under ALLOWED SIGNERS")
-    blob = _blob(words, at)
-    patterns = [pattern for pattern in words[0].replace('"', "").split(",") if pattern and not pattern.startswith("!")]
-    if not patterns:
-        raise ValueError("it names no principal")
-    return Entry(_named(patterns[0]), blob, **(_options(words[1]) if at == 2 else {}))
-
-
-def _is_kind(word: str) -> bool:
-    return word.encode() in KINDS or re.fullmatch(r"(?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+", word) is not None
-
-
-def _named(principal: str) -> str:
-    if len(principal) > 255 or not principal.isprintable():
-        raise ValueError("its principal is longer than 255 characters, or cannot be printed")
-    return principal
-
-
-def _blob(words: list[str], at: int) -> bytes:
-    """The key behind its type, which is word number `at`."""
-    try:
-        blob = base64.b64decode(words[at + 1], validate=True)
-        if _Wire(blob).string() != words[at].encode():
-            raise ValueError("its type is not that of its key")
-    except (IndexError, binascii.Error) as error:
-        raise ValueError("its key is cut short or damaged") from error
-    try:
-        _public(blob)
-    except UnsupportedAlgorithm as error:
-        raise ValueError("its key is damaged") from error
-    return blob
-
-
-def _options(text: str) -> dict[str, Any]:
-    """The fields of an entry that its options give. Raises ValueError for one that would have to be ignored."""
-    found: dict[str, Any] = {}
-    while text:
-        match = OPTION.match(text)
-        name = match["name"].lower() if match else text
-        if match is None or name not in ("namespaces", "valid-after", "valid-before") or match["value"] is None:
-            raise ValueError(f"the option {name} is not supported: namespaces, valid-after and valid-before are, with a value")
-        field = name.removeprefix("valid-")
-        if field in found:
-            raise ValueError(f"the option {name} is there twice")
-        found[field] = match["value"] if field == "namespaces" else _moment(match["value"])
-        text = text[match.end() :]
-    return found
-
-
-def _moment(text: str) -> datetime:
-    """The moment that OpenSSH writes as YYYYMMDD[HHMM[SS]][Z]; without Z in the time zone of this machine."""
-    try:
-        if not MOMENT.fullmatch(text):
-            raise ValueError("it has other characters, or another length")
-        moment = datetime.strptime(text.removesuffix("Z").ljust(14, "0"), "%Y%m%d%H%M%S")
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no time: write YYYYMMDD or YYYYMMDDHHMM, with Z for UTC") from error
-    return moment.replace(tzinfo=UTC) if text.endswith("Z") else moment.astimezone()
-
-
-def _matches(name: str, patterns: str) -> bool:
-    """Whether `name` matches one of OpenSSH's `patterns`, and none with an exclamation mark."""
-    matched = False
-    for pattern in patterns.split(","):
-        is_not, glob = pattern.startswith("!"), pattern.removeprefix("!")
-        if re.fullmatch(re.escape(glob).replace(r"\*", ".*").replace(r"\?", "."), name):
-            if is_not:
-                return False
-            matched = True
-    return matched

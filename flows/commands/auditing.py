@@ -119,8 +119,8 @@ def _verify_version(verification: "Verification", name: str) -> None:
 
 def _verify_signed(verification: "Verification", name: str | None, signed_by: Path, *, as_json: bool) -> None:
     """Verify the version called `name`, and that it and all it continues are signed as they are."""
+    from wind.allowed_signers import Allowed
     from wind.signatures import require, signed
-    from wind.ssh_signatures import Allowed
 
     if name is None or "/" in name or ":" in name:
         raise ConfigError("--signed-by needs a version: wind verify RUN@2 --signed-by ann.pub")

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tests.wind.test_ssh_signatures import listed, needs_ssh_keygen, write_key
 from tests.wind.versions_case import dataset, model
+from wind.allowed_signers import Allowed
 from wind.archives import export_archive, import_archive
 from wind.computations import Computation, made_by, record, recorded
 from wind.datasets import Store
@@ -25,7 +26,7 @@ from wind.names import find
 from wind.origins import not_computed_here
 from wind.seals import seal
 from wind.signatures import NAMESPACE, Statement, keep, require, signed, statements
-from wind.ssh_signatures import Allowed, PrivateKey, SignatureError, private_key
+from wind.ssh_signatures import PrivateKey, SignatureError, private_key
 from wind.stamps import is_ours, stamped
 from wind.verification import Verification
 from wind.versions import Content, Version, Versions, history

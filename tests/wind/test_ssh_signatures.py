@@ -13,11 +13,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 
+from wind.allowed_signers import Allowed
 from wind.errors import ConfigError
 from wind.ssh_signatures import (
     BEGIN,
     END,
-    Allowed,
     SignatureError,
     _packed,
     _signed,
