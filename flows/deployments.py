@@ -35,9 +35,9 @@ from tasks.progress import Terminal
 from tasks.running import refuse_wrong_checks, start
 from wind.config import DistillConfig
 from wind.datasets import Store
+from wind.differences import setting_changes
 from wind.environment import variables
 from wind.errors import StageError
-from wind.sections import without
 from wind.storage import storage_for
 from wind.versions import Versions
 
@@ -100,10 +100,12 @@ def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
 def finished_iterations(config: DistillConfig) -> int:
     """How many iterations of this recipe the run has published."""
     versions = Versions(Store(config.root), config.run)
-    wanted = without(config.recipe(), config.defaults())
+    wanted = config.recipe(), config.defaults()
     base = versions.base()
     begun = base.content.iteration if base else 0
-    return max((version.content.iteration for version in versions if version.content.chosen() == wanted), default=begun)
+    recorded = (version.content for version in versions)
+    same = (each.iteration for each in recorded if not list(setting_changes((each.recipe, each.defaults), wanted)))
+    return max(same, default=begun)
 
 
 def serve_forever(schedule: Schedule) -> None:

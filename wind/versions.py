@@ -131,7 +131,8 @@ class Versions:
         """The version with `content`: the one already published, or a new one with the next number. Tags it `latest`."""
         with self._storage.lock(f"{self._folder}/versions.lock") as held:
             published = list(self)
-            version = next((version for version in published if version.id == content.id()), None)
+            ids = content.id(), content.model_copy(update={"defaults": ()}).id()  # that of an older release, with all settings
+            version = next((version for version in published if version.id in ids), None)
             if version is None:
                 last = max(self._used_numbers(), default=0)
                 version = Version(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from flows.deployments import finished_iterations
 from tasks.running import start
 from tasks.versions import beginning
 from tests.wind.versions_case import dataset, model
@@ -72,3 +73,22 @@ def test_retention_and_timeouts_are_no_part_of_a_version(store: Store) -> None:
     assert config(store).recipe() == changed.recipe()
     assert evaluation.content() == changed.evaluation.content()
     assert changed.evaluation.match_timeout is None
+
+
+def test_a_version_of_an_older_release_is_the_same_version(store: Store) -> None:
+    """One whose id holds every setting, and does not know those that a later release added."""
+    now = config(store)
+    models = [model(store, value) for value in (0.0, 1.0)]
+    old = published(store, models, 1, None, moves=False).content.model_copy(update={"recipe": now.recipe()})
+    first = Versions(store, "next").publish(old, checks={}, metrics={}, seconds={})
+    again = old.model_copy(update={"defaults": now.defaults()})
+    assert again.id() != first.id
+    assert Versions(store, "next").publish(again, checks={}, metrics={}, seconds={}) == first
+    assert finished_iterations(now) == 1
+    assert finished_iterations(now.model_copy(update={"seed": 1})) == 0
+    other = old.model_copy(
+        update={"iteration": 2, "recipe": {name: value for name, value in now.recipe().items() if name != "seed"}}
+    )
+    Versions(store, "next").publish(other, checks={}, metrics={}, seconds={})
+    assert finished_iterations(now) == 2
+    assert finished_iterations(now.model_copy(update={"seed": 1})) == 0
