@@ -37,7 +37,10 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<' ~ message['role'][0] ~ '>' ~ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
-LONGEST = ("test_training_ranks", "flows/", "test_rollouts", "test_training", "test_vllm", "test_generations")
+LONGEST = (  # whole files go to one process: the longest, in this order, begin
+    *("test_training_ranks", "test_deployments", "test_vllm_architectures", "test_vllm", "test_kill", "test_distill"),
+    *("test_compare", "test_chaos", "flows/", "test_training", "test_rollouts", "test_generations"),
+)
 WARM = {"wind.generations.vllm", "wind.rewards.hosts", "wind.training.processes"}
 CHARACTERS = "0123456789+-=abcdefghijklmnopqrstuvwxyz .?"
 

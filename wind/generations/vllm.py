@@ -169,6 +169,7 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
         ) from error
     set_num_threads = torch.set_num_threads
     try:
+        _import_model(folder)
         llm = LLM(
             model=str(folder),
             trust_remote_code=False,
@@ -195,6 +196,19 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
     for address in llm.collective_rpc(lambda worker: worker.distributed_init_method):
         Path(address.removeprefix("file://")).unlink(missing_ok=True)
     return llm
+
+
+def _import_model(folder: Path) -> None:
+    """Import the class of the model in `folder`, which the engine in this process will need.
+
+    vLLM would look at it in a process of its own first, for engines that are not in this one: importing vLLM there is most of
+    what a first start takes.
+    """
+    from vllm import ModelRegistry
+
+    for name in load_config(folder).architectures or ():
+        if name in ModelRegistry.models:  # of another one vLLM says what it thinks
+            ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def _not_started(folder: Path, error: Exception) -> WindError:
