@@ -4,7 +4,9 @@ Nobody lists them: the import statements tell, also those within functions. The 
 is computed in the process where the code runs, from sources as they were loaded there.
 """
 
+import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -56,6 +58,8 @@ NEUTRAL: Final[Mapping[str, str]] = {
     "wind.versions": "names what is published; no stage calls it",
 }
 
+UNSETTLED_NS: Final = 2 * 10**9  # no clock of a file system is coarser
+
 # `ruff format` writes every import statement as one of these two.
 _IMPORT: Final = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)|import[ \t]+([\w.]+))", re.MULTILINE
@@ -69,7 +73,7 @@ def code_of(*modules: str) -> dict[str, str]:
 
 def source_of(module: str) -> str:
     """The sha256 of the source of one module: as loaded here, else as it lies."""
-    return loading.loaded.get(module) or file_digest(_file(module))
+    return loading.loaded.get(module) or _as_it_lies(module)
 
 
 def code_digest(stage: str) -> str:
@@ -83,7 +87,7 @@ def refuse_edited(stage: str, planned: str | None = None) -> None:
     To be asked where the stage was computed, before its result counts: it would be filed as the result of another code.
     """
     for module, loaded in code_of(f"wind.{stage}").items():
-        if loaded != file_digest(_file(module)):
+        if loaded != _as_it_lies(module):
             raise StageError(f"{_file(module)} was edited while {stage} ran: start the run again")
     if planned is not None and code_digest(stage) != planned:
         raise StageError(f"the code that computes {stage} was edited while the run went on: start it again")
@@ -123,8 +127,28 @@ def _named(source: str) -> Iterator[str]:
                 yield f"{base}.{imported[0]}"
 
 
+def _as_it_lies(module: str) -> str:
+    """The sha256 of a module's file: a plan asks for the same files for each of its tasks."""
+    path = _file(module)
+    status = os.stat(path)
+    if time.time_ns() - status.st_ctime_ns < UNSETTLED_NS:  # a further edit might leave the same time
+        return file_digest(path)
+    return _digest_at(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@cache
+def _digest_at(path: Path, *_status: int) -> str:
+    """The digest of a file whose status was that: no editor sets the last time of change, which the kernel does."""
+    return file_digest(path)
+
+
 def _file(module: str) -> Path:
-    path = Path(loading.ROOT, *module.split("."))
+    return _file_below(loading.ROOT, module)
+
+
+@cache
+def _file_below(root: str, module: str) -> Path:
+    path = Path(root, *module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
