@@ -55,7 +55,8 @@ NOUN = r"[a-z_]+(\.[a-z_]+)?"
 DIGITS = r"[0-9a-f]{64}"
 LEAF = r"(?!\.\.?$)[^/\\\x00-\x1f\x7f]{1,255}"
 RECORDS = re.compile(
-    rf"runs/{RUN}/versions/[0-9]{{4,9}}\.json|runs/{RUN}/signatures/{DIGITS}/{DIGITS}\.(json|sig)|(datasets/{NOUN}|models|sources)/{DIGITS}/{re.escape(MANIFEST)}|"
+    rf"runs/{RUN}/versions/[0-9]{{4,9}}\.json|runs/{RUN}/signatures/{DIGITS}/{DIGITS}\.(json|sig)|"
+    rf"(datasets/{NOUN}|models|sources)/{DIGITS}/{re.escape(MANIFEST)}|"
     rf"{ENVIRONMENTS}/{DIGITS}\.json|{PATCHES}/{DIGITS}\.patch|"
     rf"({'|'.join(BESIDE)})/{NOUN}/{DIGITS}(/[A-Za-z0-9_-]{{1,128}})?\.(json|html)"
 )

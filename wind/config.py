@@ -366,13 +366,12 @@ class DistillConfig(RunConfig):
     @classmethod
     def of_recipe(cls, chosen: Mapping[str, Any]) -> Self:
         """The config of what a recorded recipe `chose`, with this release's defaults and no paths. Raises ValidationError."""
-        named = {
-            "policy": ["path"],
-            "prompts": ["source"],
-            "reward": [] if chosen.get("reward", {}).get("kind") == "rule" else ["path"],
-        }
-        sections = {section: dict.fromkeys(names, "") | chosen.get(section, {}) for section, names in named.items()}
-        return cls.model_validate({"run": "recorded", **chosen, **sections})
+        fields = {"run": "recorded", **chosen}
+        for section, name in (("policy", "path"), ("prompts", "source"), ("reward", "path")):
+            given = chosen.get(section, {})
+            if isinstance(given, Mapping) and given.get("kind") != "rule":  # the one section that has no path
+                fields[section] = {name: "", **given}
+        return cls.model_validate(fields)
 
     def defaults(self) -> tuple[str, ...]:
         """The dotted names of what the recipe has at its defaults; a version's id leaves them out."""

@@ -309,6 +309,13 @@ def test_what_an_id_leaves_out_is_what_the_default_is(store: Store, setting: tup
     assert [line for line in findings(store) if line not in before] == [f"{store.root}/{published.file()} was edited: {says}"]
 
 
+@pytest.mark.parametrize("recipe", [{"reward": "x"}, {"policy": 5, "prompts": None}, {"reward": {"kind": []}, "seed": {}}])
+def test_a_recipe_of_no_known_form_is_no_traceback(store: Store, recipe: dict[str, Any]) -> None:
+    content = three_iterations(store)[-1].content.model_copy(update={"recipe": recipe, "defaults": ("seed", "reward.kind.x")})
+    Versions(store, "strange").publish(content, checks={}, metrics={}, seconds={})
+    assert not any("default" in line for line in findings(store))
+
+
 def test_what_stands_beside_the_content_is_in_the_chain(whole: Path, tmp_path: Path) -> None:
     store = linked(whole, tmp_path)
     edit(store, "runs/tiny/versions/0001.json", lambda fields: fields["seconds"].update(rewards=0.1))
