@@ -20,6 +20,7 @@ import yaml
 from wind import schemas
 from wind.datasets import Store
 from wind.handles import AnyHandle, Dataset, Manifest, Model, Source, label
+from wind.sections import setting_of
 from wind.versions import Version, history
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -71,7 +72,7 @@ def model_card(store: Store, name: str, version: Version | None, model: Model) -
         head["base_model"] = base
     what = f"{model.parameters} weights in safetensors, fingerprint `{model.fingerprint}`."
     if version is not None:
-        objective = version.content.recipe.get("objective", {}).get("name")
+        objective = setting_of(version.content.recipe, "objective.name")
         what += f" Trained from {_named(base, revision)} with the objective `{objective}`."
     parts = [
         _head(head),

@@ -55,6 +55,14 @@ def at_defaults(section: BaseModel, dumped: Mapping[str, Any]) -> Iterator[str]:
             yield name
 
 
+def setting_of(recorded: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted setting in a recorded recipe, whatever form that has; None where there is none."""
+    value: Any = recorded
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def without(dumped: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
     """A dumped section without the settings and sections of these dotted `names`."""
     return {

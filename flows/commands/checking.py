@@ -15,6 +15,7 @@ from wind.named_code import NamedCode, conditions_in, is_own, require_leave
 from wind.names import find
 from wind.nesting import json_value
 from wind.recipes import checks_config
+from wind.sections import setting_of
 from wind.terminal import say, say_json
 from wind.versions import Version, everywhere
 
@@ -43,7 +44,8 @@ def check(
     from data_checks.drift import QUANTITIES
     from data_checks.validation import recorded, refuse_wrong_checks, validate
 
-    refuse_wrong_checks(checks, tuple(version.content.recipe.get("reward", {}).get("components", ())))
+    components = setting_of(version.content.recipe, "reward.components")
+    refuse_wrong_checks(checks, tuple(components) if isinstance(components, list) else ())
     before = _before(store, version)
     results = {}
     for noun, handle in version.content.datasets.items():

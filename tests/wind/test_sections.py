@@ -8,7 +8,7 @@ from pydantic import Field
 
 from wind.config import DistillConfig, SamplingConfig
 from wind.recipes import load_config
-from wind.sections import Section, at_defaults, without, without_defaults
+from wind.sections import Section, at_defaults, setting_of, without, without_defaults
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -83,3 +83,9 @@ def test_a_recipe_is_the_same_under_a_release_that_adds_settings(path: Path) -> 
 def test_what_a_recipe_chose_gives_all_of_it_back(path: Path) -> None:
     config = load_config(path)
     assert DistillConfig.of_recipe(without(config.recipe(), config.defaults())).recipe() == config.recipe()
+
+
+@pytest.mark.parametrize("recorded", [{}, {"reward": "x"}, {"reward": None}, {"reward": ["components"]}, {"reward": {}}])
+def test_a_setting_of_a_recipe_of_any_form(recorded: dict[str, Any]) -> None:
+    assert setting_of(recorded, "reward.components") is None
+    assert setting_of({"reward": {"components": ["a"]}}, "reward.components") == ["a"]

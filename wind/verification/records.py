@@ -11,7 +11,7 @@ from wind.fingerprints import digest
 from wind.handles import Dataset, folder_of
 from wind.provenance import described_by, description_digest
 from wind.seals import DIGEST
-from wind.sections import shown
+from wind.sections import setting_of, shown
 from wind.verification.files import Files
 from wind.versions import Version
 
@@ -48,16 +48,9 @@ def verify_defaults(files: Files, version: Version) -> None:
     except ValidationError:
         return
     for name in content.defaults:
-        said, default = _within(content.recipe, name), _within(known, name)
+        said, default = setting_of(content.recipe, name), setting_of(known, name)
         for setting, value, real in _unlike(name, said, default):
             files.find(version.file(), f"was edited: its {setting} is {shown(value)} and at its default, which is {shown(real)}")
-
-
-def _within(settings: Mapping[str, Any], name: str) -> Any:
-    value: Any = settings
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _unlike(name: str, said: Any, default: Any) -> Iterator[tuple[str, Any, Any]]:
