@@ -33,7 +33,8 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
 
     for name in vllm.ENVIRONMENT:
         monkeypatch.setenv(name, "as it was")  # `load` sets what is missing, for the life of a worker
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=fail))
+    registry = SimpleNamespace(models={})
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=fail, ModelRegistry=registry))
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     vllm.load(folder, SPEC, 64, "cuda")
 
