@@ -1,7 +1,8 @@
-"""What exact games cost: python benchmarks/games.py [--prompts N] [--responses N] [--iterations N] [--beta B]
+"""What exact games cost: python benchmarks/games.py [--prompts N] [--responses N] [--iterations N]
+[--beta B]
 
-Times the exact WIND update on random rewards, iterated from the reference, and the solution of the same games for some of the
-prompts; prints both and how far the iterate is from its solution.
+Times the exact WIND update on random rewards, iterated from the reference, and the solution of the
+same games for some of the prompts; prints both and how far the iterate is from its solution.
 """
 
 import argparse
@@ -24,7 +25,9 @@ def main() -> None:
     arguments = parser.parse_args()
     beta, generator = arguments.beta, torch.Generator().manual_seed(0)
     shape = arguments.prompts, arguments.responses
-    rewards_P_Y, logits_P_Y = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
+    rewards_P_Y, logits_P_Y = (
+        torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2)
+    )
     ref_P_Y = logits_P_Y.log_softmax(-1)
 
     def iterated() -> torch.Tensor:
@@ -38,11 +41,15 @@ def main() -> None:
         return solve(ref_P_Y[some], RewardPreferences.of(rewards_P_Y[some]), beta=beta)
 
     seconds, logp_P_Y = timed(iterated)
-    print(f"{shape[0]} prompts x {shape[1]} responses, beta = {beta}, {torch.get_num_threads()} threads")
+    print(
+        f"{shape[0]} prompts x {shape[1]} responses, beta = {beta}, {torch.get_num_threads()} threads"
+    )
     print(f"{arguments.iterations} exact updates   {seconds:7.2f} s")
     seconds, solution_P_Y = timed(solved)
     print(f"{len(solution_P_Y)} games solved      {seconds:7.2f} s")
-    print(f"KL to the solution   {float(kl(solution_P_Y, logp_P_Y[: len(solution_P_Y)]).max()):.1e} nats at most")
+    print(
+        f"KL to the solution   {float(kl(solution_P_Y, logp_P_Y[: len(solution_P_Y)]).max()):.1e} nats at most"
+    )
 
 
 def timed(compute: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:

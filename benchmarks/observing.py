@@ -1,7 +1,8 @@
 """What observing a user's function costs: python benchmarks/observing.py [--calls N] [--rounds N]
 
-The same rule, which imports NumPy and reads a file, is called in a host that observes and in one that does not, in turns. Printed
-are the medians of a start, of a call on 64 responses, and their ratios; then what comparing a record with the files costs.
+The same rule, which imports NumPy and reads a file, is called in a host that observes and in one
+that does not, in turns. Printed are the medians of a start, of a call on 64 responses, and their
+ratios; then what comparing a record with the files costs.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from wind.observed import Observed
+from wind.code.observed import Observed
 from wind.rewards import hosts
 from wind.rewards.hosts import Host
 
@@ -27,7 +28,7 @@ def score(prompts, responses, answers):
 """
 UNOBSERVED = """
 import runpy, sys
-import wind.observing
+import wind.code.observing
 
 
 class Nothing:
@@ -35,10 +36,14 @@ class Nothing:
     def report(self): return {"files": {}, "variables": {}, "packages": {}, "unobserved": []}
 
 
-wind.observing.Observer = Nothing
+wind.code.observing.Observer = Nothing
 runpy.run_path(%r, run_name="__main__")
 """
-BATCH = {"prompts": ["what?"] * 64, "responses": ["a response of some words " * 8] * 64, "answers": [None] * 64}
+BATCH = {
+    "prompts": ["what?"] * 64,
+    "responses": ["a response of some words " * 8] * 64,
+    "answers": [None] * 64,
+}
 
 
 def main() -> None:
@@ -62,13 +67,18 @@ def main() -> None:
                 host = Host("cpu")
                 host.ask({"load": "rule:score"}, None)
                 starts[name].append(time.perf_counter() - began)
-                calls[name] += [seconds(functools.partial(host.ask, BATCH, None)) for _ in range(arguments.calls)]
+                calls[name] += [
+                    seconds(functools.partial(host.ask, BATCH, None))
+                    for _ in range(arguments.calls)
+                ]
                 seen = host.observed if name == "observed" else seen
                 host.end()
         compared = [seconds(seen.changed) for _ in range(arguments.calls)]
     for what, found in (("start", starts), ("call", calls)):
         ours, plain = (statistics.median(found[name]) for name in scripts)
-        print(f"{what:<6} observed {1e3 * ours:8.2f} ms   not observed {1e3 * plain:8.2f} ms   ratio {ours / plain:5.2f}")
+        print(
+            f"{what:<6} observed {1e3 * ours:8.2f} ms   not observed {1e3 * plain:8.2f} ms   ratio {ours / plain:5.2f}"
+        )
     used = f"{len(seen.files)} files and {len(seen.packages)} packages"
     print(f"compare a record of {used} {1e3 * statistics.median(compared):8.2f} ms")
 

@@ -1,7 +1,9 @@
-"""What a run costs beside its stages' own compute: python benchmarks/overhead.py [CONFIG] [--set K=V ...]
+"""What a run costs beside its stages' own compute: python benchmarks/overhead.py [CONFIG] [--set
+K=V ...]
 
-Runs a recipe in an empty store, then again with nothing changed, and prints: wall time, the sum of what the stages computed, the
-share that is overhead (start-up, checks, Prefect, publishing), the time of the identical rerun, and each stage's peak memory.
+Runs a recipe in an empty store, then again with nothing changed, and prints: wall time, the sum of
+what the stages computed, the share that is overhead (start-up, checks, Prefect, publishing), the
+time of the identical rerun, and each stage's peak memory.
 """
 
 import argparse
@@ -11,9 +13,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from wind.datasets import Store
-from wind.handles import Manifest
 from wind.stages import STAGES
+from wind.store.datasets import Store
+from wind.store.handles import Manifest
 
 
 def main() -> None:
@@ -27,7 +29,9 @@ def main() -> None:
         first = timed(arguments.config, settings)
         again = timed(arguments.config, settings)
         store = Store(root)
-        manifests = {name: [store.manifest(handle) for handle in store.handles(name)] for name in STAGES}
+        manifests = {
+            name: [store.manifest(handle) for handle in store.handles(name)] for name in STAGES
+        }
     print_table(manifests, first, again)
 
 
@@ -35,7 +39,11 @@ def timed(config: str, settings: Sequence[str]) -> float:
     """The seconds that `wind run` takes as a whole process."""
     command = [sys.executable, "-m", "flows.cli", "run", config]
     began = time.monotonic()
-    subprocess.run([*command, *(word for setting in settings for word in ("--set", setting))], check=True, capture_output=True)
+    subprocess.run(
+        [*command, *(word for setting in settings for word in ("--set", setting))],
+        check=True,
+        capture_output=True,
+    )
     return time.monotonic() - began
 
 
@@ -50,7 +58,9 @@ def print_table(manifests: dict[str, list[Manifest]], first: float, again: float
         print(f"{name:<14}{len(entries):>9}{seconds:>10.1f}{peak / 1e6:>10.0f}")
     print(f"\nwhole run        {first:7.1f} s")
     print(f"stages' compute  {total:7.1f} s")
-    print(f"overhead         {first - total:7.1f} s, {100 * (first - total) / first:.0f}% of the run")
+    print(
+        f"overhead         {first - total:7.1f} s, {100 * (first - total) / first:.0f}% of the run"
+    )
     print(f"identical rerun  {again:7.1f} s")
 
 

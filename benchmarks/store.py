@@ -1,9 +1,11 @@
-"""What the store costs at scale: python benchmarks/store.py [--rows N] [--repeats N] [--versions N] [--folder PATH]
+"""What the store costs at scale: python benchmarks/store.py [--rows N] [--repeats N] [--versions N]
+[--folder PATH]
 
-Win rates of random rewards, written, verified, checked and joined by the store, each beside what plain libraries take for the
-same bytes in the same run; then `wind versions` over many versions. Every part runs in a process of its own, so that its peak
-memory is its own. Repetitions of the two sides take turns and the best of each counts. A ratio is the speed of the store as a
-share of that of the plain side.
+Win rates of random rewards, written, verified, checked and joined by the store, each beside what
+plain libraries take for the same bytes in the same run; then `wind versions` over many versions.
+Every part runs in a process of its own, so that its peak memory is its own. Repetitions of the two
+sides take turns and the best of each counts. A ratio is the speed of the store as a share of that
+of the plain side.
 """
 
 import argparse
@@ -24,14 +26,15 @@ import polars as pl
 import pyarrow as pa
 
 from data_checks.validation import validate
-from wind import reading, stages
-from wind.check_config import ChecksConfig
-from wind.config import WinRateConfig
-from wind.datasets import Store
+from wind import stages
+from wind.config.checks import ChecksConfig
+from wind.config.loading import load_config
+from wind.config.recipe import WinRateConfig
+from wind.exchange import reading
 from wind.fingerprints import digest, file_digest
-from wind.handles import Dataset, Model, label
-from wind.recipes import load_config
-from wind.versions import Content, Versions
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model, label
+from wind.store.versions import Content, Versions
 from wind.win_rates import WinRatesSpec
 
 N = 8  # responses to a prompt
@@ -57,17 +60,34 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--versions", type=int, default=1000)
-    parser.add_argument("--folder", help="where to work; its disk is what is measured (default: the temporary folder)")
+    parser.add_argument(
+        "--folder",
+        help="where to work; its disk is what is measured (default: the temporary folder)",
+    )
     arguments = parser.parse_args()
     rows = -(-arguments.rows // SHARD_ROWS) * SHARD_ROWS
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        print(f"{rows} rows of win rates in {rows // SHARD_ROWS} shards, {os.cpu_count()} processors, {folder}")
-        print(f"{'':<9}{'side':<42}{'seconds':>9}{'rows/s':>13}{'MB/s':>8}{'ratio':>7}{'peak MB':>9}{'began':>7}", flush=True)
+        print(
+            f"{rows} rows of win rates in {rows // SHARD_ROWS} shards, {os.cpu_count()} processors, {folder}"
+        )
+        print(
+            f"{'':<9}{'side':<42}{'seconds':>9}{'rows/s':>13}{'MB/s':>8}{'ratio':>7}{'peak MB':>9}{'began':>7}",
+            flush=True,
+        )
         rewards = in_its_own_process(make_rewards, folder, rows)
         win_rates, part = in_its_own_process(compute, folder, rewards)
         print_part("compute", part, rows)
-        for name, measure in (("write", write), ("verify", verify), ("check", check), ("join", join)):
-            print_part(name, in_its_own_process(measure, folder, win_rates, rewards, arguments.repeats), rows)
+        for name, measure in (
+            ("write", write),
+            ("verify", verify),
+            ("check", check),
+            ("join", join),
+        ):
+            print_part(
+                name,
+                in_its_own_process(measure, folder, win_rates, rewards, arguments.repeats),
+                rows,
+            )
         in_its_own_process(make_versions, folder, arguments.versions)
         print_versions(folder, arguments.versions, arguments.repeats)
 
@@ -97,7 +117,9 @@ def rewards_of(shard: int) -> pa.Table:
 def compute(folder: str, rewards: Dataset) -> tuple[Dataset, Part]:
     """The stage win_rates, as a run computes it."""
     spec = WinRatesSpec(rewards=rewards, win_rate=WinRateConfig())
-    job = stages.Job(stage="win_rates", spec=spec.model_dump(mode="json"), place=stages.Place(root=folder))
+    job = stages.Job(
+        stage="win_rates", spec=spec.model_dump(mode="json"), place=stages.Place(root=folder)
+    )
     began, memory = time.perf_counter(), peak_memory()
     handle = stages.run(job, lambda done, total: None)
     seconds = {"stage: read, rank, write, publish": time.perf_counter() - began}
@@ -105,7 +127,9 @@ def compute(folder: str, rewards: Dataset) -> tuple[Dataset, Part]:
 
 
 def write(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Part:
-    """Written and published: shards, fingerprint, checksums, everything synced; against files that are written and hashed."""
+    """Written and published: shards, fingerprint, checksums, everything synced; against files that
+    are written and hashed.
+    """
     store, memory = Store(folder), peak_memory()
 
     def plain(is_synced: bool) -> float:
@@ -114,7 +138,10 @@ def write(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Pa
             for index, table in enumerate(tables(store, win_rates)):
                 began = time.perf_counter()
                 path = Path(target, f"{index}.arrow")
-                with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                with (
+                    pa.OSFile(str(path), "wb") as sink,
+                    pa.ipc.new_file(sink, table.schema) as writer,
+                ):
                     writer.write_table(table)
                     if is_synced:
                         writer.close()
@@ -125,7 +152,10 @@ def write(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Pa
 
     def stored() -> float:
         total = 0.0
-        with tempfile.TemporaryDirectory(dir=folder) as target, Store(target).partial("win_rates", "0") as partial:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as target,
+            Store(target).partial("win_rates", "0") as partial,
+        ):
             for index, table in enumerate(tables(store, win_rates)):
                 began = time.perf_counter()
                 partial.write(index, table)
@@ -139,7 +169,9 @@ def write(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Pa
         "plain pyarrow write, sync, sha256": lambda: plain(True),
         "store: write, sync, both digests, publish": stored,
     }
-    return Part(best(folder, sides, repeats), store.manifest(win_rates).bytes(), peak_memory(), memory)
+    return Part(
+        best(folder, sides, repeats), store.manifest(win_rates).bytes(), peak_memory(), memory
+    )
 
 
 def tables(store: Store, handle: Dataset) -> Iterator[pa.Table]:
@@ -149,7 +181,9 @@ def tables(store: Store, handle: Dataset) -> Iterator[pa.Table]:
 
 
 def verify(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Part:
-    """Every checksum and the fingerprint, against reading the same files and the sha256 of their bytes."""
+    """Every checksum and the fingerprint, against reading the same files and the sha256 of their
+    bytes.
+    """
     store, memory = Store(folder), peak_memory()
     paths = [store.path(win_rates) / file.name for file in store.manifest(win_rates).files]
 
@@ -160,18 +194,24 @@ def verify(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> P
                 reader.read_all()
 
     sides = {"plain sha256, pyarrow read": plain, "store: verify": lambda: store.verify(win_rates)}
-    return Part(best(folder, sides, repeats), store.manifest(win_rates).bytes(), peak_memory(), memory)
+    return Part(
+        best(folder, sides, repeats), store.manifest(win_rates).bytes(), peak_memory(), memory
+    )
 
 
 def check(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Part:
     """The suite of win rates, rewards joined to them."""
     store, memory = Store(folder), peak_memory()
-    seconds = best(folder, {"suite, Great Expectations": lambda: validate(win_rates, store, ChecksConfig())}, 1)
+    seconds = best(
+        folder, {"suite, Great Expectations": lambda: validate(win_rates, store, ChecksConfig())}, 1
+    )
     return Part(seconds, store.manifest(win_rates).bytes(), peak_memory(), memory)
 
 
 def join(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Part:
-    """Win rates joined with rewards by key and summed up, through the reader and by plain polars on the same files."""
+    """Win rates joined with rewards by key and summed up, through the reader and by plain polars on
+    the same files.
+    """
     store, reader, memory = Store(folder), reading.open(folder), peak_memory()
 
     def joined(left: pl.LazyFrame, right: pl.LazyFrame) -> pl.DataFrame:
@@ -183,7 +223,9 @@ def join(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Par
 
     sides = {
         "plain polars, lazy": lambda: joined(scanned(win_rates), scanned(rewards)),
-        "reader: wind.open, lazy": lambda: joined(reader.dataset(label(win_rates)), reader.dataset(label(rewards))),
+        "reader: wind.open, lazy": lambda: joined(
+            reader.dataset(label(win_rates)), reader.dataset(label(rewards))
+        ),
     }
     size = store.manifest(win_rates).bytes() + store.manifest(rewards).bytes()
     sides["reader: wind.open, lazy"]()
@@ -193,33 +235,50 @@ def join(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Par
 
 def make_versions(folder: str, count: int) -> None:
     """Versions that name nothing stored, in runs of fifty."""
-    recipe = load_config(Path(__file__).parents[1] / "configs" / "demo.yaml").model_dump(mode="json")
+    recipe = load_config(Path(__file__).parents[1] / "configs" / "demo.yaml").model_dump(
+        mode="json"
+    )
     model = Model(fingerprint=digest("model"), parameters=1)
     for index in range(count):
         run = f"run-{index // VERSIONS_PER_RUN:03d}"
         content = Content(
             iteration=index % VERSIONS_PER_RUN + 1,
             recipe=recipe,
-            datasets={name: Dataset(name=name, fingerprint=digest([index, name]), rows=index) for name in stages.STAGES},
+            datasets={
+                name: Dataset(name=name, fingerprint=digest([index, name]), rows=index)
+                for name in stages.STAGES
+            },
             model_in=model,
             model_out=model,
             reference=model,
             previous=None,
         )
-        metrics = {name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": index} for name in ("win_rate", "mean_reward", "kl_k1")}
+        metrics = {
+            name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": index}
+            for name in ("win_rate", "mean_reward", "kl_k1")
+        }
         seconds = dict.fromkeys(stages.STAGES, 1.0)
-        Versions(Store(folder), run).publish(content, checks=dict.fromkeys(stages.STAGES, 5), metrics=metrics, seconds=seconds)
+        Versions(Store(folder), run).publish(
+            content, checks=dict.fromkeys(stages.STAGES, 5), metrics=metrics, seconds=seconds
+        )
 
 
 def print_versions(folder: str, count: int, repeats: int) -> None:
-    """The command as a process: wall time, and the processor time that a busy machine does not change."""
+    """The command as a process: wall time, and the processor time that a busy machine does not
+    change.
+    """
     print(f"\n{'':<9}{'process':<42}{'seconds':>9}{'of CPU':>9}")
     for name, command in (
-        ("python starts, imports pyarrow, pydantic", ["-c", "import pyarrow, pydantic, rich, typer"]),
+        (
+            "python starts, imports pyarrow, pydantic",
+            ["-c", "import pyarrow, pydantic, rich, typer"],
+        ),
         (f"wind versions, of {count}", ["-m", "flows.cli", "versions", "--root", folder]),
     ):
         runs = [process_seconds([sys.executable, *command]) for _ in range(repeats)]
-        print(f"{'versions':<9}{name:<42}{min(wall for wall, _ in runs):>9.2f}{min(cpu for _, cpu in runs):>9.2f}")
+        print(
+            f"{'versions':<9}{name:<42}{min(wall for wall, _ in runs):>9.2f}{min(cpu for _, cpu in runs):>9.2f}"
+        )
 
 
 def process_seconds(command: list[str]) -> tuple[float, float]:
@@ -227,12 +286,16 @@ def process_seconds(command: list[str]) -> tuple[float, float]:
     before, began = os.times(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    spent = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return time.perf_counter() - began, spent
 
 
 def best(folder: str, sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """The least seconds of each side, which take turns. A side that times itself returns its seconds."""
+    """The least seconds of each side, which take turns. A side that times itself returns its
+    seconds.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
@@ -244,7 +307,9 @@ def best(folder: str, sides: dict[str, Callable[[], Any]], repeats: int) -> dict
 
 
 def touch_memory(folder: str) -> None:
-    """Have memory at hand for the files that a side writes: a virtual machine pays for the first touch, whosever it is."""
+    """Have memory at hand for the files that a side writes: a virtual machine pays for the first
+    touch, whosever it is.
+    """
     with tempfile.TemporaryFile(dir=folder) as file:
         for _ in range(TOUCHED_MB):
             file.write(bytes(2**20))
@@ -257,12 +322,16 @@ def print_part(name: str, part: Part, rows: int) -> None:
         rates = f"{seconds:>9.2f}{rows / seconds:>13,.0f}{part.bytes / seconds / 1e6:>8.0f}"
         is_plain = side != store
         ratio = f"{seconds / part.seconds[store]:>7.2f}" if is_plain else f"{'':>7}"
-        memory = "" if is_plain else f"{part.peak_memory / 1e6:>9.0f}{part.began_memory / 1e6:>7.0f}"
+        memory = (
+            "" if is_plain else f"{part.peak_memory / 1e6:>9.0f}{part.began_memory / 1e6:>7.0f}"
+        )
         print(f"{name:<9}{side:<42}{rates}{ratio}{memory}", flush=True)
 
 
 def peak_memory() -> int:
-    """The most resident memory that this process had so far, pages of mapped files included, in bytes."""
+    """The most resident memory that this process had so far, pages of mapped files included, in
+    bytes.
+    """
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 

@@ -1,9 +1,11 @@
-"""Everyday questions with one instruction that a program can check: the prompts and the reward of `configs/smollm2.yaml`.
+"""Everyday questions with one instruction that a program can check: the prompts and the reward of
+`configs/smollm2.yaml`.
 
-`python -m configs.smollm2 > configs/smollm2.jsonl` writes the prompts. `reward` says how nearly an instruction was obeyed, from
-0 to 1, and `obeyed` whether it was. Both give 0 to a response that names nothing the question is about: an empty one would
-otherwise have no comma, no capital and at most fifteen words. Nothing is given for being short or long but by an instruction,
-and shares are of words, so that a short answer is not nearer to the goal than a long one with the same share.
+`python -m configs.smollm2 > configs/smollm2.jsonl` writes the prompts. `reward` says how nearly an
+instruction was obeyed, from 0 to 1, and `obeyed` whether it was. Both give 0 to a response that
+names nothing the question is about: an empty one would otherwise have no comma, no capital and at
+most fifteen words. Nothing is given for being short or long but by an instruction, and shares are
+of words, so that a short answer is not nearer to the goal than a long one with the same share.
 """
 
 import itertools
@@ -14,14 +16,18 @@ from typing import Final, NamedTuple
 
 
 class Instruction(NamedTuple):
-    """What a prompt asks for, and how nearly a response does it: 1 where it does, less where it does not."""
+    """What a prompt asks for, and how nearly a response does it: 1 where it does, less where it
+    does not.
+    """
 
     sentence: str
     nearness: Callable[[str], float]
 
 
 def reward(prompts: list[str], responses: list[str], answers: list[str | None]) -> list[float]:
-    """How nearly each response obeys its prompt's instruction, 0 to 1; `answers` are the names of the instructions."""
+    """How nearly each response obeys its prompt's instruction, 0 to 1; `answers` are the names of
+    the instructions.
+    """
     return [
         _nearness(prompt, response, _instruction(prompt, answer))
         for prompt, response, answer in zip(prompts, responses, answers, strict=True)
@@ -39,14 +45,20 @@ def words(text: str) -> list[str]:
 
 
 def is_about(question: str, response: str) -> bool:
-    """Whether the response has a word of the question's subject, by its first four letters: volcano, volcanic, volcanoes."""
+    """Whether the response has a word of the question's subject, by its first four letters:
+    volcano, volcanic, volcanoes.
+    """
     subject = {word[:4] for word in words(question) if len(word) > 2 and word not in TEMPLATE_WORDS}
     return not subject.isdisjoint(word[:4] for word in words(response))
 
 
 def rows() -> list[dict[str, str]]:
     """One row per question: its subjects in turn, its instructions in turn."""
-    asked = [template.format(subject) for template, subjects in QUESTIONS.items() for subject in subjects.split(", ")]
+    asked = [
+        template.format(subject)
+        for template, subjects in QUESTIONS.items()
+        for subject in subjects.split(", ")
+    ]
     names = itertools.cycle(INSTRUCTIONS)
     return [
         {"prompt": f"{question} {INSTRUCTIONS[name].sentence}", "instruction": name}
@@ -62,7 +74,9 @@ def _nearness(prompt: str, response: str, instruction: Instruction) -> float:
 def _instruction(prompt: str, name: str | None) -> Instruction:
     instruction = INSTRUCTIONS.get(name or "")
     if instruction is None or not prompt.endswith(instruction.sentence):
-        raise ValueError(f"{name!r} is not the instruction of {prompt!r}: set prompts.answer_field to instruction")
+        raise ValueError(
+            f"{name!r} is not the instruction of {prompt!r}: set prompts.answer_field to instruction"
+        )
     return instruction
 
 
@@ -87,7 +101,9 @@ def _numbered(text: str) -> list[str]:
 
 
 def _sentences(text: str) -> list[str]:
-    """The sentences of `text`, an unfinished one included; a point within a number or a name ends none."""
+    """The sentences of `text`, an unfinished one included; a point within a number or a name ends
+    none.
+    """
     return [sentence for sentence in re.split(r"[.!?]+(?=\s|$)", text) if words(sentence)]
 
 
@@ -100,23 +116,40 @@ def _is_json(text: str) -> bool:
 
 
 INSTRUCTIONS: Final = {
-    "lower_case": Instruction("Write in lower case only.", _share(lambda word: word == word.lower())),
+    "lower_case": Instruction(
+        "Write in lower case only.", _share(lambda word: word == word.lower())
+    ),
     "no_commas": Instruction("Do not use any commas.", _share(lambda word: "," not in word)),
-    "at_most_fifteen_words": Instruction("Use at most fifteen words.", lambda text: min(1.0, 15 / len(text.split()))),
-    "at_least_twenty_words": Instruction("Use at least twenty words.", lambda text: min(1.0, len(text.split()) / 20)),
-    "one_sentence": Instruction("Answer in exactly one sentence.", lambda text: 1 / max(1, len(_sentences(text)))),
-    "two_sentences": Instruction("Answer in exactly two sentences.", lambda text: 1 / (1 + abs(len(_sentences(text)) - 2))),
-    "numbered_list": Instruction("Answer with a numbered list.", lambda text: min(1.0, len(_numbered(text)) / 2)),
-    "starts_with_the": Instruction("Start your answer with the word The.", _mean(lambda text: words(text)[0] == "the")),
+    "at_most_fifteen_words": Instruction(
+        "Use at most fifteen words.", lambda text: min(1.0, 15 / len(text.split()))
+    ),
+    "at_least_twenty_words": Instruction(
+        "Use at least twenty words.", lambda text: min(1.0, len(text.split()) / 20)
+    ),
+    "one_sentence": Instruction(
+        "Answer in exactly one sentence.", lambda text: 1 / max(1, len(_sentences(text)))
+    ),
+    "two_sentences": Instruction(
+        "Answer in exactly two sentences.", lambda text: 1 / (1 + abs(len(_sentences(text)) - 2))
+    ),
+    "numbered_list": Instruction(
+        "Answer with a numbered list.", lambda text: min(1.0, len(_numbered(text)) / 2)
+    ),
+    "starts_with_the": Instruction(
+        "Start your answer with the word The.", _mean(lambda text: words(text)[0] == "the")
+    ),
     "because": Instruction("Use the word because.", _mean(lambda text: "because" in words(text))),
     "ends_with_question": Instruction(
-        "End your answer with a question.", _mean(lambda text: "?" in text, lambda text: text.endswith("?"))
+        "End your answer with a question.",
+        _mean(lambda text: "?" in text, lambda text: text.endswith("?")),
     ),
     "ends_with_exclamation": Instruction(
-        "End your answer with an exclamation mark.", _mean(lambda text: "!" in text, lambda text: text.endswith("!"))
+        "End your answer with an exclamation mark.",
+        _mean(lambda text: "!" in text, lambda text: text.endswith("!")),
     ),
     "json": Instruction(
-        "Answer as a JSON object.", _mean(lambda text: text.startswith("{"), lambda text: text.endswith("}"), _is_json)
+        "Answer as a JSON object.",
+        _mean(lambda text: text.startswith("{"), lambda text: text.endswith("}"), _is_json),
     ),
 }
 
@@ -168,7 +201,8 @@ QUESTIONS: Final = {  # each template, and what it asks about
     ),
 }
 
-TEMPLATE_WORDS: Final = {*words(" ".join(QUESTIONS)), "the", "and", "have", "make", "more"}  # those of no subject
+# those of no subject
+TEMPLATE_WORDS: Final = {*words(" ".join(QUESTIONS)), "the", "and", "have", "make", "more"}
 
 
 def main() -> None:

@@ -8,7 +8,12 @@ from importlib import import_module
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 with warnings.catch_warnings():
-    # Great Expectations imports these two, which Python 3.11 deprecated; each warns on its first import only.
-    warnings.filterwarnings("ignore", message="module 'sre_(constants|parse)' is deprecated", category=DeprecationWarning)
+    # Great Expectations imports these two, which Python 3.11 deprecated; each warns on its first
+    # import only.
+    warnings.filterwarnings(
+        "ignore",
+        message="module 'sre_(constants|parse)' is deprecated",
+        category=DeprecationWarning,
+    )
     import_module("sre_constants")
     import_module("sre_parse")

@@ -1,12 +1,14 @@
-"""Bandit: finite numbers in their ranges, no iteration of a run missing, and exact WIND as fast as is proved."""
+"""Bandit: finite numbers in their ranges, no iteration of a run missing, and exact WIND as fast as
+is proved.
+"""
 
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, unique
-from wind.check_config import ChecksConfig
-from wind.schemas import KEYS
+from wind.config.checks import ChecksConfig
+from wind.store.schemas import KEYS
 
 KEY = KEYS["bandit"]
 RUN = ("samples", "algorithm", "instance", "prompts", "seed", "metric")
@@ -24,8 +26,12 @@ def rows_expectations(bandit: Subject, checks: ChecksConfig) -> list[Expectation
     return [
         unique(KEY),
         is_finite("value"),
-        gxe.ExpectColumnValuesToBeBetween(column="value", min_value=0, description="no divergence, share or count is negative"),
-        gxe.ExpectColumnValuesToBeBetween(column="share", max_value=1, description="win rates are at most 1"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="value", min_value=0, description="no divergence, share or count is negative"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="share", max_value=1, description="win rates are at most 1"
+        ),
     ]
 
 
@@ -39,17 +45,25 @@ def runs(bandit: Subject) -> pl.DataFrame:
 def runs_expectations(bandit: Subject, checks: ChecksConfig) -> list[Expectation]:
     return [
         gxe.ExpectColumnValuesToBeInSet(
-            column="is_whole", value_set=[True], description="iterations go from 0 to the last, none left out"
+            column="is_whole",
+            value_set=[True],
+            description="iterations go from 0 to the last, none left out",
         )
     ]
 
 
 def steps(bandit: Subject) -> pl.DataFrame:
-    """One row per exact iteration with a proven factor: by how much KL(pi* || pi) exceeds what is proved."""
+    """One row per exact iteration with a proven factor: by how much KL(pi* || pi) exceeds what is
+    proved.
+    """
     from wind.bandit.algorithms import proven_factor  # torch: seconds to import, for no other suite
 
     beta, eta = bandit.setting("bandit", "beta"), bandit.setting("bandit", "eta")
-    frame = bandit.rows(*RUN, "iteration", "value").filter((pl.col("samples") == 0) & (pl.col("metric") == "kl")).sort(*STEP)
+    frame = (
+        bandit.rows(*RUN, "iteration", "value")
+        .filter((pl.col("samples") == 0) & (pl.col("metric") == "kl"))
+        .sort(*STEP)
+    )
     factors = {name: proven_factor(name, beta, eta) for name in frame["algorithm"].unique()}
     factor = pl.col("algorithm").replace_strict(factors, return_dtype=pl.Float64)
     before = pl.col("value").shift(1).over(*RUN)
@@ -59,7 +73,9 @@ def steps(bandit: Subject) -> pl.DataFrame:
 def steps_expectations(bandit: Subject, checks: ChecksConfig) -> list[Expectation]:
     return [
         gxe.ExpectColumnValuesToBeBetween(
-            column="excess", max_value=ROUNDING, description="exact WIND contracts by 1 / (1 + beta eta) at least"
+            column="excess",
+            max_value=ROUNDING,
+            description="exact WIND contracts by 1 / (1 + beta eta) at least",
         )
     ]
 

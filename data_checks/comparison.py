@@ -6,15 +6,17 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, unique
 from data_checks.metrics import numbers, numbers_expectations
-from wind.check_config import ChecksConfig
-from wind.schemas import KEYS
+from wind.config.checks import ChecksConfig
+from wind.store.schemas import KEYS
 
 KEY = KEYS["comparison"]
 RUN = ("recipe", "setting", "seed")
 
 
 def rows(comparison: Subject) -> pl.DataFrame:
-    """One row per number: how far its value is above the lower and below the upper end of its interval."""
+    """One row per number: how far its value is above the lower and below the upper end of its
+    interval.
+    """
     return numbers(comparison.rows(*KEY, "value", "low", "high", "n"), KEY)
 
 
@@ -22,7 +24,9 @@ def rows_expectations(comparison: Subject, checks: ChecksConfig) -> list[Expecta
     return [
         unique(KEY),
         *numbers_expectations(),
-        gxe.ExpectColumnValuesToBeBetween(column="n", min_value=0, description="no negative number of rows is behind a value"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="n", min_value=0, description="no negative number of rows is behind a value"
+        ),
     ]
 
 
@@ -42,9 +46,13 @@ def runs(comparison: Subject) -> pl.DataFrame:
 def runs_expectations(comparison: Subject, checks: ChecksConfig) -> list[Expectation]:
     return [
         gxe.ExpectColumnValuesToBeInSet(
-            column="missing", value_set=[0], description="no iteration of a run is missing, from 0 on"
+            column="missing",
+            value_set=[0],
+            description="no iteration of a run is missing, from 0 on",
         ),
-        gxe.ExpectColumnValuesToBeInSet(column="unmeasured", value_set=[0], description="every iteration has its win rate"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="unmeasured", value_set=[0], description="every iteration has its win rate"
+        ),
     ]
 
 

@@ -1,7 +1,9 @@
-"""Data Docs of a whole run: every check of every iteration on one page, with the page of each result beside it.
+"""Data Docs of a whole run: every check of every iteration on one page, with the page of each
+result beside it.
 
-Needs no Great Expectations: the pages were rendered when the checks ran, and are copied as they are; those that we did not render
-may hold anything, and are left out. Nothing is loaded from elsewhere, so that the folder can be sent or served as it is.
+Needs no Great Expectations: the pages were rendered when the checks ran, and are copied as they
+are; those that we did not render may hold anything, and are left out. Nothing is loaded from
+elsewhere, so that the folder can be sent or served as it is.
 """
 
 from collections import Counter
@@ -12,10 +14,10 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader
 
 from data_checks.results import CheckResult, all_recorded, contents, page_of, recorded
-from wind.datasets import Store
 from wind.errors import ConfigError
-from wind.handles import Dataset
-from wind.versions import Version, Versions, runs
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.versions import Version, Versions, runs
 
 Verdict = Literal["passed", "warned", "failed", "unknown"]
 
@@ -33,7 +35,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Cell:
-    """The checks of one dataset of one version: the one it was published after, and those under other thresholds or suites."""
+    """The checks of one dataset of one version: the one it was published after, and those under
+    other thresholds or suites.
+    """
 
     check: Check
     again: tuple[Check, ...]
@@ -43,10 +47,13 @@ class Cell:
 def docs(store: Store, run: str) -> dict[str, bytes]:
     """The files of a run's Data Docs by name, `index.html` among them.
 
-    Raises ConfigError if no version of `run` was published, DatasetError if a result cannot be read.
+    Raises ConfigError if no version of `run` was published, DatasetError if a result cannot be
+    read.
     """
     if run not in runs(store):
-        raise ConfigError(f"no run is called {run!r} in {store.storage.url} (runs: {', '.join(runs(store)) or 'none'})")
+        raise ConfigError(
+            f"no run is called {run!r} in {store.storage.url} (runs: {', '.join(runs(store)) or 'none'})"
+        )
     versions = list(Versions(store, run))
     files: dict[str, bytes] = {}
     cells = {
@@ -57,7 +64,10 @@ def docs(store: Store, run: str) -> dict[str, bytes]:
     names = list(dict.fromkeys(name for _, name in cells))
     every = [check for cell in cells.values() for check in (cell.check, *cell.again)]
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     index = environment.get_template("docs.j2").render(
         run=run,
@@ -72,16 +82,25 @@ def docs(store: Store, run: str) -> dict[str, bytes]:
     return {"index.html": index.encode(), **files}
 
 
-def _cell(store: Store, version: Version, name: str, handle: Dataset, files: dict[str, bytes]) -> Cell:
+def _cell(
+    store: Store, version: Version, name: str, handle: Dataset, files: dict[str, bytes]
+) -> Cell:
     """The checks of one dataset; their pages are added to `files`."""
     key = version.check_results.get(name)
     own = recorded(store, handle, key)
-    others = [result for result in all_recorded(store, handle) if own is None or result.key != own.key]
-    others = [result for result in others if key is None or own is None or result.previous == own.previous]
+    others = [
+        result for result in all_recorded(store, handle) if own is None or result.key != own.key
+    ]
+    others = [
+        result for result in others if key is None or own is None or result.previous == own.previous
+    ]
     check = Check("", "unknown", version.checks.get(name, 0))
     if own is not None:
         check = _check(store, own, f"{version.number:04d}/{name}.html", files)
-    again = tuple(_check(store, other, f"{version.number:04d}/{name}-{other.key[:12]}.html", files) for other in others)
+    again = tuple(
+        _check(store, other, f"{version.number:04d}/{name}-{other.key[:12]}.html", files)
+        for other in others
+    )
     content = contents(store, handle, key) or {}
     return Cell(check, again, tuple(content.get("shifts", ())))
 
@@ -99,11 +118,15 @@ def _check(store: Store, result: CheckResult, page: str, files: dict[str, bytes]
 def _drifted(
     versions: list[Version], names: list[str], cells: dict[tuple[int, str], Cell]
 ) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    """Per quantity, named with its dataset, its row of each version; None where there was nothing to compare with."""
+    """Per quantity, named with its dataset, its row of each version; None where there was nothing
+    to compare with.
+    """
     found = []
     for name in names:
         of_versions = [cells.get((version.number, name)) for version in versions]
-        rows = [{row["quantity"]: row for row in cell.shifts} if cell else {} for cell in of_versions]
+        rows = [
+            {row["quantity"]: row for row in cell.shifts} if cell else {} for cell in of_versions
+        ]
         for quantity in dict.fromkeys(quantity for row in rows for quantity in row):
             found.append((f"{name}: {quantity}", [row.get(quantity) for row in rows]))
     return found

@@ -1,8 +1,10 @@
-"""Drift: by how much a dataset moved since the iteration before, in rewards, lengths, shares and KL.
+"""Drift: by how much a dataset moved since the iteration before, in rewards, lengths, shares and
+KL.
 
-One row is one quantity of the config's section `checks.drift`, before and now. A mean moves in standard deviations (Cohen's d:
-pooled over both datasets), a distribution by the Kolmogorov-Smirnov distance, the largest gap between the two cumulative shares;
-both have the size of the effect in their value, whatever the number of rows. Shares and the KL move by their difference.
+One row is one quantity of the config's section `checks.drift`, before and now. A mean moves in
+standard deviations (Cohen's d: pooled over both datasets), a distribution by the Kolmogorov-Smirnov
+distance, the largest gap between the two cumulative shares; both have the size of the effect in
+their value, whatever the number of rows. Shares and the KL move by their difference.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +20,7 @@ from great_expectations.expectations.row_conditions import Column
 from numpy.typing import NDArray
 
 from data_checks.base import Frame, Subject
-from wind.check_config import ChecksConfig
+from wind.config.checks import ChecksConfig
 
 Values = NDArray[np.float64]
 
@@ -37,7 +39,9 @@ class Quantity:
 
 
 def standardised(previous: Values, current: Values) -> float:
-    """The difference of the means in pooled standard deviations; infinite where two constants differ."""
+    """The difference of the means in pooled standard deviations; infinite where two constants
+    differ.
+    """
     difference = float(current.mean() - previous.mean())
     freedom = len(previous) + len(current) - 2
     squares = ((previous - previous.mean()) ** 2).sum() + ((current - current.mean()) ** 2).sum()
@@ -48,9 +52,14 @@ def standardised(previous: Values, current: Values) -> float:
 
 
 def distance(previous: Values, current: Values) -> float:
-    """The Kolmogorov-Smirnov distance: the largest gap between the two cumulative distributions, in [0, 1]."""
+    """The Kolmogorov-Smirnov distance: the largest gap between the two cumulative distributions, in
+    [0, 1].
+    """
     places = np.union1d(previous, current)
-    shares = [np.searchsorted(np.sort(values), places, side="right") / len(values) for values in (previous, current)]
+    shares = [
+        np.searchsorted(np.sort(values), places, side="right") / len(values)
+        for values in (previous, current)
+    ]
     return float(np.abs(shares[0] - shares[1]).max())
 
 
@@ -97,7 +106,9 @@ def policy_rows(subject: Subject, *columns: str) -> pl.DataFrame:
 
 RESPONSES: Final = {
     "mean_response_tokens": Quantity(response_tokens, standardised, " standard deviations"),
-    "response_tokens_distribution": Quantity(response_tokens, distance, " in Kolmogorov-Smirnov distance"),
+    "response_tokens_distribution": Quantity(
+        response_tokens, distance, " in Kolmogorov-Smirnov distance"
+    ),
     "truncated_share": Quantity(is_truncated, difference, ""),
     "duplicate_share": Quantity(is_duplicate, difference, ""),
 }
@@ -117,18 +128,32 @@ QUANTITIES: Final[Mapping[str, Mapping[str, Quantity]]] = {  # by dataset; names
 
 
 def shifts(subject: Subject, previous: Subject) -> pl.DataFrame:
-    """One row per quantity: its mean before and now, and its shift; without those that one of the two has no values of."""
+    """One row per quantity: its mean before and now, and its shift; without those that one of the
+    two has no values of.
+    """
     rows = []
     for name, quantity in QUANTITIES.get(subject.handle.name, {}).items():
-        before, now = (quantity.values(each).drop_nulls().cast(pl.Float64).to_numpy() for each in (previous, subject))
+        before, now = (
+            quantity.values(each).drop_nulls().cast(pl.Float64).to_numpy()
+            for each in (previous, subject)
+        )
         if len(before) and len(now):
-            rows.append((name, float(before.mean()), float(now.mean()), quantity.shift(before, now)))
+            rows.append(
+                (name, float(before.mean()), float(now.mean()), quantity.shift(before, now))
+            )
     return pl.DataFrame(rows, SCHEMA, orient="row")
 
 
 def frame(moved: pl.DataFrame) -> Frame:
-    """What must hold of `shifts`: nothing further than `fail`, and nothing further than `warn` without a warning."""
-    return Frame(NAME, KEY, lambda subject: moved, lambda subject, checks: _expectations(moved, subject, checks))
+    """What must hold of `shifts`: nothing further than `fail`, and nothing further than `warn`
+    without a warning.
+    """
+    return Frame(
+        NAME,
+        KEY,
+        lambda subject: moved,
+        lambda subject, checks: _expectations(moved, subject, checks),
+    )
 
 
 def _expectations(moved: pl.DataFrame, subject: Subject, checks: ChecksConfig) -> list[Expectation]:

@@ -1,11 +1,25 @@
-"""Evaluation: N responses for every eval prompt and for no other, each with finite numbers in their ranges."""
+"""Evaluation: N responses for every eval prompt and for no other, each with finite numbers in their
+ranges.
+"""
 
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from data_checks.base import GENERATION, Frame, Subject, finite, is_finite, is_known, is_logp, is_present, known, present, unique
-from wind.check_config import ChecksConfig
+from data_checks.base import (
+    GENERATION,
+    Frame,
+    Subject,
+    finite,
+    is_finite,
+    is_known,
+    is_logp,
+    is_present,
+    known,
+    present,
+    unique,
+)
+from wind.config.checks import ChecksConfig
 
 SIDES = ("policy", "reference")
 REWARDS = tuple(f"reward_{side}" for side in SIDES)
@@ -32,22 +46,35 @@ def rows_expectations(evaluation: Subject, checks: ChecksConfig) -> list[Expecta
         unique(GENERATION),
         is_known("the prompts"),
         gxe.ExpectColumnValuesToBeInSet(
-            column="split", value_set=["eval"], description="no prompt of the train split is measured"
+            column="split",
+            value_set=["eval"],
+            description="no prompt of the train split is measured",
         ),
         gxe.ExpectColumnValuesToBeBetween(
-            column="sample_index", min_value=0, max_value=samples - 1, description=f"sample_index is 0 .. {samples - 1}"
+            column="sample_index",
+            min_value=0,
+            max_value=samples - 1,
+            description=f"sample_index is 0 .. {samples - 1}",
         ),
         *(is_finite(column) for column in SHARES),
-        gxe.ExpectColumnValuesToBeBetween(column="win_rate", min_value=0, max_value=1, description="win rates lie in [0, 1]"),
-        gxe.ExpectColumnValuesToBeBetween(column="tie_share", min_value=0, max_value=1, description="tie shares lie in [0, 1]"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="win_rate", min_value=0, max_value=1, description="win rates lie in [0, 1]"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="tie_share", min_value=0, max_value=1, description="tie shares lie in [0, 1]"
+        ),
         *(is_finite(column) for column in REWARDS),
         *(expectation for column in LOGPS for expectation in is_logp(column)),
         *(
-            gxe.ExpectColumnValuesToBeBetween(column=column, min_value=1, description="every response has a token")
+            gxe.ExpectColumnValuesToBeBetween(
+                column=column, min_value=1, description="every response has a token"
+            )
             for column in LENGTHS
         ),
         *(
-            gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[0, 1], description="an answer is right or wrong")
+            gxe.ExpectColumnValuesToBeInSet(
+                column=column, value_set=[0, 1], description="an answer is right or wrong"
+            )
             for column in ACCURACIES
         ),
     ]
@@ -56,17 +83,26 @@ def rows_expectations(evaluation: Subject, checks: ChecksConfig) -> list[Expecta
 def prompts(evaluation: Subject) -> pl.DataFrame:
     """One row per eval prompt: how many different samples it has, null where it was lost."""
     frame = evaluation.rows(*GENERATION)
-    held_out = evaluation.parent("prompts").rows("prompt_id", "split").filter(pl.col("split") == "eval")
+    held_out = (
+        evaluation.parent("prompts").rows("prompt_id", "split").filter(pl.col("split") == "eval")
+    )
     samples = frame.group_by("prompt_id").agg(samples=pl.col("sample_index").n_unique())
-    return present(held_out, frame, ["prompt_id"]).join(samples, on="prompt_id", how="left", maintain_order="left")
+    return present(held_out, frame, ["prompt_id"]).join(
+        samples, on="prompt_id", how="left", maintain_order="left"
+    )
 
 
 def prompts_expectations(evaluation: Subject, checks: ChecksConfig) -> list[Expectation]:
     samples = evaluation.setting("evaluation", "samples_per_prompt")
     return [
         is_present("the eval prompts"),
-        gxe.ExpectColumnValuesToBeInSet(column="samples", value_set=[samples], description=f"every prompt has {samples} samples"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="samples", value_set=[samples], description=f"every prompt has {samples} samples"
+        ),
     ]
 
 
-SUITE = (Frame("rows", GENERATION, rows, rows_expectations), Frame("prompts", ("prompt_id",), prompts, prompts_expectations))
+SUITE = (
+    Frame("rows", GENERATION, rows, rows_expectations),
+    Frame("prompts", ("prompt_id",), prompts, prompts_expectations),
+)

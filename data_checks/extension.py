@@ -1,8 +1,10 @@
-"""Expectations of the user's own, beside a suite: from the config's `checks.extra`, and from the Python files in `checks.files`.
+"""Expectations of the user's own, beside a suite: from the config's `checks.extra`, and from the
+Python files in `checks.files`.
 
-Those in the config judge the stored columns of scalars and the few in `COMPUTED`. A file has a function for each dataset that it
-judges, named for it: `def generations(subject: Subject) -> list[Expectation | Frame]`, whose plain expectations judge the same
-columns and whose frames are built as those of the suites are. Other functions of the file start with an underscore.
+Those in the config judge the stored columns of scalars and the few in `COMPUTED`. A file has a
+function for each dataset that it judges, named for it: `def generations(subject: Subject) ->
+list[Expectation | Frame]`, whose plain expectations judge the same columns and whose frames are
+built as those of the suites are. Other functions of the file start with an underscore.
 """
 
 import difflib
@@ -21,14 +23,18 @@ import pyarrow as pa
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject
-from wind.check_config import ChecksConfig, ExtraExpectation
+from wind.code.functions import files_digest, shown
+from wind.config.checks import ChecksConfig, ExtraExpectation
 from wind.errors import ConfigError, InputError, first_line
-from wind.handles import label
-from wind.rewards.sources import files_digest, shown
-from wind.schemas import KEYS, SCHEMAS
-from wind.user_path import from_source, use_user_path
+from wind.machine.user_path import from_source, use_user_path
+from wind.store.handles import label
+from wind.store.schemas import KEYS, SCHEMAS
 
-CLASSES: Final = sorted(name for name in dir(gxe) if re.match("Expect(Column|Compound|Multicolumn|Select|TableRow)", name))
+CLASSES: Final = sorted(
+    name
+    for name in dir(gxe)
+    if re.match("Expect(Column|Compound|Multicolumn|Select|TableRow)", name)
+)
 RESPONSE: Final = {
     "response_tokens": pl.col("response_token_ids").list.len(),
     "response_characters": pl.col("response").str.len_chars(),
@@ -45,14 +51,19 @@ COLUMN_ARGUMENTS: Final = ("column", "column_A", "column_B")
 _loaded: dict[tuple[str, str], ModuleType] = {}
 
 
-def refuse_wrong(checks: ChecksConfig, datasets: Sequence[str], components: Sequence[str] = ()) -> None:
-    """Raises ConfigError, one line, unless everything that `checks.extra` and `checks.files` name is there and fits.
+def refuse_wrong(
+    checks: ChecksConfig, datasets: Sequence[str], components: Sequence[str] = ()
+) -> None:
+    """Raises ConfigError, one line, unless everything that `checks.extra` and `checks.files` name
+    is there and fits.
 
     `datasets` are those with suites; `components` are further columns of the rewards.
     """
     for noun, extra in checks.extra.items():
         if noun not in datasets:
-            raise ConfigError(f"checks.extra.{noun}: no dataset with checks is called so; {_meant(noun, datasets)}")
+            raise ConfigError(
+                f"checks.extra.{noun}: no dataset with checks is called so; {_meant(noun, datasets)}"
+            )
         further = components if noun in ("rewards", "rollouts") else ()
         for index, each in enumerate(extra):
             place = _place(noun, index)
@@ -65,10 +76,14 @@ def refuse_wrong(checks: ChecksConfig, datasets: Sequence[str], components: Sequ
 def extra_frames(subject: Subject, checks: ChecksConfig, datasets: Sequence[str]) -> list[Frame]:
     """The frames of the user's own for `subject`.
 
-    Raises ConfigError for what is wrong with the config or a file, InputError naming file and line if a function there fails.
+    Raises ConfigError for what is wrong with the config or a file, InputError naming file and line
+    if a function there fails.
     """
     noun = subject.handle.name
-    named = [_expectation(_place(noun, index), each) for index, each in enumerate(checks.extra.get(noun, ()))]
+    named = [
+        _expectation(_place(noun, index), each)
+        for index, each in enumerate(checks.extra.get(noun, ()))
+    ]
     frames = [_frame("extra", subject, named)] if named else []
     for file in checks.files:
         function = _functions(file, datasets).get(noun)
@@ -77,13 +92,17 @@ def extra_frames(subject: Subject, checks: ChecksConfig, datasets: Sequence[str]
     return frames
 
 
-def _frames_of(file: str, function: Callable[[Subject], Any], subject: Subject, checks: ChecksConfig) -> Iterator[Frame]:
+def _frames_of(
+    file: str, function: Callable[[Subject], Any], subject: Subject, checks: ChecksConfig
+) -> Iterator[Frame]:
     name = Path(file).name
     with _foreign(file, function.__name__):
         returned = list(function(subject))
     wrong = next((each for each in returned if not isinstance(each, Expectation | Frame)), None)
     if wrong is not None:
-        raise InputError(f"{file}: {function.__name__} returned a {type(wrong).__name__}: return expectations and frames")
+        raise InputError(
+            f"{file}: {function.__name__} returned a {type(wrong).__name__}: return expectations and frames"
+        )
     expectations = [each for each in returned if isinstance(each, Expectation)]
     for index, each in enumerate(expectations):
         each.description = each.description or f"{file}: {function.__name__}, number {index + 1}"
@@ -95,7 +114,9 @@ def _frames_of(file: str, function: Callable[[Subject], Any], subject: Subject, 
         yield _built(f"{name}: {frame.name}", frame.key, table, declared)
 
 
-def _built(name: str, key: tuple[str, ...], table: pl.DataFrame, expectations: list[Expectation]) -> Frame:
+def _built(
+    name: str, key: tuple[str, ...], table: pl.DataFrame, expectations: list[Expectation]
+) -> Frame:
     return Frame(name, key, lambda subject: table, lambda subject, checks: expectations)
 
 
@@ -103,22 +124,34 @@ def _frame(name: str, subject: Subject, expectations: list[Expectation]) -> Fram
     """One row per row of the dataset: its key, and the columns that `expectations` name."""
     noun = subject.handle.name
     key, known = KEYS[noun], _known(noun, subject.store.open(subject.handle).schema)
-    columns = dict.fromkeys(column for each in expectations for column in _columns(each) if column not in key)
+    columns = dict.fromkeys(
+        column for each in expectations for column in _columns(each) if column not in key
+    )
     for column in columns:
         _require(f"the checks {name} of {label(subject.handle)}", column, known)
 
     def build(subject: Subject) -> pl.DataFrame:
-        made = {column: COMPUTED[noun][column] for column in columns if column in COMPUTED.get(noun, {})}
+        made = {
+            column: COMPUTED[noun][column] for column in columns if column in COMPUTED.get(noun, {})
+        }
         stored = dict.fromkeys(
-            [*key, *(set(columns) - set(made)), *(root for each in made.values() for root in each.meta.root_names())]
+            [
+                *key,
+                *(set(columns) - set(made)),
+                *(root for each in made.values() for root in each.meta.root_names()),
+            ]
         )
-        return subject.rows(*stored).select(*key, *(made.get(column, pl.col(column)).alias(column) for column in columns))
+        return subject.rows(*stored).select(
+            *key, *(made.get(column, pl.col(column)).alias(column) for column in columns)
+        )
 
     return Frame(name, key, build, lambda subject, checks: expectations)
 
 
 def _expectation(place: str, extra: ExtraExpectation) -> Expectation:
-    """The expectation that the config describes. Raises ConfigError if there is no such class, or an argument does not fit."""
+    """The expectation that the config describes. Raises ConfigError if there is no such class, or
+    an argument does not fit.
+    """
     if extra.expectation not in CLASSES:
         raise ConfigError(
             f"{place}: Great Expectations has no {extra.expectation} for rows; {_meant(extra.expectation, CLASSES)}"
@@ -154,7 +187,10 @@ def _columns(expectation: Expectation) -> list[str]:
 
 def _known(noun: str, schema: pa.Schema) -> list[str]:
     """The columns of a dataset with that schema that an expectation may name."""
-    return [*(field.name for field in schema if not pa.types.is_nested(field.type)), *COMPUTED.get(noun, {})]
+    return [
+        *(field.name for field in schema if not pa.types.is_nested(field.type)),
+        *COMPUTED.get(noun, {}),
+    ]
 
 
 def _require(place: str, column: str, known: Sequence[str]) -> None:
@@ -172,12 +208,16 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 
 def _functions(file: str, datasets: Sequence[str]) -> dict[str, Callable[[Subject], Any]]:
-    """The functions of a file by dataset. Raises ConfigError if one is named for none, or if there are none."""
+    """The functions of a file by dataset. Raises ConfigError if one is named for none, or if there
+    are none.
+    """
     module = _module(file)
     own: dict[str, Any] = {
         name: function
         for name, function in vars(module).items()
-        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
+        and not name.startswith("_")
     }
     for name in own:
         if name not in datasets:
@@ -187,12 +227,16 @@ def _functions(file: str, datasets: Sequence[str]) -> dict[str, Callable[[Subjec
                 "Let other functions start with an underscore"
             )
     if not own:
-        raise ConfigError(f"checks.files {file} has no function named for a dataset; there are {', '.join(datasets)}")
+        raise ConfigError(
+            f"checks.files {file} has no function named for a dataset; there are {', '.join(datasets)}"
+        )
     return own
 
 
 def _module(file: str) -> ModuleType:
-    """The module in `file`, run once for each content of it. Raises ConfigError in one line with file and line."""
+    """The module in `file`, run once for each content of it. Raises ConfigError in one line with
+    file and line.
+    """
     source = files_digest("checks.files", Path(file))
     if (file, source) not in _loaded:
         path = Path(file).resolve()
@@ -200,7 +244,8 @@ def _module(file: str) -> ModuleType:
         module.__file__ = str(path)
         use_user_path()
         try:
-            with _foreign(file, "it"):  # not imported: bytecode beside it may be of another content of the same second
+            # not imported: bytecode beside it may be of another content of the same second
+            with _foreign(file, "it"):
                 exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
         except InputError as error:
             raise ConfigError(f"checks.files: {error}") from error
@@ -216,7 +261,14 @@ def _foreign(file: str, function: str) -> Iterator[None]:
             yield
     except (Exception, SystemExit) as error:  # a user's function may raise anything
         path = str(Path(file).resolve())
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == path
+        ]
         where = f"{shown(path)}:{lines[-1]}" if lines else file
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise InputError(f"{where}: {function} failed, {type(error).__name__}: {said}".rstrip(": ") + ": fix the file") from error
+        raise InputError(
+            f"{where}: {function} failed, {type(error).__name__}: {said}".rstrip(": ")
+            + ": fix the file"
+        ) from error

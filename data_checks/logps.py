@@ -1,17 +1,32 @@
-"""Log-probabilities: finite and at most 0 for every generation, summed over exactly the tokens that were sampled."""
+"""Log-probabilities: finite and at most 0 for every generation, summed over exactly the tokens that
+were sampled.
+"""
 
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from data_checks.base import GENERATION, Frame, Subject, finite, is_known, is_logp, is_present, known, present, unique
-from wind.check_config import ChecksConfig
+from data_checks.base import (
+    GENERATION,
+    Frame,
+    Subject,
+    finite,
+    is_known,
+    is_logp,
+    is_present,
+    known,
+    present,
+    unique,
+)
+from wind.config.checks import ChecksConfig
 
 
 def rows(logps: Subject) -> pl.DataFrame:
     """One row per response: its log-probabilities, its tokens here and in the generations."""
     columns = ("logp_policy", "logp_reference")
-    frame = logps.rows(*GENERATION, *columns, "response_tokens").select(*GENERATION, finite(*columns), "response_tokens")
+    frame = logps.rows(*GENERATION, *columns, "response_tokens").select(
+        *GENERATION, finite(*columns), "response_tokens"
+    )
     return known(frame, generations_of(logps), GENERATION)
 
 

@@ -7,7 +7,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, unique
-from wind.check_config import ChecksConfig
+from wind.config.checks import ChecksConfig
 
 KEY = ("iteration", "metric")
 TOLERANCE = 1e-9  # relative: an interval of equal resamples may miss its value by a rounding
@@ -18,11 +18,13 @@ def numbers(values: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     value, low, high = pl.col("value"), pl.col("low"), pl.col("high")
     scale = pl.max_horizontal(1.0, value.abs())
     bounded = pl.all_horizontal(
-        low.is_null() | low.is_finite(), high.is_null() | high.is_finite(), low.is_null() == high.is_null()
+        low.is_null() | low.is_finite(),
+        high.is_null() | high.is_finite(),
+        low.is_null() == high.is_null(),
     )
-    return values.with_columns(above_low=(value - low) / scale, below_high=(high - value) / scale, is_interval=bounded).select(
-        *key, finite("value", "above_low", "below_high"), "is_interval", "n"
-    )
+    return values.with_columns(
+        above_low=(value - low) / scale, below_high=(high - value) / scale, is_interval=bounded
+    ).select(*key, finite("value", "above_low", "below_high"), "is_interval", "n")
 
 
 def numbers_expectations() -> list[Expectation]:
@@ -30,10 +32,16 @@ def numbers_expectations() -> list[Expectation]:
     return [
         is_finite("value"),
         gxe.ExpectColumnValuesToBeInSet(
-            column="is_interval", value_set=[True], description="an interval has two finite ends or none"
+            column="is_interval",
+            value_set=[True],
+            description="an interval has two finite ends or none",
         ),
-        gxe.ExpectColumnValuesToBeBetween(column="above_low", min_value=-TOLERANCE, description="low <= value"),
-        gxe.ExpectColumnValuesToBeBetween(column="below_high", min_value=-TOLERANCE, description="value <= high"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="above_low", min_value=-TOLERANCE, description="low <= value"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="below_high", min_value=-TOLERANCE, description="value <= high"
+        ),
     ]
 
 
@@ -47,10 +55,14 @@ def rows_expectations(metrics: Subject, checks: ChecksConfig) -> list[Expectatio
     return [
         unique(KEY),
         gxe.ExpectColumnValuesToBeInSet(
-            column="iteration", value_set=[iteration], description=f"measured in iteration {iteration}"
+            column="iteration",
+            value_set=[iteration],
+            description=f"measured in iteration {iteration}",
         ),
         *numbers_expectations(),
-        gxe.ExpectColumnValuesToBeBetween(column="n", min_value=1, description="rows stand behind the value"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="n", min_value=1, description="rows stand behind the value"
+        ),
     ]
 
 

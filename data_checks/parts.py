@@ -1,7 +1,9 @@
-"""Judges a frame part by part, so that memory is bounded by the rows of a part and not by those of the dataset.
+"""Judges a frame part by part, so that memory is bounded by the rows of a part and not by those of
+the dataset.
 
-A part holds all rows of some prompts, of the dataset and of its parents. What judges rows, or the rows of one prompt, judges the
-same in parts as in one: the counts are added, and the first offenders kept. A mean is that of the parts' means, by their rows.
+A part holds all rows of some prompts, of the dataset and of its parents. What judges rows, or the
+rows of one prompt, judges the same in parts as in one: the counts are added, and the first
+offenders kept. A mean is that of the parts' means, by their rows.
 """
 
 import json
@@ -16,7 +18,7 @@ from great_expectations.core import ExpectationSuiteValidationResult, Expectatio
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject
-from wind.check_config import ChecksConfig
+from wind.config.checks import ChecksConfig
 
 Judge = Callable[[Frame, Subject, ChecksConfig], ExpectationSuiteValidationResult]
 
@@ -33,15 +35,22 @@ LISTS = ("partial_unexpected_list", "partial_unexpected_index_list")
 def in_parts(
     judge: Judge, frame: Frame, subject: Subject, checks: ChecksConfig, *, offenders: int
 ) -> ExpectationSuiteValidationResult:
-    """What `judge` says of the whole frame, which it is shown in parts where the frame and its expectations allow that.
+    """What `judge` says of the whole frame, which it is shown in parts where the frame and its
+    expectations allow that.
 
     Of each expectation up to `offenders` rows are kept, as `judge` keeps them.
     """
     expectations = frame.expectations(subject, checks)
-    subjects = subject.parts() if frame.by_prompt and all(map(_is_of_prompts, expectations)) else [subject]
+    subjects = (
+        subject.parts() if frame.by_prompt and all(map(_is_of_prompts, expectations)) else [subject]
+    )
     if len(subjects) == 1:
         return judge(frame, subject, checks)
-    means = {each.column: _Mean() for each in expectations if isinstance(each, gxe.ExpectColumnMeanToBeBetween)}
+    means = {
+        each.column: _Mean()
+        for each in expectations
+        if isinstance(each, gxe.ExpectColumnMeanToBeBetween)
+    }
 
     def build(part: Subject) -> pl.DataFrame:
         table = frame.build(part)
@@ -54,7 +63,9 @@ def in_parts(
     for place, expectation in enumerate(expectations):
         pieces = [part.results[place] for part in parts]
         if isinstance(expectation, gxe.ExpectColumnMeanToBeBetween):
-            whole.results[place] = _of_mean(judge, frame, subject, checks, expectation, means[expectation.column].value())
+            whole.results[place] = _of_mean(
+                judge, frame, subject, checks, expectation, means[expectation.column].value()
+            )
         else:
             whole.results[place] = _of_rows(pieces, expectation, offenders)
     held = sum(bool(each.success) for each in whole.results)
@@ -94,15 +105,26 @@ class _Mean:
 
 
 def _of_mean(
-    judge: Judge, frame: Frame, subject: Subject, checks: ChecksConfig, expectation: Any, mean: float | None
+    judge: Judge,
+    frame: Frame,
+    subject: Subject,
+    checks: ChecksConfig,
+    expectation: Any,
+    mean: float | None,
 ) -> ExpectationValidationResult:
-    """What is said of a column of which only the mean is known: that is the mean of this one number, too."""
+    """What is said of a column of which only the mean is known: that is the mean of this one
+    number, too.
+    """
     row = pl.DataFrame({expectation.column: [mean]}, schema={expectation.column: pl.Float64})
-    judged = judge(replace(frame, build=lambda _: row, expectations=lambda *_: [expectation]), subject, checks)
+    judged = judge(
+        replace(frame, build=lambda _: row, expectations=lambda *_: [expectation]), subject, checks
+    )
     return judged.results[0]
 
 
-def _of_rows(pieces: Sequence[ExpectationValidationResult], expectation: Any, offenders: int) -> ExpectationValidationResult:
+def _of_rows(
+    pieces: Sequence[ExpectationValidationResult], expectation: Any, offenders: int
+) -> ExpectationValidationResult:
     """The result that the parts' results add up to; of one that could not be judged, that one's."""
     for piece in pieces:
         if piece.exception_info.get("raised_exception"):
@@ -135,8 +157,16 @@ def _percent(count: int, of: int) -> float | None:
 
 
 def _counts(values: Sequence[Any]) -> list[dict[str, Any]]:
-    """How often each of `values` occurs, the most frequent first; NaN, also for a null, equals nothing, not even itself."""
+    """How often each of `values` occurs, the most frequent first; NaN, also for a null, equals
+    nothing, not even itself.
+    """
     plain = [list(value.values()) if isinstance(value, Mapping) else value for value in values]
-    counted = Counter((json.dumps(value), place if value in (None, "NaN") else None) for place, value in enumerate(plain))
-    order = sorted(((json.loads(text), count) for (text, _), count in counted.items()), key=lambda each: (-each[1], each[0]))
+    counted = Counter(
+        (json.dumps(value), place if value in (None, "NaN") else None)
+        for place, value in enumerate(plain)
+    )
+    order = sorted(
+        ((json.loads(text), count) for (text, _), count in counted.items()),
+        key=lambda each: (-each[1], each[0]),
+    )
     return [{"value": value, "count": count} for value, count in order]

@@ -1,4 +1,6 @@
-"""Prompts: some text, no BOS twice at the start, a split; train and eval disjoint, by group too; no row lost without a count."""
+"""Prompts: some text, no BOS twice at the start, a split; train and eval disjoint, by group too; no
+row lost without a count.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -10,7 +12,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, unique
 from wind.answers import canonical
-from wind.check_config import ChecksConfig
+from wind.config.checks import ChecksConfig
 from wind.nesting import json_value
 
 
@@ -29,7 +31,10 @@ def rows(prompts: Subject) -> pl.DataFrame:
         ),
         content_characters=pl.col("messages").list.eval(content).list.sum(),
         prompt_tokens=tokens.list.len(),
-        leading_bos=sum(tokens.list.get(place, null_on_oob=True).eq_missing(pl.lit(bos, pl.Int32)) for place in range(2)),
+        leading_bos=sum(
+            tokens.list.get(place, null_on_oob=True).eq_missing(pl.lit(bos, pl.Int32))
+            for place in range(2)
+        ),
     )
 
 
@@ -37,18 +42,35 @@ def rows_expectations(prompts: Subject, checks: ChecksConfig) -> list[Expectatio
     limit = prompts.setting("max_prompt_tokens")
     return [
         unique(["prompt_id"]),
-        gxe.ExpectColumnValuesToMatchRegex(column="prompt_id", regex="^[0-9a-f]{32}$", description="prompt_id is 32 hex digits"),
-        gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "eval"], description="split is train or eval"),
-        gxe.ExpectColumnValuesToBeInSet(column="splits_of_prompt", value_set=[1], description="train and eval are disjoint"),
-        gxe.ExpectColumnValuesToBeInSet(column="splits_of_group", value_set=[1], description="a group is in one split"),
-        gxe.ExpectCompoundColumnsToBeUnique(column_list=["split", "text"], description="no prompt is twice in a split"),
-        gxe.ExpectColumnValuesToBeBetween(column="content_characters", min_value=1, description="no prompt is empty"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="prompt_tokens", min_value=1, max_value=limit, description="no prompt is longer than max_prompt_tokens"
+        gxe.ExpectColumnValuesToMatchRegex(
+            column="prompt_id", regex="^[0-9a-f]{32}$", description="prompt_id is 32 hex digits"
         ),
-    ] + [gxe.ExpectColumnValuesToBeBetween(column="leading_bos", max_value=1, description="no prompt begins with two BOS")] * (
-        _bos(prompts) is not None
-    )
+        gxe.ExpectColumnValuesToBeInSet(
+            column="split", value_set=["train", "eval"], description="split is train or eval"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="splits_of_prompt", value_set=[1], description="train and eval are disjoint"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="splits_of_group", value_set=[1], description="a group is in one split"
+        ),
+        gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=["split", "text"], description="no prompt is twice in a split"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="content_characters", min_value=1, description="no prompt is empty"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="prompt_tokens",
+            min_value=1,
+            max_value=limit,
+            description="no prompt is longer than max_prompt_tokens",
+        ),
+    ] + [
+        gxe.ExpectColumnValuesToBeBetween(
+            column="leading_bos", max_value=1, description="no prompt begins with two BOS"
+        )
+    ] * (_bos(prompts) is not None)
 
 
 def totals(prompts: Subject) -> pl.DataFrame:
@@ -71,27 +93,45 @@ def totals_expectations(prompts: Subject, checks: ChecksConfig) -> list[Expectat
             ignore_row_if="neither",
             description="rows of the source = prompts + dropped rows",
         ),
-        gxe.ExpectColumnValuesToBeBetween(column="train_rows", min_value=1, description="the train split has prompts"),
-        gxe.ExpectColumnValuesToBeBetween(column="eval_rows", min_value=1, description="the eval split has prompts"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="train_rows", min_value=1, description="the train split has prompts"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="eval_rows", min_value=1, description="the eval split has prompts"
+        ),
     ]
 
 
-SUITE = (Frame("rows", ("prompt_id",), rows, rows_expectations), Frame("totals", (), totals, totals_expectations))
+SUITE = (
+    Frame("rows", ("prompt_id",), rows, rows_expectations),
+    Frame("totals", (), totals, totals_expectations),
+)
 
 
 def _groups(rows: pl.DataFrame, prompts: Subject) -> pl.Series:
-    """The group of each of `rows`: the value of the group field, or the prompt itself where there is none."""
-    field = prompts.manifest.computed_by.get("spec", {}).get("group_field")  # older prompts have no such setting
+    """The group of each of `rows`: the value of the group field, or the prompt itself where there
+    is none.
+    """
+    # older prompts have no such setting
+    field = prompts.manifest.computed_by.get("spec", {}).get("group_field")
     if field is None:
         return rows["prompt_id"]
-    return pl.Series([canonical(json_value(meta.encode())[field]) for meta in rows["meta"]], dtype=pl.String)
+    return pl.Series(
+        [canonical(json_value(meta.encode())[field]) for meta in rows["meta"]], dtype=pl.String
+    )
 
 
 def _bos(prompts: Subject) -> int | None:
-    """The token that no prompt may begin with twice. Where it ends turns too, the second may be the end of an empty turn."""
+    """The token that no prompt may begin with twice. Where it ends turns too, the second may be the
+    end of an empty turn.
+    """
     folder = prompts.store.path(prompts.input("tokenizer"))
     bos = token_id(folder, "bos_token")
-    return None if bos == token_id(folder, "eos_token") and prompts.setting("template") != "none" else bos
+    return (
+        None
+        if bos == token_id(folder, "eos_token") and prompts.setting("template") != "none"
+        else bos
+    )
 
 
 @cache

@@ -5,8 +5,8 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, is_known, known, unique
-from wind.check_config import ChecksConfig
-from wind.schemas import KEYS
+from wind.config.checks import ChecksConfig
+from wind.store.schemas import KEYS
 
 KEY = KEYS["rates"]
 RUN = ("algorithm", "instance")
@@ -16,7 +16,9 @@ COUNTED = ("floor", "contraction")  # never negative
 def rows(rates: Subject) -> pl.DataFrame:
     """One row per number; `size` is its value where it cannot be negative."""
     size = pl.when(pl.col("quantity").is_in(COUNTED)).then(pl.col("value"))
-    frame = rates.rows(*KEY, "value", "error", "n").select(*KEY, finite("value"), pl.col("error").fill_nan(-1), "n", size=size)
+    frame = rates.rows(*KEY, "value", "error", "n").select(
+        *KEY, finite("value"), pl.col("error").fill_nan(-1), "n", size=size
+    )
     return known(frame, rates.parent("bandit").rows(*RUN), RUN)
 
 
@@ -25,9 +27,15 @@ def rows_expectations(rates: Subject, checks: ChecksConfig) -> list[Expectation]
         unique(KEY),
         is_known("the runs of the study"),
         is_finite("value"),
-        gxe.ExpectColumnValuesToBeBetween(column="size", min_value=0, description="floors and factors are not negative"),
-        gxe.ExpectColumnValuesToBeBetween(column="error", min_value=0, description="a standard error is not negative"),
-        gxe.ExpectColumnValuesToBeBetween(column="n", min_value=1, description="numbers stand behind the value"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="size", min_value=0, description="floors and factors are not negative"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="error", min_value=0, description="a standard error is not negative"
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="n", min_value=1, description="numbers stand behind the value"
+        ),
     ]
 
 

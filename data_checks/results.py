@@ -1,8 +1,9 @@
 """Where the results of checks lie and what they say; importable without Great Expectations.
 
-`<root>/checks/<dataset>/<fingerprint>/<key>.json` holds the results of every expectation and `<key>.html` the same as a page to
-open from disk. The key is the digest of all that the verdict depends on, so that a check under other thresholds, or by other
-suites, stands beside the ones before it. `latest` names the key of the last one: `success: false` there is the dataset's mark
+`<root>/checks/<dataset>/<fingerprint>/<key>.json` holds the results of every expectation and
+`<key>.html` the same as a page to open from disk. The key is the digest of all that the verdict
+depends on, so that a check under other thresholds, or by other suites, stands beside the ones
+before it. `latest` names the key of the last one: `success: false` there is the dataset's mark
 `failed`.
 """
 
@@ -13,15 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from wind.check_config import ChecksConfig
-from wind.code import code_of
-from wind.datasets import Store
+from wind.code.digests import code_of
+from wind.code.functions import files_digest
+from wind.config.checks import ChecksConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
-from wind.handles import FINGERPRINT, Dataset, label
-from wind.rewards.sources import files_digest
-from wind.seals import opened
-from wind.stamps import is_ours, refuse
+from wind.store.datasets import Store
+from wind.store.handles import FINGERPRINT, Dataset, label
+from wind.store.sealed_json import opened
+from wind.store.stamps import is_ours, refuse
 
 
 class CheckResult(BaseModel):
@@ -62,27 +63,41 @@ def contents(store: Store, handle: Dataset, key: str | None = None) -> dict[str,
         return None
     except (ValueError, OSError) as error:
         where = f"{store.url}/{names[0]}"
-        raise DatasetError(f"the check result {where} of {label(handle)} cannot be read: delete it and check again") from error
+        raise DatasetError(
+            f"the check result {where} of {label(handle)} cannot be read: delete it and check again"
+        ) from error
     return content
 
 
 def recorded(store: Store, handle: Dataset, key: str | None = None) -> CheckResult | None:
-    """The last result for `handle`, or the one under `key`; None if there is none. Raises DatasetError as `contents` does."""
+    """The last result for `handle`, or the one under `key`; None if there is none. Raises
+    DatasetError as `contents` does.
+    """
     content = contents(store, handle, key)
     return None if content is None else CheckResult.model_validate(_fields(content))
 
 
 def all_recorded(store: Store, handle: Dataset) -> list[CheckResult]:
     """Every result for `handle`, in order of their keys. Raises DatasetError as `contents` does."""
-    keys = [name.removesuffix(".json") for name in store.storage.names(_folder(handle)) if name.endswith(".json")]
-    return [result for key in keys if FINGERPRINT.fullmatch(key) and (result := recorded(store, handle, key)) is not None]
+    keys = [
+        name.removesuffix(".json")
+        for name in store.storage.names(_folder(handle))
+        if name.endswith(".json")
+    ]
+    return [
+        result
+        for key in keys
+        if FINGERPRINT.fullmatch(key) and (result := recorded(store, handle, key)) is not None
+    ]
 
 
-def key(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None) -> str:
+def key(
+    store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None
+) -> str:
     """The digest of all that a verdict on `handle` depends on.
 
-    That is its manifest, the dataset of the iteration before, the thresholds, the suites, the user's own files and what runs
-    them. Raises ConfigError if one of those files cannot be read.
+    That is its manifest, the dataset of the iteration before, the thresholds, the suites, the
+    user's own files and what runs them. Raises ConfigError if one of those files cannot be read.
     """
     return digest(
         [
@@ -96,8 +111,12 @@ def key(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset |
     )
 
 
-def passed(store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None) -> CheckResult | None:
-    """The pass that these suites gave `handle` here, under these thresholds, now its last result; None if there is none."""
+def passed(
+    store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None
+) -> CheckResult | None:
+    """The pass that these suites gave `handle` here, under these thresholds, now its last result;
+    None if there is none.
+    """
     wanted = key(store, handle, checks, previous)
     try:
         content = contents(store, handle, wanted)
@@ -128,7 +147,9 @@ def mark_latest(store: Store, handle: Dataset, key: str) -> None:
 
 
 def page_of(store: Store, result: CheckResult) -> bytes | None:
-    """The page of `result` as we rendered it; None if it is gone, was edited, or is somebody else's, and may hold anything."""
+    """The page of `result` as we rendered it; None if it is gone, was edited, or is somebody
+    else's, and may hold anything.
+    """
     content = contents(store, result.handle, result.key)
     return _page(store, content) if content is not None and is_ours("check", content) else None
 

@@ -1,22 +1,37 @@
-"""Rewards: one finite reward for every generation, and on the train split more than one value: something to learn from.
+"""Rewards: one finite reward for every generation, and on the train split more than one value:
+something to learn from.
 
-Of a pairwise reward also the identities of a preference matrix: one preference in [0, 1] for each other response, 1/2 for itself,
-P_ij + P_ji = 1, and the reward their mean. They are judged where a row has as many preferences as there are responses to compare
-it with: a row too long is one fault, not four.
+Of a pairwise reward also the identities of a preference matrix: one preference in [0, 1] for each
+other response, 1/2 for itself, P_ij + P_ji = 1, and the reward their mean. They are judged where a
+row has as many preferences as there are responses to compare it with: a row too long is one fault,
+not four.
 """
 
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from data_checks.base import GENERATION, Frame, Subject, finite, is_finite, is_known, is_present, known, present, unique
-from wind.check_config import ChecksConfig
+from data_checks.base import (
+    GENERATION,
+    Frame,
+    Subject,
+    finite,
+    is_finite,
+    is_known,
+    is_present,
+    known,
+    present,
+    unique,
+)
+from wind.config.checks import ChecksConfig
 
 TOLERANCE = 1e-9  # of a sum of preferences in float64
 
 
 def rows(rewards: Subject) -> pl.DataFrame:
-    """One row per response: its reward, the components of the reward, and what its preferences look like where it has some."""
+    """One row per response: its reward, the components of the reward, and what its preferences look
+    like where it has some.
+    """
     frame = rewards.rows(*rewards.columns()).select(*GENERATION, finite(*numbers_of(rewards)))
     if is_pairwise(rewards):
         frame = frame.join(identities(rewards), on=GENERATION, how="left", maintain_order="left")
@@ -25,7 +40,9 @@ def rows(rewards: Subject) -> pl.DataFrame:
 
 def rows_expectations(rewards: Subject, checks: ChecksConfig) -> list[Expectation]:
     differs = gxe.ExpectColumnUniqueValueCountToBeBetween(
-        column="reward", min_value=2, description="rewards differ: with a single value there is nothing to learn"
+        column="reward",
+        min_value=2,
+        description="rewards differ: with a single value there is nothing to learn",
     )
     is_train = rewards.parent("generations").setting("split") == "train"
     return [
@@ -38,18 +55,28 @@ def rows_expectations(rewards: Subject, checks: ChecksConfig) -> list[Expectatio
 
 
 def identities(rewards: Subject) -> pl.DataFrame:
-    """One row per response with a pairwise reward: by how much each identity of its preferences fails, null where it has none."""
+    """One row per response with a pairwise reward: by how much each identity of its preferences
+    fails, null where it has none.
+    """
     others = rewards.parent(compared_with(rewards)).rows(*GENERATION).unique().sort(GENERATION)
-    places = others.with_columns(place=pl.int_range(pl.len()).over("prompt_id"), others=pl.len().over("prompt_id"))
-    frame = rewards.rows(*GENERATION, "reward", "preferences").unique(GENERATION, maintain_order=True)
+    places = others.with_columns(
+        place=pl.int_range(pl.len()).over("prompt_id"), others=pl.len().over("prompt_id")
+    )
+    frame = rewards.rows(*GENERATION, "reward", "preferences").unique(
+        GENERATION, maintain_order=True
+    )
     if is_among_siblings(rewards):
         frame = frame.join(places, on=GENERATION, how="left", maintain_order="left")
     else:
         counts = places.select("prompt_id", "others").unique()
-        frame = frame.join(counts, on="prompt_id", how="left", maintain_order="left").with_columns(place=pl.lit(None, pl.Int64))
+        frame = frame.join(counts, on="prompt_id", how="left", maintain_order="left").with_columns(
+            place=pl.lit(None, pl.Int64)
+        )
     entries = (
         frame.filter(pl.col("preferences").list.len() == pl.col("others"))
-        .select(*GENERATION, "reward", "place", "preferences", other=pl.int_ranges(pl.col("others")))
+        .select(
+            *GENERATION, "reward", "place", "preferences", other=pl.int_ranges(pl.col("others"))
+        )
         .explode("preferences", "other")
         .with_columns(preference=finite("preferences"))
     )
@@ -68,13 +95,20 @@ def identities(rewards: Subject) -> pl.DataFrame:
             reward_gap=(pl.col("reward").first() - preference.filter(is_other).mean()).abs(),
         )
     )
-    surplus = frame.select(*GENERATION, surplus=pl.col("preferences").list.len().cast(pl.Int64) - pl.col("others"))
+    surplus = frame.select(
+        *GENERATION, surplus=pl.col("preferences").list.len().cast(pl.Int64) - pl.col("others")
+    )
     return surplus.join(judged, on=GENERATION, how="left", maintain_order="left")
 
 
 def identities_expectations(rewards: Subject) -> list[Expectation]:
     bounds: list[tuple[str, float | None, float | None, str]] = [
-        ("surplus", 0, 0, f"a row has one preference for each of its prompt's {compared_with(rewards)}"),
+        (
+            "surplus",
+            0,
+            0,
+            f"a row has one preference for each of its prompt's {compared_with(rewards)}",
+        ),
         ("unknown", 0, 0, "preferences are finite numbers"),
         ("lowest", 0, None, "preferences are at least 0"),
         ("highest", None, 1, "preferences are at most 1"),
@@ -83,14 +117,18 @@ def identities_expectations(rewards: Subject) -> list[Expectation]:
         ("reward_gap", 0, TOLERANCE, "the reward is the mean preference over the others"),
     ]
     return [
-        gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high, description=description)
+        gxe.ExpectColumnValuesToBeBetween(
+            column=column, min_value=low, max_value=high, description=description
+        )
         for column, low, high, description in bounds
     ]
 
 
 def generations(rewards: Subject) -> pl.DataFrame:
     """One row per generation: whether it has a reward."""
-    return present(rewards.parent("generations").rows(*GENERATION), rewards.rows(*GENERATION), GENERATION)
+    return present(
+        rewards.parent("generations").rows(*GENERATION), rewards.rows(*GENERATION), GENERATION
+    )
 
 
 def generations_expectations(rewards: Subject, checks: ChecksConfig) -> list[Expectation]:

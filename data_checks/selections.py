@@ -1,22 +1,40 @@
-"""Selections: every response has a role, a prompt's roles are one of the choices, and only chosen rows train."""
+"""Selections: every response has a role, a prompt's roles are one of the choices, and only chosen
+rows train.
+"""
 
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from data_checks.base import GENERATION, Frame, Subject, finite, is_finite, is_known, is_present, known, present, unique
-from wind.check_config import ChecksConfig
+from data_checks.base import (
+    GENERATION,
+    Frame,
+    Subject,
+    finite,
+    is_finite,
+    is_known,
+    is_present,
+    known,
+    present,
+    unique,
+)
+from wind.config.checks import ChecksConfig
 from wind.selections import TRAINED
 
 ROLES = (*TRAINED, "unused", "below_margin")
-CHOSEN = {"all": "all", "best": "best", "best_worst": "best worst", "best_random": "best random"}  # by choice, a prompt's roles
+# by choice, a prompt's roles
+CHOSEN = {"all": "all", "best": "best", "best_worst": "best worst", "best_random": "best random"}
 
 
 def rows(selections: Subject) -> pl.DataFrame:
     """One row per response: its role and label, and those of its win rate."""
     parent = selections.parent("win_rates").rows(*GENERATION, "rank")
-    frame = selections.rows(*GENERATION, "role", "label").select(*GENERATION, "role", finite("label"))
-    return known(frame, parent, GENERATION).with_columns(best_rank=pl.when(pl.col("role") == "best").then("rank"))
+    frame = selections.rows(*GENERATION, "role", "label").select(
+        *GENERATION, "role", finite("label")
+    )
+    return known(frame, parent, GENERATION).with_columns(
+        best_rank=pl.when(pl.col("role") == "best").then("rank")
+    )
 
 
 def rows_expectations(selections: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -24,15 +42,23 @@ def rows_expectations(selections: Subject, checks: ChecksConfig) -> list[Expecta
         unique(GENERATION),
         is_known("the win rates"),
         is_finite("label"),
-        gxe.ExpectColumnValuesToBeBetween(column="label", min_value=0, max_value=1, description="labels lie in [0, 1]"),
-        gxe.ExpectColumnValuesToBeInSet(column="role", value_set=list(ROLES), description=f"a role is one of {', '.join(ROLES)}"),
-        gxe.ExpectColumnValuesToBeInSet(column="best_rank", value_set=[1], description="the best row has rank 1"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="label", min_value=0, max_value=1, description="labels lie in [0, 1]"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="role", value_set=list(ROLES), description=f"a role is one of {', '.join(ROLES)}"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="best_rank", value_set=[1], description="the best row has rank 1"
+        ),
     ]
 
 
 def win_rates(selections: Subject) -> pl.DataFrame:
     """One row per win rate: whether it has a role."""
-    return present(selections.parent("win_rates").rows(*GENERATION), selections.rows(*GENERATION), GENERATION)
+    return present(
+        selections.parent("win_rates").rows(*GENERATION), selections.rows(*GENERATION), GENERATION
+    )
 
 
 def win_rates_expectations(selections: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -40,7 +66,9 @@ def win_rates_expectations(selections: Subject, checks: ChecksConfig) -> list[Ex
 
 
 def prompts(selections: Subject) -> pl.DataFrame:
-    """One row per prompt that trains and whose rows are all there, once each: the roles that train, in order."""
+    """One row per prompt that trains and whose rows are all there, once each: the roles that train,
+    in order.
+    """
     parent = selections.parent("win_rates").rows(*GENERATION)
     marked = parent.with_columns(samples=pl.len().over("prompt_id"))
     roles = pl.col("role")
@@ -48,7 +76,8 @@ def prompts(selections: Subject) -> pl.DataFrame:
         known(selections.rows(*GENERATION, "role"), marked, GENERATION)
         .group_by("prompt_id", maintain_order=True)
         .agg(
-            is_whole=(pl.col("sample_index").n_unique() == pl.len()) & (pl.len() == pl.col("samples").max()),
+            is_whole=(pl.col("sample_index").n_unique() == pl.len())
+            & (pl.len() == pl.col("samples").max()),
             is_close=(roles == "below_margin").all(),
             roles=roles.filter(roles.is_in(TRAINED)).sort().str.join(" "),
             is_partly_close=(roles == "below_margin").any(),
@@ -62,9 +91,13 @@ def prompts(selections: Subject) -> pl.DataFrame:
 def prompts_expectations(selections: Subject, checks: ChecksConfig) -> list[Expectation]:
     chosen = CHOSEN[selections.setting("selection", "rows")]
     return [
-        gxe.ExpectColumnValuesToBeInSet(column="roles", value_set=[chosen], description=f"a prompt trains on its {chosen}"),
         gxe.ExpectColumnValuesToBeInSet(
-            column="is_partly_close", value_set=[False], description="a prompt is below the margin as a whole"
+            column="roles", value_set=[chosen], description=f"a prompt trains on its {chosen}"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_partly_close",
+            value_set=[False],
+            description="a prompt is below the margin as a whole",
         ),
     ]
 

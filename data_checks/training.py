@@ -5,7 +5,7 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, unique
-from wind.check_config import ChecksConfig
+from wind.config.checks import ChecksConfig
 
 KEY = ("step", "metric")
 
@@ -22,13 +22,26 @@ def rows_expectations(training: Subject, checks: ChecksConfig) -> list[Expectati
 def steps(training: Subject) -> pl.DataFrame:
     """One row per step between the first and the last: whether its loss was recorded."""
     frame = training.rows(*KEY)
-    losses = frame.filter(pl.col("metric") == "loss").select("step").unique().with_columns(has_loss=True)
-    every = frame.select(pl.int_range(pl.col("step").min(), pl.col("step").max() + 1, dtype=pl.Int32).alias("step"))
-    return every.join(losses, on="step", how="left", maintain_order="left").with_columns(pl.col("has_loss").fill_null(False))
+    losses = (
+        frame.filter(pl.col("metric") == "loss").select("step").unique().with_columns(has_loss=True)
+    )
+    every = frame.select(
+        pl.int_range(pl.col("step").min(), pl.col("step").max() + 1, dtype=pl.Int32).alias("step")
+    )
+    return every.join(losses, on="step", how="left", maintain_order="left").with_columns(
+        pl.col("has_loss").fill_null(False)
+    )
 
 
 def steps_expectations(training: Subject, checks: ChecksConfig) -> list[Expectation]:
-    return [gxe.ExpectColumnValuesToBeInSet(column="has_loss", value_set=[True], description="every step has a loss")]
+    return [
+        gxe.ExpectColumnValuesToBeInSet(
+            column="has_loss", value_set=[True], description="every step has a loss"
+        )
+    ]
 
 
-SUITE = (Frame("rows", KEY, rows, rows_expectations), Frame("steps", ("step",), steps, steps_expectations))
+SUITE = (
+    Frame("rows", KEY, rows, rows_expectations),
+    Frame("steps", ("step",), steps, steps_expectations),
+)

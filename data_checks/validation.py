@@ -1,8 +1,10 @@
-"""Runs the suite of a dataset: the only place where a frame becomes pandas, and where Great Expectations runs.
+"""Runs the suite of a dataset: the only place where a frame becomes pandas, and where Great
+Expectations runs.
 
-Every frame of the suite is validated in one ephemeral context that lives as long as the process; so are the drift since the
-iteration before and the user's own expectations. The results and a page are kept beside the datasets, whatever they say; a failed
-one raises, so that nothing is computed from the dataset, unless its severity is `warning`.
+Every frame of the suite is validated in one ephemeral context that lives as long as the process; so
+are the drift since the iteration before and the user's own expectations. The results and a page are
+kept beside the datasets, whatever they say; a failed one raises, so that nothing is computed from
+the dataset, unless its severity is `warning`.
 """
 
 import hashlib
@@ -45,13 +47,13 @@ from data_checks.base import Frame, Subject, Suite
 from data_checks.extension import extra_frames, refuse_wrong
 from data_checks.parts import in_parts
 from data_checks.results import CheckResult, failed, key, mark_latest, recorded, result_name
-from wind.check_config import ChecksConfig
-from wind.datasets import Store
+from wind.config.checks import ChecksConfig
 from wind.errors import DataCheckError, DatasetError
 from wind.fingerprints import digest
-from wind.handles import Dataset, label
 from wind.redaction import redacted
-from wind.stamps import stamped
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, label
+from wind.store.stamps import stamped
 
 __all__ = ["SUITES", "CheckResult", "failed", "recorded", "refuse_wrong_checks", "validate"]
 
@@ -80,26 +82,35 @@ RESULT_FORMAT = {
     "return_unexpected_index_query": False,
 }
 
-# Great Expectations keeps process-wide state (the current context) that concurrent tasks would share.
+# Great Expectations keeps process-wide state (the current context) that concurrent tasks would
+# share.
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def refuse_wrong_checks(checks: ChecksConfig, components: tuple[str, ...] = ()) -> None:
-    """Raises ConfigError, one line, if an expectation of the user's own is wrong; `components` are those of the reward."""
+    """Raises ConfigError, one line, if an expectation of the user's own is wrong; `components` are
+    those of the reward.
+    """
     refuse_wrong(checks, tuple(SUITES), components)
 
 
-def validate(handle: Dataset, store: Store, checks: ChecksConfig, previous: Dataset | None = None) -> CheckResult:
-    """The result of the suite of `handle`, after it was written with its page; `previous` is that of the iteration before.
+def validate(
+    handle: Dataset, store: Store, checks: ChecksConfig, previous: Dataset | None = None
+) -> CheckResult:
+    """The result of the suite of `handle`, after it was written with its page; `previous` is that
+    of the iteration before.
 
     Raises:
-        DataCheckError: an expectation failed; one line with the dataset, the expectation, its column, the count of failing
-            rows, up to five of their keys, and the page.
-        DatasetError: there is no suite for it, or its manifest lacks a parent or setting that the suite needs.
+        DataCheckError: an expectation failed; one line with the dataset, the expectation, its
+            column, the count of failing rows, up to five of their keys, and the page.
+        DatasetError: there is no suite for it, or its manifest lacks a parent or setting that the
+            suite needs.
         ConfigError, InputError: an expectation of the user's own is wrong, or its code failed.
     """
     if handle.name not in SUITES:
-        raise DatasetError(f"no data checks are known for {label(handle)}: the suites are {', '.join(SUITES)}")
+        raise DatasetError(
+            f"no data checks are known for {label(handle)}: the suites are {', '.join(SUITES)}"
+        )
     subject = Subject.of(handle, store)
     moved = None if previous is None else drift.shifts(subject, Subject.of(previous, store))
     suite = [
@@ -107,7 +118,9 @@ def validate(handle: Dataset, store: Store, checks: ChecksConfig, previous: Data
         *([] if moved is None or moved.is_empty() else [drift.frame(moved)]),
         *extra_frames(subject, checks, tuple(SUITES)),
     ]
-    frames = {frame.name: in_parts(_judge, frame, subject, checks, offenders=OFFENDERS) for frame in suite}
+    frames = {
+        frame.name: in_parts(_judge, frame, subject, checks, offenders=OFFENDERS) for frame in suite
+    }
     wanted = key(store, handle, checks, previous)
     failures = tuple(_findings(handle.name, frames, "critical"))
     result = CheckResult(
@@ -115,7 +128,9 @@ def validate(handle: Dataset, store: Store, checks: ChecksConfig, previous: Data
         success=not failures,
         expectations=sum(len(frame.results) for frame in frames.values()),
         key=wanted,
-        suite=digest({name: [_declaration(each) for each in frame.results] for name, frame in frames.items()}),
+        suite=digest(
+            {name: [_declaration(each) for each in frame.results] for name, frame in frames.items()}
+        ),
         path=result_name(handle, wanted).removesuffix(".json") + ".html",
         warnings=tuple(_findings(handle.name, frames, "warning")),
         failures=failures,
@@ -127,8 +142,12 @@ def validate(handle: Dataset, store: Store, checks: ChecksConfig, previous: Data
     return result
 
 
-def _judge(frame: Frame, subject: Subject, checks: ChecksConfig) -> ExpectationSuiteValidationResult:
-    """The results of one frame in the order in which its expectations are declared, offending rows named by their keys."""
+def _judge(
+    frame: Frame, subject: Subject, checks: ChecksConfig
+) -> ExpectationSuiteValidationResult:
+    """The results of one frame in the order in which its expectations are declared, offending rows
+    named by their keys.
+    """
     table, expectations = frame.build(subject), frame.expectations(subject, checks)
     suite = ExpectationSuite(frame.name, expectations=expectations)
     with _ONE_AT_A_TIME:
@@ -144,13 +163,19 @@ def _judge(frame: Frame, subject: Subject, checks: ChecksConfig) -> ExpectationS
         each.result = _plain(each.result)
         positions = each.result.get("partial_unexpected_index_list")
         if positions is not None:
-            each.result["partial_unexpected_index_list"] = table[positions].select(frame.key).to_dicts()
+            each.result["partial_unexpected_index_list"] = (
+                table[positions].select(frame.key).to_dicts()
+            )
     return judged
 
 
 def _plain(result: dict[str, Any]) -> dict[str, Any]:
-    """`result` without numpy scalars, which a page cannot print, and with NaN, which JSON does not know, as a word."""
-    plain: dict[str, Any] = json.loads(json.dumps(convert_to_json_serializable(result)), parse_constant=str)
+    """`result` without numpy scalars, which a page cannot print, and with NaN, which JSON does not
+    know, as a word.
+    """
+    plain: dict[str, Any] = json.loads(
+        json.dumps(convert_to_json_serializable(result)), parse_constant=str
+    )
     return plain
 
 
@@ -159,7 +184,11 @@ def _batch_definition() -> BatchDefinition[Any]:
     """How this process hands any frame to Great Expectations; its context is in memory only."""
     context = get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    return context.data_sources.add_pandas("frames").add_dataframe_asset("frame").add_batch_definition_whole_dataframe("whole")
+    return (
+        context.data_sources.add_pandas("frames")
+        .add_dataframe_asset("frame")
+        .add_batch_definition_whole_dataframe("whole")
+    )
 
 
 def _keep(result: CheckResult, frames: Frames, moved: list[dict[str, Any]], store: Store) -> None:
@@ -188,18 +217,24 @@ def _page(result: CheckResult, frames: Frames, moved: list[dict[str, Any]]) -> s
         label=label(result.handle),
         before="" if result.previous is None else label(result.previous),
         shifts=moved,
-        frames={name: renderer.render(_escaped(frame)).to_json_dict()["sections"][1:] for name, frame in frames.items()},
+        frames={
+            name: renderer.render(_escaped(frame)).to_json_dict()["sections"][1:]
+            for name, frame in frames.items()
+        },
     )
     return page
 
 
 def _escaped(frame: ExpectationSuiteValidationResult) -> ExpectationSuiteValidationResult:
-    """A copy of the results that is safe in HTML: Data Docs put values found in the data into the page as they are."""
+    """A copy of the results that is safe in HTML: Data Docs put values found in the data into the
+    page as they are.
+    """
     safe = deepcopy(frame)
     for each in safe.results:
         each.result = json.loads(escape(json.dumps(each.result), quote=False))
         configuration = _configuration(each)
-        note = " (a warning)" if configuration.severity == "warning" else ""  # Data Docs mark it as they mark a failure
+        # Data Docs mark it as they mark a failure
+        note = " (a warning)" if configuration.severity == "warning" else ""
         configuration.description = escape(f"{configuration.description}{note}", quote=False)
     return safe
 
@@ -217,13 +252,20 @@ def _message(result: CheckResult, store: Store) -> str:
 
 
 def _findings(noun: str, frames: Frames, severity: str) -> Iterator[str]:
-    """One line for each expectation of that severity that failed: which, of what column, how many rows, and the keys of some."""
+    """One line for each expectation of that severity that failed: which, of what column, how many
+    rows, and the keys of some.
+    """
     for name, frame in frames.items():
         for each in frame.results:
-            if each.success or (_configuration(each).severity == "critical") != (severity == "critical"):
+            if each.success or (_configuration(each).severity == "critical") != (
+                severity == "critical"
+            ):
                 continue
             if name == drift.NAME and "partial_unexpected_list" in each.result:
-                row, shift = each.result["partial_unexpected_index_list"][0], each.result["partial_unexpected_list"][0]
+                row, shift = (
+                    each.result["partial_unexpected_index_list"][0],
+                    each.result["partial_unexpected_list"][0],
+                )
                 yield drift.finding(noun, row, shift, _configuration(each).kwargs["max_value"])
             else:
                 yield _finding(name, each)
@@ -232,14 +274,21 @@ def _findings(noun: str, frames: Frames, severity: str) -> Iterator[str]:
 def _finding(rows: str, failure: ExpectationValidationResult) -> str:
     configuration, found = _configuration(failure), failure.result
     if failure.exception_info.get("raised_exception"):
-        what = f"it could not be judged, {failure.exception_info['exception_message']}".splitlines()[0]
+        what = (
+            f"it could not be judged, {failure.exception_info['exception_message']}".splitlines()[0]
+        )
     elif "unexpected_count" in found:
-        keys = ["/".join(_short(*field) for field in row.items()) for row in found["partial_unexpected_index_list"]]
+        keys = [
+            "/".join(_short(*field) for field in row.items())
+            for row in found["partial_unexpected_index_list"]
+        ]
         examples = ", ".join(filter(None, keys)) or f"found {found['partial_unexpected_list'][0]}"
         what = f"{found['unexpected_count']} of {found['element_count']} {rows} fail: {examples}"
     else:
         what = f"the value is {found.get('observed_value')}"
-    return redacted(f"{configuration.type}({_column(configuration)}), {configuration.description}: {what}")
+    return redacted(
+        f"{configuration.type}({_column(configuration)}), {configuration.description}: {what}"
+    )
 
 
 def _short(column: str, value: Any) -> str:
@@ -257,7 +306,12 @@ def _identity(configuration: ExpectationConfiguration) -> tuple[str, str, str | 
 
 def _declaration(result: ExpectationValidationResult) -> list[Any]:
     configuration = _configuration(result)
-    return [configuration.type, configuration.kwargs, configuration.description, configuration.severity]
+    return [
+        configuration.type,
+        configuration.kwargs,
+        configuration.description,
+        configuration.severity,
+    ]
 
 
 def _column(configuration: ExpectationConfiguration) -> str:

@@ -2,7 +2,7 @@
 
 import os
 
-from wind.environment import built
+from wind.machine.environment import built
 
 # Light stages are computed in this process: before any library reads how many threads it may have.
 _environment = built(os.environ)

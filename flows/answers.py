@@ -10,13 +10,15 @@ import pyarrow.parquet
 from flows import show
 from wind.errors import ConfigError
 from wind.files import atomic
-from wind.terminal import json_text, say
+from wind.machine.terminal import json_text, say
 
 MOST_SHOWN = 256 * 2**20  # bytes of rows that a table on a terminal is made of
 
 
 def print_rows(found: pa.RecordBatchReader) -> None:
-    """The rows as a table, nothing cut off. Raises ConfigError if that is more than anybody could look at."""
+    """The rows as a table, nothing cut off. Raises ConfigError if that is more than anybody could
+    look at.
+    """
     batches, size = [], 0
     for batch in found:
         batches.append(batch)
@@ -44,7 +46,9 @@ def print_json(found: pa.RecordBatchReader) -> None:
 
 
 def write_rows(found: pa.RecordBatchReader, *, csv: Path | None, parquet: Path | None) -> int:
-    """How many rows were written, batch by batch, to a CSV or Parquet file, which appears when it is whole."""
+    """How many rows were written, batch by batch, to a CSV or Parquet file, which appears when it
+    is whole.
+    """
     path = csv or parquet
     assert path is not None
     writer = pyarrow.csv.CSVWriter if csv else pyarrow.parquet.ParquetWriter

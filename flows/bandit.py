@@ -1,4 +1,6 @@
-"""The contextual-bandit study: what every algorithm does where the solution is known, as datasets, figures and tables."""
+"""The contextual-bandit study: what every algorithm does where the solution is known, as datasets,
+figures and tables.
+"""
 
 from pathlib import Path
 
@@ -9,8 +11,8 @@ from tasks.bandit import play_bandits
 from tasks.checks import checked
 from tasks.rates import fit_rates
 from tasks.running import running
-from wind.config import BanditConfig
-from wind.handles import Dataset
+from wind.config.recipe import BanditConfig
+from wind.store.handles import Dataset
 
 
 @flow(name="bandit", flow_run_name="{config.run}", persist_result=False)
@@ -25,7 +27,7 @@ def bandit(config: BanditConfig, out: Path) -> dict[str, Dataset]:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def draw(bandit: Dataset, rates: Dataset, config: BanditConfig, out: Path) -> None:
     """Write the figures, as SVG and PNG, and the tables into `out`."""
-    from wind.figures.bandit import write  # Matplotlib: a second to import
+    from wind.bandit.figures import write  # Matplotlib: a second to import
 
     store = running().store
     write(store.frame(bandit), store.frame(rates), config, out)

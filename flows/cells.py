@@ -1,4 +1,6 @@
-"""The cells of a study: recipes that are fit to be compared, each under the settings that are tried."""
+"""The cells of a study: recipes that are fit to be compared, each under the settings that are
+tried.
+"""
 
 import itertools
 import json
@@ -8,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wind.config import DistillConfig
+from wind.config.base import flattened
+from wind.config.loading import alternatives, load_config
+from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError
 from wind.fingerprints import digest
-from wind.recipes import alternatives, load_config
-from wind.sections import flattened
 
-# What an algorithm is made of, and the names of runs. Recipes that are compared agree on everything else.
+# What an algorithm is made of, and the names of runs. Recipes that are compared agree on everything
+# else.
 FREE = ("run", "seed", "objective", "reference", "training", "win_rate", "selection")
-BUDGET = "sampling.samples_per_prompt"  # compared as what an iteration draws in all: on-policy more than N in every epoch
+# compared as what an iteration draws in all: on-policy more than N in every epoch
+BUDGET = "sampling.samples_per_prompt"
 SLUG = 28  # characters of a setting that a run's name can hold
 
 
@@ -37,17 +41,22 @@ class Cell:
         return self.config.model_copy(update={"run": name, "seed": seed})
 
 
-def read_recipes(paths: Sequence[Path], overrides: Sequence[str], tried: Sequence[str]) -> list[list[Cell]]:
+def read_recipes(
+    paths: Sequence[Path], overrides: Sequence[str], tried: Sequence[str]
+) -> list[list[Cell]]:
     """For each recipe its cells: one per combination of the values `tried`, or the recipe as it is.
 
-    Raises ConfigError if two recipes have the same name, or disagree on what is no part of an algorithm.
+    Raises ConfigError if two recipes have the same name, or disagree on what is no part of an
+    algorithm.
     """
     trials = [grid(path, overrides, tried) for path in paths]
     first = trials[0][0].config
     names: dict[str, Path] = {}
     for path, cells in zip(paths, trials, strict=True):
         if cells[0].recipe in names:
-            raise ConfigError(f"{names[cells[0].recipe]} and {path} are both called {cells[0].recipe}: give each its own `run`")
+            raise ConfigError(
+                f"{names[cells[0].recipe]} and {path} are both called {cells[0].recipe}: give each its own `run`"
+            )
         names[cells[0].recipe] = path
         for cell in cells:
             _refuse_other_conditions(str(paths[0]), first, str(path), cell.config)
@@ -55,13 +64,16 @@ def read_recipes(paths: Sequence[Path], overrides: Sequence[str], tried: Sequenc
 
 
 def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[Cell]:
-    """One cell per combination of the values that the `options`, `section.key=V1,V2`, list; the last varies fastest.
+    """One cell per combination of the values that the `options`, `section.key=V1,V2`, list; the
+    last varies fastest.
 
     Raises ConfigError as `load_config` does, and where win rates would not be against one policy.
     """
     axes = dict(alternatives(option) for option in options)
     if len(axes) < len(options):
-        raise ConfigError("a setting is listed twice: give all of its values at once, section.key=V1,V2")
+        raise ConfigError(
+            "a setting is listed twice: give all of its values at once, section.key=V1,V2"
+        )
     if fixed := {"root", "run", "seed"} & set(axes):
         raise ConfigError(
             f"{fixed.pop()} is no setting to choose between: seeds are given by --seeds, the others are the same for all"
@@ -71,7 +83,9 @@ def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[C
     cells = []
     for combination in itertools.product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
-        config = load_config(path, [*overrides, *(f"{name}={json.dumps(value)}" for name, value in values.items())])
+        config = load_config(
+            path, [*overrides, *(f"{name}={json.dumps(value)}" for name, value in values.items())]
+        )
         if config.evaluation.against != "initial":
             raise ConfigError(
                 f"{path}: evaluation.against is {config.evaluation.against!r}; runs are compared by their win rates against one "
@@ -82,9 +96,12 @@ def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[C
     return cells
 
 
-def _refuse_other_conditions(first_path: str, first: DistillConfig, path: str, config: DistillConfig) -> None:
+def _refuse_other_conditions(
+    first_path: str, first: DistillConfig, path: str, config: DistillConfig
+) -> None:
     ours, theirs = (
-        dict(flattened(each.model_dump(mode="json", exclude=set(FREE)))) | {BUDGET: each.responses_per_prompt()}
+        dict(flattened(each.model_dump(mode="json", exclude=set(FREE))))
+        | {BUDGET: each.responses_per_prompt()}
         for each in (first, config)
     )
     for name in [*ours, *theirs]:

@@ -1,4 +1,5 @@
-"""The command line `wind`: a thin face of the flows. Results go to standard output, everything else to standard error.
+"""The command line `wind`: a thin face of the flows. Results go to standard output, everything else
+to standard error.
 
 Exit codes: 0 done, 1 the run failed, 2 bad config or arguments, 3 a data check blocked the run.
 """
@@ -11,23 +12,27 @@ import typer
 from pydantic import ValidationError
 
 from flows.commands import auditing, checking, keeping, looking, moving, runs, signing, studies
-from wind.environment import direct, variables
 from wind.errors import OUT_OF_MEMORY, WindError
 from wind.files import NotPlainError
+from wind.machine.environment import direct, variables
+from wind.machine.terminal import complain, guard
 from wind.redaction import redacted
-from wind.terminal import complain, guard
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
+)
 for module in (runs, studies, looking, auditing, checking, keeping, moving, signing):
     app.add_typer(module.commands)
 
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, without a word
-USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries its own click, and does not export this name
+# typer carries its own click, and does not export this name
+USAGE_ERROR: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
-    logging.raiseExceptions = False  # a log that cannot be sent is no reason to write over what the command says
+    # a log that cannot be sent is no reason to write over what the command says
+    logging.raiseExceptions = False
     guard()
     try:
         with variables(direct()):
@@ -41,7 +46,8 @@ def main() -> None:
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except ValidationError as error:
-        if not error.title.endswith("Settings"):  # only Prefect's are called so, and are read where it is imported
+        # only Prefect's are called so, and are read where it is imported
+        if not error.title.endswith("Settings"):
             raise
         _fail(_refused_settings(error), 2)
     except NotPlainError as error:
@@ -50,7 +56,10 @@ def main() -> None:
         _fail(OUT_OF_MEMORY, 1)
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{place}; free space or permissions, then rerun: finished shards are kept", 1)
+        _fail(
+            f"{error.strerror or error}{place}; free space or permissions, then rerun: finished shards are kept",
+            1,
+        )
     except KeyboardInterrupt:
         _fail("interrupted; rerun to go on from the finished shards", INTERRUPTED)
 

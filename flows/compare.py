@@ -1,7 +1,9 @@
-"""Several recipes, or one under several settings, side by side: runs like any other, one after the other.
+"""Several recipes, or one under several settings, side by side: runs like any other, one after the
+other.
 
-All share one store, so that what two of them have in common (the samples of the first iteration, their rewards, the evaluation of
-the initial policy) is computed once; and one pool of workers, so that engines are imported once.
+All share one store, so that what two of them have in common (the samples of the first iteration,
+their rewards, the evaluation of the initial policy) is computed once; and one pool of workers, so
+that engines are imported once.
 """
 
 from collections import Counter
@@ -20,11 +22,11 @@ from tasks.metrics import measure
 from tasks.running import Event, keep_config, running, start
 from tasks.sources import import_reward
 from wind.comparison import Iteration
-from wind.config import DistillConfig
+from wind.comparison.seed_averages import best_setting
+from wind.config.recipe import DistillConfig
 from wind.errors import WindError
-from wind.handles import Dataset
-from wind.standings import best_setting
-from wind.versions import Version
+from wind.store.handles import Dataset
+from wind.store.versions import Version
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,15 @@ class Run:
         yield Iteration.model_validate(run | {"iteration": 0, "metrics": self.initial})
         for version in self.versions:
             datasets = version.content.datasets
-            sampled = {noun: datasets.get("rollouts", datasets.get(noun)) for noun in ("generations", "rewards")}
-            counted = run | sampled | {"iteration": version.content.iteration, "metrics": datasets["metrics"]}
+            sampled = {
+                noun: datasets.get("rollouts", datasets.get(noun))
+                for noun in ("generations", "rewards")
+            }
+            counted = (
+                run
+                | sampled
+                | {"iteration": version.content.iteration, "metrics": datasets["metrics"]}
+            )
             yield Iteration.model_validate(counted)
 
     def win_rate(self) -> float:
@@ -69,8 +78,9 @@ class Study:
 def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> Study:
     """Run each cell with each seed and put their numbers in one dataset.
 
-    A recipe with several cells is tried with all of them on the first seed, and with the one of the highest final win rate on the
-    others: the seed that chose is not reported, or the luckiest setting would be.
+    A recipe with several cells is tried with all of them on the first seed, and with the one of the
+    highest final win rate on the others: the seed that chose is not reported, or the luckiest
+    setting would be.
     """
     done: list[Run] = []
     reported: list[Run] = []
@@ -86,7 +96,9 @@ def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> 
         chosen = tried[best_setting({setting: run.win_rate() for setting, run in tried.items()})]
         rest = [finish(chosen.cell, seed) for seed in seeds[1:]]
         reported += rest if len(cells) > 1 else [chosen, *rest]
-    return Study(checked(tabulate(tuple(each for run in done for each in run.iterations()))), done, reported)
+    return Study(
+        checked(tabulate(tuple(each for run in done for each in run.iterations()))), done, reported
+    )
 
 
 def _run(cell: Cell, seed: int) -> Run:
@@ -102,8 +114,21 @@ def _run(cell: Cell, seed: int) -> Run:
 
 
 def _measure_initial(config: DistillConfig, first: Version) -> Dataset:
-    """The metrics of the policy that the run began with, against itself; the same for every run with its conditions."""
+    """The metrics of the policy that the run began with, against itself; the same for every run
+    with its conditions.
+    """
     initial, prompts = first.content.model_in, first.content.datasets["prompts"]
-    held_out = evaluate(Given(config, prompts, import_reward(config.reward), iteration=0), initial, initial)
-    metrics = measure(held_out.evaluation, held_out.generations, None, None, None, config.evaluation.content(), config.seed, 0)
+    held_out = evaluate(
+        Given(config, prompts, import_reward(config.reward), iteration=0), initial, initial
+    )
+    metrics = measure(
+        held_out.evaluation,
+        held_out.generations,
+        None,
+        None,
+        None,
+        config.evaluation.content(),
+        config.seed,
+        0,
+    )
     return checked(metrics)

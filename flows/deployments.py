@@ -1,11 +1,13 @@
 """Scheduled distillation: the flow as a Prefect deployment, served from this process.
 
-Each due run continues the run by one iteration: an iteration that was begun and not finished is the next one, and its finished
-stages come from the cache. A run that comes due while another is going on is refused by the run's lock.
+Each due run continues the run by one iteration: an iteration that was begun and not finished is the
+next one, and its finished stages come from the cache. A run that comes due while another is going
+on is refused by the run's lock.
 
-What runs is decided here. The config goes from this process to the flow runs, which are its children, and never through Prefect's
-server: nothing that is written there, whether parameters, an entrypoint, pull steps or job variables, names code, paths or
-interpreters. A flow run may ask for more iterations, and for nothing else.
+What runs is decided here. The config goes from this process to the flow runs, which are its
+children, and never through Prefect's server: nothing that is written there, whether parameters, an
+entrypoint, pull steps or job variables, names code, paths or interpreters. A flow run may ask for
+more iterations, and for nothing else.
 """
 
 import asyncio
@@ -33,23 +35,28 @@ from flows.schedules import Schedule
 from flows.server import EmbeddedServer
 from tasks.progress import Terminal
 from tasks.running import refuse_wrong_checks, start
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.differences import setting_changes
-from wind.environment import variables
+from wind.audit.diff import setting_changes
+from wind.config.recipe import DistillConfig
 from wind.errors import StageError
-from wind.storage import storage_for
-from wind.versions import Versions
+from wind.machine.environment import variables
+from wind.store.datasets import Store
+from wind.store.roots import storage_for
+from wind.store.versions import Versions
 
 SECONDS_BETWEEN_TRIES = 3.0
 SECONDS_BETWEEN_POLLS = 2
 MOST_ITERATIONS: Final = 100  # of one flow run
-NO_OTHER_SERVER: Final = {"PREFECT_RUNNER_SERVER_ENABLE": "false"}  # the runner's own would answer anybody
-Iterations = Annotated[int, Field(ge=1, le=MOST_ITERATIONS, description="how many iterations to continue the run by")]
+# the runner's own would answer anybody
+NO_OTHER_SERVER: Final = {"PREFECT_RUNNER_SERVER_ENABLE": "false"}
+Iterations = Annotated[
+    int, Field(ge=1, le=MOST_ITERATIONS, description="how many iterations to continue the run by")
+]
 
 
 def continued_by(config: DistillConfig) -> Flow[..., Any]:
-    """The flow that continues the run of `config`, which a flow run cannot change; the state's message names the version."""
+    """The flow that continues the run of `config`, which a flow run cannot change; the state's
+    message names the version.
+    """
 
     @flow(
         name="continue",
@@ -60,16 +67,21 @@ def continued_by(config: DistillConfig) -> Flow[..., Any]:
     )
     def continue_run(iterations: Iterations = 1) -> State[Any]:
         if type(iterations) is not int or not 1 <= iterations <= MOST_ITERATIONS:
-            return Failed(message=f"refused: iterations is {iterations!r}, not a number from 1 to {MOST_ITERATIONS}")
+            return Failed(
+                message=f"refused: iterations is {iterations!r}, not a number from 1 to {MOST_ITERATIONS}"
+            )
         return continue_run_of(config, iterations)
 
     return continue_run
 
 
-async def name_unknown_parameters(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+async def name_unknown_parameters(
+    flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]
+) -> None:
     """Let a flow run that names parameters which `flow` does not have end as failed, and say which.
 
-    Prefect calls no flow with such parameters: the process of the flow run ends, and its state says no more than that.
+    Prefect calls no flow with such parameters: the process of the flow run ends, and its state says
+    no more than that.
     """
     unknown = sorted(flow_run.parameters.keys() - flow.parameters.properties.keys())
     if not unknown:
@@ -79,12 +91,14 @@ async def name_unknown_parameters(flow: Flow[..., Any], flow_run: FlowRun, state
         message=f"refused: {', '.join(map(repr, unknown))}: a flow run may say {known}, and nothing else"
     )
     async with get_client() as client:
-        await client.set_flow_run_state(flow_run.id, refused, force=True)  # a crash is an end: nothing else may follow it
+        # a crash is an end: nothing else may follow it
+        await client.set_flow_run_state(flow_run.id, refused, force=True)
 
 
 def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
     """Compute so many more iterations of the run; what became of it."""
-    os.environ.pop("PYTHONSAFEPATH", None)  # was for this process: what a reward starts is to find its modules as ever
+    # was for this process: what a reward starts is to find its modules as ever
+    os.environ.pop("PYTHONSAFEPATH", None)
     try:
         with start(config, quiet=True) as here:
             target = finished_iterations(here.config) + iterations
@@ -104,18 +118,25 @@ def finished_iterations(config: DistillConfig) -> int:
     base = versions.base()
     begun = base.content.iteration if base else 0
     recorded = (version.content for version in versions)
-    same = (each.iteration for each in recorded if not list(setting_changes((each.recipe, each.defaults), wanted)))
+    same = (
+        each.iteration
+        for each in recorded
+        if not list(setting_changes((each.recipe, each.defaults), wanted))
+    )
     return max(same, default=begun)
 
 
 def serve_forever(schedule: Schedule) -> None:
     """Continue the run on a schedule, through outages of the Prefect server.
 
-    With PREFECT_API_URL set, against that server; otherwise against an embedded one with its UI, restarted when it dies.
+    With PREFECT_API_URL set, against that server; otherwise against an embedded one with its UI,
+    restarted when it dies.
     """
     refuse_wrong_checks(schedule.config)
     storage = storage_for(schedule.config.root)
-    schedule = schedule.model_copy(update={"config": schedule.config.model_copy(update={"root": storage.address})})
+    schedule = schedule.model_copy(
+        update={"config": schedule.config.model_copy(update={"root": storage.address})}
+    )
     refuse_strange_proxies()
     if url := os.environ.get(VARIABLE, ""):
         require_url(url)  # one that does not answer yet is waited for
@@ -127,14 +148,18 @@ def serve_forever(schedule: Schedule) -> None:
         # The variables are for the flow runs, which are processes of their own.
         with (
             variables({**of_another_server(None), **reached}),
-            temporary_settings({getattr(prefect.settings, name): value for name, value in reached.items()}),
+            temporary_settings(
+                {getattr(prefect.settings, name): value for name, value in reached.items()}
+            ),
         ):
             _serve_again_and_again(schedule, server.page, server)
     finally:
         server.stop()
 
 
-def _serve_again_and_again(schedule: Schedule, page: str, server: EmbeddedServer | None) -> NoReturn:
+def _serve_again_and_again(
+    schedule: Schedule, page: str, server: EmbeddedServer | None
+) -> NoReturn:
     """Serve, and try again when Prefect's server was away; `server` is ours, to be started."""
     terminal = Terminal()
     while True:
@@ -142,10 +167,13 @@ def _serve_again_and_again(schedule: Schedule, page: str, server: EmbeddedServer
             server.start()
             server.wait()
         terminal.line(f"serving {schedule.config.run} at {page}; stop with Ctrl-C")
-        # A server that is away ends the runner with one of these: it is started again until the server is back.
+        # A server that is away ends the runner with one of these: it is started again until the
+        # server is back.
         with suppress(httpx.HTTPError, RuntimeError, ExceptionGroup):
             asyncio.run(_serve(schedule))
-        terminal.line(f"the Prefect server at {page.partition('?')[0]} does not answer; trying again")
+        terminal.line(
+            f"the Prefect server at {page.partition('?')[0]} does not answer; trying again"
+        )
         time.sleep(SECONDS_BETWEEN_TRIES)
 
 
@@ -155,7 +183,8 @@ async def _serve(schedule: Schedule) -> None:
     async with get_client() as client:
         await client.hello()
     runner = Runner(name=config.run, query_seconds=SECONDS_BETWEEN_POLLS, pause_on_shutdown=False)
-    # With the flow in hand the runner asks the server for nothing but when, how many iterations, and whether to stop.
+    # With the flow in hand the runner asks the server for nothing but when, how many iterations,
+    # and whether to stop.
     await runner.aadd_flow(
         continued_by(config),
         name=config.run,

@@ -13,13 +13,15 @@ from tasks.prompts import load_prompts
 from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
 from tasks.versions import beginning, iterations, publish_version, tell_changes
-from wind.config import DistillConfig
-from wind.versions import Version
+from wind.config.recipe import DistillConfig
+from wind.store.versions import Version
 
 
 @flow(name="distill", flow_run_name="{config.run}", persist_result=False)
 def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Version]:
-    """Each iteration the policy learns to win against itself; returns one dataset version per iteration, those after `base`."""
+    """Each iteration the policy learns to win against itself; returns one dataset version per
+    iteration, those after `base`.
+    """
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)

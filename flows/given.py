@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wind.config import DistillConfig
-from wind.handles import Dataset
+from wind.config.recipe import DistillConfig
 from wind.rewards import Reward
+from wind.store.handles import Dataset
 
 
 @dataclass(frozen=True)
 class Given:
-    """What does not change within an iteration; `before` are the datasets of the one before, which checks compare with."""
+    """What does not change within an iteration; `before` are the datasets of the one before, which
+    checks compare with.
+    """
 
     config: DistillConfig
     prompts: Dataset

@@ -1,9 +1,10 @@
-"""The guard before every server of ours: requests of its own host and origin, with its secret, and no others.
+"""The guard before every server of ours: requests of its own host and origin, with its secret, and
+no others.
 
-A browser sends requests to this machine for any page that is open in it, and a name of that page's own may resolve to this
-machine. So the host and the origin must be ours, and nobody without the secret gets an answer, browser or program. Who starts the
-server generates the secret, and keeps it in a file that only this user can read; a browser shows it in the URL once, and then as
-a cookie.
+A browser sends requests to this machine for any page that is open in it, and a name of that page's
+own may resolve to this machine. So the host and the origin must be ours, and nobody without the
+secret gets an answer, browser or program. Who starts the server generates the secret, and keeps it
+in a file that only this user can read; a browser shows it in the URL once, and then as a cookie.
 """
 
 import base64
@@ -51,17 +52,24 @@ def write_secret(path: Path, secret: str) -> None:
 
 
 def read_secret(path: Path) -> str:
-    """The secret in the file at `path`. Raises StageError if somebody else may have read or written it."""
+    """The secret in the file at `path`. Raises StageError if somebody else may have read or written
+    it.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with open(descriptor, encoding="utf-8") as file:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        if (
+            not stat.S_ISREG(status.st_mode)
+            or status.st_uid != os.geteuid()
+            or stat.S_IMODE(status.st_mode) & 0o077
+        ):
             raise StageError(f"{path} is not this user's alone: remove it, and start again")
         return file.read()
 
 
 def serve(application: Application, listener: socket.socket, secret: str) -> None:
-    """Serve `application` behind the guard at `listener`, a socket of the loopback, until the process ends.
+    """Serve `application` behind the guard at `listener`, a socket of the loopback, until the
+    process ends.
 
     The only way to serve anything here: a test finds any other.
     """
@@ -69,12 +77,16 @@ def serve(application: Application, listener: socket.socket, secret: str) -> Non
 
     guard = Guard(application, port=listener.getsockname()[1], secret=secret)
     # No access log: the URL that signs a browser in would be in it.
-    config = uvicorn.Config(guard, log_level="warning", access_log=False, proxy_headers=False, server_header=False)
+    config = uvicorn.Config(
+        guard, log_level="warning", access_log=False, proxy_headers=False, server_header=False
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 
 class Guard:
-    """An ASGI application that passes on what its own user asks for, and refuses the rest in one line."""
+    """An ASGI application that passes on what its own user asks for, and refuses the rest in one
+    line.
+    """
 
     def __init__(self, application: Application, *, port: int, secret: str) -> None:
         self._application = application
@@ -95,8 +107,16 @@ class Guard:
         elif shown is not None and scope.get("method") == "GET":
             await self._sign_in(scope, send, shown)
         elif not (refusal := self._unknown(scope)):
-            await self._application({**scope, "headers": self._without_secret(headers)}, receive, _closed_to_others(send))
-        elif scope["type"] == "websocket" and SUBPROTOCOL in scope["subprotocols"] and not self._cookies(headers):
+            await self._application(
+                {**scope, "headers": self._without_secret(headers)},
+                receive,
+                _closed_to_others(send),
+            )
+        elif (
+            scope["type"] == "websocket"
+            and SUBPROTOCOL in scope["subprotocols"]
+            and not self._cookies(headers)
+        ):
             await self._application(scope, *self._told_first(receive, send))
         else:
             await _refuse(scope, send, 401, refusal)
@@ -118,13 +138,16 @@ class Guard:
             return None
         if not _is_equal(self._cookies(headers).get(self._cookie), self._secret):
             return "the secret is missing or wrong: open the URL that `wind serve` printed"
-        # A browser sends the cookie by itself, whoever wrote the request; that of a page says which page.
+        # A browser sends the cookie by itself, whoever wrote the request; that of a page says which
+        # page.
         if scope.get("method") not in SAFE and not _all(headers, b"origin"):
             return "a request that changes something, or a WebSocket, has to say its origin"
         return None
 
     def _told_first(self, receive: Receive, send: Send) -> tuple[Receive, Send]:
-        """The two ends of a WebSocket of Prefect's client: its first message shows the secret, and nothing passes before."""
+        """The two ends of a WebSocket of Prefect's client: its first message shows the secret, and
+        nothing passes before.
+        """
         is_known = False
 
         async def receive_known() -> Message:
@@ -133,7 +156,11 @@ class Guard:
             if message["type"] == "websocket.receive" and not is_known:
                 is_known = _is_equal(_token(message), self._secret)
                 if not is_known:
-                    return {"type": "websocket.disconnect", "code": 1008, "reason": "the secret is missing or wrong"}
+                    return {
+                        "type": "websocket.disconnect",
+                        "code": 1008,
+                        "reason": "the secret is missing or wrong",
+                    }
             return message
 
         async def send_known(message: Message) -> None:
@@ -146,27 +173,49 @@ class Guard:
         """Give a browser that shows the secret the cookie, and an address without the secret."""
         if not _is_equal(shown, self._secret):
             await _refuse(
-                scope, send, 401, "the secret in the URL is of another server: open the URL that `wind serve` printed last"
+                scope,
+                send,
+                401,
+                "the secret in the URL is of another server: open the URL that `wind serve` printed last",
             )
             return
-        rest = urlencode([each for each in parse_qsl(scope["query_string"].decode("latin-1")) if each[0] != PARAMETER])
+        rest = urlencode(
+            [
+                each
+                for each in parse_qsl(scope["query_string"].decode("latin-1"))
+                if each[0] != PARAMETER
+            ]
+        )
         address = self._origin + scope["raw_path"].decode("latin-1")
         headers = [
             (b"location", f"{address}{'?' if rest else ''}{rest}".encode("latin-1")),
-            (b"set-cookie", f"{self._cookie}={self._secret}; Path=/; HttpOnly; SameSite=Strict".encode()),
+            (
+                b"set-cookie",
+                f"{self._cookie}={self._secret}; Path=/; HttpOnly; SameSite=Strict".encode(),
+            ),
             (b"cache-control", b"no-store"),
         ]
         await _answer(send, 303, b"", headers)
 
     def _cookies(self, headers: Headers) -> dict[str, str]:
         """The cookies of a request, by name."""
-        pairs = [pair.strip().partition("=") for value in _all(headers, b"cookie") for pair in value.split(";")]
+        pairs = [
+            pair.strip().partition("=")
+            for value in _all(headers, b"cookie")
+            for pair in value.split(";")
+        ]
         return {name: value for name, _, value in pairs}
 
     def _without_secret(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """The headers, with nothing in them that a log of the application must not have."""
-        kept = [(name, value) for name, value in headers if name not in (b"authorization", b"cookie")]
-        cookies = [f"{name}={value}" for name, value in self._cookies(headers).items() if name != self._cookie]
+        kept = [
+            (name, value) for name, value in headers if name not in (b"authorization", b"cookie")
+        ]
+        cookies = [
+            f"{name}={value}"
+            for name, value in self._cookies(headers).items()
+            if name != self._cookie
+        ]
         return [*kept, (b"cookie", "; ".join(cookies).encode("latin-1"))] if cookies else kept
 
 
@@ -201,12 +250,19 @@ async def _refuse(scope: Message, send: Send, status: int, reason: str) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": reason})
     else:
-        await _answer(send, status, f"refused: {reason}\n".encode(), [(b"content-type", b"text/plain; charset=utf-8")])
+        await _answer(
+            send,
+            status,
+            f"refused: {reason}\n".encode(),
+            [(b"content-type", b"text/plain; charset=utf-8")],
+        )
 
 
 async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     length = (b"content-length", str(len(body)).encode())
-    await _closed_to_others(send)({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await _closed_to_others(send)(
+        {"type": "http.response.start", "status": status, "headers": [*headers, length]}
+    )
     await send({"type": "http.response.body", "body": body})
 
 

@@ -10,26 +10,39 @@ import typer
 from flows import show
 from flows.api import prefect_api
 from flows.server import QUIET
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.environment import unset, variables
-from wind.recipes import load_config
-from wind.storage import storage_for
-from wind.terminal import say_json
-from wind.versions import Version
+from wind.config.loading import load_config
+from wind.config.recipe import DistillConfig
+from wind.machine.environment import unset, variables
+from wind.machine.terminal import say_json
+from wind.store.datasets import Store
+from wind.store.roots import storage_for
+from wind.store.versions import Version
 
 Config = Annotated[Path, typer.Argument(help="a YAML file, such as configs/demo.yaml")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="override a field: --set training.lr=1e-6")]
-Iterations = Annotated[int | None, typer.Option(min=1, help="how many iterations, in place of the config's")]
-From = Annotated[str | None, typer.Option("--from", metavar="VERSION", help="the version to continue, in place of the beginning")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="override a field: --set training.lr=1e-6"),
+]
+Iterations = Annotated[
+    int | None, typer.Option(min=1, help="how many iterations, in place of the config's")
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="VERSION", help="the version to continue, in place of the beginning"
+    ),
+]
 Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="the store")]
-RunCode = Annotated[bool, typer.Option("--run-code", help="run code that is named by data, after showing it")]
+RunCode = Annotated[
+    bool, typer.Option("--run-code", help="run code that is named by data, after showing it")
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 SignedBy = Annotated[
     Path | None,
     typer.Option(
-        metavar="ALLOWED", help="believe what is signed by a key in this .pub or allowed_signers file, and nothing else"
+        metavar="ALLOWED",
+        help="believe what is signed by a key in this .pub or allowed_signers file, and nothing else",
     ),
 ]
 

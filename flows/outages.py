@@ -1,7 +1,9 @@
-"""Prefect's server going away in the middle: a run needs it to begin a flow, and for nothing that it makes.
+"""Prefect's server going away in the middle: a run needs it to begin a flow, and for nothing that
+it makes.
 
-The embedded server comes back, see `flows.server`, and is waited for. One that somebody else runs may not: then what the flow
-made counts, its page in Prefect does not tell the end, and nothing waits for an answer that will not come.
+The embedded server comes back, see `flows.server`, and is waited for. One that somebody else runs
+may not: then what the flow made counts, its page in Prefect does not tell the end, and nothing
+waits for an answer that will not come.
 """
 
 import socket
@@ -20,7 +22,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from wind.errors import StageError, first_line
-from wind.terminal import complain
+from wind.machine.terminal import complain
 
 SECONDS_TO_COME_BACK = 2.0
 SECONDS_TO_DRAIN = 5.0
@@ -38,7 +40,9 @@ def finished(flow: Flow[P, R]) -> Callable[P, R]:
     @wraps(flow.fn)
     def body(*arguments: P.args, **named: P.kwargs) -> R:
         made.append(flow.fn(*arguments, **named))
-        impatience.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0 if is_gone() else 1}))
+        impatience.enter_context(
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0 if is_gone() else 1})
+        )
         return made[0]
 
     kept: Flow[P, R] = flow.with_options()
@@ -51,20 +55,25 @@ def finished(flow: Flow[P, R]) -> Callable[P, R]:
             except httpx.HTTPError:
                 if not made:
                     raise
-        complain(f"the Prefect server at {PREFECT_API_URL.value()} is gone and does not know how this run ended")
+        complain(
+            f"the Prefect server at {PREFECT_API_URL.value()} is gone and does not know how this run ended"
+        )
         return made[0]
 
     return call
 
 
 def is_gone(patience: float = SECONDS_TO_COME_BACK) -> bool:
-    """Whether nothing listens any more where Prefect's API was, and does not begin to within so many seconds."""
+    """Whether nothing listens any more where Prefect's API was, and does not begin to within so
+    many seconds.
+    """
     parts = urlsplit(PREFECT_API_URL.value() or "")
     deadline = time.monotonic() + patience
     while True:
         try:
             with socket.create_connection(
-                (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), timeout=5
+                (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)),
+                timeout=5,
             ):
                 return False
         except ConnectionRefusedError:
@@ -77,7 +86,8 @@ def is_gone(patience: float = SECONDS_TO_COME_BACK) -> bool:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """For the block, Prefect's server is told what happens; at its end what was not told yet is, if the server is there.
+    """For the block, Prefect's server is told what happens; at its end what was not told yet is, if
+    the server is there.
 
     Raises StageError, one line, if the server is gone when a flow is to begin.
     """
@@ -97,7 +107,9 @@ def told() -> Iterator[None]:
 
 
 def _drain() -> None:
-    """Send what Prefect's threads still hold; without a server they would wait for it when this process ends."""
+    """Send what Prefect's threads still hold; without a server they would wait for it when this
+    process ends.
+    """
     services = list(APILogWorker._instances.values())  # type: ignore[misc]  # of all kinds: there is one mapping of them
     working = [(service._loop, service._task) for service in services]
     APILogWorker.drain_all(timeout=0 if services and is_gone(0) else SECONDS_TO_DRAIN)

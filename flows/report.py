@@ -10,13 +10,13 @@ import polars as pl
 from rich.table import Table
 
 from flows.show import EVALUATED
-from wind.datasets import Store
+from wind.comparison.seed_averages import Estimate, Standing, standings
 from wind.errors import ConfigError
 from wind.files import atomic_write
-from wind.handles import label
-from wind.standings import Estimate, Standing, standings
-from wind.terminal import PlainConsole, say
-from wind.versions import Version
+from wind.machine.terminal import PlainConsole, say
+from wind.store.datasets import Store
+from wind.store.handles import label
+from wind.store.versions import Version
 
 if TYPE_CHECKING:
     from flows.compare import Study
@@ -53,15 +53,26 @@ class Report:
     def header(self) -> list[str]:
         """The titles of the columns."""
         shown = [COLUMNS[metric][0] for metric in self._columns()]
-        return ["recipe", "setting", *shown, "seconds", *(f"{title} to {self.target:g}" for title in COSTS.values())]
+        return [
+            "recipe",
+            "setting",
+            *shown,
+            "seconds",
+            *(f"{title} to {self.target:g}" for title in COSTS.values()),
+        ]
 
     def rows(self) -> list[list[str]]:
-        """One row per standing: numbers after the last iteration, its seconds, and what the target cost."""
+        """One row per standing: numbers after the last iteration, its seconds, and what the target
+        cost.
+        """
         return [
             [
                 standing.recipe,
                 standing.setting,
-                *(_interval(standing.last(metric), COLUMNS[metric][1]) for metric in self._columns()),
+                *(
+                    _interval(standing.last(metric), COLUMNS[metric][1])
+                    for metric in self._columns()
+                ),
                 _count(seconds.value if (seconds := standing.last("seconds")) else None),
                 *(_count(standing.to_target.get(cost)) for cost in COSTS),
             ]
@@ -84,17 +95,28 @@ def known_metrics(text: str) -> list[str]:
 def report(store: Store, found: "Study", *, target: float, metrics: Sequence[str]) -> Report:
     """The report of `found`, with `metrics` beside those that every report has."""
     made = standings(numbers(store, found), target, tuple(COSTS))
-    return Report(made, target, metrics, _notes(store, found, target, len(made[0].curves["win_rate"]) - 1))
+    return Report(
+        made, target, metrics, _notes(store, found, target, len(made[0].curves["win_rate"]) - 1)
+    )
 
 
 def numbers(store: Store, found: "Study") -> pl.DataFrame:
-    """The rows of the comparison that are reported, in the order of the runs, and `seconds`, which no fingerprint covers."""
+    """The rows of the comparison that are reported, in the order of the runs, and `seconds`, which
+    no fingerprint covers.
+    """
     rows = store.frame(found.comparison)
     parts = []
     for run in found.reported:
         here = {"recipe": run.cell.recipe, "setting": run.cell.setting, "seed": run.seed}
-        spent = list(itertools.accumulate((_seconds(version) for version in run.versions), initial=0.0))
-        seconds = pl.DataFrame([here | {"iteration": t, "metric": "seconds", "value": value} for t, value in enumerate(spent)])
+        spent = list(
+            itertools.accumulate((_seconds(version) for version in run.versions), initial=0.0)
+        )
+        seconds = pl.DataFrame(
+            [
+                here | {"iteration": t, "metric": "seconds", "value": value}
+                for t, value in enumerate(spent)
+            ]
+        )
         parts += [rows.filter(**here), seconds]
     return pl.concat(parts, how="diagonal_relaxed")
 
@@ -112,7 +134,12 @@ def show(report: Report) -> None:
 def write(report: Report, found: "Study", command: str, folder: Path) -> None:
     """`folder`/README.md: the command, the table and how to read it; and the figures beside it."""
     columns = _said(report)
-    lines = [f"    {command}", "", _markdown([title for title, *_ in columns]), _markdown(["---"] * len(columns))]
+    lines = [
+        f"    {command}",
+        "",
+        _markdown([title for title, *_ in columns]),
+        _markdown(["---"] * len(columns)),
+    ]
     lines += [_markdown(row) for row in zip(*(cells for _, *cells in columns), strict=True)]
     lines += ["", *(f"- {note}" for note in report.notes)]
     for name, caption in _draw(report, found, folder):
@@ -122,21 +149,36 @@ def write(report: Report, found: "Study", command: str, folder: Path) -> None:
 
 def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]:
     """Draw the figures in `folder`; returns their names and captions."""
-    from wind.figures import comparison as figures  # matplotlib: a second to import, and only reports draw
+    from wind.comparison import figures  # matplotlib: a second to import, and only reports draw
 
     cells = {(run.cell.recipe, run.cell.setting): run.cell for run in found.reported}
     swept = [cells[standing.recipe, standing.setting].values for standing in report.standings]
     axes = list(swept[0]) if len({recipe for recipe, _ in cells}) == 1 and len(cells) > 1 else []
     drawn = []
     if len(axes) == 1:
-        figures.draw_line([values[axes[0]] for values in swept], report.standings, axes[0], report.metrics, folder)
+        figures.draw_line(
+            [values[axes[0]] for values in swept], report.standings, axes[0], report.metrics, folder
+        )
         drawn.append(("sweep", f"After the last iteration, over {axes[0]}."))
     elif len(axes) == 2:
-        grid = {(str(values[axes[0]]), str(values[axes[1]])): each for values, each in zip(swept, report.standings, strict=True)}
+        grid = {
+            (str(values[axes[0]]), str(values[axes[1]])): each
+            for values, each in zip(swept, report.standings, strict=True)
+        }
         figures.draw_heat(grid, (axes[0], axes[1]), report.metrics, report.target, folder)
-        drawn.append(("sweep", f"Over {axes[0]} and {axes[1]}: what the target cost, and where the last iteration ended."))
+        drawn.append(
+            (
+                "sweep",
+                f"Over {axes[0]} and {axes[1]}: what the target cost, and where the last iteration ended.",
+            )
+        )
     figures.draw_frontier(report.standings, folder)
-    drawn.append(("frontier", "Win rate against KL to the initial policy; one path per row of the table, over iterations."))
+    drawn.append(
+        (
+            "frontier",
+            "Win rate against KL to the initial policy; one path per row of the table, over iterations.",
+        )
+    )
     figures.draw_curves(report.standings, report.metrics, folder, "learning")
     drawn.append(("learning", "Over iterations; bars are the intervals after the last one."))
     if all(standing.last("accuracy") for standing in report.standings):
@@ -148,8 +190,16 @@ def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]
 def _notes(store: Store, found: "Study", target: float, last: int) -> list[str]:
     """How the numbers came about: what a reader needs to trust them, or not to."""
     seeds = sorted({run.seed for run in found.reported})
-    shown = f"Means over the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"Seed {seeds[0]} alone"
-    brackets = "; brackets are 95% Student t intervals between seeds" if len(seeds) > 1 else ", hence no intervals"
+    shown = (
+        f"Means over the seeds {', '.join(map(str, seeds))}"
+        if len(seeds) > 1
+        else f"Seed {seeds[0]} alone"
+    )
+    brackets = (
+        "; brackets are 95% Student t intervals between seeds"
+        if len(seeds) > 1
+        else ", hence no intervals"
+    )
     notes = [
         f"{shown}, after iteration {last}{brackets}. The seed decides the split of the prompts, the samples and the order of "
         "training.",
@@ -195,7 +245,9 @@ def _interval(entry: Estimate | None, digits: int) -> str:
     if entry is None:
         return "-"
     value = f"{entry.value:.{digits}f}"
-    return value if entry.low is None else f"{value} [{entry.low:.{digits}f}, {entry.high:.{digits}f}]"
+    return (
+        value if entry.low is None else f"{value} [{entry.low:.{digits}f}, {entry.high:.{digits}f}]"
+    )
 
 
 def _count(value: float | None) -> str:

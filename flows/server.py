@@ -1,7 +1,9 @@
-"""The embedded Prefect server: a child of this process that keeps its database under the store's root and dies with us.
+"""The embedded Prefect server: a child of this process that keeps its database under the store's
+root and dies with us.
 
-Prefect's own ephemeral server outlives a killed parent. Ours is started again when it dies: the port stays open meanwhile, so who
-asks something waits for the answer, and the database is transactional.
+Prefect's own ephemeral server outlives a killed parent. Ours is started again when it dies: the
+port stays open meanwhile, so who asks something waits for the answer, and the database is
+transactional.
 """
 
 import errno
@@ -16,14 +18,15 @@ from pathlib import Path
 
 from flows.guard import HOST, PARAMETER, authorization, read_secret, write_secret
 from flows.guard import serve as serve_guarded
-from wind import processes
 from wind.errors import ConfigError, StageError
 from wind.files import lock
+from wind.machine import processes
 
 START_SECONDS = 120.0
 MOST_FAILURES = 3  # to start again, in a row
 SECRET_FILE = "secret"  # the file in the server's home that holds it
-QUIET = {  # Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
+# Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
+QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -40,7 +43,8 @@ class EmbeddedServer:
         """Take the port, or any for 0. Raises ConfigError if it is taken."""
         self._home = home
         self._services = services
-        self._secret = secrets.token_urlsafe(32)  # a new one each time: somebody may have handed over the home
+        # a new one each time: somebody may have handed over the home
+        self._secret = secrets.token_urlsafe(32)
         self._listener = _listener(port)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}/api"
@@ -56,11 +60,15 @@ class EmbeddedServer:
 
     @property
     def page(self) -> str:
-        """The URL with the secret, which signs a browser in: for the user's eyes, and for nothing that is kept."""
+        """The URL with the secret, which signs a browser in: for the user's eyes, and for nothing
+        that is kept.
+        """
         return f"http://{HOST}:{self.port}/?{PARAMETER}={self._secret}"
 
     def start(self) -> None:
-        """Start the server without waiting for it; another with the same home that is starting comes first."""
+        """Start the server without waiting for it; another with the same home that is starting
+        comes first.
+        """
         self._home.mkdir(parents=True, exist_ok=True)
         if self._listener.fileno() < 0:
             self._listener = _listener(self.port)
@@ -75,7 +83,9 @@ class EmbeddedServer:
         """
         with self._turn:
             if not self._answers():
-                raise StageError(f"the embedded Prefect server did not start on port {self.port}: see {self._home}/server.log")
+                raise StageError(
+                    f"the embedded Prefect server did not start on port {self.port}: see {self._home}/server.log"
+                )
         threading.Thread(target=self._keep, name="keeper of Prefect's server", daemon=True).start()
 
     def alive(self) -> bool:
@@ -95,10 +105,15 @@ class EmbeddedServer:
         """Start the process, unless the server was stopped meanwhile."""
         environment = {
             # It is ours alone, whatever the user has set for another.
-            **{name: value for name, value in processes.environment().items() if not name.startswith("PREFECT_")},
+            **{
+                name: value
+                for name, value in processes.environment().items()
+                if not name.startswith("PREFECT_")
+            },
             **QUIET,
             "PREFECT_HOME": str(self._home),
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",  # in its working folder: no name is a URL
+            # in its working folder: no name is a URL
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
             "PREFECT_SERVER_UI_ENABLED": str(self._services).lower(),
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.url.removesuffix("/api"),
@@ -107,10 +122,13 @@ class EmbeddedServer:
         with self._change, (self._home / "server.log").open("ab") as log:
             if not self._is_wanted:
                 return
-            write_secret(self._home / SECRET_FILE, self._secret)  # not in the arguments, nor in the environment
+            # not in the arguments, nor in the environment
+            write_secret(self._home / SECRET_FILE, self._secret)
             descriptor = self._listener.fileno()
             self._process = processes.start(
-                processes.python("-m", "flows.server", str(descriptor), "services" if self._services else "api"),
+                processes.python(
+                    "-m", "flows.server", str(descriptor), "services" if self._services else "api"
+                ),
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -122,8 +140,14 @@ class EmbeddedServer:
         """Whether the server answers before it ends or the time is over."""
         deadline = time.monotonic() + START_SECONDS
         direct_to_it = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        health = urllib.request.Request(f"{self.url}/health", headers={"Authorization": authorization(self._secret)})
-        while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
+        health = urllib.request.Request(
+            f"{self.url}/health", headers={"Authorization": authorization(self._secret)}
+        )
+        while (
+            time.monotonic() < deadline
+            and self._process is not None
+            and self._process.poll() is None
+        ):
             try:
                 with direct_to_it.open(health, timeout=5):
                     return True
@@ -132,7 +156,9 @@ class EmbeddedServer:
         return False
 
     def _keep(self) -> None:
-        """Start the server again whenever it dies, until it is stopped or does not come up any more."""
+        """Start the server again whenever it dies, until it is stopped or does not come up any
+        more.
+        """
         failures = 0
         while self._process is not None and failures < MOST_FAILURES:
             self._process.wait()
@@ -146,20 +172,26 @@ class EmbeddedServer:
 
 
 def serve(listener: socket.socket, *, services: bool) -> None:
-    """Serve the Prefect API at `listener` to those who have the secret; with `services`, its scheduler and UI too."""
+    """Serve the Prefect API at `listener` to those who have the secret; with `services`, its
+    scheduler and UI too.
+    """
     from prefect.server.api.server import create_app
 
     serve_guarded(create_app(ephemeral=not services), listener, read_secret(Path(SECRET_FILE)))
 
 
 def _listener(port: int) -> socket.socket:
-    """A socket that listens on the loopback, at any port for 0. Raises ConfigError if the port is taken."""
+    """A socket that listens on the loopback, at any port for 0. Raises ConfigError if the port is
+    taken.
+    """
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
-        raise ConfigError(f"port {port} cannot be had ({error.strerror}): choose another with --port, or 0 for any") from None
+        raise ConfigError(
+            f"port {port} cannot be had ({error.strerror}): choose another with --port, or 0 for any"
+        ) from None
 
 
 if __name__ == "__main__":

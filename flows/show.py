@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
-from wind.datasets import Store
-from wind.handles import label
-from wind.origins import not_computed_here
-from wind.terminal import PlainConsole, harmless, is_unicode, say
-from wind.versions import Version
+from wind.machine.terminal import PlainConsole, harmless, is_unicode, say
+from wind.store.datasets import Store
+from wind.store.handles import label
+from wind.store.origins import not_computed_here
+from wind.store.versions import Version
 
 if TYPE_CHECKING:
     import polars as pl
 
     from data_checks.results import CheckResult
     from tasks.reproduction import Reproduction
-    from wind.garbage import Collected
-    from wind.signatures import Signed
-    from wind.verification import Verification
+    from wind.audit.signatures import Signed
+    from wind.audit.verification import Verification
+    from wind.store.garbage import Collected
 
 __all__ = [
     "checks",
@@ -48,7 +48,8 @@ SUMMARY = (
 )
 INPUT = re.compile(r"^input (.+) changed$")
 TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts", "evaluation")
-EVALUATED = ("eval_generations", "eval_rewards", "eval_logps", "evaluation")  # the datasets that only an evaluation needs
+# the datasets that only an evaluation needs
+EVALUATED = ("eval_generations", "eval_rewards", "eval_logps", "evaluation")
 
 
 def versions(store: Store, found: Sequence[Version]) -> None:
@@ -73,8 +74,12 @@ def versions(store: Store, found: Sequence[Version]) -> None:
 
 
 def _seconds(version: Version, stage: str) -> float:
-    """The seconds of `stage`; those of an evaluation are all that sampling and judging the held-out prompts took."""
-    return sum(version.seconds.get(name, 0) for name in (EVALUATED if stage == "evaluation" else (stage,)))
+    """The seconds of `stage`; those of an evaluation are all that sampling and judging the held-out
+    prompts took.
+    """
+    return sum(
+        version.seconds.get(name, 0) for name in (EVALUATED if stage == "evaluation" else (stage,))
+    )
 
 
 def version(store: Store, found: Version) -> None:
@@ -84,12 +89,26 @@ def version(store: Store, found: Version) -> None:
     say(f"before it: {content.previous or 'nothing'}")
     if elsewhere := not_computed_here(store, found):
         say(f"origin: {elsewhere}")
-    datasets = Table("dataset", "rows", "fingerprint", "checks", "seconds", "parents", box=None, pad_edge=False)
+    datasets = Table(
+        "dataset", "rows", "fingerprint", "checks", "seconds", "parents", box=None, pad_edge=False
+    )
     for name, handle in content.datasets.items():
-        parents = ", ".join(f"{parent} {handle.fingerprint[:12]}" for parent, handle in store.manifest(handle).parents.items())
+        parents = ", ".join(
+            f"{parent} {handle.fingerprint[:12]}"
+            for parent, handle in store.manifest(handle).parents.items()
+        )
         warned = len(found.warnings.get(name, ()))
-        checks = f"{found.checks.get(name, 0) - warned} passed{f', {warned} warned' if warned else ''}"
-        datasets.add_row(name, str(handle.rows), handle.fingerprint[:12], checks, f"{found.seconds.get(name, 0):.1f}", parents)
+        checks = (
+            f"{found.checks.get(name, 0) - warned} passed{f', {warned} warned' if warned else ''}"
+        )
+        datasets.add_row(
+            name,
+            str(handle.rows),
+            handle.fingerprint[:12],
+            checks,
+            f"{found.seconds.get(name, 0):.1f}",
+            parents,
+        )
     for name in ("model_in", "model_out", "reference"):
         model = getattr(content, name)
         datasets.add_row(name, f"{model.parameters} weights", model.fingerprint[:12], "", "", "")
@@ -110,7 +129,16 @@ def version(store: Store, found: Version) -> None:
 
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
     """What a run would do, stage by stage."""
-    titles = ("iteration", "dataset", "outcome", "rows", "tokens, at most", "megabytes", "seconds", "why")
+    titles = (
+        "iteration",
+        "dataset",
+        "outcome",
+        "rows",
+        "tokens, at most",
+        "megabytes",
+        "seconds",
+        "why",
+    )
     table = Table(*titles, box=None, pad_edge=False)
     for step in steps:
         cells = [step[name] for name in ("rows", "tokens", "megabytes", "seconds")]
@@ -124,12 +152,18 @@ def plan(steps: Sequence[Mapping[str, Any]]) -> None:
     PlainConsole().print(table)
     waiting = [step for step in steps if step["outcome"] == "run"]
     known = [step["seconds"] for step in waiting if step["seconds"] is not None]
-    estimate = f"about {sum(known):.0f} s" if len(known) == len(waiting) else "some have no run yet to estimate their time from"
+    estimate = (
+        f"about {sum(known):.0f} s"
+        if len(known) == len(waiting)
+        else "some have no run yet to estimate their time from"
+    )
     say(f"{len(waiting)} datasets to compute, {len(steps) - len(waiting)} in the cache; {estimate}")
 
 
 def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
-    """What the checks of a version's datasets say, and the page of each that says more than that it passed."""
+    """What the checks of a version's datasets say, and the page of each that says more than that it
+    passed.
+    """
     for name, result in results.items():
         verdict = "failed" if not result.success else "warned" if result.warnings else "passed"
         say(f"{name:<18} {verdict}  {result.expectations:>3} expectations")
@@ -204,31 +238,50 @@ def frame(found: "pl.DataFrame") -> None:
     import polars as pl
 
     shown = pl.DataFrame([_shown(column) for column in found])
-    form: Literal["ASCII_FULL_CONDENSED"] | None = None if is_unicode(sys.stdout) else "ASCII_FULL_CONDENSED"
+    form: Literal["ASCII_FULL_CONDENSED"] | None = (
+        None if is_unicode(sys.stdout) else "ASCII_FULL_CONDENSED"
+    )
     with pl.Config(
-        tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_column_data_types=True, tbl_width_chars=200, tbl_formatting=form
+        tbl_rows=-1,
+        tbl_cols=-1,
+        fmt_str_lengths=80,
+        tbl_hide_column_data_types=True,
+        tbl_width_chars=200,
+        tbl_formatting=form,
     ):
         say(*str(shown).split("\n"))
 
 
 def _shown(column: "pl.Series") -> "pl.Series":
-    """A column with its name and its texts on one line each; of nested values also the texts within them."""
+    """A column with its name and its texts on one line each; of nested values also the texts within
+    them.
+    """
     import polars as pl
 
     name = harmless(column.name)
     if column.dtype == pl.String:
-        return pl.Series(name, [text if text is None else harmless(text) for text in column], pl.String)
+        return pl.Series(
+            name, [text if text is None else harmless(text) for text in column], pl.String
+        )
     if column.dtype.is_nested() and "String" in str(column.dtype):
-        return pl.Series(name, [None if value is None else str(value) for value in column.to_list()], pl.String)
+        return pl.Series(
+            name, [None if value is None else str(value) for value in column.to_list()], pl.String
+        )
     return column.alias(name)
 
 
 def _warnings(version: Version) -> list[str]:
-    return [f"  warning: {name}, {warning}" for name, warnings in version.warnings.items() for warning in warnings]
+    return [
+        f"  warning: {name}, {warning}"
+        for name, warnings in version.warnings.items()
+        for warning in warnings
+    ]
 
 
 def _code(store: Store, found: Version) -> None:
-    """The source trees and environments that the datasets of a version were computed with, and how to get back to each tree."""
+    """The source trees and environments that the datasets of a version were computed with, and how
+    to get back to each tree.
+    """
     trees: dict[str, list[str]] = {}
     environments: dict[str, list[str]] = {}
     for name, handle in found.content.datasets.items():
@@ -251,7 +304,9 @@ def _tree(store: Store, made: Mapping[str, Any]) -> str:
     state, back = made["git_revision"][:12], f"git checkout {made['git_revision']}"
     if "git_patch" in made:
         state += f", changed by the patch {made['git_patch'][:12]}"
-        state += ", which may not apply: a secret was taken out" if "git_patch_redacted" in made else ""
+        state += (
+            ", which may not apply: a secret was taken out" if "git_patch_redacted" in made else ""
+        )
         back += f" && git apply {store.url}/patches/{made['git_patch']}.patch"
     elif made.get("git_dirty"):
         state += ", changed by a patch that was not kept"
@@ -268,4 +323,8 @@ def _number(entry: Mapping[str, Any] | None, digits: int) -> str:
     if entry is None or entry["value"] is None:
         return "-"
     value = f"{entry['value']:.{digits}f}"
-    return value if entry["low"] is None else f"{value} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+    return (
+        value
+        if entry["low"] is None
+        else f"{value} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+    )

@@ -9,16 +9,22 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.show import reasons
-from wind.differences import Change, DatasetDifference, Difference, Shift
-from wind.histories import Answers, History
-from wind.lineage import Lineage, Node
-from wind.lineage.drawing import caption
-from wind.terminal import PlainConsole, harmless, say
+from wind.audit.diff import Change, DatasetDifference, Difference, Shift
+from wind.audit.lineage import Lineage, Node
+from wind.audit.lineage.drawing import caption
+from wind.audit.prompt_history import Answers, History
+from wind.machine.terminal import PlainConsole, harmless, say
 
 LONGEST = 400  # characters of a response that a terminal shows; JSON has all
 ALIGNED = ("win_rate", "mean_reward", "accuracy", "kl_k1", "response_tokens")
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,52}\b")  # its first digits are enough for people
-STYLES = {"version": "bold yellow", "prompt": "bold magenta", "dataset": "cyan", "model": "red", "source": "green"}
+STYLES = {
+    "version": "bold yellow",
+    "prompt": "bold magenta",
+    "dataset": "cyan",
+    "model": "red",
+    "source": "green",
+}
 
 
 def lineage(found: Lineage) -> None:
@@ -46,7 +52,10 @@ def history(found: History) -> None:
         say(f"meta: {found.meta}")
     table = Table(show_lines=True)
     for answers in found.iterations:
-        table.add_column(f"iteration {answers.iteration}  {answers.version}  policy {answers.policy[:12]}", ratio=1)
+        table.add_column(
+            f"iteration {answers.iteration}  {answers.version}  policy {answers.policy[:12]}",
+            ratio=1,
+        )
     for index in range(max(len(answers.rows) for answers in found.iterations)):
         table.add_row(*(_response(answers, index) for answers in found.iterations))
     PlainConsole().print(table)
@@ -61,20 +70,39 @@ def difference(found: Difference) -> None:
     """What differs, table by table; what is the same in few words."""
     say(f"{found.before} -> {found.after}")
     revision = [found.git_revision] if found.git_revision else []
-    settings = [("config", found.config), ("code", found.modules), ("package", [*found.packages, *revision])]
+    settings = [
+        ("config", found.config),
+        ("code", found.modules),
+        ("package", [*found.packages, *revision]),
+    ]
     for title, changes in settings:
         if changes:
-            _print((title, "before", "after"), [(change.name, *_values(change)) for change in changes])
+            _print(
+                (title, "before", "after"), [(change.name, *_values(change)) for change in changes]
+            )
     same = [title for title, changes in settings if not changes]
     if same:
         say(f"the same: {', '.join(same)}", "")
     if found.recomputed:
-        _print(("computed anew", "why"), [(each.dataset, reasons(each.why)) for each in found.recomputed])
+        _print(
+            ("computed anew", "why"),
+            [(each.dataset, reasons(each.why)) for each in found.recomputed],
+        )
     contents = [*map(_content, found.datasets), *map(_model, found.models)]
-    titles = ("dataset or model", "before", "after", "added", "removed", "changed", "rows that differ, by column")
+    titles = (
+        "dataset or model",
+        "before",
+        "after",
+        "added",
+        "removed",
+        "changed",
+        "rows that differ, by column",
+    )
     _print(titles, contents)
     if shifts := [_moved(each.name, shift) for each in found.datasets for shift in each.shifts]:
-        _print(("distribution", "of", "mean before", "mean after", "KS", "p", "effect, in sd"), shifts)
+        _print(
+            ("distribution", "of", "mean before", "mean after", "KS", "p", "effect, in sd"), shifts
+        )
     if metrics := [_metric(change) for change in found.metrics if change.before != change.after]:
         _print(("metric", "before", "after", "difference"), metrics)
     aligned = [
@@ -108,7 +136,10 @@ def _node(node: Node, called: str) -> Text:
     said = [f"  {each}" for each in (numbers, f"from {_place(origin)}" if origin else "") if each]
     name = (f"{called}: " if called else "", (title, STYLES[node.kind]), f"  {detail}")
     lines = [_line(*name, *((each, "dim") for each in (computed, *said)))]
-    lines += [_line((f"{file['name']}  {file['bytes']} bytes  sha256 {file['sha256']}", "dim")) for file in node.files]
+    lines += [
+        _line((f"{file['name']}  {file['bytes']} bytes  sha256 {file['sha256']}", "dim"))
+        for file in node.files
+    ]
     if node.prompt is not None:
         lines.append(_line((node.prompt["prompt"], "dim")))
     if node.elsewhere:
@@ -120,14 +151,23 @@ def _node(node: Node, called: str) -> Text:
 
 def _line(*parts: str | tuple[str, str]) -> Text:
     """Texts, each with its style or none, on one line."""
-    return Text.assemble(*(harmless(part) if isinstance(part, str) else (harmless(part[0]), part[1]) for part in parts))
+    return Text.assemble(
+        *(
+            harmless(part) if isinstance(part, str) else (harmless(part[0]), part[1])
+            for part in parts
+        )
+    )
 
 
 def _place(origin: str | Mapping[str, str]) -> str:
     """Where something came from: a path, or a name on the Hub and its commit."""
     if isinstance(origin, str):
         return origin
-    return origin["path"] if "path" in origin else f"{origin['hub']} at commit {origin.get('commit', 'unknown')[:12]}"
+    return (
+        origin["path"]
+        if "path" in origin
+        else f"{origin['hub']} at commit {origin.get('commit', 'unknown')[:12]}"
+    )
 
 
 def _response(answers: Answers, index: int) -> Text:
@@ -139,11 +179,24 @@ def _response(answers: Answers, index: int) -> Text:
     drawn = f"step {row['step']}, {row['drawn_from']}" if "step" in row else ""
     judged = [
         f"{title} {_number(row[name])}"
-        for title, name in (("reward", "reward"), ("win rate", "win_rate"), ("rank", "rank"), ("accuracy", "accuracy"))
+        for title, name in (
+            ("reward", "reward"),
+            ("win rate", "win_rate"),
+            ("rank", "rank"),
+            ("accuracy", "accuracy"),
+        )
         if row.get(name) is not None
     ]
-    scored = f"logp {_number(row['logp_policy'])}, reference {_number(row['logp_reference'])}" if "logp_policy" in row else ""
-    beside = f"beside {str(row['response_reference'])[:LONGEST]!r}" if row.get("response_reference") is not None else ""
+    scored = (
+        f"logp {_number(row['logp_policy'])}, reference {_number(row['logp_reference'])}"
+        if "logp_policy" in row
+        else ""
+    )
+    beside = (
+        f"beside {str(row['response_reference'])[:LONGEST]!r}"
+        if row.get("response_reference") is not None
+        else ""
+    )
     further = (drawn, "  ".join([*judged, str(row.get("role") or "")]).strip(), scored, beside)
     return Text("\n").join([*lines, *(_line(line) for line in further if line)])
 
@@ -151,22 +204,54 @@ def _response(answers: Answers, index: int) -> Text:
 def _content(found: DatasetDifference) -> Sequence[str]:
     before, after = (side.fingerprint[:12] if side else "-" for side in (found.before, found.after))
     if found.same or found.damage or not found.before or not found.after:
-        return (found.name, before, after, found.damage or ("same" if found.same else "in one only"), "", "", "")
-    columns = ", ".join([*(f"{name} {count}" for name, count in found.columns.items()), *found.other_columns])
-    return (found.name, before, after, *map(str, (found.added, found.removed, found.changed)), columns)
+        return (
+            found.name,
+            before,
+            after,
+            found.damage or ("same" if found.same else "in one only"),
+            "",
+            "",
+            "",
+        )
+    columns = ", ".join(
+        [*(f"{name} {count}" for name, count in found.columns.items()), *found.other_columns]
+    )
+    return (
+        found.name,
+        before,
+        after,
+        *map(str, (found.added, found.removed, found.changed)),
+        columns,
+    )
 
 
 def _model(found: Change) -> Sequence[str]:
-    return (found.name, *_values(found), "same" if found.before == found.after else "other", "", "", "")
+    return (
+        found.name,
+        *_values(found),
+        "same" if found.before == found.after else "other",
+        "",
+        "",
+        "",
+    )
 
 
 def _moved(name: str, shift: Shift) -> Sequence[str]:
     means = (f"{mean:.4g}" for mean in (shift.before, shift.after))
-    return (name, shift.quantity, *means, f"{shift.statistic:.3f}", f"{shift.p_value:.2g}", f"{shift.effect:+.2f}")
+    return (
+        name,
+        shift.quantity,
+        *means,
+        f"{shift.statistic:.3f}",
+        f"{shift.p_value:.2g}",
+        f"{shift.effect:+.2f}",
+    )
 
 
 def _values(change: Change) -> tuple[str, str]:
-    before, after = ("-" if value is None else str(value) for value in (change.before, change.after))
+    before, after = (
+        "-" if value is None else str(value) for value in (change.before, change.after)
+    )
     return DIGEST.sub(r"\1", before), DIGEST.sub(r"\1", after)
 
 
@@ -180,7 +265,9 @@ def _metric(change: Change) -> tuple[str, str, str, str]:
 def _interval(entry: Mapping[str, Any] | None) -> str:
     if not entry or entry["value"] is None:
         return "-"
-    return f"{entry['value']:.4f}" + ("" if entry["low"] is None else f" [{entry['low']:.4f}, {entry['high']:.4f}]")
+    return f"{entry['value']:.4f}" + (
+        "" if entry["low"] is None else f" [{entry['low']:.4f}, {entry['high']:.4f}]"
+    )
 
 
 def _number(value: float) -> str:

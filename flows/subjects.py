@@ -3,18 +3,20 @@
 import re
 from collections.abc import Sequence
 
-from wind.datasets import Store
+from wind.audit.lineage import Lineage, of_handle, of_prompt, of_version
+from wind.audit.prompt_history import find_prompt
 from wind.errors import ConfigError
-from wind.histories import find_prompt
-from wind.lineage import Lineage, of_handle, of_prompt, of_version
-from wind.names import find, named
-from wind.versions import Version
+from wind.store.datasets import Store
+from wind.store.references import find, named
+from wind.store.versions import Version
 
 PROMPT_ID = re.compile(r"^[0-9a-f]{1,32}$")
 
 
 def lineage_of(store: Store, name: str, run: str | None = None) -> Lineage:
-    """The lineage of what is called `name`: a version, a dataset or model as in `named`, or a prompt by digits of its id."""
+    """The lineage of what is called `name`: a version, a dataset or model as in `named`, or a
+    prompt by digits of its id.
+    """
     version, colon, _ = name.rpartition(":")
     if colon or "/" in name:
         return of_handle(store, named(store, name), find(store, version) if colon else None)
@@ -30,7 +32,9 @@ def lineage_of(store: Store, name: str, run: str | None = None) -> Lineage:
 
 
 def prompt_of(store: Store, digits: str, run: str | None) -> tuple[Version, str]:
-    """The latest version of the run that has the prompt, and its whole id. Raises ConfigError if it is not clear which."""
+    """The latest version of the run that has the prompt, and its whole id. Raises ConfigError if it
+    is not clear which.
+    """
     versions, prompt_id = find_prompt(store, digits, run)
     if len(versions) > 1:
         raise several_runs(prompt_id, versions)

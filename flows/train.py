@@ -1,4 +1,6 @@
-"""The training of one iteration: on samples drawn before it, each stage a dataset, or on samples drawn while it goes on."""
+"""The training of one iteration: on samples drawn before it, each stage a dataset, or on samples
+drawn while it goes on.
+"""
 
 from flows.given import Given
 from tasks.checks import checked
@@ -9,27 +11,48 @@ from tasks.rollouts import train_on_policy, training_of
 from tasks.selections import select_rows
 from tasks.training import train_policy
 from tasks.win_rates import estimate_win_rates
-from wind.handles import Dataset, Model
-from wind.objective_config import refresh_steps
+from wind.config.objectives import refresh_steps
+from wind.store.handles import Dataset, Model
 
 
 def train(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
-    """Train `policy` on the train split; the datasets that came of it, by their nouns, `training` among them."""
-    on_which = _on_stored_samples if refresh_steps(given.config.objective) is None else _on_fresh_samples
+    """Train `policy` on the train split; the datasets that came of it, by their nouns, `training`
+    among them.
+    """
+    on_which = (
+        _on_stored_samples if refresh_steps(given.config.objective) is None else _on_fresh_samples
+    )
     return on_which(given, policy, reference)
 
 
 def _on_stored_samples(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
-    config, prompts, reward, iteration, before = given.config, given.prompts, given.reward, given.iteration, given.before
+    config, prompts, reward, iteration, before = (
+        given.config,
+        given.prompts,
+        given.reward,
+        given.iteration,
+        given.before,
+    )
     generations = checked(
         sample_generations(
-            policy, prompts, "train", config.sampling, config.inference, config.seed, iteration, config.prompts.parts
+            policy,
+            prompts,
+            "train",
+            config.sampling,
+            config.inference,
+            config.seed,
+            iteration,
+            config.prompts.parts,
         ),
         before.get("generations"),
     )
-    rewards = checked(score_rewards(prompts, generations, reward, config.inference), before.get("rewards"))
+    rewards = checked(
+        score_rewards(prompts, generations, reward, config.inference), before.get("rewards")
+    )
     win_rates = checked(estimate_win_rates(rewards, config.win_rate), before.get("win_rates"))
-    selections = checked(select_rows(rewards, win_rates, config.win_rate, config.selection, config.seed, iteration))
+    selections = checked(
+        select_rows(rewards, win_rates, config.win_rate, config.selection, config.seed, iteration)
+    )
     logps = checked(score_logps(prompts, generations, policy, reference, config.inference))
     training = checked(
         train_policy(
@@ -58,7 +81,8 @@ def _on_stored_samples(given: Given, policy: Model, reference: Model) -> dict[st
 
 def _on_fresh_samples(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
     config = given.config
-    sampling = config.sampling.model_copy(update={"backend": "transformers"})  # the ranks sample, whoever else does
+    # the ranks sample, whoever else does
+    sampling = config.sampling.model_copy(update={"backend": "transformers"})
     rollouts = checked(
         train_on_policy(
             policy,

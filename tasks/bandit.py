@@ -3,8 +3,8 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.bandit import BanditSpec
-from wind.config import BanditSection
-from wind.handles import Dataset
+from wind.config.recipe import BanditSection
+from wind.store.handles import Dataset
 
 
 @dataset_task

@@ -1,8 +1,8 @@
 """Prefect's cache, made true.
 
-A task's key is its inputs, its own source, and the source of the modules that compute it. Handles hash by fingerprint and config
-sections by value; where and how fast a run computes is no task's input. A hit counts only if its dataset is still whole
-and the computation that made it is recorded.
+A task's key is its inputs, its own source, and the source of the modules that compute it. Handles
+hash by fingerprint and config sections by value; where and how fast a run computes is no task's
+input. A hit counts only if its dataset is still whole and the computation that made it is recorded.
 """
 
 import functools
@@ -17,17 +17,17 @@ from prefect import Task
 from prefect.cache_policies import CachePolicy
 
 from tasks.running import Event, Outcome, Running, running
-from wind.code import code_digest, source_of
-from wind.computations import is_recorded, used_by
+from wind.code.digests import code_digest, source_of
+from wind.config.base import without_defaults
 from wind.errors import DatasetError
 from wind.fingerprints import digest
-from wind.handles import AnyHandle, Model, label
-from wind.seals import parsed
-from wind.sections import without_defaults
-from wind.stages import HANDLE
-from wind.storage import LocalStorage
+from wind.store.computations import is_recorded, used_by
+from wind.store.handles import HANDLE, AnyHandle, Model, label
+from wind.store.sealed_json import parsed
+from wind.store.storage import LocalStorage
 
-COMPUTATION = "computation"  # beside the fields of a handle in a task's result: the key of what made it
+# beside the fields of a handle in a task's result: the key of what made it
+COMPUTATION = "computation"
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=AnyHandle)
@@ -35,21 +35,29 @@ R = TypeVar("R", bound=AnyHandle)
 
 @dataclass
 class StageKey(CachePolicy):
-    """What a task of the stage `noun` is given, its own source, and the source of all that computes the stage."""
+    """What a task of the stage `noun` is given, its own source, and the source of all that computes
+    the stage.
+    """
 
     noun: str = ""
 
-    def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any) -> str | None:
-        """The digest of it all; a setting at its default is left out, so that one that a later release adds changes no key."""
+    def compute_key(
+        self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str | None:
+        """The digest of it all; a setting at its default is left out, so that one that a later
+        release adds changes no key.
+        """
         given = {name: without_defaults(value) for name, value in inputs.items()}
         return digest([self.noun, given, source_of(f"tasks.{self.noun}"), code_digest(self.noun)])
 
 
 def dataset_task(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function that computes one stored thing, named as its module is, a cached Prefect task.
+    """Make a function that computes one stored thing, named as its module is, a cached Prefect
+    task.
 
-    In a run, a hit whose dataset is damaged is computed anew. In a plan nothing is computed: what the cache has is returned, the
-    rest is noted and returned as a handle that stands for what is not known yet.
+    In a run, a hit whose dataset is damaged is computed anew. In a plan nothing is computed: what
+    the cache has is returned, the rest is noted and returned as a handle that stands for what is
+    not known yet.
     """
 
     @functools.wraps(function)
@@ -84,11 +92,17 @@ class _CachedStage:
     cached: Task[..., dict[str, Any]]
 
     def call(self, bound: inspect.BoundArguments, *, anew: bool = False) -> AnyHandle:
-        """What the function returns, of the cache unless it has none that is whole or it is wanted `anew`; the run notes it."""
+        """What the function returns, of the cache unless it has none that is whole or it is wanted
+        `anew`; the run notes it.
+        """
         run, noun, inputs = running(), _noun(self.function), dict(bound.arguments)
         key = _key(self.cached, inputs)
         found, computation = _look_up(run, key)
-        hit = found if not anew and not run.is_refreshed(noun) and _counts(run, found, computation) else None
+        hit = (
+            found
+            if not anew and not run.is_refreshed(noun) and _counts(run, found, computation)
+            else None
+        )
         if hit is not None:
             again = functools.partial(self.call, bound, anew=True)
             run.trainings |= dict.fromkeys(run.store.dropped_models(hit), again)
@@ -100,10 +114,23 @@ class _CachedStage:
         else:
             handle, computation, outcome = self._made(run, bound, key, is_hit=hit is not None)
         name = run.name_of(noun, inputs)
-        run.note(Event(self.function.__name__, noun, name, run.iteration or None, outcome, handle, computation, inputs))
+        run.note(
+            Event(
+                self.function.__name__,
+                noun,
+                name,
+                run.iteration or None,
+                outcome,
+                handle,
+                computation,
+                inputs,
+            )
+        )
         return handle
 
-    def _planned(self, run: Running[Any], bound: inspect.BoundArguments, hit: AnyHandle | None) -> tuple[AnyHandle, Outcome]:
+    def _planned(
+        self, run: Running[Any], bound: inspect.BoundArguments, hit: AnyHandle | None
+    ) -> tuple[AnyHandle, Outcome]:
         """The `hit`, or what stands for the thing that a run would compute: it is planned once."""
         if hit is not None:
             return hit, "cached"
@@ -114,7 +141,9 @@ class _CachedStage:
     def _made(
         self, run: Running[Any], bound: inspect.BoundArguments, key: str, *, is_hit: bool
     ) -> tuple[AnyHandle, str | None, Outcome]:
-        """What the task run returns, which Prefect takes from the record `key` if that is a hit, and the computation's key."""
+        """What the task run returns, which Prefect takes from the record `key` if that is a hit,
+        and the computation's key.
+        """
         name = self.function.__name__
         configured = self.cached.with_options(
             result_storage=_results(run),
@@ -134,7 +163,8 @@ class _CachedStage:
 def _restore_weights(run: Running[Any], inputs: dict[str, Any]) -> None:
     """Train anew what a stage that must be computed needs and a retention policy dropped.
 
-    Raises DatasetError if this run did not make it, or if training did not give the same weights again.
+    Raises DatasetError if this run did not make it, or if training did not give the same weights
+    again.
     """
     for model in inputs.values():
         if not isinstance(model, Model) or not run.store.is_dropped(model):
@@ -146,11 +176,15 @@ def _restore_weights(run: Running[Any], inputs: dict[str, Any]) -> None:
                 f"a retention policy dropped the weights of {label(model)}: `wind rerun RUN --from training` first"
             )
         if not run.planning and not run.store.is_whole(model):
-            raise DatasetError(f"a retention policy dropped {label(model)}, and training gave other weights: start a new run")
+            raise DatasetError(
+                f"a retention policy dropped {label(model)}, and training gave other weights: start a new run"
+            )
 
 
 def _results(run: Running[Any]) -> Path:
-    """The folder of this machine in which Prefect looks for records: that of the store, or copies of an object store's."""
+    """The folder of this machine in which Prefect looks for records: that of the store, or copies
+    of an object store's.
+    """
     return run.store.local / "results"
 
 
@@ -170,15 +204,22 @@ def _share_record(run: Running[Any], key: str) -> None:
 def _key(cached: Task[..., dict[str, Any]], inputs: dict[str, Any]) -> str:
     """The key that Prefect computes for `inputs`."""
     policy = cast(CachePolicy, cached.cache_policy)
-    return str(policy.compute_key(task_ctx=cast(Any, SimpleNamespace(task=cached)), inputs=inputs, flow_parameters={}))
+    return str(
+        policy.compute_key(
+            task_ctx=cast(Any, SimpleNamespace(task=cached)), inputs=inputs, flow_parameters={}
+        )
+    )
 
 
 def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]:
-    """The handle that the cache holds under `key`, if any, and the computation's key. Reads plain JSON, and needs no server."""
+    """The handle that the cache holds under `key`, if any, and the computation's key. Reads plain
+    JSON, and needs no server.
+    """
     try:
         record = parsed(run.store.storage.read(f"results/{key}"))
         if Path(record["metadata"]["storage_key"]).name != key:
-            return None, None  # another key's: it was moved, and its handle is no result of this one
+            # another key's: it was moved, and its handle is no result of this one
+            return None, None
         return _parsed(parsed(record["result"].encode()))
     except FileNotFoundError:
         return None, None
@@ -187,8 +228,15 @@ def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]
 
 
 def _counts(run: Running[Any], found: AnyHandle | None, computation: str | None) -> bool:
-    """Whether what the cache has `found` is whole, and all that the `computation` was observed to use is as it was."""
-    if found is None or computation is None or not run.store.claim(found) or not is_recorded(run.store, found, computation):
+    """Whether what the cache has `found` is whole, and all that the `computation` was observed to
+    use is as it was.
+    """
+    if (
+        found is None
+        or computation is None
+        or not run.store.claim(found)
+        or not is_recorded(run.store, found, computation)
+    ):
         return False
     used = used_by(run.store, found, computation)
     if used.changed(packages=run.config.cache.packages == "key"):
@@ -200,7 +248,9 @@ def _counts(run: Running[Any], found: AnyHandle | None, computation: str | None)
 def _parsed(result: dict[str, Any]) -> tuple[AnyHandle, str | None]:
     """The handle of a task's result, and the key of its computation where it has one."""
     key = result.get(COMPUTATION)
-    handle = HANDLE.validate_python({name: value for name, value in result.items() if name != COMPUTATION})
+    handle = HANDLE.validate_python(
+        {name: value for name, value in result.items() if name != COMPUTATION}
+    )
     return handle, key if isinstance(key, str) else None
 
 

@@ -9,21 +9,27 @@ from prefect.cache_policies import NO_CACHE
 
 from data_checks.results import CheckResult, passed
 from tasks.running import running
-from wind.handles import Dataset, label
+from wind.store.handles import Dataset, label
 
 VALIDATION = "data_checks.validation"
 
 
 def checked(dataset: Dataset, previous: Dataset | None = None) -> Dataset:
-    """`dataset`, once its suite holds and it did not drift too far from `previous`, that of the iteration before.
+    """`dataset`, once its suite holds and it did not drift too far from `previous`, that of the
+    iteration before.
 
-    A changed suite or threshold checks again and recomputes nothing. Warnings are said and kept with the result. Raises
-    DataCheckError, which ends the run before the next stage spends anything.
+    A changed suite or threshold checks again and recomputes nothing. Warnings are said and kept
+    with the result. Raises DataCheckError, which ends the run before the next stage spends
+    anything.
     """
     here = running()
     if not here.planning:
-        check = check_dataset.with_options(task_run_name=f"check {dataset.name} {here.iteration or ''}")
-        result = passed(here.store, dataset, here.config.checks, previous) or check(dataset, previous)
+        check = check_dataset.with_options(
+            task_run_name=f"check {dataset.name} {here.iteration or ''}"
+        )
+        result = passed(here.store, dataset, here.config.checks, previous) or check(
+            dataset, previous
+        )
         here.checks[dataset.fingerprint] = result
         for warning in result.warnings:
             here.terminal.line(f"  warning: {label(dataset)}, {warning}")
@@ -31,7 +37,9 @@ def checked(dataset: Dataset, previous: Dataset | None = None) -> Dataset:
 
 
 def prepare_checks() -> None:
-    """Import what checks a dataset while workers compute it: Great Expectations takes seconds, and this process only waits."""
+    """Import what checks a dataset while workers compute it: Great Expectations takes seconds, and
+    this process only waits.
+    """
     if VALIDATION not in sys.modules:
         threading.Thread(target=import_module, args=(VALIDATION,)).start()
 
@@ -39,7 +47,8 @@ def prepare_checks() -> None:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def check_dataset(dataset: Dataset, previous: Dataset | None) -> CheckResult:
     """What the suite of `dataset` says of it."""
-    from data_checks.validation import validate  # Great Expectations: seconds to import, and often not needed
+    # Great Expectations: seconds to import, and often not needed
+    from data_checks.validation import validate
 
     here = running()
     return validate(dataset, here.store, here.config.checks, previous)

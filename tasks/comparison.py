@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.comparison import ComparisonSpec, Iteration
-from wind.handles import Dataset
+from wind.store.handles import Dataset
 
 
 @dataset_task

@@ -2,13 +2,14 @@
 
 from typing import Literal
 
-from wind import devices
-from wind.config import DistillConfig, RunConfig
+from wind.config.recipe import DistillConfig, RunConfig
 from wind.errors import ConfigError
+from wind.machine import devices
 
 
 def device_of(config: RunConfig) -> Literal["cpu", "cuda"]:
-    """The device of the workers: as configured, or cuda where there is a GPU that their torch can use.
+    """The device of the workers: as configured, or cuda where there is a GPU that their torch can
+    use.
 
     Raises ConfigError if there is a CUDA driver that does not start.
     """
@@ -27,7 +28,9 @@ def described(config: RunConfig) -> str:
 
 
 def refuse_missing_gpus(config: RunConfig) -> None:
-    """Raises ConfigError, one line, if `config` asks for more GPUs than there are, or for any that torch cannot use."""
+    """Raises ConfigError, one line, if `config` asks for more GPUs than there are, or for any that
+    torch cannot use.
+    """
     if device_of(config) == "cpu":
         return
     if build := cpu_build(config):
@@ -45,9 +48,13 @@ def refuse_missing_gpus(config: RunConfig) -> None:
     for name, count in wanted.items():
         if count > len(found):
             seen = devices.listed(found)
-            raise ConfigError(f"{name} is {count}, one GPU each, and CUDA sees {seen}: lower it, or see CUDA_VISIBLE_DEVICES")
+            raise ConfigError(
+                f"{name} is {count}, one GPU each, and CUDA sees {seen}: lower it, or see CUDA_VISIBLE_DEVICES"
+            )
 
 
 def cpu_build(config: RunConfig) -> str | None:
-    """The torch that keeps the workers from any GPU; None where it does not, or their interpreter is another."""
+    """The torch that keeps the workers from any GPU; None where it does not, or their interpreter
+    is another.
+    """
     return None if "transformers" in config.workers.python else devices.cpu_build()

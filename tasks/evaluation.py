@@ -2,9 +2,9 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config import EvaluationConfig
+from wind.config.recipe import EvaluationConfig
 from wind.evaluation import EvaluationSpec
-from wind.handles import Dataset
+from wind.store.handles import Dataset
 
 
 @dataset_task
@@ -18,7 +18,9 @@ def compare_policies(
     evaluation: EvaluationConfig,
     match: str,
 ) -> Dataset:
-    """One row is one held-out prompt and sample, the policy's response beside the reference's; `match` digests the gold check."""
+    """One row is one held-out prompt and sample, the policy's response beside the reference's;
+    `match` digests the gold check.
+    """
     spec = EvaluationSpec(
         prompts=prompts,
         generations_policy=generations_policy,

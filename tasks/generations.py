@@ -4,9 +4,9 @@ from typing import Literal
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config import InferenceConfig, SamplingConfig
+from wind.config.recipe import InferenceConfig, SamplingConfig
 from wind.generations import GenerationsSpec
-from wind.handles import Dataset, Model
+from wind.store.handles import Dataset, Model
 
 
 @dataset_task
@@ -20,7 +20,9 @@ def sample_generations(
     iteration: int,
     parts: int = 1,
 ) -> Dataset:
-    """One row is one response of `policy` to a prompt of `split`; of the train split, to those of the iteration's part."""
+    """One row is one response of `policy` to a prompt of `split`; of the train split, to those of
+    the iteration's part.
+    """
     spec = GenerationsSpec(
         policy=policy,
         prompts=prompts,

@@ -2,13 +2,25 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config import InferenceConfig
-from wind.handles import Dataset, Model
+from wind.config.recipe import InferenceConfig
 from wind.logps import LogpsSpec
+from wind.store.handles import Dataset, Model
 
 
 @dataset_task
-def score_logps(prompts: Dataset, generations: Dataset, policy: Model, reference: Model, inference: InferenceConfig) -> Dataset:
+def score_logps(
+    prompts: Dataset,
+    generations: Dataset,
+    policy: Model,
+    reference: Model,
+    inference: InferenceConfig,
+) -> Dataset:
     """One row is one response under `policy` and under `reference`."""
-    spec = LogpsSpec(prompts=prompts, generations=generations, policy=policy, reference=reference, inference=inference)
+    spec = LogpsSpec(
+        prompts=prompts,
+        generations=generations,
+        policy=policy,
+        reference=reference,
+        inference=inference,
+    )
     return compute("logps", spec)

@@ -10,6 +10,11 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 @contextmanager
 def if_the_server_answers() -> Iterator[None]:
-    """Leave out the rest of the block, which tells Prefect's server something to show, if it does not answer at once."""
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), suppress(httpx.RequestError, PrefectHTTPStatusError):
+    """Leave out the rest of the block, which tells Prefect's server something to show, if it does
+    not answer at once.
+    """
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        suppress(httpx.RequestError, PrefectHTTPStatusError),
+    ):
         yield

@@ -2,8 +2,8 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.handles import Dataset
 from wind.prompts import PromptsSpec
+from wind.store.handles import Dataset
 
 
 @dataset_task

@@ -2,9 +2,9 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config import BanditSection
-from wind.handles import Dataset
+from wind.config.recipe import BanditSection
 from wind.rates import RatesSpec
+from wind.store.handles import Dataset
 
 
 @dataset_task

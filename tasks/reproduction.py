@@ -1,4 +1,6 @@
-"""Reproduction: a stored dataset computed again from the spec that its manifest keeps, in a store of its own, and compared."""
+"""Reproduction: a stored dataset computed again from the spec that its manifest keeps, in a store
+of its own, and compared.
+"""
 
 import os
 import platform
@@ -11,15 +13,16 @@ from pathlib import Path
 
 from tasks.devices import device_of
 from tasks.workers import Pool, kind_of
-from wind.code import code_digest
-from wind.config import RunConfig
-from wind.datasets import Store
+from wind.audit.reproduce import differences
+from wind.code.digests import code_digest
+from wind.code.named_code import NamedCode, functions_in, require_leave
+from wind.code.packages import packages
+from wind.config.recipe import RunConfig
 from wind.errors import ConfigError
-from wind.handles import Dataset, Manifest, label
-from wind.named_code import NamedCode, functions_in, require_leave
-from wind.provenance import git_state, packages
-from wind.reproduction import differences
 from wind.stages import Job, Place, parse, run
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Manifest, label
+from wind.store.provenance import git_state
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,49 @@ class Reproduction:
 
 
 def reproduced(
-    store: Store, handle: Dataset, scratch: Path | None = None, *, own: Collection[NamedCode] = (), run_code: bool = False
+    store: Store,
+    handle: Dataset,
+    scratch: Path | None = None,
+    *,
+    own: Collection[NamedCode] = (),
+    run_code: bool = False,
 ) -> Reproduction:
-    """`handle` computed again in a temporary store below `scratch`, by default below the store, and compared with what is stored.
+    """`handle` computed again in a temporary store below `scratch`, by default below the store, and
+    compared with what is stored.
 
-    The inputs are read where they are. The spec is data: a function that it names runs if it is one of the user's `own`, or with
-    `run_code`. Raises ConfigError if it names another, if the manifest keeps no spec, and whatever the stage itself raises.
+    The inputs are read where they are. The spec is data: a function that it names runs if it is one
+    of the user's `own`, or with `run_code`. Raises ConfigError if it names another, if the manifest
+    keeps no spec, and whatever the stage itself raises.
     """
     before = store.manifest(handle)
     recorded = before.computed_by
     if not isinstance(recorded.get("stage"), str) or not isinstance(recorded.get("spec"), dict):
-        raise ConfigError(f"{label(handle)} was published without a spec: it cannot be computed again")
+        raise ConfigError(
+            f"{label(handle)} was published without a spec: it cannot be computed again"
+        )
     if scratch is not None:
         scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="reproduced-", dir=scratch)) if scratch else store.scratch("reproduced")
+    folder = (
+        Path(tempfile.mkdtemp(prefix="reproduced-", dir=scratch))
+        if scratch
+        else store.scratch("reproduced")
+    )
     try:
-        place = Place(root=str(folder.absolute() / "store"), device=device_of(RunConfig(run="reproduction")))
-        job = Job(stage=recorded["stage"], spec=recorded["spec"], place=place, code=code_digest(recorded["stage"]))
+        place = Place(
+            root=str(folder.absolute() / "store"), device=device_of(RunConfig(run="reproduction"))
+        )
+        job = Job(
+            stage=recorded["stage"],
+            spec=recorded["spec"],
+            place=place,
+            code=code_digest(recorded["stage"]),
+        )
         _, spec, again = parse(job)
-        require_leave(f"the spec of {label(handle)}", [each for each in functions_in(spec) if each not in own], run_code=run_code)
+        require_leave(
+            f"the spec of {label(handle)}",
+            [each for each in functions_in(spec) if each not in own],
+            run_code=run_code,
+        )
         for parent in spec.parents().values():
             again.path(parent).parent.mkdir(parents=True, exist_ok=True)
             if not again.path(parent).is_symlink():
@@ -63,10 +90,15 @@ def reproduced(
         found = differences(store, handle, again, made)
         for name, output in before.outputs.items():
             if name in after.outputs:
-                found += [f"{name}: {each}" for each in differences(store, output, again, after.outputs[name])]
+                found += [
+                    f"{name}: {each}"
+                    for each in differences(store, output, again, after.outputs[name])
+                ]
             else:
                 found.append(f"its output {name} was not made")
-        return Reproduction(handle.fingerprint, made.fingerprint, found, list(_changed(before, job, again)))
+        return Reproduction(
+            handle.fingerprint, made.fingerprint, found, list(_changed(before, job, again))
+        )
     finally:
         shutil.rmtree(folder)
 

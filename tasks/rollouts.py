@@ -3,11 +3,11 @@
 from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
-from wind.config import InferenceConfig, SamplingConfig, TrainingConfig, WinRateConfig
-from wind.handles import Dataset, Model
-from wind.objective_config import ObjectiveConfig
+from wind.config.objectives import ObjectiveConfig
+from wind.config.recipe import InferenceConfig, SamplingConfig, TrainingConfig, WinRateConfig
 from wind.rewards import Reward
 from wind.rollouts import RolloutsSpec
+from wind.store.handles import Dataset, Model
 
 
 @dataset_task
@@ -26,7 +26,9 @@ def train_on_policy(
     iteration: int,
     parts: int,
 ) -> Dataset:
-    """One row is one response that trained the policy; the training, with the model it made, is the dataset's output."""
+    """One row is one response that trained the policy; the training, with the model it made, is the
+    dataset's output.
+    """
     spec = RolloutsSpec(
         policy=policy,
         reference=reference,

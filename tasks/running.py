@@ -1,6 +1,7 @@
 """A run in progress: its store, its workers, its voice, and whether it computes or only plans.
 
-Tasks find it through a context variable, so that their arguments are exactly the values that determine their content.
+Tasks find it through a context variable, so that their arguments are exactly the values that
+determine their content.
 """
 
 import json
@@ -18,18 +19,18 @@ from data_checks.results import CheckResult
 from tasks.devices import described, device_of, refuse_missing_gpus
 from tasks.progress import Terminal
 from tasks.workers import Pool
-from wind.config import DistillConfig, RuleRewardConfig, RunConfig
-from wind.datasets import Store
+from wind.code.named_code import is_own, note_own
+from wind.config.objectives import SelectionConfig, rows_for
+from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
 from wind.errors import ConfigError, StageError, first_line
-from wind.handles import AnyHandle, Dataset, Model
-from wind.holds import hold
-from wind.named_code import is_own, note_own
 from wind.nesting import json_value
-from wind.objective_config import SelectionConfig, rows_for
 from wind.redaction import Redactor, redacted
 from wind.stages import STAGES, Job
-from wind.stamps import VARIABLE, lacks_key, refused
-from wind.storage import storage_for
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.pins import hold
+from wind.store.roots import storage_for
+from wind.store.stamps import VARIABLE, lacks_key, refused
 
 Outcome = Literal["computed", "cached", "planned"]
 
@@ -62,16 +63,22 @@ class Running(Generic[C]):
     terminal: Terminal
     pool: Pool
     planning: bool = False
-    planned: dict[str, Job] = field(default_factory=dict)  # by the fingerprint that stands for what a plan has not computed
-    taken: set[str] = field(default_factory=set)  # fingerprints of what another run computed while a task of this one waited
+    # by the fingerprint that stands for what a plan has not computed
+    planned: dict[str, Job] = field(default_factory=dict)
+    # fingerprints of what another run computed while a task of this one waited
+    taken: set[str] = field(default_factory=set)
     refresh: str | None = None  # dataset from which `wind rerun --from` computes anew
     iteration: int = 0
     keys: dict[AnyHandle, str] = field(default_factory=dict)  # of the computation that last made it
-    sides: dict[AnyHandle, str] = field(default_factory=dict)  # what comes before the names of what is made of generations
+    # what comes before the names of what is made of generations
+    sides: dict[AnyHandle, str] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
-    checks: dict[str, CheckResult] = field(default_factory=dict)  # the last of each dataset, by fingerprint
-    other_packages: dict[str, tuple[str, str]] = field(default_factory=dict)  # of hits: their version then, and now
-    trainings: dict[Model, Callable[[], object]] = field(default_factory=dict)  # what restores dropped weights
+    # the last of each dataset, by fingerprint
+    checks: dict[str, CheckResult] = field(default_factory=dict)
+    # of hits: their version then, and now
+    other_packages: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # what restores dropped weights
+    trainings: dict[Model, Callable[[], object]] = field(default_factory=dict)
 
     def note(self, event: Event) -> None:
         """Keep `event` for the summary and say it."""
@@ -85,10 +92,16 @@ class Running(Generic[C]):
 
     def is_refreshed(self, stage: str) -> bool:
         """Whether `wind rerun --from` asked for `stage`, or one before it, to be computed anew."""
-        return self.refresh is not None and stage in STAGES and STAGES.index(stage) >= STAGES.index(self.refresh)
+        return (
+            self.refresh is not None
+            and stage in STAGES
+            and STAGES.index(stage) >= STAGES.index(self.refresh)
+        )
 
     def name_of(self, dataset: str, inputs: Mapping[str, Any]) -> str:
-        """How versions call the `dataset` that a task computes of `inputs`: of held-out prompts it begins with its side."""
+        """How versions call the `dataset` that a task computes of `inputs`: of held-out prompts it
+        begins with its side.
+        """
         if dataset == "generations":
             on_held_out = "eval_" if inputs["iteration"] else "reference_"
             return f"{'' if inputs['split'] == 'train' else on_held_out}generations"
@@ -100,7 +113,10 @@ class Running(Generic[C]):
         """One line on hits that other versions of packages computed, where that is wanted."""
         if not self.other_packages or self.config.cache.packages != "warn":
             return None
-        named = ", ".join(f"{name} {then} (now {now})" for name, (then, now) in sorted(self.other_packages.items()))
+        named = ", ".join(
+            f"{name} {then} (now {now})"
+            for name, (then, now) in sorted(self.other_packages.items())
+        )
         return f"taken from the cache, and computed with {named}: set cache.packages to key to compute it anew, or to ignore"
 
     def outcomes(self) -> Counter[str]:
@@ -117,7 +133,9 @@ def disbelieved(store: Store) -> list[str]:
             " made them, or give `wind import --trust` for an archive"
         )
     if reason := lacks_key():
-        lines.append(f"no key can be kept ({reason}): what was computed will not be known as ours; let {VARIABLE} name a file")
+        lines.append(
+            f"no key can be kept ({reason}): what was computed will not be known as ours; let {VARIABLE} name a file"
+        )
     return lines
 
 
@@ -142,16 +160,22 @@ def selection_of(config: DistillConfig) -> SelectionConfig:
 
 
 def refuse_wrong_checks(config: RunConfig) -> None:
-    """Raises ConfigError, one line, if an expectation of the user's own in `config.checks` is wrong."""
+    """Raises ConfigError, one line, if an expectation of the user's own in `config.checks` is
+    wrong.
+    """
     if config.checks.extra or config.checks.files:
         from data_checks import validation  # Great Expectations: seconds to import
 
         reward = config.reward if isinstance(config, DistillConfig) else None
-        validation.refuse_wrong_checks(config.checks, reward.components if isinstance(reward, RuleRewardConfig) else ())
+        validation.refuse_wrong_checks(
+            config.checks, reward.components if isinstance(reward, RuleRewardConfig) else ()
+        )
 
 
 def keep_config(store: Store, config: RunConfig) -> None:
-    """Keep `config`, as it was given, beside what the run makes; `wind rerun` and `wind check` read it, if it is this user's."""
+    """Keep `config`, as it was given, beside what the run makes; `wind rerun` and `wind check` read
+    it, if it is this user's.
+    """
     content = json.dumps(redacted(config.model_dump(mode="json")), indent=1).encode()
     store.storage.write(f"runs/{config.run}/config.json", content)
     note_own(content)
@@ -174,17 +198,26 @@ class KeptConfig:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ConfigError(f"{store.url}/{name} is no config ({first_line(error)}): restore it or remove it") from error
+            raise ConfigError(
+                f"{store.url}/{name} is no config ({first_line(error)}): restore it or remove it"
+            ) from error
 
 
 @contextmanager
 def start(
-    config: C, *, planning: bool = False, refresh: str | None = None, quiet: bool = False, pool: Pool | None = None
+    config: C,
+    *,
+    planning: bool = False,
+    refresh: str | None = None,
+    quiet: bool = False,
+    pool: Pool | None = None,
 ) -> Iterator[Running[C]]:
-    """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended at the end.
+    """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended
+    at the end.
 
-    A `pool` is borrowed: its workers serve this run and outlive it. Raises StageError if the run is going on in another process,
-    or if the root cannot be written, ConfigError for a wrong expectation in `config.checks` or GPUs that are not there.
+    A `pool` is borrowed: its workers serve this run and outlive it. Raises StageError if the run is
+    going on in another process, or if the root cannot be written, ConfigError for a wrong
+    expectation in `config.checks` or GPUs that are not there.
     """
     if isinstance(config, DistillConfig):
         sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
@@ -196,8 +229,11 @@ def start(
     logs = store.local / "runs" / config.run / "logs"
     workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), logs))
     around = _running.get(None)
-    # What a run within a study makes is needed until the study has put it into a dataset of its own.
-    shared = around.store.hold if around is not None and around.store.address == store.address else None
+    # What a run within a study makes is needed until the study has put it into a dataset of its
+    # own.
+    shared = (
+        around.store.hold if around is not None and around.store.address == store.address else None
+    )
     _redact_logs()
     with (
         _alone(store, config.run, wanted=not planning),
@@ -205,7 +241,9 @@ def start(
         workers as pool,
     ):
         store = Store(store.address, held)
-        run = Running(config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh)
+        run = Running(
+            config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh
+        )
         if around is None and not planning:
             run.terminal.line(f"run {config.run} {described(config)}")
         token = _running.set(run)
@@ -218,7 +256,9 @@ def start(
 
 
 def _redact_logs() -> None:
-    """Take secrets out of what Prefect logs of flow and task runs, tracebacks included: its server keeps all of it."""
+    """Take secrets out of what Prefect logs of flow and task runs, tracebacks included: its server
+    keeps all of it.
+    """
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_redact)  # a filter that is there is not added again
@@ -230,7 +270,8 @@ def _redact(record: logging.LogRecord) -> bool:
     )  # a key may come in a record for each of its lines
     record.msg, record.args = redactor.feed(f"{record.getMessage()}\n").removesuffix("\n"), ()
     if record.exc_info:
-        record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))  # what formatters then use
+        # what formatters then use
+        record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))
     return True
 
 

@@ -1,17 +1,21 @@
-"""What a run takes from outside: the base policy, the reward, the files of prompts. Each is copied into the store first."""
+"""What a run takes from outside: the base policy, the reward, the files of prompts. Each is copied
+into the store first.
+"""
 
 import wind.models
 import wind.prompts
 import wind.rewards
 from tasks.running import running
-from wind.config import PolicyConfig, PromptsConfig, RewardConfig
-from wind.handles import Model
+from wind.config.recipe import PolicyConfig, PromptsConfig, RewardConfig
 from wind.prompts import PromptsSpec
 from wind.rewards import Reward
+from wind.store.handles import Model
 
 
 def import_policy(config: PolicyConfig) -> Model:
-    """The stored copy of the base policy, named by its content, so that an edited folder is another policy."""
+    """The stored copy of the base policy, named by its content, so that an edited folder is another
+    policy.
+    """
     return wind.models.import_policy(running().store, config)
 
 

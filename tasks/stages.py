@@ -1,4 +1,6 @@
-"""How a task computes its dataset: in this process when it is light, in the run's workers when it is heavy."""
+"""How a task computes its dataset: in this process when it is light, in the run's workers when it
+is heavy.
+"""
 
 import time
 from typing import Any
@@ -11,10 +13,10 @@ from tasks.devices import device_of
 from tasks.pages import if_the_server_answers
 from tasks.running import running
 from tasks.workers import kind_of
-from wind.code import code_digest, code_of, source_of
-from wind.config import DistillConfig, RuleRewardConfig, RunConfig
-from wind.handles import Dataset
+from wind.code.digests import code_digest, code_of, source_of
+from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
 from wind.stages import Job, Place, Spec, published, run
+from wind.store.handles import Dataset
 
 SECONDS_BETWEEN_UPDATES = 2.0
 
@@ -22,7 +24,8 @@ SECONDS_BETWEEN_UPDATES = 2.0
 def compute(stage: str, spec: Spec) -> Dataset:
     """The dataset of `spec`, computed by workers, or here when the stage is light.
 
-    In a plan nothing is computed: the handle stands for what is not known yet, the same for every task with that job.
+    In a plan nothing is computed: the handle stands for what is not known yet, the same for every
+    task with that job.
     """
     here = running()
     place = Place(
@@ -99,7 +102,9 @@ class ProgressArtifact:
         with if_the_server_answers():
             if self._id is None:
                 made: Any = create_progress_artifact(
-                    percent, key=self._stage.replace("_", "-"), description=f"shards of {self._stage}"
+                    percent,
+                    key=self._stage.replace("_", "-"),
+                    description=f"shards of {self._stage}",
                 )
                 self._id = made
             else:

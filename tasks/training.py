@@ -3,10 +3,10 @@
 from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
-from wind.config import TrainingConfig
+from wind.config.objectives import ObjectiveConfig
+from wind.config.recipe import TrainingConfig
 from wind.fingerprints import digest
-from wind.handles import Dataset, Model
-from wind.objective_config import ObjectiveConfig
+from wind.store.handles import Dataset, Model
 from wind.training import TrainingSpec
 
 
@@ -52,7 +52,9 @@ def trained_model(training: Dataset) -> Model:
 
 
 def moved_anchor(training: Dataset, reference: Model) -> Model:
-    """The moving average that `training` left of a `reference`; the reference itself where none moved."""
+    """The moving average that `training` left of a `reference`; the reference itself where none
+    moved.
+    """
     here = running()
     if training.fingerprint in here.planned:
         return Model(fingerprint=digest(["anchor", training.fingerprint]), parameters=0)

@@ -1,4 +1,6 @@
-"""The dataset version of an iteration: published last, when everything it names is whole and checked."""
+"""The dataset version of an iteration: published last, when everything it names is whole and
+checked.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +13,11 @@ from tasks.pages import if_the_server_answers
 from tasks.running import Running, running
 from tasks.sources import import_policy
 from tasks.training import moved_anchor
-from wind.config import DistillConfig
-from wind.differences import setting_changes
+from wind.audit.diff import setting_changes
+from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, DatasetError
-from wind.handles import Dataset, Model, label
-from wind.versions import Content, Version, Versions, history
+from wind.store.handles import Dataset, Model, label
+from wind.store.versions import Content, Version, Versions, history
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Beginning:
 def beginning(config: DistillConfig, base: Version | None) -> Beginning:
     """The base policy of `config`, or, with a version `base`, where that version ended.
 
-    Raises ConfigError if `base` is not before the last iteration, DatasetError if a model that is needed is no longer there.
+    Raises ConfigError if `base` is not before the last iteration, DatasetError if a model that is
+    needed is no longer there.
     """
     if base is None:
         policy = import_policy(config.policy)
@@ -48,9 +51,17 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
         anchor=moved_anchor(content.datasets["training"], content.reference),
         after=base,
     )
-    for model in (begin.initial, begin.policy, *([begin.anchor] if config.reference.kind == "ema" else [])):
+    for model in (
+        begin.initial,
+        begin.policy,
+        *([begin.anchor] if config.reference.kind == "ema" else []),
+    ):
         if not here.store.claim(model):
-            why = "was dropped by a retention policy" if here.store.is_dropped(model) else "is not whole"
+            why = (
+                "was dropped by a retention policy"
+                if here.store.is_dropped(model)
+                else "is not whole"
+            )
             raise DatasetError(
                 f"{name} cannot be continued: its {label(model)} {why}; `wind rerun {base.run} --from training` first"
             )
@@ -67,11 +78,15 @@ def tell_changes(begin: Beginning, prompts: Dataset) -> None:
     changed = [f"{change.name} {change.after} (was {change.before})" for change in changes]
     if prompts != base.content.datasets["prompts"]:
         changed.append("other prompts")
-    here.terminal.line(f"continuing {base.run}@{base.number} with {', '.join(changed) or 'the same recipe'}")
+    here.terminal.line(
+        f"continuing {base.run}@{base.number} with {', '.join(changed) or 'the same recipe'}"
+    )
 
 
 def iterations(begin: Beginning, count: int) -> Iterator[int]:
-    """The iterations up to `count`, the first after `begin`; tasks called within one carry its number in their names."""
+    """The iterations up to `count`, the first after `begin`; tasks called within one carry its
+    number in their names.
+    """
     here = running()
     done = begin.after.content.iteration if begin.after else 0
     for iteration in range(done + 1, count + 1):
@@ -91,7 +106,9 @@ def publish_version(
     model_out: Model,
     reference: Model,
 ) -> None:
-    """Append the version of `iteration` to `versions`; the iteration before is the last of them, or where the run begins."""
+    """Append the version of `iteration` to `versions`; the iteration before is the last of them, or
+    where the run begins.
+    """
     here = running()
     if here.planning:
         return
@@ -125,9 +142,13 @@ def publish(content: Content) -> Version:
         check_results={name: check.key for name, check in checks.items()},
         warnings={name: list(check.warnings) for name, check in checks.items() if check.warnings},
         metrics=metrics,
-        seconds={name: manifest.provenance.get("seconds", 0.0) for name, manifest in manifests.items()},
+        seconds={
+            name: manifest.provenance.get("seconds", 0.0) for name, manifest in manifests.items()
+        },
         computations={
-            event.name: event.key for event in here.events if event.key and event.iteration in (None, content.iteration)
+            event.name: event.key
+            for event in here.events
+            if event.key and event.iteration in (None, content.iteration)
         },
     )
     _show(here, version)
@@ -148,5 +169,7 @@ def _show(here: Running[DistillConfig], version: Version) -> None:
     ]
     name = f"{version.run}@{version.number}"
     with if_the_server_answers():
-        create_table_artifact(numbers, key="metrics", description=f"{name}: iteration {version.content.iteration}")
+        create_table_artifact(
+            numbers, key="metrics", description=f"{name}: iteration {version.content.iteration}"
+        )
         create_table_artifact(datasets, key="datasets", description=f"{name}, id {version.id[:12]}")

@@ -2,8 +2,8 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config import WinRateConfig
-from wind.handles import Dataset
+from wind.config.recipe import WinRateConfig
+from wind.store.handles import Dataset
 from wind.win_rates import WinRatesSpec
 
 

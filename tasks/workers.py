@@ -1,8 +1,10 @@
-"""Worker processes: where heavy stages run, so that they can be killed, measured and given back whole.
+"""Worker processes: where heavy stages run, so that they can be killed, measured and given back
+whole.
 
-A pool starts processes `python -m wind.worker` on demand, keeps them warm, hands shards to whichever is free, and takes their
-errors back as this project's own. A worker and whatever it started die with this process, however this process dies. Requests and
-answers travel on pipes of their own: standard input is empty, and what is printed goes to the log.
+A pool starts processes `python -m wind.stages.worker` on demand, keeps them warm, hands shards to
+whichever is free, and takes their errors back as this project's own. A worker and whatever it
+started die with this process, however this process dies. Requests and answers travel on pipes of
+their own: standard input is empty, and what is printed goes to the log.
 """
 
 import contextlib
@@ -18,12 +20,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
-from wind import processes
-from wind.config import WorkersConfig
+from wind.config.recipe import WorkersConfig
 from wind.errors import StageError, by_name, killed_by
-from wind.handles import Dataset
+from wind.machine import processes
 from wind.redaction import redacted_lines
 from wind.stages import Find, Job, missing_shards, parse, publish
+from wind.store.handles import Dataset
 
 Kind = Literal["transformers", "vllm", "training"]
 HEAVY: Final[dict[str, Kind]] = {  # stages; all others are light
@@ -36,11 +38,14 @@ HEAVY: Final[dict[str, Kind]] = {  # stages; all others are light
     "bandit": "transformers",
 }
 LOG_LINES = 5
-LOG_SECONDS = 2.0  # for the last lines of a dead process to arrive: a child of its own may still hold the pipe
+# for the last lines of a dead process to arrive: a child of its own may still hold the pipe
+LOG_SECONDS = 2.0
 
 
 def kind_of(job: Job) -> Kind | None:
-    """The workers that compute `job`; None for a light stage, which a run computes in its own process."""
+    """The workers that compute `job`; None for a light stage, which a run computes in its own
+    process.
+    """
     if job.stage == "generations" and job.spec["sampling"]["backend"] == "vllm":
         return "vllm"
     if job.stage == "evaluation" and job.spec["evaluation"]["match"] is not None:
@@ -58,7 +63,9 @@ class Worker:
         (asked, requests), (answers, answering) = os.pipe(), os.pipe()
         try:
             self._process = processes.start(
-                processes.python("-m", "wind.worker", str(asked), str(answering), interpreter=python),
+                processes.python(
+                    "-m", "wind.stages.worker", str(asked), str(answering), interpreter=python
+                ),
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -69,7 +76,9 @@ class Worker:
             os.close(requests)
             os.close(answers)
             kept.close()
-            raise StageError(f"no worker can be started by {python} ({error.strerror}): set workers.python") from error
+            raise StageError(
+                f"no worker can be started by {python} ({error.strerror}): set workers.python"
+            ) from error
         finally:
             os.close(asked)  # held by the worker alone, so that its end is seen
             os.close(answering)
@@ -79,7 +88,9 @@ class Worker:
         self._logging.start()
 
     def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """What the worker says of the finished shard. Raises the error that it met, or StageError if it died."""
+        """What the worker says of the finished shard. Raises the error that it met, or StageError
+        if it died.
+        """
         try:
             request = {"job": job.model_dump(mode="json"), "shard": shard, "folder": os.getcwd()}
             self._requests.write(json.dumps(request) + "\n")
@@ -114,7 +125,8 @@ class Worker:
         assert self._process.stdout is not None
         with self._process.stdout as said, log:
             for line in redacted_lines(said):
-                with contextlib.suppress(OSError):  # a full disk; unread, the pipe would fill and hold up the process
+                # a full disk; unread, the pipe would fill and hold up the process
+                with contextlib.suppress(OSError):
                     log.write(line.encode())
 
     def _died(self, job: Job) -> StageError:
@@ -137,8 +149,16 @@ class Pool:
         self._logs = logs
         self._workers: dict[tuple[Kind, int], Worker] = {}
 
-    def compute(self, job: Job, kind: Kind, progress: Callable[[float, float], None], find: Find | None = None) -> Dataset:
-        """The dataset of `job`: its missing shards are computed by the workers, then it is published; or what `find` has."""
+    def compute(
+        self,
+        job: Job,
+        kind: Kind,
+        progress: Callable[[float, float], None],
+        find: Find | None = None,
+    ) -> Dataset:
+        """The dataset of `job`: its missing shards are computed by the workers, then it is
+        published; or what `find` has.
+        """
         started = time.time()
         stage, _, store = parse(job)
         with store.partial(stage.name, job.key()) as partial:
@@ -157,7 +177,9 @@ class Pool:
             worker.close()
         self._workers.clear()
 
-    def _compute_shards(self, job: Job, kind: Kind, missing: Sequence[int], progress: Callable[[float, float], None]) -> int:
+    def _compute_shards(
+        self, job: Job, kind: Kind, missing: Sequence[int], progress: Callable[[float, float], None]
+    ) -> int:
         """The peak memory, in bytes, of the workers that computed the shards `missing`."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         for shard in missing:
@@ -166,9 +188,15 @@ class Pool:
         processes = min(self._config.processes, len(missing))
         failed = threading.Event()
         with ThreadPoolExecutor(max(1, processes)) as threads:
-            lanes = [threads.submit(self._lane, job, kind, index, waiting, count, failed) for index in range(processes)]
+            lanes = [
+                threads.submit(self._lane, job, kind, index, waiting, count, failed)
+                for index in range(processes)
+            ]
             try:
-                while wait(lanes, timeout=0.2, return_when=FIRST_EXCEPTION).not_done and not failed.is_set():
+                while (
+                    wait(lanes, timeout=0.2, return_when=FIRST_EXCEPTION).not_done
+                    and not failed.is_set()
+                ):
                     progress(count.done(), count.total)
                 return max((lane.result() for lane in lanes), default=0)
             except BaseException:
@@ -178,7 +206,13 @@ class Pool:
                 raise
 
     def _lane(
-        self, job: Job, kind: Kind, index: int, waiting: "queue.SimpleQueue[int]", count: "Count", failed: threading.Event
+        self,
+        job: Job,
+        kind: Kind,
+        index: int,
+        waiting: "queue.SimpleQueue[int]",
+        count: "Count",
+        failed: threading.Event,
     ) -> int:
         peak = 0
         while not failed.is_set():
@@ -197,8 +231,13 @@ class Pool:
 
     def _worker(self, kind: Kind, index: int) -> Worker:
         python = self._config.python.get(kind, sys.executable)
-        if kind == "training" and self._device == "cpu" and python == self._config.python.get("transformers", sys.executable):
-            # Importing an engine takes longer than many a stage. On a GPU each has a process, whose end gives its memory back.
+        if (
+            kind == "training"
+            and self._device == "cpu"
+            and python == self._config.python.get("transformers", sys.executable)
+        ):
+            # Importing an engine takes longer than many a stage. On a GPU each has a process, whose
+            # end gives its memory back.
             kind = "transformers"
         worker = self._workers.get((kind, index))
         if worker is not None and not worker.alive():
@@ -206,7 +245,9 @@ class Pool:
             worker = None
         if worker is None:
             log = self._logs / f"{kind}-{index}.log"
-            worker = self._workers[kind, index] = Worker(python, log, self._environment(kind, index, python))
+            worker = self._workers[kind, index] = Worker(
+                python, log, self._environment(kind, index, python)
+            )
         return worker
 
     def _environment(self, kind: Kind, index: int, python: str) -> dict[str, str]:
@@ -215,19 +256,27 @@ class Pool:
             "HF_HUB_OFFLINE": "1",  # everything a stage needs is in the store
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
-            # Tools beside the interpreter: vLLM compiles with ninja, whether or not somebody activated the environment.
+            # Tools beside the interpreter: vLLM compiles with ninja, whether or not somebody
+            # activated the environment.
             "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)]),
         }
         if self._device == "cpu":
             changes |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-        elif kind != "training" and self._config.processes > 1:  # a training spreads its ranks over all devices
+        elif kind != "training" and self._config.processes > 1:
+            # a training spreads its ranks over all devices
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            names = visible.split(",") if visible else [str(number) for number in range(self._config.processes)]
+            names = (
+                visible.split(",")
+                if visible
+                else [str(number) for number in range(self._config.processes)]
+            )
             changes["CUDA_VISIBLE_DEVICES"] = names[index]
         return processes.environment(**changes)
 
     def _make_room(self, kind: Kind) -> None:
-        """On a GPU, end the workers of every other kind: exiting is the one sure way to give its memory back."""
+        """On a GPU, end the workers of every other kind: exiting is the one sure way to give its
+        memory back.
+        """
         if self._device == "cuda" and self._config.keep_warm != "always":
             for other in [place for place in self._workers if place[0] != kind]:
                 self._workers.pop(other).close()

@@ -14,9 +14,15 @@ from typing import Any
 from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
-from wind import processes
+from wind.machine import processes
 
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = (
+    "chromium-headless-shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+)
 SECONDS = 60.0
 
 
@@ -32,17 +38,23 @@ class Browser:
         self._connection = connection
         self._numbers = itertools.count(1)
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
 
     def go(self, url: str) -> None:
-        """Open a page as who types its URL does, or clicks on it in a terminal, and wait until it is loaded."""
+        """Open a page as who types its URL does, or clicks on it in a terminal, and wait until it
+        is loaded.
+        """
         self._call("Page.enable")
         self._call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def run(self, script: str) -> Any:
         """The value of a script in the page, of a promise the value that it comes to."""
-        done = self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        done = self._call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
@@ -58,7 +70,9 @@ class Browser:
     def _call(self, method: str, **parameters: Any) -> Any:
         session = {"sessionId": self._session} if hasattr(self, "_session") else {}
         number = next(self._numbers)
-        self._connection.send(json.dumps({"id": number, "method": method, "params": parameters, **session}))
+        self._connection.send(
+            json.dumps({"id": number, "method": method, "params": parameters, **session})
+        )
         while True:
             message = json.loads(self._connection.recv(SECONDS))
             if message.get("id") == number:
@@ -81,12 +95,30 @@ def browser(hosts: str = "") -> Iterator[Browser]:
             "--no-first-run",
             "--no-proxy-server",
         ]
-        options += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"]
-        command = [found, *options, f"--user-data-dir={home}", f"--host-resolver-rules={hosts}", "about:blank"]
+        options += [
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--remote-debugging-port=0",
+        ]
+        command = [
+            found,
+            *options,
+            f"--user-data-dir={home}",
+            f"--host-resolver-rules={hosts}",
+            "about:blank",
+        ]
         with open(os.devnull, "wb") as nothing:
-            process = processes.start(command, env={**os.environ, "HOME": home}, stdout=nothing, stderr=nothing, descendants=True)
+            process = processes.start(
+                command,
+                env={**os.environ, "HOME": home},
+                stdout=nothing,
+                stderr=nothing,
+                descendants=True,
+            )
         try:
-            with connect(_address(Path(home) / "DevToolsActivePort"), max_size=None, proxy=None) as connection:
+            with connect(
+                _address(Path(home) / "DevToolsActivePort"), max_size=None, proxy=None
+            ) as connection:
                 yield Browser(connection)
         finally:
             process.end()

@@ -1,4 +1,6 @@
-"""Shared fixtures: a store in a temporary folder, and a tiny random policy with a real fast tokenizer."""
+"""Shared fixtures: a store in a temporary folder, and a tiny random policy with a real fast
+tokenizer.
+"""
 
 import contextlib
 import http.client
@@ -19,16 +21,18 @@ import pytest
 from flows.server import QUIET
 from tests import leftovers
 from tests.process_state import changes, process_state, restore
-from wind import devices, processes
-from wind.datasets import Store
-from wind.versions import Version, Versions
+from wind.machine import devices, processes
+from wind.store.datasets import Store
+from wind.store.versions import Version, Versions
 
 if leftovers.MARK not in os.environ:  # of the controller, where there are several processes
     leftovers.begin()
-for each in (signal.SIGINT, signal.SIGQUIT):  # a shell that runs the tests in the background has all that they start ignore them
+# a shell that runs the tests in the background has all that they start ignore them
+for each in (signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(each) is signal.SIG_IGN:
         signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
-os.environ.update(QUIET)  # before Prefect is imported, as the command line does: it reads how loud to be once
+# before Prefect is imported, as the command line does: it reads how loud to be once
+os.environ.update(QUIET)
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a property is no timing
 hypothesis.settings.load_profile("untimed")
@@ -38,7 +42,14 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
 LONGEST = (  # whole files go to one process: the longest, in this order, begin
-    *("test_training_ranks", "test_deployments", "test_vllm_architectures", "test_vllm", "test_kill", "test_distill"),
+    *(
+        "test_training_ranks",
+        "test_deployments",
+        "test_vllm_architectures",
+        "test_vllm",
+        "test_kill",
+        "test_distill",
+    ),
     *("test_compare", "test_chaos", "flows/", "test_training", "test_rollouts", "test_generations"),
 )
 WARM = {"wind.generations.vllm", "wind.rewards.hosts", "wind.training.processes"}
@@ -46,14 +57,17 @@ CHARACTERS = "0123456789+-=abcdefghijklmnopqrstuvwxyz .?"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest files, so that no worker is left alone with one at the end; what takes no time comes last.
+    """Start with the longest files, so that no worker is left alone with one at the end; what takes
+    no time comes last.
 
     Beyond that the order is random: of files that are alike in this, and of the tests in each.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def turn(item: pytest.Item) -> tuple[bool, int]:
-        first = next((index for index, part in enumerate(LONGEST) if part in item.nodeid), len(LONGEST))
+        first = next(
+            (index for index, part in enumerate(LONGEST) if part in item.nodeid), len(LONGEST)
+        )
         return item.path not in slow, first
 
     items.sort(key=turn)
@@ -68,7 +82,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class Leftovers:
-    """Fails the session, with their names, if processes or files are left when its last test has ended."""
+    """Fails the session, with their names, if processes or files are left when its last test has
+    ended.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self._root = config.rootpath
@@ -82,17 +98,25 @@ class Leftovers:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Look around, after all fixtures were torn down and what is kept warm until its process ends was ended."""
+        """Look around, after all fixtures were torn down and what is kept warm until its process
+        ends was ended.
+        """
         for name in WARM & sys.modules.keys():
             sys.modules[name].close()
-        if hasattr(session.config, "workeroutput"):  # one of several processes: what it says goes to the one that started it
+        # one of several processes: what it says goes to the one that started it
+        if hasattr(session.config, "workeroutput"):
             session.config.workeroutput["left"] = leftovers.descendants()
             return
         self._left += [*leftovers.descendants(), *leftovers.marked(), *leftovers.files()]
-        self._left += [f"{name} in {self._root}" for name in sorted(leftovers.names(self._root) - self._before)]
+        self._left += [
+            f"{name} in {self._root}" for name in sorted(leftovers.names(self._root) - self._before)
+        ]
         if self._left and exitstatus == 0:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        leftovers.end(is_good=not self._left and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED))
+        leftovers.end(
+            is_good=not self._left
+            and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Name what is left."""
@@ -135,7 +159,11 @@ def serving_s3(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, str(Path(__file__).with_name("s3_server.py")), address.rpartition(":")[2]]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("s3_server.py")),
+        address.rpartition(":")[2],
+    ]
     log = folder / "server.log"
     with log.open("wb") as file:
         server = processes.start(command, env=os.environ, stdout=file, stderr=file)
@@ -182,7 +210,9 @@ def s3_request(address: str, method: str, path: str, headers: dict[str, str]) ->
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder: a random Llama of about 10 k parameters, character tokenizer, chat template, stops on </s>."""
+    """A Hugging Face folder: a random Llama of about 10 k parameters, character tokenizer, chat
+    template, stops on </s>.
+    """
     folder = tmp_path_factory.mktemp("tiny_model")
     save_tiny_model(folder)
     return folder
@@ -192,7 +222,12 @@ def save_tiny_model(folder: Path) -> None:
     """Make that model in `folder`."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import (
+        GenerationConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+    )
 
     special = ["<pad>", "<s>", "</s>", "<u>", "<a>"]
     vocabulary = {token: index for index, token in enumerate([*special, *CHARACTERS])}
@@ -230,7 +265,9 @@ def save_tiny_model(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a store with the two versions of tests/wind/reading_case.py; tests work on copies."""
+    """The root of a store with the two versions of tests/wind/reading_case.py; tests work on
+    copies.
+    """
     from tests.wind.reading_case import make_versions
 
     folder = tmp_path_factory.mktemp("demo_store")

@@ -32,14 +32,24 @@ AT_FIRST: dict[str, Any] = {
     "torch gradients": True,
     "torch deterministic": False,
 }  # when torch is imported
-# The recursion limit is raised by torch's compiler when it is imported; folders of rewards come into the module path to stay.
+# The recursion limit is raised by torch's compiler when it is imported; folders of rewards come
+# into the module path to stay.
 RESTORED = {"variables", "recursion limit", "module path"}
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM, signal.SIGPIPE, signal.SIGUSR1)
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+    signal.SIGALRM,
+    signal.SIGPIPE,
+    signal.SIGUSR1,
+)
 
 
 def process_state() -> dict[str, Any]:
     """What code can change for all that runs after it in the same process, by name."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(OF_LIBRARIES)}
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(OF_LIBRARIES)
+    }
     return {
         "working folder": _folder(),
         "variables": variables,
@@ -59,8 +69,16 @@ def process_state() -> dict[str, Any]:
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What was and what is, by name, of all that differs and that nobody had a right to change."""
     old, new = (AT_FIRST | state | state["variables"] for state in (before, after))
-    names = (old.keys() | new.keys()) - RESTORED - ({"torch threads"} if "torch threads" not in old else set())
-    return {name: (old.get(name), new.get(name)) for name in sorted(names) if old.get(name) != new.get(name)}
+    names = (
+        (old.keys() | new.keys())
+        - RESTORED
+        - ({"torch threads"} if "torch threads" not in old else set())
+    )
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted(names)
+        if old.get(name) != new.get(name)
+    }
 
 
 def restore(state: dict[str, Any]) -> None:

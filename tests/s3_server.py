@@ -1,6 +1,8 @@
-"""An S3 server on loopback: moto's, with the atomic writes of S3, and faults on demand. `python tests/s3_server.py PORT`.
+"""An S3 server on loopback: moto's, with the atomic writes of S3, and faults on demand. `python
+tests/s3_server.py PORT`.
 
-It lives until standard input closes. `POST /faults?count=3&status=503` fails the next three requests, `&seconds=1` delays them.
+It lives until standard input closes. `POST /faults?count=3&status=503` fails the next three
+requests, `&seconds=1` delays them.
 """
 
 import sys
@@ -23,7 +25,9 @@ class Application:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/faults":
             fields = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
-            self._faults = [(fields.get("status", ""), float(fields.get("seconds", 0)))] * int(fields["count"])
+            self._faults = [(fields.get("status", ""), float(fields.get("seconds", 0)))] * int(
+                fields["count"]
+            )
             start_response("204 No Content", [])
             return []
         status, seconds = self._faults.pop() if self._faults else ("", 0.0)

@@ -28,20 +28,35 @@ def test_locks_hold_sorted_name_and_version_and_nothing_else(lock: Path) -> None
 
 def test_the_test_lock_only_adds_to_the_cpu_lock() -> None:
     cpu, test = (
-        {line.split("==")[0] for line in (ROOT / "requirements" / name).read_text().splitlines() if "==" in line}
+        {
+            line.split("==")[0]
+            for line in (ROOT / "requirements" / name).read_text().splitlines()
+            if "==" in line
+        }
         for name in ("cpu.txt", "test.txt")
     )
     assert cpu & test == set()
 
 
 def test_a_cpu_environment_names_no_cuda_library() -> None:
-    pins = (ROOT / "requirements" / "cpu.txt").read_text() + (ROOT / "requirements" / "test.txt").read_text()
+    pins = (ROOT / "requirements" / "cpu.txt").read_text() + (
+        ROOT / "requirements" / "test.txt"
+    ).read_text()
     assert re.findall(r"^(?:nvidia|cuda|triton)[a-z0-9-]*", pins, flags=re.MULTILINE) == []
     assert re.findall(r"^torch==.*", pins, flags=re.MULTILINE)[0].endswith("+cpu")
 
 
 def test_the_command_line_starts_without_what_only_some_commands_need() -> None:
-    heavy = ["datasets", "duckdb", "great_expectations", "pandas", "polars", "prefect", "torch", "transformers"]
+    heavy = [
+        "datasets",
+        "duckdb",
+        "great_expectations",
+        "pandas",
+        "polars",
+        "prefect",
+        "torch",
+        "transformers",
+    ]
     code = f"import sys, flows.cli; print(*(name for name in {heavy} if name in sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ran.stdout.split() == []
@@ -57,7 +72,9 @@ def test_an_environment_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "requirements"):
         (folder / name).symlink_to(ROOT / name)
     (folder / ".venv").symlink_to(other)
-    made = subprocess.run(["make", "setup"], cwd=folder, capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["make", "setup"], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert made.returncode == 2
     assert ".venv is a link" in made.stderr
     assert (other / "precious").exists()

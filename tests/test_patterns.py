@@ -1,4 +1,6 @@
-"""A name is all that a pattern says, and nothing after it: Python's `$` also matches before a line end."""
+"""A name is all that a pattern says, and nothing after it: Python's `$` also matches before a line
+end.
+"""
 
 import ast
 import re
@@ -8,21 +10,27 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from wind.config import Function, Name
-from wind.handles import FINGERPRINT, Dataset, StoredFile
-from wind.incoming import MODEL_FILES
+from wind.config.recipe import Function, Name
 from wind.prompts.sources import COMMIT, HUB_ID
-from wind.versions import NUMBERED, TAG, USED_NUMBER
+from wind.store.handles import FINGERPRINT, Dataset, StoredFile
+from wind.store.incoming import MODEL_FILES
+from wind.store.versions import NUMBERED, TAG, USED_NUMBER
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = [path for part in ("wind", "tasks", "flows", "data_checks") for path in (ROOT / part).rglob("*.py")]
+FILES = [
+    path
+    for part in ("wind", "tasks", "flows", "data_checks")
+    for path in (ROOT / part).rglob("*.py")
+]
 
 
 def compiled() -> Iterator[tuple[str, str]]:
     """The names that compiled patterns are bound to, and the patterns."""
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Call):
+            if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(
+                node.value, ast.Call
+            ):
                 continue
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             if ast.unparse(node.value.func) == "re.compile":
@@ -35,7 +43,11 @@ def test_no_pattern_with_an_end_is_matched_before_it() -> None:
     wrong = []
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and node.attr in ("match", "search") and ast.unparse(node.value) in ended:
+            if (
+                isinstance(node, ast.Attribute)
+                and node.attr in ("match", "search")
+                and ast.unparse(node.value) in ended
+            ):
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert wrong == []
 

@@ -1,4 +1,6 @@
-"""The second recipe: what its reward gives to responses judged by hand, and prompts that are what the code writes."""
+"""The second recipe: what its reward gives to responses judged by hand, and prompts that are what
+the code writes.
+"""
 
 import json
 from pathlib import Path
@@ -53,7 +55,10 @@ def test_nearness_by_hand(name: str, response: str, nearness: float) -> None:
 
 
 @pytest.mark.parametrize("name", INSTRUCTIONS)
-@pytest.mark.parametrize("response", ["", " \n", "1. \n2. ", "?", "!", "{}", "the answer because", "yes " * 30, "What is it?"])
+@pytest.mark.parametrize(
+    "response",
+    ["", " \n", "1. \n2. ", "?", "!", "{}", "the answer because", "yes " * 30, "What is it?"],
+)
 def test_a_response_about_nothing_earns_nothing(name: str, response: str) -> None:
     assert judged(name, response) == (0, 0)
 
@@ -66,7 +71,10 @@ def test_json_nested_too_deeply_to_be_read_is_no_json_object() -> None:
 def test_a_question_has_a_subject_and_more_than_its_template(row: dict[str, str]) -> None:
     question = row["prompt"].removesuffix(INSTRUCTIONS[row["instruction"]].sentence)
     assert is_about(question, question)
-    assert not is_about(question, "What is the capital of work, and how do you tell me more about it with one good tip?")
+    assert not is_about(
+        question,
+        "What is the capital of work, and how do you tell me more about it with one good tip?",
+    )
 
 
 def test_an_instruction_that_is_not_the_prompt_s_is_refused() -> None:

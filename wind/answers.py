@@ -3,7 +3,8 @@
 | value | text |
 |---|---|
 | text | as it is |
-| integer, and a float or decimal without a fraction | its digits: 72, 72.0 and a decimal 72.00 are `72` |
+| integer, and a float or decimal without a fraction | its digits: 72, 72.0 and a decimal 72.00 are
+`72` |
 | other float, other decimal | the shortest decimal notation: `0.5`, `1e+300` |
 | true, false | `true`, `false` |
 | date, time, timestamp | ISO 8601: `2024-07-26`, `2024-07-26T00:00:00` |
@@ -26,7 +27,9 @@ EXACT: Final = 2**53  # floats below it have digits of their own
 
 
 def canonical(value: Any) -> str | None:
-    """The text of an answer, None for a missing one. Raises TypeError for what has none, such as bytes."""
+    """The text of an answer, None for a missing one. Raises TypeError for what has none, such as
+    bytes.
+    """
     if value is None or is_nan(value):
         return None
     return value if isinstance(value, str) else _text(value)
@@ -38,9 +41,11 @@ def is_nan(value: Any) -> bool:
 
 
 def is_same(response: str, answer: str) -> bool:
-    """True if both are the same text but for surrounding white space, or both are numbers, and equal ones.
+    """True if both are the same text but for surrounding white space, or both are numbers, and
+    equal ones.
 
-    A number is digits with a sign, a decimal point and an exponent, all but the digits optional; 1,000 is a text.
+    A number is digits with a sign, a decimal point and an exponent, all but the digits optional;
+    1,000 is a text.
     """
     response, answer = response.strip(), answer.strip()
     if response == answer:
@@ -73,11 +78,19 @@ def _number(value: Any) -> str:
 
 
 def _json(value: Any) -> Any:
-    """`value` as JSON can hold it: numbers as above, null for what is not finite, the text of everything else."""
+    """`value` as JSON can hold it: numbers as above, null for what is not finite, the text of
+    everything else.
+    """
     if isinstance(value, dict):
         return {str(name): _json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_json(item) for item in value]
     if isinstance(value, float):
-        return None if not math.isfinite(value) else int(value) if abs(value) < EXACT and value.is_integer() else value
+        return (
+            None
+            if not math.isfinite(value)
+            else int(value)
+            if abs(value) < EXACT and value.is_integer()
+            else value
+        )
     return value if value is None or isinstance(value, str | bool | int) else _text(value)

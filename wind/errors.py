@@ -2,14 +2,14 @@
 
     WindError
     ├── ConfigError      exit 2   a config, an argument, or a path it names, is wrong
-    ├── InputError       exit 1   the content of an input is wrong: a prompt row, a reward, a model folder
-    ├── DatasetError     exit 1   a stored dataset or model is missing, damaged or does not fit its schema
+    ├── InputError       exit 1   an input's content is wrong: a prompt row, a reward, a model
+    ├── DatasetError     exit 1   a stored dataset or model is missing, damaged or unfit
     ├── DataCheckError   exit 3   a data check blocked the run
     ├── StageError       exit 1   a stage's process failed, or a run is in the way of another
     └── TrainingError    exit 1   training diverged or its export did not verify
 
-Each message is one line: what is wrong, where, and what to do; secrets are taken out of it. All are picklable: one string is
-their whole state.
+Each message is one line: what is wrong, where, and what to do; secrets are taken out of it. All are
+picklable: one string is their whole state.
 """
 
 import signal
@@ -61,16 +61,24 @@ class TrainingError(WindError, RuntimeError):
 
 
 def by_name(name: str, message: str) -> WindError:
-    """The error of class `name` with `message`: how an error crosses from a worker process to its parent."""
+    """The error of class `name` with `message`: how an error crosses from a worker process to its
+    parent.
+    """
     kinds = {kind.__name__: kind for kind in WindError.__subclasses__()}
     return kinds.get(name, StageError)(message)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what `error` says, or its name; where a value does not fit a model, the field and what is wrong."""
+    """The first line of what `error` says, or its name; where a value does not fit a model, the
+    field and what is wrong.
+    """
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        said = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]))
+        said = ": ".join(
+            filter(
+                None, [".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")]
+            )
+        )
     else:
         said = str(error)
     line = (said.strip() or type(error).__name__).splitlines()[0]
@@ -78,6 +86,8 @@ def first_line(error: BaseException) -> str:
 
 
 def killed_by(signum: int) -> str:
-    """What happened to a process that the signal `signum` ended, with the likely reason where the signal has one."""
+    """What happened to a process that the signal `signum` ended, with the likely reason where the
+    signal has one.
+    """
     reason = ", as the system does when memory runs out" if signum == signal.SIGKILL else ""
     return f"was killed by {signal.Signals(signum).name}{reason}"

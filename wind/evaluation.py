@@ -1,9 +1,10 @@
 """Evaluation: on held-out prompts, each response of the policy beside the reference's.
 
-One row is one eval prompt and sample: the policy's response number i, its win rate against *all* responses of the reference to
-the same prompt (ties one half, MATH 7; equal responses tie), and next to it the reference's response number i. With a pairwise
-reward the policy's responses were scored against the reference's: the win rate is the mean preference, and so are both rewards,
-each side's over the other. Means and intervals are `wind.metrics`.
+One row is one eval prompt and sample: the policy's response number i, its win rate against *all*
+responses of the reference to the same prompt (ties one half, MATH 7; equal responses tie), and next
+to it the reference's response number i. With a pairwise reward the policy's responses were scored
+against the reference's: the win rate is the mean preference, and so are both rewards, each side's
+over the other. Means and intervals are `wind.metrics`.
 """
 
 import numpy as np
@@ -12,15 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.answers import is_same
-from wind.config import EvaluationConfig
-from wind.datasets import Store
+from wind.code.functions import source_digest
+from wind.config.recipe import EvaluationConfig
 from wind.errors import DatasetError, InputError
-from wind.handles import Dataset, label
 from wind.rewards import judging_prompts, responses
 from wind.rewards.functions import UserFunction, checked_numbers
-from wind.rewards.sources import source_digest
-from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, label
+from wind.store.schemas import SCHEMAS
 from wind.win_rates import opponents_rewards, win_rates_against, win_rates_of_preferences
 
 KEY = ("prompt_id", "sample_index")
@@ -33,23 +34,27 @@ class EvaluationSpec(Spec):
     generations_policy: Dataset
     generations_reference: Dataset
     rewards_policy: Dataset  # of a pairwise reward: against the reference's responses
-    rewards_reference: Dataset | None = None  # None with a pairwise reward, whose preferences hold both sides
+    # None with a pairwise reward, whose preferences hold both sides
+    rewards_reference: Dataset | None = None
     logps: Dataset  # of the policy's responses, under the policy and under the reference
     evaluation: EvaluationConfig
     match_digest: str = ""  # of the source of evaluation.match, see `resolve_match`
 
 
 def resolve_match(config: EvaluationConfig) -> str:
-    """The digest of the source of `evaluation.match`, empty where there is none. Raises ConfigError as `source_digest` does."""
+    """The digest of the source of `evaluation.match`, empty where there is none. Raises ConfigError
+    as `source_digest` does.
+    """
     return "" if config.match is None else source_digest("evaluation.match", config.match)
 
 
 def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFrame) -> pl.DataFrame:
     """The evaluation rows, one per row of `policy`, sorted by key.
 
-    `policy` and `reference` have the key, response, reward, response_tokens, is_truncated and accuracy; with a pairwise reward
-    the policy also has its preferences over the reference's responses, and the reference no reward. `logps` has the key and both
-    log-probabilities. Raises InputError where one of them lacks a prompt and sample that another has.
+    `policy` and `reference` have the key, response, reward, response_tokens, is_truncated and
+    accuracy; with a pairwise reward the policy also has its preferences over the reference's
+    responses, and the reference no reward. `logps` has the key and both log-probabilities. Raises
+    InputError where one of them lacks a prompt and sample that another has.
     """
     if "preferences" in policy.columns:
         wins = win_rates_of_preferences(policy)
@@ -60,7 +65,11 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
     reference = reference.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_reference"))
     policy = policy.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_policy"))
     rows = policy
-    for what, other in (("reference responses", reference), ("log-probabilities", logps), ("win rates", wins)):
+    for what, other in (
+        ("reference responses", reference),
+        ("log-probabilities", logps),
+        ("win rates", wins),
+    ):
         rows = rows.join(other, on=KEY, how="inner", validate="1:1")
         if not len(rows) == len(policy) == len(other):
             raise InputError(
@@ -70,26 +79,37 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
     return rows.sort(KEY).select(SCHEMAS["evaluation"].names)
 
 
-def _judged_alike(policy: pl.DataFrame, reference: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Key and reward of both sides, equal responses to a prompt with the same reward: that of the reference's first.
+def _judged_alike(
+    policy: pl.DataFrame, reference: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Key and reward of both sides, equal responses to a prompt with the same reward: that of the
+    reference's first.
 
-    Each side was scored by itself, and the last bits of a model's output hang on what else is in the batch: by them a response
-    would win or lose against itself.
+    Each side was scored by itself, and the last bits of a model's output hang on what else is in
+    the batch: by them a response would win or lose against itself.
     """
     sides = [
-        side.select(*KEY, "response", "reward").with_columns(side=pl.lit(place)) for place, side in enumerate((reference, policy))
+        side.select(*KEY, "response", "reward").with_columns(side=pl.lit(place))
+        for place, side in enumerate((reference, policy))
     ]
     first = pl.col("reward").sort_by("side", "sample_index").first().over("prompt_id", "response")
-    judged = pl.concat(sides).with_columns(reward=pl.when(pl.col("reward").is_nan()).then("reward").otherwise(first))
+    judged = pl.concat(sides).with_columns(
+        reward=pl.when(pl.col("reward").is_nan()).then("reward").otherwise(first)
+    )
     return judged.filter(side=1), judged.filter(side=0)
 
 
 def exact_match(rows: pl.DataFrame) -> pl.Series:
-    """1 where `response` is the same as `answer`, see `wind.answers.is_same`, 0 where not, null without an answer."""
+    """1 where `response` is the same as `answer`, see `wind.answers.is_same`, 0 where not, null
+    without an answer.
+    """
     pairs = zip(rows["response"], rows["answer"], strict=True)
     return pl.Series(
         "accuracy",
-        [None if answer is None else float(is_same(response, answer)) for response, answer in pairs],
+        [
+            None if answer is None else float(is_same(response, answer))
+            for response, answer in pairs
+        ],
         dtype=pl.Float64,
     )
 
@@ -105,31 +125,56 @@ def function_match(match: UserFunction, prompts: pl.DataFrame, rows: pl.DataFram
         judged = responses(prompts, answered.drop("answer"))
         columns = match(judged)
         if [*columns] != [""]:
-            raise InputError(f"{match} returned {', '.join(columns) or 'a dict'}: return one number per response")
+            raise InputError(
+                f"{match} returned {', '.join(columns) or 'a dict'}: return one number per response"
+            )
         matches = checked_numbers(str(match), columns[""], judged)
         wrong = np.flatnonzero((matches != 0) & (matches != 1))
         if wrong.size:
-            raise InputError(f"{match} gave {matches[wrong[0]]} for {judged.where(int(wrong[0]))}: return 0 or 1")
+            raise InputError(
+                f"{match} gave {matches[wrong[0]]} for {judged.where(int(wrong[0]))}: return 0 or 1"
+            )
         accuracy[answered["row"].to_numpy()] = matches
     return pl.Series(accuracy.tolist(), dtype=pl.Float64)
 
 
 def _side(
-    spec: EvaluationSpec, store: Store, place: Place, prompts: pl.DataFrame, generations: Dataset, rewards: Dataset | None
+    spec: EvaluationSpec,
+    store: Store,
+    place: Place,
+    prompts: pl.DataFrame,
+    generations: Dataset,
+    rewards: Dataset | None,
 ) -> pl.DataFrame:
-    """One policy's responses: key, what its rewards say of it, response, response_tokens, is_truncated, accuracy."""
+    """One policy's responses: key, what its rewards say of it, response, response_tokens,
+    is_truncated, accuracy.
+    """
     columns = [*KEY, "response", "response_token_ids", "finish_reason"]
     sampled = store.frame(generations, columns)
     rewarded = sampled.select(KEY) if rewards is None else _rewards(spec, store, rewards)
     rows = sampled.join(rewarded, on=KEY, how="inner", validate="1:1", maintain_order="left")
-    rows = rows.join(prompts.select("prompt_id", "answer"), on="prompt_id", how="inner", validate="m:1", maintain_order="left")
+    rows = rows.join(
+        prompts.select("prompt_id", "answer"),
+        on="prompt_id",
+        how="inner",
+        validate="m:1",
+        maintain_order="left",
+    )
     if not len(rows) == generations.rows == len(rewarded):
         of = label(spec.rewards_policy if rewards is None else rewards)
-        raise DatasetError(f"{of} and {label(spec.prompts)} do not belong to {label(generations)}: rerun rewards")
+        raise DatasetError(
+            f"{of} and {label(spec.prompts)} do not belong to {label(generations)}: rerun rewards"
+        )
     if spec.evaluation.match is None:
         accuracy = exact_match(rows)
     else:
-        match = UserFunction("evaluation.match", spec.evaluation.match, spec.match_digest, place.function_seconds, place.device)
+        match = UserFunction(
+            "evaluation.match",
+            spec.evaluation.match,
+            spec.match_digest,
+            place.function_seconds,
+            place.device,
+        )
         accuracy = function_match(match, prompts, rows)
     return rows.select(
         *rewarded.columns,
@@ -145,7 +190,9 @@ def _rewards(spec: EvaluationSpec, store: Store, rewards: Dataset) -> pl.DataFra
     if spec.rewards_reference is not None:
         return store.frame(rewards, [*KEY, "reward"])
     if "preferences" not in store.open(rewards).schema.names:
-        raise DatasetError(f"{label(rewards)} has no preferences: a scalar reward needs the reference's rewards beside it")
+        raise DatasetError(
+            f"{label(rewards)} has no preferences: a scalar reward needs the reference's rewards beside it"
+        )
     return store.frame(rewards, [*KEY, "reward", "preferences"])
 
 
@@ -153,20 +200,31 @@ def _shards(spec: EvaluationSpec, store: Store) -> int:
     return 1
 
 
-def _compute(spec: EvaluationSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
+def _compute(
+    spec: EvaluationSpec, store: Store, index: int, place: Place, progress: Progress
+) -> Shard:
     prompts = judging_prompts(store, spec.prompts)
     policy = _side(spec, store, place, prompts, spec.generations_policy, spec.rewards_policy)
-    reference = _side(spec, store, place, prompts, spec.generations_reference, spec.rewards_reference)
-    rows = evaluation(policy, reference, store.frame(spec.logps, [*KEY, "logp_policy", "logp_reference"]))
+    reference = _side(
+        spec, store, place, prompts, spec.generations_reference, spec.rewards_reference
+    )
+    rows = evaluation(
+        policy, reference, store.frame(spec.logps, [*KEY, "logp_policy", "logp_reference"])
+    )
     progress(len(rows), len(rows))
     return Shard(rows.to_arrow())
 
 
 def _numbers(spec: EvaluationSpec, table: pa.Table) -> dict[str, float]:
-    return {name: pc.mean(table[name]).as_py() for name in ("win_rate", "reward_policy", "reward_reference")}
+    return {
+        name: pc.mean(table[name]).as_py()
+        for name in ("win_rate", "reward_policy", "reward_reference")
+    }
 
 
-STAGE = Stage(name="evaluation", spec=EvaluationSpec, shards=_shards, compute=_compute, numbers=_numbers)
+STAGE = Stage(
+    name="evaluation", spec=EvaluationSpec, shards=_shards, compute=_compute, numbers=_numbers
+)
 
 if __name__ == "__main__":
     main("evaluation")

@@ -1,4 +1,6 @@
-"""Files: those that come from outside are plain, those of ours never half there, and locks die with their holder."""
+"""Files: those that come from outside are plain, those of ours never half there, and locks die with
+their holder.
+"""
 
 import contextlib
 import errno
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 UNFINISHED = re.compile(r"\..*\.(\d+)-\d+\.partial")
-LARGEST_TEXT: Final = 64 * 2**20  # bytes of a text that is read at once: the largest tokenizers have half of it
+# bytes of a text that is read at once: the largest tokenizers have half of it
+LARGEST_TEXT: Final = 64 * 2**20
 KINDS: Final = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -30,13 +33,17 @@ class NotPlainError(OSError):
 def open_plain(path: Path, within: Path | None = None) -> BufferedReader:
     """The plain file at `path`, open for reading; a link is followed.
 
-    Of a file in the folder `within`, links may lead into that folder, and from a snapshot in a cache of the Hub into the blobs of
-    the same repository. Nothing but a plain file is opened, so that nothing waits for a writer. Raises NotPlainError in one line,
-    and OSError as `open` does.
+    Of a file in the folder `within`, links may lead into that folder, and from a snapshot in a
+    cache of the Hub into the blobs of the same repository. Nothing but a plain file is opened, so
+    that nothing waits for a writer. Raises NotPlainError in one line, and OSError as `open` does.
     """
     real = Path(os.path.realpath(path))
-    if within is not None and not any(real.is_relative_to(folder) for folder in _reached_from(within)):
-        raise NotPlainError(f"{path} leads to {real}, out of its folder: put a copy of the file in its place")
+    if within is not None and not any(
+        real.is_relative_to(folder) for folder in _reached_from(within)
+    ):
+        raise NotPlainError(
+            f"{path} leads to {real}, out of its folder: put a copy of the file in its place"
+        )
     _require_plain(path, os.stat(real))
     descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -48,16 +55,22 @@ def open_plain(path: Path, within: Path | None = None) -> BufferedReader:
 
 
 def read_plain(path: Path, within: Path | None = None) -> bytes:
-    """The content of a plain file, a small one, see `open_plain`. Raises NotPlainError also for one beyond `LARGEST_TEXT`."""
+    """The content of a plain file, a small one, see `open_plain`. Raises NotPlainError also for one
+    beyond `LARGEST_TEXT`.
+    """
     with open_plain(path, within) as file:
         content = file.read(LARGEST_TEXT + 1)
     if len(content) > LARGEST_TEXT:
-        raise NotPlainError(f"{path} has more than {LARGEST_TEXT // 2**20} MiB, which no file of its kind has")
+        raise NotPlainError(
+            f"{path} has more than {LARGEST_TEXT // 2**20} MiB, which no file of its kind has"
+        )
     return content
 
 
 def plain_text(path: Path) -> str:
-    """The text of a plain file in UTF-8, each of its line ends one newline. Raises as `read_plain` does, and UnicodeError."""
+    """The text of a plain file in UTF-8, each of its line ends one newline. Raises as `read_plain`
+    does, and UnicodeError.
+    """
     return read_plain(path).decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -69,27 +82,36 @@ def _refuse_special(path: Path) -> None:
 
 def _require_plain(path: Path, state: os.stat_result) -> None:
     if not stat.S_ISREG(state.st_mode):
-        raise NotPlainError(f"{path} is {KINDS.get(stat.S_IFMT(state.st_mode), 'something else')}, and no plain file")
+        raise NotPlainError(
+            f"{path} is {KINDS.get(stat.S_IFMT(state.st_mode), 'something else')}, and no plain file"
+        )
 
 
 def _reached_from(folder: Path) -> list[Path]:
     """The folders, without links in their names, that links in `folder` may lead into."""
     real = Path(os.path.realpath(folder))
-    caches = [above.parents[1] for above in (real, *real.parents) if above.parent.name == "snapshots"]
-    return [real, *(cache / "blobs" for cache in caches if "--" in cache.name)]  # models--ORG--NAME, datasets--ORG--NAME
+    caches = [
+        above.parents[1] for above in (real, *real.parents) if above.parent.name == "snapshots"
+    ]
+    # models--ORG--NAME, datasets--ORG--NAME
+    return [real, *(cache / "blobs" for cache in caches if "--" in cache.name)]
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    """Write `content` to `path` so that a reader sees the old file or the whole new one, never a
+    part.
+    """
     with atomic(path) as partial:
         partial.write_bytes(content)
 
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on `path` for the block; the system frees it when the process dies, however it dies.
+    """Hold an exclusive lock on `path` for the block; the system frees it when the process dies,
+    however it dies.
 
-    Raises BlockingIOError, whose `strerror` names the process that holds it, if it is taken and `wait` is False.
+    Raises BlockingIOError, whose `strerror` names the process that holds it, if it is taken and
+    `wait` is False.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -99,7 +121,8 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace")
             os.close(descriptor)
             raise BlockingIOError(errno.EWOULDBLOCK, f"process {holder}", os.fspath(path)) from None
-        # The holder before us may have removed the file: then our lock is on a name nobody else will find.
+        # The holder before us may have removed the file: then our lock is on a name nobody else
+        # will find.
         if _is_at(descriptor, path):
             break
         os.close(descriptor)
@@ -113,7 +136,9 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock on `path` for the block unless somebody does; whether it is held. Leaves no file where there was none."""
+    """Hold the lock on `path` for the block unless somebody does; whether it is held. Leaves no
+    file where there was none.
+    """
     is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -123,7 +148,8 @@ def try_lock(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             is_held = False
         yield is_held
-        if is_held and is_new and _is_at(descriptor, path):  # the block may have removed it, and another have it by now
+        # the block may have removed it, and another have it by now
+        if is_held and is_new and _is_at(descriptor, path):
             path.unlink()
     finally:
         os.close(descriptor)
@@ -131,7 +157,8 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name for the block to write; at its end the content is synced and appears at `path` by one rename.
+    """A temporary name for the block to write; at its end the content is synced and appears at
+    `path` by one rename.
 
     Raises NotPlainError if what is there is no file: a device, say, would be gone.
     """
@@ -153,7 +180,9 @@ def unfinished_name(name: str) -> str:
 
 
 def writer_of(name: str) -> int | None:
-    """The process that writes, or wrote, the unfinished file called `name`; None if it is not such a name."""
+    """The process that writes, or wrote, the unfinished file called `name`; None if it is not such
+    a name.
+    """
     match = UNFINISHED.fullmatch(name)
     return int(match[1]) if match else None
 

@@ -1,7 +1,8 @@
-"""Fingerprints: sha256 over content alone, never over times, hosts, paths or how rows were cut into shards.
+"""Fingerprints: sha256 over content alone, never over times, hosts, paths or how rows were cut into
+shards.
 
-A table's fingerprint hashes each leaf of each column as one stream per kind of content (validity, lengths, values), so it is
-the same whatever the shard and chunk boundaries were.
+A table's fingerprint hashes each leaf of each column as one stream per kind of content (validity,
+lengths, values), so it is the same whatever the shard and chunk boundaries were.
 """
 
 import hashlib
@@ -30,7 +31,9 @@ def digest(value: Any) -> str:
 
 def canonical(value: Any) -> str:
     """A JSON-able value in canonical form: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def file_digest(path: Path) -> str:
@@ -46,18 +49,22 @@ def stream_digest(file: BufferedReader) -> str:
 
 @contextmanager
 def ahead(compute: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
-    """`compute` of each item in order, one worked out in a second thread while the caller handles the one before.
+    """`compute` of each item in order, one worked out in a second thread while the caller handles
+    the one before.
 
-    That pays for digests: hashing lets go of the interpreter's lock. What was not begun when the block ends is not computed.
+    That pays for digests: hashing lets go of the interpreter's lock. What was not begun when the
+    block ends is not computed.
 
-    A generator that ended its thread by itself would do so when it is collected, in any thread; in one that just starts it would
-    wait for ever.
+    A generator that ended its thread by itself would do so when it is collected, in any thread; in
+    one that just starts it would wait for ever.
     """
     with ThreadPoolExecutor(1) as pool:
         yield _in_order(pool, compute, items)
 
 
-def _in_order(pool: ThreadPoolExecutor, compute: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _in_order(
+    pool: ThreadPoolExecutor, compute: Callable[[T], R], items: Sequence[T]
+) -> Iterator[R]:
     waiting = [pool.submit(compute, item) for item in items[:1]]
     for index in range(len(items)):
         result = waiting.pop().result()
@@ -75,7 +82,9 @@ class TableFingerprint:
         self._streams: dict[str, Any] = {}
 
     def update(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Add `batches`, whose schema must be the declared one; their columns are hashed side by side."""
+        """Add `batches`, whose schema must be the declared one; their columns are hashed side by
+        side.
+        """
         # An empty batch is no content: its empty streams would count.
         filled = [batch for batch in batches if batch.num_rows]
         self._rows += sum(batch.num_rows for batch in filled)
@@ -91,14 +100,22 @@ class TableFingerprint:
     def hexdigest(self) -> str:
         """The fingerprint of everything added so far."""
         schema = [[field.name, str(field.type), field.nullable] for field in self._schema]
-        return digest([schema, self._rows, {name: stream.hexdigest() for name, stream in self._streams.items()}])
+        return digest(
+            [
+                schema,
+                self._rows,
+                {name: stream.hexdigest() for name, stream in self._streams.items()},
+            ]
+        )
 
     def _stream(self, name: str, content: Any) -> None:
         self._streams.setdefault(name, hashlib.sha256()).update(content)
 
     def _add(self, name: str, field: pa.Field, column: pa.Array) -> None:
         if field.nullable:
-            self._stream(f"{name}?", np.ascontiguousarray(column.is_valid().to_numpy(zero_copy_only=False)))
+            self._stream(
+                f"{name}?", np.ascontiguousarray(column.is_valid().to_numpy(zero_copy_only=False))
+            )
             column = column.drop_null()
         kind = field.type
         if pa.types.is_list(kind):
@@ -119,5 +136,7 @@ def _string_bytes(column: pa.Array) -> memoryview:
     _, offsets_buffer, data = column.buffers()
     if data is None or len(column) == 0:
         return memoryview(b"")
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[
+        column.offset : column.offset + len(column) + 1
+    ]
     return memoryview(data)[int(offsets[0]) : int(offsets[-1])]

@@ -1,7 +1,9 @@
-"""Logps: the log-probability of every response under the policy that sampled it and under the reference, both frozen.
+"""Logps: the log-probability of every response under the policy that sampled it and under the
+reference, both frozen.
 
-One row is one generation. Both numbers come from the same padded forward passes as training uses, not from the sampler, so that
-the log-ratios of an objective compare like with like (MATH section 0: sums over response tokens including the stop token).
+One row is one generation. Both numbers come from the same padded forward passes as training uses,
+not from the sampler, so that the log-ratios of an objective compare like with like (MATH section 0:
+sums over response tokens including the stop token).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +13,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config import InferenceConfig
-from wind.datasets import Store
+from wind.config.recipe import InferenceConfig
 from wind.errors import DatasetError, InputError
-from wind.handles import Dataset, Model, label
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model, label
 
 if TYPE_CHECKING:
     import torch
@@ -37,14 +39,23 @@ def shards(spec: LogpsSpec, store: Store) -> int:
 
 
 def compute(spec: LogpsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    """The log-probabilities of the rows of the generations' shard `index`; the unit of progress is one scored sequence."""
+    """The log-probabilities of the rows of the generations' shard `index`; the unit of progress is
+    one scored sequence.
+    """
     rows = _rows(spec, store, index)
     models = [spec.policy] if spec.policy == spec.reference else [spec.policy, spec.reference]
     total = len(rows) * len(models)
     scored = {}
     for number, model in enumerate(models):
         before = number * len(rows)
-        scored[model] = _score(spec, store, model, rows, place, lambda done, before=before: progress(before + done, total))
+        scored[model] = _score(
+            spec,
+            store,
+            model,
+            rows,
+            place,
+            lambda done, before=before: progress(before + done, total),
+        )
     table = pa.table(
         {
             "prompt_id": rows["prompt_id"].to_arrow().cast(pa.string()),
@@ -58,7 +69,9 @@ def compute(spec: LogpsSpec, store: Store, index: int, place: Place, progress: P
 
 
 def numbers(spec: LogpsSpec, table: pa.Table) -> dict[str, float]:
-    """Mean log-probability under the policy, and the mean log-ratio to the reference: the plain estimate of the KL, in nats."""
+    """Mean log-probability under the policy, and the mean log-ratio to the reference: the plain
+    estimate of the KL, in nats.
+    """
     policy, reference = table.column("logp_policy"), table.column("logp_reference")
     return {
         "mean_logp_policy": pc.mean(policy).as_py(),
@@ -67,10 +80,13 @@ def numbers(spec: LogpsSpec, table: pa.Table) -> dict[str, float]:
 
 
 def batched(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Row numbers in batches of at most `batch_tokens` padded tokens, longest rows first; a row longer than that runs alone."""
+    """Row numbers in batches of at most `batch_tokens` padded tokens, longest rows first; a row
+    longer than that runs alone.
+    """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:  # the first row is the longest of its batch
+        # the first row is the longest of its batch
+        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
         batch.append(row)
@@ -79,28 +95,40 @@ def batched(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 def _rows(spec: LogpsSpec, store: Store, index: int) -> pl.DataFrame:
-    """The generations of one shard with their prompts' token ids, in key order. Raises DatasetError if a prompt is missing."""
-    generations = store.frame(spec.generations, ["prompt_id", "sample_index", "response_token_ids"], index)
+    """The generations of one shard with their prompts' token ids, in key order. Raises DatasetError
+    if a prompt is missing.
+    """
+    generations = store.frame(
+        spec.generations, ["prompt_id", "sample_index", "response_token_ids"], index
+    )
     prompts = store.frame(spec.prompts, ["prompt_id", "prompt_token_ids"])
     rows = generations.join(prompts, on="prompt_id", how="left", maintain_order="left")
     unknown = rows.filter(pl.col("prompt_token_ids").is_null())["prompt_id"]
     if len(unknown):
-        raise DatasetError(f"{label(spec.generations)} answers prompt {unknown[0]}, which {label(spec.prompts)} does not hold")
+        raise DatasetError(
+            f"{label(spec.generations)} answers prompt {unknown[0]}, which {label(spec.prompts)} does not hold"
+        )
     return rows
 
 
-def _score(spec: LogpsSpec, store: Store, model: Model, rows: pl.DataFrame, place: Place, progress: Any) -> list[float]:
-    """The log-probability of every row under `model`, in row order. Raises InputError naming the prompt if one is not finite."""
+def _score(
+    spec: LogpsSpec, store: Store, model: Model, rows: pl.DataFrame, place: Place, progress: Any
+) -> list[float]:
+    """The log-probability of every row under `model`, in row order. Raises InputError naming the
+    prompt if one is not finite.
+    """
     import torch
 
     from wind.models import deterministic, load_policy
-    from wind.sequence_logps import SequenceLogps, verify_head
+    from wind.models.sequence_logps import SequenceLogps, verify_head
 
     policy = load_policy(store, model, spec.inference, place.device)
     verify_head(policy)
     scorer = SequenceLogps(policy)
     prompts, responses = rows["prompt_token_ids"].to_list(), rows["response_token_ids"].to_list()
-    lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+    lengths = [
+        len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
+    ]
     logps = [float("nan")] * len(rows)
     done = 0
     with torch.inference_mode(), deterministic():
@@ -122,10 +150,14 @@ def _score(spec: LogpsSpec, store: Store, model: Model, rows: pl.DataFrame, plac
 def padded(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """Token ids, attention mask and response mask of `prompt + response` rows, each `[B, T]`, padded on the right with id 0."""
+    """Token ids, attention mask and response mask of `prompt + response` rows, each `[B, T]`,
+    padded on the right with id 0.
+    """
     import torch
 
-    width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+    width = max(
+        len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
+    )
     ids_B_T = torch.zeros((len(prompts), width), dtype=torch.long)
     attention_B_T = torch.zeros((len(prompts), width), dtype=torch.bool)
     response_B_T = torch.zeros((len(prompts), width), dtype=torch.bool)

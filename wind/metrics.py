@@ -1,13 +1,15 @@
 """Metrics: the numbers of one iteration, each with its 95% interval over prompts.
 
-One row is one number. Intervals are percentile bootstraps that resample *prompts*, not responses: the responses to a prompt are
-not independent, and counting them as if they were would make every interval too short. What an iteration does not have (gold
-answers, a training) gives no row; the training loss and numbers over a single prompt have no interval.
+One row is one number. Intervals are percentile bootstraps that resample *prompts*, not responses:
+the responses to a prompt are not independent, and counting them as if they were would make every
+interval too short. What an iteration does not have (gold answers, a training) gives no row; the
+training loss and numbers over a single prompt have no interval.
 
-distinct_n is the mean over prompts of the share of distinct n-grams of white-space separated words among all n-grams
-in its responses (Li et al., arXiv 1510.03055); a response of fewer than n words counts as one n-gram, itself.
-distinct_responses is the number of different texts among a prompt's samples. entropy is the mean of -log pi(y) over samples y of
-pi, in nats; where `temperature`, `top_p` or `top_k` narrow the sampler it is a cross-entropy instead.
+distinct_n is the mean over prompts of the share of distinct n-grams of white-space separated words
+among all n-grams in its responses (Li et al., arXiv 1510.03055); a response of fewer than n words
+counts as one n-gram, itself. distinct_responses is the number of different texts among a prompt's
+samples. entropy is the mean of -log pi(y) over samples y of pi, in nats; where `temperature`,
+`top_p` or `top_k` narrow the sampler it is a cross-entropy instead.
 """
 
 import numpy as np
@@ -15,23 +17,26 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from wind.config import EvaluationConfig
-from wind.datasets import Store
+from wind.config.recipe import EvaluationConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
-from wind.handles import Dataset
-from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.schemas import SCHEMAS
 
 LEVEL = 0.95
-MAX_EXPONENT = 600.0  # sums of e^600 still fit a float64: one absurd response must not turn a whole metric into infinity
+# sums of e^600 still fit a float64: one absurd response must not turn a whole metric into infinity
+MAX_EXPONENT = 600.0
 BLOCK = 2**22  # prompts times resamples drawn at once: 32 MiB of indices
 
 Floats = npt.NDArray[np.float64]
 
 
 class MetricsSpec(Spec):
-    """What is measured, and the seed of the intervals. Without a training its four datasets' metrics are left out."""
+    """What is measured, and the seed of the intervals. Without a training its four datasets'
+    metrics are left out.
+    """
 
     evaluation: Dataset
     generations: Dataset  # the policy's responses to the eval prompts
@@ -46,10 +51,11 @@ class MetricsSpec(Spec):
 def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """By metric, the evaluation rows' values: prompt_id, value. Their mean is the metric.
 
-    With l = log pi(y) - log pi_ref(y) on samples y of the policy, kl_k1 is the mean of l and kl_k3 that of e^-l - 1 + l: both
-    estimate KL(pi || pi_ref) without bias, the second never below zero (MATH 7). tie_share is that of all comparisons of a
-    policy's with a reference's response, and accuracy_gain is policy minus reference. entropy is in nats per response,
-    entropy_per_token that of each response divided by its tokens.
+    With l = log pi(y) - log pi_ref(y) on samples y of the policy, kl_k1 is the mean of l and kl_k3
+    that of e^-l - 1 + l: both estimate KL(pi || pi_ref) without bias, the second never below zero
+    (MATH 7). tie_share is that of all comparisons of a policy's with a reference's response, and
+    accuracy_gain is policy minus reference. entropy is in nats per response, entropy_per_token that
+    of each response divided by its tokens.
     """
     ratio = pl.col("logp_policy") - pl.col("logp_reference")
     values = {
@@ -58,7 +64,9 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
         "mean_reward": pl.col("reward_policy"),
         "mean_reward_reference": pl.col("reward_reference"),
         "kl_k1": ratio,
-        "kl_k3": ratio.map_batches(lambda log_ratios: pl.Series(kl_k3(log_ratios.to_numpy())), return_dtype=pl.Float64),
+        "kl_k3": ratio.map_batches(
+            lambda log_ratios: pl.Series(kl_k3(log_ratios.to_numpy())), return_dtype=pl.Float64
+        ),
         "entropy": -pl.col("logp_policy"),
         "entropy_per_token": -pl.col("logp_policy") / pl.col("response_tokens_policy"),
         "response_tokens": pl.col("response_tokens_policy"),
@@ -67,23 +75,36 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
         "accuracy_reference": pl.col("accuracy_reference"),
         "accuracy_gain": pl.col("accuracy_policy") - pl.col("accuracy_reference"),
     }
-    return {name: evaluation.select("prompt_id", value=value.cast(pl.Float64)).drop_nulls() for name, value in values.items()}
+    return {
+        name: evaluation.select("prompt_id", value=value.cast(pl.Float64)).drop_nulls()
+        for name, value in values.items()
+    }
 
 
 def kl_k3(log_ratios: Floats) -> Floats:
-    """e^-l - 1 + l for each l = log pi(y) - log pi_ref(y): nonnegative, and of mean KL(pi || pi_ref) over samples y of pi."""
+    """e^-l - 1 + l for each l = log pi(y) - log pi_ref(y): nonnegative, and of mean KL(pi ||
+    pi_ref) over samples y of pi.
+    """
     values: Floats = np.expm1(np.minimum(-log_ratios, MAX_EXPONENT)) + log_ratios
     return values.clip(min=0.0)  # rounding can leave -1e-17
 
 
 def distinct_n(generations: pl.DataFrame, n: int) -> pl.DataFrame:
-    """By prompt, the share of distinct n-grams among all n-grams of its responses: prompt_id, value in (0, 1]."""
+    """By prompt, the share of distinct n-grams among all n-grams of its responses: prompt_id, value
+    in (0, 1].
+    """
     grams = (
-        generations.select("prompt_id", "sample_index", word=pl.col("response").str.extract_all(r"\S+"))
+        generations.select(
+            "prompt_id", "sample_index", word=pl.col("response").str.extract_all(r"\S+")
+        )
         .explode("word", empty_as_null=True)
         .with_columns(
-            *(pl.col("word").shift(-ahead).over("prompt_id", "sample_index").alias(f"word{ahead}") for ahead in range(1, n)),
-            left=pl.len().over("prompt_id", "sample_index") - pl.int_range(pl.len()).over("prompt_id", "sample_index"),
+            *(
+                pl.col("word").shift(-ahead).over("prompt_id", "sample_index").alias(f"word{ahead}")
+                for ahead in range(1, n)
+            ),
+            left=pl.len().over("prompt_id", "sample_index")
+            - pl.int_range(pl.len()).over("prompt_id", "sample_index"),
             is_first=pl.int_range(pl.len()).over("prompt_id", "sample_index") == 0,
         )
         .filter((pl.col("left") >= n) | pl.col("is_first"))
@@ -94,11 +115,17 @@ def distinct_n(generations: pl.DataFrame, n: int) -> pl.DataFrame:
 
 def distinct_responses(generations: pl.DataFrame) -> pl.DataFrame:
     """By prompt, how many different texts its responses are: prompt_id, value >= 1."""
-    return generations.group_by("prompt_id").agg(value=pl.col("response").n_unique().cast(pl.Float64)).sort("prompt_id")
+    return (
+        generations.group_by("prompt_id")
+        .agg(value=pl.col("response").n_unique().cast(pl.Float64))
+        .sort("prompt_id")
+    )
 
 
 def last_loss(training: pl.DataFrame) -> tuple[float, int]:
-    """The mean `loss` over the last tenth of the steps, and how many steps that is. Raises DatasetError if none is recorded."""
+    """The mean `loss` over the last tenth of the steps, and how many steps that is. Raises
+    DatasetError if none is recorded.
+    """
     losses = training.filter(pl.col("metric") == "loss").sort("step")["value"]
     if not len(losses):
         raise DatasetError("the training has no metric called loss: rerun training")
@@ -106,14 +133,21 @@ def last_loss(training: pl.DataFrame) -> tuple[float, int]:
     return float(last.mean()), len(last)
 
 
-def estimate(values: pl.DataFrame, samples: int, generator: np.random.Generator) -> tuple[float, float | None, float | None]:
-    """The mean of `values` (prompt_id, value) and its 95% percentile bootstrap, `samples` resamples of prompts.
+def estimate(
+    values: pl.DataFrame, samples: int, generator: np.random.Generator
+) -> tuple[float, float | None, float | None]:
+    """The mean of `values` (prompt_id, value) and its 95% percentile bootstrap, `samples` resamples
+    of prompts.
 
-    A resample's mean is the ratio of its summed values and counts, so prompts with more rows weigh more, as in the mean itself.
-    The interval is widened, if need be, to hold the mean, which percentiles of a skewed or constant sample can miss; fewer than
-    two prompts have none.
+    A resample's mean is the ratio of its summed values and counts, so prompts with more rows weigh
+    more, as in the mean itself. The interval is widened, if need be, to hold the mean, which
+    percentiles of a skewed or constant sample can miss; fewer than two prompts have none.
     """
-    prompts = values.group_by("prompt_id").agg(sum=pl.col("value").sum(), count=pl.len()).sort("prompt_id")
+    prompts = (
+        values.group_by("prompt_id")
+        .agg(sum=pl.col("value").sum(), count=pl.len())
+        .sort("prompt_id")
+    )
     sums_P, counts_P = prompts["sum"].to_numpy(), prompts["count"].to_numpy()
     mean = float(sums_P.sum() / counts_P.sum())
     if len(prompts) < 2:
@@ -121,14 +155,20 @@ def estimate(values: pl.DataFrame, samples: int, generator: np.random.Generator)
     means = np.empty(samples)
     block = max(1, BLOCK // len(prompts))
     for start in range(0, samples, block):
-        chosen_B_P = generator.integers(len(prompts), size=(min(block, samples - start), len(prompts)))
-        means[start : start + block] = sums_P[chosen_B_P].sum(axis=1) / counts_P[chosen_B_P].sum(axis=1)
+        chosen_B_P = generator.integers(
+            len(prompts), size=(min(block, samples - start), len(prompts))
+        )
+        means[start : start + block] = sums_P[chosen_B_P].sum(axis=1) / counts_P[chosen_B_P].sum(
+            axis=1
+        )
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return mean, min(low, mean), max(high, mean)
 
 
 def generator_for(seed: int, iteration: int, metric: str) -> np.random.Generator:
-    """The random generator of one metric's interval, its own, so that one metric more moves no other's."""
+    """The random generator of one metric's interval, its own, so that one metric more moves no
+    other's.
+    """
     return np.random.default_rng(int(digest([seed, iteration, metric]), 16))
 
 
@@ -136,13 +176,17 @@ def _shards(spec: MetricsSpec, store: Store) -> int:
     return 1
 
 
-def _compute(spec: MetricsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
+def _compute(
+    spec: MetricsSpec, store: Store, index: int, place: Place, progress: Progress
+) -> Shard:
     values = row_metrics(store.frame(spec.evaluation))
     generations = store.frame(spec.generations, ["prompt_id", "sample_index", "response"])
     values |= {f"distinct_{n}": distinct_n(generations, n) for n in (1, 2, 3)}
     values["distinct_responses"] = distinct_responses(generations)
     if spec.rewards is not None:
-        values["train_reward"] = store.frame(spec.rewards, ["prompt_id", "reward"]).rename({"reward": "value"})
+        values["train_reward"] = store.frame(spec.rewards, ["prompt_id", "reward"]).rename(
+            {"reward": "value"}
+        )
     if spec.win_rates is not None:
         tie_share = pl.col("ties") / (pl.col("wins") + pl.col("ties") + pl.col("losses"))
         values["train_tie_share"] = store.frame(spec.win_rates).select("prompt_id", value=tie_share)
@@ -150,13 +194,21 @@ def _compute(spec: MetricsSpec, store: Store, index: int, place: Place, progress
     for name, frame in values.items():
         if len(frame):  # no gold answers, no accuracy
             generator = generator_for(spec.seed, spec.iteration, name)
-            rows.append((name, *estimate(frame, spec.evaluation_config.bootstrap_samples, generator), len(frame)))
+            rows.append(
+                (
+                    name,
+                    *estimate(frame, spec.evaluation_config.bootstrap_samples, generator),
+                    len(frame),
+                )
+            )
     if spec.training is not None:
         loss, steps = last_loss(store.frame(spec.training))
         rows.append(("loss", loss, None, None, steps))
     progress(len(rows), len(rows))
     columns = zip(*sorted(rows), strict=True)
-    table = pa.table([[spec.iteration] * len(rows), *map(list, columns)], names=SCHEMAS["metrics"].names)
+    table = pa.table(
+        [[spec.iteration] * len(rows), *map(list, columns)], names=SCHEMAS["metrics"].names
+    )
     return Shard(table)
 
 

@@ -1,7 +1,8 @@
-"""How deep JSON and YAML may be nested: counted, so that no state of the process decides what can be read.
+"""How deep JSON and YAML may be nested: counted, so that no state of the process decides what can
+be read.
 
-Python's recursion limit is such a state: libraries raise it when they are imported, and what is left of it depends on the caller.
-Parquet and Arrow files have counted limits of their own.
+Python's recursion limit is such a state: libraries raise it when they are imported, and what is
+left of it depends on the caller. Parquet and Arrow files have counted limits of their own.
 """
 
 import json
@@ -18,7 +19,8 @@ _BRACKET = re.compile(r"[\[{]|[\]}]")
 def json_value(content: bytes, *, parse_constant: Callable[[str], Any] | None = None) -> Any:
     """The value of a JSON text in UTF-8.
 
-    Raises ValueError (JSONDecodeError, UnicodeDecodeError) for any other text, and for one nested more than `DEEPEST` levels.
+    Raises ValueError (JSONDecodeError, UnicodeDecodeError) for any other text, and for one nested
+    more than `DEEPEST` levels.
     """
     text = content.decode()
     if is_too_deep(text):
@@ -27,7 +29,9 @@ def json_value(content: bytes, *, parse_constant: Callable[[str], Any] | None = 
 
 
 def is_too_deep(text: str) -> bool:
-    """Whether the brackets of a JSON text, those within its strings aside, are nested more than `DEEPEST` levels."""
+    """Whether the brackets of a JSON text, those within its strings aside, are nested more than
+    `DEEPEST` levels.
+    """
     if text.count("[") + text.count("{") <= DEEPEST:
         return False
     depth = 0

@@ -1,26 +1,26 @@
 """Selections: which of a prompt's N responses the policy is trained on, and with what label.
 
-One row is one response and its role: `all` where every row trains; `best`, `worst` or `random` where some do; `unused` for a row
-that was not chosen, and `below_margin` for every row of a prompt whose chosen two are too close. Nothing is dropped: the rows are
-those of the win rates.
+One row is one response and its role: `all` where every row trains; `best`, `worst` or `random`
+where some do; `unused` for a row that was not chosen, and `below_margin` for every row of a prompt
+whose chosen two are too close. Nothing is dropped: the rows are those of the win rates.
 
-A row that was chosen *for* being best or worst has a win rate biased outwards: over all draws, the row of ascending rank k has
-the true win rate k/(N + 1), where the unbiased estimate says (k - 1)/(N - 1) and the self-counting one (k - 1/2)/N (MATH 2.8).
-The label `rank` corrects this.
+A row that was chosen *for* being best or worst has a win rate biased outwards: over all draws, the
+row of ascending rank k has the true win rate k/(N + 1), where the unbiased estimate says (k - 1)/(N
+- 1) and the self-counting one (k - 1/2)/N (MATH 2.8). The label `rank` corrects this.
 """
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config import WinRateConfig
-from wind.datasets import Store
+from wind.config.objectives import SelectionConfig
+from wind.config.recipe import WinRateConfig
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import digest
-from wind.handles import Dataset, label
-from wind.objective_config import SelectionConfig
-from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, label
+from wind.store.schemas import SCHEMAS
 
 KEY = ("prompt_id", "sample_index")
 TRAINED = ("all", "best", "worst", "random")  # the roles of the rows that training sees
@@ -38,37 +38,62 @@ class SelectionsSpec(Spec):
 
 
 def selections(rows: pl.DataFrame, spec: SelectionsSpec) -> pl.DataFrame:
-    """The selections rows of `rows` (prompt_id, sample_index, reward, win_rate, rank), sorted by key."""
+    """The selections rows of `rows` (prompt_id, sample_index, reward, win_rate, rank), sorted by
+    key.
+    """
     rank, samples = pl.col("rank"), pl.len().over("prompt_id")
     chosen = {
         "all": pl.lit("all"),
         "best": pl.when(rank == 1).then(pl.lit("best")),
-        "best_worst": pl.when(rank == 1).then(pl.lit("best")).when(rank == samples).then(pl.lit("worst")),
-        "best_random": pl.when(rank == 1).then(pl.lit("best")).when(rank == pl.col("drawn")).then(pl.lit("random")),
+        "best_worst": pl.when(rank == 1)
+        .then(pl.lit("best"))
+        .when(rank == samples)
+        .then(pl.lit("worst")),
+        "best_random": pl.when(rank == 1)
+        .then(pl.lit("best"))
+        .when(rank == pl.col("drawn"))
+        .then(pl.lit("random")),
     }[spec.selection.rows]
     rewards = pl.col("reward").filter(pl.col("role") != "unused")
     gap = (rewards.max() - rewards.min()).over("prompt_id")
     is_close = gap <= spec.selection.margin if spec.selection.margin is not None else pl.lit(False)
     return (
         rows.sort(KEY)
-        .join(_drawn_ranks(rows, spec), on="prompt_id", how="left", validate="m:1", maintain_order="left")
+        .join(
+            _drawn_ranks(rows, spec),
+            on="prompt_id",
+            how="left",
+            validate="m:1",
+            maintain_order="left",
+        )
         .with_columns(role=chosen.fill_null("unused"))
-        .with_columns(role=pl.when(is_close).then(pl.lit("below_margin")).otherwise("role"), label=_label(spec, samples))
+        .with_columns(
+            role=pl.when(is_close).then(pl.lit("below_margin")).otherwise("role"),
+            label=_label(spec, samples),
+        )
         .select(SCHEMAS["selections"].names)
     )
 
 
 def _label(spec: SelectionsSpec, samples: pl.Expr) -> pl.Expr:
-    """The win rate P, or k/(N + 1) at ascending rank k; tied rows share their ranks: k = 1 + (N - 1) P_U = 1/2 + N P_V."""
+    """The win rate P, or k/(N + 1) at ascending rank k; tied rows share their ranks: k = 1 + (N -
+    1) P_U = 1/2 + N P_V.
+    """
     if spec.selection.label == "win_rate":
         return pl.col("win_rate")
     is_unbiased = spec.win_rate.estimator == "unbiased"
-    rank = 1 + (samples - 1) * pl.col("win_rate") if is_unbiased else 0.5 + samples * pl.col("win_rate")
+    rank = (
+        1 + (samples - 1) * pl.col("win_rate")
+        if is_unbiased
+        else 0.5 + samples * pl.col("win_rate")
+    )
     return rank / (samples + 1)
 
 
 def _drawn_ranks(rows: pl.DataFrame, spec: SelectionsSpec) -> pl.DataFrame:
-    """By prompt, the rank of one row other than the best, each with the same chance; seed, iteration and prompt fix it."""
+    """By prompt, the rank of one row other than the best, each with the same chance; seed,
+    iteration and prompt fix it.
+    """
     sizes = rows.group_by("prompt_id").len()
     drawn = [
         2 + int(digest(["selected row", spec.seed, spec.iteration, prompt_id]), 16) % (samples - 1)
@@ -81,12 +106,16 @@ def _shards(spec: SelectionsSpec, store: Store) -> int:
     return len(store.manifest(spec.win_rates).files)
 
 
-def _compute(spec: SelectionsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
+def _compute(
+    spec: SelectionsSpec, store: Store, index: int, place: Place, progress: Progress
+) -> Shard:
     wins = store.frame(spec.win_rates, [*KEY, "win_rate", "rank"], shard=index)
     rewards = store.frame(spec.rewards, [*KEY, "reward"], shard=index)
     rows = wins.join(rewards, on=KEY, how="inner", validate="1:1")
     if not len(rows) == len(wins) == len(rewards):
-        raise DatasetError(f"{label(spec.win_rates)} and {label(spec.rewards)} do not belong together: rerun win_rates")
+        raise DatasetError(
+            f"{label(spec.win_rates)} and {label(spec.rewards)} do not belong together: rerun win_rates"
+        )
     progress(len(rows), len(rows))
     return Shard(selections(rows, spec).to_arrow())
 
@@ -102,7 +131,9 @@ def _numbers(spec: SelectionsSpec, table: pa.Table) -> dict[str, float]:
     return {"trained_share": trained / table.num_rows}
 
 
-STAGE = Stage(name="selections", spec=SelectionsSpec, shards=_shards, compute=_compute, numbers=_numbers)
+STAGE = Stage(
+    name="selections", spec=SelectionsSpec, shards=_shards, compute=_compute, numbers=_numbers
+)
 
 if __name__ == "__main__":
     main("selections")

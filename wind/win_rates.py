@@ -1,24 +1,27 @@
-"""Win rates: from the rewards or preferences of a prompt's N responses to how often each beats one drawn from the same policy.
+"""Win rates: from the rewards or preferences of a prompt's N responses to how often each beats one
+drawn from the same policy.
 
-One row is one response against its N-1 siblings. Ties count one half, which keeps the mean over a prompt at exactly 1/2 and the
-preference constant-sum (MATH 0.1, convention 1). With rewards everything is ranks within the prompt, so the cost is that of a
-sort, not N x N. With preferences the N x N matrix is there already and nothing says that it is transitive: a cycle is no error,
-and its members may well end up with the same win rate.
+One row is one response against its N-1 siblings. Ties count one half, which keeps the mean over a
+prompt at exactly 1/2 and the preference constant-sum (MATH 0.1, convention 1). With rewards
+everything is ranks within the prompt, so the cost is that of a sort, not N x N. With preferences
+the N x N matrix is there already and nothing says that it is transitive: a cycle is no error, and
+its members may well end up with the same win rate.
 """
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config import WinRateConfig
-from wind.datasets import Store
+from wind.config.recipe import WinRateConfig
 from wind.errors import InputError
-from wind.handles import Dataset, label
-from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, label
+from wind.store.schemas import SCHEMAS
 
 KEY = ("prompt_id", "sample_index")
-DECIMALS = 12  # by which win rates of preferences differ or tie: sums of other terms may differ by a rounding
+# by which win rates of preferences differ or tie: sums of other terms may differ by a rounding
+DECIMALS = 12
 
 
 class WinRatesSpec(Spec):
@@ -29,27 +32,41 @@ class WinRatesSpec(Spec):
 
 
 def win_rates(rewards: pl.DataFrame, config: WinRateConfig) -> pl.DataFrame:
-    """The win_rates rows of `rewards` (prompt_id, sample_index, reward; of a pairwise reward also preferences), sorted by key.
+    """The win_rates rows of `rewards` (prompt_id, sample_index, reward; of a pairwise reward also
+    preferences), sorted by key.
 
-    With W siblings beaten and T tied of N-1: `unbiased` is the leave-one-out U-statistic (W + T/2) / (N-1), `self_counting` is
-    SPPO's V-statistic (W + T/2 + 1/2) / N (arXiv 2405.00675, App. A), which shrinks the centred U by (N-1)/N (MATH 0.2).
-    With preferences P_ij they are the sum of P_ij over j other than i by N-1, and over all j by N (MATH 2.8, 4.1); wins, ties and
-    losses then count P_ij above, at and below 1/2, and the rank is that of the win rate.
-    Raises InputError for a NaN, for a prompt with a single response, and for preferences that are not one per response to it.
+    With W siblings beaten and T tied of N-1: `unbiased` is the leave-one-out U-statistic (W + T/2)
+    / (N-1), `self_counting` is SPPO's V-statistic (W + T/2 + 1/2) / N (arXiv 2405.00675, App. A),
+    which shrinks the centred U by (N-1)/N (MATH 0.2). With preferences P_ij they are the sum of
+    P_ij over j other than i by N-1, and over all j by N (MATH 2.8, 4.1); wins, ties and losses then
+    count P_ij above, at and below 1/2, and the rank is that of the win rate. Raises InputError for
+    a NaN, for a prompt with a single response, and for preferences that are not one per response to
+    it.
     """
-    _refuse(rewards.filter(pl.col("reward").is_nan()), "has the reward NaN, which cannot be compared: fix the reward")
+    _refuse(
+        rewards.filter(pl.col("reward").is_nan()),
+        "has the reward NaN, which cannot be compared: fix the reward",
+    )
     _refuse(
         rewards.filter(pl.len().over("prompt_id") == 1),
         "is its prompt's only one, with no sibling to win against: sample two or more",
     )
-    counted = _counted_preferences(rewards) if "preferences" in rewards.columns else _counted_rewards(rewards)
+    counted = (
+        _counted_preferences(rewards)
+        if "preferences" in rewards.columns
+        else _counted_rewards(rewards)
+    )
     siblings = pl.len().over("prompt_id") - 1
-    estimators = {"unbiased": pl.col("points") / siblings, "self_counting": (pl.col("points") + 0.5) / (siblings + 1)}
+    estimators = {
+        "unbiased": pl.col("points") / siblings,
+        "self_counting": (pl.col("points") + 0.5) / (siblings + 1),
+    }
     by_rate = pl.col("win_rate").round(DECIMALS).rank("ordinal", descending=True).over("prompt_id")
     by_reward = pl.col("reward").rank("ordinal", descending=True).over("prompt_id")
     return (
         counted.with_columns(win_rate=estimators[config.estimator])
-        .with_columns(rank=by_rate if "preferences" in rewards.columns else by_reward)  # equal: first sample first
+        # equal: first sample first
+        .with_columns(rank=by_rate if "preferences" in rewards.columns else by_reward)
         .select(SCHEMAS["win_rates"].names)
     )
 
@@ -63,12 +80,15 @@ def _counted_rewards(rewards: pl.DataFrame) -> pl.DataFrame:
             ties=_not_larger("reward") - _smaller("reward") - 1,
             losses=pl.len().over("prompt_id") - _not_larger("reward"),
         )
-        .with_columns(points=pl.col("wins") + pl.col("ties") / 2)  # ties count half: the mean over a prompt stays 1/2
+        # ties count half: the mean over a prompt stays 1/2
+        .with_columns(points=pl.col("wins") + pl.col("ties") / 2)
     )
 
 
 def _counted_preferences(rewards: pl.DataFrame) -> pl.DataFrame:
-    """`rewards`, sorted by key, with wins, ties, losses and points: the sum of the preferences over the siblings."""
+    """`rewards`, sorted by key, with wins, ties, losses and points: the sum of the preferences over
+    the siblings.
+    """
     _refuse(rewards.filter(_nan_preference()), "has the preference NaN: fix the reward")
     _refuse(
         rewards.filter(pl.col("preferences").list.len() != pl.len().over("prompt_id")),
@@ -83,24 +103,31 @@ def _counted_preferences(rewards: pl.DataFrame) -> pl.DataFrame:
 
 
 def win_rates_of_preferences(preferences: pl.DataFrame) -> pl.DataFrame:
-    """The win rate of each row of `preferences` (prompt_id, sample_index, preferences) against its opponents, and the share tied.
+    """The win rate of each row of `preferences` (prompt_id, sample_index, preferences) against its
+    opponents, and the share tied.
 
-    The preferences are of this row over the opponents; both are means over these. Returns key, win_rate and tie_share, sorted by
-    key. Raises InputError for a NaN.
+    The preferences are of this row over the opponents; both are means over these. Returns key,
+    win_rate and tie_share, sorted by key. Raises InputError for a NaN.
     """
     _refuse(preferences.filter(_nan_preference()), "has the preference NaN: fix the reward")
     count = pl.col("preferences").list.len()
     return preferences.sort(KEY).select(
-        *KEY, win_rate=_preferences_sum() / count, tie_share=_preferences(pl.element() == 0.5) / count
+        *KEY,
+        win_rate=_preferences_sum() / count,
+        tie_share=_preferences(pl.element() == 0.5) / count,
     )
 
 
 def opponents_rewards(preferences: pl.DataFrame, opponents: pl.DataFrame) -> pl.DataFrame:
-    """The mean preference of each of `opponents` (prompt_id, sample_index) over the rows of `preferences`: 1 - theirs over it.
+    """The mean preference of each of `opponents` (prompt_id, sample_index) over the rows of
+    `preferences`: 1 - theirs over it.
 
-    Returns key and reward, sorted by key. Raises InputError unless each row has one preference for each opponent on its prompt.
+    Returns key and reward, sorted by key. Raises InputError unless each row has one preference for
+    each opponent on its prompt.
     """
-    placed = opponents.select(KEY).sort(KEY).with_columns(place=pl.int_range(pl.len()).over("prompt_id"))
+    placed = (
+        opponents.select(KEY).sort(KEY).with_columns(place=pl.int_range(pl.len()).over("prompt_id"))
+    )
     counts = placed.group_by("prompt_id").agg(opponents=pl.len())
     rows = preferences.join(counts, on="prompt_id", how="left")
     _refuse(
@@ -108,27 +135,41 @@ def opponents_rewards(preferences: pl.DataFrame, opponents: pl.DataFrame) -> pl.
         "has not one preference for each response of the reference to its prompt: score them against each other",
     )
     means = (
-        preferences.select("prompt_id", "preferences", place=pl.int_ranges(pl.col("preferences").list.len()))
+        preferences.select(
+            "prompt_id", "preferences", place=pl.int_ranges(pl.col("preferences").list.len())
+        )
         .explode("preferences", "place")
         .group_by("prompt_id", "place")
         .agg(reward=1 - pl.col("preferences").mean())
     )
-    return placed.join(means, on=["prompt_id", "place"], how="left", validate="1:1").sort(KEY).select(*KEY, "reward")
+    return (
+        placed.join(means, on=["prompt_id", "place"], how="left", validate="1:1")
+        .sort(KEY)
+        .select(*KEY, "reward")
+    )
 
 
 def win_rates_against(rewards: pl.DataFrame, opponents: pl.DataFrame) -> pl.DataFrame:
-    """The win rate of each row of `rewards` against all of its prompt's `opponents`, ties one half (MATH 7), and the share tied.
+    """The win rate of each row of `rewards` against all of its prompt's `opponents`, ties one half
+    (MATH 7), and the share tied.
 
-    Both frames have prompt_id, sample_index, reward; M and L rows per prompt. Returns key, win_rate and tie_share, sorted by key:
-    (W + T/2) / L and T / L. Counting in the union and taking away the own side avoids the M x L comparison.
-    Raises InputError for a NaN reward and for a prompt without opponents.
+    Both frames have prompt_id, sample_index, reward; M and L rows per prompt. Returns key, win_rate
+    and tie_share, sorted by key: (W + T/2) / L and T / L. Counting in the union and taking away the
+    own side avoids the M x L comparison. Raises InputError for a NaN reward and for a prompt
+    without opponents.
     """
     columns = ["prompt_id", "sample_index", "reward"]
     union = pl.concat(
-        [rewards.select(columns).with_columns(is_own=True), opponents.select(columns).with_columns(is_own=False)],
+        [
+            rewards.select(columns).with_columns(is_own=True),
+            opponents.select(columns).with_columns(is_own=False),
+        ],
         how="vertical_relaxed",
     )
-    _refuse(union.filter(pl.col("reward").is_nan()), "has the reward NaN, which cannot be compared: fix the reward")
+    _refuse(
+        union.filter(pl.col("reward").is_nan()),
+        "has the reward NaN, which cannot be compared: fix the reward",
+    )
     counted = (
         union.sort(*KEY, "is_own")
         .with_columns(
@@ -138,10 +179,14 @@ def win_rates_against(rewards: pl.DataFrame, opponents: pl.DataFrame) -> pl.Data
         )
         .filter("is_own")
     )
-    _refuse(counted.filter(pl.col("opponents") == 0), "has no response of the reference to be compared with")
+    _refuse(
+        counted.filter(pl.col("opponents") == 0),
+        "has no response of the reference to be compared with",
+    )
     return counted.select(
         *KEY,
-        win_rate=(pl.col("smaller") + pl.col("not_larger")) / (2 * pl.col("opponents")),  # W + T/2 = (W + (W + T)) / 2
+        # W + T/2 = (W + (W + T)) / 2
+        win_rate=(pl.col("smaller") + pl.col("not_larger")) / (2 * pl.col("opponents")),
         tie_share=(pl.col("not_larger") - pl.col("smaller")) / pl.col("opponents"),
     )
 
@@ -152,7 +197,9 @@ def _smaller(reward: str, *within: str) -> pl.Expr:
 
 
 def _not_larger(reward: str, *within: str) -> pl.Expr:
-    """How many rows of the prompt (and of the same `within`) have a smaller or equal reward, the row itself counted."""
+    """How many rows of the prompt (and of the same `within`) have a smaller or equal reward, the
+    row itself counted.
+    """
     return pl.col(reward).rank("max").over("prompt_id", *within).cast(pl.Int64)
 
 
@@ -162,7 +209,9 @@ def _preferences(which: pl.Expr) -> pl.Expr:
 
 
 def _preferences_sum() -> pl.Expr:
-    """The sum of a row's preferences, in ascending order: the order of the others does not matter to the last bit."""
+    """The sum of a row's preferences, in ascending order: the order of the others does not matter
+    to the last bit.
+    """
     return pl.col("preferences").list.sort().list.sum()
 
 
@@ -181,8 +230,14 @@ def _shards(spec: WinRatesSpec, store: Store) -> int:
     return len(store.manifest(spec.rewards).files)
 
 
-def _compute(spec: WinRatesSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    columns = [name for name in (*KEY, "reward", "preferences") if name in store.open(spec.rewards).schema.names]
+def _compute(
+    spec: WinRatesSpec, store: Store, index: int, place: Place, progress: Progress
+) -> Shard:
+    columns = [
+        name
+        for name in (*KEY, "reward", "preferences")
+        if name in store.open(spec.rewards).schema.names
+    ]
     rewards = store.frame(spec.rewards, columns, shard=index)
     try:
         rows = win_rates(rewards, spec.win_rate)
@@ -194,11 +249,19 @@ def _compute(spec: WinRatesSpec, store: Store, index: int, place: Place, progres
 
 def _numbers(spec: WinRatesSpec, table: pa.Table) -> dict[str, float]:
     """The share of comparisons that tie, and the mean win rate (1/2, or something is wrong)."""
-    ties, decided = pc.sum(table["ties"]).as_py(), pc.sum(pc.add(table["wins"], table["losses"])).as_py()
-    return {"tie_share": ties / (ties + decided), "mean_win_rate": pc.mean(table["win_rate"]).as_py()}
+    ties, decided = (
+        pc.sum(table["ties"]).as_py(),
+        pc.sum(pc.add(table["wins"], table["losses"])).as_py(),
+    )
+    return {
+        "tie_share": ties / (ties + decided),
+        "mean_win_rate": pc.mean(table["win_rate"]).as_py(),
+    }
 
 
-STAGE = Stage(name="win_rates", spec=WinRatesSpec, shards=_shards, compute=_compute, numbers=_numbers)
+STAGE = Stage(
+    name="win_rates", spec=WinRatesSpec, shards=_shards, compute=_compute, numbers=_numbers
+)
 
 if __name__ == "__main__":
     main("win_rates")

@@ -8,33 +8,43 @@ import typer
 
 from flows import show
 from flows.options import Json, Root, RunCode, SignedBy
-from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
 from wind.files import atomic_write
-from wind.names import REFERENCE, find, named
-from wind.terminal import say, say_json
-from wind.versions import history, runs
+from wind.machine.terminal import say, say_json
+from wind.store.datasets import Store
+from wind.store.references import REFERENCE, find, named
+from wind.store.versions import history, runs
 
 if TYPE_CHECKING:
-    from wind.verification import Verification
+    from wind.audit.verification import Verification
 
 commands = typer.Typer()
 
 
 @commands.command("verify")
 def verify_content(
-    name: Annotated[str | None, typer.Argument(metavar="[X]", help="a version or a dataset; everything, if left out")] = None,
-    reproduce: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="compute this dataset of the version again, and compare")
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[X]", help="a version or a dataset; everything, if left out"),
     ] = None,
-    scratch: Annotated[Path | None, typer.Option(help="a folder to reproduce in; by default one within the store")] = None,
+    reproduce: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STAGE", help="compute this dataset of the version again, and compare"
+        ),
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="a folder to reproduce in; by default one within the store")
+    ] = None,
     run_code: RunCode = False,
     signed_by: SignedBy = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Recompute every checksum, seal and foreign key of a version and its parents, of a dataset, or of the whole store."""
-    from wind.verification import Verification
+    """Recompute every checksum, seal and foreign key of a version and its parents, of a dataset, or
+    of the whole store.
+    """
+    from wind.audit.verification import Verification
 
     store = Store(root)
     if reproduce is not None:
@@ -61,18 +71,27 @@ def verify_content(
 def lineage(
     name: Annotated[
         str,
-        typer.Argument(metavar="X", help="a version, VERSION:rewards, rewards/DIGITS, models/DIGITS, or a prompt's id"),
+        typer.Argument(
+            metavar="X",
+            help="a version, VERSION:rewards, rewards/DIGITS, models/DIGITS, or a prompt's id",
+        ),
     ],
-    run_name: Annotated[str | None, typer.Option("--run", help="of a prompt: the run whose it is")] = None,
-    form: Annotated[Literal["tree", "mermaid"], typer.Option("--format", help="what to print")] = "tree",
-    svg: Annotated[Path | None, typer.Option(help="draw the graph into this file, and print its path alone")] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="of a prompt: the run whose it is")
+    ] = None,
+    form: Annotated[
+        Literal["tree", "mermaid"], typer.Option("--format", help="what to print")
+    ] = "tree",
+    svg: Annotated[
+        Path | None, typer.Option(help="draw the graph into this file, and print its path alone")
+    ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
     """Show every ancestor, up to the files that came from outside."""
     from flows import show_audit
     from flows.subjects import lineage_of
-    from wind.lineage import drawing
+    from wind.audit.lineage import drawing
 
     found = lineage_of(Store(root), name, run_name)
     if svg is not None:
@@ -89,13 +108,15 @@ def lineage(
 @commands.command()
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="a version, or a run")],
-    after: Annotated[str, typer.Argument(metavar="B", help="the other; of two runs also iteration by iteration")],
+    after: Annotated[
+        str, typer.Argument(metavar="B", help="the other; of two runs also iteration by iteration")
+    ],
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
     """Show what differs between two versions, and why each dataset was computed anew."""
     from flows import show_audit
-    from wind.differences import difference
+    from wind.audit.diff import difference
 
     store = Store(root)
     are_runs = all(name in runs(store) for name in (before, after))
@@ -104,23 +125,31 @@ def diff(
 
 
 def _verify_version(verification: "Verification", name: str) -> None:
-    """Verify the version called `name`; all of its run, where what is damaged keeps it from being found."""
+    """Verify the version called `name`; all of its run, where what is damaged keeps it from being
+    found.
+    """
     match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
     try:
         found = find(verification.store, name)
     except (ConfigError, DatasetError) as error:
         is_there = match is not None and match["run"] in runs(verification.store)
-        if match is None or not is_there or (isinstance(error, ConfigError) and match["tag"] != "latest"):
+        if (
+            match is None
+            or not is_there
+            or (isinstance(error, ConfigError) and match["tag"] != "latest")
+        ):
             raise
         verification.run(match["run"])
     else:
         verification.version(found.run, found.number)
 
 
-def _verify_signed(verification: "Verification", name: str | None, signed_by: Path, *, as_json: bool) -> None:
+def _verify_signed(
+    verification: "Verification", name: str | None, signed_by: Path, *, as_json: bool
+) -> None:
     """Verify the version called `name`, and that it and all it continues are signed as they are."""
-    from wind.allowed_signers import Allowed
-    from wind.signatures import require, signed
+    from wind.audit.allowed_signers import Allowed
+    from wind.audit.signatures import require, signed
 
     if name is None or "/" in name or ":" in name:
         raise ConfigError("--signed-by needs a version: wind verify RUN@2 --signed-by ann.pub")
@@ -130,7 +159,13 @@ def _verify_signed(verification: "Verification", name: str | None, signed_by: Pa
         verification.version(version.run, version.number)
     found = [] if verification.findings else [signed(store, version, allowed) for version in chain]
     if as_json:
-        say_json({"verified": name, **verification.report(), "signatures": [each.report() for each in found]})
+        say_json(
+            {
+                "verified": name,
+                **verification.report(),
+                "signatures": [each.report() for each in found],
+            }
+        )
     else:
         show.verified(name, verification)
         show.signed(found)
@@ -138,10 +173,18 @@ def _verify_signed(verification: "Verification", name: str | None, signed_by: Pa
     require(found)
 
 
-def _reproduce(store: Store, name: str | None, stage: str, scratch: Path | None, *, run_code: bool, as_json: bool) -> None:
+def _reproduce(
+    store: Store,
+    name: str | None,
+    stage: str,
+    scratch: Path | None,
+    *,
+    run_code: bool,
+    as_json: bool,
+) -> None:
     from tasks.reproduction import reproduced
     from tasks.running import KeptConfig
-    from wind.named_code import functions_in
+    from wind.code.named_code import functions_in
 
     if name is None:
         raise ConfigError("--reproduce needs a version: wind verify RUN@2 --reproduce rewards")

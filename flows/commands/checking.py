@@ -7,33 +7,37 @@ import typer
 
 from flows import show
 from flows.options import Json, Root, RunCode, Set
-from wind.datasets import Store
+from wind.code.named_code import NamedCode, conditions_in, is_own, require_leave
+from wind.config.base import setting_of
+from wind.config.loading import checks_config
 from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
-from wind.handles import label
-from wind.named_code import NamedCode, conditions_in, is_own, require_leave
-from wind.names import find
+from wind.machine.terminal import say, say_json
 from wind.nesting import json_value
-from wind.recipes import checks_config
-from wind.sections import setting_of
-from wind.terminal import say, say_json
-from wind.versions import Version, everywhere
+from wind.store.datasets import Store
+from wind.store.handles import label
+from wind.store.references import find
+from wind.store.versions import Version, everywhere
 
 commands = typer.Typer()
 
 
 @commands.command()
 def check(
-    name: Annotated[str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id")],
+    name: Annotated[
+        str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id")
+    ],
     set_: Set = None,
     run_code: RunCode = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Run the data checks of a version again, with today's suites and the run's thresholds or others. Recomputes nothing.
+    """Run the data checks of a version again, with today's suites and the run's thresholds or
+    others. Recomputes nothing.
 
-    The results are kept beside the earlier ones. Python files with checks are run only if `--set checks.files=[...]` names them,
-    and row conditions of a config that somebody else ran only with `--run-code`.
+    The results are kept beside the earlier ones. Python files with checks are run only if `--set
+    checks.files=[...]` names them, and row conditions of a config that somebody else ran only with
+    `--run-code`.
     """
     store = Store(root)
     version = find(store, name)
@@ -50,7 +54,9 @@ def check(
     results = {}
     for noun, handle in version.content.datasets.items():
         try:
-            results[noun] = validate(handle, store, checks, before.get(noun) if handle.name in QUANTITIES else None)
+            results[noun] = validate(
+                handle, store, checks, before.get(noun) if handle.name in QUANTITIES else None
+            )
         except DataCheckError:
             result = recorded(store, handle)
             assert result is not None, "a failed check is kept before it is raised"
@@ -62,13 +68,18 @@ def check(
     failed = [result for result in results.values() if not result.success]
     if failed:
         first = f"{label(failed[0].handle)} failed {failed[0].failures[0]}; see {store.storage.url}/{failed[0].path}"
-        raise DataCheckError(f"{len(failed)} of {len(results)} datasets of {version.run}@{version.number} fail: {first}")
+        raise DataCheckError(
+            f"{len(failed)} of {len(results)} datasets of {version.run}@{version.number} fail: {first}"
+        )
 
 
 @commands.command()
 def docs(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="the name of a run")],
-    out: Annotated[Path | None, typer.Option(help="folder that gets the pages (default: the run's own, in the store)")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder that gets the pages (default: the run's own, in the store)"),
+    ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
@@ -86,12 +97,15 @@ def docs(
         else:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             atomic_write(out / name, content)
-    index = f"{folder}/index.html" if out is not None else f"{store.storage.url}/{folder}/index.html"
+    index = (
+        f"{folder}/index.html" if out is not None else f"{store.storage.url}/{folder}/index.html"
+    )
     say_json({"index": index, "files": len(files)}) if as_json else say(index)
 
 
 def _recorded_checks(store: Store, run: str) -> tuple[dict[Any, Any], list[NamedCode]]:
-    """The section `checks` that the run last had, without Python files, and the code in it unless this user ran that config.
+    """The section `checks` that the run last had, without Python files, and the code in it unless
+    this user ran that config.
 
     A store from elsewhere must not choose what is run.
     """
@@ -102,7 +116,9 @@ def _recorded_checks(store: Store, run: str) -> tuple[dict[Any, Any], list[Named
     except FileNotFoundError:
         return {}, []
     except (ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{store.storage.url}/{name} is no config ({error}): restore it or remove it") from error
+        raise ConfigError(
+            f"{store.storage.url}/{name} is no config ({error}): restore it or remove it"
+        ) from error
     checks.pop("files", None)
     return checks, [] if is_own(content) else list(conditions_in(checks_config(checks)))
 

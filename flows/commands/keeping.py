@@ -6,25 +6,37 @@ import typer
 
 from flows import show
 from flows.options import Json, Root
-from wind import studies
-from wind.datasets import Store
 from wind.errors import ConfigError
-from wind.garbage import collect
-from wind.names import find
-from wind.terminal import say_json
-from wind.versions import Versions, runs
+from wind.machine.terminal import say_json
+from wind.store import studies
+from wind.store.datasets import Store
+from wind.store.garbage import collect
+from wind.store.references import find
+from wind.store.versions import Versions, runs
 
 commands = typer.Typer()
 
-Named = Annotated[str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id")]
+Named = Annotated[
+    str,
+    typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id"),
+]
 
 
 @commands.command("tag")
 def tag_version(
     name: Named,
-    tag: Annotated[str, typer.Argument(metavar="NAME", help="letters, digits, dot, dash, underscore; not a number alone")],
-    delete: Annotated[bool, typer.Option("--delete", help="remove the tag NAME from the run of VERSION")] = False,
-    force: Annotated[bool, typer.Option("--force", help="move the tag if it points to another version")] = False,
+    tag: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="letters, digits, dot, dash, underscore; not a number alone"
+        ),
+    ],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="remove the tag NAME from the run of VERSION")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="move the tag if it points to another version")
+    ] = False,
     root: Root = "store",
 ) -> None:
     """Give a version a name that stays: RUN@NAME."""
@@ -38,12 +50,16 @@ def tag_version(
 
 @commands.command()
 def tags(
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, root: Root = "store", as_json: Json = False
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None,
+    root: Root = "store",
+    as_json: Json = False,
 ) -> None:
     """List the tags of a run, or of all runs, and the versions that they name."""
     store = Store(root)
     if run_name is not None and run_name not in runs(store):
-        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})")
+        raise ConfigError(
+            f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})"
+        )
     found = []
     for run in [run_name] if run_name else runs(store):
         numbers = {version.id: version.number for version in Versions(store, run)}
@@ -54,13 +70,25 @@ def tags(
 
 @commands.command()
 def forget(
-    name: Annotated[str, typer.Argument(metavar="RUN|VERSION", help="a version, or all versions of a run, or a study")],
-    force: Annotated[bool, typer.Option("--force", help="although a tag names it or another version continues it")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|VERSION", help="a version, or all versions of a run, or a study"
+        ),
+    ],
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="although a tag names it or another version continues it"),
+    ] = False,
     root: Root = "store",
 ) -> None:
-    """Remove the record of a version that is no longer wanted; `wind gc` then frees what nothing else needs."""
+    """Remove the record of a version that is no longer wanted; `wind gc` then frees what nothing
+    else needs.
+    """
     store = Store(root)
-    if "@" not in name and (name in runs(store) or name in {study.run for study in studies.studies(store)}):
+    if "@" not in name and (
+        name in runs(store) or name in {study.run for study in studies.studies(store)}
+    ):
         Versions(store, name).forget(list(Versions(store, name)), force=force)
         studies.forget(store, name)
     else:
@@ -70,14 +98,24 @@ def forget(
 
 @commands.command()
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing; say what would be removed")] = False,
-    keep_weights: Annotated[str | None, typer.Option(metavar="all|tagged|K", help="in place of retention.weights")] = None,
-    keep_states: Annotated[int | None, typer.Option(min=0, help="in place of retention.optimizer_states")] = None,
-    keep_unfinished: Annotated[bool, typer.Option("--keep-unfinished", help="leave what interrupted stages go on from")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="remove nothing; say what would be removed")
+    ] = False,
+    keep_weights: Annotated[
+        str | None, typer.Option(metavar="all|tagged|K", help="in place of retention.weights")
+    ] = None,
+    keep_states: Annotated[
+        int | None, typer.Option(min=0, help="in place of retention.optimizer_states")
+    ] = None,
+    keep_unfinished: Annotated[
+        bool, typer.Option("--keep-unfinished", help="leave what interrupted stages go on from")
+    ] = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Remove what no version, study or running process needs, and what the retention policies of the runs do not keep."""
+    """Remove what no version, study or running process needs, and what the retention policies of
+    the runs do not keep.
+    """
     collected = collect(
         Store(root),
         dry_run=dry_run,
@@ -86,8 +124,13 @@ def gc(
         keep_unfinished=keep_unfinished,
     )
     if as_json:
-        kinds = {kind: {"items": items, "bytes": size} for kind, (items, size) in collected.kinds().items()}
-        items = [{"kind": item.kind, "name": item.name, "bytes": item.bytes} for item in collected.items]
+        kinds = {
+            kind: {"items": items, "bytes": size}
+            for kind, (items, size) in collected.kinds().items()
+        }
+        items = [
+            {"kind": item.kind, "name": item.name, "bytes": item.bytes} for item in collected.items
+        ]
         say_json({"dry_run": dry_run, "bytes": collected.bytes(), "kinds": kinds, "items": items})
     else:
         show.collected(collected)
@@ -98,4 +141,6 @@ def _weights(text: str) -> str | int:
         return text
     if text.isdecimal() and int(text) >= 1:
         return int(text)
-    raise ConfigError(f"--keep-weights {text!r} must be all, tagged, or how many of the last versions, such as 2")
+    raise ConfigError(
+        f"--keep-weights {text!r} must be all, tagged, or how many of the last versions, such as 2"
+    )

@@ -7,31 +7,41 @@ import typer
 
 from flows import show
 from flows.options import Json, Root, print_versions
-from wind.datasets import Store
 from wind.errors import ConfigError
-from wind.names import find, named
-from wind.terminal import say_json
-from wind.versions import Versions
-from wind.versions import runs as runs_of
+from wind.machine.terminal import say_json
+from wind.store.datasets import Store
+from wind.store.references import find, named
+from wind.store.versions import Versions
+from wind.store.versions import runs as runs_of
 
 commands = typer.Typer()
 
 
 @commands.command()
 def versions(
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, root: Root = "store", as_json: Json = False
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None,
+    root: Root = "store",
+    as_json: Json = False,
 ) -> None:
     """List the dataset versions of a run, or of all runs."""
     store = Store(root)
     if run_name is not None and run_name not in runs_of(store):
-        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs_of(store)) or 'none'})")
-    found = [version for name in ([run_name] if run_name else runs_of(store)) for version in Versions(store, name)]
+        raise ConfigError(
+            f"no run is called {run_name!r} in {root} (runs: {', '.join(runs_of(store)) or 'none'})"
+        )
+    found = [
+        version
+        for name in ([run_name] if run_name else runs_of(store))
+        for version in Versions(store, name)
+    ]
     print_versions(store, found, as_json=as_json)
 
 
 @commands.command("show")
 def show_version(
-    name: Annotated[str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id")],
+    name: Annotated[
+        str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id")
+    ],
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
@@ -42,7 +52,9 @@ def show_version(
 
 @commands.command()
 def rows(
-    name: Annotated[str, typer.Argument(metavar="DATASET", help="VERSION:generations, or generations/DIGITS")],
+    name: Annotated[
+        str, typer.Argument(metavar="DATASET", help="VERSION:generations, or generations/DIGITS")
+    ],
     where: Annotated[str | None, typer.Option(help="an SQL condition on the columns")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 10,
     root: Root = "store",
@@ -51,7 +63,7 @@ def rows(
     """Look at the rows of a dataset."""
     import polars as pl
 
-    from wind.sql import select
+    from wind.exchange.sql import select
 
     store = Store(root)
     found = pl.from_arrow(select(store, named(store, name), where=where, limit=limit))
@@ -61,15 +73,22 @@ def rows(
 
 @commands.command()
 def prompt(
-    digits: Annotated[str, typer.Argument(metavar="ID", help="digits of a prompt_id, which `wind rows RUN:prompts` shows")],
-    run_name: Annotated[str | None, typer.Option("--run", help="which run, where several have the prompt")] = None,
+    digits: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="digits of a prompt_id, which `wind rows RUN:prompts` shows"
+        ),
+    ],
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="which run, where several have the prompt")
+    ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
     """Show one prompt's responses in every iteration side by side."""
     from flows import show_audit
     from flows.subjects import prompt_of
-    from wind.histories import history
+    from wind.audit.prompt_history import history
 
     store = Store(root)
     found = history(store, *prompt_of(store, digits, run_name))
@@ -78,20 +97,28 @@ def prompt(
 
 @commands.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="such as 'SELECT iteration, avg(reward) FROM rewards GROUP BY ALL'")],
-    name: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="only this version")] = None,
-    run_name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="all versions of this run")] = None,
+    query: Annotated[
+        str,
+        typer.Argument(help="such as 'SELECT iteration, avg(reward) FROM rewards GROUP BY ALL'"),
+    ],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="only this version")
+    ] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="all versions of this run")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="write the rows to this file")] = None,
     parquet: Annotated[Path | None, typer.Option(help="write the rows to this file")] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Ask the datasets of a run in SQL: each is a view with its columns, `iteration` and `version`; so are `versions`.
+    """Ask the datasets of a run in SQL: each is a view with its columns, `iteration` and `version`;
+    so are `versions`.
 
     The only run, if none is named.
     """
     from flows.answers import print_json, print_rows, write_rows
-    from wind.sql import answer
+    from wind.exchange.sql import answer
 
     if sum([csv is not None, parquet is not None, as_json]) > 1 or (name and run_name):
         raise ConfigError("give one of --json, --csv and --parquet, and either VERSION or --run")

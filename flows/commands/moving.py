@@ -8,17 +8,22 @@ from typing import Annotated
 import typer
 
 from flows.options import Json, Root, SignedBy
-from wind.archives import export_archive, import_archive
-from wind.datasets import Store
 from wind.errors import ConfigError
-from wind.exports import Subject, export_hf, export_model, export_parquet
-from wind.hub import push, repository, require_token
-from wind.origins import not_computed_here
-from wind.terminal import say, say_json
+from wind.exchange.archives import export_archive, import_archive
+from wind.exchange.exports import Subject, export_hf, export_model, export_parquet
+from wind.exchange.hub import push, repository, require_token
+from wind.machine.terminal import say, say_json
+from wind.store.datasets import Store
+from wind.store.origins import not_computed_here
 
 commands = typer.Typer()
 
-What = Annotated[str, typer.Argument(metavar="X", help="a version, VERSION:generations, VERSION:model_out, or NOUN/DIGITS")]
+What = Annotated[
+    str,
+    typer.Argument(
+        metavar="X", help="a version, VERSION:generations, VERSION:model_out, or NOUN/DIGITS"
+    ),
+]
 
 
 class Format(StrEnum):
@@ -34,33 +39,59 @@ FOLDERS = {Format.HF: export_hf, Format.PARQUET: export_parquet, Format.MODEL: e
 @commands.command()
 def export(
     name: What,
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="a new folder, or the file of an archive")],
-    form: Annotated[Format, typer.Option("--format", help="datasets with a card, plain Parquet, a model folder, or one file")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DEST", help="a new folder, or the file of an archive")
+    ],
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="datasets with a card, plain Parquet, a model folder, or one file"
+        ),
+    ],
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Write a version, a dataset or a model for other tools, or a whole version with its parents for another machine."""
+    """Write a version, a dataset or a model for other tools, or a whole version with its parents
+    for another machine.
+    """
     store = Store(root)
     subject = Subject.of(store, name)
     if form is not Format.ARCHIVE:
         FOLDERS[form](store, subject, destination)
     elif subject.version is None or not subject.datasets:
-        raise ConfigError(f"{name} is no version: an archive holds a version with all it was made of")
+        raise ConfigError(
+            f"{name} is no version: an archive holds a version with all it was made of"
+        )
     else:
         export_archive(store, subject.version, destination)
-    files = [destination] if destination.is_file() else [path for path in destination.rglob("*") if path.is_file()]
-    facts = {"path": str(destination), "files": len(files), "bytes": sum(path.stat().st_size for path in files)}
-    say_json(facts, None) if as_json else say(f"{subject.name}  {destination}  {facts['files']} files  {facts['bytes']} bytes")
+    files = (
+        [destination]
+        if destination.is_file()
+        else [path for path in destination.rglob("*") if path.is_file()]
+    )
+    facts = {
+        "path": str(destination),
+        "files": len(files),
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+    say_json(facts, None) if as_json else say(
+        f"{subject.name}  {destination}  {facts['files']} files  {facts['bytes']} bytes"
+    )
 
 
 @commands.command("import")
 def import_version(
-    archive: Annotated[Path, typer.Argument(metavar="FILE", help="what `wind export --format archive` wrote")],
-    run_name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="take it in as versions of this run")] = None,
+    archive: Annotated[
+        Path, typer.Argument(metavar="FILE", help="what `wind export --format archive` wrote")
+    ],
+    run_name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="take it in as versions of this run")
+    ] = None,
     trust: Annotated[
         str | None,
         typer.Option(
-            metavar="SENDER", help="take this sender's computations and checks for your own; its versions say so for ever"
+            metavar="SENDER",
+            help="take this sender's computations and checks for your own; its versions say so for ever",
         ),
     ] = None,
     signed_by: SignedBy = None,
@@ -69,28 +100,48 @@ def import_version(
 ) -> None:
     """Verify an archive, then take its version into the store with all it was made of."""
     if not archive.is_file():
-        raise ConfigError(f"{archive} is not a file: name what `wind export --format archive` wrote")
+        raise ConfigError(
+            f"{archive} is not a file: name what `wind export --format archive` wrote"
+        )
     store = Store(root)
     found = import_archive(store, archive, run_name, trust, signed_by)
     name = f"{found.version.run}@{found.version.number}"
-    facts = {"version": name, "id": found.version.id, "versions": found.versions, "stored": found.stored, "bytes": found.bytes}
+    facts = {
+        "version": name,
+        "id": found.version.id,
+        "versions": found.versions,
+        "stored": found.stored,
+        "bytes": found.bytes,
+    }
     added = f"{found.versions} versions and {found.stored} datasets and models added"
     if as_json:
         say_json(facts, None)
     else:
         say(f"{name}  {found.version.id[:12]}  {found.bytes} bytes verified, {added}")
-        say(*(f"{name} is {elsewhere}" for elsewhere in [not_computed_here(store, found.version)] if elsewhere))
+        say(
+            *(
+                f"{name} is {elsewhere}"
+                for elsewhere in [not_computed_here(store, found.version)]
+                if elsewhere
+            )
+        )
 
 
 @commands.command("push")
 def push_to_hub(
     name: What,
-    destination: Annotated[str, typer.Argument(metavar="hub:ORG/NAME", help="a repository of the Hugging Face Hub")],
-    public: Annotated[bool, typer.Option("--public", help="let everybody see it; private otherwise")] = False,
+    destination: Annotated[
+        str, typer.Argument(metavar="hub:ORG/NAME", help="a repository of the Hugging Face Hub")
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="let everybody see it; private otherwise")
+    ] = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Push a version's datasets, one dataset, or a model (VERSION:model_out) with its card to the Hugging Face Hub."""
+    """Push a version's datasets, one dataset, or a model (VERSION:model_out) with its card to the
+    Hugging Face Hub.
+    """
     wanted = repository(destination)
     require_token()
     store = Store(root)
@@ -99,6 +150,10 @@ def push_to_hub(
         folder = Path(scratch) / "export"
         (export_hf if subject.datasets else export_model)(store, subject, folder)
         url = push(
-            folder, wanted, "dataset" if subject.datasets else "model", public=public, message=f"{subject.name} by `wind push`"
+            folder,
+            wanted,
+            "dataset" if subject.datasets else "model",
+            public=public,
+            message=f"{subject.name} by `wind push`",
         )
     say_json({"url": url}, None) if as_json else say(url)

@@ -7,23 +7,40 @@ from typing import Annotated
 import typer
 
 from flows import show
-from flows.options import Config, From, Iterations, Json, Root, RunCode, Set, load, prefect, print_versions
+from flows.options import (
+    Config,
+    From,
+    Iterations,
+    Json,
+    Root,
+    RunCode,
+    Set,
+    load,
+    prefect,
+    print_versions,
+)
 from flows.schedules import Schedule, serve_kept
 from flows.server import QUIET
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.environment import unset, variables
+from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError
-from wind.names import find
+from wind.machine.environment import unset, variables
+from wind.machine.terminal import say, say_json
 from wind.stages import STAGES
-from wind.terminal import say, say_json
-from wind.versions import Version, Versions, runs
+from wind.store.datasets import Store
+from wind.store.references import find
+from wind.store.versions import Version, Versions, runs
 
 commands = typer.Typer()
 
 
 @commands.command()
-def run(config: Config, set_: Set = None, iterations: Iterations = None, base: From = None, as_json: Json = False) -> None:
+def run(
+    config: Config,
+    set_: Set = None,
+    iterations: Iterations = None,
+    base: From = None,
+    as_json: Json = False,
+) -> None:
     """Run a recipe, or continue it: what is in the cache is not computed again."""
     loaded = load(config, set_, iterations)
     _distill(loaded, as_json=as_json, base=find(Store(loaded.root), base) if base else None)
@@ -39,25 +56,36 @@ def rerun(
 ) -> None:
     """Compute a stage anew, and what depends on it; nothing before it.
 
-    The config is the one in the store. If somebody else ran it, as in a copied store, code that it names needs `--run-code`.
+    The config is the one in the store. If somebody else ran it, as in a copied store, code that it
+    names needs `--run-code`.
     """
     from tasks.running import KeptConfig
-    from wind.named_code import code_in, require_leave
+    from wind.code.named_code import code_in, require_leave
 
     if stage not in STAGES:
         raise ConfigError(f"no stage is called {stage!r}: the stages are {', '.join(STAGES)}")
     store = Store(root)
     kept = KeptConfig.of(store, run_name)
     if kept is None:
-        raise ConfigError(f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})")
+        raise ConfigError(
+            f"no run is called {run_name!r} in {root} (runs: {', '.join(runs(store)) or 'none'})"
+        )
     if not kept.is_own:
-        require_leave(f"the config of {run_name} in {root}", list(code_in(kept.config)), run_code=run_code)
+        require_leave(
+            f"the config of {run_name} in {root}", list(code_in(kept.config)), run_code=run_code
+        )
     config = kept.config.model_copy(update={"root": root})
     _distill(config, as_json=as_json, refresh=stage, base=Versions(store, run_name).base())
 
 
 @commands.command()
-def plan(config: Config, set_: Set = None, iterations: Iterations = None, base: From = None, as_json: Json = False) -> None:
+def plan(
+    config: Config,
+    set_: Set = None,
+    iterations: Iterations = None,
+    base: From = None,
+    as_json: Json = False,
+) -> None:
     """Show what a run would take from the cache and what it would compute. Computes nothing."""
     from flows.plan import planned
 
@@ -84,7 +112,11 @@ def serve(
     if (cron is None) == (interval is None):
         raise ConfigError('say when to run: either --cron "0 2 * * *" or --interval SECONDS')
     with variables(unset(QUIET)):
-        raise typer.Exit(serve_kept(Schedule(config=load(config, set_, None), cron=cron, interval=interval, port=port)))
+        raise typer.Exit(
+            serve_kept(
+                Schedule(config=load(config, set_, None), cron=cron, interval=interval, port=port)
+            )
+        )
 
 
 @commands.command(hidden=True)
@@ -97,7 +129,9 @@ def serve_forever() -> None:
 
 @commands.command()
 def bootstrap(
-    out: Annotated[Path, typer.Argument(help="folder that gets `base`, `reward` and the prompts")] = Path("models"),
+    out: Annotated[
+        Path, typer.Argument(help="folder that gets `base`, `reward` and the prompts")
+    ] = Path("models"),
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Make the demo's base policy, reward model and prompts from nothing."""
@@ -108,7 +142,9 @@ def bootstrap(
         say_json(finished(make)(out, seed))
 
 
-def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None, base: Version | None = None) -> None:
+def _distill(
+    config: DistillConfig, *, as_json: bool, refresh: str | None = None, base: Version | None = None
+) -> None:
     with prefect(config.root):
         from flows.distill import distill
         from flows.outages import finished
@@ -119,7 +155,9 @@ def _distill(config: DistillConfig, *, as_json: bool, refresh: str | None = None
             Versions(here.store, config.run).begin_from(base)
             made = finished(distill)(here.config, base)
             outcomes = here.outcomes()
-            here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
+            here.terminal.line(
+                f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache"
+            )
             for line in disbelieved(here.store):
                 here.terminal.line(line)
             print_versions(here.store, list(made), as_json=as_json)

@@ -8,24 +8,31 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.options import Json, Root
-from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
 from wind.files import atomic_write, read_plain
-from wind.names import find
-from wind.origins import not_computed_here
-from wind.terminal import complain, say, say_json
-from wind.versions import Version, history
+from wind.machine.terminal import complain, say, say_json
+from wind.store.datasets import Store
+from wind.store.origins import not_computed_here
+from wind.store.references import find
+from wind.store.versions import Version, history
 
 if TYPE_CHECKING:
-    from wind.signatures import Statement
+    from wind.audit.signatures import Statement
 
 commands = typer.Typer()
 
 
 @commands.command()
 def sign(
-    name: Annotated[str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id")],
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="the private SSH key to sign with")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id"
+        ),
+    ],
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the private SSH key to sign with")
+    ] = None,
     by_hand: Annotated[
         Path | None,
         typer.Option(
@@ -34,17 +41,25 @@ def sign(
             help="write what `ssh-keygen -Y sign` is to sign; given again, take its .sig files in",
         ),
     ] = None,
-    only: Annotated[bool, typer.Option("--only", help="this version, not those that it continues")] = False,
+    only: Annotated[
+        bool, typer.Option("--only", help="this version, not those that it continues")
+    ] = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Verify a version and all it continues, then sign each, for `wind verify` and `wind import --signed-by`."""
-    from wind.signatures import NAMESPACE, statements
-    from wind.ssh_signatures import private_key
+    """Verify a version and all it continues, then sign each, for `wind verify` and `wind import
+    --signed-by`.
+    """
+    from wind.audit.signatures import NAMESPACE, statements
+    from wind.audit.ssh_signatures import private_key
 
     if (key is None) == (by_hand is None):
-        raise ConfigError("give --key FILE, or --statements FOLDER for the keys of an agent or a hardware token")
-    private = None if key is None else private_key(key.expanduser(), _ask if sys.stdin.isatty() else None)
+        raise ConfigError(
+            "give --key FILE, or --statements FOLDER for the keys of an agent or a hardware token"
+        )
+    private = (
+        None if key is None else private_key(key.expanduser(), _ask if sys.stdin.isatty() else None)
+    )
     store = Store(root)
     chain = history(store, find(store, name), is_whole=False)
     _verify(store, chain)
@@ -64,7 +79,7 @@ def _ask() -> str:
 
 def _verify(store: Store, chain: Sequence[Version]) -> None:
     """Raise DatasetError unless all of `chain` is whole: a signature says that it was."""
-    from wind.verification import Verification
+    from wind.audit.verification import Verification
 
     verification = Verification(store)
     for version in chain:
@@ -73,25 +88,37 @@ def _verify(store: Store, chain: Sequence[Version]) -> None:
 
 
 def _signed_by_hand(folder: Path, wanted: "Sequence[Statement]") -> list[bytes]:
-    """The signatures that were made of the statements in `folder`, which are written there; none before all are there."""
+    """The signatures that were made of the statements in `folder`, which are written there; none
+    before all are there.
+    """
     files = [folder / f"{statement.version}.json" for statement in wanted]
     folder.mkdir(parents=True, exist_ok=True)
     for file, statement in zip(files, wanted, strict=True):
         atomic_write(file, statement.text())
     signatures = [Path(f"{file}.sig") for file in files]
-    missing = [file for file, signature in zip(files, signatures, strict=True) if not signature.exists()]
+    missing = [
+        file for file, signature in zip(files, signatures, strict=True) if not signature.exists()
+    ]
     if missing:
         for file in missing:
             complain(f"to be signed: {file}")
-        complain(f"`ssh-keygen -Y sign -n wind-version -f KEY {folder}/*.json` signs them: then give this command again")
+        complain(
+            f"`ssh-keygen -Y sign -n wind-version -f KEY {folder}/*.json` signs them: then give this command again"
+        )
         return []
     return [read_plain(signature) for signature in signatures]
 
 
-def _keep(store: Store, wanted: "Sequence[tuple[Version, Statement]]", armoured: Sequence[bytes], *, as_json: bool) -> None:
+def _keep(
+    store: Store,
+    wanted: "Sequence[tuple[Version, Statement]]",
+    armoured: Sequence[bytes],
+    *,
+    as_json: bool,
+) -> None:
     """Keep the signatures that there are, and say so."""
-    from wind.signatures import keep
-    from wind.ssh_signatures import SignatureError
+    from wind.audit.signatures import keep
+    from wind.audit.ssh_signatures import SignatureError
 
     said = []
     for (version, statement), signature in zip(wanted, armoured, strict=bool(armoured)):
@@ -99,10 +126,14 @@ def _keep(store: Store, wanted: "Sequence[tuple[Version, Statement]]", armoured:
         try:
             by = keep(store, version, statement.text(), signature)
         except SignatureError as error:
-            raise DatasetError(f"the signature of {name} {error}: sign {version.id}.json again") from error
+            raise DatasetError(
+                f"the signature of {name} {error}: sign {version.id}.json again"
+            ) from error
         said.append({"version": name, "id": version.id, "key": by})
         if not as_json:
             elsewhere = not_computed_here(store, version)
-            say(f"{name}  {version.id[:12]}  signed with {by}{f'  ({elsewhere})' if elsewhere else ''}")
+            say(
+                f"{name}  {version.id[:12]}  signed with {by}{f'  ({elsewhere})' if elsewhere else ''}"
+            )
     if as_json:
         say_json(said)

@@ -10,10 +10,10 @@ import typer
 
 from flows import show
 from flows.options import Config, Json, Root, Set, prefect
-from wind import studies
+from wind.config.loading import bandit_config
 from wind.errors import ConfigError
-from wind.recipes import bandit_config
-from wind.terminal import say_json
+from wind.machine.terminal import say_json
+from wind.store import studies
 
 if TYPE_CHECKING:
     from flows.cells import Cell
@@ -30,11 +30,15 @@ BANDIT_PROCESSES = 8  # at most: the study has some ninety shards, and is done i
 
 @commands.command()
 def compare(
-    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="recipes that differ in the algorithm only")],
+    configs: Annotated[
+        list[Path],
+        typer.Argument(metavar="CONFIG...", help="recipes that differ in the algorithm only"),
+    ],
     set_: Set = None,
     seeds: Seeds = "0,1,2",
     tried: Annotated[
-        list[str] | None, typer.Option("--try", metavar="K=V1,V2", help="settings to choose from on the first seed")
+        list[str] | None,
+        typer.Option("--try", metavar="K=V1,V2", help="settings to choose from on the first seed"),
     ] = None,
     target: Target = 0.7,
     metrics: Metrics = "win_rate,accuracy",
@@ -46,14 +50,20 @@ def compare(
 
     trials = read_recipes(configs, set_ or [], tried or [])
     if any(len(cells) > 1 for cells in trials) and len(_seeds(seeds)) < 2:
-        raise ConfigError("--try takes the first seed to choose a setting, and reports the others: give --seeds two or more")
-    _study("compare", trials, _seeds(seeds), target=target, metrics=metrics, out=out, as_json=as_json)
+        raise ConfigError(
+            "--try takes the first seed to choose a setting, and reports the others: give --seeds two or more"
+        )
+    _study(
+        "compare", trials, _seeds(seeds), target=target, metrics=metrics, out=out, as_json=as_json
+    )
 
 
 @commands.command()
 def sweep(
     config: Config,
-    over: Annotated[list[str], typer.Option(metavar="K=V1,V2", help="the values of one axis of the grid")],
+    over: Annotated[
+        list[str], typer.Option(metavar="K=V1,V2", help="the values of one axis of the grid")
+    ],
     set_: Set = None,
     seeds: Seeds = "0,1,2",
     target: Target = 0.7,
@@ -70,7 +80,9 @@ def sweep(
 
 @commands.command()
 def bandit(
-    out: Annotated[Path, typer.Option(help="folder that gets the figures and tables")] = Path("docs/bandit"),
+    out: Annotated[Path, typer.Option(help="folder that gets the figures and tables")] = Path(
+        "docs/bandit"
+    ),
     seed: Annotated[int, typer.Option(min=0)] = 0,
     set_: Set = None,
     root: Root = "store",
@@ -78,7 +90,9 @@ def bandit(
 ) -> None:
     """Compare all algorithms on bandits whose solution is known: two datasets, figures, tables."""
     processes = min(os.cpu_count() or 1, BANDIT_PROCESSES)
-    config = bandit_config(set_ or (), root=str(root), seed=seed, workers={"processes": processes, "device": "cpu"})
+    config = bandit_config(
+        set_ or (), root=str(root), seed=seed, workers={"processes": processes, "device": "cpu"}
+    )
     with prefect(config.root):
         from flows.bandit import bandit as study
         from flows.outages import finished
@@ -88,15 +102,27 @@ def bandit(
             made = finished(study)(here.config, out)
             studies.record(here.store, config.run, made)
             outcomes = here.outcomes()
-            here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}")
+            here.terminal.line(
+                f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}"
+            )
             for line in disbelieved(here.store):
                 here.terminal.line(line)
-            found = {name: {**handle.model_dump(), "path": here.store.where(handle)} for name, handle in made.items()}
+            found = {
+                name: {**handle.model_dump(), "path": here.store.where(handle)}
+                for name, handle in made.items()
+            }
             say_json(found) if as_json else show.datasets(found)
 
 
 def _study(
-    name: str, trials: "list[list[Cell]]", seeds: list[int], *, target: float, metrics: str, out: Path | None, as_json: bool
+    name: str,
+    trials: "list[list[Cell]]",
+    seeds: list[int],
+    *,
+    target: float,
+    metrics: str,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     from flows import report
 
@@ -111,7 +137,9 @@ def _study(
             found = finished(study)(name, trials, seeds)
             studies.record(here.store, name, {"comparison": found.comparison})
             outcomes = found.outcomes()
-            here.terminal.line(f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache")
+            here.terminal.line(
+                f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache"
+            )
             for line in disbelieved(here.store):
                 here.terminal.line(line)
             made = report.report(here.store, found, target=target, metrics=drawn)
@@ -126,5 +154,7 @@ def _study(
 def _seeds(text: str) -> list[int]:
     seeds = [int(part) for part in text.split(",") if part.strip().isdigit()]
     if len(seeds) < len(text.split(",")) or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"--seeds {text!r} must be different whole numbers, separated by commas: 0,1,2")
+        raise ConfigError(
+            f"--seeds {text!r} must be different whole numbers, separated by commas: 0,1,2"
+        )
     return seeds

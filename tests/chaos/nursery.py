@@ -1,8 +1,10 @@
-"""Warm processes: `python -m tests.chaos.nursery SOCKET` imports all that a run and its workers need, and forks on demand.
+"""Warm processes: `python -m tests.chaos.nursery SOCKET` imports all that a run and its workers
+need, and forks on demand.
 
-Starting them is most of what a tiny run costs. A forked process is what a started one would be: leader of its own session, with
-the environment, folder, arguments and open descriptors that were asked for. Whatever its descendants leave behind falls to the
-nursery, which reaps them: a living descendant of the nursery after a run is an orphan of that run.
+Starting them is most of what a tiny run costs. A forked process is what a started one would be:
+leader of its own session, with the environment, folder, arguments and open descriptors that were
+asked for. Whatever its descendants leave behind falls to the nursery, which reaps them: a living
+descendant of the nursery after a run is an orphan of that run.
 """
 
 import contextlib
@@ -25,30 +27,36 @@ from tests.chaos.ask import LARGEST
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 MOST_DESCRIPTORS: Final = 16
-SPARED: Final = {"jemalloc_bg_thd", "polars-ooc-clea"}  # threads that a fork may lose: both give back what is no longer used
-WARM: Final = (  # what runs, their workers and the commands of trials import, now or when they need it
+# threads that a fork may lose: both give back what is no longer used
+SPARED: Final = {"jemalloc_bg_thd", "polars-ooc-clea"}
+# what runs, their workers and the commands of trials import, now or when they need it
+WARM: Final = (
     "deepspeed",
     "transformers.integrations.deepspeed",
     "transformers.modeling_utils",
     "data_checks.validation",
     "flows.cli",
     "flows.distill",
-    "wind.object_storage",
+    "wind.store.object_storage",
     "wind.rewards.functions",
     "wind.training.export",
     "wind.training.loop",
-    "wind.verification",
-    "wind.worker",
+    "wind.audit.verification",
+    "wind.stages.worker",
 )
 
 
 def main() -> None:
-    """Serve until the process that started this one ends. In a forked process: return what it is to do."""
+    """Serve until the process that started this one ends. In a forked process: return what it is to
+    do.
+    """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     for name in WARM:
         import_module(name)
     names = {
-        path.read_text().strip() for path in Path("/proc/self/task").glob("[0-9]*/comm") if path.parent.name != str(os.getpid())
+        path.read_text().strip()
+        for path in Path("/proc/self/task").glob("[0-9]*/comm")
+        if path.parent.name != str(os.getpid())
     }
     assert names <= SPARED, f"a fork would lose the threads {sorted(names - SPARED)}"
     gc.freeze()
@@ -56,7 +64,9 @@ def main() -> None:
 
 
 def serve(address: str) -> Callable[[], None]:
-    """Fork whatever is asked for at `address`; returns only in a forked process, with what that is to do."""
+    """Fork whatever is asked for at `address`; returns only in a forked process, with what that is
+    to do.
+    """
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -89,7 +99,8 @@ def serve(address: str) -> Callable[[], None]:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 os.close(woken)
                 os.close(wake)
-                return functools.partial(_become, json.loads(message), descriptors)  # the sockets go with this frame
+                # the sockets go with this frame
+                return functools.partial(_become, json.loads(message), descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
             askers[asker] = process
@@ -102,7 +113,9 @@ def _forget(askers: dict[socket.socket, int | None], asker: socket.socket) -> No
 
 
 def _reap(askers: dict[socket.socket, int | None]) -> None:
-    """Tell whoever asked for a process how it ended; orphans that fell to this process are told to nobody."""
+    """Tell whoever asked for a process how it ended; orphans that fell to this process are told to
+    nobody.
+    """
     while True:
         try:
             ended, status = os.waitpid(-1, os.WNOHANG)
@@ -128,7 +141,10 @@ def _become(wanted: dict[str, Any], descriptors: list[int]) -> None:
     os.chdir(wanted["folder"])
     os.environ.clear()
     os.environ.update(wanted["environment"])
-    sys.path[:0] = [wanted["folder"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:0] = [
+        wanted["folder"],
+        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+    ]
     sys.argv = [wanted["module"], *wanted["arguments"]]
     sys.modules[wanted["module"]].main()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.chaos.ask import LARGEST, ask
 from tests.chaos.shim import Shim
-from wind import processes
+from wind.machine import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS_TO_WARM = 180
@@ -49,21 +49,39 @@ class Running:
             answer = self._connection.recv(LARGEST)
         self._connection.close()
         code = os.waitstatus_to_exitcode(int(answer))
-        return Ended(code, self._log.with_suffix(".out").read_text(), self._log.with_suffix(".err").read_text())
+        return Ended(
+            code,
+            self._log.with_suffix(".out").read_text(),
+            self._log.with_suffix(".err").read_text(),
+        )
 
 
 class Nursery:
-    """Forks commands of `wind`, and the workers of runs, from one process that has everything imported."""
+    """Forks commands of `wind`, and the workers of runs, from one process that has everything
+    imported.
+    """
 
     def __init__(self, folder: Path, shim: Shim, environment: Mapping[str, str]) -> None:
         self._folder = folder
         self._address = str(folder / "nursery")
-        self._environment = {**os.environ, **environment, **shim.environment(), "PYTHONPATH": str(ROOT)}
+        self._environment = {
+            **os.environ,
+            **environment,
+            **shim.environment(),
+            "PYTHONPATH": str(ROOT),
+        }
         self._commands = 0
-        ones = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        ones = {
+            "OMP_NUM_THREADS": "1",
+            "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_HUB_OFFLINE": "1",
+        }
         with (folder / "nursery.log").open("wb") as log:
             command = [sys.executable, "-m", "tests.chaos.nursery", self._address]
-            self._process = processes.start(command, env=self._environment | ones, cwd=ROOT, stdout=log, stderr=log)
+            self._process = processes.start(
+                command, env=self._environment | ones, cwd=ROOT, stdout=log, stderr=log
+            )
         self.python = folder / "python"  # to a run an interpreter like any other
         self.python.write_text(
             f'#!/bin/sh\nexec {sys.executable} -IS {Path(__file__).with_name("ask.py")} {self._address} "$@"\n'
@@ -78,17 +96,27 @@ class Nursery:
                 raise RuntimeError((self._folder / "nursery.log").read_text())
             time.sleep(0.05)
 
-    def start(self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> Running:
+    def start(
+        self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+    ) -> Running:
         """`wind` with `arguments`, in `folder`."""
         self._commands += 1
         log = self._folder / f"command-{self._commands:04d}"
-        with log.with_suffix(".out").open("wb") as out, log.with_suffix(".err").open("wb") as error, open(os.devnull) as none:
+        with (
+            log.with_suffix(".out").open("wb") as out,
+            log.with_suffix(".err").open("wb") as error,
+            open(os.devnull) as none,
+        ):
             streams = {0: none.fileno(), 1: out.fileno(), 2: error.fileno()}
             variables = {**self._environment, **(environment or {})}
-            connection = ask(self._address, "flows.cli", list(arguments), str(folder), variables, streams)
+            connection = ask(
+                self._address, "flows.cli", list(arguments), str(folder), variables, streams
+            )
         return Running(connection, log)
 
-    def run(self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> Ended:
+    def run(
+        self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+    ) -> Ended:
         """How `wind` with `arguments` ended."""
         return self.start(*arguments, folder=folder, environment=environment).wait()
 
@@ -111,7 +139,9 @@ class Nursery:
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 state, parent = (path / "stat").read_text().rpartition(")")[2].split()[:2]
-                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (
+                    (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue
             if state not in "ZX":

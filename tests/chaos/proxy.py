@@ -1,4 +1,6 @@
-"""A TCP proxy in front of the S3 server, which can be killed and started again where the server, all in memory, cannot."""
+"""A TCP proxy in front of the S3 server, which can be killed and started again where the server,
+all in memory, cannot.
+"""
 
 import contextlib
 import http.client
@@ -12,7 +14,8 @@ from typing import Literal
 REQUEST = re.compile(rb"(GET|PUT|HEAD|POST|DELETE) /")
 SECONDS_TO_ANSWER = 5.0
 
-When = Literal["before", "half", "after"]  # of a request that is cut off: unsent, half sent, or sent and never answered
+# of a request that is cut off: unsent, half sent, or sent and never answered
+When = Literal["before", "half", "after"]
 
 
 class Proxy:
@@ -54,7 +57,9 @@ class Proxy:
     def fail(self, requests: int, status: int) -> None:
         """Let the server answer the next `requests` with `status`."""
         connection = http.client.HTTPConnection(*self._server)
-        connection.request("POST", f"/faults?count={requests}&status={status}", headers={"Content-Length": "0"})
+        connection.request(
+            "POST", f"/faults?count={requests}&status={status}", headers={"Content-Length": "0"}
+        )
         with connection.getresponse():
             connection.close()
 
@@ -97,10 +102,18 @@ class Proxy:
             except OSError:  # killed
                 return
             self._open |= {client, server}
-            for source, sink, work in ((client, server, self._requests), (server, client, self._answers)):
+            for source, sink, work in (
+                (client, server, self._requests),
+                (server, client, self._answers),
+            ):
                 threading.Thread(target=self._pump, args=(source, sink, work), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, work: Callable[[socket.socket, bytes], None]) -> None:
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        work: Callable[[socket.socket, bytes], None],
+    ) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(65536):
                 work(sink, chunk)
@@ -129,7 +142,8 @@ class Proxy:
                 self._is_deaf = True
                 server.sendall(chunk)
                 deadline = time.monotonic() + SECONDS_TO_ANSWER
-                while self._is_deaf and time.monotonic() < deadline:  # until the answer comes, which is thrown away
+                # until the answer comes, which is thrown away
+                while self._is_deaf and time.monotonic() < deadline:
                     time.sleep(0.01)
                 self._act()
                 return

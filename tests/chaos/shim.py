@@ -1,4 +1,6 @@
-"""The preloaded library of faults.c: built, and told through a small file that all processes of a run map."""
+"""The preloaded library of faults.c: built, and told through a small file that all processes of a
+run map.
+"""
 
 import ctypes
 import mmap
@@ -72,7 +74,9 @@ class Shim:
         self.library = folder / "faults.so"
         self.control = folder / "control"
         source = Path(__file__).with_name("faults.c")
-        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", self.library, source, "-ldl"], check=True)
+        subprocess.run(
+            ["gcc", "-O2", "-shared", "-fPIC", "-o", self.library, source, "-ldl"], check=True
+        )
         self.control.write_bytes(bytes(ctypes.sizeof(Layout)))
         with self.control.open("rb+") as file:
             self._layout = Layout.from_buffer(mmap.mmap(file.fileno(), 0))
@@ -95,13 +99,20 @@ class Shim:
         seconds: int = 0,
         among: str = "",
     ) -> None:
-        """From now on count what is done below `root`; the operation number `at` of those named gets the action."""
+        """From now on count what is done below `root`; the operation number `at` of those named
+        gets the action.
+        """
         self.disarm()
         ctypes.memset(ctypes.addressof(self._layout), 0, ctypes.sizeof(Layout))
         self._layout.action, self._layout.at = action, at
         self._layout.operations = sum(1 << each for each in operations)
         self._layout.roles = sum(1 << each for each in roles)
-        self._layout.error, self._layout.signal, self._layout.lasts, self._layout.seconds = error, signal, lasts, seconds
+        self._layout.error, self._layout.signal, self._layout.lasts, self._layout.seconds = (
+            error,
+            signal,
+            lasts,
+            seconds,
+        )
         self._layout.root, self._layout.among = str(root.resolve()).encode(), among.encode()
         self._layout.active = 1
 
@@ -119,4 +130,7 @@ class Shim:
 
     def counts(self) -> Counts:
         """How many operations of each kind the processes of each role made since `arm`."""
-        return {role: {each: int(self._layout.counts[role][each]) for each in Operation} for role in Role}
+        return {
+            role: {each: int(self._layout.counts[role][each]) for each in Operation}
+            for role in Role
+        }

@@ -1,4 +1,6 @@
-"""Where trials take place: warm processes, the shim, an S3 server behind a proxy, and what uninterrupted runs made."""
+"""Where trials take place: warm processes, the shim, an S3 server behind a proxy, and what
+uninterrupted runs made.
+"""
 
 import json
 import os
@@ -23,7 +25,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.shim import Action, Counts, Operation, Shim
 from tests.conftest import s3_environment, save_tiny_model, serving_s3
 from tests.flows.conftest import write_recipe
-from wind.datasets import Store
+from wind.store.datasets import Store
 
 RUN = "tiny"
 DATASET = re.compile(r"datasets/[a-z_.]+/[0-9a-f]{64}/manifest\.json")
@@ -74,7 +76,9 @@ class Place:
         return self.folder / "store"
 
     def names(self) -> frozenset[str]:
-        """All files below the root, but for those of the machine, and all empty folders that are named for something."""
+        """All files below the root, but for those of the machine, and all empty folders that are
+        named for something.
+        """
         found = {entry.name for entry in Store(self.root).storage.files("")}
         for pattern in ("partial/*/*", "datasets/*/*", "models/*", "holds/*"):
             found |= {
@@ -90,7 +94,8 @@ class Place:
         return [
             path
             for path in below
-            if path.is_file() and (path.parent.name == "scratch" or path.name.endswith((".partial", ".lock")))
+            if path.is_file()
+            and (path.parent.name == "scratch" or path.name.endswith((".partial", ".lock")))
         ]
 
 
@@ -123,7 +128,10 @@ class Site:
         root, environment = "store", {}
         if is_remote:
             assert self.proxy is not None
-            root, environment = f"s3://wind/{uuid.uuid4().hex}", s3_environment(self.proxy.address, folder / "cache")
+            root, environment = (
+                f"s3://wind/{uuid.uuid4().hex}",
+                s3_environment(self.proxy.address, folder / "cache"),
+            )
             os.environ.update(environment)  # of our own looks at it
         place = Place(folder, root if is_remote else str(folder / root), environment)
         config = yaml.safe_load((folder / "tiny.yaml").read_text())
@@ -131,14 +139,21 @@ class Site:
         place.config(
             root=root,
             iterations=self._iterations,
-            training={**config["training"], "checkpoint_steps": 1, "ranks": ranks, "micro_prompts": 4 // ranks},
+            training={
+                **config["training"],
+                "checkpoint_steps": 1,
+                "ranks": ranks,
+                "micro_prompts": 4 // ranks,
+            },
             workers={"python": python},
         )
         return place
 
     def start(self, place: Place) -> Running:
         """`wind run`, started."""
-        running = self.nursery.start("run", "tiny.yaml", "--json", folder=place.folder, environment=place.environment)
+        running = self.nursery.start(
+            "run", "tiny.yaml", "--json", folder=place.folder, environment=place.environment
+        )
         self.started = running.pid
         self.shim.aim(running.pid)
         return running
@@ -163,13 +178,19 @@ class Site:
             counts, requests = self.shim.counts(), self.proxy.requests if self.proxy else 0
             self.shim.disarm()
             if ended.code:
-                raise NotSurvivedError(f"the uninterrupted run ended with {ended.code}: {ended.error}")
+                raise NotSurvivedError(
+                    f"the uninterrupted run ended with {ended.code}: {ended.error}"
+                )
             ids = ids_of(ended)
             if is_remote and ids != self.baseline(ranks).ids:
-                raise NotSurvivedError("the uninterrupted run in a bucket made other versions than that in a folder")
+                raise NotSurvivedError(
+                    "the uninterrupted run in a bucket made other versions than that in a folder"
+                )
             collected = self.wind(place, "gc", "--root", place.root)
             if collected.code:
-                raise NotSurvivedError(f"the first collection ended with {collected.code}: {collected.error}")
+                raise NotSurvivedError(
+                    f"the first collection ended with {collected.code}: {collected.error}"
+                )
             self._baselines[key] = Baseline(ids, place.names(), counts, requests, seconds)
             if not is_remote:
                 self.leave(place, ranks, "finished", 1.0)
@@ -191,7 +212,10 @@ class Site:
     def leave(self, place: Place, ranks: int, state: str, share: float) -> None:
         """Keep a copy of the root as it is now, for later trials to begin with."""
         kept = self._left.setdefault((ranks, state), [])
-        copy = self._folder / f"left-{ranks}-{state.replace(' ', '-').replace('/', '')}-{len(kept):03d}"
+        copy = (
+            self._folder
+            / f"left-{ranks}-{state.replace(' ', '-').replace('/', '')}-{len(kept):03d}"
+        )
         shutil.copytree(place.local, copy)
         kept.append(Left(copy, share))
 
@@ -212,9 +236,16 @@ class Site:
 
 @contextmanager
 def site(
-    folder: Path, *, iterations: int, with_s3: bool, server: Mapping[str, str] | None = None, model: Path | None = None
+    folder: Path,
+    *,
+    iterations: int,
+    with_s3: bool,
+    server: Mapping[str, str] | None = None,
+    model: Path | None = None,
 ) -> Iterator[Site]:
-    """A site in `folder`; `server` are the variables of a Prefect API and `model` the folder of a policy, where there is one."""
+    """A site in `folder`; `server` are the variables of a Prefect API and `model` the folder of a
+    policy, where there is one.
+    """
     with ExitStack() as stack:
         if server is None:
             embedded = EmbeddedServer(folder / "prefect")
@@ -236,7 +267,9 @@ def site(
 
 
 def cold_ids(place: Place, server: Mapping[str, str]) -> tuple[str, ...]:
-    """The version ids of a run by processes that were started as a user starts them, without the shim."""
+    """The version ids of a run by processes that were started as a user starts them, without the
+    shim.
+    """
     config = yaml.safe_load((place.folder / "tiny.yaml").read_text())
     place.config(workers={})
     done = subprocess.run(
@@ -260,4 +293,6 @@ def ids_of(ended: Ended) -> tuple[str, ...]:
 def refuse_traceback(command: str, ended: Ended) -> None:
     """Raise NotSurvivedError if a command said more than a line of what went wrong."""
     if "Traceback" in ended.error:
-        raise NotSurvivedError(f"wind {command} ended with {ended.code} and a traceback:\n{ended.error}")
+        raise NotSurvivedError(
+            f"wind {command} ended with {ended.code} and a traceback:\n{ended.error}"
+        )

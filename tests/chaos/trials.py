@@ -1,4 +1,6 @@
-"""Trials: one fault each, then one plain rerun, a collection, and a look at everything that is left."""
+"""Trials: one fault each, then one plain rerun, a collection, and a look at everything that is
+left.
+"""
 
 import errno
 import json
@@ -29,7 +31,9 @@ EVERYBODY = frozenset(Role)
 HOUR = 3600
 CUTS: tuple[When, ...] = ("before", "half", "after")
 
-FILES = {  # every kind of file below the root, by its name; those of unfinished work come from interrupted runs
+# every kind of file below the root, by its name; those of unfinished work come from interrupted
+# runs
+FILES = {
     "a shard": r"datasets/[a-z_.]+/[0-9a-f]{64}/part-\d+\.arrow",
     "a manifest": r"(datasets/[a-z_.]+|models|sources)/[0-9a-f]{64}/manifest\.json",
     "weights": r"models/[0-9a-f]{64}/.*\.safetensors",
@@ -75,8 +79,11 @@ class Trial:
         KINDS[self.kind](self)
 
 
-def assert_survived(trial: Trial, place: Place, *, ranks: int = 1, is_remote: bool = False, others: str = "") -> None:
-    """One plain rerun ends with the versions of the uninterrupted run, and a collection leaves what that left.
+def assert_survived(
+    trial: Trial, place: Place, *, ranks: int = 1, is_remote: bool = False, others: str = ""
+) -> None:
+    """One plain rerun ends with the versions of the uninterrupted run, and a collection leaves what
+    that left.
 
     `others` is a pattern of names that may be left too.
     """
@@ -95,7 +102,9 @@ def assert_survived(trial: Trial, place: Place, *, ranks: int = 1, is_remote: bo
         raise NotSurvivedError(f"still alive: {orphans}")
     names = {name for name in place.names() if not (others and re.match(others, name))}
     if names != baseline.names:
-        raise NotSurvivedError(f"left too much: {sorted(names - baseline.names)}; lost: {sorted(baseline.names - names)}")
+        raise NotSurvivedError(
+            f"left too much: {sorted(names - baseline.names)}; lost: {sorted(baseline.names - names)}"
+        )
     if left := place.temporary():
         raise NotSurvivedError(f"left on this machine: {left}")
 
@@ -103,7 +112,9 @@ def assert_survived(trial: Trial, place: Place, *, ranks: int = 1, is_remote: bo
 def assert_verified(trial: Trial, place: Place) -> None:
     verified = trial.site.wind(place, "verify", "--root", place.root, "--json")
     if verified.code or json.loads(verified.out)["findings"]:
-        raise NotSurvivedError(f"verify ended with {verified.code}: {verified.error} {verified.out}")
+        raise NotSurvivedError(
+            f"verify ended with {verified.code}: {verified.error} {verified.out}"
+        )
 
 
 def assert_told(ended: Ended) -> None:
@@ -113,7 +124,7 @@ def assert_told(ended: Ended) -> None:
         raise NotSurvivedError(f"the run ended with {ended.code} and said: {ended.error}")
 
 
-# ------------------------------------------------------------------------------------------ faults of the machine
+# ---------------------------------------------------------------------------- faults of the machine
 
 
 def shot(
@@ -139,7 +150,17 @@ def shot(
             site.begin_with(place, left)
             rest = 1 - left.share
         at = trial.draw.randint(1, max(1, round(most * rest) >> attempt))
-        site.shim.arm(place.local, action, at, operations, roles, error=error, signal=number, lasts=lasts, seconds=seconds)
+        site.shim.arm(
+            place.local,
+            action,
+            at,
+            operations,
+            roles,
+            error=error,
+            signal=number,
+            lasts=lasts,
+            seconds=seconds,
+        )
         ended = site.start(place).wait()
         hit = site.shim.fired()
         site.shim.disarm()
@@ -165,13 +186,17 @@ def terminate_parent(trial: Trial) -> None:
 
 
 def kill_worker(trial: Trial) -> None:
-    place, ended = shot(trial, Action.SIGNAL_SELF, roles=frozenset({Role.WORKER}), number=signal.SIGKILL)
+    place, ended = shot(
+        trial, Action.SIGNAL_SELF, roles=frozenset({Role.WORKER}), number=signal.SIGKILL
+    )
     assert_told(ended)
     assert_survived(trial, place)
 
 
 def kill_rank(trial: Trial) -> None:
-    place, ended = shot(trial, Action.SIGNAL_SELF, roles=frozenset({Role.RANK}), ranks=2, number=signal.SIGKILL)
+    place, ended = shot(
+        trial, Action.SIGNAL_SELF, roles=frozenset({Role.RANK}), ranks=2, number=signal.SIGKILL
+    )
     assert_told(ended)
     assert_survived(trial, place, ranks=2)
 
@@ -185,7 +210,9 @@ def fill_disk(trial: Trial) -> None:
 
 def fail_read(trial: Trial) -> None:
     lasts = trial.draw.choice([Lasts.ONCE, Lasts.SAME_FILE])
-    place, ended = shot(trial, Action.FAIL, operations=frozenset({Operation.READ}), error=errno.EIO, lasts=lasts)
+    place, ended = shot(
+        trial, Action.FAIL, operations=frozenset({Operation.READ}), error=errno.EIO, lasts=lasts
+    )
     assert_told(ended)
     assert_survived(trial, place)
 
@@ -212,20 +239,30 @@ def kill_prefect(trial: Trial) -> None:
 
 
 def tear_and_kill(trial: Trial) -> None:
-    place, ended = shot(trial, Action.TEAR, operations=frozenset({Operation.WRITE}), number=signal.SIGKILL)
+    place, ended = shot(
+        trial, Action.TEAR, operations=frozenset({Operation.WRITE}), number=signal.SIGKILL
+    )
     if ended.code != -signal.SIGKILL:
         assert_told(ended)
     assert_survived(trial, place)
 
 
 def tear_and_fill(trial: Trial) -> None:
-    place, ended = shot(trial, Action.TEAR, operations=frozenset({Operation.WRITE}), error=errno.ENOSPC, lasts=Lasts.ALWAYS)
+    place, ended = shot(
+        trial,
+        Action.TEAR,
+        operations=frozenset({Operation.WRITE}),
+        error=errno.ENOSPC,
+        lasts=Lasts.ALWAYS,
+    )
     assert_told(ended)
     assert_survived(trial, place)
 
 
 def move_clock(trial: Trial) -> None:
-    """Back during a run, or between a killed run and its rerun, to which all files are then from the future."""
+    """Back during a run, or between a killed run and its rerun, to which all files are then from
+    the future.
+    """
     seconds = trial.draw.choice([HOUR, 400 * 24 * HOUR])
     if trial.draw.random() < 0.5:
         place, ended = shot(trial, Action.MOVE_CLOCK, seconds=seconds)
@@ -239,7 +276,7 @@ def move_clock(trial: Trial) -> None:
     assert_survived(trial, place)
 
 
-# ------------------------------------------------------------------------------------------ flipped bits
+# ------------------------------------------------------------------------------------- flipped bits
 
 
 def flip(file: str) -> Callable[[Trial], None]:
@@ -259,7 +296,9 @@ def flip(file: str) -> Callable[[Trial], None]:
 
 
 def edit(file: str) -> Callable[[Trial], None]:
-    """The trial in which a bit of a record that cannot be made again is flipped: a line must name it."""
+    """The trial in which a bit of a record that cannot be made again is flipped: a line must name
+    it.
+    """
 
     def strike(trial: Trial) -> None:
         site = trial.site
@@ -276,7 +315,9 @@ def edit(file: str) -> Callable[[Trial], None]:
         if ended.code == 0:
             ended = site.wind(place, "verify", "--root", place.root)
         if ended.code == 0 or name not in ended.error or len(ended.error.splitlines()[-1]) == 0:
-            raise NotSurvivedError(f"{trial.what}; neither a rerun nor verify named it: {ended.code} {ended.error}")
+            raise NotSurvivedError(
+                f"{trial.what}; neither a rerun nor verify named it: {ended.code} {ended.error}"
+            )
         trial.is_answered = True
         path.write_bytes(content)
         if file == "a tag":
@@ -291,12 +332,16 @@ def _with(trial: Trial, file: str) -> Left:
     site = trial.site
     site.baseline()
     if file not in INTERRUPTED:
-        return trial.draw.choice([*site.left(1, "finished"), *_having(FILES[file], site.left(1, "half done"))])
+        return trial.draw.choice(
+            [*site.left(1, "finished"), *_having(FILES[file], site.left(1, "half done"))]
+        )
     among = INTERRUPTED[file]
     if not site.left(1, among):
         place = site.place()
         made = frozenset({Operation.MAKE, Operation.NAME})
-        site.shim.arm(place.local, Action.SIGNAL_PARENT, 1, made, signal=signal.SIGKILL, among=among)
+        site.shim.arm(
+            place.local, Action.SIGNAL_PARENT, 1, made, signal=signal.SIGKILL, among=among
+        )
         site.start(place).wait()
         site.shim.disarm()
         site.nursery.orphans()
@@ -309,7 +354,11 @@ def _having(pattern: str, kept: list[Left]) -> list[Left]:
 
 
 def _matching(pattern: str, root: Path) -> list[Path]:
-    found = (path for path in sorted(root.rglob("*")) if re.fullmatch(pattern, path.relative_to(root).as_posix()))
+    found = (
+        path
+        for path in sorted(root.rglob("*"))
+        if re.fullmatch(pattern, path.relative_to(root).as_posix())
+    )
     return [path for path in found if path.is_file() and path.stat().st_size]
 
 
@@ -325,7 +374,7 @@ def _flip(trial: Trial, place: Place, pattern: str) -> tuple[Path, bytes]:
     return path, content
 
 
-# ------------------------------------------------------------------------------------------ two at once
+# -------------------------------------------------------------------------------------- two at once
 
 
 def _two(trial: Trial, *settings: str) -> tuple[Place, list[Ended]]:
@@ -345,7 +394,9 @@ def run_two(trial: Trial) -> None:
         assert_told(each)
         if each.code and "is going on in" not in each.error:
             raise NotSurvivedError(f"of two at once one said: {each.error}")
-    if all(each.code for each in ended) or any(ids_of(each) != baseline.ids for each in ended if each.code == 0):
+    if all(each.code for each in ended) or any(
+        ids_of(each) != baseline.ids for each in ended if each.code == 0
+    ):
         raise NotSurvivedError(f"two at once ended with {[each.code for each in ended]}")
     trial.what = f"they ended with {[each.code for each in ended]}"
     assert_survived(trial, place)
@@ -367,7 +418,7 @@ def run_two_names(trial: Trial) -> None:
     assert_survived(trial, place, others=r"runs/other/(config\.json|versions/\d+\.forgotten)")
 
 
-# ------------------------------------------------------------------------------------------ the object store
+# --------------------------------------------------------------------------------- the object store
 
 
 def remote(strike: Callable[[Trial], tuple[Callable[[], object], str]]) -> Callable[[Trial], None]:
@@ -466,7 +517,9 @@ OFTEN = {  # how many of a hundred; of every other kind there is one
 
 
 def drawn(faults: int, seed: int, kinds: str = "") -> list[tuple[str, random.Random]]:
-    """The kinds of `faults` trials in the order in which they come, each with what decides its place."""
+    """The kinds of `faults` trials in the order in which they come, each with what decides its
+    place.
+    """
     draw = random.Random(seed)
     wanted = {kind: OFTEN.get(kind, 1) for kind in KINDS if kinds in kind}
     several = [kind for kind, count in wanted.items() for _ in range(count - 1)]

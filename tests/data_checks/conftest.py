@@ -10,11 +10,11 @@ import pytest
 
 from data_checks.results import CheckResult, contents
 from data_checks.validation import validate
-from wind.check_config import ChecksConfig
-from wind.datasets import Store
+from wind.config.checks import ChecksConfig
 from wind.errors import DataCheckError
-from wind.handles import AnyHandle, Dataset, Model
-from wind.schemas import KEYS, SCHEMAS, preferences_schema, rewards_schema
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.schemas import KEYS, SCHEMAS, preferences_schema, rewards_schema
 
 Rows = list[dict[str, Any]]
 Fault = Callable[[Rows], object]  # changes the rows in place
@@ -25,8 +25,14 @@ WIN_RATES = (0.0, 0.5, 0.5, 1.0)  # (wins + ties / 2) / 3
 COUNTS = ((0, 0, 3), (1, 1, 1), (1, 1, 1), (3, 0, 0))  # wins, ties, losses
 RANKS = (4, 2, 3, 1)
 ROLES = ("worst", "unused", "unused", "best")
-# Of the same samples by a pairwise reward: 1, 2, 3 beat each other in a circle, and all of them beat 0.
-PREFERENCES = ((0.5, 0.25, 0.25, 0.25), (0.75, 0.5, 1.0, 0.0), (0.75, 0.0, 0.5, 1.0), (0.75, 1.0, 0.0, 0.5))
+# Of the same samples by a pairwise reward: 1, 2, 3 beat each other in a circle, and all of them
+# beat 0.
+PREFERENCES = (
+    (0.5, 0.25, 0.25, 0.25),
+    (0.75, 0.5, 1.0, 0.0),
+    (0.75, 0.0, 0.5, 1.0),
+    (0.75, 1.0, 0.0, 0.5),
+)
 PREFERRED = tuple((sum(row) - 0.5) / 3 for row in PREFERENCES)  # 1/4 and three times 7/12
 
 
@@ -35,11 +41,16 @@ def key(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class Chain:
-    """Six prompts, four of them for training, with N responses each; `rows` holds the good rows of every dataset."""
+    """Six prompts, four of them for training, with N responses each; `rows` holds the good rows of
+    every dataset.
+    """
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
-        self.policy, self.reference = self._model(folder, "policy"), self._model(folder, "reference")
+        self.policy, self.reference = (
+            self._model(folder, "policy"),
+            self._model(folder, "reference"),
+        )
         self.source = store.import_source([self._file(folder / "prompts.jsonl", "{}")])
         self.published = 0
         self.parts = 1
@@ -59,26 +70,57 @@ class Chain:
         made: dict[str, Callable[[], Rows]] = {
             "prompts": lambda: prompts,
             "generations": lambda: [self._generation(row) for row in responses],
-            "rewards": lambda: [key(row) | {"reward": REWARDS[row["sample_index"]], "length": 2.0} for row in responses],
-            "win_rates": lambda: [key(row) | self._win_rate(row["sample_index"]) for row in responses],
-            "selections": lambda: [key(row) | self._selection(row["sample_index"]) for row in responses],
+            "rewards": lambda: [
+                key(row) | {"reward": REWARDS[row["sample_index"]], "length": 2.0}
+                for row in responses
+            ],
+            "win_rates": lambda: [
+                key(row) | self._win_rate(row["sample_index"]) for row in responses
+            ],
+            "selections": lambda: [
+                key(row) | self._selection(row["sample_index"]) for row in responses
+            ],
             "logps": lambda: [
-                key(row) | {"logp_policy": -1.0, "logp_reference": -2.0, "response_tokens": 2} for row in responses
+                key(row) | {"logp_policy": -1.0, "logp_reference": -2.0, "response_tokens": 2}
+                for row in responses
             ],
             "training": lambda: [
-                {"step": step, "metric": metric, "value": 1.0 / step} for step in (1, 2, 3) for metric in ("grad_norm", "loss")
+                {"step": step, "metric": metric, "value": 1.0 / step}
+                for step in (1, 2, 3)
+                for metric in ("grad_norm", "loss")
             ],
-            "rollouts": lambda: self._rollouts([prompt["prompt_id"] for prompt in prompts if prompt["split"] == split]),
-            "evaluation": lambda: [key(row) | self._evaluation(row["sample_index"]) for row in responses],
+            "rollouts": lambda: self._rollouts(
+                [prompt["prompt_id"] for prompt in prompts if prompt["split"] == split]
+            ),
+            "evaluation": lambda: [
+                key(row) | self._evaluation(row["sample_index"]) for row in responses
+            ],
             "metrics": lambda: [
                 {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
-                {"iteration": 2, "metric": "win_rate", "value": 0.5, "low": 0.4, "high": 0.6, "n": 8},
+                {
+                    "iteration": 2,
+                    "metric": "win_rate",
+                    "value": 0.5,
+                    "low": 0.4,
+                    "high": 0.6,
+                    "n": 8,
+                },
             ],
             "comparison": lambda: [
-                {"recipe": "dpo", "setting": "", "seed": 0, "iteration": iteration, "metric": metric} | numbers
+                {
+                    "recipe": "dpo",
+                    "setting": "",
+                    "seed": 0,
+                    "iteration": iteration,
+                    "metric": metric,
+                }
+                | numbers
                 for iteration in (0, 1)
                 for metric, numbers in (
-                    ("samples", {"value": 8.0 * iteration, "low": None, "high": None, "n": 8 * iteration}),
+                    (
+                        "samples",
+                        {"value": 8.0 * iteration, "low": None, "high": None, "n": 8 * iteration},
+                    ),
                     ("win_rate", {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8}),
                 )
             ],
@@ -101,7 +143,11 @@ class Chain:
         if fault is not None:
             fault(rows)
         schema = self.rewards_schema() if name == "rewards" else SCHEMAS[name]
-        outputs = {"dropped": self._publish("prompts.dropped", [DROPPED], {}, {}, {})} if name == "prompts" else {}
+        outputs = (
+            {"dropped": self._publish("prompts.dropped", [DROPPED], {}, {}, {})}
+            if name == "prompts"
+            else {}
+        )
         spec = {
             "split": split,
             "sampling": {"samples_per_prompt": N, "max_new_tokens": 3},
@@ -160,7 +206,13 @@ class Chain:
         return parents | ({"reference": self.reference} if name == "logps" else {})
 
     def _publish(
-        self, name: str, rows: Rows, parents: dict[str, AnyHandle], spec: dict[str, Any], outputs: Any, schema: Any = None
+        self,
+        name: str,
+        rows: Rows,
+        parents: dict[str, AnyHandle],
+        spec: dict[str, Any],
+        outputs: Any,
+        schema: Any = None,
     ) -> Dataset:
         self.published += 1
         with self.store.partial(name, f"{self.published:064x}") as partial:
@@ -169,7 +221,14 @@ class Chain:
             partial.write(0, pa.Table.from_pylist(in_order, declared), declared)
             numbers = {"source_rows": 7.0}
             computed_by = {"spec": spec}
-            return partial.publish(1, parents=parents, outputs=outputs, computed_by=computed_by, numbers=numbers, provenance={})
+            return partial.publish(
+                1,
+                parents=parents,
+                outputs=outputs,
+                computed_by=computed_by,
+                numbers=numbers,
+                provenance={},
+            )
 
     def _prompt(self, index: int) -> dict[str, Any]:
         return {
@@ -243,7 +302,10 @@ class Chain:
         home.mkdir()
         self._file(home / "config.json", json.dumps({"name": name}))
         self._file(home / "tokenizer_config.json", json.dumps({"bos_token": "<s>"}))
-        self._file(home / "tokenizer.json", json.dumps({"added_tokens": [{"id": 1, "content": "<s>"}], "model": {"vocab": {}}}))
+        self._file(
+            home / "tokenizer.json",
+            json.dumps({"added_tokens": [{"id": 1, "content": "<s>"}], "model": {"vocab": {}}}),
+        )
         return self.store.import_model(home)
 
     def _file(self, path: Path, text: str) -> Path:
@@ -261,10 +323,18 @@ class PairwiseChain(Chain):
             sample = row.get("sample_index", 0)
             if name == "rewards":
                 del row["length"]
-                row.update(reward=PREFERRED[sample], preferences=list(PREFERENCES[sample]), cut_share=0.0)
+                row.update(
+                    reward=PREFERRED[sample], preferences=list(PREFERENCES[sample]), cut_share=0.0
+                )
             if name == "win_rates":
                 wins = sum(preference > 0.5 for preference in PREFERENCES[sample])
-                row.update(win_rate=PREFERRED[sample], wins=wins, ties=0, losses=3 - wins, rank=(4, 1, 2, 3)[sample])
+                row.update(
+                    win_rate=PREFERRED[sample],
+                    wins=wins,
+                    ties=0,
+                    losses=3 - wins,
+                    rank=(4, 1, 2, 3)[sample],
+                )
         return rows
 
     def rewards_schema(self) -> pa.Schema:

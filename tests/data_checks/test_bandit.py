@@ -24,9 +24,15 @@ def test_a_good_study_passes(chain: "Chain") -> None:
             "samples, algorithm, instance, prompts, seed, iteration, metric",
         ),
         (lambda rows: rows[5].update(value=float("inf")), "rows.value: value is a finite number"),
-        (lambda rows: rows[3].update(value=-0.1), "rows.value: no divergence, share or count is negative"),
+        (
+            lambda rows: rows[3].update(value=-0.1),
+            "rows.value: no divergence, share or count is negative",
+        ),
         (lambda rows: rows[5].update(value=1.1), "rows.share: win rates are at most 1"),
-        (lambda rows: rows.pop(4), "runs.is_whole: iterations go from 0 to the last, none left out"),
+        (
+            lambda rows: rows.pop(4),
+            "runs.is_whole: iterations go from 0 to the last, none left out",
+        ),
         (lambda rows: rows[1].update(value=0.65), SLOW),  # 0.8 / 1.25 = 0.64 is what is proved
     ],
 )
@@ -35,4 +41,7 @@ def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fir
 
 
 def test_what_is_proved_for_wind_is_not_asked_of_others(chain: "Chain") -> None:
-    assert chain.check("bandit", lambda rows: [row.update(algorithm="sppo", value=row["iteration"]) for row in rows[:3]]).success
+    assert chain.check(
+        "bandit",
+        lambda rows: [row.update(algorithm="sppo", value=row["iteration"]) for row in rows[:3]],
+    ).success

@@ -1,4 +1,6 @@
-"""What frames are joined with: the same for keys that lie side by side as for keys that have to be looked up."""
+"""What frames are joined with: the same for keys that lie side by side as for keys that have to be
+looked up.
+"""
 
 import polars as pl
 import pytest
@@ -10,7 +12,13 @@ KEY = ["prompt_id", "sample_index"]
 
 def rows(*keys: str, **columns: list[float]) -> pl.DataFrame:
     """One row for each of `keys`, such as a0."""
-    return pl.DataFrame({"prompt_id": [key[0] for key in keys], "sample_index": [int(key[1]) for key in keys], **columns})
+    return pl.DataFrame(
+        {
+            "prompt_id": [key[0] for key in keys],
+            "sample_index": [int(key[1]) for key in keys],
+            **columns,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -20,7 +28,8 @@ def rows(*keys: str, **columns: list[float]) -> pl.DataFrame:
         (["a0", "b0"], ["a0", "a1", "b0"], [(1.0, True), (3.0, True)]),
         (["a0", "a1", "c0"], ["a0", "a1", "b0"], [(1.0, True), (2.0, True), (None, False)]),
         (["a0", "a0", "b0"], ["a0", "a1", "b0"], [(1.0, True), (1.0, True), (3.0, True)]),
-        (["a0", "a0", "b0"], ["a0", "a0", "b0"], [(1.0, True), (1.0, True), (3.0, True)]),  # the first of the parent's two
+        # the first of the parent's two
+        (["a0", "a0", "b0"], ["a0", "a0", "b0"], [(1.0, True), (1.0, True), (3.0, True)]),
         ([], [], []),
     ],
 )
@@ -45,7 +54,9 @@ def test_rows_get_the_columns_of_their_parent(
         ([], [], []),
     ],
 )
-def test_what_a_parent_lost_is_marked(parents: list[str], there: list[str], expected: list[bool]) -> None:
+def test_what_a_parent_lost_is_marked(
+    parents: list[str], there: list[str], expected: list[bool]
+) -> None:
     found = present(rows(*parents, reward=[1.0] * len(parents)), rows(*there), KEY)
     assert found.columns == [*KEY, "is_present"]
     assert found["is_present"].to_list() == expected

@@ -21,7 +21,10 @@ def test_a_good_comparison_passes(chain: "Chain") -> None:
             "rows.recipe, setting, seed, iteration, metric: no two rows share recipe, setting, seed, iteration, metric",
         ),
         (lambda rows: rows[0].update(value=float("nan")), "rows.value: value is a finite number"),
-        (lambda rows: rows[1].update(high=None), "rows.is_interval: an interval has two finite ends or none"),
+        (
+            lambda rows: rows[1].update(high=None),
+            "rows.is_interval: an interval has two finite ends or none",
+        ),
         (lambda rows: rows[1].update(low=0.55), "rows.above_low: low <= value"),
         (lambda rows: rows[1].update(high=0.45), "rows.below_high: value <= high"),
         (lambda rows: rows[0].update(n=-1), "rows.n: no negative number of rows is behind a value"),

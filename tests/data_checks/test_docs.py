@@ -1,4 +1,6 @@
-"""Data Docs hold the pages that we rendered, and no others: a page may run whatever its writer wants in the reader's browser."""
+"""Data Docs hold the pages that we rendered, and no others: a page may run whatever its writer
+wants in the reader's browser.
+"""
 
 import hashlib
 import re
@@ -8,24 +10,32 @@ import pytest
 
 from data_checks.docs import docs
 from tests.wind.versions_case import three_iterations
-from wind import stamps
-from wind.archives import export_archive, import_archive
-from wind.datasets import Store
+from wind.exchange.archives import export_archive, import_archive
 from wind.fingerprints import digest
-from wind.handles import Dataset
-from wind.seals import seal
-from wind.stamps import stamped
-from wind.versions import Version
+from wind.store import stamps
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.sealed_json import seal
+from wind.store.stamps import stamped
+from wind.store.versions import Version
 
 PLANTED = b"<script>alert()</script>"
 
 
-def judged(store: Store, version: Version, suite: str, page: bytes, *, is_ours: bool = True) -> Path:
+def judged(
+    store: Store, version: Version, suite: str, page: bytes, *, is_ours: bool = True
+) -> Path:
     """Keep a passed check of the dataset of `version`, as its last; the file of its page."""
     handle: Dataset = version.content.datasets["training"]
     key = digest([suite, handle.fingerprint])
     name = f"checks/{handle.name}/{handle.fingerprint}/{key}"
-    facts = {"handle": handle.model_dump(mode="json"), "success": True, "expectations": 3, "key": key, "suite": digest(suite)}
+    facts = {
+        "handle": handle.model_dump(mode="json"),
+        "success": True,
+        "expectations": 3,
+        "key": key,
+        "suite": digest(suite),
+    }
     result = {**facts, "page_sha256": hashlib.sha256(page).hexdigest(), "path": f"{name}.html"}
     store.storage.write(f"{name}.json", stamped("check", result) if is_ours else seal(result))
     store.storage.write(f"{name}.html", page)
@@ -34,7 +44,9 @@ def judged(store: Store, version: Version, suite: str, page: bytes, *, is_ours: 
 
 
 def pages_of(store: Store) -> set[str]:
-    """The names of the pages that the index of Data Docs leads to, which are those beside it and hold nothing planted."""
+    """The names of the pages that the index of Data Docs leads to, which are those beside it and
+    hold nothing planted.
+    """
     files = docs(store, "demo")
     links = set(re.findall(r'href="([^"]+)"', files["index.html"].decode()))
     assert links == files.keys() - {"index.html"}
@@ -51,7 +63,9 @@ def test_a_page_that_was_edited_or_that_somebody_else_wrote_is_left_out(store: S
     assert pages_of(store) == {"0001/training.html"}
 
 
-def test_pages_of_an_archive_are_left_out_unless_its_sender_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_an_archive_are_left_out_unless_its_sender_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path / "sender"))
         store = Store(tmp_path / "theirs")

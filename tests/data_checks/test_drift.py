@@ -11,9 +11,9 @@ from data_checks.base import Subject
 from data_checks.drift import QUANTITIES, distance, shifts, standardised
 from data_checks.results import contents, passed
 from data_checks.validation import validate
-from wind.check_config import ChecksConfig, DriftConfig
+from wind.config.checks import ChecksConfig, DriftConfig
 from wind.errors import DataCheckError
-from wind.handles import Dataset
+from wind.store.handles import Dataset
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain
@@ -40,7 +40,9 @@ def two_more(rows: Rows) -> None:
 
 
 def test_a_mean_moves_in_pooled_standard_deviations() -> None:
-    """Means 1 and 4; sums of squares 2 and 8 over 3 + 3 - 2 degrees of freedom: the deviation is sqrt(10 / 4)."""
+    """Means 1 and 4; sums of squares 2 and 8 over 3 + 3 - 2 degrees of freedom: the deviation is
+    sqrt(10 / 4).
+    """
     assert standardised(floats(0, 1, 2), floats(2, 4, 6)) == pytest.approx(3 / np.sqrt(2.5))
     assert standardised(floats(2, 4, 6), floats(0, 1, 2)) == pytest.approx(-3 / np.sqrt(2.5))
     assert standardised(floats(1, 1), floats(1, 1)) == 0
@@ -56,20 +58,28 @@ def test_a_distribution_moves_by_the_largest_gap_of_the_cumulative_shares() -> N
 
 
 def test_rewards_that_rise_by_two(chain: "Chain") -> None:
-    """0 1 1 3 of each of four prompts: 19 squares of deviation in each of the two, 30 degrees of freedom."""
+    """0 1 1 3 of each of four prompts: 19 squares of deviation in each of the two, 30 degrees of
+    freedom.
+    """
     found = moved(chain, chain.dataset("rewards"), chain.dataset("rewards", two_more))
     assert found["mean_reward"] == (1.25, 3.25, pytest.approx(2 / np.sqrt(2 * 19 / 30)))
-    assert found["reward_distribution"][2] == 0.75  # below 2 lie three of four rewards before and none now
+    # below 2 lie three of four rewards before and none now
+    assert found["reward_distribution"][2] == 0.75
 
 
 def test_shares_move_by_their_difference(chain: "Chain") -> None:
     def cut(rows: Rows) -> None:
         for row in rows[:4]:
-            row.update(finish_reason="length", response=f"other {row['sample_index']}", response_token_ids=[1, 2, 3])
+            row.update(
+                finish_reason="length",
+                response=f"other {row['sample_index']}",
+                response_token_ids=[1, 2, 3],
+            )
 
     found = moved(chain, chain.dataset("generations"), chain.dataset("generations", cut))
     assert found["truncated_share"] == (0, 0.25, 0.25)
-    assert found["duplicate_share"] == (0.75, 9 / 16, -3 / 16)  # of all sixteen, and of three prompts' twelve
+    # of all sixteen, and of three prompts' twelve
+    assert found["duplicate_share"] == (0.75, 9 / 16, -3 / 16)
     assert found["mean_response_tokens"][:2] == (2, 2.25)
     assert found["response_tokens_distribution"][2] == 0.25
 
@@ -103,8 +113,12 @@ def test_a_large_move_warns_and_fails_nothing_by_default(chain: "Chain") -> None
     result = validate(current, chain.store, ChecksConfig(), previous)
     assert result.success
     mean, distribution = result.warnings
-    assert mean == ("mean_reward moved by 1.777 standard deviations, more than 1, since the iteration before: from 1.25 to 3.25")
-    assert distribution.startswith("reward_distribution moved by 0.75 in Kolmogorov-Smirnov distance, more than 0.5, ")
+    assert mean == (
+        "mean_reward moved by 1.777 standard deviations, more than 1, since the iteration before: from 1.25 to 3.25"
+    )
+    assert distribution.startswith(
+        "reward_distribution moved by 0.75 in Kolmogorov-Smirnov distance, more than 0.5, "
+    )
     content = contents(chain.store, current)
     assert content is not None
     assert [row["quantity"] for row in content["shifts"]] == ["mean_reward", "reward_distribution"]
@@ -115,10 +129,18 @@ def test_a_large_move_warns_and_fails_nothing_by_default(chain: "Chain") -> None
 
 def test_a_gate_ends_the_run(chain: "Chain") -> None:
     previous, current = chain.dataset("rewards"), chain.dataset("rewards", two_more)
-    with pytest.raises(DataCheckError, match=r"failed mean_reward moved by 1\.777 .*, more than 1\.5, .* to 3\.25; see"):
+    with pytest.raises(
+        DataCheckError,
+        match=r"failed mean_reward moved by 1\.777 .*, more than 1\.5, .* to 3\.25; see",
+    ):
         validate(current, chain.store, drift(mean_reward={"fail": 1.5}), previous)
     quiet = {"warn": None}
-    assert validate(current, chain.store, drift(mean_reward=quiet, reward_distribution=quiet), previous).warnings == ()
+    assert (
+        validate(
+            current, chain.store, drift(mean_reward=quiet, reward_distribution=quiet), previous
+        ).warnings
+        == ()
+    )
 
 
 def test_the_first_iteration_drifts_from_nothing(chain: "Chain") -> None:
@@ -153,5 +175,7 @@ def test_every_quantity_of_the_config_is_measured() -> None:
 
 def test_nothing_is_judged_where_there_is_nothing_to_compare(chain: "Chain") -> None:
     assert moved(chain, chain.dataset("training"), chain.dataset("training")) == {}
-    assert isinstance(shifts(*[Subject.of(chain.dataset("metrics"), chain.store)] * 2), pl.DataFrame)
+    assert isinstance(
+        shifts(*[Subject.of(chain.dataset("metrics"), chain.store)] * 2), pl.DataFrame
+    )
     assert moved(chain, chain.dataset("metrics"), chain.dataset("metrics")) == {}

@@ -14,10 +14,10 @@ from data_checks import base
 from data_checks.base import Subject
 from data_checks.results import contents
 from data_checks.validation import validate
-from wind.check_config import ChecksConfig
-from wind.datasets import Store
+from wind.config.checks import ChecksConfig
 from wind.errors import DataCheckError
-from wind.handles import Dataset
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain
@@ -79,7 +79,9 @@ def verdict(store: Store, handle: Dataset) -> tuple[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [nothing, many_faults, all_ties_and_upside_down])
-def test_parts_add_up_to_the_whole(chain: "Chain", monkeypatch: pytest.MonkeyPatch, fault: Callable[[Rows], None]) -> None:
+def test_parts_add_up_to_the_whole(
+    chain: "Chain", monkeypatch: pytest.MonkeyPatch, fault: Callable[[Rows], None]
+) -> None:
     store, rows = chain.store, 18 if fault is many_faults else 16
     handle = in_shards(store, chain.dataset("win_rates", fault), (5, 0, rows - 5))
     whole = verdict(store, handle)
@@ -89,7 +91,9 @@ def test_parts_add_up_to_the_whole(chain: "Chain", monkeypatch: pytest.MonkeyPat
     assert bool(whole[0]) is (fault is not nothing)
 
 
-def test_every_row_is_in_one_part_with_its_prompt(chain: "Chain", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_is_in_one_part_with_its_prompt(
+    chain: "Chain", monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(base, "ROWS_AT_ONCE", 3)
     store = chain.store
     handle = in_shards(store, chain.dataset("win_rates", many_faults), (5, 0, 13))
@@ -111,9 +115,9 @@ PEAK = """
 import sys
 from pathlib import Path
 from data_checks.validation import validate
-from wind.check_config import ChecksConfig
-from wind.datasets import Store
-from wind.handles import Dataset
+from wind.config.checks import ChecksConfig
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
 
 def memory(name):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
@@ -136,7 +140,9 @@ def chained(store: Store, shards: int, prompts: int) -> Dataset:
 
     def shard(index: int, columns: dict[str, list[Any]]) -> pa.Table:
         own = names[index * prompts : (index + 1) * prompts]
-        values = {name: pa.array(pair * prompts, schema.get(name)) for name, pair in columns.items()}
+        values = {
+            name: pa.array(pair * prompts, schema.get(name)) for name, pair in columns.items()
+        }
         return pa.table({"prompt_id": [name for name in own for _ in range(2)], **values})
 
     rewards: dict[str, list[Any]] = {"sample_index": [0, 1], "reward": [1.0, 0.0]}
@@ -161,9 +167,22 @@ def chained(store: Store, shards: int, prompts: int) -> Dataset:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak")
 def test_memory_is_that_of_a_part(store: Store) -> None:
-    """Three times the rows, in parts of the size of the smaller one: the peak grows by less than a third."""
-    code = PEAK.replace("store, peaks", "import data_checks.base\ndata_checks.base.ROWS_AT_ONCE = 50_000\nstore, peaks")
-    handles = [chained(store, *size).model_dump_json() for size in ((1, 10), (1, 25_000), (3, 25_000))]  # the first warms up
-    ran = subprocess.run([sys.executable, "-c", code, str(store.root), *handles], check=True, capture_output=True, text=True)
+    """Three times the rows, in parts of the size of the smaller one: the peak grows by less than a
+    third.
+    """
+    code = PEAK.replace(
+        "store, peaks",
+        "import data_checks.base\ndata_checks.base.ROWS_AT_ONCE = 50_000\nstore, peaks",
+    )
+    # the first warms up
+    handles = [
+        chained(store, *size).model_dump_json() for size in ((1, 10), (1, 25_000), (3, 25_000))
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(store.root), *handles],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     _, one, three = map(int, ran.stdout.split())
     assert three < one * 4 / 3 + 10_000

@@ -28,8 +28,14 @@ def test_good_selections_pass(chain: "Chain") -> None:
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [
-        (lambda rows: rows.append(dict(rows[0])), "rows.prompt_id, sample_index: no two rows share prompt_id, sample_index"),
-        (lambda rows: rows.append(rows[1] | {"sample_index": 4}), "rows.is_known: every row belongs to one of the win rates"),
+        (
+            lambda rows: rows.append(dict(rows[0])),
+            "rows.prompt_id, sample_index: no two rows share prompt_id, sample_index",
+        ),
+        (
+            lambda rows: rows.append(rows[1] | {"sample_index": 4}),
+            "rows.is_known: every row belongs to one of the win rates",
+        ),
         (lambda rows: rows[1].update(label=float("nan")), "rows.label: label is a finite number"),
         (lambda rows: rows[1].update(label=1.5), "rows.label: labels lie in [0, 1]"),
         (
@@ -38,10 +44,22 @@ def test_good_selections_pass(chain: "Chain") -> None:
         ),
         (swapped_roles, "rows.best_rank: the best row has rank 1"),
         (lambda rows: rows.pop(1), "win_rates.is_present: no row of the win rates was lost"),
-        (lambda rows: rows[1].update(role="worst"), "prompts.roles: a prompt trains on its best worst"),
-        (lambda rows: rows[0].update(role="unused"), "prompts.roles: a prompt trains on its best worst"),
-        (lambda rows: rows[0].update(role="random"), "prompts.roles: a prompt trains on its best worst"),
-        (lambda rows: rows[1].update(role="below_margin"), "prompts.is_partly_close: a prompt is below the margin as a whole"),
+        (
+            lambda rows: rows[1].update(role="worst"),
+            "prompts.roles: a prompt trains on its best worst",
+        ),
+        (
+            lambda rows: rows[0].update(role="unused"),
+            "prompts.roles: a prompt trains on its best worst",
+        ),
+        (
+            lambda rows: rows[0].update(role="random"),
+            "prompts.roles: a prompt trains on its best worst",
+        ),
+        (
+            lambda rows: rows[1].update(role="below_margin"),
+            "prompts.is_partly_close: a prompt is below the margin as a whole",
+        ),
     ],
 )
 def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fires: str) -> None:

@@ -16,7 +16,10 @@ def test_good_training_passes(chain: "Chain") -> None:
 @pytest.mark.parametrize(
     ("fault", "fires"),
     [
-        (lambda rows: rows.append(dict(rows[0])), "rows.step, metric: no two rows share step, metric"),
+        (
+            lambda rows: rows.append(dict(rows[0])),
+            "rows.step, metric: no two rows share step, metric",
+        ),
         (lambda rows: rows[3].update(value=float("nan")), "rows.value: value is a finite number"),
         (lambda rows: rows[2].update(value=float("inf")), "rows.value: value is a finite number"),
         (lambda rows: rows.pop(3), "steps.has_loss: every step has a loss"),

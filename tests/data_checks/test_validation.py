@@ -13,12 +13,12 @@ import pytest
 
 from data_checks.results import all_recorded, contents, failed, passed, recorded, result_name
 from data_checks.validation import SUITES, validate
-from wind.check_config import ChecksConfig
-from wind.datasets import Store
+from wind.config.checks import ChecksConfig
 from wind.errors import DataCheckError, DatasetError
-from wind.handles import Dataset, label
-from wind.seals import opened, seal
 from wind.stages import STAGES, STUDIES
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, label
+from wind.store.sealed_json import opened, seal
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain
@@ -72,7 +72,10 @@ def test_a_failure_is_one_line_that_says_where(chain: "Chain") -> None:
 
 def test_a_failure_keeps_the_dataset_its_mark_and_its_page(chain: "Chain") -> None:
     handle = chain.dataset("rewards", nan_and_a_lost_row)
-    with pytest.raises(DataCheckError, match=r"not_be_null\(reward\), .* 1 of 15 rows fail: 000000000000/0; 1 more failed; see"):
+    with pytest.raises(
+        DataCheckError,
+        match=r"not_be_null\(reward\), .* 1 of 15 rows fail: 000000000000/0; 1 more failed; see",
+    ):
         validate(handle, chain.store, ChecksConfig())
     assert chain.store.is_whole(handle)
     assert failed(chain.store, handle)
@@ -83,13 +86,27 @@ def test_a_failure_keeps_the_dataset_its_mark_and_its_page(chain: "Chain") -> No
 @pytest.mark.parametrize(
     ("name", "fault", "found"),
     [
-        ("prompts", lambda rows: rows.pop(3), "source_rows, accounted_rows.*: 1 of 1 totals fail: found \\[7.0, 6\\]; see"),
-        ("generations", lambda rows: [row.update(response_token_ids=[2]) for row in rows], r"on average: the value is 1\.0; see"),
-        ("training", lambda rows: rows[1].update(value=float("nan")), "1 of 6 rows fail: 1/loss; see"),
+        (
+            "prompts",
+            lambda rows: rows.pop(3),
+            "source_rows, accounted_rows.*: 1 of 1 totals fail: found \\[7.0, 6\\]; see",
+        ),
+        (
+            "generations",
+            lambda rows: [row.update(response_token_ids=[2]) for row in rows],
+            r"on average: the value is 1\.0; see",
+        ),
+        (
+            "training",
+            lambda rows: rows[1].update(value=float("nan")),
+            "1 of 6 rows fail: 1/loss; see",
+        ),
         ("metrics", lambda rows: rows[1].update(n=0), "1 of 2 rows fail: 2/win_rate; see"),
     ],
 )
-def test_offenders_are_named_by_key_or_by_value(chain: "Chain", name: str, fault: Any, found: str) -> None:
+def test_offenders_are_named_by_key_or_by_value(
+    chain: "Chain", name: str, fault: Any, found: str
+) -> None:
     with pytest.raises(DataCheckError, match=found) as caught:
         chain.check(name, fault)
     assert "\n" not in str(caught.value)
@@ -131,7 +148,9 @@ def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
     assert passed(chain.store, handle, checks) is None
 
 
-def test_a_pass_that_somebody_else_recorded_is_none(chain: "Chain", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_pass_that_somebody_else_recorded_is_none(
+    chain: "Chain", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Nor a forged one, sealed and with its page, under the very key of the check."""
     handle, checks = chain.dataset("rewards"), ChecksConfig()
     result = validate(handle, chain.store, checks)
@@ -174,7 +193,9 @@ def test_the_page_loads_nothing_from_elsewhere(chain: "Chain") -> None:
 
 def test_values_cannot_break_out_of_the_page(chain: "Chain") -> None:
     with pytest.raises(DataCheckError):
-        chain.check("generations", lambda rows: rows[0].update(finish_reason="<script>alert(1)</script>"))
+        chain.check(
+            "generations", lambda rows: rows[0].update(finish_reason="<script>alert(1)</script>")
+        )
     (page,) = (chain.store.root / "checks" / "generations").rglob("*.html")
     assert "<script" not in page.read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.read_text()
@@ -183,14 +204,17 @@ def test_values_cannot_break_out_of_the_page(chain: "Chain") -> None:
 def test_threads_may_check_at_the_same_time(chain: "Chain") -> None:
     handles = [chain.dataset(name) for name in ("rewards", "win_rates", "training", "metrics")]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda handle: validate(handle, chain.store, ChecksConfig()), handles))
+        results = list(
+            pool.map(lambda handle: validate(handle, chain.store, ChecksConfig()), handles)
+        )
     assert [result.handle for result in results] == handles
 
 
 def test_what_cannot_be_checked_is_said_in_one_line(chain: "Chain", store: Store) -> None:
     dropped = Dataset(name="prompts.dropped", fingerprint="0" * 64, rows=0)
     with pytest.raises(
-        DatasetError, match=r"no data checks are known for prompts\.dropped/000000000000: the suites are prompts, "
+        DatasetError,
+        match=r"no data checks are known for prompts\.dropped/000000000000: the suites are prompts, ",
     ):
         validate(dropped, store, ChecksConfig())
     orphan = chain.dataset("metrics")
@@ -216,7 +240,9 @@ def test_an_unreadable_result_is_said_in_one_line(chain: "Chain") -> None:
 def test_the_mark_of_an_older_layout_is_still_read(chain: "Chain") -> None:
     """Until 0.1 a dataset had one result, without warnings."""
     handle = chain.dataset("rewards")
-    result = validate(handle, chain.store, ChecksConfig()).model_dump(mode="json", exclude={"warnings", "failures", "previous"})
+    result = validate(handle, chain.store, ChecksConfig()).model_dump(
+        mode="json", exclude={"warnings", "failures", "previous"}
+    )
     shutil.rmtree(chain.store.root / "checks" / "rewards" / handle.fingerprint)
     old = json.dumps(result | {"success": False, "great_expectations": "1", "frames": {}})
     chain.store.storage.write(f"checks/rewards/{handle.fingerprint}.json", old.encode())

@@ -1,4 +1,6 @@
-"""Flows on real components: a Prefect server for all tests, and a recipe small enough to run in seconds."""
+"""Flows on real components: a Prefect server for all tests, and a recipe small enough to run in
+seconds.
+"""
 
 import contextlib
 import fcntl
@@ -22,10 +24,10 @@ from flows.distill import distill
 from flows.server import EmbeddedServer
 from tasks.running import keep_config, start
 from tasks.workers import Pool
-from wind.config import DistillConfig, WorkersConfig
+from wind.config.loading import load_config
+from wind.config.recipe import DistillConfig, WorkersConfig
 from wind.files import lock
-from wind.recipes import load_config
-from wind.versions import Version
+from wind.store.versions import Version
 
 REWARD = '''"""A rule reward: digits are good, and more of them are better."""
 
@@ -46,7 +48,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_variables(shared: Path) -> Iterator[dict[str, str]]:
-    """What reaches a real Prefect server on loopback, one for all test processes: the first starts it, and waits for the rest."""
+    """What reaches a real Prefect server on loopback, one for all test processes: the first starts
+    it, and waits for the rest.
+    """
     said = shared / "prefect.json"
     with (shared / "prefect.users").open("wb") as users, ExitStack() as server:
         with lock(shared / "prefect.lock"):
@@ -63,7 +67,9 @@ def prefect_variables(shared: Path) -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def reached(server: Mapping[str, str], home: Path) -> Iterator[None]:
-    """For the block, Prefect in this process and in its children reaches the server that these variables say."""
+    """For the block, Prefect in this process and in its children reaches the server that these
+    variables say.
+    """
     # Prefect read its settings when it was imported, before there was a server.
     settings = {getattr(prefect.settings, name): value for name, value in server.items()}
     with pytest.MonkeyPatch.context() as environment, temporary_settings(settings):
@@ -84,7 +90,11 @@ Recipe = Callable[..., DistillConfig]
 
 def write_recipe(folder: Path, model: Path) -> Path:
     """The YAML file of a tiny run in `folder`, with its prompts and its reward beside it."""
-    rows = [{"prompt": f"{first}+{second}=", "answer": str(first + second)} for first in range(5) for second in range(4)]
+    rows = [
+        {"prompt": f"{first}+{second}=", "answer": str(first + second)}
+        for first in range(5)
+        for second in range(4)
+    ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "tiny_reward.py").write_text(REWARD)
     config: dict[str, Any] = {
@@ -93,7 +103,12 @@ def write_recipe(folder: Path, model: Path) -> Path:
         "prompts": {"source": "prompts.jsonl", "eval_fraction": 0.3},
         "reward": {"kind": "rule", "function": "tiny_reward:digits"},
         "iterations": 1,
-        "sampling": {"backend": "transformers", "samples_per_prompt": 4, "max_new_tokens": 6, "shard_prompts": 6},
+        "sampling": {
+            "backend": "transformers",
+            "samples_per_prompt": 4,
+            "max_new_tokens": 6,
+            "shard_prompts": 6,
+        },
         "training": {"batch_prompts": 4, "micro_prompts": 4, "lr": 1e-3, "zero_stage": 0},
         "evaluation": {"samples_per_prompt": 2, "bootstrap_samples": 100},
         "checks": {"max_empty_share": 1.0},
@@ -105,7 +120,9 @@ def write_recipe(folder: Path, model: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(prefect_variables: dict[str, str], tiny_model: Path, pool: Pool, shared: Path) -> Path:
-    """The store of the tiny run after its one iteration, made once for all test processes; tests work on copies."""
+    """The store of the tiny run after its one iteration, made once for all test processes; tests
+    work on copies.
+    """
     folder = shared / "finished"
     folder.mkdir(exist_ok=True)
     with lock(folder / "lock"):
@@ -124,7 +141,9 @@ def finished(prefect_variables: dict[str, str], tiny_model: Path, pool: Pool, sh
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """A function from overrides to the config of a tiny run; its YAML file lies in the current folder."""
+    """A function from overrides to the config of a tiny run; its YAML file lies in the current
+    folder.
+    """
     monkeypatch.chdir(tmp_path)
     write_recipe(tmp_path, tiny_model)
 
@@ -158,13 +177,17 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 
 @pytest.fixture
 def warm_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All runs that the test makes in this process share their workers, as the stages of one run do."""
+    """All runs that the test makes in this process share their workers, as the stages of one run
+    do.
+    """
     monkeypatch.setattr(tasks.running, "Pool", lambda *arguments: pool)
 
 
 @pytest.fixture
 def own_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All runs that the test makes in this process share workers that know its folder and its environment."""
+    """All runs that the test makes in this process share workers that know its folder and its
+    environment.
+    """
     pool = WarmPool(WorkersConfig(), "cpu", tmp_path / "logs")
     monkeypatch.setattr(tasks.running, "Pool", lambda *arguments: pool)
     yield
@@ -176,7 +199,9 @@ Wind = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Wind:
-    """Run the command line in this process; returns its exit code, standard output, and standard error."""
+    """Run the command line in this process; returns its exit code, standard output, and standard
+    error.
+    """
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["wind", *arguments])
@@ -202,7 +227,9 @@ def wind(recipe: Recipe, command: Wind) -> Wind:
 
 
 @pytest.fixture
-def versions(demo_versions: list[Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Version]:
+def versions(
+    demo_versions: list[Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[Version]:
     """The versions of a store made by hand in the current folder."""
     monkeypatch.chdir(tmp_path)
     return demo_versions

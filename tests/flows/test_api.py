@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from flows.api import prefect_api, refuse_strange_proxies, require_url
-from wind.config import DistillConfig
-from wind.datasets import Store
+from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError
-from wind.names import find
+from wind.store.datasets import Store
+from wind.store.references import find
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "http://127.0.0.1:9"
@@ -70,29 +70,48 @@ HOSTILE = OTHER_FLOATS | {
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:4200", "localhost", "http://", "http://127.0.0.1:port/api", "http://[::1/api", "ftp://a/api"]
+    "url",
+    [
+        "127.0.0.1:4200",
+        "localhost",
+        "http://",
+        "http://127.0.0.1:port/api",
+        "http://[::1/api",
+        "ftp://a/api",
+    ],
 )
 def test_what_is_no_url_is_refused_by_the_name_of_its_variable(url: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"^PREFECT_API_URL is .* no URL such as http://127.0.0.1:4200/api: start .* or unset it"
+        ConfigError,
+        match=r"^PREFECT_API_URL is .* no URL such as http://127.0.0.1:4200/api: start .* or unset it",
     ):
         require_url(url)
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:4200/api", "https://api.prefect.cloud/api/accounts/a/workspaces/b", "http://[::1]:42/api"]
+    "url",
+    [
+        "http://127.0.0.1:4200/api",
+        "https://api.prefect.cloud/api/accounts/a/workspaces/b",
+        "http://[::1]:42/api",
+    ],
 )
 def test_a_url_is_one(url: str) -> None:
     require_url(url)
 
 
-def test_a_proxy_of_an_unknown_kind_is_refused_by_the_name_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_an_unknown_kind_is_refused_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name.upper(), "HTTP://127.0.0.1:9")
     refuse_strange_proxies()
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
-    with pytest.raises(ConfigError, match=r"^ALL_PROXY names a socks proxy"), prefect_api(Path("never")):
+    with (
+        pytest.raises(ConfigError, match=r"^ALL_PROXY names a socks proxy"),
+        prefect_api(Path("never")),
+    ):
         raise AssertionError
 
 
@@ -103,7 +122,9 @@ def test_a_stale_url_is_one_line(recipe: Callable[..., DistillConfig]) -> None:
     ended = wind("run", "tiny.yaml", variables={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
     assert time.monotonic() - started < 60
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert re.fullmatch(r"error: PREFECT_API_URL is http://127.0.0.1:9/api .*Connection refused.*\n", ended.stderr)
+    assert re.fullmatch(
+        r"error: PREFECT_API_URL is http://127.0.0.1:9/api .*Connection refused.*\n", ended.stderr
+    )
     assert not Path("store").exists()
 
 
@@ -113,7 +134,10 @@ def test_a_setting_that_prefect_refuses_is_named(recipe: Callable[..., DistillCo
     ended = wind("plan", "tiny.yaml", variables={"PREFECT_LOGGING_LEVEL": "loud"})
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "Traceback" not in ended.stderr
-    assert re.search(r"^error: Prefect's LoggingSettings refuse level 'LOUD' .*PREFECT_.*$", ended.stderr.splitlines()[-1])
+    assert re.search(
+        r"^error: Prefect's LoggingSettings refuse level 'LOUD' .*PREFECT_.*$",
+        ended.stderr.splitlines()[-1],
+    )
 
 
 @pytest.mark.slow
@@ -154,9 +178,13 @@ def home() -> Path:
     return Path(f"{Path.cwd()}-home")
 
 
-def wind(*arguments: str, variables: Mapping[str, str] = HOSTILE) -> "subprocess.CompletedProcess[str]":
+def wind(
+    *arguments: str, variables: Mapping[str, str] = HOSTILE
+) -> "subprocess.CompletedProcess[str]":
     """The command line with these variables in its environment, and a home that is not there."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+    }
     environment |= {**variables, "HOME": str(home()), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],

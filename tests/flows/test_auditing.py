@@ -1,4 +1,6 @@
-"""What explains a version, on a real run: the plan says beforehand what the difference says afterwards."""
+"""What explains a version, on a real run: the plan says beforehand what the difference says
+afterwards.
+"""
 
 import json
 from collections.abc import Callable
@@ -9,11 +11,11 @@ import pytest
 from flows.distill import distill
 from flows.plan import planned
 from tasks.running import start
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.differences import difference
-from wind.names import find
-from wind.versions import Versions
+from wind.audit.diff import difference
+from wind.config.recipe import DistillConfig
+from wind.store.datasets import Store
+from wind.store.references import find
+from wind.store.versions import Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -36,9 +38,14 @@ def test_a_plan_and_the_difference_agree(finished_recipe: Recipe, tmp_path: Path
     found = difference(store, before, after)
     assert {each.dataset: each.why for each in found.recomputed} == steps
     assert {each.name for each in found.datasets if not each.same} <= set(steps)
-    assert set(after.computations) == {*after.content.datasets, "reference_generations", "reference_rewards"}
+    assert set(after.computations) == {
+        *after.content.datasets,
+        "reference_generations",
+        "reference_rewards",
+    }
     unchanged = {name: key for name, key in before.computations.items() if name not in steps}
-    assert {name: after.computations[name] for name in unchanged} == unchanged  # hits, by the cache's record
+    # hits, by the cache's record
+    assert {name: after.computations[name] for name in unchanged} == unchanged
 
     # A cache record of before there were keys, and a dataset that is gone.
     for record in (tmp_path / "store" / "results").iterdir():
@@ -52,14 +59,19 @@ def test_a_plan_and_the_difference_agree(finished_recipe: Recipe, tmp_path: Path
     steps = {step["dataset"]: step["why"] for step in planned(config) if step["outcome"] == "run"}
     assert steps["rewards"] == ["its dataset, or what was made with it, is missing or damaged"]
     assert steps["win_rates"] == ["input rewards changed"]
-    of_second = [step for step in planned(finished_recipe("iterations=2")) if step["iteration"] == 2]
+    of_second = [
+        step for step in planned(finished_recipe("iterations=2")) if step["iteration"] == 2
+    ]
     assert of_second[0]["why"] == ["never computed"]
 
 
 def test_the_commands_explain_a_run(finished_recipe: Recipe, wind: Wind, tmp_path: Path) -> None:
     finished_recipe()
     version = find(Store(tmp_path / "store"), "tiny")
-    model, training = version.content.model_out.fingerprint, version.content.datasets["training"].fingerprint
+    model, training = (
+        version.content.model_out.fingerprint,
+        version.content.datasets["training"].fingerprint,
+    )
 
     code, out, _ = wind("lineage", "tiny", "--json")
     assert code == 0
@@ -88,7 +100,9 @@ def test_the_commands_explain_a_run(finished_recipe: Recipe, wind: Wind, tmp_pat
         assert (history["prompt"], history["split"]) == (prompt["prompt"], split)
         (answers,) = history["iterations"]
         assert len(answers["rows"]) == samples
-        assert {"response", "reward", "win_rate", "logp_policy", "logp_reference"} <= set(answers["rows"][0])
+        assert {"response", "reward", "win_rate", "logp_policy", "logp_reference"} <= set(
+            answers["rows"][0]
+        )
         code, out, _ = wind("prompt", prompt["prompt_id"])
         assert out.count("logp") == samples
         code, out, _ = wind("lineage", prompt["prompt_id"])

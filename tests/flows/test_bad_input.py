@@ -1,4 +1,6 @@
-"""Bad input: each ends with its exit code and one line that says what is wrong and where; nothing half-written stays."""
+"""Bad input: each ends with its exit code and one line that says what is wrong and where; nothing
+half-written stays.
+"""
 
 import os
 import shutil
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_checks.results import recorded
-from wind.datasets import Store
+from wind.store.datasets import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -28,7 +30,10 @@ def prompts(*lines: str) -> str:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("training.learning_rate=1", "training.learning_rate is not a setting; did you mean training.lr?"),
+        (
+            "training.learning_rate=1",
+            "training.learning_rate is not a setting; did you mean training.lr?",
+        ),
         ("trainin.lr=1", "did you mean training"),
         ("training.lr=-1", "training.lr is -1; it must be greater than 0"),
         ("sampling.samples_per_prompt=1", "samples_per_prompt must be at least 2"),
@@ -54,8 +59,12 @@ def test_a_wrong_config_ends_with_2(wind: Wind, override: str, says: str) -> Non
         (['{"prompt": [{"role": "user", "content": "1"}]}'], ["prompts.template=none"], "template"),
     ],
 )
-def test_a_wrong_prompt_is_named(wind: Wind, lines: list[str], overrides: list[str], says: str) -> None:
-    settings = [argument for override in [prompts(*lines), *overrides] for argument in ("--set", override)]
+def test_a_wrong_prompt_is_named(
+    wind: Wind, lines: list[str], overrides: list[str], says: str
+) -> None:
+    settings = [
+        argument for override in [prompts(*lines), *overrides] for argument in ("--set", override)
+    ]
     code, _, line = wind("run", "tiny.yaml", *settings)
     assert line.startswith("error: ")
     assert says in line
@@ -95,7 +104,9 @@ def test_a_wrong_reward_is_named(wind: Wind, body: str, says: str) -> None:
 
 @pytest.mark.usefixtures("finished_recipe")
 def test_constant_rewards_are_blocked_by_a_check(wind: Wind) -> None:
-    """A data check ends the run with 3, keeps its result and its page, and nothing downstream is computed."""
+    """A data check ends the run with 3, keeps its result and its page, and nothing downstream is
+    computed.
+    """
     rule("return [1.0] * len(responses)")
     before = set(Store("store").handles("rewards"))
     wins = list(Store("store").handles("win_rates"))

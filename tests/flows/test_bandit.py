@@ -34,19 +34,25 @@ def test_the_study_is_two_checked_datasets_and_the_same_figures_every_time(wind:
     assert line.startswith("2 datasets computed, 0 from the cache")
     made = json.loads(out)
     assert set(made) == {"bandit", "rates"}
-    names = sorted([*(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")), "tables.md"])
+    names = sorted(
+        [*(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")), "tables.md"]
+    )
     assert sorted(path.name for path in Path("first").iterdir()) == names
 
     code, _, line = wind("bandit", "--out", "second", *SETTINGS)
     assert line.startswith("0 datasets computed, 2 from the cache")
-    assert [Path("second", name).read_bytes() for name in names] == [Path("first", name).read_bytes() for name in names]
+    assert [Path("second", name).read_bytes() for name in names] == [
+        Path("first", name).read_bytes() for name in names
+    ]
 
     code, out, _ = wind("verify", "--json")
     assert code == 0
     assert json.loads(out)["findings"] == []
     assert json.loads(out)["bytes"] > 0
     digits = made["rates"]["fingerprint"][:12]
-    code, out, _ = wind("rows", f"rates/{digits}", "--where", "quantity = 'contraction_proven'", "--json")
+    code, out, _ = wind(
+        "rows", f"rates/{digits}", "--where", "quantity = 'contraction_proven'", "--json"
+    )
     assert {round(row["value"], 9) for row in json.loads(out)} == {0.8, round(1 / 1.0625, 9)}
 
 
@@ -55,8 +61,14 @@ def test_the_study_is_two_checked_datasets_and_the_same_figures_every_time(wind:
     [
         ("bandit.response=4", "bandit.response is not a setting; did you mean bandit.responses?"),
         ("bandit.samples=[1]", "bandit.samples.0 is 1; it must be greater than or equal to 2"),
-        ("bandit.floor_samples=[2,4]", "bandit: floor_prompts and floor_samples need three different values each"),
-        ("bandit.floor_at_prompts=3", "bandit: floor_prompts and floor_at_prompts must be multiples of prompts, 4"),
+        (
+            "bandit.floor_samples=[2,4]",
+            "bandit: floor_prompts and floor_samples need three different values each",
+        ),
+        (
+            "bandit.floor_at_prompts=3",
+            "bandit: floor_prompts and floor_at_prompts must be multiples of prompts, 4",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line(wind: Wind, setting: str, says: str) -> None:

@@ -8,8 +8,8 @@ import yaml
 
 from flows.cells import grid, read_recipes
 from tests.flows.conftest import write_recipe
+from wind.config.loading import alternatives
 from wind.errors import ConfigError
-from wind.recipes import alternatives
 
 Write = Callable[..., Path]
 
@@ -45,7 +45,9 @@ def test_a_grid_is_the_product_of_its_axes(write: Write) -> None:
 
 
 def test_settings_of_equal_last_names_are_told_apart(write: Write) -> None:
-    (cell,) = grid(write("a"), [], ["sampling.samples_per_prompt=4", "evaluation.samples_per_prompt=2"])
+    (cell,) = grid(
+        write("a"), [], ["sampling.samples_per_prompt=4", "evaluation.samples_per_prompt=2"]
+    )
     assert cell.setting == "sampling.samples_per_prompt=4 evaluation.samples_per_prompt=2"
     assert len(cell.seeded(0).run) <= 64
 
@@ -60,7 +62,10 @@ def test_a_recipe_without_axes_is_one_cell(write: Write) -> None:
     [
         ("training.lr=1e-4,3e-4", ["1e-4", "3e-4"]),
         ("a.b=1", [1]),
-        ("objective={name: dpo, beta: 0.1},{name: ipo}", [{"name": "dpo", "beta": 0.1}, {"name": "ipo"}]),
+        (
+            "objective={name: dpo, beta: 0.1},{name: ipo}",
+            [{"name": "dpo", "beta": 0.1}, {"name": "ipo"}],
+        ),
         ("reward.components=[a, b],[]", [["a", "b"], []]),
         ("reward.corruption=null,{noise: 1}", [None, {"noise": 1}]),
     ],
@@ -69,7 +74,9 @@ def test_alternatives_are_yaml(option: str, values: list[object]) -> None:
     assert alternatives(option) == (option.partition("=")[0], values)
 
 
-@pytest.mark.parametrize("option", ["training.lr", "training.lr=", "=1,2", "training.lr=1,1", "training.lr=[1"])
+@pytest.mark.parametrize(
+    "option", ["training.lr", "training.lr=", "=1,2", "training.lr=1,1", "training.lr=[1"]
+)
 def test_an_option_that_lists_nothing_is_one_line(option: str) -> None:
     with pytest.raises(ConfigError, match=r"'.*'") as raised:
         alternatives(option)
@@ -89,7 +96,13 @@ def test_seeds_are_no_axis(write: Write) -> None:
 def test_algorithms_may_differ_in_what_makes_an_algorithm(write: Write) -> None:
     paths = [
         write("a"),
-        write("b", objective={"name": "dpo"}, reference={"kind": "previous"}, training={"lr": 0.1}, seed=5),
+        write(
+            "b",
+            objective={"name": "dpo"},
+            reference={"kind": "previous"},
+            training={"lr": 0.1},
+            seed=5,
+        ),
         write("c", win_rate={"estimator": "self_counting"}),
     ]
     trials = read_recipes(paths, [], ["training.lr=1e-3,1e-2"])
@@ -101,12 +114,20 @@ def test_algorithms_may_differ_in_what_makes_an_algorithm(write: Write) -> None:
     ("sections", "says"),
     [
         ({"iterations": 2}, "b.yaml has iterations 2 and "),
-        ({"evaluation": {"samples_per_prompt": 3, "bootstrap_samples": 100}}, "b.yaml has evaluation.samples_per_prompt 3 and "),
-        ({"reward": {"kind": "rule", "function": "tiny_reward:others"}}, "b.yaml has reward.function 'tiny_reward:others' and "),
+        (
+            {"evaluation": {"samples_per_prompt": 3, "bootstrap_samples": 100}},
+            "b.yaml has evaluation.samples_per_prompt 3 and ",
+        ),
+        (
+            {"reward": {"kind": "rule", "function": "tiny_reward:others"}},
+            "b.yaml has reward.function 'tiny_reward:others' and ",
+        ),
         ({"root": "elsewhere"}, "b.yaml has root 'elsewhere' and "),
     ],
 )
-def test_a_disagreement_names_the_setting_and_both_values(write: Write, sections: dict[str, object], says: str) -> None:
+def test_a_disagreement_names_the_setting_and_both_values(
+    write: Write, sections: dict[str, object], says: str
+) -> None:
     with pytest.raises(ConfigError) as raised:
         read_recipes([write("a"), write("b", **sections)], [], [])
     assert says in str(raised.value)

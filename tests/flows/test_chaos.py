@@ -18,8 +18,12 @@ KINDS = (
 )
 
 
-def test_faults_are_survived(prefect_server: dict[str, str], tiny_model: Path, tmp_path: Path) -> None:
-    with site(tmp_path, iterations=1, with_s3=False, server=prefect_server, model=tiny_model) as here:
+def test_faults_are_survived(
+    prefect_server: dict[str, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    with site(
+        tmp_path, iterations=1, with_s3=False, server=prefect_server, model=tiny_model
+    ) as here:
         for kind in KINDS:
             trial = Trial(here, kind, random.Random(f"{SEED} {kind}"))
             trial.run()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from wind.datasets import Store
-from wind.names import find
-from wind.versions import Versions
+from wind.store.datasets import Store
+from wind.store.references import find
+from wind.store.versions import Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "finished_recipe")]
 
@@ -26,10 +26,18 @@ def test_old_versions_are_checked_again_and_shown(wind: Wind) -> None:
     assert code == 0
     results = json.loads(out)
     version = find(Store("store"), "tiny")
-    assert {name: result["key"] for name, result in results.items()} == version.check_results  # as it was checked by the run
+    # as it was checked by the run
+    assert {name: result["key"] for name, result in results.items()} == version.check_results
     assert {name: result["expectations"] for name, result in results.items()} == version.checks
 
-    code, out, line = wind("check", "tiny@1", "--set", "checks.max_empty_share=1", "--set", "checks.min_mean_response_tokens=99")
+    code, out, line = wind(
+        "check",
+        "tiny@1",
+        "--set",
+        "checks.max_empty_share=1",
+        "--set",
+        "checks.min_mean_response_tokens=99",
+    )
     assert code == 3
     assert "2 of 12 datasets of tiny@1 fail: generations/" in line
     assert "responses have at least 99 tokens on average" in line
@@ -42,7 +50,10 @@ def test_old_versions_are_checked_again_and_shown(wind: Wind) -> None:
     assert '<li class="failed"><b>2</b>failed</li>' in index
     links = re.findall(r'href="([^"]+)"', index)
     assert len(links) >= 12 + 2
-    assert {str(path.relative_to("pages")) for path in Path("pages").rglob("*.html")} == {"index.html", *links}
+    assert {str(path.relative_to("pages")) for path in Path("pages").rglob("*.html")} == {
+        "index.html",
+        *links,
+    }
     assert not re.findall(r"https?://|\bsrc=|@import|url\(|<script|<link", index)
     code, out, _ = wind("docs", "tiny", "--json")
     assert json.loads(out) == {"index": "store/runs/tiny/docs/index.html", "files": len(links) + 1}
@@ -50,9 +61,12 @@ def test_old_versions_are_checked_again_and_shown(wind: Wind) -> None:
     code, out, _ = wind("show", "tiny")
     assert re.search(r"^generations .* \d+ passed", out, re.MULTILINE)
     assert "git checkout " in out or "of no git checkout" in out
-    environments = set(re.findall(r"store/environments/[0-9a-f]{64}\.json", out))  # of this process, and of its workers
+    # of this process, and of its workers
+    environments = set(re.findall(r"store/environments/[0-9a-f]{64}\.json", out))
     assert environments
-    assert all(json.loads(Path(environment).read_text())["packages"] for environment in environments)
+    assert all(
+        json.loads(Path(environment).read_text())["packages"] for environment in environments
+    )
 
 
 def test_a_version_of_an_older_layout_is_still_read(wind: Wind) -> None:
@@ -70,9 +84,15 @@ def test_a_version_of_an_older_layout_is_still_read(wind: Wind) -> None:
     ("arguments", "says"),
     [
         (("check", "nobody"), "no version is called 'nobody'"),
-        (("check", "tiny", "--set", "checks.max_ties=1"), "checks.max_ties is not a setting; did you mean checks.max_tie_share?"),
+        (
+            ("check", "tiny", "--set", "checks.max_ties=1"),
+            "checks.max_ties is not a setting; did you mean checks.max_tie_share?",
+        ),
         (("check", "tiny", "--set", "training.lr=1"), "is not a setting"),
-        (("check", "tiny", "--set", "checks.files=[nowhere.py]"), "checks.files nowhere.py is no Python file"),
+        (
+            ("check", "tiny", "--set", "checks.files=[nowhere.py]"),
+            "checks.files nowhere.py is no Python file",
+        ),
         (("docs", "nobody"), "no run is called 'nobody' in store (runs: tiny)"),
     ],
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wind.datasets import Store
 from wind.generations import part_of
-from wind.names import find
+from wind.store.datasets import Store
+from wind.store.references import find
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "warm_workers")]
 
@@ -21,7 +21,9 @@ def test_a_run_can_be_looked_into_and_rerun(wind: Wind) -> None:
     (version,) = json.loads(out)
     assert version["content"]["iteration"] == 1
     assert (
-        version["metrics"]["win_rate"]["low"] <= version["metrics"]["win_rate"]["value"] <= version["metrics"]["win_rate"]["high"]
+        version["metrics"]["win_rate"]["low"]
+        <= version["metrics"]["win_rate"]["value"]
+        <= version["metrics"]["win_rate"]["high"]
     )
 
     code, out, _ = wind("versions", "--json")
@@ -36,7 +38,9 @@ def test_a_run_can_be_looked_into_and_rerun(wind: Wind) -> None:
     code, out, _ = wind("show", "tiny")
     assert version["content"]["datasets"]["rewards"]["fingerprint"][:12] in out
 
-    code, out, _ = wind("rows", "tiny:rewards", "--where", "sample_index = 2", "--limit", "3", "--json")
+    code, out, _ = wind(
+        "rows", "tiny:rewards", "--where", "sample_index = 2", "--limit", "3", "--json"
+    )
     rows = json.loads(out)
     assert len(rows) == 3
     assert {row["sample_index"] for row in rows} == {2}
@@ -49,10 +53,20 @@ def test_a_run_can_be_looked_into_and_rerun(wind: Wind) -> None:
     code, out, _ = wind("plan", "tiny.yaml", "--set", "win_rate.estimator=self_counting", "--json")
     planned = [step["stage"] for step in json.loads(out) if step["outcome"] == "run"]
     assert planned[:3] == ["win_rates", "selections", "training"]
-    code, out, _ = wind("plan", "tiny.yaml", "--set", "prompts.parts=2", "--iterations", "2", "--json")
-    prompts = Store(Path("store")).frame(find(Store(Path("store")), "tiny").content.datasets["prompts"])
-    parts = [part_of(row["prompt_id"], 0, 2) for row in prompts.to_dicts() if row["split"] == "train"]
-    due = {(step["iteration"], step["rows"]) for step in json.loads(out) if step["stage"] == "win_rates"}
+    code, out, _ = wind(
+        "plan", "tiny.yaml", "--set", "prompts.parts=2", "--iterations", "2", "--json"
+    )
+    prompts = Store(Path("store")).frame(
+        find(Store(Path("store")), "tiny").content.datasets["prompts"]
+    )
+    parts = [
+        part_of(row["prompt_id"], 0, 2) for row in prompts.to_dicts() if row["split"] == "train"
+    ]
+    due = {
+        (step["iteration"], step["rows"])
+        for step in json.loads(out)
+        if step["stage"] == "win_rates"
+    }
     assert due == {(1, 4 * parts.count(0)), (2, 4 * parts.count(1))}
 
     code, out, line = wind("rerun", "tiny", "--from", "evaluation")

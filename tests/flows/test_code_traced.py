@@ -1,4 +1,6 @@
-"""Every stage is computed while each of its calls is watched: no module outside its key has a say in it."""
+"""Every stage is computed while each of its calls is watched: no module outside its key has a say
+in it.
+"""
 
 import sys
 import threading
@@ -13,14 +15,14 @@ import pytest
 from tests.flows.conftest import Recipe
 from tests.flows.test_bandit import SETTINGS
 from tests.wind.rollouts_case import rollouts_spec, write_reward
-from wind import code, loading
-from wind.code import NEUTRAL, code_of
+from wind.code import digests, loading
+from wind.code.digests import code_of, is_neutral
 from wind.comparison import ComparisonSpec, Iteration
-from wind.datasets import Store
-from wind.handles import Dataset
-from wind.names import find
-from wind.recipes import bandit_config
+from wind.config.loading import bandit_config
 from wind.stages import STAGES, STUDIES, Job, Place, run
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.references import find
 
 pytestmark = pytest.mark.slow
 
@@ -42,14 +44,20 @@ def watched() -> Iterator[set[str]]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-        below = [Path(file).relative_to(loading.ROOT) for file in files if file.startswith(f"{loading.ROOT}/")]
+        below = [
+            Path(file).relative_to(loading.ROOT)
+            for file in files
+            if file.startswith(f"{loading.ROOT}/")
+        ]
         names = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in below}
         executed |= {name for name in names if name.partition(".")[0] in loading.PACKAGES}
 
 
 def strangers(stage: str, executed: set[str]) -> set[str]:
     """What executed and is neither in the key of `stage` nor neutral."""
-    return executed - code_of(f"wind.{stage}").keys() - NEUTRAL.keys()
+    return {
+        module for module in executed - code_of(f"wind.{stage}").keys() if not is_neutral(module)
+    }
 
 
 def traced(stage: str, spec: Mapping[str, Any], store: Store) -> tuple[Dataset, set[str]]:
@@ -74,22 +82,30 @@ def test_no_module_outside_its_key_executes_in_a_stage(
         seen.setdefault(dataset.name, set()).update(executed)
 
     of_run = {name: content.datasets[name] for name in ("metrics", "generations", "rewards")}
-    compared = ComparisonSpec(iterations=(Iteration(recipe="r", setting="", seed=0, iteration=1, **of_run),))
+    compared = ComparisonSpec(
+        iterations=(Iteration(recipe="r", setting="", seed=0, iteration=1, **of_run),)
+    )
     _, seen["comparison"] = traced("comparison", compared.model_dump(mode="json"), store)
     section = bandit_config(SETTINGS[1::2]).bandit
-    study, seen["bandit"] = traced("bandit", {"bandit": section.model_dump(mode="json"), "seed": 0}, store)
+    study, seen["bandit"] = traced(
+        "bandit", {"bandit": section.model_dump(mode="json"), "seed": 0}, store
+    )
     _, seen["rates"] = traced(
-        "rates", {"bandit": study.model_dump(mode="json"), "section": section.model_dump(mode="json")}, store
+        "rates",
+        {"bandit": study.model_dump(mode="json"), "section": section.model_dump(mode="json")},
+        store,
     )
     write_reward(tmp_path, monkeypatch)
     fresh = rollouts_spec(store, content.model_in, {"name": "jbond"})
     _, seen["rollouts"] = traced("rollouts", fresh.model_dump(mode="json"), store)
 
     assert seen.keys() == {*STAGES, *STUDIES}
-    assert {stage: found for stage, executed in seen.items() if (found := strangers(stage, executed))} == {}
+    assert {
+        stage: found for stage, executed in seen.items() if (found := strangers(stage, executed))
+    } == {}
     for stage, executed in seen.items():  # would it be seen?
         with monkeypatch.context() as forgetful:
-            forgetful.setattr(code, "_imports", lambda module: ())
-            code._reached.cache_clear()
+            forgetful.setattr(digests, "_imports", lambda module: ())
+            digests._reached.cache_clear()
             assert strangers(stage, executed), stage
-        code._reached.cache_clear()
+        digests._reached.cache_clear()

@@ -1,4 +1,6 @@
-"""Comparisons and sweeps on real components: what runs share is computed once, and a second call computes nothing."""
+"""Comparisons and sweeps on real components: what runs share is computed once, and a second call
+computes nothing.
+"""
 
 import json
 from collections import Counter
@@ -10,8 +12,8 @@ import pytest
 from flows.cells import read_recipes
 from flows.compare import Study, study
 from tasks.running import start
-from wind.datasets import Store
-from wind.versions import runs
+from wind.store.datasets import Store
+from wind.store.versions import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "warm_workers")]
 
@@ -31,14 +33,25 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
     paths[0].write_text(text.replace("run: tiny", "run: one"))
     paths[1].write_text(text.replace("run: tiny", "run: two") + "objective: {name: dpo}\n")
     first = compared(paths)
-    assert [(run.cell.recipe, run.seed) for run in first.runs] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    assert [(run.cell.recipe, run.seed) for run in first.runs] == [
+        ("one", 0),
+        ("one", 1),
+        ("two", 0),
+        ("two", 1),
+    ]
     of_one, of_both = (
-        Counter(event.task for run in first.runs for event in run.events if run.seed == seed and event.outcome == "computed")
+        Counter(
+            event.task
+            for run in first.runs
+            for event in run.events
+            if run.seed == seed and event.outcome == "computed"
+        )
         for seed in (0, 1)
     )
     assert of_both == {
         "load_prompts": 1,
-        "sample_generations": 4,  # of the first iteration, of the initial policy's evaluation, of each trained policy's
+        # of the first iteration, of the initial policy's evaluation, of each trained policy's
+        "sample_generations": 4,
         "score_rewards": 4,
         "estimate_win_rates": 1,
         "select_rows": 2,  # each objective's own
@@ -47,7 +60,8 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
         "compare_policies": 3,
         "measure": 3,
     }
-    # With the first seed one of the two was run before, under another name; left are the other, and the policy against itself.
+    # With the first seed one of the two was run before, under another name; left are the other, and
+    # the policy against itself.
     assert of_one == {
         "sample_generations": 1,
         "score_rewards": 1,
@@ -64,7 +78,9 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
     assert rows.filter(metric="kl_k1", iteration=0)["value"].to_list() == [0.0] * 4
     assert len(set(rows.filter(metric="win_rate", iteration=1, seed=0)["value"])) == 2
 
-    code, out, line = wind("compare", "one.yaml", "two.yaml", "--seeds", "0,1", "--out", "out", "--json")
+    code, out, line = wind(
+        "compare", "one.yaml", "two.yaml", "--seeds", "0,1", "--out", "out", "--json"
+    )
     assert code == 0
     assert line.startswith("0 datasets computed, ")
     one, two = json.loads(out)
@@ -73,7 +89,15 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
     assert two["curves"]["win_rate"][1]["value"] == pytest.approx(win_rates.mean())
     assert two["curves"]["seconds"][1]["value"] > 0
     assert {path.name for path in Path("out").iterdir()} == {
-        *("README.md", "frontier.svg", "frontier.png", "learning.svg", "learning.png", "gold.svg", "gold.png"),
+        *(
+            "README.md",
+            "frontier.svg",
+            "frontier.png",
+            "learning.svg",
+            "learning.png",
+            "gold.svg",
+            "gold.png",
+        ),
     }
     page = Path("out/README.md").read_text()
     assert page.startswith("    wind compare one.yaml two.yaml --seeds 0,1 --out out --json\n")
@@ -86,7 +110,9 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
 
 
 @pytest.mark.usefixtures("finished_recipe")
-def test_a_setting_is_chosen_on_the_first_seed_and_reported_on_the_others(wind: Wind, tmp_path: Path) -> None:
+def test_a_setting_is_chosen_on_the_first_seed_and_reported_on_the_others(
+    wind: Wind, tmp_path: Path
+) -> None:
     trying = ("--try", "training.lr=1e-3,1e-2", "--seeds", "0,1")
     code, out, _ = wind("compare", "tiny.yaml", *trying, "--json")
     assert code == 0
@@ -94,24 +120,45 @@ def test_a_setting_is_chosen_on_the_first_seed_and_reported_on_the_others(wind: 
     assert standing["seeds"] == [1]
     _, out, _ = wind("versions", "--json")
     on_first = {
-        version["run"]: version["metrics"]["win_rate"]["value"] for version in json.loads(out) if version["run"].endswith("-s0")
+        version["run"]: version["metrics"]["win_rate"]["value"]
+        for version in json.loads(out)
+        if version["run"].endswith("-s0")
     }
     assert len(on_first) == 2
     best = max(on_first, key=lambda run: on_first[run])
     assert best == f"tiny-{standing['setting'].replace('=', '_')}-s0"
 
-    code, out, line = wind("sweep", "tiny.yaml", "--over", "training.lr=1e-3,1e-2", "--seeds", "0", "--out", "out", "--json")
+    code, out, line = wind(
+        "sweep",
+        "tiny.yaml",
+        "--over",
+        "training.lr=1e-3,1e-2",
+        "--seeds",
+        "0",
+        "--out",
+        "out",
+        "--json",
+    )
     assert code == 0
     assert line.startswith("0 datasets computed, ")  # both were tried before
-    assert [(cell["setting"], cell["seeds"]) for cell in json.loads(out)] == [("lr=1e-3", [0]), ("lr=1e-2", [0])]
+    assert [(cell["setting"], cell["seeds"]) for cell in json.loads(out)] == [
+        ("lr=1e-3", [0]),
+        ("lr=1e-2", [0]),
+    ]
     assert Path("out/sweep.png").read_bytes()[:4] == b"\x89PNG"
 
     for arguments, says in (
-        (("compare", "tiny.yaml", "--try", "training.lr=1,2", "--seeds", "0"), "--try takes the first seed"),
+        (
+            ("compare", "tiny.yaml", "--try", "training.lr=1,2", "--seeds", "0"),
+            "--try takes the first seed",
+        ),
         (("compare", "tiny.yaml", "--seeds", "0,0"), "must be different whole numbers"),
         (("compare", "tiny.yaml", "--seeds", "0,x"), "must be different whole numbers"),
         (("sweep", "tiny.yaml", "--over", "training.lr"), "lists no values"),
-        (("sweep", "tiny.yaml", "--over", "training.lr=1,2", "--metrics", "beauty"), "--metrics has 'beauty'"),
+        (
+            ("sweep", "tiny.yaml", "--over", "training.lr=1,2", "--metrics", "beauty"),
+            "--metrics has 'beauty'",
+        ),
     ):
         code, _, line = wind(*arguments)
         assert line.startswith("error: ")

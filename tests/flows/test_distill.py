@@ -15,17 +15,24 @@ from flows.plan import planned as plan
 from tasks.running import start
 from tests.flows.conftest import Recipe
 from tests.wind.versions_case import verify
-from wind import observed
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.names import find
-from wind.recipes import load_config
-from wind.shards import shard_name
-from wind.versions import Versions
+from wind.code import observed
+from wind.config.loading import load_config
+from wind.config.recipe import DistillConfig
+from wind.store.datasets import Store
+from wind.store.references import find
+from wind.store.shards import shard_name
+from wind.store.versions import Versions
 
 pytestmark = pytest.mark.slow
 
-AFTER_TRAINING = ["train_policy", "sample_generations", "score_rewards", "score_logps", "compare_policies", "measure"]
+AFTER_TRAINING = [
+    "train_policy",
+    "sample_generations",
+    "score_rewards",
+    "score_logps",
+    "compare_policies",
+    "measure",
+]
 
 
 def run(config: DistillConfig, refresh: str | None = None) -> list[str]:
@@ -60,13 +67,26 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
     two = recipe("iterations=2")
     assert planned(two)[0] == "sample_generations"
     second = run(two)
-    assert second == ["sample_generations", "score_rewards", "estimate_win_rates", "select_rows", "score_logps", *AFTER_TRAINING]
+    assert second == [
+        "sample_generations",
+        "score_rewards",
+        "estimate_win_rates",
+        "select_rows",
+        "score_logps",
+        *AFTER_TRAINING,
+    ]
     latest = find(store, "tiny")
     assert latest.content.iteration == 2
     assert latest.content.previous == first.id
 
     hotter = planned(recipe("sampling.temperature=2.0"))
-    assert hotter[:5] == ["sample_generations", "score_rewards", "estimate_win_rates", "select_rows", "score_logps"]
+    assert hotter[:5] == [
+        "sample_generations",
+        "score_rewards",
+        "estimate_win_rates",
+        "select_rows",
+        "score_logps",
+    ]
     assert "load_prompts" not in hotter
 
     assert run(recipe("checks.min_mean_response_tokens=0.1")) == []
@@ -103,7 +123,9 @@ def test_what_a_reward_was_seen_to_read_is_part_of_every_hit(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No import statement and no setting tells of it."""
-    source = "def score(prompts, responses, answers):\n    weight = float(open('weight.txt').read())\n"
+    source = (
+        "def score(prompts, responses, answers):\n    weight = float(open('weight.txt').read())\n"
+    )
     source += "    return [weight * len(each) for each in responses]\n"
     (tmp_path / "reads.py").write_text(source)
     (tmp_path / "weight.txt").write_text("1.0")
@@ -113,11 +135,15 @@ def test_what_a_reward_was_seen_to_read_is_part_of_every_hit(
 
     (tmp_path / "weight.txt").write_text("2.0")
     steps = {step["dataset"]: step for step in plan(config)}
-    assert (steps["rewards"]["outcome"], steps["rewards"]["why"]) == ("run", ["weight.txt was edited"])
+    assert (steps["rewards"]["outcome"], steps["rewards"]["why"]) == (
+        "run",
+        ["weight.txt was edited"],
+    )
     assert steps["generations"]["outcome"] == "cached"
     assert run(config)[0] == "score_rewards"
     assert (planned(config), run(config)) == ([], [])
-    (tmp_path / "weight.txt").write_text("1.0")  # what was computed then is there, and is all that a run needs
+    # what was computed then is there, and is all that a run needs
+    (tmp_path / "weight.txt").write_text("1.0")
     assert (planned(config), run(config)) == ([], [])
 
 
@@ -134,20 +160,33 @@ def test_hits_of_other_versions_of_packages_are_named_once_computed_anew_or_take
     assert [each.startswith(line) for each in capsys.readouterr().err.splitlines()] == [True]
     with start(config) as here:
         distill(here.config)
-    assert [each for each in capsys.readouterr().err.splitlines() if "packages" in each] == [here.warning()]
+    assert [each for each in capsys.readouterr().err.splitlines() if "packages" in each] == [
+        here.warning()
+    ]
     assert str(here.warning()).startswith(line)
-    assert (planned(load_config(Path("tiny.yaml"), ["cache.packages=ignore"])), capsys.readouterr().err) == ([], "")
+    assert (
+        planned(load_config(Path("tiny.yaml"), ["cache.packages=ignore"])),
+        capsys.readouterr().err,
+    ) == ([], "")
     steps = plan(load_config(Path("tiny.yaml"), ["cache.packages=key"]))
-    assert f"torch {now('torch')} is 9.9" in next(step["why"] for step in steps if step["dataset"] == "generations")
+    assert f"torch {now('torch')} is 9.9" in next(
+        step["why"] for step in steps if step["dataset"] == "generations"
+    )
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_an_edited_module_recomputes_what_it_computes(finished_recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
+def test_an_edited_module_recomputes_what_it_computes(
+    finished_recipe: Callable[..., DistillConfig], tmp_path: Path
+) -> None:
     """The source of the modules that a task names is in its key; the source of others is not."""
     finished_recipe()
     source = Path(__file__).parents[2]
     for package in ("flows", "tasks", "data_checks", "wind"):
-        shutil.copytree(source / package, tmp_path / "copy" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            source / package,
+            tmp_path / "copy" / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
 
     def wind(command: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -165,19 +204,35 @@ def test_an_edited_module_recomputes_what_it_computes(finished_recipe: Callable[
         file.write("\n# edited\n")
     module = tmp_path / "copy" / "wind" / "win_rates.py"
     module.write_text(module.read_text() + "\n# edited: another digest, the same numbers\n")
-    assert "2 datasets computed, 12 from the cache" in wind("run").stderr  # win rates and evaluation
+    # win rates and evaluation
+    assert "2 datasets computed, 12 from the cache" in wind("run").stderr
 
     reward = tmp_path / "tiny_reward.py"
     reward.write_text(reward.read_text().replace("float(sum", "-float(sum"))
     steps = json.loads(wind("plan", "--json").stdout)
-    assert [step["stage"] for step in steps if step["outcome"] == "run"][:4] == ["rewards", "win_rates", "selections", "training"]
-    assert {step["outcome"] for step in steps if step["stage"] in ("prompts", "logps")} >= {"cached"}
+    assert [step["stage"] for step in steps if step["outcome"] == "run"][:4] == [
+        "rewards",
+        "win_rates",
+        "selections",
+        "training",
+    ]
+    assert {step["outcome"] for step in steps if step["stage"] in ("prompts", "logps")} >= {
+        "cached"
+    }
 
 
 @pytest.mark.usefixtures("prefect_server", "warm_workers")
-def test_on_policy_with_a_moving_anchor(recipe: Callable[..., DistillConfig], tmp_path: Path) -> None:
-    """J-BOND as published: no stage samples for it, the anchor goes on from iteration to iteration, and all of it is cached."""
-    config = recipe("objective={name: jbond, refresh_steps: 2}", "reference={kind: ema, rate: 0.05}", "iterations=2")
+def test_on_policy_with_a_moving_anchor(
+    recipe: Callable[..., DistillConfig], tmp_path: Path
+) -> None:
+    """J-BOND as published: no stage samples for it, the anchor goes on from iteration to iteration,
+    and all of it is cached.
+    """
+    config = recipe(
+        "objective={name: jbond, refresh_steps: 2}",
+        "reference={kind: ema, rate: 0.05}",
+        "iterations=2",
+    )
     one_iteration = [
         "train_on_policy",
         "sample_generations",
@@ -194,11 +249,18 @@ def test_on_policy_with_a_moving_anchor(recipe: Callable[..., DistillConfig], tm
     assert set(first.content.datasets) >= {"rollouts", "training"}
     assert not set(first.content.datasets) & {"generations", "rewards", "win_rates", "logps"}
     assert first.content.reference == first.content.model_in
-    assert second.content.reference == store.manifest(first.content.datasets["training"]).outputs["anchor"]
+    assert (
+        second.content.reference
+        == store.manifest(first.content.datasets["training"]).outputs["anchor"]
+    )
     assert second.content.reference not in (first.content.model_in, first.content.model_out)
     assert verify(store, second) > verify(store, first) > 0
     assert run(config) == []
-    assert run(recipe("objective={name: jbond, refresh_steps: 2}", "reference={kind: previous}", "iterations=1"))[0] == (
-        "train_on_policy"
-    )
+    assert run(
+        recipe(
+            "objective={name: jbond, refresh_steps: 2}",
+            "reference={kind: previous}",
+            "iterations=1",
+        )
+    )[0] == ("train_on_policy")
     assert run(config, refresh="training")[0] == "train_on_policy"

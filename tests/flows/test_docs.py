@@ -6,10 +6,12 @@ import pytest
 
 from tests.flows.conftest import Wind
 from tests.wind.versions_case import three_iterations
-from wind.datasets import Store
+from wind.store.datasets import Store
 
 
-def test_a_page_that_lies_among_those_of_a_run_goes(command: Wind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_lies_among_those_of_a_run_goes(
+    command: Wind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     three_iterations(Store("store"))
     planted = Path("store/runs/demo/docs/0001/planted.html")

@@ -1,4 +1,6 @@
-"""Somebody else's code: a reward that does what Python programs do, among files named as modules of ours and Python's are."""
+"""Somebody else's code: a reward that does what Python programs do, among files named as modules of
+ours and Python's are.
+"""
 
 import os
 import subprocess
@@ -9,7 +11,7 @@ import pytest
 
 from tests.flows.conftest import Wind
 from tests.wind.test_user_path import CONSOLE_SCRIPT, shadowed
-from wind.config import DistillConfig
+from wind.config.recipe import DistillConfig
 
 REWARD = """
 import os, signal, subprocess, sys

@@ -1,4 +1,6 @@
-"""Archives forged in one part after the other: an import refuses them, or a run goes by nothing that was forged."""
+"""Archives forged in one part after the other: an import refuses them, or a run goes by nothing
+that was forged.
+"""
 
 import json
 from collections.abc import Callable
@@ -13,12 +15,12 @@ from flows.plan import planned
 from tasks.running import start
 from tests.flows.conftest import Recipe, Wind
 from tests.wind.test_archives import Members, forge, members_of, plain, position
-from wind.archives import export_archive
-from wind.datasets import Store
-from wind.names import find
-from wind.origins import not_computed_here
-from wind.seals import seal
-from wind.versions import Version, Versions, seal_of
+from wind.exchange.archives import export_archive
+from wind.store.datasets import Store
+from wind.store.origins import not_computed_here
+from wind.store.references import find
+from wind.store.sealed_json import seal
+from wind.store.versions import Version, Versions, seal_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -27,14 +29,22 @@ Edit = Callable[[dict[str, Any]], Any]
 
 @pytest.fixture
 def sent(finished_recipe: Recipe) -> Path:
-    """The archive of the finished run, all of whose records have the stamp of whoever runs the tests."""
+    """The archive of the finished run, all of whose records have the stamp of whoever runs the
+    tests.
+    """
     export_archive(Store("store"), find(Store("store"), "tiny"), Path("sent.wind"))
     return Path("sent.wind")
 
 
 def edited(members: Members, part: str, edit: Edit) -> dict[str, Any]:
-    """Edit the record whose name begins with `part` and ends as JSON, with a digest that fits; its fields."""
-    at = next(index for index, (info, _) in enumerate(members) if info.name.startswith(part) and info.name.endswith(".json"))
+    """Edit the record whose name begins with `part` and ends as JSON, with a digest that fits; its
+    fields.
+    """
+    at = next(
+        index
+        for index, (info, _) in enumerate(members)
+        if info.name.startswith(part) and info.name.endswith(".json")
+    )
     fields: dict[str, Any] = json.loads(members[at][1])
     edit(fields)
     members[at] = (members[at][0], seal(fields))
@@ -48,7 +58,11 @@ def to_be_computed(config: Any) -> list[str]:
 
 def unchecked(store: Store, version: Version, config: Any) -> list[str]:
     """The names of the datasets of `version` without a passed check that counts."""
-    return [name for name, each in version.content.datasets.items() if passed(store, each, config.checks) is None]
+    return [
+        name
+        for name, each in version.content.datasets.items()
+        if passed(store, each, config.checks) is None
+    ]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +77,10 @@ def unchecked(store: Store, version: Version, config: Any) -> list[str]:
 )
 def test_what_a_run_would_go_on_with_is_in_no_archive(sent: Path, command: Wind, name: str) -> None:
     members = members_of(sent)
-    forge(sent, [members[0], *sorted([*members[1:], (plain(name), b"{}")], key=lambda each: each[0].name)])
+    forge(
+        sent,
+        [members[0], *sorted([*members[1:], (plain(name), b"{}")], key=lambda each: each[0].name)],
+    )
     code, _, err = command("import", "sent.wind", "--root", "elsewhere")
     assert (code, err.count("\n")) == (1, 1)
     assert f"lists '{name}' of 2 bytes, which is no file of a version" in err
@@ -75,12 +92,20 @@ def other_rows(members: Members) -> None:
     at = position(members, "datasets/rewards/")
     name = members[at][0].name.rpartition("/")[0]
     shard = position(members, f"{name}/part-00000.arrow")
-    other = next(data for info, data in members if info.name.endswith("part-00001.arrow") and "datasets/rewards/" in info.name)
+    other = next(
+        data
+        for info, data in members
+        if info.name.endswith("part-00001.arrow") and "datasets/rewards/" in info.name
+    )
     members[shard] = (members[shard][0], other)
 
 
 def other_spec(members: Members) -> None:
-    edited(members, "datasets/rewards/", lambda fields: fields["computed_by"]["spec"].update(generations=None))
+    edited(
+        members,
+        "datasets/rewards/",
+        lambda fields: fields["computed_by"]["spec"].update(generations=None),
+    )
 
 
 def other_metrics(members: Members) -> None:
@@ -88,18 +113,28 @@ def other_metrics(members: Members) -> None:
 
 
 def other_model(members: Members) -> None:
-    edited(members, "runs/", lambda fields: fields["content"].update(model_out=fields["content"]["model_in"]))
+    edited(
+        members,
+        "runs/",
+        lambda fields: fields["content"].update(model_out=fields["content"]["model_in"]),
+    )
 
 
 def moved_record(members: Members) -> None:
     """The record of a computation in the place of another's."""
     at = position(members, "computations/rewards/")
-    other = next(data for info, data in members if info.name.startswith("computations/generations/"))
+    other = next(
+        data for info, data in members if info.name.startswith("computations/generations/")
+    )
     members[at] = (members[at][0], other)
 
 
-@pytest.mark.parametrize("forgery", [other_rows, other_spec, other_metrics, other_model, moved_record])
-def test_what_can_be_verified_is_refused(sent: Path, command: Wind, forgery: Callable[[Members], None]) -> None:
+@pytest.mark.parametrize(
+    "forgery", [other_rows, other_spec, other_metrics, other_model, moved_record]
+)
+def test_what_can_be_verified_is_refused(
+    sent: Path, command: Wind, forgery: Callable[[Members], None]
+) -> None:
     members = members_of(sent)
     forgery(members)
     forge(sent, members)
@@ -125,8 +160,16 @@ def seconds(members: Members) -> None:
 def vouched_spec(members: Members) -> None:
     """A manifest with another spec, and a version that was published with it."""
     folder = members[position(members, "datasets/win_rates/")][0].name.rpartition("/")[0]
-    manifest = edited(members, folder, lambda fields: fields["computed_by"]["spec"].update(rewards=None))
-    edited(members, "runs/", lambda fields: fields["manifests"].update({folder: seal_of(manifest).model_dump(mode="json")}))
+    manifest = edited(
+        members, folder, lambda fields: fields["computed_by"]["spec"].update(rewards=None)
+    )
+    edited(
+        members,
+        "runs/",
+        lambda fields: fields["manifests"].update(
+            {folder: seal_of(manifest).model_dump(mode="json")}
+        ),
+    )
 
 
 def computation(members: Members) -> None:
@@ -138,7 +181,11 @@ def unstamped_computation(members: Members) -> None:
 
 
 def check(members: Members) -> None:
-    edited(members, "checks/win_rates/", lambda fields: fields.update(expectations=fields["expectations"] + 1))
+    edited(
+        members,
+        "checks/win_rates/",
+        lambda fields: fields.update(expectations=fields["expectations"] + 1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +208,9 @@ def test_what_cannot_be_verified_is_not_believed(
     checked_again: list[str],
     is_ours: bool,
 ) -> None:
-    """One record was edited, and all others are ours and are taken: the one is what is computed, or checked, again."""
+    """One record was edited, and all others are ours and are taken: the one is what is computed, or
+    checked, again.
+    """
     members = members_of(sent)
     forgery(members)
     forge(sent, members)
@@ -170,12 +219,18 @@ def test_what_cannot_be_verified_is_not_believed(
     version = find(store, "tiny")
     assert to_be_computed(config)[:1] == computed_first
     assert unchecked(store, version, config) == checked_again
-    assert not_computed_here(store, version) == (None if is_ours else "imported from sent.wind, not computed here")
+    assert not_computed_here(store, version) == (
+        None if is_ours else "imported from sent.wind, not computed here"
+    )
 
 
 @pytest.mark.usefixtures("own_workers")
 def test_an_archive_of_somebody_else_saves_nothing(
-    sent: Path, finished_recipe: Recipe, command: Wind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sent: Path,
+    finished_recipe: Recipe,
+    command: Wind,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "key").write_text("0123456789abcdef" * 4)
     (tmp_path / "key").chmod(0o600)

@@ -8,10 +8,10 @@ import pytest
 from flows.distill import distill
 from tasks.running import start
 from tests.wind.versions_case import verify
-from wind import devices
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.names import find
+from wind.config.recipe import DistillConfig
+from wind.machine import devices
+from wind.store.datasets import Store
+from wind.store.references import find
 
 IN_BFLOAT16 = ("training.zero_stage=2", "training.precision=bfloat16", "inference.dtype=bfloat16")
 
@@ -23,6 +23,8 @@ def test_a_run_names_its_gpus_and_publishes_a_version(
 ) -> None:
     with start(recipe("workers.device=cuda", *IN_BFLOAT16)) as here:
         distill(here.config)
-    assert capsys.readouterr().err.splitlines()[0] == f"run tiny on {devices.listed(devices.gpus())}"
+    assert (
+        capsys.readouterr().err.splitlines()[0] == f"run tiny on {devices.listed(devices.gpus())}"
+    )
     store = Store(tmp_path / "store")
     assert verify(store, find(store, "tiny")) > 0

@@ -1,4 +1,6 @@
-"""The embedded Prefect server as other programs, other users and pages of other origins see it, those in a real browser."""
+"""The embedded Prefect server as other programs, other users and pages of other origins see it,
+those in a real browser.
+"""
 
 import contextlib
 import http.client
@@ -46,16 +48,26 @@ class Served:
     def secret(self) -> str:
         return self.server.variables["PREFECT_API_AUTH_STRING"]
 
-    def ask(self, method: str, path: str, headers: dict[str, str], body: Any = None) -> tuple[int, dict[str, str], str]:
+    def ask(
+        self, method: str, path: str, headers: dict[str, str], body: Any = None
+    ) -> tuple[int, dict[str, str], str]:
         """The status, headers and body of the answer to a request that says exactly these headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
         connection.putrequest(method, path, skip_host=True)
         content = b"" if body is None else json.dumps(body).encode()
-        for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(content))}.items():
+        for name, value in {
+            **headers,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+        }.items():
             connection.putheader(name, value)
         connection.endheaders(content)
         with contextlib.closing(connection), connection.getresponse() as answer:
-            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+            return (
+                answer.status,
+                {name.lower(): value for name, value in answer.getheaders()},
+                answer.read().decode(),
+            )
 
     def known(self, method: str, path: str, body: Any = None) -> Any:
         """What the API answers its user, with the token that Prefect asks of who changes something."""
@@ -64,7 +76,8 @@ class Served:
         headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"}
         deadline = time.monotonic() + SECONDS
         status, _, answer = self.ask(method, path, headers, body)
-        while status == 503 and time.monotonic() < deadline:  # its database is busy: Prefect's client asks again, too
+        # its database is busy: Prefect's client asks again, too
+        while status == 503 and time.monotonic() < deadline:
             status, _, answer = self.ask(method, path, headers, body)
         assert status < 300, answer
         return json.loads(answer)
@@ -87,14 +100,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         server.wait()
         here = Served(server, home, "")
         flow = here.known("POST", "/api/flows/", {"name": "continue"})["id"]
-        deployment = here.known("POST", "/api/deployments/", {"name": "tiny", "flow_id": flow, "enforce_parameter_schema": False})
+        deployment = here.known(
+            "POST",
+            "/api/deployments/",
+            {"name": "tiny", "flow_id": flow, "enforce_parameter_schema": False},
+        )
         yield Served(server, home, deployment["id"])
     finally:
         server.stop()
 
 
 @pytest.mark.slow
-def test_only_requests_of_its_own_host_and_origin_with_the_secret_are_answered(served: Served) -> None:
+def test_only_requests_of_its_own_host_and_origin_with_the_secret_are_answered(
+    served: Served,
+) -> None:
     own, other, before = served.host, f"localhost:{served.server.port}", served.flow_runs()
     known = {"Host": own, "Authorization": authorization(served.secret)}
     cookie = {"Host": own, "Cookie": f"wind-{served.server.port}={served.secret}"}
@@ -123,43 +142,81 @@ def test_only_requests_of_its_own_host_and_origin_with_the_secret_are_answered(s
             (403, {**cookie, "Sec-Fetch-Site": "same-site"}),
         ]:
             status, answered, said = served.ask(method, path, headers, body)
-            assert (status, said.startswith("refused: "), said.count("\n")) == (wanted, True, 1), (method, path, headers, said)
+            assert (status, said.startswith("refused: "), said.count("\n")) == (wanted, True, 1), (
+                method,
+                path,
+                headers,
+                said,
+            )
             assert not any(name.startswith("access-control") for name in answered)
     assert served.ask("POST", create, cookie, {})[0] == 401  # of a browser, but of which page?
-    assert served.ask("POST", create, {**cookie, "Origin": f"http://{own}"}, {})[0] == 403  # without the token of that page
+    # without the token of that page
+    assert served.ask("POST", create, {**cookie, "Origin": f"http://{own}"}, {})[0] == 403
     assert served.flow_runs() == before
     assert served.ask("GET", "/api/health", known)[::2] == (200, "true")
-    assert served.ask("GET", "/api/health", {**cookie, "Origin": f"http://{own}"})[::2] == (200, "true")
-    status, answered, _ = served.ask("OPTIONS", create, {**known, "Access-Control-Request-Method": "POST"})
+    assert served.ask("GET", "/api/health", {**cookie, "Origin": f"http://{own}"})[::2] == (
+        200,
+        "true",
+    )
+    status, answered, _ = served.ask(
+        "OPTIONS", create, {**known, "Access-Control-Request-Method": "POST"}
+    )
     assert not any(name.startswith("access-control") for name in answered)
 
 
 @pytest.mark.slow
 def test_a_request_that_names_no_host_or_two_is_refused(served: Served) -> None:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=30)) as connection:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=30)
+    ) as connection:
         connection.putrequest("GET", "/api/health", skip_host=True)
         for host in (served.host, ELSEWHERE):
             connection.putheader("Host", host)
         connection.putheader("Authorization", authorization(served.secret))
         connection.endheaders()
         assert connection.getresponse().status in (400, 403)
-    assert served.ask("GET", "/api/health", {"Authorization": authorization(served.secret)})[0] in (400, 403)
+    assert served.ask("GET", "/api/health", {"Authorization": authorization(served.secret)})[0] in (
+        400,
+        403,
+    )
     absolute = f"http://{served.host}/api/health"  # which a server may take for the host
-    assert served.ask("GET", absolute, {"Host": ELSEWHERE, "Authorization": authorization(served.secret)})[0] == 403
+    assert (
+        served.ask(
+            "GET", absolute, {"Host": ELSEWHERE, "Authorization": authorization(served.secret)}
+        )[0]
+        == 403
+    )
 
 
 @pytest.mark.slow
 def test_a_web_socket_is_refused_like_a_request(served: Served) -> None:
-    url, cookie = f"ws://{served.host}/api/events/out", {"Cookie": f"wind-{served.server.port}={served.secret}"}
-    for headers in ({}, {"Origin": f"http://{ELSEWHERE}"}, {**cookie, "Origin": f"http://{ELSEWHERE}"}, cookie):
-        with pytest.raises(InvalidStatus, match="HTTP 403"), connect(url, additional_headers=headers, proxy=None):
+    url, cookie = (
+        f"ws://{served.host}/api/events/out",
+        {"Cookie": f"wind-{served.server.port}={served.secret}"},
+    )
+    for headers in (
+        {},
+        {"Origin": f"http://{ELSEWHERE}"},
+        {**cookie, "Origin": f"http://{ELSEWHERE}"},
+        cookie,
+    ):
+        with (
+            pytest.raises(InvalidStatus, match="HTTP 403"),
+            connect(url, additional_headers=headers, proxy=None),
+        ):
             raise AssertionError
     with (
         pytest.raises(InvalidStatus, match="HTTP 403"),
         connect(url, additional_headers={"Host": ELSEWHERE}, subprotocols=["prefect"], proxy=None),  # type: ignore[list-item]
     ):
         raise AssertionError
-    for said in ('{"type": "auth", "token": "wrong"}', '{"type": "auth"}', '{"type": "filter", "filter": {}}', "[", b"\0"):
+    for said in (
+        '{"type": "auth", "token": "wrong"}',
+        '{"type": "auth"}',
+        '{"type": "filter", "filter": {}}',
+        "[",
+        b"\0",
+    ):
         with connect(url, subprotocols=["prefect"], proxy=None) as socket:  # type: ignore[list-item]
             socket.send(said)
             with pytest.raises(ConnectionClosed):
@@ -171,14 +228,21 @@ def test_a_web_socket_is_refused_like_a_request(served: Served) -> None:
 
 @pytest.mark.slow
 def test_a_url_with_the_secret_signs_a_browser_in_and_is_not_kept(served: Served) -> None:
-    status, answered, _ = served.ask("GET", f"/flows?a=b&secret={served.secret}", {"Host": served.host})
-    assert (status, answered["location"]) == (303, f"http://{served.host}/flows?a=b")
-    assert answered["set-cookie"] == f"wind-{served.server.port}={served.secret}; Path=/; HttpOnly; SameSite=Strict"
-    assert served.ask("GET", "/?secret=wrong", {"Host": served.host})[0] == 401
-    assert served.ask("GET", "//evil.example/%2e%2e?secret=" + served.secret, {"Host": served.host})[1]["location"].startswith(
-        f"http://{served.host}/"
+    status, answered, _ = served.ask(
+        "GET", f"/flows?a=b&secret={served.secret}", {"Host": served.host}
     )
-    assert "set-cookie" not in served.ask("GET", f"/?secret={served.secret}", {"Host": ELSEWHERE})[1]
+    assert (status, answered["location"]) == (303, f"http://{served.host}/flows?a=b")
+    assert (
+        answered["set-cookie"]
+        == f"wind-{served.server.port}={served.secret}; Path=/; HttpOnly; SameSite=Strict"
+    )
+    assert served.ask("GET", "/?secret=wrong", {"Host": served.host})[0] == 401
+    assert served.ask(
+        "GET", "//evil.example/%2e%2e?secret=" + served.secret, {"Host": served.host}
+    )[1]["location"].startswith(f"http://{served.host}/")
+    assert (
+        "set-cookie" not in served.ask("GET", f"/?secret={served.secret}", {"Host": ELSEWHERE})[1]
+    )
 
 
 @pytest.mark.slow
@@ -192,7 +256,11 @@ def test_the_secret_is_in_one_private_file_and_in_no_other_place(served: Served)
     forms = [served.secret.encode(), authorization(served.secret).partition(" ")[2].encode()]
     files = [each for each in served.home.rglob("*") if each.is_file()]
     assert [each for each in files if any(form in each.read_bytes() for form in forms)] == [path]
-    server = next(each for each in psutil.Process().children(recursive=True) if "flows.server" in each.cmdline())
+    server = next(
+        each
+        for each in psutil.Process().children(recursive=True)
+        if "flows.server" in each.cmdline()
+    )
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             assert served.secret not in " ".join(process.cmdline())
@@ -207,7 +275,8 @@ def test_the_secret_is_in_one_private_file_and_in_no_other_place(served: Served)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_another_user_cannot_read_the_secret(served: Served) -> None:
     said = {}
-    folder = os.open(served.home, os.O_RDONLY)  # which that user could not enter in a session of tests
+    # which that user could not enter in a session of tests
+    folder = os.open(served.home, os.O_RDONLY)
     for name in ("secret", "server.log"):
         ended = subprocess.run(
             ["/bin/cat", f"/proc/self/fd/{folder}/{name}"],
@@ -225,7 +294,7 @@ def test_another_user_cannot_read_the_secret(served: Served) -> None:
     assert said["server.log"] == ""
 
 
-# ------------------------------------------------------------------------------------------------ a real browser
+# ----------------------------------------------------------------------------------- a real browser
 
 needs_a_browser = pytest.mark.skipif(program() is None, reason="no Chromium on this machine")
 
@@ -303,12 +372,17 @@ def site_of_somebody() -> Iterator[int]:
 
 
 def attacks(served: Served) -> str:
-    return f"const host = {json.dumps(served.host)}, deployment = {json.dumps(served.deployment)};" + ATTACKS
+    return (
+        f"const host = {json.dumps(served.host)}, deployment = {json.dumps(served.deployment)};"
+        + ATTACKS
+    )
 
 
 @pytest.mark.slow
 @needs_a_browser
-def test_no_page_of_another_origin_makes_a_flow_run_even_in_a_browser_that_is_signed_in(served: Served) -> None:
+def test_no_page_of_another_origin_makes_a_flow_run_even_in_a_browser_that_is_signed_in(
+    served: Served,
+) -> None:
     before = served.flow_runs()
     with site_of_somebody() as port, browser(f"MAP {ELSEWHERE} 127.0.0.1") as page:
         for is_signed_in in (False, True):
@@ -318,14 +392,22 @@ def test_no_page_of_another_origin_makes_a_flow_run_even_in_a_browser_that_is_si
                 page.go(f"http://{origin}/")
                 done = page.run(attacks(served))
                 assert done["web socket"] == "Error", (origin, done)
-                assert {value for name, value in done.items() if name.split()[0] in ("read", "json", "plain")} == {"TypeError"}, (
-                    done
-                )
+                assert {
+                    value
+                    for name, value in done.items()
+                    if name.split()[0] in ("read", "json", "plain")
+                } == {"TypeError"}, done
                 assert served.flow_runs() == before, (origin, is_signed_in, done)
-        # A name of somebody else that suddenly means this machine makes the page one of the same origin.
+        # A name of somebody else that suddenly means this machine makes the page one of the same
+        # origin.
         page.go(f"http://{ELSEWHERE}:{served.server.port}/")
         assert "refused: this server answers as 127.0.0.1:" in page.run("document.body.innerText")
-        assert "open" not in page.run(attacks(served).replace(json.dumps(served.host), "location.host")).values()
+        assert (
+            "open"
+            not in page.run(
+                attacks(served).replace(json.dumps(served.host), "location.host")
+            ).values()
+        )
         assert served.flow_runs() == before
         # The same attempts are no attack, and succeed, where they come from the server's own page.
         page.go(f"http://{served.host}/api/health")
@@ -340,11 +422,17 @@ def test_the_page_works_at_a_click_on_the_printed_url(served: Served) -> None:
     calls = "performance.getEntriesByType('resource').filter(each => each.name.includes('/api/'))"
     with browser() as page:
         page.go(f"http://{served.host}/")
-        assert page.run("document.body.innerText").startswith("refused: the secret is missing or wrong: open the URL")
+        assert page.run("document.body.innerText").startswith(
+            "refused: the secret is missing or wrong: open the URL"
+        )
         page.go(served.server.page)
         page.wait("document.body.innerText.includes('Dashboard')")
         page.wait(f"{calls}.length >= 3")
-        assert page.run(f"[...new Set({calls}.map(each => Math.floor(each.responseStatus / 100)))]") == [2]
-        assert served.secret not in page.run("location.href + document.cookie + JSON.stringify({...localStorage})")
+        assert page.run(
+            f"[...new Set({calls}.map(each => Math.floor(each.responseStatus / 100)))]"
+        ) == [2]
+        assert served.secret not in page.run(
+            "location.href + document.cookie + JSON.stringify({...localStorage})"
+        )
         page.go(f"http://{served.host}/deployments")
         page.wait("document.body.innerText.includes('tiny')")

@@ -1,4 +1,6 @@
-"""Text out of data, names and mistakes reaches the terminal harmlessly in every command, and as itself in JSON."""
+"""Text out of data, names and mistakes reaches the terminal harmlessly in every command, and as
+itself in JSON.
+"""
 
 import contextlib
 import io
@@ -10,8 +12,8 @@ import pytest
 
 from flows import cli
 from tests.wind.reading_case import PROMPTS, make_versions
-from wind.datasets import Store
-from wind.terminal import harmless
+from wind.machine.terminal import harmless
+from wind.store.datasets import Store
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\x7f\u202egpj.exe\u2066\u200f\u200b[bold]\n\r\x85\u2028ü"
 
@@ -30,9 +32,15 @@ def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wind(encoding: str, *arguments: str) -> tuple[int, str, str]:
-    """The exit code, standard output and standard error of a command, on a terminal that refuses what it does not know."""
+    """The exit code, standard output and standard error of a command, on a terminal that refuses
+    what it does not know.
+    """
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n") for _ in range(2))
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         patch.setattr(sys, "argv", ["wind", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()

@@ -1,4 +1,6 @@
-"""Tags, rollback and garbage collection on real runs: the same versions come out, and nothing that is needed goes."""
+"""Tags, rollback and garbage collection on real runs: the same versions come out, and nothing that
+is needed goes.
+"""
 
 import json
 import threading
@@ -10,12 +12,12 @@ from flows.distill import distill
 from flows.plan import planned
 from tasks.running import start
 from tests.wind.versions_case import dataset, three_iterations, verify
-from wind.config import DistillConfig
-from wind.datasets import Store
+from wind.config.recipe import DistillConfig
 from wind.errors import DatasetError
-from wind.garbage import collect
-from wind.names import find
-from wind.versions import Version, Versions, history
+from wind.store.datasets import Store
+from wind.store.garbage import collect
+from wind.store.references import find
+from wind.store.versions import Version, Versions, history
 
 Recipe = Callable[..., DistillConfig]
 Wind = Callable[..., tuple[int, str, str]]
@@ -30,7 +32,9 @@ def run(config: DistillConfig, base: Version | None = None) -> tuple[Version, li
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server", "warm_workers")
-def test_a_run_goes_on_from_any_version_and_through_collections(finished_recipe: Recipe, wind: Wind) -> None:
+def test_a_run_goes_on_from_any_version_and_through_collections(
+    finished_recipe: Recipe, wind: Wind
+) -> None:
     store = Store("store")
     first = find(store, "tiny@1")
     ended = threading.Event()
@@ -53,18 +57,25 @@ def test_a_run_goes_on_from_any_version_and_through_collections(finished_recipe:
 
     again, computed = run(finished_recipe("iterations=2", "run=branch"), first)
     assert (again.id, again.run, again.number, computed) == (second.id, "branch", 1, [])
-    assert again.check_results == second.check_results  # its drift is that since the version that it continues
+    # its drift is that since the version that it continues
+    assert again.check_results == second.check_results
     found = json.loads(wind("check", "branch@1", "--set", "checks.max_empty_share=1", "--json")[1])
     assert {name: result["key"] for name, result in found.items()} == again.check_results
     other = finished_recipe("iterations=2", "run=branch", "training.lr=2e-3")
-    assert next(step["stage"] for step in planned(other, first) if step["outcome"] == "run") == "training"
+    assert (
+        next(step["stage"] for step in planned(other, first) if step["outcome"] == "run")
+        == "training"
+    )
     assert history(store, again) == [first, again]
 
     collect(store, weights=1)
     trained = [version.content.model_out for version in (first, second)]
     assert [store.is_dropped(model) for model in trained] == [True, False]
     assert run(finished_recipe("iterations=2")) == (second, [])  # nothing asks for the weights
-    with pytest.raises(DatasetError, match=r"tiny@1 cannot be continued: its models/.* was dropped by a retention policy"):
+    with pytest.raises(
+        DatasetError,
+        match=r"tiny@1 cannot be continued: its models/.* was dropped by a retention policy",
+    ):
         run(other, first)
     asks = finished_recipe("iterations=1", "evaluation.samples_per_prompt=3")
     assert "training" in [step["stage"] for step in planned(asks) if step["outcome"] == "run"]
@@ -92,8 +103,13 @@ def test_tags_forgetting_and_collecting_from_the_command_line(wind: Wind) -> Non
     assert f"{size} bytes would be freed" in wind("gc", "--dry-run")[1]
     assert f"{size} bytes freed" in wind("gc")[1]
     assert not store.is_whole(orphan)
-    assert [item["kind"] for item in json.loads(wind("gc", "--keep-weights", "tagged", "--json")[1])["items"]] == ["weights"]
-    assert "the weights of model_out were dropped by a retention policy" in wind("show", "demo@1")[1]
+    assert [
+        item["kind"]
+        for item in json.loads(wind("gc", "--keep-weights", "tagged", "--json")[1])["items"]
+    ] == ["weights"]
+    assert (
+        "the weights of model_out were dropped by a retention policy" in wind("show", "demo@1")[1]
+    )
     code, out, _ = wind("verify", "demo@1")
     assert code == 0
     assert "model.safetensors was removed, as a retention policy says" in out

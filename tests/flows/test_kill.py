@@ -1,4 +1,6 @@
-"""A run that is killed or interrupted leaves no process behind; tests/chaos sees what it leaves in the store."""
+"""A run that is killed or interrupted leaves no process behind; tests/chaos sees what it leaves in
+the store.
+"""
 
 import contextlib
 import os
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from flows.server import EmbeddedServer
-from wind.config import DistillConfig
+from wind.config.recipe import DistillConfig
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +26,8 @@ SECONDS_TO_DIE = 15
 EMBEDDED = {"PREFECT_API_URL": ""}  # a Prefect server of its own, which must die with the run
 
 
-MOMENTS = ("load_prompts", "score_rewards", "measure")  # at the beginning, between two stages, and as the run is about to end
+# at the beginning, between two stages, and as the run is about to end
+MOMENTS = ("load_prompts", "score_rewards", "measure")
 SECONDS_TO_END = 30  # ten on a machine that does nothing else
 
 
@@ -32,7 +35,12 @@ def start(mark: str, **environment: str) -> "subprocess.Popen[bytes]":
     """`wind run` in a session of its own; every process it starts inherits the mark."""
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run", "tiny.yaml"],
-        env={**os.environ, "WIND_TEST_MARK": mark, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        env={
+            **os.environ,
+            "WIND_TEST_MARK": mark,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **environment,
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -65,17 +73,24 @@ def test_an_interrupted_run_leaves_no_process(recipe: Callable[..., DistillConfi
         mark = uuid.uuid4().hex
         process = start(mark, **environment)
         deadline = time.monotonic() + 90
-        while not any("wind.worker" in command for command in marked(mark)) and time.monotonic() < deadline:
+        while (
+            not any("wind.stages.worker" in command for command in marked(mark))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.2)
         process.send_signal(how)
         said = process.communicate()[1]
         assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
-        assert (how == signal.SIGINT) == (b"error: interrupted; rerun to go on from the finished shards\n" in said)
+        assert (how == signal.SIGINT) == (
+            b"error: interrupted; rerun to go on from the finished shards\n" in said
+        )
         assert_all_gone(mark)
 
 
 def test_a_run_outlives_its_prefect_server(recipe: Callable[..., DistillConfig]) -> None:
-    """Killed at several moments, and at last as often as it comes back: the run goes on, ends in order, and says little."""
+    """Killed at several moments, and at last as often as it comes back: the run goes on, ends in
+    order, and says little.
+    """
     recipe()
     process = start(mark := uuid.uuid4().hex, **EMBEDDED)
     moments, said = list(MOMENTS), b""
@@ -88,7 +103,9 @@ def test_a_run_outlives_its_prefect_server(recipe: Callable[..., DistillConfig])
         if not moments and process.poll() is None:
             break
     ended = threading.Event()
-    killer = threading.Thread(target=lambda: [servers_killed(mark) for _ in iter(lambda: ended.wait(0.1), True)])
+    killer = threading.Thread(
+        target=lambda: [servers_killed(mark) for _ in iter(lambda: ended.wait(0.1), True)]
+    )
     killer.start()
     try:
         said += process.communicate(timeout=SECONDS)[1]
@@ -98,7 +115,8 @@ def test_a_run_outlives_its_prefect_server(recipe: Callable[..., DistillConfig])
     assert process.returncode == 0, said
     assert b"14 datasets computed, 0 from the cache\n" in said
     assert all(
-        line.startswith((b"run ", b"iteration ", b"  ", b"14 ", b"the Prefect server at ")) for line in said.splitlines()
+        line.startswith((b"run ", b"iteration ", b"  ", b"14 ", b"the Prefect server at "))
+        for line in said.splitlines()
     ), said
     assert_all_gone(mark)
 
@@ -134,7 +152,10 @@ def servers_killed(mark: str) -> int:
     killed = 0
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "flows.server" in process.cmdline() and process.environ().get("WIND_TEST_MARK") == mark:
+            if (
+                "flows.server" in process.cmdline()
+                and process.environ().get("WIND_TEST_MARK") == mark
+            ):
                 process.kill()
                 killed += 1
     return killed

@@ -1,4 +1,6 @@
-"""`wind export`, `wind import` and `wind push`: what they print, where they end, and a Hub on loopback."""
+"""`wind export`, `wind import` and `wind push`: what they print, where they end, and a Hub on
+loopback.
+"""
 
 import base64
 import json
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wind.versions import Version
+from wind.store.versions import Version
 
 Wind = Callable[..., tuple[int, str, str]]
 
@@ -18,10 +20,19 @@ Wind = Callable[..., tuple[int, str, str]]
 def test_a_version_moves_to_another_store(versions: list[Version], command: Wind) -> None:
     code, out, _ = command("export", "demo@2", "demo.wind", "--format", "archive", "--json")
     assert code == 0
-    assert json.loads(out) == {"path": "demo.wind", "files": 1, "bytes": Path("demo.wind").stat().st_size}
+    assert json.loads(out) == {
+        "path": "demo.wind",
+        "files": 1,
+        "bytes": Path("demo.wind").stat().st_size,
+    }
     code, out, _ = command("import", "demo.wind", "--root", "elsewhere", "--json")
     facts = json.loads(out)
-    assert (facts["version"], facts["id"], facts["versions"], facts["stored"]) == ("demo@2", versions[1].id, 2, 18)
+    assert (facts["version"], facts["id"], facts["versions"], facts["stored"]) == (
+        "demo@2",
+        versions[1].id,
+        2,
+        18,
+    )
     code, out, _ = command("import", "demo.wind", "--root", "elsewhere", "--as", "again")
     assert out.startswith(f"again@2  {versions[1].id[:12]}  ")
     code, out, _ = command("versions", "--root", "elsewhere", "--json")
@@ -58,7 +69,9 @@ def test_folders_for_other_tools(versions: list[Version], command: Wind) -> None
         ("push", "demo", "hub:name"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_2(versions: list[Version], command: Wind, arguments: tuple[str, ...]) -> None:
+def test_a_wrong_argument_is_one_line_and_2(
+    versions: list[Version], command: Wind, arguments: tuple[str, ...]
+) -> None:
     code, _, err = command(*arguments)
     assert (code, err.count("\n")) == (2, 1)
     assert not Path("out").exists()
@@ -67,15 +80,20 @@ def test_a_wrong_argument_is_one_line_and_2(versions: list[Version], command: Wi
 def test_a_file_that_is_no_archive_is_one_line(versions: list[Version], command: Wind) -> None:
     Path("text").write_text("no archive" * 100)
     code, _, err = command("import", "text", "--root", "elsewhere")
-    assert (code, err) == (1, "error: text is not an archive of `wind export`: it does not begin with archive.json\n")
+    assert (code, err) == (
+        1,
+        "error: text is not an archive of `wind export`: it does not begin with archive.json\n",
+    )
     assert not Path("elsewhere").exists()
 
 
-# ---------------------------------------------------------------------------------------------- the Hub
+# ------------------------------------------------------------------------------------------ the Hub
 
 
 class Hub(ThreadingHTTPServer):
-    """As much of the Hub as a push needs: it makes repositories and takes commits whose files come inline."""
+    """As much of the Hub as a push needs: it makes repositories and takes commits whose files come
+    inline.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), HubRequest)
@@ -89,7 +107,14 @@ class HubRequest(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         repository = "/".join(self.path.split("?")[0].split("/")[3:5])
-        self._answer({"id": repository, "private": self.server.private[repository], "siblings": [], "sha": "0" * 40})
+        self._answer(
+            {
+                "id": repository,
+                "private": self.server.private[repository],
+                "siblings": [],
+                "sha": "0" * 40,
+            }
+        )
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -98,17 +123,31 @@ class HubRequest(BaseHTTPRequestHandler):
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}"
             is_new = name not in self.server.private
-            self.server.private.setdefault(name, wanted.get("private", wanted.get("visibility") == "private"))
-            self._answer({"url": f"{self._url()}/datasets/{name}", "id": name, "name": name}, 200 if is_new else 409)
+            self.server.private.setdefault(
+                name, wanted.get("private", wanted.get("visibility") == "private")
+            )
+            self._answer(
+                {"url": f"{self._url()}/datasets/{name}", "id": name, "name": name},
+                200 if is_new else 409,
+            )
         elif "/preupload/" in self.path:
-            files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            files = [
+                {**file, "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
             self._answer({"files": files})
         elif "/commit/" in self.path:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
-                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                    self.server.files[line["value"]["path"]] = base64.b64decode(
+                        line["value"]["content"]
+                    )
             self._answer(
-                {"commitOid": "1" * 40, "commitUrl": f"{self._url()}/datasets/org/name/commit/{'1' * 40}", "success": True}
+                {
+                    "commitOid": "1" * 40,
+                    "commitUrl": f"{self._url()}/datasets/org/name/commit/{'1' * 40}",
+                    "success": True,
+                }
             )
         else:  # of the card's head
             self._answer({"errors": [], "warnings": []})
@@ -138,7 +177,9 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def logged_in(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The Hub's library knows a token and the address of `hub`, which it otherwise reads once, while it is imported."""
+    """The Hub's library knows a token and the address of `hub`, which it otherwise reads once,
+    while it is imported.
+    """
     url = f"http://127.0.0.1:{hub.server_port}"
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no_token"))
@@ -147,7 +188,9 @@ def logged_in(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return url
 
 
-def test_a_version_is_pushed_and_kept_private(versions: list[Version], hub: Hub, logged_in: str, command: Wind) -> None:
+def test_a_version_is_pushed_and_kept_private(
+    versions: list[Version], hub: Hub, logged_in: str, command: Wind
+) -> None:
     code, out, _ = command("push", "demo@2", "hub:org/name", "--json")
     assert code == 0
     assert json.loads(out) == {"url": f"{logged_in}/datasets/org/name/commit/{'1' * 40}"}
@@ -162,7 +205,10 @@ def test_a_version_is_pushed_and_kept_private(versions: list[Version], hub: Hub,
     hub.files.clear()
     hub.private["org/name"] = False
     code, _, err = command("push", "demo@2", "hub:org/name")
-    assert (code, err) == (2, "error: org/name is there already and public: give --public, or another name\n")
+    assert (code, err) == (
+        2,
+        "error: org/name is there already and public: give --public, or another name\n",
+    )
     assert hub.files == {}
     code, out, _ = command("push", "demo:model_out", "hub:org/name", "--public")
     assert code == 0
@@ -170,7 +216,11 @@ def test_a_version_is_pushed_and_kept_private(versions: list[Version], hub: Hub,
 
 
 def test_a_push_without_token_or_network_is_one_line(
-    versions: list[Version], hub: Hub, logged_in: str, command: Wind, monkeypatch: pytest.MonkeyPatch
+    versions: list[Version],
+    hub: Hub,
+    logged_in: str,
+    command: Wind,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub.shutdown()
     hub.server_close()

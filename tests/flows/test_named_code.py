@@ -1,4 +1,6 @@
-"""Code that a store names, whoever made it: shown with its file and digest, and run only if the user's own recipe names it."""
+"""Code that a store names, whoever made it: shown with its file and digest, and run only if the
+user's own recipe names it.
+"""
 
 import hashlib
 import json
@@ -12,12 +14,15 @@ import pytest
 
 from tests.flows.conftest import Wind
 from wind import stages
-from wind.datasets import Store
-from wind.names import find
-from wind.rewards.sources import source_digest
-from wind.seals import seal
+from wind.code.functions import source_digest
+from wind.store.datasets import Store
+from wind.store.references import find
+from wind.store.sealed_json import seal
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "finished_recipe", "warm_workers")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("prefect_server", "finished_recipe", "warm_workers"),
+]
 
 RAN = Path("ran")
 PLANTED = """from pathlib import Path
@@ -37,8 +42,12 @@ def planted(wind: Wind) -> Path:
 
 
 @pytest.fixture
-def somebody_else(warm_workers: None, own_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The store was made by another user: a copy of it is here. Workers that start meanwhile are of this user, too."""
+def somebody_else(
+    warm_workers: None, own_workers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The store was made by another user: a copy of it is here. Workers that start meanwhile are of
+    this user, too.
+    """
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
@@ -58,7 +67,9 @@ def forged(name: str, **changes: Any) -> Path:
 
 
 def shown(name: str, path: Path) -> str:
-    return f"reward.function {name} ({path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()})"
+    return (
+        f"reward.function {name} ({path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()})"
+    )
 
 
 def test_a_function_that_a_spec_names_is_shown_and_not_run(wind: Wind, planted: Path) -> None:
@@ -66,7 +77,10 @@ def test_a_function_that_a_spec_names_is_shown_and_not_run(wind: Wind, planted: 
     forged("rewards", reward__function="planted:planted", reward__source_digest=digest)
     code, out, line = wind("verify", "tiny", "--reproduce", "rewards")
     assert (code, out) == (2, "")
-    assert f"names code, and no recipe that you ran does: {shown('planted:planted', planted)}; give --run-code to run it" in line
+    assert (
+        f"names code, and no recipe that you ran does: {shown('planted:planted', planted)}; give --run-code to run it"
+        in line
+    )
     assert not RAN.exists()
     code, out, line = wind("verify", "tiny", "--reproduce", "rewards", "--run-code", "--json")
     assert RAN.exists()
@@ -80,7 +94,11 @@ def test_nor_is_one_of_pythons_own_or_a_match(wind: Wind, planted: Path) -> None
         assert (code, f"reward.function {name}" in line) == (2, True)
         if name == "pty:spawn":
             assert shown(name, Path(pty.__file__)) in line
-    forged("evaluation", evaluation__match="planted:planted", match_digest=source_digest("evaluation.match", "planted:planted"))
+    forged(
+        "evaluation",
+        evaluation__match="planted:planted",
+        match_digest=source_digest("evaluation.match", "planted:planted"),
+    )
     code, _, line = wind("verify", "tiny", "--reproduce", "evaluation")
     assert (code, "evaluation.match planted:planted (" in line) == (2, True)
     assert not RAN.exists()
@@ -93,7 +111,11 @@ def test_the_recipe_of_a_store_that_somebody_else_made_is_no_leave(wind: Wind) -
     assert wind("verify", "tiny", "--reproduce", "win_rates")[0] == 0
     assert wind("verify", "tiny", "--reproduce", "rewards", "--run-code")[0] == 0
     code, _, line = wind("rerun", "tiny", "--from", "metrics")
-    assert (code, "the config of tiny in store names code" in line, "tiny_reward:digits" in line) == (2, True, True)
+    assert (
+        code,
+        "the config of tiny in store names code" in line,
+        "tiny_reward:digits" in line,
+    ) == (2, True, True)
     assert wind("rerun", "tiny", "--from", "metrics", "--run-code")[0] == 0
     assert wind("rerun", "tiny", "--from", "metrics")[0] == 0  # it is this user's run now
 
@@ -102,12 +124,18 @@ def test_a_config_that_was_changed_is_nobodys(wind: Wind, planted: Path, tmp_pat
     path = Path("store/runs/tiny/config.json")
     config = json.loads(path.read_text())
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"reward": {**config["reward"], "function": "planted:planted"}}, "reward.function planted:planted ("),
+        (
+            {"reward": {**config["reward"], "function": "planted:planted"}},
+            "reward.function planted:planted (",
+        ),
         (
             {"workers": {**config["workers"], "python": {"transformers": str(planted)}}},
             f"workers.python.transformers {planted} (",
         ),
-        ({"checks": {**config["checks"], "files": ["planted.py"]}}, f"checks.files planted.py ({planted}, sha256"),
+        (
+            {"checks": {**config["checks"], "files": ["planted.py"]}},
+            f"checks.files planted.py ({planted}, sha256",
+        ),
     ]
     for change, said in changes:
         path.write_text(json.dumps(config | change))
@@ -136,7 +164,9 @@ def test_a_condition_is_code_too(wind: Wind) -> None:
     path.write_text(json.dumps(config))
     for command in (("check", "tiny"), ("rerun", "tiny", "--from", "metrics")):
         code, _, line = wind(*command)
-        assert (code, f"checks.extra.rewards[0].row_condition {condition}" in line) == (2, True), line
+        assert (code, f"checks.extra.rewards[0].row_condition {condition}" in line) == (2, True), (
+            line
+        )
     assert not RAN.exists()
     assert wind("check", "tiny", "--set", "checks.extra={}")[0] == 0
     wind("check", "tiny", "--run-code")
@@ -153,7 +183,9 @@ def test_a_stage_by_hand_runs_no_function_unasked(
         stages.main("rewards")
     said = capfd.readouterr().err
     assert ended.value.code == 2
-    assert said.startswith(f"error: {manifest} names code, and no recipe that you ran does: {shown('planted:planted', planted)}")
+    assert said.startswith(
+        f"error: {manifest} names code, and no recipe that you ran does: {shown('planted:planted', planted)}"
+    )
     assert said.count("\n") == 1
     assert not RAN.exists()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--run-code"])

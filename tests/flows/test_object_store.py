@@ -10,9 +10,9 @@ import pytest
 from flows.distill import distill
 from tasks.running import start
 from tests.wind.versions_case import verify
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.names import find
+from wind.config.recipe import DistillConfig
+from wind.store.datasets import Store
+from wind.store.references import find
 
 pytestmark = pytest.mark.slow
 
@@ -43,22 +43,45 @@ def test_a_run_in_a_bucket_makes_the_same_version(
     monkeypatch.setenv("WIND_CACHE", str(tmp_path / "another machine"))
     assert run(config) == []
     assert json.loads(wind("versions", "--root", s3, "--json")[1])[0]["id"] == version.id
-    assert f"{s3}/models/{version.content.model_out.fingerprint}" in wind("show", "tiny", "--root", s3)[1]
-    assert len(json.loads(wind("rows", "tiny:rewards", "--where", "reward >= 0", "--root", s3, "--json")[1])) == 10
+    assert (
+        f"{s3}/models/{version.content.model_out.fingerprint}"
+        in wind("show", "tiny", "--root", s3)[1]
+    )
+    assert (
+        len(
+            json.loads(
+                wind("rows", "tiny:rewards", "--where", "reward >= 0", "--root", s3, "--json")[1]
+            )
+        )
+        == 10
+    )
     assert json.loads(wind("verify", "tiny", "--root", s3, "--json")[1])["findings"] == []
     kept = {entry.name.split("/")[0] for entry in store.storage.files("")}
     records = {"checks", "computations", "environments", "results", "runs"}
-    assert kept - {"patches"} == {*records, "datasets", "models", "sources"}  # a patch where this checkout has changes
-    assert not any(b"the-secret" in store.storage.read(entry.name) for entry in store.storage.files(""))
+    # a patch where this checkout has changes
+    assert kept - {"patches"} == {*records, "datasets", "models", "sources"}
+    assert not any(
+        b"the-secret" in store.storage.read(entry.name) for entry in store.storage.files("")
+    )
 
 
 def test_a_bucket_that_cannot_be_reached_is_one_line(
     s3: str, wind: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retry = {"max_retries": 1, "backoff": {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=1)}}
-    monkeypatch.setattr("wind.object_storage.RETRY", retry)
+    retry = {
+        "max_retries": 1,
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=1),
+            "max_backoff": timedelta(milliseconds=1),
+        },
+    }
+    monkeypatch.setattr("wind.store.object_storage.RETRY", retry)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    for command in (("versions", "--root", s3), ("verify", "--root", s3), ("rerun", "tiny", "--from", "logps", "--root", s3)):
+    for command in (
+        ("versions", "--root", s3),
+        ("verify", "--root", s3),
+        ("rerun", "tiny", "--from", "logps", "--root", s3),
+    ):
         code, _, said = wind(*command)
         assert code == 1
         assert said.startswith(f"error: {s3} does not answer as it should")

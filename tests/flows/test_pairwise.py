@@ -11,9 +11,9 @@ from flows.distill import distill
 from tasks.running import start
 from tests.wind.pairwise_case import digits, digits_cross_encoder
 from tests.wind.versions_case import verify
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.names import find
+from wind.config.recipe import DistillConfig
+from wind.store.datasets import Store
+from wind.store.references import find
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +21,12 @@ KEY = ["prompt_id", "sample_index"]
 
 
 @pytest.mark.usefixtures("prefect_server", "warm_workers")
-def test_an_iteration_with_a_pairwise_reward(recipe: Callable[..., DistillConfig], tiny_model: Path, tmp_path: Path) -> None:
-    """It ends with a version, checked and whole; its preferences are those that the model learnt; a rerun computes nothing."""
+def test_an_iteration_with_a_pairwise_reward(
+    recipe: Callable[..., DistillConfig], tiny_model: Path, tmp_path: Path
+) -> None:
+    """It ends with a version, checked and whole; its preferences are those that the model learnt; a
+    rerun computes nothing.
+    """
     digits_cross_encoder(tmp_path / "pairs", tiny_model)
     config = recipe("reward={kind: pairwise, path: pairs, template: chat}")
     with start(config, planning=True, quiet=True) as here:
@@ -34,7 +38,8 @@ def test_an_iteration_with_a_pairwise_reward(recipe: Callable[..., DistillConfig
             distill(here.config)
             computed.append([event.task for event in here.events if event.outcome == "computed"])
     assert computed == [planned, []]
-    assert planned.count("score_rewards") == 2  # among the siblings, and against the reference: no third for the reference
+    # among the siblings, and against the reference: no third for the reference
+    assert planned.count("score_rewards") == 2
 
     store = Store(tmp_path / "store")
     version = find(store, "tiny")
@@ -43,7 +48,9 @@ def test_an_iteration_with_a_pairwise_reward(recipe: Callable[..., DistillConfig
     datasets = version.content.datasets
 
     rewards = store.frame(datasets["rewards"])
-    texts = rewards.join(store.frame(datasets["generations"], [*KEY, "response"]), on=KEY, maintain_order="left")
+    texts = rewards.join(
+        store.frame(datasets["generations"], [*KEY, "response"]), on=KEY, maintain_order="left"
+    )
     wins, judged = 0, 0
     for _, group in texts.group_by("prompt_id"):
         counts = np.array([digits(response) for response in group["response"]])
@@ -55,12 +62,20 @@ def test_an_iteration_with_a_pairwise_reward(recipe: Callable[..., DistillConfig
     assert wins / judged > 0.8
 
     win_rates = store.frame(datasets["win_rates"])
-    assert win_rates["win_rate"].to_numpy() == pytest.approx(rewards["reward"].to_numpy(), abs=1e-12)  # unbiased: the same mean
+    # unbiased: the same mean
+    assert win_rates["win_rate"].to_numpy() == pytest.approx(
+        rewards["reward"].to_numpy(), abs=1e-12
+    )
     evaluation = store.frame(datasets["evaluation"])
     against = store.frame(datasets["eval_rewards"])
     assert against["preferences"].list.len().unique().to_list() == [2]
-    assert evaluation["win_rate"].to_numpy() == pytest.approx(against["reward"].to_numpy(), abs=1e-12)
-    metrics = {row["metric"]: row["value"] for row in store.frame(datasets["metrics"]).iter_rows(named=True)}
+    assert evaluation["win_rate"].to_numpy() == pytest.approx(
+        against["reward"].to_numpy(), abs=1e-12
+    )
+    metrics = {
+        row["metric"]: row["value"]
+        for row in store.frame(datasets["metrics"]).iter_rows(named=True)
+    }
     assert metrics["mean_reward"] == pytest.approx(metrics["win_rate"])
     assert metrics["mean_reward_reference"] == pytest.approx(1 - metrics["win_rate"])
     ties = against.select(pl.col("preferences").explode() == 0.5).to_series().mean()

@@ -6,7 +6,7 @@ import pytest
 
 from flows.plan import planned
 from tests.flows.conftest import write_recipe
-from wind.recipes import load_config
+from wind.config.loading import load_config
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -20,7 +20,9 @@ def test_a_recipe_loads_and_names_its_command(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_can_be_planned(path: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_can_be_planned(
+    path: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a small model, prompts and reward in place of those that a network would bring."""
     monkeypatch.chdir(tmp_path)
     write_recipe(tmp_path, tiny_model)

@@ -1,4 +1,6 @@
-"""What an earlier release left: its store is whole and can be read, and its recipe gives the version that it gave then."""
+"""What an earlier release left: its store is whole and can be read, and its recipe gives the
+version that it gave then.
+"""
 
 import json
 import tarfile
@@ -7,18 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from wind.datasets import Store
-from wind.differences import setting_changes
-from wind.names import find
-from wind.versions import Version
+from wind.audit.diff import setting_changes
+from wind.store.datasets import Store
+from wind.store.references import find
+from wind.store.versions import Version
 
 Wind = Callable[..., tuple[int, str, str]]
 RELEASES = sorted((Path(__file__).parents[1] / "releases").glob("*.tar.xz"))
 
 
 @pytest.fixture(params=RELEASES, ids=lambda path: path.name.removesuffix(".tar.xz"))
-def release(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
-    """The version that an earlier release published; its store, its recipe and what that names lie in the current folder."""
+def release(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Version:
+    """The version that an earlier release published; its store, its recipe and what that names lie
+    in the current folder.
+    """
     with tarfile.open(request.param) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(next(tmp_path.iterdir()))
@@ -47,11 +53,14 @@ def test_its_store_is_read(release: Version, command: Wind) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server", "own_workers")
 def test_its_recipe_gives_its_version(release: Version, command: Wind) -> None:
-    """The same id where the floats are the same; on a machine where they are not, the same but for what was computed."""
+    """The same id where the floats are the same; on a machine where they are not, the same but for
+    what was computed.
+    """
     assert command("run", "tiny.yaml", "--set", "root=again")[0] == 0
     again = find(Store("again"), "tiny")
     then, now = release.content, again.content
-    assert list(setting_changes((then.recipe, then.defaults), (now.recipe, now.defaults))) == []  # no default has changed
+    # no default has changed
+    assert list(setting_changes((then.recipe, then.defaults), (now.recipe, now.defaults))) == []
     assert now.datasets["prompts"] == then.datasets["prompts"]
     computed = {name: getattr(then, name) for name in ("datasets", "model_out")}
     assert now.model_copy(update=computed).id() == release.id

@@ -1,4 +1,6 @@
-"""Secrets in the environment, in a config and in what a failing worker says: none of them is ever written below the root."""
+"""Secrets in the environment, in a config and in what a failing worker says: none of them is ever
+written below the root.
+"""
 
 import base64
 import json
@@ -22,7 +24,9 @@ SECRETS = {
     "MULTILINE_SECRET": "first-line-of-it\nsecond-line-of-it",
     "MY_DB_PASSWORD": "correct-horse-battery",
 }
-IN_URL = "https://ann:pa55-of-ann@host/prompts.jsonl?X-Amz-Signature=5ignature0123&token=t0ken-of-ann"
+IN_URL = (
+    "https://ann:pa55-of-ann@host/prompts.jsonl?X-Amz-Signature=5ignature0123&token=t0ken-of-ann"
+)
 PARTS_OF_URL = ("pa55-of-ann", "5ignature0123", "t0ken-of-ann")
 PRIVATE_KEY = [
     "-----BEGIN ENCRYPTED PRIVATE KEY-----",
@@ -34,7 +38,12 @@ SAID = [
     "authorization: token t0ken-of-header",
     "login --password passw0rd-of-argument --user ann",
 ]
-PARTS_OF_SAID = ("MIIFHDBOBgkqhkiG9w0BBQ0wQTApBgkqhkiG9w0BBQwwHAQI", "c00kie-of-ann", "t0ken-of-header", "passw0rd-of-argument")
+PARTS_OF_SAID = (
+    "MIIFHDBOBgkqhkiG9w0BBQ0wQTApBgkqhkiG9w0BBQwwHAQI",
+    "c00kie-of-ann",
+    "t0ken-of-header",
+    "passw0rd-of-argument",
+)
 LEAKS = f'''
 import base64, logging, os, sys
 
@@ -76,19 +85,31 @@ def found_below(*roots: Path) -> list[str]:
     wanted = [*values, *PARTS_OF_URL, *PARTS_OF_SAID, in_base64]
     files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     assert any(path.suffix in (".db", ".db-wal") for path in files)
-    return [f"{path}: {secret}" for path in files for secret in wanted if secret.encode() in path.read_bytes()]
+    return [
+        f"{path}: {secret}"
+        for path in files
+        for secret in wanted
+        if secret.encode() in path.read_bytes()
+    ]
 
 
-def test_no_secret_is_written_below_the_root(wind: Wind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_secret_is_written_below_the_root(
+    wind: Wind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     Path("leaky.py").write_text(DIES)
-    Path("leaky_checks.py").write_text("import os\ndef rewards(subject):\n    raise ValueError(os.environ['MY_DB_PASSWORD'])\n")
+    Path("leaky_checks.py").write_text(
+        "import os\ndef rewards(subject):\n    raise ValueError(os.environ['MY_DB_PASSWORD'])\n"
+    )
     prefect_home = Path(os.environ["PREFECT_HOME"])
 
     code, _, line = wind("run", "tiny.yaml", "--set", "reward.function=leaky:leak")
     assert code == 1
-    assert "leaky:leak failed: RuntimeError: https://[redacted]@host/prompts.jsonl?X-Amz-Signature=[redacted]" in line
+    assert (
+        "leaky:leak failed: RuntimeError: https://[redacted]@host/prompts.jsonl?X-Amz-Signature=[redacted]"
+        in line
+    )
     code, _, line = wind("run", "tiny.yaml", "--set", "reward.function=leaky:die")
     assert code == 1
     assert "ended its process with exit code 3" in line

@@ -11,8 +11,23 @@ from wind.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SERVING = {"create_server", "create_unix_server", "start_server", "start_unix_server", "listen", "HTTPServer"}
-MODULES = {"http.server", "socketserver", "xmlrpc.server", "wsgiref.simple_server", "uvicorn", "hypercorn", "flask"}
+SERVING = {
+    "create_server",
+    "create_unix_server",
+    "start_server",
+    "start_unix_server",
+    "listen",
+    "HTTPServer",
+}
+MODULES = {
+    "http.server",
+    "socketserver",
+    "xmlrpc.server",
+    "wsgiref.simple_server",
+    "uvicorn",
+    "hypercorn",
+    "flask",
+}
 ALLOWED = {
     ("flows/guard.py", "uvicorn"),  # the guard itself
     ("flows/server.py", "create_server"),  # the socket that it is given
@@ -23,7 +38,9 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     first = EmbeddedServer(tmp_path / "first")
     with contextlib.ExitStack() as stack:
         stack.callback(first.stop)
-        with pytest.raises(ConfigError, match=rf"^port {first.port} cannot be had .*: choose another with --port"):
+        with pytest.raises(
+            ConfigError, match=rf"^port {first.port} cannot be had .*: choose another with --port"
+        ):
             EmbeddedServer(tmp_path / "second", port=first.port)
 
 
@@ -34,10 +51,17 @@ def servers_in(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {each.name for each in node.names} & MODULES
         elif isinstance(node, ast.ImportFrom):
-            found |= {str(node.module), *(f"{node.module}.{each.name}" for each in node.names)} & MODULES
+            found |= {
+                str(node.module),
+                *(f"{node.module}.{each.name}" for each in node.names),
+            } & MODULES
             found |= {each.name for each in node.names} & SERVING
         elif isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            name = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else getattr(node.func, "id", "")
+            )
             found |= {name} & SERVING
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= {node.value} & MODULES  # run by `-m`, or imported by name

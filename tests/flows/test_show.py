@@ -3,10 +3,17 @@
 import pytest
 
 from flows.show import versions
-from wind.datasets import Store
-from wind.versions import Version
+from wind.store.datasets import Store
+from wind.store.versions import Version
 
-SECONDS = {"training": 1.5, "eval_generations": 20.0, "eval_rewards": 3.0, "eval_logps": 0.4, "evaluation": 0.1, "metrics": 50.0}
+SECONDS = {
+    "training": 1.5,
+    "eval_generations": 20.0,
+    "eval_rewards": 3.0,
+    "eval_logps": 0.4,
+    "evaluation": 0.1,
+    "metrics": 50.0,
+}
 
 
 def test_an_evaluation_took_what_its_sampling_and_judging_took(

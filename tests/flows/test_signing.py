@@ -1,4 +1,6 @@
-"""`wind sign`, and `--signed-by` of `wind verify` and `wind import`: what they print, and where they end."""
+"""`wind sign`, and `--signed-by` of `wind verify` and `wind import`: what they print, and where
+they end.
+"""
 
 import json
 import shutil
@@ -10,36 +12,47 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tests.wind.test_ssh_signatures import needs_ssh_keygen, write_key
-from wind.ssh_signatures import fingerprint, private_key
-from wind.versions import Version
+from wind.audit.ssh_signatures import fingerprint, private_key
+from wind.store.versions import Version
 
 Wind = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def key(versions: list[Version]) -> str:
-    """The fingerprint of the key in the file `ann`, beside its public half and a file that allows it."""
+    """The fingerprint of the key in the file `ann`, beside its public half and a file that allows
+    it.
+    """
     path = write_key(Path(), ed25519.Ed25519PrivateKey.generate(), "ann")
     write_key(Path(), ed25519.Ed25519PrivateKey.generate(), "eve")
     Path("allowed").write_text(f"# team\nann@example.com {Path('ann.pub').read_text()}")
     return fingerprint(private_key(path).blob)
 
 
-def test_a_version_is_signed_verified_and_taken_in(versions: list[Version], key: str, command: Wind) -> None:
+def test_a_version_is_signed_verified_and_taken_in(
+    versions: list[Version], key: str, command: Wind
+) -> None:
     code, out, _ = command("sign", "demo@2", "--key", "ann")
     assert (code, out.splitlines()) == (
         0,
-        [f"demo@{number}  {version.id[:12]}  signed with {key}" for number, version in enumerate(versions, 1)],
+        [
+            f"demo@{number}  {version.id[:12]}  signed with {key}"
+            for number, version in enumerate(versions, 1)
+        ],
     )
     for allowed in ("ann.pub", "allowed"):
         code, out, _ = command("verify", "demo@2", "--signed-by", allowed)
         assert code == 0
         assert out.splitlines()[-3].startswith("demo@2  whole  ")
-        assert out.splitlines()[-2:] == [f"demo@{number}  signed by ann@example.com  {key}" for number in (1, 2)]
+        assert out.splitlines()[-2:] == [
+            f"demo@{number}  signed by ann@example.com  {key}" for number in (1, 2)
+        ]
     command("export", "demo@2", "demo.wind", "--format", "archive")
     code, out, _ = command("import", "demo.wind", "--root", "elsewhere", "--signed-by", "allowed")
     assert code == 0
-    code, out, _ = command("verify", "demo@2", "--root", "elsewhere", "--signed-by", "ann.pub", "--json")
+    code, out, _ = command(
+        "verify", "demo@2", "--root", "elsewhere", "--signed-by", "ann.pub", "--json"
+    )
     assert code == 0
     assert [each["signer"] for each in json.loads(out)["signatures"]] == ["ann@example.com"] * 2
 
@@ -53,7 +66,10 @@ def test_what_is_not_signed_by_whom_one_believes_is_one_line_and_1(key: str, com
     command("sign", "demo@2", "--key", "eve")
     code, _, err = command("verify", "demo@2", "--signed-by", "allowed")
     assert (code, err.count("\n")) == (1, 1)
-    assert f"is by a key that allowed does not allow: {fingerprint(private_key(Path('eve')).blob)} is not in it" in err
+    assert (
+        f"is by a key that allowed does not allow: {fingerprint(private_key(Path('eve')).blob)} is not in it"
+        in err
+    )
     command("export", "demo@2", "demo.wind", "--format", "archive")
     code, _, err = command("import", "demo.wind", "--root", "elsewhere", "--signed-by", "allowed")
     assert (code, err.count("\n")) == (1, 1)
@@ -78,7 +94,17 @@ def test_an_agent_signs_statements(versions: list[Version], key: str, command: W
     assert (code, err.splitlines()[0]) == (0, f"to be signed: out/{versions[1].id}.json")
     assert not Path("store/runs/demo/signatures").exists()
     subprocess.run(
-        ["ssh-keygen", "-q", "-Y", "sign", "-n", "wind-version", "-f", "ann", f"out/{versions[1].id}.json"],
+        [
+            "ssh-keygen",
+            "-q",
+            "-Y",
+            "sign",
+            "-n",
+            "wind-version",
+            "-f",
+            "ann",
+            f"out/{versions[1].id}.json",
+        ],
         check=True,
         capture_output=True,
     )
@@ -88,7 +114,10 @@ def test_an_agent_signs_statements(versions: list[Version], key: str, command: W
     assert (code, err.startswith("error: demo@1 has no signature")) == (1, True)
     shutil.copy(f"out/{versions[1].id}.json.sig", f"out/{versions[0].id}.json.sig")
     code, _, err = command("sign", "demo@2", "--statements", "out")
-    assert (code, err.startswith("error: the signature of demo@1 does not hold for its statement")) == (1, True)
+    assert (
+        code,
+        err.startswith("error: the signature of demo@1 does not hold for its statement"),
+    ) == (1, True)
 
 
 def test_a_passphrase_is_asked_for_on_a_terminal_only(
@@ -119,8 +148,14 @@ def test_a_passphrase_is_asked_for_on_a_terminal_only(
     ("arguments", "reason"),
     [
         (("sign", "demo"), "give --key FILE, or --statements FOLDER"),
-        (("sign", "demo", "--key", "ann", "--statements", "out"), "give --key FILE, or --statements FOLDER"),
-        (("sign", "demo", "--key", "nowhere"), "nowhere cannot be read (No such file or directory)"),
+        (
+            ("sign", "demo", "--key", "ann", "--statements", "out"),
+            "give --key FILE, or --statements FOLDER",
+        ),
+        (
+            ("sign", "demo", "--key", "nowhere"),
+            "nowhere cannot be read (No such file or directory)",
+        ),
         (("sign", "demo", "--key", "ann.pub"), "ann.pub is a public key"),
         (("sign", "demo", "--key", "store"), "store is a folder"),
         (("sign", "nobody", "--key", "ann"), "no version is called 'nobody'"),
@@ -128,12 +163,20 @@ def test_a_passphrase_is_asked_for_on_a_terminal_only(
         (("verify", "demo:rewards", "--signed-by", "allowed"), "--signed-by needs a version"),
         (("verify", "demo", "--signed-by", "nowhere"), "nowhere cannot be read"),
         (("verify", "demo", "--signed-by", "ann"), "ann is a private key"),
-        (("verify", "demo", "--signed-by", "wrong"), "wrong, line 1: the option cert-authority is not supported"),
-        (("import", "demo.wind", "--signed-by", "allowed", "--trust", "ann"), "give one of the two"),
+        (
+            ("verify", "demo", "--signed-by", "wrong"),
+            "wrong, line 1: the option cert-authority is not supported",
+        ),
+        (
+            ("import", "demo.wind", "--signed-by", "allowed", "--trust", "ann"),
+            "give one of the two",
+        ),
         (("import", "demo.wind", "--signed-by", "store"), "store is a folder"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_2(key: str, command: Wind, arguments: tuple[str, ...], reason: str) -> None:
+def test_a_wrong_argument_is_one_line_and_2(
+    key: str, command: Wind, arguments: tuple[str, ...], reason: str
+) -> None:
     Path("wrong").write_text(f"ann cert-authority {Path('ann.pub').read_text()}")
     Path("demo.wind").touch()
     if arguments[1:3] == ("demo", "--key"):

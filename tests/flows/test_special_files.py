@@ -1,4 +1,6 @@
-"""What a command is told to read or write may be anything; only plain files are read, and only such are replaced."""
+"""What a command is told to read or write may be anything; only plain files are read, and only such
+are replaced.
+"""
 
 import os
 import stat
@@ -7,18 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import Wind
-from wind.config import PromptsConfig
-from wind.datasets import Store
+from wind.code.functions import files_digest
+from wind.config.recipe import PromptsConfig
 from wind.errors import OUT_OF_MEMORY, ConfigError
-from wind.handles import Model, Source
 from wind.prompts import prompts_spec
-from wind.rewards.sources import files_digest
-from wind.versions import Version
+from wind.store.datasets import Store
+from wind.store.handles import Model, Source
+from wind.store.versions import Version
 
 pytestmark = pytest.mark.usefixtures("versions")
 
 QUERY = "SELECT reward FROM rewards"
-READING = [("run", "{}"), ("plan", "{}"), ("compare", "{}"), ("sweep", "{}", "--over", "training.lr=1,2"), ("import", "{}")]
+READING = [
+    ("run", "{}"),
+    ("plan", "{}"),
+    ("compare", "{}"),
+    ("sweep", "{}", "--over", "training.lr=1,2"),
+    ("import", "{}"),
+]
 WRITING = [
     ("sql", QUERY, "--csv", "{}"),
     ("sql", QUERY, "--parquet", "{}"),
@@ -29,7 +37,9 @@ WRITING = [
 
 @pytest.mark.parametrize("arguments", [*READING, *WRITING], ids=" ".join)
 @pytest.mark.parametrize("kind", ["FIFO", "device"])
-def test_a_special_file_is_neither_waited_for_nor_replaced(command: Wind, arguments: tuple[str, ...], kind: str) -> None:
+def test_a_special_file_is_neither_waited_for_nor_replaced(
+    command: Wind, arguments: tuple[str, ...], kind: str
+) -> None:
     path = Path("special.yaml")
     if kind == "FIFO":
         os.mkfifo(path)
@@ -41,16 +51,26 @@ def test_a_special_file_is_neither_waited_for_nor_replaced(command: Wind, argume
     assert str(path) in err
     assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-    assert sorted(each.name for each in Path().iterdir() if not each.name.endswith(".lock")) == [path.name, "store"]
+    assert sorted(each.name for each in Path().iterdir() if not each.name.endswith(".lock")) == [
+        path.name,
+        "store",
+    ]
 
 
 def test_a_template_is_a_plain_file(store: Store) -> None:
     os.mkfifo("template.jinja")
     handles = Source(fingerprint="0" * 64, files=1), Model(fingerprint="0" * 64, parameters=1)
-    with pytest.raises(ConfigError, match=r"prompts\.template template\.jinja cannot be read .* is a FIFO, and no plain file"):
-        prompts_spec(store, PromptsConfig(source="p.jsonl", template="template.jinja"), *handles, seed=0)
+    with pytest.raises(
+        ConfigError,
+        match=r"prompts\.template template\.jinja cannot be read .* is a FIFO, and no plain file",
+    ):
+        prompts_spec(
+            store, PromptsConfig(source="p.jsonl", template="template.jinja"), *handles, seed=0
+        )
     Path("crlf.jinja").write_bytes(b"one\r\ntwo\rthree\n")
-    spec = prompts_spec(store, PromptsConfig(source="p.jsonl", template="crlf.jinja"), *handles, seed=0)
+    spec = prompts_spec(
+        store, PromptsConfig(source="p.jsonl", template="crlf.jinja"), *handles, seed=0
+    )
     assert spec.template == "one\ntwo\nthree\n"
 
 
@@ -60,10 +80,12 @@ def test_a_file_of_checks_is_a_plain_file() -> None:
         files_digest("checks.files", Path("checks.py"))
 
 
-def test_a_lack_of_memory_is_one_line(command: Wind, monkeypatch: pytest.MonkeyPatch, versions: list[Version]) -> None:
+def test_a_lack_of_memory_is_one_line(
+    command: Wind, monkeypatch: pytest.MonkeyPatch, versions: list[Version]
+) -> None:
     def fails(*arguments: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("wind.sql.select", fails)
+    monkeypatch.setattr("wind.exchange.sql.select", fails)
     code, _, err = command("rows", "demo@1:rewards")
     assert (code, err) == (1, f"error: {OUT_OF_MEMORY}\n")

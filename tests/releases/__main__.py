@@ -1,7 +1,8 @@
-"""`python -m tests.releases 0.2` keeps a run of today's code as `tests/releases/0.2.tar.xz`, for all later releases to read.
+"""`python -m tests.releases 0.2` keeps a run of today's code as `tests/releases/0.2.tar.xz`, for
+all later releases to read.
 
-To be run once for every release, from a clean checkout: the archive has the recipe of the flows' tests with its prompts, its
-reward and its model, and the store of its one iteration.
+To be run once for every release, from a clean checkout: the archive has the recipe of the flows'
+tests with its prompts, its reward and its model, and the store of its one iteration.
 """
 
 import os
@@ -13,7 +14,9 @@ import tempfile
 from pathlib import Path
 
 from tests import leftovers
-from tests.conftest import save_tiny_model  # which gives this process a home of its own: no key of ours stamps the records
+
+# which gives this process a home of its own: no key of ours stamps the records
+from tests.conftest import save_tiny_model
 from tests.flows.conftest import write_recipe
 
 OF_THIS_MACHINE = ("logs", "partial", "prefect")  # no version names what lies there
@@ -34,7 +37,12 @@ def _run(folder: Path) -> None:
     model.mkdir(parents=True)
     save_tiny_model(model)
     write_recipe(folder, Path(model.name))
-    subprocess.run([Path(sys.executable).with_name("wind"), "run", "tiny.yaml"], cwd=folder, env=os.environ, check=True)
+    subprocess.run(
+        [Path(sys.executable).with_name("wind"), "run", "tiny.yaml"],
+        cwd=folder,
+        env=os.environ,
+        check=True,
+    )
     for name in OF_THIS_MACHINE:
         shutil.rmtree(folder / "store" / name, ignore_errors=True)
 

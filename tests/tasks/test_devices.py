@@ -7,11 +7,11 @@ import pytest
 
 from tasks.devices import described, device_of, refuse_missing_gpus
 from tasks.running import start
-from wind import devices
-from wind.config import DistillConfig, RunConfig
-from wind.datasets import Store
+from wind.config.loading import bandit_config, load_config
+from wind.config.recipe import DistillConfig, RunConfig
 from wind.errors import ConfigError
-from wind.recipes import bandit_config, load_config
+from wind.machine import devices
+from wind.store.datasets import Store
 
 CPU_BUILD = "torch 2.13.0+cpu"
 Machine = Callable[..., None]
@@ -31,7 +31,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def recipe(*overrides: str) -> DistillConfig:
     device = "workers.device=auto"  # as recipes have it by default
-    return load_config(DEMO, (device, "workers.processes=1", "training.micro_prompts=1", *overrides))
+    return load_config(
+        DEMO, (device, "workers.processes=1", "training.micro_prompts=1", *overrides)
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,13 @@ def recipe(*overrides: str) -> DistillConfig:
     [
         ("auto", ["H200", "H200"], None, "cuda", "on 2 x H200"),
         ("auto", [], None, "cpu", "on the CPU"),
-        ("auto", ["H200"], CPU_BUILD, "cpu", "on the CPU: torch 2.13.0+cpu cannot use the 1 x H200"),
+        (
+            "auto",
+            ["H200"],
+            CPU_BUILD,
+            "cpu",
+            "on the CPU: torch 2.13.0+cpu cannot use the 1 x H200",
+        ),
         ("auto", [], CPU_BUILD, "cpu", "on the CPU"),
         ("cpu", ["H200"], None, "cpu", "on the CPU"),
         ("cuda", ["H200"], None, "cuda", "on 1 x H200"),
@@ -69,7 +77,11 @@ def test_workers_of_another_interpreter_have_another_torch(machine: Machine) -> 
             2,
             r"^workers.processes is 3, one GPU each, and CUDA sees 2 x H200: lower it, or see CUDA_VISIBLE",
         ),
-        (["training.ranks=4"], 2, r"^training.ranks is 4, one GPU each, and CUDA sees 2 x H200: lower it"),
+        (
+            ["training.ranks=4"],
+            2,
+            r"^training.ranks is 4, one GPU each, and CUDA sees 2 x H200: lower it",
+        ),
         (
             ["workers.device=cuda"],
             0,
@@ -77,7 +89,9 @@ def test_workers_of_another_interpreter_have_another_torch(machine: Machine) -> 
         ),
     ],
 )
-def test_more_than_there_is_is_refused(machine: Machine, overrides: list[str], gpus: int, message: str) -> None:
+def test_more_than_there_is_is_refused(
+    machine: Machine, overrides: list[str], gpus: int, message: str
+) -> None:
     machine(*["H200"] * gpus)
     with pytest.raises(ConfigError, match=message):
         refuse_missing_gpus(recipe(*overrides))
@@ -97,7 +111,9 @@ def test_a_build_for_cpus_is_refused_where_cuda_is_asked_for(machine: Machine) -
         refuse_missing_gpus(RunConfig.model_validate({"run": "x", "workers": {"device": "cuda"}}))
 
 
-def test_a_run_is_refused_before_it_leaves_anything_and_a_plan_is_not(machine: Machine, tmp_path: Path) -> None:
+def test_a_run_is_refused_before_it_leaves_anything_and_a_plan_is_not(
+    machine: Machine, tmp_path: Path
+) -> None:
     machine("H200")
     config = bandit_config(("workers.processes=2",), root=str(tmp_path / "store"), seed=0)
     with pytest.raises(ConfigError, match=r"workers.processes is 2"):
@@ -107,8 +123,13 @@ def test_a_run_is_refused_before_it_leaves_anything_and_a_plan_is_not(machine: M
         assert plan.planning
 
 
-def test_a_run_says_first_what_it_runs_on(machine: Machine, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_says_first_what_it_runs_on(
+    machine: Machine, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     machine("H200", "H200")
     config = bandit_config((), root=str(store.root), seed=0)
-    with start(config) as around, start(config.model_copy(update={"run": "within"}), pool=around.pool):
+    with (
+        start(config) as around,
+        start(config.model_copy(update={"run": "within"}), pool=around.pool),
+    ):
         assert capsys.readouterr().err.splitlines() == [f"run {config.run} on 2 x H200"]

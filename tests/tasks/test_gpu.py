@@ -1,6 +1,8 @@
-"""What only a GPU shows: every path that runs take on CUDA, as they take it, in the workers of a pool.
+"""What only a GPU shows: every path that runs take on CUDA, as they take it, in the workers of a
+pool.
 
-The same spec on the CPU is what values are held against, in float32 to rounding. `pytest -m gpu` on a CUDA machine.
+The same spec on the CPU is what values are held against, in float32 to rounding. `pytest -m gpu` on
+a CUDA machine.
 """
 
 import subprocess
@@ -18,21 +20,21 @@ from tests.wind.policy_case import save_random_policy
 from tests.wind.rollouts_case import prompts_of, rollouts_spec, write_reward
 from tests.wind.test_reward_models import job, llama_reward_model
 from tests.wind.training_case import DEEPSPEED_WARNINGS, Inputs, distance, make_inputs, make_spec
-from wind import devices
-from wind.config import (
+from wind.config.recipe import (
     ClassifierRewardConfig,
     InferenceConfig,
     PairwiseRewardConfig,
     SamplingConfig,
     WorkersConfig,
 )
-from wind.datasets import Store
 from wind.generations import GenerationsSpec
-from wind.handles import Dataset, Model
 from wind.logps import LogpsSpec
-from wind.processes import environment
+from wind.machine import devices
+from wind.machine.processes import environment
 from wind.rewards import Classifier, Pairwise, resolve_reward
 from wind.stages import Job, Place, Spec
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model
 
 pytestmark = [pytest.mark.gpu, *DEEPSPEED_WARNINGS]
 
@@ -48,9 +50,17 @@ def compute(store: Store, tmp_path: Path) -> Iterator[Compute]:
     pools: dict[str, Pool] = {}
 
     def computed(device: str, what: Job | Spec, stage: str = "", **place: Any) -> Dataset:
-        given = what if isinstance(what, Job) else Job(stage=stage, spec=what.model_dump(mode="json"), place=Place(root=""))
-        placed = given.model_copy(update={"place": Place(root=store.address, device=device, **place)})
-        pool = pools.setdefault(device, Pool(WorkersConfig(), device, tmp_path / f"logs of {device}"))
+        given = (
+            what
+            if isinstance(what, Job)
+            else Job(stage=stage, spec=what.model_dump(mode="json"), place=Place(root=""))
+        )
+        placed = given.model_copy(
+            update={"place": Place(root=store.address, device=device, **place)}
+        )
+        pool = pools.setdefault(
+            device, Pool(WorkersConfig(), device, tmp_path / f"logs of {device}")
+        )
         kind = kind_of(placed)
         assert kind is not None
         return pool.compute(placed, kind, lambda done, total: None)
@@ -63,10 +73,12 @@ def compute(store: Store, tmp_path: Path) -> Iterator[Compute]:
 def said(script: str, *arguments: str, **changes: str) -> str:
     """What a process with `script` prints: this one stays without CUDA."""
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, env=environment(**changes), stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        command, env=environment(**changes), stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
 
 
-# ---------------------------------------------------------------------------------------- devices
+# ------------------------------------------------------------------------------------------ devices
 
 NAMES = "import torch; print([torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())])"
 
@@ -78,35 +90,52 @@ def test_the_driver_names_the_gpus_as_torch_does() -> None:
 @pytest.mark.gpu(devices=2)
 def test_samplers_have_a_gpu_each_and_a_training_has_all(store: Store) -> None:
     pool = Pool(WorkersConfig(processes=2), GPU, store.root / "logs")
-    uuid = "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
-    first, second = (said(uuid, **pool._environment("vllm", index, sys.executable)) for index in (0, 1))
+    uuid = (
+        "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
+    )
+    first, second = (
+        said(uuid, **pool._environment("vllm", index, sys.executable)) for index in (0, 1)
+    )
     assert (first.split()[0], second.split()[0]) == ("1", "1")
     assert first != second
     count = "import torch; print(torch.cuda.device_count())"
-    assert said(count, **pool._environment("training", 0, sys.executable)) == str(len(devices.gpus()))
+    assert said(count, **pool._environment("training", 0, sys.executable)) == str(
+        len(devices.gpus())
+    )
 
 
 USED = "import torch; free, total = torch.cuda.mem_get_info(); print(total - free)"
 
 
-# ---------------------------------------------------------------------------------------- scoring
+# ------------------------------------------------------------------------------------------ scoring
 
 
 def logps(store: Store, dataset: Dataset) -> list[float]:
-    values: list[float] = store.frame(dataset).sort("prompt_id", "sample_index")["logp_policy"].to_list()
+    values: list[float] = (
+        store.frame(dataset).sort("prompt_id", "sample_index")["logp_policy"].to_list()
+    )
     return values
 
 
 def logps_spec(inputs: Inputs, **inference: Any) -> LogpsSpec:
     policy = inputs["policy"]
-    given = {"prompts": inputs["prompts"], "generations": inputs["generations"], "policy": policy, "reference": policy}
+    given = {
+        "prompts": inputs["prompts"],
+        "generations": inputs["generations"],
+        "policy": policy,
+        "reference": policy,
+    }
     return LogpsSpec(**given, inference=InferenceConfig(**inference))
 
 
-def test_log_probabilities_are_those_of_a_cpu(store: Store, tiny_model: Path, compute: Compute) -> None:
+def test_log_probabilities_are_those_of_a_cpu(
+    store: Store, tiny_model: Path, compute: Compute
+) -> None:
     inputs = make_inputs(store, tiny_model)
     expected = logps(store, compute("cpu", logps_spec(inputs), "logps"))
-    assert logps(store, compute(GPU, logps_spec(inputs), "logps")) == pytest.approx(expected, abs=FLOAT32_GAP)
+    assert logps(store, compute(GPU, logps_spec(inputs), "logps")) == pytest.approx(
+        expected, abs=FLOAT32_GAP
+    )
     coarse = logps(store, compute(GPU, logps_spec(inputs, dtype="bfloat16"), "logps"))
     gap = sum(abs(one - other) for one, other in zip(coarse, expected, strict=True))
     assert gap < BFLOAT16_GAP * tokens_of(store, inputs["generations"])
@@ -121,7 +150,7 @@ FLASH = """
 import sys, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM
-from wind.sequence_logps import SequenceLogps
+from wind.models.sequence_logps import SequenceLogps
 scorer = SequenceLogps(AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, attn_implementation="sdpa").cuda())
 ids = torch.arange(5, 25, device="cuda").view(2, 10)
 padded_behind = torch.arange(10, device="cuda") < torch.tensor([[10], [7]], device="cuda")
@@ -137,11 +166,16 @@ def test_padding_behind_leaves_attention_on_its_fast_path(tiny_model: Path, tmp_
     assert said(FLASH, str(folder)) == "flash"
 
 
-def test_a_classifier_rewards_as_on_a_cpu(store: Store, tiny_model: Path, tmp_path: Path, compute: Compute) -> None:
+def test_a_classifier_rewards_as_on_a_cpu(
+    store: Store, tiny_model: Path, tmp_path: Path, compute: Compute
+) -> None:
     path = llama_reward_model(tmp_path / "classifier", tiny_model)
     reward = resolve_reward(store, ClassifierRewardConfig(kind="classifier", path=str(path)))
     assert isinstance(reward, Classifier)
-    here, there = (store.frame(compute(device, job(store, reward)))["reward"].to_list() for device in ("cpu", GPU))
+    here, there = (
+        store.frame(compute(device, job(store, reward)))["reward"].to_list()
+        for device in ("cpu", GPU)
+    )
     assert there == pytest.approx(here, abs=FLOAT32_GAP)
 
 
@@ -149,11 +183,14 @@ def test_pairrm_prefers_as_on_a_cpu(store: Store, tmp_path: Path, compute: Compu
     path = pairrm_folder(tmp_path / "pairrm")
     reward = resolve_reward(store, PairwiseRewardConfig(kind="pairwise", path=str(path)))
     assert isinstance(reward, Pairwise)
-    here, there = (store.frame(compute(device, job(store, reward)))["preferences"].explode() for device in ("cpu", GPU))
+    here, there = (
+        store.frame(compute(device, job(store, reward)))["preferences"].explode()
+        for device in ("cpu", GPU)
+    )
     assert there.to_list() == pytest.approx(here.to_list(), abs=FLOAT32_GAP)
 
 
-# ---------------------------------------------------------------------------------------- sampling
+# ----------------------------------------------------------------------------------------- sampling
 
 
 def generations_spec(policy: Model, prompts: Dataset, backend: Any, dtype: Any) -> GenerationsSpec:
@@ -168,59 +205,90 @@ def generations_spec(policy: Model, prompts: Dataset, backend: Any, dtype: Any) 
     )
 
 
-def gap_to_the_policy(store: Store, compute: Compute, spec: GenerationsSpec, sampled: Dataset) -> float:
+def gap_to_the_policy(
+    store: Store, compute: Compute, spec: GenerationsSpec, sampled: Dataset
+) -> float:
     """How far the sampler's log-probabilities are from the policy's, in nats per token."""
     scored = compute(
         GPU,
-        LogpsSpec(prompts=spec.prompts, generations=sampled, policy=spec.policy, reference=spec.policy, inference=spec.inference),
+        LogpsSpec(
+            prompts=spec.prompts,
+            generations=sampled,
+            policy=spec.policy,
+            reference=spec.policy,
+            inference=spec.inference,
+        ),
         "logps",
     )
-    rows = store.frame(sampled).join(store.frame(scored), on=["prompt_id", "sample_index"], validate="1:1")
-    return float((rows["logp_sampler"] - rows["logp_policy"]).abs().sum()) / tokens_of(store, sampled)
+    rows = store.frame(sampled).join(
+        store.frame(scored), on=["prompt_id", "sample_index"], validate="1:1"
+    )
+    return float((rows["logp_sampler"] - rows["logp_policy"]).abs().sum()) / tokens_of(
+        store, sampled
+    )
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("transformers", "float32"), ("vllm", "float32"), ("vllm", "bfloat16")])
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("transformers", "float32"), ("vllm", "float32"), ("vllm", "bfloat16")]
+)
 def test_samples_are_the_policys_and_new_weights_take_effect(
     store: Store, tiny_model: Path, tmp_path: Path, compute: Compute, backend: str, dtype: str
 ) -> None:
-    """One worker samples two policies of one shape: weights that stayed would give the second one the first one's values."""
+    """One worker samples two policies of one shape: weights that stayed would give the second one
+    the first one's values.
+    """
     bound = {"float32": FLOAT32_GAP, "bfloat16": BFLOAT16_GAP}[dtype]
     prompts = prompts_of(store)
     for seed in (0, 1, 0):
-        policy = store.import_model(save_random_policy(tmp_path / f"{backend}-{seed}", tiny_model, seed=seed))
+        policy = store.import_model(
+            save_random_policy(tmp_path / f"{backend}-{seed}", tiny_model, seed=seed)
+        )
         spec = generations_spec(policy, prompts, backend, dtype)
         sampled = compute(GPU, spec, "generations")
         assert gap_to_the_policy(store, compute, spec, sampled) < bound
 
 
-def test_a_sampler_of_transformers_repeats_itself(store: Store, tiny_model: Path, compute: Compute) -> None:
-    spec = generations_spec(store.import_model(tiny_model), prompts_of(store), "transformers", "float32")
+def test_a_sampler_of_transformers_repeats_itself(
+    store: Store, tiny_model: Path, compute: Compute
+) -> None:
+    spec = generations_spec(
+        store.import_model(tiny_model), prompts_of(store), "transformers", "float32"
+    )
     assert compute(GPU, spec, "generations") == compute(GPU, spec, "generations")
 
 
 def test_vllm_starts_without_a_toolkit_and_gives_its_memory_back(
-    store: Store, tiny_model: Path, tmp_path: Path, compute: Compute, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    tiny_model: Path,
+    tmp_path: Path,
+    compute: Compute,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """FlashInfer compiles nothing, and needs no nvcc to find out that it need not."""
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "there is no toolkit"))
     monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", str(tmp_path / "flashinfer"))
     before = int(said(USED))
     policy = store.import_model(save_random_policy(tmp_path / "policy", tiny_model, seed=0))
-    sampled = compute(GPU, generations_spec(policy, prompts_of(store), "vllm", "bfloat16"), "generations")
+    sampled = compute(
+        GPU, generations_spec(policy, prompts_of(store), "vllm", "bfloat16"), "generations"
+    )
     assert not list((tmp_path / "flashinfer").rglob("*.so"))
     assert int(said(USED)) > before + 2**30  # the engine is warm, and has taken most of the GPU
     inputs = {"policy": policy, "prompts": prompts_of(store), "generations": sampled}
     compute(GPU, logps_spec(inputs), "logps")
-    assert int(said(USED)) < before + 2**30  # workers of another kind took its place, and hold a tiny policy
+    # workers of another kind took its place, and hold a tiny policy
+    assert int(said(USED)) < before + 2**30
 
 
-# ---------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 def weights(store: Store, trained: Dataset, output: str = "model") -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    tensors: dict[str, Any] = load_file(store.path(store.manifest(trained).outputs[output]) / "model.safetensors")
+    tensors: dict[str, Any] = load_file(
+        store.path(store.manifest(trained).outputs[output]) / "model.safetensors"
+    )
     return tensors
 
 
@@ -232,7 +300,11 @@ def training_of(store: Store, rollouts: Dataset) -> Dataset:
 
 
 def first(store: Store, trained: Dataset, metric: str) -> float:
-    return float(store.frame(trained).filter((pl.col("step") == 1) & (pl.col("metric") == metric))["value"].item())
+    return float(
+        store.frame(trained)
+        .filter((pl.col("step") == 1) & (pl.col("metric") == metric))["value"]
+        .item()
+    )
 
 
 SHARDED: list[dict[str, Any]] = [
@@ -248,7 +320,9 @@ SHARDED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", SHARDED, ids=lambda settings: "-".join(map(str, settings.values())))
+@pytest.mark.parametrize(
+    "settings", SHARDED, ids=lambda settings: "-".join(map(str, settings.values()))
+)
 def test_a_gpu_trains_the_weights_that_a_cpu_does(
     store: Store, tiny_model: Path, compute: Compute, settings: dict[str, Any]
 ) -> None:
@@ -259,8 +333,12 @@ def test_a_gpu_trains_the_weights_that_a_cpu_does(
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_the_first_step_in_bfloat16_starts_at_the_policy(store: Store, tiny_model: Path, compute: Compute, stage: int) -> None:
-    """Trainer and scorer see the same policy: the ratio that clipping bounds is 1 before the first update."""
+def test_the_first_step_in_bfloat16_starts_at_the_policy(
+    store: Store, tiny_model: Path, compute: Compute, stage: int
+) -> None:
+    """Trainer and scorer see the same policy: the ratio that clipping bounds is 1 before the first
+    update.
+    """
     inputs = make_inputs(store, tiny_model)
     inputs["logps"] = compute(GPU, logps_spec(inputs, dtype="bfloat16"), "logps")
     spec = make_spec(inputs, precision="bfloat16", zero_stage=stage)
@@ -272,7 +350,9 @@ def test_the_first_step_in_bfloat16_starts_at_the_policy(store: Store, tiny_mode
 
 @pytest.mark.gpu(devices=2)
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_train_what_one_does(store: Store, tiny_model: Path, compute: Compute, stage: int) -> None:
+def test_two_ranks_train_what_one_does(
+    store: Store, tiny_model: Path, compute: Compute, stage: int
+) -> None:
     """NCCL, and every rank's files in the checkpoints on the way."""
     settings: dict[str, Any] = {"lr": 1e-4, "micro_prompts": 1, "checkpoint_steps": 2}
     inputs = make_inputs(store, tiny_model)
@@ -280,16 +360,21 @@ def test_two_ranks_train_what_one_does(store: Store, tiny_model: Path, compute: 
     spec = make_spec(inputs, ranks=2, zero_stage=stage, **settings)
     together = compute(GPU, spec, "training", keep_state=True)
     assert distance(weights(store, together), weights(store, alone)) < 1e-4
-    # The last checkpoint gives the same weights again: it is whole, and each rank takes up what it wrote.
+    # The last checkpoint gives the same weights again: it is whole, and each rank takes up what it
+    # wrote.
     assert weights_equal(weights(store, compute(GPU, spec, "training")), weights(store, together))
 
 
 def weights_equal(some: dict[str, Any], others: dict[str, Any]) -> bool:
-    return some.keys() == others.keys() and all(bool((some[name] == others[name]).all()) for name in some)
+    return some.keys() == others.keys() and all(
+        bool((some[name] == others[name]).all()) for name in some
+    )
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_a_state_that_is_kept_gives_the_model_again(store: Store, tiny_model: Path, compute: Compute, stage: int) -> None:
+def test_a_state_that_is_kept_gives_the_model_again(
+    store: Store, tiny_model: Path, compute: Compute, stage: int
+) -> None:
     spec = make_spec(make_inputs(store, tiny_model), zero_stage=stage)
     trained = compute(GPU, spec, "training", keep_state=True)
     assert weights_equal(weights(store, compute(GPU, spec, "training")), weights(store, trained))
@@ -297,7 +382,12 @@ def test_a_state_that_is_kept_gives_the_model_again(store: Store, tiny_model: Pa
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_an_on_policy_training_draws_from_the_policy(
-    store: Store, tiny_model: Path, tmp_path: Path, compute: Compute, monkeypatch: pytest.MonkeyPatch, stage: int
+    store: Store,
+    tiny_model: Path,
+    tmp_path: Path,
+    compute: Compute,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: int,
 ) -> None:
     write_reward(tmp_path, monkeypatch)
     policy = store.import_model(tiny_model)

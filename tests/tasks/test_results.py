@@ -1,4 +1,6 @@
-"""The records of task results: whatever befalls one, it is a hit for its own key or none, and never a crash."""
+"""The records of task results: whatever befalls one, it is a hit for its own key or none, and never
+a crash.
+"""
 
 import json
 import shutil
@@ -11,8 +13,8 @@ import pytest
 
 from tasks.caching import _look_up
 from tasks.running import Running
-from wind.datasets import Store
-from wind.handles import AnyHandle, Dataset
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset
 
 KEY = "13d1fcea204f843b4830e69822423e64"
 OTHER = "9bfa57ba1fd35dd8ff4c3c1d3c0ac4b1"
@@ -28,8 +30,15 @@ def record(store: Store, key: str, handle: AnyHandle) -> Path:
     """What Prefect 3.7 writes for a task's result."""
     path = store.root / "results" / key
     path.parent.mkdir(exist_ok=True)
-    metadata = {"storage_key": str(path), "expiration": None, "serializer": {"type": "json"}, "prefect_version": "3.7.7"}
-    path.write_text(json.dumps({"metadata": metadata, "result": json.dumps(handle.model_dump(mode="json"))}))
+    metadata = {
+        "storage_key": str(path),
+        "expiration": None,
+        "serializer": {"type": "json"},
+        "prefect_version": "3.7.7",
+    }
+    path.write_text(
+        json.dumps({"metadata": metadata, "result": json.dumps(handle.model_dump(mode="json"))})
+    )
     return path
 
 
@@ -52,7 +61,11 @@ def test_a_bit_of_every_byte(store: Store, handles: tuple[Dataset, Dataset]) -> 
     content = path.read_bytes()
     assert hit(store) == handles[0]
     for position in range(len(content)):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 1 << position % 8]) + content[position + 1 :])
+        path.write_bytes(
+            content[:position]
+            + bytes([content[position] ^ 1 << position % 8])
+            + content[position + 1 :]
+        )
         assert hit(store) in (handles[0], None)
 
 
@@ -65,14 +78,25 @@ def test_every_length(store: Store, handles: tuple[Dataset, Dataset]) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"[]", b"null", b"{}", b'{"result": 1}', b"[" * 5000, b"\xff\xfe", b'{"metadata": [], "result": "{}"}']
+    "content",
+    [
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"result": 1}',
+        b"[" * 5000,
+        b"\xff\xfe",
+        b'{"metadata": [], "result": "{}"}',
+    ],
 )
 def test_other_content(store: Store, handles: tuple[Dataset, Dataset], content: bytes) -> None:
     (store.root / "results" / KEY).write_bytes(content)
     assert hit(store) is None
 
 
-def test_the_record_of_another_key_is_no_hit(store: Store, handles: tuple[Dataset, Dataset]) -> None:
+def test_the_record_of_another_key_is_no_hit(
+    store: Store, handles: tuple[Dataset, Dataset]
+) -> None:
     shutil.copyfile(store.root / "results" / OTHER, store.root / "results" / KEY)
     assert hit(store) is None
     assert hit(store, OTHER) == handles[1]

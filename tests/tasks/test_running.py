@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from tasks.running import Running, start
-from wind.datasets import Store
+from wind.config.loading import bandit_config
 from wind.errors import StageError
-from wind.recipes import bandit_config
+from wind.store.datasets import Store
 
 
 @pytest.mark.parametrize("kind", ["folder", pytest.param("s3", marks=pytest.mark.slow)])
-def test_a_run_that_is_going_on_is_refused(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_run_that_is_going_on_is_refused(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     root = str(tmp_path / "store") if kind == "folder" else request.getfixturevalue("s3")
     config = bandit_config((), root=root, seed=0)
     with start(config, quiet=True) as here:
@@ -28,5 +30,7 @@ def test_a_run_that_is_going_on_is_refused(kind: str, tmp_path: Path, request: p
 def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     config = bandit_config((), root=str(tmp_path / "store"), seed=0)
-    with pytest.raises(StageError, match=r"the store cannot be written: .*; set `root` to a writable folder"):
+    with pytest.raises(
+        StageError, match=r"the store cannot be written: .*; set `root` to a writable folder"
+    ):
         start(config, quiet=True).__enter__()

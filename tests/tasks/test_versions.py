@@ -8,11 +8,11 @@ from flows.deployments import finished_iterations
 from tasks.running import start
 from tasks.versions import beginning
 from tests.wind.versions_case import dataset, model
-from wind.config import DistillConfig
-from wind.datasets import Store
+from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, DatasetError
-from wind.handles import AnyHandle, Model
-from wind.versions import Content, Version, Versions
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Model
+from wind.store.versions import Content, Version, Versions
 
 
 def config(store: Store, **settings: Any) -> DistillConfig:
@@ -26,8 +26,12 @@ def config(store: Store, **settings: Any) -> DistillConfig:
     return DistillConfig.model_validate(fields | settings)
 
 
-def published(store: Store, models: list[Model], iteration: int, before: Version | None, *, moves: bool) -> Version:
-    """An iteration from `models[iteration - 1]` to `models[iteration]`; with a moving average, `models[-iteration]`."""
+def published(
+    store: Store, models: list[Model], iteration: int, before: Version | None, *, moves: bool
+) -> Version:
+    """An iteration from `models[iteration - 1]` to `models[iteration]`; with a moving average,
+    `models[-iteration]`.
+    """
     outputs: dict[str, AnyHandle] = {"model": models[iteration]}
     if moves:
         outputs["anchor"] = models[-iteration]
@@ -52,13 +56,20 @@ def test_a_run_begins_where_the_version_ended(store: Store, moves: bool) -> None
         begin = beginning(here.config, second)
         assert (begin.initial, begin.policy, begin.after) == (models[0], models[2], second)
         assert begin.anchor == (models[-2] if moves else models[0])
-        with pytest.raises(ConfigError, match=r"demo@2 is iteration 2, and iterations is 2: .* --iterations 3 or more"):
+        with pytest.raises(
+            ConfigError,
+            match=r"demo@2 is iteration 2, and iterations is 2: .* --iterations 3 or more",
+        ):
             beginning(here.config.model_copy(update={"iterations": 2}), second)
         (store.path(models[2]) / "model.safetensors").unlink()
-        with pytest.raises(DatasetError, match=r"demo@2 cannot be continued: its models/.* is not whole"):
+        with pytest.raises(
+            DatasetError, match=r"demo@2 cannot be continued: its models/.* is not whole"
+        ):
             beginning(here.config, second)
         Versions(store, "demo").forget([first], force=True)
-        with pytest.raises(DatasetError, match=r"demo@2 continues version .* it was forgotten or lost"):
+        with pytest.raises(
+            DatasetError, match=r"demo@2 continues version .* it was forgotten or lost"
+        ):
             beginning(here.config, second)
 
 
@@ -79,7 +90,9 @@ def test_a_version_of_an_older_release_is_the_same_version(store: Store) -> None
     """One whose id holds every setting, and does not know those that a later release added."""
     now = config(store)
     models = [model(store, value) for value in (0.0, 1.0)]
-    old = published(store, models, 1, None, moves=False).content.model_copy(update={"recipe": now.recipe()})
+    old = published(store, models, 1, None, moves=False).content.model_copy(
+        update={"recipe": now.recipe()}
+    )
     first = Versions(store, "next").publish(old, checks={}, metrics={}, seconds={})
     again = old.model_copy(update={"defaults": now.defaults()})
     assert again.id() != first.id
@@ -87,7 +100,10 @@ def test_a_version_of_an_older_release_is_the_same_version(store: Store) -> None
     assert finished_iterations(now) == 1
     assert finished_iterations(now.model_copy(update={"seed": 1})) == 0
     other = old.model_copy(
-        update={"iteration": 2, "recipe": {name: value for name, value in now.recipe().items() if name != "seed"}}
+        update={
+            "iteration": 2,
+            "recipe": {name: value for name, value in now.recipe().items() if name != "seed"},
+        }
     )
     Versions(store, "next").publish(other, checks={}, metrics={}, seconds={})
     assert finished_iterations(now) == 2

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from tasks.workers import Pool
-from wind.config import WinRateConfig, WorkersConfig
-from wind.datasets import Store
+from wind.config.recipe import WinRateConfig, WorkersConfig
 from wind.errors import InputError, StageError
-from wind.handles import Dataset
 from wind.stages import Job, Place
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
 from wind.win_rates import WinRatesSpec
 
 
@@ -31,14 +31,20 @@ def rewards(store: Store, table: dict[str, list[object]], shards: int = 1) -> Da
 
 def job(store: Store, given: Dataset) -> Job:
     spec = WinRatesSpec(rewards=given, win_rate=WinRateConfig())
-    return Job(stage="win_rates", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root)))
+    return Job(
+        stage="win_rates", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root))
+    )
 
 
 def pool_of(store: Store, processes: int) -> Pool:
     return Pool(WorkersConfig(processes=processes), "cpu", store.root / "logs")
 
 
-PAIR: dict[str, list[object]] = {"prompt_id": ["a", "a"], "sample_index": [0, 1], "reward": [1.0, 3.0]}
+PAIR: dict[str, list[object]] = {
+    "prompt_id": ["a", "a"],
+    "sample_index": [0, 1],
+    "reward": [1.0, 3.0],
+}
 
 
 @pytest.fixture
@@ -65,7 +71,9 @@ def test_two_workers_give_what_one_gives(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
     try:
         first = one.compute(job(store, given), "transformers", lambda done, total: None)
-        second = two.compute(job(other, rewards(other, PAIR, shards=3)), "transformers", lambda done, total: None)
+        second = two.compute(
+            job(other, rewards(other, PAIR, shards=3)), "transformers", lambda done, total: None
+        )
     finally:
         one.close()
         two.close()
@@ -88,16 +96,26 @@ def test_a_killed_worker_is_reported_and_replaced(store: Store, pool: Pool) -> N
     os.kill(worker._process.pid, signal.SIGKILL)
     worker._process.wait()
     again = rewards(store, PAIR | {"reward": [2.0, 3.0]})
-    assert pool.compute(job(store, again), "transformers", lambda done, total: None).rows == computed.rows
+    assert (
+        pool.compute(job(store, again), "transformers", lambda done, total: None).rows
+        == computed.rows
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "how"), [("KILL", "SIGKILL, as the system does when memory runs out;"), ("TERM", "SIGTERM;")])
-def test_a_worker_that_is_killed_says_by_what(store: Store, tmp_path: Path, signum: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("signum", "how"),
+    [("KILL", "SIGKILL, as the system does when memory runs out;"), ("TERM", "SIGTERM;")],
+)
+def test_a_worker_that_is_killed_says_by_what(
+    store: Store, tmp_path: Path, signum: str, how: str
+) -> None:
     interpreter = tmp_path / "python"
     interpreter.write_text(f"#!/bin/sh\nkill -{signum} $$\n")
     interpreter.chmod(0o755)
-    pool = Pool(WorkersConfig(python={"transformers": str(interpreter)}), "cpu", store.root / "logs")
+    pool = Pool(
+        WorkersConfig(python={"transformers": str(interpreter)}), "cpu", store.root / "logs"
+    )
     with pytest.raises(StageError, match=f"the worker of win_rates was killed by {how} rerun"):
         pool.compute(job(store, rewards(store, PAIR)), "transformers", lambda done, total: None)
     pool.close()
@@ -120,26 +138,43 @@ def test_an_interpreter_that_cannot_serve_is_named(store: Store) -> None:
     ],
 )
 def test_a_sampler_has_a_device_of_its_own_and_a_training_has_all(
-    store: Store, monkeypatch: pytest.MonkeyPatch, visible: str | None, sampling: list[str], training: str | None
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    sampling: list[str],
+    training: str | None,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     pool = Pool(WorkersConfig(processes=3), "cuda", store.root / "logs")
     for kind in ("transformers", "vllm"):
-        given = [pool._environment(kind, index, "/envs/x/bin/python")["CUDA_VISIBLE_DEVICES"] for index in range(3)]
+        given = [
+            pool._environment(kind, index, "/envs/x/bin/python")["CUDA_VISIBLE_DEVICES"]
+            for index in range(3)
+        ]
         assert given == sampling
-    assert pool._environment("training", 0, "/envs/x/bin/python").get("CUDA_VISIBLE_DEVICES") == training
+    assert (
+        pool._environment("training", 0, "/envs/x/bin/python").get("CUDA_VISIBLE_DEVICES")
+        == training
+    )
 
 
 def test_the_tools_beside_an_interpreter_come_first(store: Store) -> None:
-    path = Pool(WorkersConfig(), "cuda", store.root / "logs")._environment("vllm", 0, "/envs/vllm/bin/python")["PATH"]
+    path = Pool(WorkersConfig(), "cuda", store.root / "logs")._environment(
+        "vllm", 0, "/envs/vllm/bin/python"
+    )["PATH"]
     assert path.split(os.pathsep)[0] == "/envs/vllm/bin"
 
 
 def test_no_process_at_all_is_one_line(store: Store) -> None:
-    pool = Pool(WorkersConfig(python={"transformers": "/no/such/python"}), "cpu", store.root / "logs")
-    with pytest.raises(StageError, match=r"no worker can be started by /no/such/python \(No such program\): set workers.python"):
+    pool = Pool(
+        WorkersConfig(python={"transformers": "/no/such/python"}), "cpu", store.root / "logs"
+    )
+    with pytest.raises(
+        StageError,
+        match=r"no worker can be started by /no/such/python \(No such program\): set workers.python",
+    ):
         pool.compute(job(store, rewards(store, PAIR)), "transformers", lambda done, total: None)
 
 
@@ -147,7 +182,7 @@ ORPHAN = """
 import sys, time
 from pathlib import Path
 from tasks.workers import Worker
-from wind.processes import environment
+from wind.machine.processes import environment
 worker = Worker(sys.executable, Path(sys.argv[1]) / "log", environment(OMP_NUM_THREADS="1"))
 print(worker._process.pid, flush=True)
 time.sleep(600)
@@ -158,7 +193,10 @@ time.sleep(600)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", ORPHAN, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", ORPHAN, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
@@ -175,9 +213,12 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
 
 @pytest.mark.slow
 def test_on_a_cpu_training_shares_the_process_that_samples(store: Store) -> None:
-    """Importing an engine takes longer than many a stage; another interpreter for training is another process all the same."""
+    """Importing an engine takes longer than many a stage; another interpreter for training is
+    another process all the same.
+    """
     given = rewards(store, PAIR)
-    other = f"{Path(sys.executable).parent}/./{Path(sys.executable).name}"  # the same, under a name that is not
+    # the same, under a name that is not
+    other = f"{Path(sys.executable).parent}/./{Path(sys.executable).name}"
     for python, log in (({}, "transformers-0.log"), ({"training": other}, "training-0.log")):
         logs = store.root / f"logs-{len(python)}"
         pool = Pool(WorkersConfig(python=python), "cpu", logs)

@@ -6,7 +6,9 @@ import torch
 
 from wind.games import MatrixPreferences
 
-ROCK_PAPER_SCISSORS = torch.tensor([[[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]], dtype=torch.float64)
+ROCK_PAPER_SCISSORS = torch.tensor(
+    [[[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]], dtype=torch.float64
+)
 
 
 def row(*values: float) -> torch.Tensor:
@@ -27,7 +29,9 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def random_policy(seed: int, prompts: int, responses: int, *, spread: float = 1.0) -> torch.Tensor:
-    return (spread * torch.randn(prompts, responses, dtype=torch.float64, generator=seeded(seed))).log_softmax(-1)
+    return (
+        spread * torch.randn(prompts, responses, dtype=torch.float64, generator=seeded(seed))
+    ).log_softmax(-1)
 
 
 def constant_sum(upper_P_Y_Y: torch.Tensor) -> MatrixPreferences:
@@ -38,7 +42,9 @@ def constant_sum(upper_P_Y_Y: torch.Tensor) -> MatrixPreferences:
 
 
 def random_game(seed: int, prompts: int, responses: int) -> MatrixPreferences:
-    return constant_sum(torch.rand(prompts, responses, responses, dtype=torch.float64, generator=seeded(seed)))
+    return constant_sum(
+        torch.rand(prompts, responses, responses, dtype=torch.float64, generator=seeded(seed))
+    )
 
 
 def random_rewards(seed: int, prompts: int, responses: int, *, levels: int) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""Batches for the tests of objectives, the objectives by name, and a loop over groups to check them against."""
+"""Batches for the tests of objectives, the objectives by name, and a loop over groups to check them
+against.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from wind.objective_config import AnyObjectiveConfig, ObjectiveConfig
+from wind.config.objectives import AnyObjectiveConfig, ObjectiveConfig
 from wind.objectives import Batch, Objective, objective_for
 
 SIZES = (4, 3, 5)  # of groups: unequal, so that a mean over groups is no mean over rows
@@ -21,10 +23,22 @@ CASES: dict[str, dict[str, Any]] = {
     "wind-squared-plug_in": {"name": "wind", "beta": 0.3, "eta": 2.0, "shift": "plug_in"},
     "wind-kl-half": {"name": "wind", "risk": "kl", "beta": 0.3, "eta": 2.0},
     "wind-kl-centred": {"name": "wind", "risk": "kl", "beta": 0.3, "eta": 2.0, "shift": "centred"},
-    "wind-nce-plug_in": {"name": "wind", "risk": "nce", "beta": 0.3, "eta": 2.0, "shift": "plug_in"},
+    "wind-nce-plug_in": {
+        "name": "wind",
+        "risk": "nce",
+        "beta": 0.3,
+        "eta": 2.0,
+        "shift": "plug_in",
+    },
     "wind-nce-half": {"name": "wind", "risk": "nce", "beta": 0.3, "eta": 2.0, "epsilon": 0.1},
     "wind-nce_noise-half": {"name": "wind", "risk": "nce_noise", "beta": 0.3, "eta": 2.0},
-    "wind-nce_noise-centred": {"name": "wind", "risk": "nce_noise", "beta": 0.3, "eta": 2.0, "shift": "centred"},
+    "wind-nce_noise-centred": {
+        "name": "wind",
+        "risk": "nce_noise",
+        "beta": 0.3,
+        "eta": 2.0,
+        "shift": "centred",
+    },
     "sppo": {"name": "sppo", "eta": 2.0},
     "sppo_pair": {"name": "sppo_pair", "eta": 2.0},
     "inpo": {"name": "inpo", "eta": 0.5, "tau": 0.2},
@@ -77,13 +91,18 @@ def gradient_of(logps_B: torch.Tensor, batch: Batch, **settings: Any) -> torch.T
 
 
 def batch_of(rewards: Sequence[Sequence[float]], seed: int = 0) -> tuple[torch.Tensor, Batch]:
-    """A batch with these rewards, group by group, their unbiased win rates and ranks, and random log-probabilities."""
+    """A batch with these rewards, group by group, their unbiased win rates and ranks, and random
+    log-probabilities.
+    """
     generator = np.random.default_rng(seed)
     win_rate, rank = [], []
     for group in rewards:
         beaten = [sum(other < reward for other in group) for reward in group]
         tied = [sum(other == reward for other in group) - 1 for reward in group]
-        win_rate += [(wins + ties / 2) / max(len(group) - 1, 1) for wins, ties in zip(beaten, tied, strict=True)]
+        win_rate += [
+            (wins + ties / 2) / max(len(group) - 1, 1)
+            for wins, ties in zip(beaten, tied, strict=True)
+        ]
         order = sorted(range(len(group)), key=lambda sample: -group[sample])
         rank += [order.index(sample) + 1 for sample in range(len(group))]
     rows = len(rank)
@@ -94,16 +113,25 @@ def batch_of(rewards: Sequence[Sequence[float]], seed: int = 0) -> tuple[torch.T
         win_rate=torch.tensor(win_rate, dtype=torch.float64),
         reward=torch.tensor([reward for group in rewards for reward in group], dtype=torch.float64),
         rank=torch.tensor(rank, dtype=torch.float64),  # as training hands it over
-        samples=torch.tensor([float(len(group)) for group in rewards for _ in group], dtype=torch.float64),
-        intercept=torch.tensor([0.5 + 0.1 * number for number, group in enumerate(rewards) for _ in group], dtype=torch.float64),
+        samples=torch.tensor(
+            [float(len(group)) for group in rewards for _ in group], dtype=torch.float64
+        ),
+        intercept=torch.tensor(
+            [0.5 + 0.1 * number for number, group in enumerate(rewards) for _ in group],
+            dtype=torch.float64,
+        ),
         group=torch.tensor([7 - number for number, group in enumerate(rewards) for _ in group]),
     )
     return logp_policy_B + torch.from_numpy(generator.normal(0, 0.5, rows)), batch
 
 
-def random_batch(seed: int, sizes: Sequence[int] = SIZES, ties: bool = False) -> tuple[torch.Tensor, Batch]:
+def random_batch(
+    seed: int, sizes: Sequence[int] = SIZES, ties: bool = False
+) -> tuple[torch.Tensor, Batch]:
     generator = np.random.default_rng(1000 + seed)
-    rewards = [generator.integers(0, 3, size) if ties else generator.normal(0, 1, size) for size in sizes]
+    rewards = [
+        generator.integers(0, 3, size) if ties else generator.normal(0, 1, size) for size in sizes
+    ]
     return batch_of([[float(reward) for reward in group] for group in rewards], seed)
 
 
@@ -120,12 +148,25 @@ def extremes(logps_B: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Batch]:
 
 
 def groups_of(logps_B: torch.Tensor, batch: Batch) -> list[list[Row]]:
-    columns = (logps_B, batch.logp_policy, batch.logp_reference, batch.win_rate, batch.reward, batch.rank, batch.samples)
+    columns = (
+        logps_B,
+        batch.logp_policy,
+        batch.logp_reference,
+        batch.win_rate,
+        batch.reward,
+        batch.rank,
+        batch.samples,
+    )
     rows = [Row(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
     names = batch.group.tolist()
-    return [[row for row, name in zip(rows, names, strict=True) if name == group] for group in dict.fromkeys(names)]
+    return [
+        [row for row, name in zip(rows, names, strict=True) if name == group]
+        for group in dict.fromkeys(names)
+    ]
 
 
-def mean_over_rows(logps_B: torch.Tensor, batch: Batch, loss: Callable[[list[Row]], float]) -> float:
+def mean_over_rows(
+    logps_B: torch.Tensor, batch: Batch, loss: Callable[[list[Row]], float]
+) -> float:
     """The loss of every group, once for each of its rows, averaged over the rows."""
     return sum(len(group) * loss(group) for group in groups_of(logps_B, batch)) / len(logps_B)

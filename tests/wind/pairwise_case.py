@@ -1,4 +1,6 @@
-"""Pairwise reward models small enough for a test: a random PairRM, a random BERT, and a Llama that learnt to count digits."""
+"""Pairwise reward models small enough for a test: a random PairRM, a random BERT, and a Llama that
+learnt to count digits.
+"""
 
 import json
 import random
@@ -15,7 +17,9 @@ Logit = Callable[[str, str, str], float]  # f of prompt, a, b
 
 
 def pairrm_folder(folder: Path, *, tasks: int = 2) -> Path:
-    """A random PairRM in the published layout, markers after the vocabulary as published; weights big so that logits differ."""
+    """A random PairRM in the published layout, markers after the vocabulary as published; weights
+    big so that logits differ.
+    """
     import torch
     from safetensors.torch import save_file
     from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
@@ -24,7 +28,9 @@ def pairrm_folder(folder: Path, *, tasks: int = 2) -> Path:
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?m)."), "isolated")
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
     tokenizer.add_tokens([*MARKERS, "<|candidate|>"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,22 +64,36 @@ def pairrm_folder(folder: Path, *, tasks: int = 2) -> Path:
     config = DebertaV2Config(**fields)
     config.save_pretrained(folder)
     torch.manual_seed(3)
-    weights = {f"pretrained_model.{name}": tensor for name, tensor in DebertaV2Model(config).state_dict().items()}
+    weights = {
+        f"pretrained_model.{name}": tensor
+        for name, tensor in DebertaV2Model(config).state_dict().items()
+    }
     shapes = {"1.weight": (16, 32), "1.bias": (16,), "4.weight": (tasks, 16), "4.bias": (tasks,)}
     weights |= {f"head_layer.{name}": torch.randn(shape) for name, shape in shapes.items()}
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     return folder
 
 
 def digits_cross_encoder(folder: Path, tokenizer_folder: Path) -> Path:
-    """A Llama trained on the spot to f(a, b) = digits of a - digits of b; its chat template reads two responses."""
+    """A Llama trained on the spot to f(a, b) = digits of a - digits of b; its chat template reads
+    two responses.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     shape |= {"num_hidden_layers": 2, "max_position_embeddings": 128, "num_labels": 1}
     config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **shape)
     torch.manual_seed(0)
@@ -82,10 +102,24 @@ def digits_cross_encoder(folder: Path, tokenizer_folder: Path) -> Path:
     generator = random.Random(0)
     for _ in range(150):
         pairs = [(text(generator), text(generator)) for _ in range(64)]
-        texts = [f"<s><u>{generator.randint(0, 9)}+{generator.randint(0, 9)}=<u>{a}<a>{b}</s>" for a, b in pairs]
-        batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
+        texts = [
+            f"<s><u>{generator.randint(0, 9)}+{generator.randint(0, 9)}=<u>{a}<a>{b}</s>"
+            for a, b in pairs
+        ]
+        batch = tokenizer(
+            texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt"
+        )
         wanted = torch.tensor([float(digits(a) - digits(b)) for a, b in pairs])
-        loss = (model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0] - wanted).square().mean()
+        loss = (
+            (
+                model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
+                    :, 0
+                ]
+                - wanted
+            )
+            .square()
+            .mean()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -116,10 +150,15 @@ def digits(response: str) -> int:
 def text(generator: random.Random) -> str:
     """Up to six characters, about half of them digits."""
     length = generator.randint(0, 6)
-    return "".join(generator.choice("0123456789" if generator.random() < 0.5 else "+-=abcxyz .?") for _ in range(length))
+    return "".join(
+        generator.choice("0123456789" if generator.random() < 0.5 else "+-=abcxyz .?")
+        for _ in range(length)
+    )
 
 
 def edit_json(path: Path, **fields: Any) -> None:
     """Set `fields` of a JSON file, and remove those that are None."""
     content = json.loads(path.read_bytes()) | fields
-    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    path.write_text(
+        json.dumps({name: value for name, value in content.items() if value is not None})
+    )

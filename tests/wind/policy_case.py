@@ -6,15 +6,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from wind.datasets import Store
-from wind.handles import Dataset
-from wind.schemas import SCHEMAS
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.schemas import SCHEMAS
 
 STOP = [2, 9, 17, 30]  # more than the tokenizer's </s>
 
 
-def save_random_policy(folder: Path, tokenizer_folder: Path, *, seed: int, head_dim: int = 32, is_tied: bool = False) -> Path:
-    """A model folder, its weights drawn by `seed`, with the tokenizer of another; vLLM wants heads of 32 or more."""
+def save_random_policy(
+    folder: Path, tokenizer_folder: Path, *, seed: int, head_dim: int = 32, is_tied: bool = False
+) -> Path:
+    """A model folder, its weights drawn by `seed`, with the tokenizer of another; vLLM wants heads
+    of 32 or more.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -39,7 +43,8 @@ def save_random_policy(folder: Path, tokenizer_folder: Path, *, seed: int, head_
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tokenizer_folder / name).read_bytes())
     model.generation_config.eos_token_id = STOP
-    model.generation_config.temperature = 0.01  # a default of the folder that must not move anything
+    # a default of the folder that must not move anything
+    model.generation_config.temperature = 0.01
     model.generation_config.do_sample = True
     model.generation_config.save_pretrained(folder)
     return folder
@@ -47,8 +52,17 @@ def save_random_policy(folder: Path, tokenizer_folder: Path, *, seed: int, head_
 
 def stored_prompts(store: Store, prompts: Sequence[Sequence[int]]) -> Dataset:
     """Prompts of these token ids, whose prompt ids are their numbers."""
-    rest: dict[str, Any] = {"prompt": "", "messages": [], "split": "train", "answer": None, "meta": "{}"}
-    rows = [{"prompt_id": f"{row:032x}", "prompt_token_ids": ids, **rest} for row, ids in enumerate(prompts)]
+    rest: dict[str, Any] = {
+        "prompt": "",
+        "messages": [],
+        "split": "train",
+        "answer": None,
+        "meta": "{}",
+    }
+    rows = [
+        {"prompt_id": f"{row:032x}", "prompt_token_ids": ids, **rest}
+        for row, ids in enumerate(prompts)
+    ]
     with store.partial("prompts", "given") as partial:
         partial.write(0, pa.Table.from_pylist(rows, schema=SCHEMAS["prompts"]))
         return partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})

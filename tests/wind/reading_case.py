@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from wind.datasets import Store
 from wind.fingerprints import digest
-from wind.handles import AnyHandle, Dataset, Model
-from wind.versions import Content, Version, Versions
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.versions import Content, Version, Versions
 
 PROMPTS = ["a" * 32, "b" * 32, "c" * 32]  # the last is held out
-REWARDS = {1: [1.0, 3.0, 2.0, 0.0], 2: [2.0, 4.0, 3.0, 5.0]}  # of two samples of each of the two training prompts
+# of two samples of each of the two training prompts
+REWARDS = {1: [1.0, 3.0, 2.0, 0.0], 2: [2.0, 4.0, 3.0, 5.0]}
 
 
 def key(prompts: list[str]) -> dict[str, Any]:
@@ -28,7 +29,12 @@ def key(prompts: list[str]) -> dict[str, Any]:
 def publish(store: Store, name: str, *shards: dict[str, Any], **facts: Any) -> Dataset:
     """The dataset of `shards`; `facts` are fields of its manifest."""
     tables = [pa.table(columns) for columns in shards]
-    fields = {"parents": {}, "computed_by": {"stage": name, "code": "0" * 64}, "numbers": {}, "provenance": {"host": "x"}}
+    fields = {
+        "parents": {},
+        "computed_by": {"stage": name, "code": "0" * 64},
+        "numbers": {},
+        "provenance": {"host": "x"},
+    }
     with store.partial(name, digest([table.to_pylist() for table in tables])) as partial:
         for index, table in enumerate(tables):
             partial.write(index, table)
@@ -46,10 +52,14 @@ def model(store: Store, folder: Path, weight: float, **facts: Any) -> Model:
 def prompts(store: Store, folder: Path, base: Model, text: str = "") -> Dataset:
     """Two training prompts and one held out, from a source file."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": name}) + "\n" for name in PROMPTS))
+    (folder / "prompts.jsonl").write_text(
+        "".join(json.dumps({"prompt": name}) + "\n" for name in PROMPTS)
+    )
     source = store.import_source([folder / "prompts.jsonl"], provenance={"origin": "prompts.jsonl"})
     dropped = publish(
-        store, "prompts.dropped", {"row": [3], "prompt_id": ["a" * 32], "reason": ["duplicate"], "prompt_tokens": [2]}
+        store,
+        "prompts.dropped",
+        {"row": [3], "prompt_id": ["a" * 32], "reason": ["duplicate"], "prompt_tokens": [2]},
     )
     columns = {
         "prompt_id": PROMPTS,
@@ -60,11 +70,22 @@ def prompts(store: Store, folder: Path, base: Model, text: str = "") -> Dataset:
         "answer": [f"a{text}", None, f"c{text}"],
         "meta": [json.dumps({text: text} if text else {}, ensure_ascii=False)] * 3,
     }
-    return publish(store, "prompts", columns, parents={"source": source, "tokenizer": base}, outputs={"dropped": dropped})
+    return publish(
+        store,
+        "prompts",
+        columns,
+        parents={"source": source, "tokenizer": base},
+        outputs={"dropped": dropped},
+    )
 
 
 def generations(
-    store: Store, asked: list[str], policy: Model, iteration: int, parents: dict[str, AnyHandle], text: str = ""
+    store: Store,
+    asked: list[str],
+    policy: Model,
+    iteration: int,
+    parents: dict[str, AnyHandle],
+    text: str = "",
 ) -> Dataset:
     """Two responses to each of the prompts `asked`, a shard for each prompt."""
     shards = [
@@ -88,8 +109,12 @@ def sibling(rewards: list[float]) -> list[float]:
 
 
 def make_versions(store: Store, folder: Path, run: str = "demo", text: str = "") -> list[Version]:
-    """Two published versions of `run`; `folder` is where what they import is written first, and `text` stands in all texts."""
-    policy = base = model(store, folder / "base", 0.5, provenance={"origin": f"org/base{text}", "revision": "f" * 40})
+    """Two published versions of `run`; `folder` is where what they import is written first, and
+    `text` stands in all texts.
+    """
+    policy = base = model(
+        store, folder / "base", 0.5, provenance={"origin": f"org/base{text}", "revision": "f" * 40}
+    )
     asked = prompts(store, folder, base, text)
     published: list[Version] = []
     for iteration in (1, 2):
@@ -101,7 +126,10 @@ def make_versions(store: Store, folder: Path, run: str = "demo", text: str = "")
             parents={"generations": sampled},
             numbers={"mean_reward": sum(REWARDS[iteration]) / 4},
         )
-        wins = [int(reward > other) for reward, other in zip(REWARDS[iteration], sibling(REWARDS[iteration]), strict=True)]
+        wins = [
+            int(reward > other)
+            for reward, other in zip(REWARDS[iteration], sibling(REWARDS[iteration]), strict=True)
+        ]
         win_rates = publish(
             store,
             "win_rates",
@@ -125,8 +153,19 @@ def make_versions(store: Store, folder: Path, run: str = "demo", text: str = "")
         )
         held_out = generations(store, PROMPTS[2:], trained, iteration, {"prompts": asked}, text)
         low, high = iteration / 2 - 0.1, iteration / 2 + 0.1
-        numbers = {"metric": ["win_rate"], "value": [iteration / 2], "low": [low], "high": [high], "n": [2]}
-        metrics = publish(store, "metrics", {"iteration": [iteration], **numbers}, parents={"generations": held_out})
+        numbers = {
+            "metric": ["win_rate"],
+            "value": [iteration / 2],
+            "low": [low],
+            "high": [high],
+            "n": [2],
+        }
+        metrics = publish(
+            store,
+            "metrics",
+            {"iteration": [iteration], **numbers},
+            parents={"generations": held_out},
+        )
         content = Content(
             iteration=iteration,
             recipe={"seed": 0, "objective": {"name": "wind", "beta": 0.1}},
@@ -146,8 +185,14 @@ def make_versions(store: Store, folder: Path, run: str = "demo", text: str = "")
         )
         named = {"win_rate": {"value": iteration / 2, "low": low, "high": high, "n": 2}}
         for dataset in content.datasets.values():
-            store.storage.write(f"checks/{dataset.name}/{dataset.fingerprint}.json", b'{"success": true}')
+            store.storage.write(
+                f"checks/{dataset.name}/{dataset.fingerprint}.json", b'{"success": true}'
+            )
         checks = dict.fromkeys(content.datasets, 4)
-        published.append(Versions(store, run).publish(content, checks=checks, metrics=named, seconds={"training": 1.5}))
+        published.append(
+            Versions(store, run).publish(
+                content, checks=checks, metrics=named, seconds={"training": 1.5}
+            )
+        )
         policy = trained
     return published

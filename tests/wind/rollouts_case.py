@@ -8,13 +8,19 @@ import pytest
 
 from tests.wind.objective_case import config_of
 from tests.wind.training_case import publish, quiet
-from wind.config import InferenceConfig, RuleRewardConfig, SamplingConfig, TrainingConfig, WinRateConfig
-from wind.datasets import Store
+from wind.config.recipe import (
+    InferenceConfig,
+    RuleRewardConfig,
+    SamplingConfig,
+    TrainingConfig,
+    WinRateConfig,
+)
 from wind.fingerprints import digest
-from wind.handles import Dataset, Model
 from wind.rewards import resolve_reward
 from wind.rollouts import RolloutsSpec, compute
 from wind.stages import Place, Progress, Shard
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model
 
 N = 3
 PROMPTS = 5
@@ -36,7 +42,10 @@ def prompts_of(store: Store) -> Dataset:
     """Five prompts to train on, and one that is held out."""
     ids = sorted(digest(index)[:32] for index in range(PROMPTS + 1))
     rows = len(ids)
-    tokens = [[1, *(5 + (7 * index + place) % 30 for place in range(2 + index % 3)), 4] for index in range(rows)]
+    tokens = [
+        [1, *(5 + (7 * index + place) % 30 for place in range(2 + index % 3)), 4]
+        for index in range(rows)
+    ]
     return publish(
         store,
         "prompts",
@@ -62,14 +71,24 @@ def rollouts_spec(
     reference: Model | None = None,
     **training: Any,
 ) -> RolloutsSpec:
-    settings = {"epochs": 2, "batch_prompts": 2, "micro_prompts": 1, "lr": 1e-3, "zero_stage": 0} | training
+    settings = {
+        "epochs": 2,
+        "batch_prompts": 2,
+        "micro_prompts": 1,
+        "lr": 1e-3,
+        "zero_stage": 0,
+    } | training
     return RolloutsSpec(
         policy=policy,
         reference=reference or policy,
         rate=rate,
         prompts=prompts_of(store),
-        reward=resolve_reward(store, RuleRewardConfig(kind="rule", function="counted_digits:digits")),
-        sampling=SamplingConfig(backend="transformers", samples_per_prompt=samples, max_new_tokens=5),
+        reward=resolve_reward(
+            store, RuleRewardConfig(kind="rule", function="counted_digits:digits")
+        ),
+        sampling=SamplingConfig(
+            backend="transformers", samples_per_prompt=samples, max_new_tokens=5
+        ),
         inference=InferenceConfig(batch_tokens=64),
         win_rate=WinRateConfig(),
         objective=config_of(**({"refresh_steps": 1} | objective)),

@@ -35,7 +35,10 @@ from wind.answers import canonical, is_same
         (datetime.time(9, 5), "09:05:00"),
         (datetime.timedelta(hours=1, minutes=30), "1:30:00"),
         (["4", 4.0, None, True, float("nan")], '["4", 4, null, true, null]'),
-        ({"b": Decimal("1.50"), "a": datetime.date(2024, 7, 26), "é": 2.5}, '{"a": "2024-07-26", "b": "1.5", "é": 2.5}'),
+        (
+            {"b": Decimal("1.50"), "a": datetime.date(2024, 7, 26), "é": 2.5},
+            '{"a": "2024-07-26", "b": "1.5", "é": 2.5}',
+        ),
         ([], "[]"),
         (None, None),
         (float("nan"), None),

@@ -1,8 +1,9 @@
-"""Real architectures and template shapes: ids are the template's, every log-probability is that of a plain eager forward pass.
+"""Real architectures and template shapes: ids are the template's, every log-probability is that of
+a plain eager forward pass.
 
-Each architecture goes through sampling, scoring, one step of training, export and reload, with a template shape in turn.
-What transformers cannot do: RWKV and RecurrentGemma keep their state in no cache of its own, so the transformers sampler refuses
-them.
+Each architecture goes through sampling, scoring, one step of training, export and reload, with a
+template shape in turn. What transformers cannot do: RWKV and RecurrentGemma keep their state in no
+cache of its own, so the transformers sampler refuses them.
 """
 
 import shutil
@@ -17,30 +18,41 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import wind.generations.hf
 import wind.models
-import wind.sequence_logps
+import wind.models.sequence_logps
 import wind.training.export
 import wind.training.policies
 import wind.training.runs
-from tests.wind.architecture_case import ARCHITECTURES, SHAPES, Shape, eager_logps, save_model, tokenizer_of
+from tests.wind.architecture_case import (
+    ARCHITECTURES,
+    SHAPES,
+    Shape,
+    eager_logps,
+    save_model,
+    tokenizer_of,
+)
 from tests.wind.training_case import make_inputs, make_spec, train
-from wind.config import TODAY, InferenceConfig, PolicyConfig, SamplingConfig
-from wind.datasets import Store
+from wind.config.recipe import TODAY, InferenceConfig, PolicyConfig, SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.generations import Request, Sample
 from wind.generations.hf import TransformersSampler
 from wind.logps import padded
 from wind.models import import_policy, load_policy, stop_token_ids
+from wind.models.sequence_logps import SequenceLogps
+from wind.models.templates import Template
 from wind.prompts import rendering
 from wind.prompts.sources import Row
-from wind.sequence_logps import SequenceLogps
-from wind.templates import Template
+from wind.store.datasets import Store
 from wind.training.policies import load_policy as load_for_training
 
 TOLERANCE = 1e-4  # nats, of a whole response
 CHATS = [
     [{"role": "user", "content": "What is 2+3?"}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a color."}],
-    [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Count to 3"}],
+    [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Count to 3"},
+    ],
 ]
 SAMPLING = SamplingConfig(samples_per_prompt=3, max_new_tokens=8)
 
@@ -49,30 +61,47 @@ def prompt_ids(shape: Shape) -> list[list[int]]:
     """The ids of CHATS as this project renders them."""
     rows = [Row(f"line {number}", {}) for number in range(len(CHATS))]
     tokenizer = tokenizer_of(shape)
-    return [ids for _, ids in rendering.render(tokenizer, Template(tokenizer, "chat", TODAY), rows, CHATS)]
+    return [
+        ids
+        for _, ids in rendering.render(tokenizer, Template(tokenizer, "chat", TODAY), rows, CHATS)
+    ]
 
 
 def check_ids(shape: Shape) -> None:
-    """Prompt ids are those of the tokenizer's own template, on the day that prompts are rendered for."""
+    """Prompt ids are those of the tokenizer's own template, on the day that prompts are rendered
+    for.
+    """
     tokenizer = tokenizer_of(shape)
     for chat, ours in zip(CHATS, prompt_ids(shape), strict=True):
         theirs = tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False, strftime_now=TODAY.strftime
+            chat,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            strftime_now=TODAY.strftime,
         )
         assert ours == theirs
 
 
 def sampled(store: Store, folder: Path, shape: Shape) -> tuple[list[list[int]], list[list[Sample]]]:
     """Prompts of different lengths and samples of the stored model."""
-    policy = load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu")
+    policy = load_policy(
+        store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu"
+    )
     prompts = prompt_ids(shape)
     requests = [Request(f"{number:032x}", ids, 1000 * number) for number, ids in enumerate(prompts)]
     sampler = TransformersSampler(policy, stop_token_ids(folder), batch_tokens=4096)
     return prompts, sampler.sample(requests, SAMPLING, lambda done, total: None)
 
 
-def flat(prompts: list[list[int]], samples: list[list[Sample]]) -> tuple[list[list[int]], list[list[int]]]:
-    pairs = [(prompt, sample.token_ids) for prompt, samples_N in zip(prompts, samples, strict=True) for sample in samples_N]
+def flat(
+    prompts: list[list[int]], samples: list[list[Sample]]
+) -> tuple[list[list[int]], list[list[int]]]:
+    pairs = [
+        (prompt, sample.token_ids)
+        for prompt, samples_N in zip(prompts, samples, strict=True)
+        for sample in samples_N
+    ]
     return [prompt for prompt, _ in pairs], [response for _, response in pairs]
 
 
@@ -83,14 +112,19 @@ def assert_close(ours: Sequence[float], theirs: Sequence[float]) -> None:
 def check_sampling(store: Store, folder: Path, shape: Shape) -> None:
     """What the sampler says of its samples is what an eager forward pass says."""
     prompts, samples = sampled(store, folder, shape)
-    assert_close([sample.logp for samples_N in samples for sample in samples_N], eager_logps(folder, *flat(prompts, samples)))
+    assert_close(
+        [sample.logp for samples_N in samples for sample in samples_N],
+        eager_logps(folder, *flat(prompts, samples)),
+    )
 
 
 def check_scoring(store: Store, folder: Path, shape: Shape) -> None:
     """So is what scoring says, in one padded batch."""
     prompts, responses = flat(*sampled(store, folder, shape))
-    policy = load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu")
-    wind.sequence_logps.verify_head(policy)
+    policy = load_policy(
+        store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu"
+    )
+    wind.models.sequence_logps.verify_head(policy)
     with torch.inference_mode():
         ours = SequenceLogps(policy)(*padded(prompts, responses)).tolist()
     assert_close(ours, eager_logps(folder, prompts, responses))
@@ -108,14 +142,24 @@ def check_training(store: Store, folder: Path, shape: Shape) -> None:
 
 
 def check_export(store: Store, folder: Path, shape: Shape) -> None:
-    """One step of training ends in a folder that transformers opens, whose eager logps are those of the trained weights."""
+    """One step of training ends in a folder that transformers opens, whose eager logps are those of
+    the trained weights.
+    """
     shard = train(make_spec(make_inputs(store, folder, groups=4), epochs=1), store)
     exported = store.path(shard.outputs["model"])
     prompts, responses = [[7, 9, 11], [8]], [[10, 20, 2], [30, 31, 32, 33]]
-    after, before = eager_logps(exported, prompts, responses), eager_logps(folder, prompts, responses)
+    after, before = (
+        eager_logps(exported, prompts, responses),
+        eager_logps(folder, prompts, responses),
+    )
     assert np.abs(np.array(after) - before).min() > TOLERANCE
     with torch.no_grad():
-        assert_close(SequenceLogps(load_for_training(exported, "float32"))(*padded(prompts, responses)).tolist(), after)
+        assert_close(
+            SequenceLogps(load_for_training(exported, "float32"))(
+                *padded(prompts, responses)
+            ).tolist(),
+            after,
+        )
 
 
 CHECKS: dict[str, Callable[[Store, Path, Shape], None]] = {
@@ -134,20 +178,24 @@ def test_prompt_ids_are_those_of_the_template(shape: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "shape"), PAIRS)
-def test_an_architecture_is_what_an_eager_forward_pass_says(store: Store, tmp_path: Path, architecture: str, shape: str) -> None:
+def test_an_architecture_is_what_an_eager_forward_pass_says(
+    store: Store, tmp_path: Path, architecture: str, shape: str
+) -> None:
     folder = save_model(tmp_path / "model", architecture, SHAPES[shape])
     for check in CHECKS.values():
         check(store, folder, SHAPES[shape])
 
 
-# ------------------------------------------------------------------------------------------- planted faults
+# ----------------------------------------------------------------------------------- planted faults
 
 
 def bos_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
     right = rendering.render
 
     def wrong(tokenizer: Any, *arguments: Any) -> Any:
-        return ((text, [tokenizer.bos_token_id, *ids]) for text, ids in right(tokenizer, *arguments))
+        return (
+            (text, [tokenizer.bos_token_id, *ids]) for text, ids in right(tokenizer, *arguments)
+        )
 
     monkeypatch.setattr(rendering, "render", wrong)
 
@@ -174,13 +222,13 @@ def padding_in_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def positions_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = wind.sequence_logps.position_ids
-    for module in (wind.sequence_logps, wind.generations.hf):
+    right = wind.models.sequence_logps.position_ids
+    for module in (wind.models.sequence_logps, wind.generations.hf):
         monkeypatch.setattr(module, "position_ids", lambda mask: right(mask) + 1)
 
 
 def head_without_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wind.sequence_logps, "postprocess", lambda model, logits: logits)
+    monkeypatch.setattr(wind.models.sequence_logps, "postprocess", lambda model, logits: logits)
 
 
 def weights_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +283,7 @@ def test_a_bos_put_in_front_is_found(monkeypatch: pytest.MonkeyPatch, shape: str
         check_ids(SHAPES[shape])
 
 
-# ------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -258,10 +306,14 @@ def test_a_bos_put_in_front_is_found(monkeypatch: pytest.MonkeyPatch, shape: str
 def test_an_attention_that_computes_another_function_is_refused(
     store: Store, tmp_path: Path, architecture: str, wrong: Any, right: Any, message: str
 ) -> None:
-    model = import_policy(store, PolicyConfig(path=str(save_model(tmp_path / "model", architecture, SHAPES["bos first"]))))
+    model = import_policy(
+        store,
+        PolicyConfig(path=str(save_model(tmp_path / "model", architecture, SHAPES["bos first"]))),
+    )
     with pytest.raises(ConfigError, match=message):
         load_policy(store, model, InferenceConfig(attention=wrong), "cpu")
-    assert load_policy(store, model, InferenceConfig(attention=right), "cpu").config._attn_implementation == right  # type: ignore[union-attr]
+    config: Any = load_policy(store, model, InferenceConfig(attention=right), "cpu").config
+    assert config._attn_implementation == right
 
 
 def test_a_model_without_a_known_cache_is_refused() -> None:
@@ -270,13 +322,25 @@ def test_a_model_without_a_known_cache_is_refused() -> None:
 
         def forward(self, input_ids: torch.Tensor, state: Any = None) -> None: ...
 
-    with pytest.raises(InputError, match="Rwkv keeps its state in no cache of transformers': sample it with vllm"):
+    with pytest.raises(
+        InputError, match="Rwkv keeps its state in no cache of transformers': sample it with vllm"
+    ):
         TransformersSampler(Rwkv(), [2], 64)
 
 
 def test_a_state_within_the_model_is_refused() -> None:
-    """RecurrentGemma takes a cache, for its attention only: the samples of a prompt would share and mix their states."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 64}
+    """RecurrentGemma takes a cache, for its attention only: the samples of a prompt would share and
+    mix their states.
+    """
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": 64,
+    }
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("recurrent_gemma", **sizes))
-    with pytest.raises(InputError, match="RecurrentGemmaForCausalLM keeps its state in no cache of transformers'"):
+    with pytest.raises(
+        InputError, match="RecurrentGemmaForCausalLM keeps its state in no cache of transformers'"
+    ):
         TransformersSampler(model, [2], 64)

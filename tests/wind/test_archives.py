@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from tests.wind.versions_case import verify
-from wind import archives
-from wind.archives import export_archive, import_archive, reachable
-from wind.computations import Computation, record
-from wind.datasets import Store
+from wind.audit.verification import Verification
 from wind.errors import ConfigError, DatasetError, InputError, WindError
+from wind.exchange import archives
+from wind.exchange.archives import export_archive, import_archive, reachable
 from wind.fingerprints import digest
-from wind.garbage import collect
-from wind.garbage.survey import Item
-from wind.handles import Model, Source, folder_of
-from wind.names import find
-from wind.verification import Verification
-from wind.versions import Version, Versions, runs
+from wind.store.computations import Computation, record
+from wind.store.datasets import Store
+from wind.store.garbage import collect
+from wind.store.garbage.survey import Item
+from wind.store.handles import Model, Source, folder_of
+from wind.store.references import find
+from wind.store.versions import Version, Versions, runs
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 
@@ -35,7 +35,8 @@ def made(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     shutil.copytree(demo_store, folder / "store")
     store = Store(folder / "store")
-    store.storage.write(f"checks/rewards/{'0' * 64}.json", b'{"success": false}')  # of a dataset that no version has
+    # of a dataset that no version has
+    store.storage.write(f"checks/rewards/{'0' * 64}.json", b'{"success": false}')
     export_archive(store, find(store, "demo"), folder / "demo.wind")
     return folder
 
@@ -74,7 +75,8 @@ def test_another_machine_gets_the_same(
 ) -> None:
     found = import_archive(other, archive)
     assert (found.version.id, found.versions) == (versions[1].id, 2)
-    # seven datasets and then six more, prompts being the same; the dropped prompts; base and two trained models; a source
+    # seven datasets and then six more, prompts being the same; the dropped prompts; base and two
+    # trained models; a source
     assert found.stored == 7 + 6 + 1 + 3 + 1 == len(reachable(store, versions))
     ours, theirs = content(store), content(other)
     assert {name for name in ours if name not in theirs} == {f"checks/rewards/{'0' * 64}.json"}
@@ -91,25 +93,40 @@ def test_another_machine_gets_the_same(
     assert verify(opened, versions[1]) == verify(store, versions[1])
 
 
-def test_environments_and_patches_go_along(store: Store, versions: list[Version], other: Store, tmp_path: Path) -> None:
+def test_environments_and_patches_go_along(
+    store: Store, versions: list[Version], other: Store, tmp_path: Path
+) -> None:
     environment, patch = {"packages": ["numpy==2"]}, b"--- a\n+++ b\n"
-    names = [f"environments/{digest(environment)}.json", f"patches/{hashlib.sha256(patch).hexdigest()}.patch"]
+    names = [
+        f"environments/{digest(environment)}.json",
+        f"patches/{hashlib.sha256(patch).hexdigest()}.patch",
+    ]
     store.storage.write(names[0], json.dumps(environment, indent=1).encode())
     store.storage.write(names[1], patch)
     store.storage.write(f"environments/{'0' * 64}.json", b"{}")  # that nothing names
     rewards = versions[1].content.datasets["rewards"]
-    provenance = {"environments": [digest(environment), "1" * 64], "git_patch": hashlib.sha256(patch).hexdigest()}
+    provenance = {
+        "environments": [digest(environment), "1" * 64],
+        "git_patch": hashlib.sha256(patch).hexdigest(),
+    }
     record(store, Computation(dataset=rewards, stage="rewards", spec={}, provenance=provenance))
     export_archive(store, versions[1], tmp_path / "described.wind")
     import_archive(other, tmp_path / "described.wind")
-    assert [other.storage.read(name) for name in names] == [store.storage.read(name) for name in names]
+    assert [other.storage.read(name) for name in names] == [
+        store.storage.read(name) for name in names
+    ]
     assert other.storage.names("environments") == [names[0].partition("/")[2]]
 
-    missing = f"{store.url}/environments/{'1' * 64}.json is not here: what it describes cannot be told"
+    missing = (
+        f"{store.url}/environments/{'1' * 64}.json is not here: what it describes cannot be told"
+    )
     assert missing in map(str, verified(store, versions[1]).notes)
     store.storage.write(names[0], json.dumps({"packages": ["numpy==3"]}).encode())
     store.storage.write(names[1], b"")
-    assert {finding.file.removeprefix(f"{store.url}/") for finding in verified(store, versions[1]).findings} == set(names)
+    assert {
+        finding.file.removeprefix(f"{store.url}/")
+        for finding in verified(store, versions[1]).findings
+    } == set(names)
     export_archive(store, versions[1], tmp_path / "forged.wind")
     with pytest.raises(DatasetError, match=r"environments/\w+.json is not what its name says"):
         import_archive(Store(tmp_path / "third"), tmp_path / "forged.wind")
@@ -139,7 +156,9 @@ def test_a_collection_beside_an_import_leaves_what_it_takes_in(
     assert collect(other).items == ()
 
 
-def test_a_second_import_changes_nothing(versions: list[Version], archive: Path, other: Store) -> None:
+def test_a_second_import_changes_nothing(
+    versions: list[Version], archive: Path, other: Store
+) -> None:
     import_archive(other, archive)
     before = content(other)
     again = import_archive(other, archive)
@@ -147,7 +166,9 @@ def test_a_second_import_changes_nothing(versions: list[Version], archive: Path,
     assert content(other) == before
 
 
-def test_an_import_goes_on_where_a_run_is(store: Store, versions: list[Version], other: Store, tmp_path: Path) -> None:
+def test_an_import_goes_on_where_a_run_is(
+    store: Store, versions: list[Version], other: Store, tmp_path: Path
+) -> None:
     export_archive(store, versions[0], tmp_path / "first.wind")
     export_archive(store, versions[1], tmp_path / "second.wind")
     import_archive(other, tmp_path / "first.wind")
@@ -158,7 +179,9 @@ def test_an_import_goes_on_where_a_run_is(store: Store, versions: list[Version],
     assert find(other, "demo").id == versions[1].id
 
 
-def test_a_name_that_is_taken_needs_another(versions: list[Version], archive: Path, other: Store, tmp_path: Path) -> None:
+def test_a_name_that_is_taken_needs_another(
+    versions: list[Version], archive: Path, other: Store, tmp_path: Path
+) -> None:
     taken = versions[1].content.model_copy(update={"recipe": {"seed": 1}, "previous": None})
     Versions(other, "demo").publish(taken, checks={}, metrics={}, seconds={})
     before = content(other)
@@ -206,7 +229,9 @@ def test_parents_come_before_what_was_made_of_them(store: Store, versions: list[
     assert sum(isinstance(handle, Source) for handle in order) == 1
 
 
-def test_what_is_missing_or_damaged_is_not_exported(store: Store, versions: list[Version], tmp_path: Path) -> None:
+def test_what_is_missing_or_damaged_is_not_exported(
+    store: Store, versions: list[Version], tmp_path: Path
+) -> None:
     training = versions[0].content.datasets["training"]
     name = f"{folder_of(training)}/part-00000.arrow"
     whole = store.storage.read(name)
@@ -221,7 +246,7 @@ def test_what_is_missing_or_damaged_is_not_exported(store: Store, versions: list
         export_archive(store, versions[1], tmp_path / "demo.wind")
 
 
-# ---------------------------------------------------------------------------------------------- hostile archives
+# --------------------------------------------------------------------------------- hostile archives
 
 
 def members_of(archive: Path) -> Members:
@@ -234,7 +259,8 @@ def forge(archive: Path, members: Members, *, listed: bool = True) -> None:
     index = json.loads(members[0][1])
     if listed:
         index["files"] = [
-            {"name": info.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for info, data in members[1:]
+            {"name": info.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for info, data in members[1:]
         ]
     head = (members[0][0], json.dumps(index, indent=1, ensure_ascii=False).encode())
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -279,14 +305,24 @@ def test_a_forged_copy_of_what_is_there_is_an_archive(archive: Path, other: Stor
 )
 def test_a_name_that_no_version_needs_is_refused(archive: Path, other: Store, name: str) -> None:
     members = members_of(archive)
-    forge(archive, [members[0], *sorted([*members[1:], (plain(name), b"{}")], key=lambda each: each[0].name)])
+    forge(
+        archive,
+        [members[0], *sorted([*members[1:], (plain(name), b"{}")], key=lambda each: each[0].name)],
+    )
     with pytest.raises(InputError, match="which is no file of a version"):
         import_archive(other, archive)
     assert content(other) == {}
 
 
 def test_a_member_that_is_no_plain_file_is_refused(archive: Path, other: Store) -> None:
-    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.GNUTYPE_SPARSE):
+    for kind in (
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.CHRTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.DIRTYPE,
+        tarfile.GNUTYPE_SPARSE,
+    ):
         members = members_of(archive)
         at = position(members, "part-00000.arrow")
         link = plain(members[at][0].name)
@@ -318,19 +354,29 @@ def test_what_is_not_exactly_the_listed_bytes_is_refused(archive: Path, other: S
         (lambda: forge(forged, twice), "twice"),
         (lambda: forge(forged, swapped, listed=False), "does not have the plain file"),
         (lambda: forge(forged, longer, listed=False), "does not have the plain file"),
-        (lambda: forge(forged, [*members, (plain("zzz"), b"")], listed=False), "does not have its end"),
+        (
+            lambda: forge(forged, [*members, (plain("zzz"), b"")], listed=False),
+            "does not have its end",
+        ),
     ]
     for make, why in cases:
         make()
         with pytest.raises(InputError, match=why):
             import_archive(other, forged)
-    for index in (b"[]", b"{", b'{"format": 2, "run": "demo", "version": "x", "files": []}', b'{"format": 1}'):
+    for index in (
+        b"[]",
+        b"{",
+        b'{"format": 2, "run": "demo", "version": "x", "files": []}',
+        b'{"format": 1}',
+    ):
         forged.write_bytes(b"")
         with tarfile.open(forged, "w") as tar:
             head = plain("archive.json")
             head.size = len(index)
             tar.addfile(head, io.BytesIO(index))
-        with pytest.raises(InputError, match=r"archive\.json cannot be read|format 2|no export wrote"):
+        with pytest.raises(
+            InputError, match=r"archive\.json cannot be read|format 2|no export wrote"
+        ):
             import_archive(other, forged)
     assert content(other) == {}
 
@@ -340,12 +386,18 @@ def test_content_that_does_not_hash_to_its_names_is_refused(archive: Path, other
         def edited(members: Members) -> Members:
             at = position(members, part)
             assert old in members[at][1]
-            return [*members[:at], (members[at][0], members[at][1].replace(old, new)), *members[at + 1 :]]
+            return [
+                *members[:at],
+                (members[at][0], members[at][1].replace(old, new)),
+                *members[at + 1 :],
+            ]
 
         return edited
 
     def without(part: str) -> Callable[[Members], Members]:
-        return lambda members: [each for index, each in enumerate(members) if index != position(members, part)]
+        return lambda members: [
+            each for index, each in enumerate(members) if index != position(members, part)
+        ]
 
     unneeded = f"datasets/rewards/{'0' * 64}"
     cases: list[tuple[Callable[[Members], Members], str | None]] = [
@@ -397,15 +449,21 @@ def test_a_sparse_archive_is_refused_before_anything_is_unpacked(
     """Its index may list what nobody wrote; a file system hands it out as zeros."""
     with archive.open("rb") as file:
         index = archives._Reader(file, archive).index()
-    huge = index.model_copy(update={"files": [each.model_copy(update={"bytes": 2**42}) for each in _models(index)]})
+    huge = index.model_copy(
+        update={"files": [each.model_copy(update={"bytes": 2**42}) for each in _models(index)]}
+    )
     content = archives._text(huge)
     monkeypatch.setattr(archives, "_unpack", lambda *arguments: pytest.fail("began to unpack"))
-    archive.write_bytes(archives._header("archive.json", len(content)) + content + archives._padding(len(content)))
+    archive.write_bytes(
+        archives._header("archive.json", len(content)) + content + archives._padding(len(content))
+    )
     with pytest.raises(InputError, match=r"ends before the \d+ bytes that it lists: copy it again"):
         import_archive(other, archive)
     with archive.open("r+b") as file:
         file.truncate(2**43)
-    with pytest.raises(InputError, match=r"holds \d+ bytes, and there are \d+ free at .*: free space, or give"):
+    with pytest.raises(
+        InputError, match=r"holds \d+ bytes, and there are \d+ free at .*: free space, or give"
+    ):
         import_archive(other, archive)
     assert not (other.root / "partial").exists()
 

@@ -1,4 +1,6 @@
-"""The bandits have the difficulty they are named for, samples are judged and counted right, and fits find what is known."""
+"""The bandits have the difficulty they are named for, samples are judged and counted right, and
+fits find what is known.
+"""
 
 from functools import partial
 from itertools import pairwise, product
@@ -11,9 +13,9 @@ from wind.bandit import FLOOR, exact_rows, instance_of, part_rows, parts, sample
 from wind.bandit.algorithms import proven_factor, sampled_algorithms
 from wind.bandit.instances import INSTANCES, RARE, Instance, cyclic, joined
 from wind.bandit.sampling import Draw, draw, minimised, solved
-from wind.config import BanditSection
+from wind.config.objectives import Rows
+from wind.config.recipe import BanditSection
 from wind.games import is_constant_sum, wind_update
-from wind.objective_config import Rows
 from wind.objectives import OBJECTIVES, Batch
 
 BETA, ETA = 0.25, 1.0
@@ -55,7 +57,8 @@ def test_cycles_of_three_are_rock_paper_scissors() -> None:
 
 @pytest.mark.parametrize("responses", [5, 8])
 def test_in_a_cycle_nobody_is_best(responses: int) -> None:
-    # Every response wins and loses as often as any other, and beats one that beats one that beats it.
+    # Every response wins and loses as often as any other, and beats one that beats one that beats
+    # it.
     matrix = instance("cyclic", 1, responses).matrix[0]
     assert_close(matrix.mean(-1), torch.full((responses,), 0.5, dtype=torch.float64))
     beats = (matrix > 0.5).double()
@@ -80,7 +83,7 @@ def test_instances_are_joined_and_repeated_end_to_end() -> None:
     assert both.order is None
 
 
-# ---------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 
 def test_a_group_is_judged_by_hand() -> None:
@@ -97,10 +100,15 @@ def test_a_group_is_judged_by_hand() -> None:
     for rows in cell_B.view(50, 4), batch.win_rate.view(50, 4), batch.rank.view(50, 4):
         assert rows.shape == (50, 4)
     for responses, rates, ranks in zip(
-        cell_B.view(50, 4).tolist(), batch.win_rate.view(50, 4).tolist(), batch.rank.view(50, 4).tolist(), strict=True
+        cell_B.view(50, 4).tolist(),
+        batch.win_rate.view(50, 4).tolist(),
+        batch.rank.view(50, 4).tolist(),
+        strict=True,
     ):
         low = responses.count(0)
-        expected = [(low - 1) / 2 / 3 if each == 0 else (low + (3 - low) / 2) / 3 for each in responses]
+        expected = [
+            (low - 1) / 2 / 3 if each == 0 else (low + (3 - low) / 2) / 3 for each in responses
+        ]
         assert rates == pytest.approx(expected)
         assert sorted(ranks) == [1, 2, 3, 4]
         assert all(rank > 4 - low for each, rank in zip(responses, ranks, strict=True) if each == 0)
@@ -134,23 +142,31 @@ def test_duels_are_coins_of_the_preference_and_constant_sum() -> None:
     first_wins = wins_G_N[~same_G][response_G_N[~same_G] == 0]
     assert set(first_wins.tolist()) == {0.0, 1.0}
     assert float(first_wins.mean()) == pytest.approx(chance, abs=0.03)
-    assert_close(drawn.batches[0].reward, drawn.batches[0].win_rate)  # without a reward, the number of wins
+    # without a reward, the number of wins
+    assert_close(drawn.batches[0].reward, drawn.batches[0].win_rate)
 
 
 def test_blocks_of_groups_have_the_loss_of_the_whole() -> None:
     game = instance("random")
     loss = partial(OBJECTIVES["inpo"], eta=1.0, tau=0.2)
-    whole, blocks = (draw(game.ref, game, seeded(1), groups=40, samples=4, in_blocks=in_blocks) for in_blocks in (False, True))
+    whole, blocks = (
+        draw(game.ref, game, seeded(1), groups=40, samples=4, in_blocks=in_blocks)
+        for in_blocks in (False, True)
+    )
     assert len(blocks.batches) > 1 == len(whole.batches)
     other = torch.randn(6, 9, dtype=torch.float64, generator=seeded(2)).log_softmax(-1)
     assert_close(blocks.loss(loss, other), whole.loss(loss, other))
 
 
-# ---------------------------------------------------------------------------------------- fitting
+# ------------------------------------------------------------------------------------------ fitting
 
 
-def every_group(game: Instance, counts: tuple[int, ...], samples: int, *, self_counting: bool) -> tuple[torch.Tensor, Draw]:
-    """pi_t in proportion to `counts`, and all its draws of groups: sums over rows are expectations over groups of N."""
+def every_group(
+    game: Instance, counts: tuple[int, ...], samples: int, *, self_counting: bool
+) -> tuple[torch.Tensor, Draw]:
+    """pi_t in proportion to `counts`, and all its draws of groups: sums over rows are expectations
+    over groups of N.
+    """
     logp = (torch.tensor([counts], dtype=torch.float64) / sum(counts)).log()
     population = [response for response, count in enumerate(counts) for _ in range(count)]
     response_G_N = torch.tensor(list(product(population, repeat=samples)))
@@ -172,11 +188,16 @@ def every_group(game: Instance, counts: tuple[int, ...], samples: int, *, self_c
 
 @pytest.mark.parametrize("name", ["random", "cyclic", "close"])
 @pytest.mark.parametrize("samples", [2, 3])
-def test_a_centred_risk_finds_the_exact_update_with_self_counting_win_rates(name: str, samples: int) -> None:
-    # INPO's proposition 6 through MATH 5.2: the centred risk over groups is unbiased with win rates that count the comparison
-    # with oneself. Leave-one-out win rates, unbiased by themselves, are N / (N - 1) too wide for it: the gain is too large.
+def test_a_centred_risk_finds_the_exact_update_with_self_counting_win_rates(
+    name: str, samples: int
+) -> None:
+    # INPO's proposition 6 through MATH 5.2: the centred risk over groups is unbiased with win rates
+    # that count the comparison with oneself. Leave-one-out win rates, unbiased by themselves, are N
+    # / (N - 1) too wide for it: the gain is too large.
     game = instance(name, 1, 4)
-    loss = partial(OBJECTIVES["wind"], risk="squared", beta=BETA, eta=ETA, shift="centred", epsilon=0.01)
+    loss = partial(
+        OBJECTIVES["wind"], risk="squared", beta=BETA, eta=ETA, shift="centred", epsilon=0.01
+    )
     for self_counting in (True, False):
         logp, groups = every_group(game, (1, 2, 3, 1), samples, self_counting=self_counting)
         found = solved(loss, groups, logp, ridge=1e-9)
@@ -185,7 +206,9 @@ def test_a_centred_risk_finds_the_exact_update_with_self_counting_win_rates(name
         expected = lam * logp + (1 - lam) * game.ref + widened * ETA * lam * win_rates
         assert_close(found, expected.log_softmax(-1), atol=1e-6)
         if self_counting:
-            assert_close(found, wind_update(logp, game.ref, game.preferences, beta=BETA, eta=ETA), atol=1e-6)
+            assert_close(
+                found, wind_update(logp, game.ref, game.preferences, beta=BETA, eta=ETA), atol=1e-6
+            )
 
 
 def everything(game: Instance, logp: torch.Tensor) -> Draw:
@@ -213,19 +236,33 @@ def test_wind_that_sees_all_responses_makes_the_exact_step(risk: str) -> None:
     fit = partial(solved, ridge=1e-9) if risk == "squared" else minimised
     found = fit(loss, everything(game, logp), logp)
     exact = wind_update(logp, game.ref, game.preferences, beta=BETA, eta=ETA)
-    assert_close(found, exact, atol=1e-7 if risk == "squared" else 5e-3)  # `minimised` holds by RIDGE
+    # `minimised` holds by RIDGE
+    assert_close(found, exact, atol=1e-7 if risk == "squared" else 5e-3)
 
 
 def test_the_hold_moves_no_fixed_point() -> None:
     game = instance("random", 2, 5)
     logp = torch.randn(2, 5, dtype=torch.float64, generator=seeded(1)).log_softmax(-1)
-    loss = partial(OBJECTIVES["wind"], risk="squared", beta=0.0, eta=ETA, shift="half", epsilon=0.01)
+    loss = partial(
+        OBJECTIVES["wind"], risk="squared", beta=0.0, eta=ETA, shift="half", epsilon=0.01
+    )
     draws = everything(game, logp)
-    still = Draw(draws.cells, [Batch(**{**vars(draws.batches[0]), "win_rate": torch.full((10,), 0.5, dtype=torch.float64)})], 10)
+    still = Draw(
+        draws.cells,
+        [
+            Batch(
+                **{
+                    **vars(draws.batches[0]),
+                    "win_rate": torch.full((10,), 0.5, dtype=torch.float64),
+                }
+            )
+        ],
+        10,
+    )
     assert_close(solved(loss, still, logp, ridge=10.0), logp, atol=1e-9)
 
 
-# ---------------------------------------------------------------------------------------- the rows
+# ----------------------------------------------------------------------------------------- the rows
 
 
 def test_exact_wind_is_as_fast_as_is_proved_on_every_instance() -> None:
@@ -235,7 +272,11 @@ def test_exact_wind_is_as_fast_as_is_proved_on_every_instance() -> None:
         factor = proven_factor(algorithm, section.beta, section.eta)
         assert factor is not None
         for name in INSTANCES:
-            path = [row[-1] for row in exact_rows(algorithm, {name: instances[name]}, section) if row[4] == "kl"]
+            path = [
+                row[-1]
+                for row in exact_rows(algorithm, {name: instances[name]}, section)
+                if row[4] == "kl"
+            ]
             assert len(path) == 19
             assert all(after <= factor * before + 1e-13 for before, after in pairwise(path))
     assert proven_factor("wind_fast", 0.25, 1.0) is None
@@ -243,15 +284,28 @@ def test_exact_wind_is_as_fast_as_is_proved_on_every_instance() -> None:
 
 
 def test_samples_and_calls_are_counted_by_hand() -> None:
-    # 2 prompts asked 3 times an iteration for 4 responses: 24 responses; 24 rewards, or 6 x 4 * 3 / 2 = 36 duels.
+    # 2 prompts asked 3 times an iteration for 4 responses: 24 responses; 24 rewards, or 6 x 4 * 3 /
+    # 2 = 36 duels.
     section = TINY
     instances = {name: instance_of(name, section, 0) for name in ("random", "cyclic")}
     algorithm = sampled_algorithms(BETA, ETA)["wind"]
     rows = list(
-        sampled_rows(algorithm, instances, section, seeded(0), iterations=2, visits=3, samples=4, repeats=2, at_solution=False)
+        sampled_rows(
+            algorithm,
+            instances,
+            section,
+            seeded(0),
+            iterations=2,
+            visits=3,
+            samples=4,
+            repeats=2,
+            at_solution=False,
+        )
     )
     counts = {row[:5]: row[5] for row in rows if row[4] in ("generations", "calls")}
-    assert counts["random", 6, 1, 2, "generations"] == counts["cyclic", 6, 0, 2, "generations"] == 48
+    assert (
+        counts["random", 6, 1, 2, "generations"] == counts["cyclic", 6, 0, 2, "generations"] == 48
+    )
     assert (counts["random", 6, 0, 1, "calls"], counts["cyclic", 6, 0, 1, "calls"]) == (24, 36)
     assert counts["random", 6, 0, 0, "generations"] == 0
 
@@ -261,9 +315,12 @@ def test_the_shards_hold_every_algorithm_where_it_can_run() -> None:
     assert made == sorted(set(made))
     assert {name for samples, name in made if samples == 3} == set(sampled_algorithms(BETA, ETA))
     assert (2, "jbond") not in parts(TINY.model_copy(update={"samples": (2,)}))  # needs three
-    floor = [row for row in part_rows(3, "wind", TINY, 0, lambda done, total: None) if row[0] == FLOOR]
+    floor = [
+        row for row in part_rows(3, "wind", TINY, 0, lambda done, total: None) if row[0] == FLOOR
+    ]
     assert {row[1] for row in floor} == {2, 4, 8}
-    assert all(row[-1] < 1e-9 for row in floor if row[3] == 0 and row[4] == "kl")  # it starts at the solution
+    # it starts at the solution
+    assert all(row[-1] < 1e-9 for row in floor if row[3] == 0 and row[4] == "kl")
 
 
 def test_rows_are_the_same_on_every_call_and_others_for_another_seed() -> None:

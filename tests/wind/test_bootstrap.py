@@ -12,22 +12,24 @@ from transformers import (
     GenerationConfig,
 )
 
-from wind.bootstrap import sums
-from wind.bootstrap.policy import encode as encode_policy
-from wind.bootstrap.policy import expected_accuracy, pretrain_policy
-from wind.bootstrap.reward import encode as encode_reward
-from wind.bootstrap.reward import ranking_accuracy, train_reward_model
-from wind.bootstrap.tokenizer import policy_tokenizer, reward_tokenizer
+from wind.config.loading import load_config
+from wind.demo import sums
+from wind.demo.policy import encode as encode_policy
+from wind.demo.policy import expected_accuracy, pretrain_policy
+from wind.demo.reward import encode as encode_reward
+from wind.demo.reward import ranking_accuracy, train_reward_model
+from wind.demo.tokenizer import policy_tokenizer, reward_tokenizer
 from wind.errors import ConfigError, InputError
 from wind.prompts import split_of
-from wind.recipes import load_config
 
 REPOSITORY = Path(__file__).parents[2]
 MODELS = REPOSITORY / "models"
 CHAT = [{"role": "user", "content": "27+58="}, {"role": "assistant", "content": "85"}]
 
 
-@pytest.mark.parametrize("tokenizer", [policy_tokenizer(), reward_tokenizer()], ids=["policy", "reward"])
+@pytest.mark.parametrize(
+    "tokenizer", [policy_tokenizer(), reward_tokenizer()], ids=["policy", "reward"]
+)
 def test_any_text_comes_back_and_only_the_chat_template_adds_bos(tokenizer: Any) -> None:
     for text in ("27+58=", "85", "Größe 12345, déjà vu\n  日本", ""):
         ids = tokenizer(text)["input_ids"]
@@ -52,13 +54,24 @@ def test_encoded_rows_equal_the_chat_template() -> None:
     reward: Any = reward_tokenizer()
 
     ids_B_T, labels_B_T = encode_policy(policy, rows)
-    assert ids_B_T[0].tolist() == [*policy.apply_chat_template(CHAT)["input_ids"], policy.pad_token_id]
+    assert ids_B_T[0].tolist() == [
+        *policy.apply_chat_template(CHAT)["input_ids"],
+        policy.pad_token_id,
+    ]
     assert policy.decode(labels_B_T[0][labels_B_T[0] >= 0]) == "85<|end|>"
-    assert encode_reward(reward, [("27+58=", "85")])[0].tolist() == reward.apply_chat_template(CHAT)["input_ids"]
+    assert (
+        encode_reward(reward, [("27+58=", "85")])[0].tolist()
+        == reward.apply_chat_template(CHAT)["input_ids"]
+    )
 
 
 def test_gold_reward_is_one_for_exactly_the_answer() -> None:
-    assert sums.gold_reward(["27+58="] * 4, ["85", " 85\n", "85 apples", ""], ["85"] * 4) == [1.0, 1.0, 0.0, 0.0]
+    assert sums.gold_reward(["27+58="] * 4, ["85", " 85\n", "85 apples", ""], ["85"] * 4) == [
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+    ]
     with pytest.raises(InputError, match=r"27\+58= *'? has no gold answer"):
         sums.gold_reward(["27+58="], ["85"], [None])
 
@@ -75,12 +88,16 @@ def test_prompts_are_distinct_held_out_and_a_function_of_the_seed(tmp_path: Path
         first, second = row["prompt"].removesuffix("=").split("+")
         assert int(first) + int(second) == int(row["answer"])
     assert prompts.isdisjoint(row.prompt for row in sums.corpus(seed=3, size=5000, wrong_share=0.5))
-    assert prompts.isdisjoint(pair.prompt for pair in sums.preferences(sums.seen(3), seed=3, size=2000, flip_share=0.0))
+    assert prompts.isdisjoint(
+        pair.prompt for pair in sums.preferences(sums.seen(3), seed=3, size=2000, flip_share=0.0)
+    )
     with pytest.raises(ConfigError):
         sums.write_prompts(tmp_path / "c.jsonl", count=sums.HELD_OUT + 1)
 
 
-def test_both_orders_of_a_sum_are_on_one_side_of_the_demos_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_orders_of_a_sum_are_on_one_side_of_the_demos_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(REPOSITORY)
     recipe = load_config("configs/demo.yaml")
     sides: dict[frozenset[str], list[str]] = {}
@@ -105,15 +122,25 @@ def test_the_corpus_is_wrong_as_often_as_configured(wrong_share: float) -> None:
 def test_raters_prefer_the_nearer_response_except_for_their_slips() -> None:
     for flip_share in (0.0, 0.2):
         pairs = sums.preferences([(27, 58), (99, 12)], seed=1, size=3000, flip_share=flip_share)
-        flipped = [sums.error(pair.chosen, _sum(pair.prompt)) > sums.error(pair.rejected, _sum(pair.prompt)) for pair in pairs]
+        flipped = [
+            sums.error(pair.chosen, _sum(pair.prompt))
+            > sums.error(pair.rejected, _sum(pair.prompt))
+            for pair in pairs
+        ]
         assert sum(flipped) / len(pairs) == pytest.approx(flip_share, abs=0.024)
-        assert all(sums.error(pair.chosen, _sum(pair.prompt)) != sums.error(pair.rejected, _sum(pair.prompt)) for pair in pairs)
+        assert all(
+            sums.error(pair.chosen, _sum(pair.prompt))
+            != sums.error(pair.rejected, _sum(pair.prompt))
+            for pair in pairs
+        )
 
 
 @pytest.mark.slow
 def test_the_same_seed_trains_the_same_bytes(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        pretrain_policy(tmp_path / "policy" / name, seed=seed, clean_steps=1, noisy_steps=1, batch=4)
+        pretrain_policy(
+            tmp_path / "policy" / name, seed=seed, clean_steps=1, noisy_steps=1, batch=4
+        )
         train_reward_model(tmp_path / "reward" / name, seed=seed, steps=2, batch=4, pairs=16)
     for kind in ("policy", "reward"):
         a, b, c = ((tmp_path / kind / name / "model.safetensors").read_bytes() for name in "abc")

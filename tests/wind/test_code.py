@@ -1,4 +1,6 @@
-"""The code that computes a stage: found by its imports alone, as it was loaded, and refused once it was edited."""
+"""The code that computes a stage: found by its imports alone, as it was loaded, and refused once it
+was edited.
+"""
 
 import ast
 import subprocess
@@ -9,14 +11,14 @@ from typing import Any
 import pytest
 
 from tests.wind.audit_case import key, publish
-from wind import code, loading
-from wind.code import NEUTRAL, code_digest, code_of, refuse_edited
-from wind.computations import recorded
-from wind.datasets import Store
+from wind.code import digests, loading
+from wind.code.digests import DECIDING, NEUTRAL, code_digest, code_of, is_neutral, refuse_edited
 from wind.errors import StageError
 from wind.fingerprints import digest
-from wind.processes import environment, python
+from wind.machine.processes import environment, python
 from wind.stages import STAGES, STUDIES, Job, Place, Shard, run
+from wind.store.computations import recorded
+from wind.store.datasets import Store
 from wind.win_rates import STAGE
 
 ALL = (*STAGES, *STUDIES)
@@ -25,8 +27,15 @@ ALL = (*STAGES, *STUDIES)
 def modules() -> dict[str, Path]:
     """The file of every module of the project, by its name."""
     root = Path(loading.ROOT)
-    files = [path.relative_to(root) for package in loading.PACKAGES for path in sorted((root / package).rglob("*.py"))]
-    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): root / path for path in files}
+    files = [
+        path.relative_to(root)
+        for package in loading.PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+    ]
+    return {
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): root / path
+        for path in files
+    }
 
 
 def by_syntax(path: Path) -> set[str]:
@@ -45,17 +54,21 @@ def by_syntax(path: Path) -> set[str]:
 
 def test_imports_are_read_as_python_reads_them() -> None:
     for name, path in modules().items():
-        assert set(code._imports(name)) == by_syntax(path), name
+        assert set(digests._imports(name)) == by_syntax(path), name
 
 
 def test_nothing_is_imported_by_a_computed_name_but_stages_and_their_ranks() -> None:
     found = set()
     for name, path in modules().items():
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+                ("import_module", "__import__")
+            ):
                 imported = node.args[0]
                 if isinstance(imported, ast.Constant):
-                    assert str(imported.value).partition(".")[0] not in loading.PACKAGES, f"{name}: say it plainly"
+                    assert str(imported.value).partition(".")[0] not in loading.PACKAGES, (
+                        f"{name}: say it plainly"
+                    )
                 else:
                     found.add((name, ast.unparse(imported)))
     assert found == {
@@ -66,15 +79,20 @@ def test_nothing_is_imported_by_a_computed_name_but_stages_and_their_ranks() -> 
 
 
 def test_what_is_neutral_is_there_and_says_why() -> None:
-    assert NEUTRAL.keys() <= modules().keys()
+    assert {*NEUTRAL, *DECIDING} <= modules().keys()
     assert all(NEUTRAL.values())
 
 
 @pytest.mark.parametrize("stage", ALL)
 def test_a_stage_has_its_own_module_and_its_settings_in_its_key(stage: str) -> None:
     key = code_of(f"wind.{stage}")
-    assert {f"wind.{stage}", "wind.config", "wind.objective_config", "wind.schemas"} <= key.keys()
-    assert key.keys().isdisjoint(NEUTRAL)
+    assert {
+        f"wind.{stage}",
+        "wind.config.recipe",
+        "wind.config.objectives",
+        "wind.store.schemas",
+    } <= key.keys()
+    assert not any(map(is_neutral, key))
 
 
 @pytest.fixture
@@ -90,33 +108,41 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_changed_constant_in_any_module_moves_the_keys_of_what_it_computes_and_no_others(copy: Path) -> None:
+def test_a_changed_constant_in_any_module_moves_the_keys_of_what_it_computes_and_no_others(
+    copy: Path,
+) -> None:
     before = {stage: code_of(f"wind.{stage}") for stage in ALL}
-    digests = {stage: code_digest(stage) for stage in ALL}
+    keys = {stage: code_digest(stage) for stage in ALL}
     everything = {module for each in before.values() for module in each}
     for module in everything:
-        file = code._file(module)
+        file = digests._file(module)
         source = file.read_bytes()
         file.write_bytes(source + b"\nCHANGED = 1\n")
-        moved = {stage for stage in ALL if code_digest(stage) != digests[stage]}
+        moved = {stage for stage in ALL if code_digest(stage) != keys[stage]}
         assert moved == {stage for stage in ALL if module in before[stage]}, module
         file.write_bytes(source)
-    for module in NEUTRAL:
-        code._file(module).write_bytes(b"")
-    assert {stage: code_digest(stage) for stage in ALL} == digests
+    for module in filter(is_neutral, modules()):
+        digests._file(module).write_bytes(b"")
+    assert {stage: code_digest(stage) for stage in ALL} == keys
 
 
-def test_what_was_loaded_counts_and_an_edit_of_it_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_loaded_counts_and_an_edit_of_it_is_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planned = code_digest("win_rates")
     refuse_edited("win_rates", planned)
     monkeypatch.setattr(loading, "loaded", code_of("wind.win_rates"))
     module = copy / "wind" / "win_rates.py"
     module.write_text(module.read_text().replace("0.5", "0.6"))
     assert code_digest("win_rates") == planned  # what this process computes with
-    with pytest.raises(StageError, match=r"win_rates\.py was edited while win_rates ran: start the run again$"):
+    with pytest.raises(
+        StageError, match=r"win_rates\.py was edited while win_rates ran: start the run again$"
+    ):
         refuse_edited("win_rates", planned)
     monkeypatch.setattr(loading, "loaded", {})
-    with pytest.raises(StageError, match="the code that computes win_rates was edited while the run went on"):
+    with pytest.raises(
+        StageError, match="the code that computes win_rates was edited while the run went on"
+    ):
         refuse_edited("win_rates", planned)  # in a process that loaded it after the edit
     refuse_edited("selections", code_digest("selections"))
 
@@ -124,11 +150,18 @@ def test_what_was_loaded_counts_and_an_edit_of_it_is_refused(copy: Path, monkeyp
 def win_rates_job(store: Store) -> Job:
     rewards, _ = publish(store, "rewards", {**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]})
     spec = {"rewards": rewards.model_dump(mode="json"), "win_rate": {}}
-    return Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)), code=code_digest("win_rates"))
+    return Job(
+        stage="win_rates",
+        spec=spec,
+        place=Place(root=str(store.root)),
+        code=code_digest("win_rates"),
+    )
 
 
 @pytest.mark.parametrize("edit", ["while it computes", "between plan and load"])
-def test_nothing_is_filed_under_the_digest_of_another_code(copy: Path, edit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_filed_under_the_digest_of_another_code(
+    copy: Path, edit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, module = Store(copy / "store"), copy / "wind" / "win_rates.py"
     job = win_rates_job(store)
 
@@ -158,7 +191,13 @@ def test_a_stage_run_by_hand_is_filed_under_the_code_that_ran(copy: Path) -> Non
     module.write_text(f"{module.read_text()}\nEDITED = True\n")
     manifest = store.path(made) / "manifest.json"
     command = python("-m", "wind.win_rates", str(manifest), "--root", str(store.root))
-    subprocess.run(command, check=True, capture_output=True, env=environment() | {"PYTHONPATH": str(copy)}, cwd=copy)
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        env=environment() | {"PYTHONPATH": str(copy)},
+        cwd=copy,
+    )
     assert [each.code for each in recorded(store, made)] == [then, code_digest("win_rates")]
     assert then != code_digest("win_rates")
 
@@ -166,16 +205,22 @@ def test_a_stage_run_by_hand_is_filed_under_the_code_that_ran(copy: Path) -> Non
 def test_no_stale_bytecode_of_ours_is_run(tmp_path: Path) -> None:
     """An edit that keeps a file's length and time."""
     package = tmp_path / "wind"
-    package.mkdir()
-    for name in ("__init__", "loading"):
-        (package / f"{name}.py").write_bytes(modules()[{"__init__": "wind"}.get(name, f"wind.{name}")].read_bytes())
+    (package / "code").mkdir(parents=True)
+    for name in ("wind", "wind.code", "wind.code.loading"):
+        source = modules()[name]
+        (tmp_path / source.relative_to(loading.ROOT)).write_bytes(source.read_bytes())
     said = []
     for value in ("1", "2", "2"):
         (package / "made.py").write_text(f"VALUE = {value}\n")
         subprocess.run(["touch", "-d", "2001-01-01", str(package / "made.py")], check=True)
-        program = "from wind import loading, made; print(made.VALUE, loading.loaded['wind.made'][:8])"
+        program = "from wind import made; from wind.code.loading import loaded; "
+        program += "print(made.VALUE, loaded['wind.made'][:8])"
         command = python("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {program}")
-        said.append(subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split())
+        said.append(
+            subprocess.run(
+                command, capture_output=True, text=True, check=True, cwd=tmp_path
+            ).stdout.split()
+        )
     assert [value for value, _ in said] == ["1", "2", "2"]
     assert said[0][1] != said[1][1] == said[2][1]
     assert list((package / "__pycache__").glob("made.*.pyc"))
@@ -184,13 +229,15 @@ def test_no_stale_bytecode_of_ours_is_run(tmp_path: Path) -> None:
 def test_every_stage_is_loaded_from_what_was_hashed() -> None:
     program = f"""
 import sys
-from wind import loading
+from wind.code import loading
 from wind.stages import stage_named
 for stage in {ALL!r}:
     stage_named(stage)
 ours = {{name for name in sys.modules if name.partition(".")[0] in loading.PACKAGES}}
 print(len(ours), *(ours - loading.loaded.keys()))
 """
-    said = subprocess.run(python("-c", program), capture_output=True, text=True, check=True, env=environment()).stdout.split()
+    said = subprocess.run(
+        python("-c", program), capture_output=True, text=True, check=True, env=environment()
+    ).stdout.split()
     assert int(said[0]) > 40
     assert said[1:] == []

@@ -2,19 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from tests.wind.audit_case import Run, key, model, publish
-from wind.computations import Computation, computation_of, is_recorded, recorded
-from wind.datasets import Store
 from wind.errors import DatasetError
 from wind.fingerprints import digest
-from wind.handles import Dataset
-from wind.seals import seal
 from wind.stages import Job, Place, published, run
+from wind.store.computations import Computation, computation_of, is_recorded, recorded
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.sealed_json import seal
 
 
 @pytest.fixture(autouse=True)
@@ -27,16 +28,27 @@ def rewards_of(store: Store) -> Dataset:
     return publish(store, "rewards", {**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]})[0]
 
 
-def computed(store: Store, rewards: Dataset, code: str, modules: dict[str, str] | None = None) -> Dataset:
+def computed(
+    store: Store, rewards: Dataset, code: str, modules: dict[str, str] | None = None
+) -> Dataset:
     spec = {"rewards": rewards.model_dump(mode="json"), "win_rate": {}}
-    job = Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)), code=code, modules=modules or {})
+    job = Job(
+        stage="win_rates",
+        spec=spec,
+        place=Place(root=str(store.root)),
+        code=code,
+        modules=modules or {},
+    )
     return run(job, lambda done, total: None)
 
 
 def test_equal_content_keeps_every_computation_that_made_it(tmp_path: Path) -> None:
     store = Store(tmp_path)
     rewards = rewards_of(store)
-    first, second = computed(store, rewards, "old"), computed(store, rewards, "new", {"wind.win_rates": "new"})
+    first, second = (
+        computed(store, rewards, "old"),
+        computed(store, rewards, "new", {"wind.win_rates": "new"}),
+    )
     assert first == second
     assert store.manifest(first).computed_by["code"] == "old"
     assert [each.code for each in recorded(store, first)] == ["old", "new"]
@@ -70,14 +82,17 @@ def test_a_record_stays_unless_it_is_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "reason"), [("code", "forged", "was edited"), ("dataset", "other", "edited or moved")]
+    ("field", "value", "reason"),
+    [("code", "forged", "was edited"), ("dataset", "other", "edited or moved")],
 )
 def test_an_edited_record_is_refused(tmp_path: Path, field: str, value: str, reason: str) -> None:
     store = Store(tmp_path)
     made = computed(store, rewards_of(store), "old")
     (path,) = (tmp_path / "computations" / "win_rates" / made.fingerprint).iterdir()
     fields = json.loads(path.read_bytes())
-    fields[field] = "forged" if field == "code" else {**fields[field], "fingerprint": digest("another")}
+    fields[field] = (
+        "forged" if field == "code" else {**fields[field], "fingerprint": digest("another")}
+    )
     path.write_bytes(seal(fields))
     with pytest.raises(DatasetError, match=reason):
         recorded(store, made)
@@ -98,8 +113,19 @@ def test_outputs_of_outputs_are_outputs(tmp_path: Path) -> None:
     """An on-policy training publishes its numbers as an output, whose outputs are the models."""
     store = Store(tmp_path / "store")
     trained = model(store, tmp_path / "model", 1.0)
-    numbers, _ = publish(store, "training", {"step": [1], "metric": ["loss"], "value": [0.5]}, outputs={"model": trained})
-    row = {"step": [1], **key(digest("p")[:32], 1), "drawn_from": ["policy"], "response": ["x"], "response_token_ids": [[2]]}
+    numbers, _ = publish(
+        store,
+        "training",
+        {"step": [1], "metric": ["loss"], "value": [0.5]},
+        outputs={"model": trained},
+    )
+    row = {
+        "step": [1],
+        **key(digest("p")[:32], 1),
+        "drawn_from": ["policy"],
+        "response": ["x"],
+        "response_token_ids": [[2]],
+    }
     row |= {"finish_reason": ["stop"], "seed": [0], "reward": [1.0], "win_rate": [0.5], "rank": [1]}
     row |= {"logp_policy": [-1.0], "logp_reference": [-1.0]}
     rollouts, its_key = publish(store, "rollouts", row, outputs={"training": numbers})
@@ -127,11 +153,18 @@ def test_what_has_lost_its_record_is_computed_and_recorded_again(tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
-def test_a_number_that_no_record_can_hold_is_named_before_anything_is_published(store: Store, number: float) -> None:
+def test_a_number_that_no_record_can_hold_is_named_before_anything_is_published(
+    store: Store, number: float
+) -> None:
     with store.partial("rewards", "test") as partial:
         partial.write(0, pa.table({**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]}))
-        with pytest.raises(DatasetError, match=rf"numbers\.std_reward is {number}, which no record can hold: nothing was"):
-            partial.publish(1, parents={}, computed_by={}, numbers={"std_reward": number}, provenance={})
+        with pytest.raises(
+            DatasetError,
+            match=rf"numbers\.std_reward is {number}, which no record can hold: nothing was",
+        ):
+            partial.publish(
+                1, parents={}, computed_by={}, numbers={"std_reward": number}, provenance={}
+            )
     assert list(store.handles("rewards")) == []
     with pytest.raises(DatasetError, match=rf"b\[1\]\.c is {number}"):
         seal({"a": 1.0, "b": [0.5, {"c": number}]})
@@ -139,6 +172,10 @@ def test_a_number_that_no_record_can_hold_is_named_before_anything_is_published(
 
 def test_a_record_that_its_reader_refuses_is_not_written() -> None:
     handle = Dataset(name="rewards", fingerprint="0" * 64, rows=1)
-    wrong = Computation.model_construct(dataset=handle, stage="rewards", spec={}, numbers={"mean": "much"})  # type: ignore[dict-item]
-    with pytest.raises(ValidationError), pytest.warns(UserWarning, match="serialized value may not be as expected"):
+    numbers: Any = {"mean": "much"}
+    wrong = Computation.model_construct(dataset=handle, stage="rewards", spec={}, numbers=numbers)
+    with (
+        pytest.raises(ValidationError),
+        pytest.warns(UserWarning, match="serialized value may not be as expected"),
+    ):
         seal(wrong)

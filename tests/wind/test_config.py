@@ -1,4 +1,6 @@
-"""Config: recipes load from YAML with overrides, and every mistake is one line that names the setting."""
+"""Config: recipes load from YAML with overrides, and every mistake is one line that names the
+setting.
+"""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -7,10 +9,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from wind.config import ClassifierRewardConfig, DistillConfig, RuleRewardConfig
+from wind.config.loading import load_config
+from wind.config.objectives import AnyObjectiveConfig, WindObjectiveConfig, anchor_samples
+from wind.config.recipe import ClassifierRewardConfig, DistillConfig, RuleRewardConfig
 from wind.errors import ConfigError
-from wind.objective_config import AnyObjectiveConfig, WindObjectiveConfig, anchor_samples
-from wind.recipes import load_config
 
 RECIPE = """\
 run: demo
@@ -41,11 +43,14 @@ def test_a_recipe_is_its_values_and_the_defaults(recipe: Path) -> None:
     config = load_config(recipe)
     assert config == DistillConfig.model_validate(yaml.safe_load(RECIPE))
     assert (config.run, config.seed, config.iterations) == ("demo", 0, 3)
-    assert config.prompts.source == "prompts.jsonl"  # relative to where the run starts, not to the recipe
+    # relative to where the run starts, not to the recipe
+    assert config.prompts.source == "prompts.jsonl"
     assert config.reward == RuleRewardConfig(kind="rule", function="rewards:length")
 
 
-def test_a_credential_is_refused_and_not_repeated(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_credential_is_refused_and_not_repeated(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOME_PASSWORD", "correct-horse")
     for override in (
         "prompts.source=https://ann:pa55@host/x",
@@ -60,14 +65,21 @@ def test_a_credential_is_refused_and_not_repeated(recipe: Path, monkeypatch: pyt
 
 
 def test_one_bound_of_a_drift_can_be_set(recipe: Path) -> None:
-    drift = load_config(recipe, ["checks.drift.kl.fail=20", "checks.drift.tie_share={warn: null}"]).checks.drift
+    drift = load_config(
+        recipe, ["checks.drift.kl.fail=20", "checks.drift.tie_share={warn: null}"]
+    ).checks.drift
     assert (drift.kl.warn, drift.kl.fail) == (10, 20)
     assert (drift.tie_share.warn, drift.tie_share.fail) == (None, None)
-    assert message_of(recipe, "checks.drift.kl.warm=1").startswith("checks.drift.kl.warm is not a setting; did you mean")
+    assert message_of(recipe, "checks.drift.kl.warm=1").startswith(
+        "checks.drift.kl.warm is not a setting; did you mean"
+    )
     assert message_of(recipe, "checks.drift.kl.warn=-1").startswith(
         "checks.drift.kl.warn is -1; it must be greater than or equal"
     )
-    assert message_of(recipe, "checks.drift=3") == "checks.drift is 3; it must be a mapping of settings"
+    assert (
+        message_of(recipe, "checks.drift=3")
+        == "checks.drift is 3; it must be a mapping of settings"
+    )
 
 
 def test_overrides_are_yaml_and_the_last_one_counts(recipe: Path) -> None:
@@ -110,37 +122,79 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
     ("override", "message"),
     [
         # misspelt: the nearest neighbour, in the same section first
-        ("training.learning_rate=1", "training.learning_rate is not a setting; did you mean training.lr?"),
+        (
+            "training.learning_rate=1",
+            "training.learning_rate is not a setting; did you mean training.lr?",
+        ),
         ("training.epoch=1", "training.epoch is not a setting; did you mean training.epochs?"),
-        ("training.batch_size=1", "training.batch_size is not a setting; did you mean training.batch_prompts?"),
-        ("sampling.max-new-tokens=1", "sampling.max-new-tokens is not a setting; did you mean sampling.max_new_tokens?"),
+        (
+            "training.batch_size=1",
+            "training.batch_size is not a setting; did you mean training.batch_prompts?",
+        ),
+        (
+            "sampling.max-new-tokens=1",
+            "sampling.max-new-tokens is not a setting; did you mean sampling.max_new_tokens?",
+        ),
         ("trainig.lr=1", "trainig is not a setting; did you mean training?"),
         ("temperature=1", "temperature is not a setting; did you mean sampling.temperature?"),
         ("training.beta=1", "training.beta is not a setting; did you mean objective.beta?"),
         ("reward.fuction=x:y", "reward.fuction is not a setting; did you mean reward.function?"),
-        ("reference.xyzzy=1", "reference.xyzzy is not a setting; the settings of reference are kind, rate"),
+        (
+            "reference.xyzzy=1",
+            "reference.xyzzy is not a setting; the settings of reference are kind, rate",
+        ),
         # impossible: the value and what is allowed
         ("training.lr=-1", "training.lr is -1; it must be greater than 0"),
-        ("training.lr=fast", "training.lr is 'fast'; it must be a valid number, unable to parse string as a number"),
+        (
+            "training.lr=fast",
+            "training.lr is 'fast'; it must be a valid number, unable to parse string as a number",
+        ),
         ("training.lr=.nan", "training.lr is nan; it must be a finite number"),
-        ("training.lora.rnk=4", "training.lora.rnk is not a setting; did you mean training.lora.rank?"),
+        (
+            "training.lora.rnk=4",
+            "training.lora.rnk is not a setting; did you mean training.lora.rank?",
+        ),
         ("training.lora.rank=0", "training.lora.rank is 0; it must be greater than or equal to 1"),
         ("training.zero_stage=4", "training.zero_stage is 4; it must be 0, 1, 2 or 3"),
-        ("objective.shift=whole", "objective.shift is 'whole'; it must be 'half', 'strict', 'centred', 'learned' or 'plug_in'"),
-        ("objective={name: dpo, beat: 1}", "objective.beat is not a setting; did you mean objective.beta?"),
-        ("objective={name: raft, xyzzy: 1}", "objective.xyzzy is not a setting; the settings of objective are name"),
-        ("selection.rows=some", "selection.rows is 'some'; it must be 'auto', 'all', 'best', 'best_worst' or 'best_random'"),
+        (
+            "objective.shift=whole",
+            "objective.shift is 'whole'; it must be 'half', 'strict', 'centred', 'learned' or 'plug_in'",
+        ),
+        (
+            "objective={name: dpo, beat: 1}",
+            "objective.beat is not a setting; did you mean objective.beta?",
+        ),
+        (
+            "objective={name: raft, xyzzy: 1}",
+            "objective.xyzzy is not a setting; the settings of objective are name",
+        ),
+        (
+            "selection.rows=some",
+            "selection.rows is 'some'; it must be 'auto', 'all', 'best', 'best_worst' or 'best_random'",
+        ),
         ("objective={name: bond, n: 1}", "objective.n is 1; it must be greater than or equal to 2"),
         ("objective=3", "objective is 3; it must be a mapping of settings"),
         ("prompts.eval_fraction=1", "prompts.eval_fraction is 1; it must be less than 1"),
         ("prompts.limit=1", "prompts.limit is 1; it must be greater than or equal to 2"),
-        ("seed=0.5", "seed is 0.5; it must be a valid integer, got a number with a fractional part"),
+        (
+            "seed=0.5",
+            "seed is 0.5; it must be a valid integer, got a number with a fractional part",
+        ),
         ("training.lr=", "training.lr is empty; it must be a valid number"),
         ("run=7", "run is 7; it must be a valid string"),
         ("training=3", "training is 3; it must be a mapping of settings"),
-        ("workers.python.ray=x", "workers.python.ray is 'ray'; it must be 'transformers', 'vllm' or 'training'"),
-        ("reward.kind=clasifier", "reward.kind is 'clasifier'; it must be 'rule' or 'classifier' or 'pairwise'"),
-        ("reward={path: x}", "reward.kind is required and missing; it must be 'rule' or 'classifier' or 'pairwise'"),
+        (
+            "workers.python.ray=x",
+            "workers.python.ray is 'ray'; it must be 'transformers', 'vllm' or 'training'",
+        ),
+        (
+            "reward.kind=clasifier",
+            "reward.kind is 'clasifier'; it must be 'rule' or 'classifier' or 'pairwise'",
+        ),
+        (
+            "reward={path: x}",
+            "reward.kind is required and missing; it must be 'rule' or 'classifier' or 'pairwise'",
+        ),
         ("reward={kind: classifier}", "reward.path is required and missing"),
         ("policy={}", "policy.path is required and missing"),
         # rules over several settings
@@ -148,7 +202,10 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
             "training={zero_stage: 2, offload: optimizer_and_parameters}",
             "training: offload optimizer_and_parameters needs zero_stage 3 or more: what is not sharded cannot be offloaded",
         ),
-        ("training.micro_prompts=3", "training: batch_prompts must be a multiple of micro_prompts * ranks"),
+        (
+            "training.micro_prompts=3",
+            "training: batch_prompts must be a multiple of micro_prompts * ranks",
+        ),
         (
             "sampling.samples_per_prompt=1",
             "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against",
@@ -173,15 +230,27 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
             "objective={name: jbond, refresh_steps: 1, anchor_samples: 1}",
             "objective.anchor_samples is 1; it must be greater than or equal to 2",
         ),
-        ("reference.kind=ema", "reference: kind ema needs a rate: J-BOND's authors take 0.02, and try 0.01 to 0.1"),
-        ("reference.rate=0.1", "reference: rate is for kind ema, and the kind is initial: remove the rate"),
-        ("reference={kind: ema, rate: 2}", "reference.rate is 2; it must be less than or equal to 1"),
+        (
+            "reference.kind=ema",
+            "reference: kind ema needs a rate: J-BOND's authors take 0.02, and try 0.01 to 0.1",
+        ),
+        (
+            "reference.rate=0.1",
+            "reference: rate is for kind ema, and the kind is initial: remove the rate",
+        ),
+        (
+            "reference={kind: ema, rate: 2}",
+            "reference.rate is 2; it must be less than or equal to 1",
+        ),
         (
             "reference={kind: ema, rate: 0.02}",
             "reference.kind ema moves during training, and the objective wind compares with stored log-probabilities: "
             "set objective.refresh_steps (bond, jbond, grpo, rloo), or reference.kind previous",
         ),
-        ("objective={name: jbond, refresh_steps: 0}", "objective.refresh_steps is 0; it must be greater than or equal to 1"),
+        (
+            "objective={name: jbond, refresh_steps: 0}",
+            "objective.refresh_steps is 0; it must be greater than or equal to 1",
+        ),
         (
             "objective={name: raft, refresh_steps: 1}",
             "objective.refresh_steps is not a setting; the settings of objective are name",
@@ -191,10 +260,19 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
             "objective: tau must not be larger than eta: the current policy's weight is 1 - tau/eta",
         ),
         # the override itself
-        ("training.lr", "'training.lr' is not an override: write section.key=value, for example training.lr=1e-6"),
+        (
+            "training.lr",
+            "'training.lr' is not an override: write section.key=value, for example training.lr=1e-6",
+        ),
         ("=1", "'=1' is not an override: write section.key=value, for example training.lr=1e-6"),
-        ("training..lr=1", "'training..lr=1' is not an override: write section.key=value, for example training.lr=1e-6"),
-        ("policy.path.x=1", "'policy.path.x=1': policy.path is 'models/base' and has no settings of its own"),
+        (
+            "training..lr=1",
+            "'training..lr=1' is not an override: write section.key=value, for example training.lr=1e-6",
+        ),
+        (
+            "policy.path.x=1",
+            "'policy.path.x=1': policy.path is 'models/base' and has no settings of its own",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(recipe: Path, override: str, message: str) -> None:
@@ -203,11 +281,16 @@ def test_a_mistake_is_one_line(recipe: Path, override: str, message: str) -> Non
 
 def test_every_objective_has_defaults_and_wind_is_the_one_unless_named(recipe: Path) -> None:
     assert load_config(recipe, ["objective.beta=2"]).objective == WindObjectiveConfig(beta=2)
-    sections = {get_args(section.model_fields["name"].annotation)[0]: section for section in get_args(AnyObjectiveConfig)}
+    sections = {
+        get_args(section.model_fields["name"].annotation)[0]: section
+        for section in get_args(AnyObjectiveConfig)
+    }
     for name, section in sections.items():
         objective = load_config(recipe, [f"objective={{name: {name}}}"]).objective
         assert objective == section(name=name)
-        assert load_config(recipe, [f"objective={objective.model_dump_json()}"]).objective == objective
+        assert (
+            load_config(recipe, [f"objective={objective.model_dump_json()}"]).objective == objective
+        )
     assert message_of(recipe, "objective.name=dop") == (
         f"objective.name is 'dop'; it must be {' or '.join(repr(name) for name in sections)}"
     )
@@ -227,7 +310,9 @@ def test_every_objective_has_defaults_and_wind_is_the_one_unless_named(recipe: P
         ),
     ],
 )
-def test_one_sample_is_enough_only_beside_those_of_an_anchor(recipe: Path, objective: str, message: str) -> None:
+def test_one_sample_is_enough_only_beside_those_of_an_anchor(
+    recipe: Path, objective: str, message: str
+) -> None:
     assert message_of(recipe, f"objective={objective}", "sampling.samples_per_prompt=1") == message
 
 
@@ -241,7 +326,9 @@ def test_samples_of_policy_and_anchor_are_counted_apart(recipe: Path) -> None:
         )
     }
     assert list(drawn.values()) == [2 * (1 + 2), 2 * (1 + 16)]
-    assert load_config(recipe, ["objective={name: jbond, refresh_steps: 1}", *alone[1:]]).responses_per_prompt() == 2 * (8 + 8)
+    assert load_config(
+        recipe, ["objective={name: jbond, refresh_steps: 1}", *alone[1:]]
+    ).responses_per_prompt() == 2 * (8 + 8)
 
 
 def test_the_recipe_of_jbond_is_algorithm_2() -> None:
@@ -251,7 +338,9 @@ def test_the_recipe_of_jbond_is_algorithm_2() -> None:
 
 
 def test_an_override_that_is_no_yaml(recipe: Path) -> None:
-    assert message_of(recipe, "training={lr: 1").startswith("'training={lr: 1' line 1: expected ',' or '}'")
+    assert message_of(recipe, "training={lr: 1").startswith(
+        "'training={lr: 1' line 1: expected ',' or '}'"
+    )
 
 
 def test_several_mistakes_are_counted_and_misspelt_keys_come_first(recipe: Path) -> None:
@@ -264,12 +353,18 @@ def test_several_mistakes_are_counted_and_misspelt_keys_come_first(recipe: Path)
     ("content", "message"),
     [
         ("", "must be a mapping of settings such as `run: demo`, not empty"),
-        ("- run: demo\n", "must be a mapping of settings such as `run: demo`, not [{'run': 'demo'}]"),
+        (
+            "- run: demo\n",
+            "must be a mapping of settings such as `run: demo`, not [{'run': 'demo'}]",
+        ),
         ("run: demo\npolicy: {path: x\nseed: 1\n", "line 3: "),
         ("run: demo\n\tseed: 1\n", "line 2: "),
         (RECIPE + "run: again\n", "line 6: run is set twice"),
         (RECIPE + "training:\n  lr: 1\n  epochs: 2\n  lr: 2\n", "line 9: lr is set twice"),
-        ("run: !!python/object/apply:os.system [ls]\n", "line 1: could not determine a constructor"),
+        (
+            "run: !!python/object/apply:os.system [ls]\n",
+            "line 1: could not determine a constructor",
+        ),
         ("run: \x00\n", "is not YAML: "),
     ],
 )
@@ -280,17 +375,25 @@ def test_a_file_that_is_no_recipe(recipe: Path, content: str, message: str) -> N
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     assert message_of("no.yaml") == " does not exist: give the path of a recipe, a YAML file"
-    assert message_of(tmp_path) == " is a folder, and no plain file: give the path of a recipe, a YAML file"
+    assert (
+        message_of(tmp_path)
+        == " is a folder, and no plain file: give the path of a recipe, a YAML file"
+    )
     (tmp_path / "bytes.yaml").write_bytes(b"run: \xff\n")
     assert "cannot be read: " in message_of(tmp_path / "bytes.yaml")
 
 
 def test_yaml_anchors_and_merges_still_work(recipe: Path) -> None:
-    recipe.write_text(RECIPE + "sampling: &s {top_k: 3, top_p: 0.5}\nevaluation: {samples_per_prompt: 2}\n")
+    recipe.write_text(
+        RECIPE + "sampling: &s {top_k: 3, top_p: 0.5}\nevaluation: {samples_per_prompt: 2}\n"
+    )
     assert load_config(recipe).sampling.top_k == 3
     recipe.write_text("base: &b {top_k: 3}\n" + RECIPE + "sampling: {<<: *b, top_p: 0.5}\n")
-    assert message_of(recipe).startswith("base is not a setting")  # merged, and only the extra key is wrong
-    recipe.write_text(RECIPE + "workers: {python: &p {vllm: a}}\nsampling: {top_k: 2, top_p: 0.5}\n")
+    # merged, and only the extra key is wrong
+    assert message_of(recipe).startswith("base is not a setting")
+    recipe.write_text(
+        RECIPE + "workers: {python: &p {vllm: a}}\nsampling: {top_k: 2, top_p: 0.5}\n"
+    )
     assert load_config(recipe).workers.python == {"vllm": "a"}
 
 

@@ -1,4 +1,6 @@
-"""The store when processes race, are killed or run out of disk: what is visible is whole, and what was finished is kept."""
+"""The store when processes race, are killed or run out of disk: what is visible is whole, and what
+was finished is kept.
+"""
 
 import os
 import shutil
@@ -11,17 +13,23 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from wind.datasets import Store
 from wind.files import atomic_write, lock
-from wind.handles import Dataset
-from wind.shards import shard_name
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.shards import shard_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def steps(start: int, stop: int) -> pa.Table:
     """Rows of `training`: one loss a step."""
-    return pa.table({"step": range(start, stop), "metric": ["loss"] * (stop - start), "value": [1.0] * (stop - start)})
+    return pa.table(
+        {
+            "step": range(start, stop),
+            "metric": ["loss"] * (stop - start),
+            "value": [1.0] * (stop - start),
+        }
+    )
 
 
 def publish(store: Store, *shards: pa.Table, key: str = "key") -> Dataset:
@@ -47,7 +55,10 @@ def in_process(program: str, store: Store, stdin: int | None = None) -> "subproc
 @pytest.mark.slow
 def test_processes_that_publish_the_same_both_end_well(store: Store) -> None:
     program = "sys.stdin.read(); print(publish(store, steps(0, 3), key={key!r}).fingerprint)"
-    processes = [in_process(program.format(key=str(number % 3)), store, subprocess.PIPE) for number in range(4)]
+    processes = [
+        in_process(program.format(key=str(number % 3)), store, subprocess.PIPE)
+        for number in range(4)
+    ]
     results = [process.communicate() for process in processes]  # closing stdin is the starting gun
     assert [process.returncode for process in processes] == [0] * 4, results
     assert len({out for out, _ in results}) == 1
@@ -57,8 +68,12 @@ def test_processes_that_publish_the_same_both_end_well(store: Store) -> None:
 
 
 @pytest.mark.parametrize("interrupted", ["os.replace", "os.rename"])
-def test_a_kill_leaves_nothing_visible_and_keeps_finished_shards(store: Store, interrupted: str) -> None:
-    """Killed while the second shard is written but not yet named, or after the manifest and before the dataset appears."""
+def test_a_kill_leaves_nothing_visible_and_keeps_finished_shards(
+    store: Store, interrupted: str
+) -> None:
+    """Killed while the second shard is written but not yet named, or after the manifest and before
+    the dataset appears.
+    """
     program = f"""
 import time
 finish = {interrupted}
@@ -86,7 +101,11 @@ publish(store, steps(0, 3), steps(3, 6))
         assert shard_stamp(store.root / partial.folder / shard_name(0)) == written
         handle = partial.publish(2, parents={}, computed_by={}, numbers={}, provenance={})
     assert store.verify(handle).rows == 6
-    assert sorted(path.name for path in store.path(handle).iterdir()) == ["manifest.json", shard_name(0), shard_name(1)]
+    assert sorted(path.name for path in store.path(handle).iterdir()) == [
+        "manifest.json",
+        shard_name(0),
+        shard_name(1),
+    ]
 
 
 def shard_stamp(path: Path) -> tuple[int, int]:
@@ -94,7 +113,9 @@ def shard_stamp(path: Path) -> tuple[int, int]:
 
 
 def test_a_full_disk_ends_in_an_oserror_and_nothing_half_written(store: Store) -> None:
-    """A limit on file sizes stands in for the disk: the first shard fits, the second does not, and then room is made."""
+    """A limit on file sizes stands in for the disk: the first shard fits, the second does not, and
+    then room is made.
+    """
     program = """
 import resource
 with store.partial("training", "key") as partial:
@@ -115,7 +136,12 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True).returncode:
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True
+        ).returncode
+    ):
         pytest.skip("mounting a small file system needs root")
     try:
         store = Store(folder)
@@ -148,7 +174,9 @@ except PermissionError as error:
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
-    """Each of eight threads removes the lock file when it is done, as publishing does; no two may ever be inside."""
+    """Each of eight threads removes the lock file when it is done, as publishing does; no two may
+    ever be inside.
+    """
     inside, most = 0, 0
 
     def work() -> None:
@@ -168,7 +196,9 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     assert (inside, most) == (0, 1)
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.json"
     atomic_write(path, b"old")
 

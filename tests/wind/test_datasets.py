@@ -1,4 +1,6 @@
-"""The store: datasets appear whole or not at all, any damage is found and named, and everybody can read the shards."""
+"""The store: datasets appear whole or not at all, any damage is found and named, and everybody can
+read the shards.
+"""
 
 import errno
 import json
@@ -18,23 +20,27 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-import wind.datasets
-from wind.datasets import Store
+import wind.store.datasets
+from wind.audit.verification import Verification
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import file_digest
-from wind.handles import Dataset, Model, label
-from wind.schemas import SCHEMAS, conform
-from wind.seals import seal
-from wind.shards import shard_name
-from wind.storage import LocalStorage
-from wind.verification import Verification
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model, label
+from wind.store.schemas import SCHEMAS, conform
+from wind.store.sealed_json import seal
+from wind.store.shards import shard_name
+from wind.store.storage import LocalStorage
 
 
 def steps(start: int, stop: int) -> pa.Table:
     """Rows of `training`: one loss a step."""
     count = stop - start
     return pa.table(
-        {"step": range(start, stop), "metric": ["loss"] * count, "value": [1 / (step + 1) for step in range(start, stop)]}
+        {
+            "step": range(start, stop),
+            "metric": ["loss"] * count,
+            "value": [1 / (step + 1) for step in range(start, stop)],
+        }
     )
 
 
@@ -42,14 +48,17 @@ def publish(store: Store, *shards: pa.Table, key: str = "key", **facts: Any) -> 
     with store.partial("training", key) as partial:
         for index, table in enumerate(shards):
             partial.write(index, table)
-        return partial.publish(len(shards), **({"parents": {}, "computed_by": {}, "numbers": {}, "provenance": {}} | facts))
+        return partial.publish(
+            len(shards),
+            **({"parents": {}, "computed_by": {}, "numbers": {}, "provenance": {}} | facts),
+        )
 
 
 def shard(store: Store, handle: Dataset, index: int = 0) -> Path:
     return store.path(handle) / shard_name(index)
 
 
-# ---------------------------------------------------------------------------------------------- publishing
+# --------------------------------------------------------------------------------------- publishing
 
 
 def test_what_is_published_is_what_was_written(store: Store) -> None:
@@ -66,12 +75,19 @@ def test_what_is_published_is_what_was_written(store: Store) -> None:
     assert store.read(handle, ["value"], shard=1).to_pydict() == {"value": [1 / 4, 1 / 5]}
     assert store.frame(handle)["step"].dtype == pl.Int32  # cast to the declared type
     manifest = store.verify(handle)
-    assert [(file.name, file.rows) for file in manifest.files] == [("part-00000.arrow", 3), ("part-00001.arrow", 2)]
+    assert [(file.name, file.rows) for file in manifest.files] == [
+        ("part-00000.arrow", 3),
+        ("part-00001.arrow", 2),
+    ]
     assert manifest.rows == 5
     assert manifest.parents == {"base": other}
     assert manifest.numbers == {"loss": 0.5}
-    assert list(store.handles("training")) == sorted([handle, other], key=lambda each: each.fingerprint)
-    assert [path.name for path in (store.root / "partial" / "training").iterdir() if path.is_dir()] == []
+    assert list(store.handles("training")) == sorted(
+        [handle, other], key=lambda each: each.fingerprint
+    )
+    assert [
+        path.name for path in (store.root / "partial" / "training").iterdir() if path.is_dir()
+    ] == []
 
 
 def test_the_cut_into_shards_is_no_content(store: Store) -> None:
@@ -146,7 +162,7 @@ def test_columns_are_ordered_and_counted() -> None:
         conform(turned.append_column("meta", pa.array(["{}"])), SCHEMAS["prompts"])
 
 
-# ---------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def flip(path: Path) -> None:
@@ -224,11 +240,17 @@ def damage(kind: str, store: Store, handle: Dataset) -> None:
 
 DAMAGES = {  # kind: (what verify says, whether the cheap check before a cache hit sees it)
     "flipped bit": ("part-00000.arrow does not have the sha256 of its manifest", True),
-    "flipped bit, its time set back": ("part-00000.arrow does not have the sha256 of its manifest", False),
+    "flipped bit, its time set back": (
+        "part-00000.arrow does not have the sha256 of its manifest",
+        False,
+    ),
     "shortened": ("part-00001.arrow has .* bytes, its manifest says", True),
     "missing shard": ("part-00001.arrow is missing", True),
     "swapped shards": ("part-00000.arrow (does not have the sha256|has .* bytes)", True),
-    "shards swapped in the manifest": ("part-00000.arrow is out of order: 0/loss stands below 5/loss: rows are sorted by", False),
+    "shards swapped in the manifest": (
+        "part-00000.arrow is out of order: 0/loss stands below 5/loss: rows are sorted by",
+        False,
+    ),
     "shard forgotten by the manifest": ("has content .*, not the .* it is named for", False),
     "edited checksum": ("part-00000.arrow does not have the sha256 of its manifest", False),
     "edited fingerprint": ("manifest.json names another fingerprint, 000000000000", True),
@@ -258,15 +280,19 @@ def test_damage_is_found_named_and_repaired(store: Store, kind: str) -> None:
         assert store.verify(handle).rows == 6
 
 
-def test_what_is_younger_than_its_manifest_is_hashed_until_it_was_claimed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the files of a copied store are; not so a shard of an unfinished dataset, which is computed again."""
+def test_what_is_younger_than_its_manifest_is_hashed_until_it_was_claimed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the files of a copied store are; not so a shard of an unfinished dataset, which is
+    computed again.
+    """
     hashed: list[str] = []
 
     def counted(path: Path) -> str:
         hashed.append(path.name)
         return file_digest(path)
 
-    monkeypatch.setattr(wind.datasets, "file_digest", counted)
+    monkeypatch.setattr(wind.store.datasets, "file_digest", counted)
     handle = publish(store, steps(0, 3), steps(3, 6))
     hashed.clear()
     manifest = store.path(handle) / "manifest.json"
@@ -309,8 +335,12 @@ def forge(store: Store, table: pa.Table) -> Dataset:
     with pa.ipc.new_file(path, table.schema) as writer:
         writer.write_table(table)
     manifest = store.manifest(handle)
-    file = manifest.files[0].model_copy(update={"bytes": path.stat().st_size, "sha256": file_digest(path)})
-    (store.path(handle) / "manifest.json").write_bytes(seal(manifest.model_copy(update={"files": [file]})))
+    file = manifest.files[0].model_copy(
+        update={"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    )
+    (store.path(handle) / "manifest.json").write_bytes(
+        seal(manifest.model_copy(update={"files": [file]}))
+    )
     return handle
 
 
@@ -325,15 +355,23 @@ def test_offsets_that_point_outside_are_found_and_not_followed(store: Store) -> 
 @pytest.mark.parametrize(
     ("column", "told"),
     [
-        ({"steps": [1]}, "part-00000.arrow is out of order: there are rows without step, which is of their key"),
-        ({"step": pa.array([None], pa.int32())}, "part-00000.arrow is out of order: there are rows without step, which"),
+        (
+            {"steps": [1]},
+            "part-00000.arrow is out of order: there are rows without step, which is of their key",
+        ),
+        (
+            {"step": pa.array([None], pa.int32())},
+            "part-00000.arrow is out of order: there are rows without step, which",
+        ),
         (
             {"step": [[1], [2]], "metric": ["loss"] * 2},
             "part-00000.arrow is out of order: step, which is of their key, has no order",
         ),
     ],
 )
-def test_a_key_that_no_writer_of_ours_left_is_one_line(store: Store, column: dict[str, Any], told: str) -> None:
+def test_a_key_that_no_writer_of_ours_left_is_one_line(
+    store: Store, column: dict[str, Any], told: str
+) -> None:
     handle = forge(store, pa.table(column))
     verification = Verification(store)
     verification.dataset(handle)
@@ -347,24 +385,40 @@ def test_a_key_that_no_writer_of_ours_left_is_one_line(store: Store, column: dic
 def test_every_shard_has_the_same_columns(store: Store) -> None:
     with store.partial("training", "key") as partial:
         partial.write(0, steps(0, 3))
-        partial.write(1, pa.table({"step": [3], "metric": ["loss"]}), pa.schema({"step": pa.int32(), "metric": pa.string()}))
-        with pytest.raises(DatasetError, match=r"part-00001.arrow has other columns than the shards before it"):
+        partial.write(
+            1,
+            pa.table({"step": [3], "metric": ["loss"]}),
+            pa.schema({"step": pa.int32(), "metric": pa.string()}),
+        )
+        with pytest.raises(
+            DatasetError, match=r"part-00001.arrow has other columns than the shards before it"
+        ):
             partial.publish(2, parents={}, computed_by={}, numbers={}, provenance={})
 
 
 def test_rows_are_in_order_of_their_key(store: Store) -> None:
-    """Within a shard and over shards: readers merge by it. Two rows of one key are for the data checks to judge."""
+    """Within a shard and over shards: readers merge by it. Two rows of one key are for the data
+    checks to judge.
+    """
     with store.partial("training", "key") as partial:
-        with pytest.raises(DatasetError, match=r"^1/loss stands below 2/loss: rows are sorted by step, metric$"):
+        with pytest.raises(
+            DatasetError, match=r"^1/loss stands below 2/loss: rows are sorted by step, metric$"
+        ):
             partial.write(0, steps(0, 3).take([0, 2, 1]))
         assert partial.missing(1) == [0]
         partial.write(0, steps(0, 3))
         with pytest.raises(DatasetError, match=r"^2/kl stands below 2/loss: "):
-            partial.write(1, pa.table({"step": [1, 2, 2], "metric": ["loss", "loss", "kl"], "value": [1.0] * 3}))
+            partial.write(
+                1,
+                pa.table({"step": [1, 2, 2], "metric": ["loss", "loss", "kl"], "value": [1.0] * 3}),
+            )
         partial.write(1, steps(2, 2))
         partial.write(2, steps(2, 4))
         partial.write(3, steps(1, 2))
-        with pytest.raises(DatasetError, match=r"part-00003.arrow is out of order: 1/loss stands below 3/loss: rows are sorted"):
+        with pytest.raises(
+            DatasetError,
+            match=r"part-00003.arrow is out of order: 1/loss stands below 3/loss: rows are sorted",
+        ):
             partial.publish(4, parents={}, computed_by={}, numbers={}, provenance={})
         twice = partial.publish(3, parents={}, computed_by={}, numbers={}, provenance={})
     assert store.read(twice, ["step"])["step"].to_pylist() == [0, 1, 2, 2, 3]
@@ -374,7 +428,9 @@ def test_rows_are_in_order_of_their_key(store: Store) -> None:
 def test_reading_what_is_gone_is_one_line(store: Store) -> None:
     handle = publish(store, steps(0, 3))
     shard(store, handle).write_bytes(b"nothing")
-    with pytest.raises(DatasetError, match=rf"{label(handle)} cannot be read: .*; run `wind verify`"):
+    with pytest.raises(
+        DatasetError, match=rf"{label(handle)} cannot be read: .*; run `wind verify`"
+    ):
         store.read(handle)
     missing = Dataset(name="rewards", fingerprint="0" * 64, rows=1)
     with pytest.raises(DatasetError, match="rewards/000000000000 is not in the store"):
@@ -388,10 +444,12 @@ def test_a_handle_names_a_noun(name: str) -> None:
         Dataset(name=name, fingerprint="0" * 64, rows=1)
 
 
-# ---------------------------------------------------------------------------------------------- models and readers
+# ------------------------------------------------------------------------------- models and readers
 
 
-def test_a_model_is_its_config_tokenizer_and_safetensors(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_is_its_config_tokenizer_and_safetensors(
+    store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     plain = store.import_model(folder)
@@ -399,8 +457,12 @@ def test_a_model_is_its_config_tokenizer_and_safetensors(store: Store, tiny_mode
     (folder / "optimizer.pt").write_bytes(b"a pickle")
     (folder / "README.md").write_text("a card")
     assert store.import_model(folder) == plain
-    assert not {"pytorch_model.bin", "optimizer.pt", "README.md"} & {path.name for path in store.path(plain).iterdir()}
-    assert plain.parameters == sum(tensor.size for tensor in load_file(folder / "model.safetensors").values())
+    assert not {"pytorch_model.bin", "optimizer.pt", "README.md"} & {
+        path.name for path in store.path(plain).iterdir()
+    }
+    assert plain.parameters == sum(
+        tensor.size for tensor in load_file(folder / "model.safetensors").values()
+    )
     assert store.verify(plain).kind == "models"
     assert list(store.handles("models")) == [plain]
     edit(folder / "generation_config.json", "2", "3")
@@ -438,5 +500,7 @@ def test_everybody_reads_the_shards_as_they_are(store: Store, tmp_path: Path) ->
     rows = store.open(handle)
     assert rows.count_rows() == 6
     assert duckdb.connect().execute("select sum(step), count(*) from rows").fetchall() == [(15, 6)]
-    loaded = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(
+        "arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert loaded["value"][:] == expected

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wind import devices
+from wind.machine import devices
 
 DRIVER = r"""
 #include <stdio.h>
@@ -37,7 +37,7 @@ int cuGetErrorName(int code, const char **name) { *name = "CUDA_ERROR_SYSTEM_NOT
 
 ASKED = """
 import json, os
-from wind import devices
+from wind.machine import devices
 answers = []
 for changes in json.loads(os.environ["CASES"]):
     devices._answer.cache_clear()
@@ -57,7 +57,10 @@ print(json.dumps([*answers, len(first), len(devices.gpus())]))
 
 def test_the_driver_is_asked_what_it_gives(tmp_path: Path) -> None:
     (tmp_path / "driver.c").write_text(DRIVER)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / devices.DRIVER, tmp_path / "driver.c"], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", tmp_path / devices.DRIVER, tmp_path / "driver.c"],
+        check=True,
+    )
     cases = [
         {},
         {"CUDA_VISIBLE_DEVICES": "GPU-a,1,MIG-b"},
@@ -68,13 +71,18 @@ def test_the_driver_is_asked_what_it_gives(tmp_path: Path) -> None:
     ]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CASES": json.dumps(cases)}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    asked = subprocess.run([sys.executable, "-c", ASKED], env=environment, capture_output=True, text=True, check=True)
+    asked = subprocess.run(
+        [sys.executable, "-c", ASKED], env=environment, capture_output=True, text=True, check=True
+    )
     two, three, without, stub, unready, crashed, *counts = json.loads(asked.stdout)
     assert two == ["H100 80GB HBM3", "H200"]
     assert three == ["H100 80GB HBM3", "H200", "H100 80GB HBM3"]
     assert (without, stub) == ([], [])
     say = "see that nvidia-smi works, or set workers.device to cpu"
-    assert unready == f"ConfigError: the CUDA driver does not start: CUDA_ERROR_SYSTEM_NOT_READY (802); {say}"
+    assert (
+        unready
+        == f"ConfigError: the CUDA driver does not start: CUDA_ERROR_SYSTEM_NOT_READY (802); {say}"
+    )
     assert crashed.startswith("ConfigError: the CUDA driver does not start: no answer, ")
     assert "\n" not in crashed
     assert counts == [2, 1]
@@ -85,8 +93,12 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert devices._answer("of this test alone") == ()
 
 
-@pytest.mark.parametrize(("version", "is_for_cpus"), [("2.13.0+cpu", True), ("2.13.0", False), ("2.13.0+cu130", False)])
-def test_a_torch_for_cpus_is_known_by_its_version(monkeypatch: pytest.MonkeyPatch, version: str, is_for_cpus: bool) -> None:
+@pytest.mark.parametrize(
+    ("version", "is_for_cpus"), [("2.13.0+cpu", True), ("2.13.0", False), ("2.13.0+cu130", False)]
+)
+def test_a_torch_for_cpus_is_known_by_its_version(
+    monkeypatch: pytest.MonkeyPatch, version: str, is_for_cpus: bool
+) -> None:
     monkeypatch.setattr(devices, "version", lambda name: version)
     assert devices.cpu_build() == ("torch 2.13.0+cpu" if is_for_cpus else None)
 

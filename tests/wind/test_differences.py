@@ -8,14 +8,22 @@ import pyarrow as pa
 import pytest
 
 from tests.wind.audit_case import Run, key, publish
-from wind.computations import Computation, computation_of
-from wind.datasets import Store
-from wind.differences import Change, changes, difference, newest, reasons, row_changes, setting_changes
+from wind.audit.diff import (
+    Change,
+    changes,
+    difference,
+    newest,
+    reasons,
+    row_changes,
+    setting_changes,
+)
+from wind.code.observed import Observed
 from wind.fingerprints import digest
-from wind.handles import Dataset
-from wind.observed import Observed
 from wind.stages import Job, Place
-from wind.versions import Versions
+from wind.store.computations import Computation, computation_of
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.versions import Versions
 
 
 def rewards(store: Store, rows: dict[tuple[str, int], float], code: str = "a") -> Dataset:
@@ -30,7 +38,10 @@ def rewards(store: Store, rows: dict[tuple[str, int], float], code: str = "a") -
 def test_rows_are_told_apart_by_key(tmp_path: Path) -> None:
     store = Store(tmp_path)
     before = rewards(store, {("a", 0): 1.0, ("a", 1): 2.0, ("b", 0): 3.0, ("b", 1): 4.0})
-    after = rewards(store, {("a", 1): 2.5, ("b", 0): 3.0, ("b", 1): 5.0, ("c", 0): 1.0, ("c", 1): 1.0, ("d", 0): 1.0})
+    after = rewards(
+        store,
+        {("a", 1): 2.5, ("b", 0): 3.0, ("b", 1): 5.0, ("c", 0): 1.0, ("c", 1): 1.0, ("d", 0): 1.0},
+    )
     found = row_changes(store, "rewards", before, after)
     assert (found.added, found.removed, found.changed) == (3, 1, 2)
     assert found.columns == {"reward": 2}
@@ -56,14 +67,19 @@ def test_long_columns_and_nulls_are_compared_too(tmp_path: Path) -> None:
 
     before = prompts([[1], [1, 2], [1, 2, 3]], [None, None, "3"], "words")
     after = prompts([[1], [1, 2, 2], [1, 2, 3]], [None, "2", "3"], "words")
-    assert row_changes(store, "prompts", before, after).columns == {"prompt_token_ids": 1, "answer": 1}
+    assert row_changes(store, "prompts", before, after).columns == {
+        "prompt_token_ids": 1,
+        "answer": 1,
+    }
     assert row_changes(store, "prompts", before, after).changed == 1
     other = prompts([[1], [1, 2], [1, 2, 3]], [None, None, "3"], "other words")
     assert row_changes(store, "prompts", before, other).columns == {"messages": 3}
 
 
 def test_a_shift_by_hand(tmp_path: Path) -> None:
-    """0 0 1 1 and 1 1 1 3: the distribution functions are 1/2 apart at 0; means 1/2 and 3/2; variances 1/4 and 3/4."""
+    """0 0 1 1 and 1 1 1 3: the distribution functions are 1/2 apart at 0; means 1/2 and 3/2;
+    variances 1/4 and 3/4.
+    """
     store = Store(tmp_path)
     keys = [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
     before = rewards(store, dict(zip(keys, (0.0, 0.0, 1.0, 1.0), strict=True)))
@@ -71,7 +87,8 @@ def test_a_shift_by_hand(tmp_path: Path) -> None:
     (shift,) = row_changes(store, "rewards", before, after).shifts
     assert (shift.quantity, shift.before, shift.after, shift.statistic) == ("reward", 0.5, 1.5, 0.5)
     assert shift.effect == pytest.approx(1 / math.sqrt(0.5))
-    # Two prompts on each side count, not four rows: Kolmogorov's Q(1/2) = 2 sum (-1)^(j-1) exp(-2 j^2 (1/2)^2).
+    # Two prompts on each side count, not four rows: Kolmogorov's Q(1/2) = 2 sum (-1)^(j-1) exp(-2
+    # j^2 (1/2)^2).
     expected = 2 * sum((-1) ** (j - 1) * math.exp(-2 * j * j * 0.25) for j in range(1, 50))
     assert shift.p_value == pytest.approx(expected)
     (back,) = row_changes(store, "rewards", after, before).shifts
@@ -81,7 +98,9 @@ def test_a_shift_by_hand(tmp_path: Path) -> None:
 
 
 def test_ties_and_lengths_of_rollouts_are_of_the_policy(tmp_path: Path) -> None:
-    """Rewards 1 1 2 of the policy: of 3 x 2 ordered pairs 2 are ties. The anchor's rows are not compared."""
+    """Rewards 1 1 2 of the policy: of 3 x 2 ordered pairs 2 are ties. The anchor's rows are not
+    compared.
+    """
     store = Store(tmp_path)
     row = {
         "step": pa.array([1] * 4, pa.int32()),
@@ -98,9 +117,17 @@ def test_ties_and_lengths_of_rollouts_are_of_the_policy(tmp_path: Path) -> None:
         "logp_reference": [-2.0] * 4,
     }
     made, _ = publish(store, "rollouts", row)
-    means = {shift.quantity: shift.before for shift in row_changes(store, "rollouts", made, made).shifts}
+    means = {
+        shift.quantity: shift.before for shift in row_changes(store, "rollouts", made, made).shifts
+    }
     assert means == pytest.approx(
-        {"reward": 4 / 3, "response_tokens": 2.0, "win_rate": 0.5, "tie_share": 1 / 3, "log_ratio": 1.0}
+        {
+            "reward": 4 / 3,
+            "response_tokens": 2.0,
+            "win_rate": 0.5,
+            "tie_share": 1 / 3,
+            "log_ratio": 1.0,
+        }
     )
 
 
@@ -117,34 +144,57 @@ def test_changes_go_down_to_the_field() -> None:
 
 def test_a_setting_that_another_release_has_at_its_default_is_no_change() -> None:
     old = {"training": {"lr": 1.0}, "evaluation": {"match": None}}, ["evaluation"]
-    new = {"training": {"lr": 1.0, "jitter": 0.0}, "evaluation": {"match": None, "every": 1}, "gate": {"at": 0.5}}
+    new = {
+        "training": {"lr": 1.0, "jitter": 0.0},
+        "evaluation": {"match": None, "every": 1},
+        "gate": {"at": 0.5},
+    }
     defaults = ["training.jitter", "evaluation", "gate"]
-    assert list(setting_changes(old, (new, defaults))) == list(setting_changes((new, defaults), old)) == []
+    assert (
+        list(setting_changes(old, (new, defaults)))
+        == list(setting_changes((new, defaults), old))
+        == []
+    )
     chosen = setting_changes(old, (new, ["evaluation"]))
     assert [change.name for change in chosen] == ["training.jitter", "gate"]
     lower = {**new, "training": {"lr": 0.5, "jitter": 0.0}}
-    assert list(setting_changes(old, (lower, ["training.lr", *defaults]))) == [Change(name="training.lr", before=1.0, after=0.5)]
+    assert list(setting_changes(old, (lower, ["training.lr", *defaults]))) == [
+        Change(name="training.lr", before=1.0, after=0.5)
+    ]
     moved = {**new, "evaluation": {"match": None, "every": 2}}
-    assert [change.name for change in setting_changes(old, (moved, defaults[::2]))] == ["evaluation.every"]
+    assert [change.name for change in setting_changes(old, (moved, defaults[::2]))] == [
+        "evaluation.every"
+    ]
 
 
 def test_reasons_name_the_part_of_the_key() -> None:
     handle = {"name": "rewards", "fingerprint": digest(1), "rows": 1}
-    spec = {"rewards": handle, "reward": {"source_digest": digest(2)}, "training": {"lr": 0.001}, "limit": None}
+    spec = {
+        "rewards": handle,
+        "reward": {"source_digest": digest(2)},
+        "training": {"lr": 0.001},
+        "limit": None,
+    }
     modules = {"wind.rewards": "1", "wind.rewards.rules": "2", "tasks.rewards.score_rewards": "3"}
     dataset = Dataset(name="rewards", fingerprint=digest(3), rows=1)
     before = Computation(dataset=dataset, stage="rewards", spec=spec, code="old", modules=modules)
 
     def job(code: str = "old", changed: dict[str, str] | None = None, **fields: object) -> Job:
         return Job(
-            stage="rewards", spec=spec | fields, code=code, modules=modules | (changed or {}), place=Place(root="anywhere")
+            stage="rewards",
+            spec=spec | fields,
+            code=code,
+            modules=modules | (changed or {}),
+            place=Place(root="anywhere"),
         )
 
     assert reasons(before, job()) == []
     assert reasons(None, job()) == ["never computed"]
     assert reasons(before, job(training={"lr": 0.003})) == ["training.lr 0.001 -> 0.003"]
     assert reasons(before, job(limit=5)) == ["limit nothing -> 5"]
-    assert reasons(before, job(rewards={**handle, "fingerprint": digest(9)})) == ["input rewards changed"]
+    assert reasons(before, job(rewards={**handle, "fingerprint": digest(9)})) == [
+        "input rewards changed"
+    ]
     assert reasons(before, job(reward={"source_digest": digest(8)})) == [
         f"reward.source_digest {digest(2)[:12]} -> {digest(8)[:12]}"
     ]
@@ -153,10 +203,23 @@ def test_reasons_name_the_part_of_the_key() -> None:
         "code of wind.rewards.new added",
     ]
     assert reasons(before.model_copy(update={"modules": {}}), job("new")) == ["code changed"]
-    both = job("new", {"wind.rewards": "9"}, rewards={**handle, "fingerprint": digest(9)}, training={"lr": 1})
-    assert reasons(before, both) == ["training.lr 0.001 -> 1", "code of wind.rewards changed", "input rewards changed"]
-    read = before.model_copy(update={"observed": Observed(files={"a.txt": "1", "b.txt": "1"}, variables={"MODE": "1"})})
-    later = before.model_copy(update={"observed": Observed(files={"a.txt": "2", "c.txt": None}, variables={"MODE": "2"})})
+    both = job(
+        "new",
+        {"wind.rewards": "9"},
+        rewards={**handle, "fingerprint": digest(9)},
+        training={"lr": 1},
+    )
+    assert reasons(before, both) == [
+        "training.lr 0.001 -> 1",
+        "code of wind.rewards changed",
+        "input rewards changed",
+    ]
+    read = before.model_copy(
+        update={"observed": Observed(files={"a.txt": "1", "b.txt": "1"}, variables={"MODE": "1"})}
+    )
+    later = before.model_copy(
+        update={"observed": Observed(files={"a.txt": "2", "c.txt": None}, variables={"MODE": "2"})}
+    )
     assert reasons(read, read) == []
     assert reasons(read, later) == ["a.txt changed", "b.txt removed", "variable MODE changed"]
 
@@ -164,7 +227,13 @@ def test_reasons_name_the_part_of_the_key() -> None:
 def test_two_versions_of_a_run(tmp_path: Path) -> None:
     run = Run(tmp_path)
     found = difference(run.store, *run.versions)
-    assert (found.before, found.after, found.config, found.packages, found.git_revision) == ("tiny@1", "tiny@2", [], [], None)
+    assert (found.before, found.after, found.config, found.packages, found.git_revision) == (
+        "tiny@1",
+        "tiny@2",
+        [],
+        [],
+        None,
+    )
     assert {each.name: each.same for each in found.datasets} == {
         "prompts": True,
         "generations": False,
@@ -210,7 +279,8 @@ def test_what_is_lost_is_told_and_the_rest_compared(tmp_path: Path) -> None:
     damage = {each.name: each.damage for each in found.datasets if each.damage}
     assert set(damage) == {"rewards"}
     assert "is not in the store" in str(damage["rewards"])
-    assert {each.dataset for each in found.recomputed} >= {"rewards", "training"}  # the records tell
+    # the records tell
+    assert {each.dataset for each in found.recomputed} >= {"rewards", "training"}
 
 
 def test_versions_older_than_records_differ_by_their_manifests(tmp_path: Path) -> None:
@@ -218,7 +288,9 @@ def test_versions_older_than_records_differ_by_their_manifests(tmp_path: Path) -
     run.store.storage.delete("computations")
     older = [version.model_copy(update={"computations": {}}) for version in run.versions]
     found = difference(run.store, *older)
-    assert {each.dataset: each.why for each in found.recomputed}["win_rates"] == ["input rewards changed"]
+    assert {each.dataset: each.why for each in found.recomputed}["win_rates"] == [
+        "input rewards changed"
+    ]
 
 
 def test_a_plan_is_compared_with_what_latest_goes_on_from(tmp_path: Path) -> None:
@@ -235,5 +307,7 @@ def test_a_plan_is_compared_with_what_latest_goes_on_from(tmp_path: Path) -> Non
     back = newest(run.store, "tiny", 1)
     assert back is not None
     assert back.computations["rewards"] == computation_of(
-        run.store, run.versions[0].content.datasets["rewards"], run.versions[0].computations["rewards"]
+        run.store,
+        run.versions[0].content.datasets["rewards"],
+        run.versions[0].computations["rewards"],
     )

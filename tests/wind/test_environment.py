@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from wind.environment import direct, unset, variables
+from wind.machine.environment import direct, unset, variables
 
 PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 NOBODY = "http://127.0.0.1:9"
@@ -39,13 +39,18 @@ def test_this_machine_is_reached_past_a_proxy(monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setenv(name, NOBODY)
     monkeypatch.setenv("no_proxy", "example.org, 10.0.0.0/8")
     with serving() as url, variables(direct()):
-        assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "example.org,10.0.0.0/8,127.0.0.1,localhost,::1"
+        assert (
+            os.environ["NO_PROXY"]
+            == os.environ["no_proxy"]
+            == "example.org,10.0.0.0/8,127.0.0.1,localhost,::1"
+        )
         assert urllib.request.urlopen(url, timeout=10).read() == b"here"
         assert httpx.get(url, timeout=10).text == "here"
         assert httpx.get(url.replace("127.0.0.1", "localhost"), timeout=10).text == "here"
         if name.lower() != "https_proxy":
             with pytest.raises(httpx.ConnectError):
-                httpx.get("http://example.com", timeout=10)  # which still goes to the proxy that nobody is
+                # which still goes to the proxy that nobody is
+                httpx.get("http://example.com", timeout=10)
 
 
 @contextmanager

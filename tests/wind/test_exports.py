@@ -11,17 +11,21 @@ import yaml
 from safetensors.numpy import load_file
 
 from tests.wind.reading_case import PROMPTS
-from wind.cards import column_notes
-from wind.datasets import Store
 from wind.errors import ConfigError, DatasetError
-from wind.exports import Subject, appearing, export_hf, export_model, export_parquet
-from wind.schemas import SCHEMAS
-from wind.shards import shard_name
-from wind.versions import Version
+from wind.exchange.cards import column_notes
+from wind.exchange.exports import Subject, appearing, export_hf, export_model, export_parquet
+from wind.store.datasets import Store
+from wind.store.schemas import SCHEMAS
+from wind.store.shards import shard_name
+from wind.store.versions import Version
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _fail_halfway(partial: Path) -> None:
@@ -35,12 +39,16 @@ def front_matter(card: Path) -> dict[str, Any]:
     return content
 
 
-def test_parquet_holds_the_rows_and_names_their_fingerprint(store: Store, demo_versions: list[Version], tmp_path: Path) -> None:
+def test_parquet_holds_the_rows_and_names_their_fingerprint(
+    store: Store, demo_versions: list[Version], tmp_path: Path
+) -> None:
     for name in ("one", "two"):
         export_parquet(store, Subject.of(store, "demo@2"), tmp_path / name)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     generations = demo_versions[1].content.datasets["generations"]
-    assert pl.read_parquet(tmp_path / "one" / "generations" / "*.parquet").equals(store.frame(generations))
+    assert pl.read_parquet(tmp_path / "one" / "generations" / "*.parquet").equals(
+        store.frame(generations)
+    )
     shards = sorted(path.name for path in (tmp_path / "one" / "generations").iterdir())
     assert shards == ["part-00000.parquet", "part-00001.parquet"]
     schema = pyarrow.parquet.read_schema(tmp_path / "one" / "generations" / shards[0])
@@ -48,7 +56,12 @@ def test_parquet_holds_the_rows_and_names_their_fingerprint(store: Store, demo_v
     assert schema.metadata[b"wind.dataset"] == b"generations"
     export_parquet(store, Subject.of(store, "demo@2:rewards"), tmp_path / "alone")
     assert list(files(tmp_path / "alone")) == ["part-00000.parquet"]
-    assert pl.read_parquet(tmp_path / "alone" / "*.parquet")["reward"].to_list() == [2.0, 4.0, 3.0, 5.0]
+    assert pl.read_parquet(tmp_path / "alone" / "*.parquet")["reward"].to_list() == [
+        2.0,
+        4.0,
+        3.0,
+        5.0,
+    ]
 
 
 def test_a_dataset_folder_has_a_config_for_each_noun_and_a_card(
@@ -71,7 +84,9 @@ def test_a_dataset_folder_has_a_config_for_each_noun_and_a_card(
     }
     train = pl.read_parquet(tmp_path / "out" / "prompts" / "train-*.parquet")
     assert train["prompt_id"].to_list() == PROMPTS[:2]
-    assert pl.read_parquet(tmp_path / "out" / "generations" / "eval-*.parquet")["response"].to_list() == ["c20", "c21"]
+    assert pl.read_parquet(tmp_path / "out" / "generations" / "eval-*.parquet")[
+        "response"
+    ].to_list() == ["c20", "c21"]
     for said in (
         demo_versions[1].id,
         demo_versions[0].id,
@@ -94,14 +109,25 @@ def test_the_card_says_what_the_schemas_say() -> None:
         assert list(notes[name].columns) == schema.names
         assert notes[name].row, name
     assert notes["generations"].columns["logp_sampler"].startswith("nats <= 0")
-    assert notes["prompts"].columns["messages"] == "role and text; a plain string is one user message"
+    assert (
+        notes["prompts"].columns["messages"] == "role and text; a plain string is one user message"
+    )
     assert notes["prompts"].row == "one prompt"
 
 
-def test_a_model_folder_has_its_weights_and_a_card(store: Store, demo_versions: list[Version], tmp_path: Path) -> None:
+def test_a_model_folder_has_its_weights_and_a_card(
+    store: Store, demo_versions: list[Version], tmp_path: Path
+) -> None:
     export_model(store, Subject.of(store, "demo@2"), tmp_path / "version")
-    export_model(store, Subject.of(store, f"models/{demo_versions[1].content.model_out.fingerprint[:12]}"), tmp_path / "digits")
-    assert load_file(tmp_path / "version" / "model.safetensors")["weight"].tolist() == [[2.5, 2.5], [2.5, 2.5]]
+    export_model(
+        store,
+        Subject.of(store, f"models/{demo_versions[1].content.model_out.fingerprint[:12]}"),
+        tmp_path / "digits",
+    )
+    assert load_file(tmp_path / "version" / "model.safetensors")["weight"].tolist() == [
+        [2.5, 2.5],
+        [2.5, 2.5],
+    ]
     assert sorted(files(tmp_path / "version")) == ["README.md", "config.json", "model.safetensors"]
     for folder in ("version", "digits"):
         card = tmp_path / folder / "README.md"
@@ -110,11 +136,14 @@ def test_a_model_folder_has_its_weights_and_a_card(store: Store, demo_versions: 
         assert "| win_rate | 1 | [0.9, 1.1] | 2 |" in card.read_text()
     export_model(store, Subject.of(store, "demo:model_in"), tmp_path / "first")
     export_model(store, Subject.of(store, "demo:reference"), tmp_path / "base")
-    assert demo_versions[0].id in (tmp_path / "first" / "README.md").read_text()  # what went in came out of the iteration before
+    # what went in came out of the iteration before
+    assert demo_versions[0].id in (tmp_path / "first" / "README.md").read_text()
     assert "Iteration" not in (tmp_path / "base" / "README.md").read_text()
 
 
-def test_what_cannot_be_exported_says_so(store: Store, demo_versions: list[Version], tmp_path: Path) -> None:
+def test_what_cannot_be_exported_says_so(
+    store: Store, demo_versions: list[Version], tmp_path: Path
+) -> None:
     source = next(store.handles("sources")).fingerprint
     for call in (
         lambda: export_hf(store, Subject.of(store, "demo:model_out"), tmp_path / "x"),
@@ -129,9 +158,14 @@ def test_what_cannot_be_exported_says_so(store: Store, demo_versions: list[Versi
     assert not (tmp_path / "x").exists()
 
 
-def test_damaged_content_is_not_exported(store: Store, demo_versions: list[Version], tmp_path: Path) -> None:
+def test_damaged_content_is_not_exported(
+    store: Store, demo_versions: list[Version], tmp_path: Path
+) -> None:
     content = demo_versions[1].content
-    for path in (store.path(content.datasets["rewards"]) / shard_name(0), store.path(content.model_out) / "model.safetensors"):
+    for path in (
+        store.path(content.datasets["rewards"]) / shard_name(0),
+        store.path(content.model_out) / "model.safetensors",
+    ):
         damaged = bytearray(path.read_bytes())
         damaged[-20] ^= 1
         path.write_bytes(damaged)
@@ -141,7 +175,9 @@ def test_damaged_content_is_not_exported(store: Store, demo_versions: list[Versi
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
-def test_no_name_leads_out_of_the_folder(store: Store, demo_versions: list[Version], tmp_path: Path) -> None:
+def test_no_name_leads_out_of_the_folder(
+    store: Store, demo_versions: list[Version], tmp_path: Path
+) -> None:
     manifest = store.path(demo_versions[1].content.model_out) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"config.json"', '"../../config.json"'))
     with pytest.raises(DatasetError):
@@ -170,11 +206,15 @@ def test_a_destination_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_hugging_face_loads_the_folder(store: Store, demo_versions: list[Version], tmp_path: Path) -> None:
+def test_hugging_face_loads_the_folder(
+    store: Store, demo_versions: list[Version], tmp_path: Path
+) -> None:
     import datasets
 
     export_hf(store, Subject.of(store, "demo@2"), tmp_path / "out")
-    loaded = datasets.load_dataset(str(tmp_path / "out"), "generations", cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(
+        str(tmp_path / "out"), "generations", cache_dir=str(tmp_path / "cache")
+    )
     assert loaded["train"]["response"][:] == ["a20", "a21", "b20", "b21"]
     assert loaded["eval"]["response_token_ids"][:] == [[5, 2], [6, 7, 2]]
     assert datasets.get_dataset_config_names(str(tmp_path / "out")) == [

@@ -6,16 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wind.figures.comparison import draw_frontier, draw_heat, known_curves
-from wind.standings import Estimate, Standing
+from wind.comparison.figures import draw_frontier, draw_heat, known_curves
+from wind.comparison.seed_averages import Estimate, Standing
 
 
 def standing(setting: str, win_rate: float, kl: float, samples: float | None = None) -> Standing:
     curves = {
-        "win_rate": (Estimate(value=0.5), Estimate(value=win_rate, low=win_rate - 0.1, high=win_rate + 0.1)),
+        "win_rate": (
+            Estimate(value=0.5),
+            Estimate(value=win_rate, low=win_rate - 0.1, high=win_rate + 0.1),
+        ),
         "kl_k1": (Estimate(value=0.0), Estimate(value=kl)),
     }
-    return Standing(recipe="wind", setting=setting, seeds=(0,), curves=curves, to_target={"samples": samples})
+    return Standing(
+        recipe="wind", setting=setting, seeds=(0,), curves=curves, to_target={"samples": samples}
+    )
 
 
 def test_curves_follow_their_formulas_up_to_the_reach() -> None:
@@ -31,7 +36,8 @@ def test_the_tilt_has_the_highest_win_rate_and_wind_crosses_best_of_n() -> None:
     curves = {label: np.array(points).T for label, points in known_curves(2.0).items()}
     at = np.linspace(0.02, 1.8, 50)
     best, highest, wind = (
-        np.interp(at, curves[label][1], curves[label][0]) for label in ("best of n", "highest for its KL", "solutions of WIND")
+        np.interp(at, curves[label][1], curves[label][0])
+        for label in ("best of n", "highest for its KL", "solutions of WIND")
     )
     assert (highest >= best - 1e-4).all()
     assert (highest >= wind - 1e-4).all()
@@ -49,7 +55,18 @@ def test_a_heat_map_says_its_numbers_and_what_was_not_reached(tmp_path: Path) ->
     }
     draw_heat(cells, ("objective.beta", "objective.eta"), ["win_rate", "kl_k1"], 0.7, tmp_path)
     drawn = (tmp_path / "sweep.svg").read_text()
-    for text in ("responses to win rate 0.7", "objective.beta", "–", "1234", "2000", "512", "0.61", "0.87", "1.50", "0.12"):
+    for text in (
+        "responses to win rate 0.7",
+        "objective.beta",
+        "–",
+        "1234",
+        "2000",
+        "512",
+        "0.61",
+        "0.87",
+        "1.50",
+        "0.12",
+    ):
         assert f">{text}</text>" in drawn
 
 
@@ -58,5 +75,7 @@ def test_a_drawing_is_the_same_bytes_every_time(tmp_path: Path) -> None:
     for name in ("first", "second"):
         draw_frontier([standing("a", 0.7, 0.4), standing("b", 0.8, 0.9)], tmp_path / name)
     for suffix in ("svg", "png"):
-        first, second = ((tmp_path / name / f"frontier.{suffix}").read_bytes() for name in ("first", "second"))
+        first, second = (
+            (tmp_path / name / f"frontier.{suffix}").read_bytes() for name in ("first", "second")
+        )
         assert first == second

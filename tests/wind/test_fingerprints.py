@@ -1,4 +1,6 @@
-"""Fingerprints: the same for the same rows however they are cut, another for any other row, order or schema."""
+"""Fingerprints: the same for the same rows however they are cut, another for any other row, order
+or schema.
+"""
 
 import hashlib
 import itertools
@@ -15,7 +17,9 @@ from hypothesis import strategies as st
 
 from wind.fingerprints import TableFingerprint, ahead, digest, file_digest
 
-MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string())])
+MESSAGE = pa.struct(
+    [pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string())]
+)
 SCHEMA = pa.schema(
     [
         pa.field("text", pa.string()),
@@ -56,7 +60,9 @@ def of_rows(content: list[dict[str, Any]], schema: pa.Schema = SCHEMA) -> str:
 
 
 def of_column(values: list[Any], kind: pa.DataType, nullable: bool = True, name: str = "x") -> str:
-    return of_rows([{name: value} for value in values], pa.schema([pa.field(name, kind, nullable=nullable)]))
+    return of_rows(
+        [{name: value} for value in values], pa.schema([pa.field(name, kind, nullable=nullable)])
+    )
 
 
 @many
@@ -65,16 +71,25 @@ def test_cuts_do_not_matter(content: list[dict[str, Any]], cuts: list[int]) -> N
     bounds = sorted([0, *(min(cut, len(content)) for cut in cuts), len(content)])
     pieces = list(itertools.pairwise(bounds))
     table = pa.Table.from_pylist(content, schema=SCHEMA)
-    # Slices share the buffers of the whole, at an offset; batches made afresh do not. Some pieces are empty.
-    slices = [batch for start, end in pieces for batch in table.slice(start, end - start).combine_chunks().to_batches()]
-    views = [batch.slice(start, end - start) for batch in table.to_batches() for start, end in pieces]
+    # Slices share the buffers of the whole, at an offset; batches made afresh do not. Some pieces
+    # are empty.
+    slices = [
+        batch
+        for start, end in pieces
+        for batch in table.slice(start, end - start).combine_chunks().to_batches()
+    ]
+    views = [
+        batch.slice(start, end - start) for batch in table.to_batches() for start, end in pieces
+    ]
     fresh = [pa.RecordBatch.from_pylist(content[start:end], schema=SCHEMA) for start, end in pieces]
     assert fingerprint(views) == fingerprint(fresh) == fingerprint(slices) == of_rows(content)
 
 
 @many
 @given(st.lists(rows, max_size=4), st.lists(rows, max_size=4))
-def test_fingerprints_are_equal_exactly_where_rows_are(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
+def test_fingerprints_are_equal_exactly_where_rows_are(
+    one: list[dict[str, Any]], other: list[dict[str, Any]]
+) -> None:
     assert (of_rows(one) == of_rows(other)) == (one == other)
 
 
@@ -101,13 +116,19 @@ def test_any_one_changed_cell_counts(content: list[dict[str, Any]], data: st.Dat
         (pa.list_(pa.int32()), [[None]], [[]]),
         (pa.list_(pa.list_(pa.int32())), [[[1], []]], [[[], [1]]]),
         (pa.struct([("a", pa.int32())]), [None], [{"a": None}]),
-        (pa.struct([("a", pa.int32()), ("b", pa.int32())]), [{"a": 1, "b": None}], [{"a": None, "b": 1}]),
+        (
+            pa.struct([("a", pa.int32()), ("b", pa.int32())]),
+            [{"a": 1, "b": None}],
+            [{"a": None, "b": 1}],
+        ),
         (pa.float64(), [0.0], [-0.0]),
         (pa.bool_(), [True, False], [False, True]),
         (pa.int32(), [1, 2], [2, 1]),
     ],
 )
-def test_what_looks_alike_is_told_apart(kind: pa.DataType, one: list[Any], other: list[Any]) -> None:
+def test_what_looks_alike_is_told_apart(
+    kind: pa.DataType, one: list[Any], other: list[Any]
+) -> None:
     assert of_column(one, kind) != of_column(other, kind)
     assert of_column(one, kind) == of_column(list(one), kind)
 
@@ -117,7 +138,9 @@ def test_the_schema_counts() -> None:
     assert of_column([1], pa.int32()) != of_column([1], pa.int32(), nullable=False)
     assert of_column([1], pa.int32()) != of_column([1], pa.int32(), name="y")
     assert of_column([], pa.int32()) != of_column([], pa.string())
-    inner = [pa.list_(pa.field("item", pa.int32(), nullable=nullable)) for nullable in (True, False)]
+    inner = [
+        pa.list_(pa.field("item", pa.int32(), nullable=nullable)) for nullable in (True, False)
+    ]
     assert of_column([[1]], inner[0]) != of_column([[1]], inner[1])
 
 
@@ -127,7 +150,9 @@ def test_an_empty_batch_is_no_content() -> None:
 
 
 def test_the_definition_by_hand() -> None:
-    """Two rows, a nullable text and a number: every stream is the sha256 of bytes one can write down."""
+    """Two rows, a nullable text and a number: every stream is the sha256 of bytes one can write
+    down.
+    """
     schema = pa.schema([pa.field("t", pa.string()), pa.field("n", pa.int32(), nullable=False)])
     streams = {
         "t?": b"\x01\x00",  # validity, a byte each
@@ -141,7 +166,10 @@ def test_the_definition_by_hand() -> None:
         {name: hashlib.sha256(content).hexdigest() for name, content in streams.items()},
     ]
     text = json.dumps(expected, sort_keys=True, separators=(",", ":"))
-    assert of_rows([{"t": "ab", "n": 7}, {"t": None, "n": -1}], schema) == hashlib.sha256(text.encode()).hexdigest()
+    assert (
+        of_rows([{"t": "ab", "n": 7}, {"t": None, "n": -1}], schema)
+        == hashlib.sha256(text.encode()).hexdigest()
+    )
 
 
 def test_digest_knows_values_not_their_spelling() -> None:
@@ -154,7 +182,10 @@ def test_digest_knows_values_not_their_spelling() -> None:
 
 def test_file_digest_is_the_sha256_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
-    assert file_digest(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        file_digest(tmp_path / "x")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_digests_ahead_keep_their_order(tmp_path: Path) -> None:

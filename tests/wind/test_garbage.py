@@ -1,4 +1,6 @@
-"""Garbage collection on hand-built stores: what is freed to the byte, what is kept and why, and what a crash leaves."""
+"""Garbage collection on hand-built stores: what is freed to the byte, what is kept and why, and
+what a crash leaves.
+"""
 
 import json
 import os
@@ -13,17 +15,17 @@ import pyarrow as pa
 import pytest
 
 from tests.wind.versions_case import dataset, model, three_iterations, verify, version
-from wind import computations, holds, studies
-from wind.computations import Computation
-from wind.config import RetentionConfig
-from wind.datasets import CHECKPOINTS, FINISHED, Store
+from wind.config.recipe import RetentionConfig
 from wind.errors import ConfigError, DatasetError
 from wind.files import lock, unfinished_name
-from wind.garbage import collect
-from wind.handles import AnyHandle, folder_of
-from wind.names import find
-from wind.storage import LocalStorage
-from wind.versions import Content, Version, Versions, everywhere
+from wind.store import computations, pins, studies
+from wind.store.computations import Computation
+from wind.store.datasets import CHECKPOINTS, FINISHED, Store
+from wind.store.garbage import collect
+from wind.store.handles import AnyHandle, folder_of
+from wind.store.references import find
+from wind.store.storage import LocalStorage
+from wind.store.versions import Content, Version, Versions, everywhere
 
 Listing = dict[str, int]
 
@@ -35,7 +37,11 @@ def chain(store: Store) -> list[Version]:
 
 
 def listing(store: Store) -> Listing:
-    return {entry.name: entry.bytes for tree in store.storage.names("") for entry in store.storage.files(tree)}
+    return {
+        entry.name: entry.bytes
+        for tree in store.storage.names("")
+        for entry in store.storage.files(tree)
+    }
 
 
 def lost(store: Store, before: Listing) -> Listing:
@@ -50,19 +56,25 @@ def record(store: Store, name: str, handle: AnyHandle) -> str:
     return f"results/{name}"
 
 
-# ---------------------------------------------------------------------------------------------- what is freed
+# ------------------------------------------------------------------------------------ what is freed
 
 
-def test_only_what_nothing_reaches_goes_and_its_bytes_are_told(store: Store, chain: list[Version]) -> None:
+def test_only_what_nothing_reaches_goes_and_its_bytes_are_told(
+    store: Store, chain: list[Version]
+) -> None:
     orphan_parent = dataset(store, "orphan parent")
-    orphan = dataset(store, "orphan", {"base": orphan_parent, "rewards": chain[0].content.datasets["training"]})
+    orphan = dataset(
+        store, "orphan", {"base": orphan_parent, "rewards": chain[0].content.datasets["training"]}
+    )
     unused = model(store, 9.0)
     kept = chain[2].content.datasets["training"]
     record(store, "kept", kept)
     gone_record = record(store, "gone", orphan)
     for handle in (orphan, kept):
         store.storage.write(f"checks/training/{handle.fingerprint}.json", b"{}")
-        computations.record(store, made_by_hand := Computation(dataset=handle, stage="training", spec={}))
+        computations.record(
+            store, made_by_hand := Computation(dataset=handle, stage="training", spec={})
+        )
     store.storage.write("partial/logps/unfinished-key/part-00000.arrow", b"12345")
     before = listing(store)
     orphans = {folder_of(handle) for handle in (orphan, orphan_parent, unused)}
@@ -79,7 +91,10 @@ def test_only_what_nothing_reaches_goes_and_its_bytes_are_told(store: Store, cha
     assert done.bytes() == sum(before[name] for name in garbage)
     assert done.kinds()["unfinished"] == (1, 5)
     assert done.kinds()["datasets"][0] == 2
-    assert done.kinds()["models"] == (1, sum(size for name, size in before.items() if name.startswith(folder_of(unused))))
+    assert done.kinds()["models"] == (
+        1,
+        sum(size for name, size in before.items() if name.startswith(folder_of(unused))),
+    )
     assert all(verify(store, each) > 0 for each in chain)
     assert collect(store).items == ()
 
@@ -91,15 +106,27 @@ def test_what_a_version_reaches_through_parents_and_outputs_stays(store: Store) 
     top = dataset(store, "top", {"middle": middle})
     policy = model(store, 0.0)
     content = Content(
-        iteration=1, recipe={}, datasets={"training": top}, model_in=policy, model_out=policy, reference=policy, previous=None
+        iteration=1,
+        recipe={},
+        datasets={"training": top},
+        model_in=policy,
+        model_out=policy,
+        reference=policy,
+        previous=None,
     )
     published = Versions(store, "demo").publish(content, checks={}, metrics={}, seconds={})
     assert collect(store).items == ()
     Versions(store, "demo").forget([published])
     freed = [item.name for item in collect(store).items]
-    assert sorted(freed) == sorted(folder_of(handle) for handle in (source, dropped, middle, top, policy))
+    assert sorted(freed) == sorted(
+        folder_of(handle) for handle in (source, dropped, middle, top, policy)
+    )
     datasets = [name for name in freed if name.startswith("datasets/")]
-    assert datasets.index(folder_of(top)) < datasets.index(folder_of(middle)) < datasets.index(folder_of(source))
+    assert (
+        datasets.index(folder_of(top))
+        < datasets.index(folder_of(middle))
+        < datasets.index(folder_of(source))
+    )
     assert datasets.index(folder_of(middle)) < datasets.index(folder_of(dropped))
 
 
@@ -118,7 +145,9 @@ def test_a_study_keeps_what_it_computed_until_the_next(store: Store) -> None:
     assert {item.name for item in collect(store).items} == {folder_of(second)}
 
 
-def test_unfinished_work_is_left_while_somebody_works_or_where_it_is_asked_for(store: Store) -> None:
+def test_unfinished_work_is_left_while_somebody_works_or_where_it_is_asked_for(
+    store: Store,
+) -> None:
     with store.partial("training", "key") as partial:
         partial.write(0, pa.table({"step": [1], "metric": ["loss"], "value": [1.0]}))
         assert collect(store).items == ()
@@ -136,21 +165,30 @@ def test_weights_that_no_version_gives_again_stay(store: Store, chain: list[Vers
     assert store.is_whole(chain[2].content.model_in)
 
 
-def test_an_environment_goes_with_the_last_record_that_names_it(store: Store, chain: list[Version]) -> None:
+def test_an_environment_goes_with_the_last_record_that_names_it(
+    store: Store, chain: list[Version]
+) -> None:
     kept, orphan = chain[0].content.datasets["training"], dataset(store, "orphan")
     names = [f"environments/{each * 64}.json" for each in "abc"] + [f"patches/{'d' * 64}.patch"]
     for name in names:
         store.storage.write(name, b"{}")
-    made = Computation(dataset=kept, stage="training", spec={}, provenance={"environments": ["a" * 64], "git_patch": "d" * 64})
+    made = Computation(
+        dataset=kept,
+        stage="training",
+        spec={},
+        provenance={"environments": ["a" * 64], "git_patch": "d" * 64},
+    )
     computations.record(store, made)
-    gone = Computation(dataset=orphan, stage="training", spec={}, provenance={"environments": ["a" * 64, "b" * 64]})
+    gone = Computation(
+        dataset=orphan, stage="training", spec={}, provenance={"environments": ["a" * 64, "b" * 64]}
+    )
     computations.record(store, gone)
     with store.partial("training", "key") as partial:  # whose shards may name one
         partial.write(0, pa.table({"step": [1], "metric": ["loss"], "value": [1.0]}))
         collect(store)
         assert [store.storage.size(name) for name in names] == [2] * 4
     assert collect(store, keep_unfinished=True).items == ()
-    with holds.hold(store.storage) as name:
+    with pins.hold(store.storage) as name:
         assert Store(store.root, name).claim(kept)
         collect(store)
         assert [store.storage.size(name) for name in names] == [2] * 4
@@ -212,14 +250,16 @@ def test_manifests_edited_into_a_circle_do_not_hang_it(store: Store) -> None:
     assert len(collect(store).items) == 2
 
 
-# ---------------------------------------------------------------------------------------------- crashes
+# ------------------------------------------------------------------------------------------ crashes
 
 
 def assert_sound(store: Store, chain: list[Version]) -> None:
     """Every version verifies, and so does everything that is visible, parents and outputs included."""
     for each in chain:
         assert verify(store, each) > 0
-    waiting: list[AnyHandle] = [handle for kind in ("training", "models") for handle in store.handles(kind)]
+    waiting: list[AnyHandle] = [
+        handle for kind in ("training", "models") for handle in store.handles(kind)
+    ]
     while waiting:
         manifest = store.verify(waiting.pop())
         waiting += [*manifest.parents.values(), *manifest.outputs.values()]
@@ -264,17 +304,19 @@ def test_killed_at_any_removal_it_leaves_a_sound_store_and_the_next_finishes(
         collect(store, weights=1)
         assert_sound(store, chain)
         assert collect(store, weights=1).items == ()
-        assert not any(list(store.storage.files(name)) for name in told if not name.startswith("models/"))
+        assert not any(
+            list(store.storage.files(name)) for name in told if not name.startswith("models/")
+        )
     assert crashes >= len(told)
 
 
-# ---------------------------------------------------------------------------------------------- beside a run
+# ------------------------------------------------------------------------------------- beside a run
 
 
 @pytest.fixture
 def held(store: Store) -> Iterator[Store]:
     """The same store, as a run that is going on has it."""
-    with holds.hold(store.storage) as name:
+    with pins.hold(store.storage) as name:
         yield Store(store.root, name)
 
 
@@ -290,12 +332,13 @@ def test_a_run_keeps_what_it_found_and_what_it_made(store: Store, held: Store) -
 
 
 def test_a_hold_ends_with_its_run_however_that_ends(store: Store) -> None:
-    with holds.hold(store.storage) as name:
+    with pins.hold(store.storage) as name:
         found = dataset(Store(store.root, name), "found")
         assert collect(store).items == ()
     assert list(store.storage.files("holds")) == []
     assert [item.name for item in collect(store).items] == [folder_of(found)]
-    holds.mark(store.storage, "killed", folder_of(found := dataset(store, "found")))  # no lock: its holder is dead
+    # no lock: its holder is dead
+    pins.mark(store.storage, "killed", folder_of(found := dataset(store, "found")))
     assert {item.kind for item in collect(store).items} == {"datasets", "holds of dead runs"}
     assert not store.is_whole(found)
     assert list(store.storage.files("holds")) == []
@@ -303,12 +346,14 @@ def test_a_hold_ends_with_its_run_however_that_ends(store: Store) -> None:
 
 @pytest.mark.slow
 def test_collections_beside_a_run_lose_nothing_of_it(store: Store) -> None:
-    """Eight runs find or make the same datasets, each from the one before, while two threads do nothing but collect."""
+    """Eight runs find or make the same datasets, each from the one before, while two threads do
+    nothing but collect.
+    """
     ended = threading.Event()
     broken: list[str] = []
 
     def work(number: int) -> None:
-        with holds.hold(store.storage) as name:
+        with pins.hold(store.storage) as name:
             mine, before = Store(store.root, name), None
             for step in range(6):
                 key = f"{number % 3} {step}"
@@ -339,10 +384,10 @@ def test_collections_beside_a_run_lose_nothing_of_it(store: Store) -> None:
     assert not broken, "".join(broken)
     collect(store)
     assert list(store.handles("training")) == []
-    assert [name for name in listing(store) if name != holds.COLLECTION_LOCK] == []
+    assert [name for name in listing(store) if name != pins.COLLECTION_LOCK] == []
 
 
-# ---------------------------------------------------------------------------------------------- retention
+# ---------------------------------------------------------------------------------------- retention
 
 
 def weights_of(store: Store, chain: list[Version]) -> list[bool]:
@@ -351,7 +396,12 @@ def weights_of(store: Store, chain: list[Version]) -> list[bool]:
 
 @pytest.mark.parametrize(
     ("weights", "kept"),
-    [("all", [True, True, True]), (2, [False, True, True]), (1, [False, False, True]), ("tagged", [True, False, True])],
+    [
+        ("all", [True, True, True]),
+        (2, [False, True, True]),
+        (1, [False, False, True]),
+        ("tagged", [True, False, True]),
+    ],
 )
 def test_weights_beyond_the_policy_go_and_nothing_else(
     store: Store, chain: list[Version], weights: str | int, kept: list[bool]
@@ -366,13 +416,17 @@ def test_weights_beyond_the_policy_go_and_nothing_else(
     assert store.is_whole(chain[0].content.model_in)  # it came from outside
     assert done.kinds().get("weights", (0, 0))[0] == kept.count(False)
     assert set(lost(store, before)) == {f"{item.name}/model.safetensors" for item in done.items}
-    assert [store.is_dropped(each.content.model_out) for each in chain] == [not each for each in kept]
+    assert [store.is_dropped(each.content.model_out) for each in chain] == [
+        not each for each in kept
+    ]
     assert all(verify(store, each) > 0 for each in chain)
     assert all(store.is_whole(each.content.datasets["training"]) for each in chain)
     assert collect(store).items == ()
 
 
-def test_dropped_weights_come_back_when_they_are_published_again(store: Store, chain: list[Version]) -> None:
+def test_dropped_weights_come_back_when_they_are_published_again(
+    store: Store, chain: list[Version]
+) -> None:
     collect(store, weights=1)
     lost = chain[0].content.model_out
     assert not store.is_whole(lost)
@@ -381,7 +435,9 @@ def test_dropped_weights_come_back_when_they_are_published_again(store: Store, c
     assert not store.is_dropped(lost)
 
 
-def test_a_run_in_progress_keeps_the_weights_it_found(store: Store, held: Store, chain: list[Version]) -> None:
+def test_a_run_in_progress_keeps_the_weights_it_found(
+    store: Store, held: Store, chain: list[Version]
+) -> None:
     held.claim(chain[0].content.datasets["training"])
     collect(store, weights=1)
     assert weights_of(store, chain) == [True, False, True]
@@ -398,18 +454,23 @@ def test_states_of_the_last_trainings_are_kept(store: Store, chain: list[Version
     for number, each in enumerate(chain):
         folder = f"{CHECKPOINTS}/key{number}"
         store.storage.write(f"{folder}/step-00000004/engine", b"state")
-        store.storage.write(f"{folder}/{FINISHED}", json.dumps({"model": each.content.model_out.fingerprint}).encode())
+        store.storage.write(
+            f"{folder}/{FINISHED}",
+            json.dumps({"model": each.content.model_out.fingerprint}).encode(),
+        )
     store.storage.write(f"{CHECKPOINTS}/interrupted/step-00000001/engine", b"state")
     config = {"retention": {"optimizer_states": 2}}
     store.storage.write("runs/demo/config.json", json.dumps(config).encode())
-    assert [item.name for item in collect(store, keep_unfinished=True).items] == [f"{CHECKPOINTS}/key0"]
+    assert [item.name for item in collect(store, keep_unfinished=True).items] == [
+        f"{CHECKPOINTS}/key0"
+    ]
     assert [item.name for item in collect(store).items] == [f"{CHECKPOINTS}/interrupted"]
     assert store.storage.names(CHECKPOINTS) == ["key1", "key2"]
     collect(store, optimizer_states=0)
     assert store.storage.names(CHECKPOINTS) == []
 
 
-# ---------------------------------------------------------------------------------------------- tags and forgetting
+# ------------------------------------------------------------------------------ tags and forgetting
 
 
 def test_a_tag_is_moved_by_force_only(store: Store, chain: list[Version]) -> None:
@@ -426,7 +487,9 @@ def test_a_tag_is_moved_by_force_only(store: Store, chain: list[Version]) -> Non
         versions.untag("best")
 
 
-@pytest.mark.parametrize("name", ["latest", "3", "0003", "", "../x", "a/b", ".x", "a b", "x" * 65, "a\n", "..", "ä"])
+@pytest.mark.parametrize(
+    "name", ["latest", "3", "0003", "", "../x", "a/b", ".x", "a b", "x" * 65, "a\n", "..", "ä"]
+)
 def test_what_cannot_be_a_tag(store: Store, chain: list[Version], name: str) -> None:
     before = listing(store)
     with pytest.raises(ConfigError, match="cannot be"):
@@ -436,7 +499,9 @@ def test_what_cannot_be_a_tag(store: Store, chain: list[Version], name: str) -> 
     assert listing(store) == before
 
 
-def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(store: Store, chain: list[Version]) -> None:
+def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(
+    store: Store, chain: list[Version]
+) -> None:
     versions = Versions(store, "demo")
     with pytest.raises(ConfigError, match="demo@3 continues demo@2"):
         versions.forget([chain[1]])
@@ -448,7 +513,10 @@ def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(sto
     assert versions.tags() == {"latest": chain[1].id}
     rewards = store.manifest(chain[2].content.datasets["training"]).parents["rewards"]
     freed = {item.name for item in collect(store).items}
-    assert freed == {folder_of(each) for each in (rewards, chain[2].content.datasets["training"], chain[2].content.model_out)}
+    assert freed == {
+        folder_of(each)
+        for each in (rewards, chain[2].content.datasets["training"], chain[2].content.model_out)
+    }
     assert version(store, 3, chain[1], chain[1].content.model_out).number == 4
     versions.forget(list(versions))
     assert versions.tags() == {}
@@ -456,7 +524,9 @@ def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(sto
     assert [*store.handles("training"), *store.handles("models")] == []
 
 
-def test_a_version_that_another_run_continues_is_not_forgotten(store: Store, chain: list[Version]) -> None:
+def test_a_version_that_another_run_continues_is_not_forgotten(
+    store: Store, chain: list[Version]
+) -> None:
     branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
     with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
         Versions(store, "demo").forget(chain)
@@ -464,7 +534,9 @@ def test_a_version_that_another_run_continues_is_not_forgotten(store: Store, cha
     Versions(store, "demo").forget(chain)
 
 
-def test_a_version_whose_twin_another_run_continues_can_be_forgotten(store: Store, chain: list[Version]) -> None:
+def test_a_version_whose_twin_another_run_continues_can_be_forgotten(
+    store: Store, chain: list[Version]
+) -> None:
     """Two runs of one recipe have the same versions; each continues its own."""
     facts: dict[str, Any] = {"checks": {}, "metrics": {}, "seconds": {}}
     twins = [Versions(store, "twin").publish(each.content, **facts) for each in chain[:2]]

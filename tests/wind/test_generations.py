@@ -1,4 +1,6 @@
-"""Sampling by hand-made distributions, against a plain loop without cache or batch, and as a stage in a store."""
+"""Sampling by hand-made distributions, against a plain loop without cache or batch, and as a stage
+in a store.
+"""
 
 import hashlib
 import json
@@ -18,15 +20,23 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
-from wind.datasets import Store
+from wind.config.recipe import InferenceConfig, PolicyConfig, SamplingConfig
 from wind.errors import ConfigError, InputError
-from wind.generations import GenerationsSpec, Request, Sample, part_of, request_seed, response_text, sampled_prompts
+from wind.generations import (
+    GenerationsSpec,
+    Request,
+    Sample,
+    part_of,
+    request_seed,
+    response_text,
+    sampled_prompts,
+)
 from wind.generations.hf import Part, TransformersSampler, batched, draw, filtered_weights, uniforms
-from wind.handles import Dataset, Model
 from wind.models import import_policy
-from wind.schemas import SCHEMAS
 from wind.stages import Job, Place, run
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model
+from wind.store.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +87,9 @@ def job(store: Store, spec: GenerationsSpec) -> Job:
 
 
 def rows(store: Store, spec: GenerationsSpec) -> list[dict[str, Any]]:
-    table: list[dict[str, Any]] = store.read(run(job(store, spec), lambda done, total: None)).to_pylist()
+    table: list[dict[str, Any]] = store.read(
+        run(job(store, spec), lambda done, total: None)
+    ).to_pylist()
     return table
 
 
@@ -89,20 +101,31 @@ def policy(store: Store, tiny_model: Path) -> Model:
 def test_a_seed_depends_on_run_iteration_split_and_prompt_alone() -> None:
     seed = request_seed(7, 1, "train", "ab")
     assert seed == int(hashlib.sha256(b"7/1/train/ab").hexdigest()[:16], 16) // 4
-    others = {request_seed(8, 1, "train", "ab"), request_seed(7, 2, "train", "ab"), request_seed(7, 1, "eval", "ab")}
+    others = {
+        request_seed(8, 1, "train", "ab"),
+        request_seed(7, 2, "train", "ab"),
+        request_seed(7, 1, "eval", "ab"),
+    }
     assert len({seed, request_seed(7, 1, "train", "ac"), *others}) == 5
     assert max(request_seed(seed, 1, "train", "") for seed in range(1000)) < 2**62
 
 
 def test_parts_share_the_train_split_out_and_take_turns() -> None:
     ids = [f"{row:032x}" for row in range(300)]
-    assert part_of(ids[3], 7, 2) == int(hashlib.sha256(f"7/part/{ids[3]}".encode()).hexdigest()[:16], 16) % 2
+    assert (
+        part_of(ids[3], 7, 2)
+        == int(hashlib.sha256(f"7/part/{ids[3]}".encode()).hexdigest()[:16], 16) % 2
+    )
     frame = pl.DataFrame({"prompt_id": ids, "split": ["eval", "train", "train"] * 100})
-    turns = [set(sampled_prompts(frame, "train", 7, iteration, 3)["prompt_id"]) for iteration in (1, 2, 3, 4)]
+    turns = [
+        set(sampled_prompts(frame, "train", 7, iteration, 3)["prompt_id"])
+        for iteration in (1, 2, 3, 4)
+    ]
     assert turns[0] | turns[1] | turns[2] == {ids[row] for row in range(300) if row % 3}
     assert sum(len(turn) for turn in turns[:3]) == 200  # disjoint
     assert turns[3] == turns[0]
-    assert all(40 <= len(turn) <= 94 for turn in turns)  # 200/3, four standard deviations of 6.7 either way
+    # 200/3, four standard deviations of 6.7 either way
+    assert all(40 <= len(turn) <= 94 for turn in turns)
     assert {part_of(name, 8, 3) == part_of(name, 7, 3) for name in ids} == {True, False}
     for iteration in (1, 2):
         assert sampled_prompts(frame, "eval", 7, iteration, 3).height == 100
@@ -110,12 +133,18 @@ def test_parts_share_the_train_split_out_and_take_turns() -> None:
 
 
 def test_an_iteration_samples_the_prompts_of_its_part(store: Store, policy: Model) -> None:
-    # By hand from the sha256: with seed 7 and three parts the train prompts 0, 1, 2 are in part 2 and prompt 4 in part 0.
+    # By hand from the sha256: with seed 7 and three parts the train prompts 0, 1, 2 are in part 2
+    # and prompt 4 in part 0.
     whole = rows(store, spec(store, policy, iteration=3))
     third = rows(store, spec(store, policy, iteration=3, parts=3))
     assert third == whole[:9]  # the same responses as without parts
-    assert {row["prompt_id"] for row in rows(store, spec(store, policy, iteration=1, parts=3))} == {f"{4:032x}"}
-    with pytest.raises(InputError, match=r"no train prompts for iteration 2: lower prompts\.parts, which is 3, or add prompts"):
+    assert {row["prompt_id"] for row in rows(store, spec(store, policy, iteration=1, parts=3))} == {
+        f"{4:032x}"
+    }
+    with pytest.raises(
+        InputError,
+        match=r"no train prompts for iteration 2: lower prompts\.parts, which is 3, or add prompts",
+    ):
         rows(store, spec(store, policy, iteration=2, parts=3))
 
 
@@ -146,17 +175,24 @@ LOGITS = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log() + 5
         (0.034, {"temperature": 0.5}, 1),
     ],
 )
-def test_a_uniform_number_picks_the_token_of_the_filtered_cdf(uniform: float, changes: dict[str, Any], token: int) -> None:
-    tokens, logps, is_finite = draw(LOGITS, torch.tensor([uniform], dtype=torch.float64), SamplingConfig(**changes))
+def test_a_uniform_number_picks_the_token_of_the_filtered_cdf(
+    uniform: float, changes: dict[str, Any], token: int
+) -> None:
+    tokens, logps, is_finite = draw(
+        LOGITS, torch.tensor([uniform], dtype=torch.float64), SamplingConfig(**changes)
+    )
     assert tokens.tolist() == [token]
-    assert logps.item() == pytest.approx(math.log([0.1, 0.2, 0.3, 0.4][token]), abs=1e-6)  # of the unfiltered policy
+    # of the unfiltered policy
+    assert logps.item() == pytest.approx(math.log([0.1, 0.2, 0.3, 0.4][token]), abs=1e-6)
     assert is_finite.all()
 
 
 def test_a_token_of_no_weight_is_never_drawn_and_nan_is_seen() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf], [math.nan, 0.0, 0.0]])
     for uniform in (0.0, 0.5, 1 - 2**-53):
-        tokens, _, is_finite = draw(logits, torch.tensor([uniform, uniform], dtype=torch.float64), SamplingConfig())
+        tokens, _, is_finite = draw(
+            logits, torch.tensor([uniform, uniform], dtype=torch.float64), SamplingConfig()
+        )
         assert tokens[0] == 1
         assert is_finite.tolist() == [True, False]
 
@@ -178,9 +214,14 @@ def test_uniforms_belong_to_the_seed_alone() -> None:
 
 def test_batches_hold_every_sample_once_within_the_limit() -> None:
     sampling = SamplingConfig(samples_per_prompt=4, max_new_tokens=10)
-    assert list(batched([5, 2, 9], sampling, 1000)) == [[Part(2, 0, 4), Part(0, 0, 4), Part(1, 0, 4)]]
+    assert list(batched([5, 2, 9], sampling, 1000)) == [
+        [Part(2, 0, 4), Part(0, 0, 4), Part(1, 0, 4)]
+    ]
     # 9 + 10 = 19 tokens a row: 8 rows in 152, so the third prompt opens a batch of its own
-    assert list(batched([5, 2, 9], sampling, 152)) == [[Part(2, 0, 4), Part(0, 0, 4)], [Part(1, 0, 4)]]
+    assert list(batched([5, 2, 9], sampling, 152)) == [
+        [Part(2, 0, 4), Part(0, 0, 4)],
+        [Part(1, 0, 4)],
+    ]
     # 3 rows in 57: four samples do not fit, and the second prompt (15 a row, 3 rows) is split too
     assert list(batched([9, 5], sampling, 57))[:2] == [[Part(0, 0, 3)], [Part(0, 3, 4)]]
     alone = list(batched([9, 5], sampling, 1))
@@ -213,14 +254,20 @@ def naive(
 
 
 @pytest.mark.parametrize(
-    ("batch_tokens", "changes"), [(1, {}), (200, {"temperature": 0.7, "top_k": 20, "top_p": 0.9}), (10000, {})]
+    ("batch_tokens", "changes"),
+    [(1, {}), (200, {"temperature": 0.7, "top_k": 20, "top_p": 0.9}), (10000, {})],
 )
-def test_equals_a_loop_without_cache_batch_or_padding(tiny_model: Path, batch_tokens: int, changes: dict[str, Any]) -> None:
+def test_equals_a_loop_without_cache_batch_or_padding(
+    tiny_model: Path, batch_tokens: int, changes: dict[str, Any]
+) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     sampling = SamplingConfig(samples_per_prompt=4, max_new_tokens=20, **changes)
-    stop = (2, 9, 17, 30)  # several stop tokens, so that rows end early, are compacted away, and some run to the end
+    # several stop tokens, so that rows end early, are compacted away, and some run to the end
+    stop = (2, 9, 17, 30)
     requests = [Request(str(number), ids, 1000 * number) for number, ids in enumerate(PROMPTS)]
-    samples_P_N = TransformersSampler(model, stop, batch_tokens).sample(requests, sampling, lambda done, total: None)
+    samples_P_N = TransformersSampler(model, stop, batch_tokens).sample(
+        requests, sampling, lambda done, total: None
+    )
     reasons: Counter[str] = Counter()
     for request, samples in zip(requests, samples_P_N, strict=True):
         for index, sample in enumerate(samples):
@@ -237,7 +284,9 @@ def test_frequencies_are_the_models_probabilities(tiny_model: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     draws = 4000
     sampling = SamplingConfig(samples_per_prompt=draws, max_new_tokens=1)
-    (samples,) = TransformersSampler(model, (2,), 10**6).sample([Request("a", [1, 7, 9], 5)], sampling, lambda done, total: None)
+    (samples,) = TransformersSampler(model, (2,), 10**6).sample(
+        [Request("a", [1, 7, 9], 5)], sampling, lambda done, total: None
+    )
     probabilities = model(torch.tensor([[1, 7, 9]])).logits[0, -1].softmax(-1).tolist()
     counts = Counter(sample.token_ids[0] for sample in samples)
     for token, probability in enumerate(probabilities):
@@ -248,7 +297,9 @@ def test_frequencies_are_the_models_probabilities(tiny_model: Path) -> None:
 def test_the_stage_writes_n_rows_per_prompt_of_the_split(store: Store, policy: Model) -> None:
     table = rows(store, spec(store, policy))
     train = [0, 1, 2, 4]
-    assert [(row["prompt_id"], row["sample_index"]) for row in table] == [(f"{row:032x}", n) for row in train for n in range(3)]
+    assert [(row["prompt_id"], row["sample_index"]) for row in table] == [
+        (f"{row:032x}", n) for row in train for n in range(3)
+    ]
     for row in table:
         assert row["policy"] == policy.fingerprint
         assert row["seed"] == request_seed(7, 1, "train", row["prompt_id"]) + row["sample_index"]
@@ -262,7 +313,15 @@ def test_the_stage_writes_n_rows_per_prompt_of_the_split(store: Store, policy: M
 def test_responses_do_not_hang_on_shards_or_batches(store: Store, policy: Model) -> None:
     expected = rows(store, spec(store, policy))
     for sampling, batch_tokens in (({"shard_prompts": 1}, 64), ({"shard_prompts": 64}, 100000)):
-        again = rows(store, spec(store, policy, sampling=sampling, inference=InferenceConfig(batch_tokens=batch_tokens)))
+        again = rows(
+            store,
+            spec(
+                store,
+                policy,
+                sampling=sampling,
+                inference=InferenceConfig(batch_tokens=batch_tokens),
+            ),
+        )
         for ours, theirs in zip(again, expected, strict=True):
             assert ours.pop("logp_sampler") == pytest.approx(theirs["logp_sampler"], abs=1e-4)
             assert ours == {key: value for key, value in theirs.items() if key != "logp_sampler"}
@@ -278,15 +337,24 @@ def test_the_same_spec_gives_the_same_fingerprint_and_another_iteration_another(
     assert run(job(store, spec(store, policy, iteration=2)), lambda done, total: None) != first
     numbers = store.manifest(first).numbers
     table = store.read(first).to_pylist()
-    assert numbers["mean_response_tokens"] == pytest.approx(np.mean([len(row["response_token_ids"]) for row in table]))
-    assert numbers["truncated_share"] == pytest.approx(np.mean([row["finish_reason"] == "length" for row in table]))
-    assert numbers["mean_logp_sampler"] == pytest.approx(np.mean([row["logp_sampler"] for row in table]))
+    assert numbers["mean_response_tokens"] == pytest.approx(
+        np.mean([len(row["response_token_ids"]) for row in table])
+    )
+    assert numbers["truncated_share"] == pytest.approx(
+        np.mean([row["finish_reason"] == "length" for row in table])
+    )
+    assert numbers["mean_logp_sampler"] == pytest.approx(
+        np.mean([row["logp_sampler"] for row in table])
+    )
     assert store.manifest(first).parents.keys() == {"policy", "prompts"}
 
 
 def test_progress_ends_at_its_total(store: Store, policy: Model) -> None:
     told: list[tuple[int, int]] = []
-    run(job(store, spec(store, policy, sampling={"shard_prompts": 64})), lambda done, total: told.append((done, total)))
+    run(
+        job(store, spec(store, policy, sampling={"shard_prompts": 64})),
+        lambda done, total: told.append((done, total)),
+    )
     assert told[-1][0] == told[-1][1]
     assert told == sorted(told)
 
@@ -295,7 +363,8 @@ def test_what_cannot_be_sampled_is_said_in_one_line(store: Store, policy: Model)
     with pytest.raises(ConfigError, match=r"sampling\.backend is 'auto'"):
         rows(store, spec(store, policy, sampling={"backend": "auto"}))
     with pytest.raises(
-        ConfigError, match=r"a prompt of 6 tokens and sampling\.max_new_tokens 123 exceed the policy's 128 positions"
+        ConfigError,
+        match=r"a prompt of 6 tokens and sampling\.max_new_tokens 123 exceed the policy's 128 positions",
     ):
         rows(store, spec(store, policy, sampling={"max_new_tokens": 123}))
     with pytest.raises(InputError, match="has no eval prompts"):
@@ -304,11 +373,16 @@ def test_what_cannot_be_sampled_is_said_in_one_line(store: Store, policy: Model)
 
 def test_a_token_that_the_policy_does_not_embed_is_named(store: Store, policy: Model) -> None:
     strange = prompts(store, [[1, 5], [1, 7, 48, 3]], ["train", "train"])
-    with pytest.raises(InputError, match=rf"prompt {1:032x} has token id 48 and the policy embeds 47: its tokenizer has tokens"):
+    with pytest.raises(
+        InputError,
+        match=rf"prompt {1:032x} has token id 48 and the policy embeds 47: its tokenizer has tokens",
+    ):
         rows(store, spec(store, policy, prompts=strange))
 
 
-def test_a_diverged_policy_is_reported_with_the_prompt(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_diverged_policy_is_reported_with_the_prompt(
+    store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     with torch.no_grad():
         model.model.embed_tokens.weight[11] = math.nan  # in the prompt of row 2 only
@@ -344,7 +418,12 @@ def test_text_falls_back_where_the_prompt_is_no_prefix() -> None:
     class Merging:
         """Decodes a prompt differently once something follows."""
 
-        def decode(self, token_ids: list[int], skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
+        def decode(
+            self,
+            token_ids: list[int],
+            skip_special_tokens: bool,
+            clean_up_tokenization_spaces: bool,
+        ) -> str:
             return {(1,): "a", (1, 2): "â!", (2,): "!"}[tuple(token_ids)]
 
     assert response_text(Merging(), [1], Sample([2], -1.0, "length")) == "!"
@@ -355,7 +434,14 @@ def test_runs_by_hand_from_a_spec(store: Store, policy: Model, tmp_path: Path) -
     work = job(store, spec(store, policy))
     handle = run(work, lambda done, total: None)
     (tmp_path / "spec.json").write_text(json.dumps({"stage": work.stage, "spec": work.spec}))
-    command = [sys.executable, "-m", "wind.generations", str(tmp_path / "spec.json"), "--root", str(store.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "wind.generations",
+        str(tmp_path / "spec.json"),
+        "--root",
+        str(store.root),
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert Dataset.model_validate_json(result.stdout) == handle

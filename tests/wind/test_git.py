@@ -1,4 +1,6 @@
-"""A checkout's revision and patch, however git was configured: the patch applies, gives back every byte, and nothing was run."""
+"""A checkout's revision and patch, however git was configured: the patch applies, gives back every
+byte, and nothing was run.
+"""
 
 import os
 import shutil
@@ -8,12 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from wind.git import Changes, changes
+from wind.store.git import Changes, changes
 
-CLEAN = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "HOME": os.devnull}
+CLEAN = {
+    "PATH": os.environ["PATH"],
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "HOME": os.devnull,
+}
 USER = ("-c", "user.name=a", "-c", "user.email=a@b.c")
 LATIN = os.fsdecode(b"caf\xe9.py")
-ODD = [LATIN, "with space.py", ":colon.py", "-dash.py", 'quote"back\\slash.py', "tab\tline\nend.py", "漢.py"]
+ODD = [
+    LATIN,
+    "with space.py",
+    ":colon.py",
+    "-dash.py",
+    'quote"back\\slash.py',
+    "tab\tline\nend.py",
+    "漢.py",
+]
 PROGRAMS = (
     "core.fsmonitor",
     "core.pager",
@@ -81,7 +96,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "mixed.py").write_bytes(b"one\r\ntwo\n")
     (tree / "rows.bin").write_bytes(bytes(range(256)) * 8)
     (tree / "link.py").symlink_to("gone.py")
-    (tree / ".gitattributes").write_text("*.py filter=planted diff=planted text ident\n*.bin diff=planted\n")
+    (tree / ".gitattributes").write_text(
+        "*.py filter=planted diff=planted text ident\n*.bin diff=planted\n"
+    )
     (tree / ".gitignore").write_text("ignored.*\n")
     git(tree, "init", "-q")
     git(tree, "-c", "core.attributesFile=/dev/null", *USER, "add", "-A")
@@ -148,7 +165,10 @@ def content(tree: Path) -> dict[str, tuple[bool, bytes]]:
         for path in (Path(folder, name) for name in names if name not in (".git", "ignored.py")):
             link = path.is_symlink()
             state = os.fsencode(os.readlink(path)) if link else path.read_bytes()
-            found[path.relative_to(tree).as_posix()] = (not link and bool(path.stat().st_mode & 0o100), state)
+            found[path.relative_to(tree).as_posix()] = (
+                not link and bool(path.stat().st_mode & 0o100),
+                state,
+            )
     return found
 
 
@@ -160,7 +180,8 @@ def assert_gives_back(found: Changes, tree: Path, origin: Path, places: Path) ->
     again.mkdir()
     git(again, "init", "-q", f"--object-format={'sha256' if len(found.revision) == 64 else 'sha1'}")
     git(again, "fetch", "-q", str(origin), found.revision)
-    (again / ".git" / "info" / "attributes").write_text("* !ident\n")  # else git writes into what it checks out
+    # else git writes into what it checks out
+    (again / ".git" / "info" / "attributes").write_text("* !ident\n")
     git(again, "checkout", "-q", found.revision)
     git(again, "apply", str(patch))
     assert content(again) == content(tree)
@@ -177,7 +198,13 @@ def planted(tmp_path: Path) -> tuple[Path, Path]:
 
 def hooks(folder: Path, program: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for name in ("post-index-change", "reference-transaction", "pre-commit", "post-checkout", "fsmonitor-watchman"):
+    for name in (
+        "post-index-change",
+        "reference-transaction",
+        "pre-commit",
+        "post-checkout",
+        "fsmonitor-watchman",
+    ):
         shutil.copy(program, folder / name)
 
 
@@ -196,7 +223,9 @@ def test_changes_of_every_kind_come_back(original: Path, plain: Changes, tmp_pat
 def in_its_own(tree: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hooks(tree / ".git" / "hooks", program)
     (tree / ".git" / "info").mkdir(exist_ok=True)
-    (tree / ".git" / "info" / "attributes").write_text("* filter=planted diff=planted -diff text eol=crlf\n")
+    (tree / ".git" / "info" / "attributes").write_text(
+        "* filter=planted diff=planted -diff text eol=crlf\n"
+    )
     for name, value in configured(program).items():
         git(tree, "config", "--file", ".git/config", name, value)
 
@@ -300,7 +329,9 @@ def test_no_configuration_has_a_say(
     planted: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Wherever it stands, and whatever it says: the same patch, which gives back every byte, and no program of it is run."""
+    """Wherever it stands, and whatever it says: the same patch, which gives back every byte, and no
+    program of it is run.
+    """
     program, ran = planted
     arrange(checkout, program, monkeypatch)
     found = seen(checkout)
@@ -308,19 +339,25 @@ def test_no_configuration_has_a_say(
     assert found == plain
 
 
-def test_what_is_planted_would_run(checkout: Path, planted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_planted_would_run(
+    checkout: Path, planted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The programs of the other tests are such as git runs when it is asked in the usual way."""
     program, ran = planted
     in_its_own(checkout, program, monkeypatch)
     git(checkout, "config", "--file", ".git/config", "core.bare", "false")
     git(checkout, "config", "--file", ".git/config", "--unset", "core.worktree")
-    subprocess.run(["git", "diff", "HEAD"], cwd=checkout, env=CLEAN, capture_output=True, check=False)
+    subprocess.run(
+        ["git", "diff", "HEAD"], cwd=checkout, env=CLEAN, capture_output=True, check=False
+    )
     assert ran.exists()
 
 
 @pytest.mark.parametrize("kind", ["worktree", "submodule", "monorepo", "shared", "sha256"])
 def test_repositories_of_every_form(kind: str, tmp_path: Path) -> None:
-    """A linked worktree, a submodule, a part of a larger repository, borrowed objects, other hashes: refs packed in all."""
+    """A linked worktree, a submodule, a part of a larger repository, borrowed objects, other
+    hashes: refs packed in all.
+    """
     first, top = tmp_path / "first", tmp_path / 'top "\\ü'
     tree = top / "part" if kind == "monorepo" else top
     source = first / "part" if kind == "monorepo" else first
@@ -337,10 +374,26 @@ def test_repositories_of_every_form(kind: str, tmp_path: Path) -> None:
         outer = tmp_path / "outer"
         outer.mkdir()
         git(outer, "init", "-q")
-        git(outer, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(first), "inner")
+        git(
+            outer,
+            "-c",
+            "protocol.file.allow=always",
+            "submodule",
+            "--quiet",
+            "add",
+            str(first),
+            "inner",
+        )
         tree = top = outer / "inner"
     else:
-        git(tmp_path, "clone", "-q", *(["--shared"] if kind == "shared" else []), str(first), str(top))
+        git(
+            tmp_path,
+            "clone",
+            "-q",
+            *(["--shared"] if kind == "shared" else []),
+            str(first),
+            str(top),
+        )
     assert seen(tree) == Changes(git(first, "rev-parse", "HEAD").strip(), 0, b"")
     (tree / "wind" / "file.py").write_text("two\n")
     (tree / "new.py").write_text("three\n")
@@ -349,7 +402,9 @@ def test_repositories_of_every_form(kind: str, tmp_path: Path) -> None:
     assert (b"beside.py" in (seen(tree).patch or b"")) == (kind != "monorepo")
 
 
-def test_what_the_user_ignores_everywhere_is_ignored(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_ignores_everywhere_is_ignored(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / ".gitconfig").write_text("[core]\n excludesFile = ~/my ignored\n")
     (tmp_path / "home" / "my ignored").write_text("new.py\n")
@@ -376,5 +431,6 @@ def test_a_folder_called_git_is_no_checkout(checkout: Path, tmp_path: Path) -> N
     copy = checkout / "site-packages" / "copy"
     shutil.copytree(checkout / "wind", copy / "wind")
     (copy / ".git").mkdir()
-    assert changes(copy, copy / "wind" / "file.py", 2**20) is None  # the commit of the enclosing checkout does not have it
+    # the commit of the enclosing checkout does not have it
+    assert changes(copy, copy / "wind" / "file.py", 2**20) is None
     assert changes(tmp_path, tmp_path / "wind" / "file.py", 2**20) is None

@@ -4,13 +4,13 @@ from decimal import Decimal
 
 import pytest
 
-from wind.config import EvaluationConfig, RuleRewardConfig
-from wind.datasets import Store
+from wind.config.recipe import EvaluationConfig, RuleRewardConfig
 from wind.errors import InputError
 from wind.evaluation import resolve_match
 from wind.rewards import resolve_reward
 from wind.rewards.functions import Responses, UserFunction
 from wind.rewards.gsm8k import exact_match, last_number
+from wind.store.datasets import Store
 
 FUNCTION = "wind.rewards.gsm8k:exact_match"
 
@@ -60,5 +60,8 @@ def test_it_serves_as_reward_and_as_match(store: Store) -> None:
     assert rule.source_digest == digest  # type: ignore[union-attr]
     assert UserFunction("reward.function", FUNCTION, digest)(rows)[""]["values"] == [1.0]
     without = Responses(["ab"], [0], [[{"role": "user", "content": "2+2?"}]], ["4"], [None])
-    with pytest.raises(InputError, match=r"the gold answer None has no number after ####: set prompts\.answer_field"):
+    with pytest.raises(
+        InputError,
+        match=r"the gold answer None has no number after ####: set prompts\.answer_field",
+    ):
         UserFunction("reward.function", FUNCTION, digest)(without)

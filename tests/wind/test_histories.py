@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from tests.wind.audit_case import HELD_OUT, REWARDS, TRAIN, Run, key, publish
+from wind.audit.prompt_history import find_prompt, history
 from wind.errors import ConfigError
-from wind.histories import find_prompt, history
-from wind.versions import Version, Versions
+from wind.store.versions import Version, Versions
 
 
 @pytest.fixture(scope="module")
@@ -63,32 +63,57 @@ def test_on_policy_a_prompt_has_the_steps_it_was_sampled_for(shared: Run) -> Non
         "logp_reference": [-2.0] * 6,
     }
     rollouts, _ = publish(shared.store, "rollouts", columns)
-    content = shared.versions[0].content.model_copy(update={"datasets": {"prompts": shared.prompts, "rollouts": rollouts}})
-    version: Version = Versions(shared.store, "fresh").publish(content, checks={}, metrics={}, seconds={})
+    content = shared.versions[0].content.model_copy(
+        update={"datasets": {"prompts": shared.prompts, "rollouts": rollouts}}
+    )
+    version: Version = Versions(shared.store, "fresh").publish(
+        content, checks={}, metrics={}, seconds={}
+    )
     (answers,) = history(shared.store, version, TRAIN).iterations
     assert "".join(row["response"] for row in answers.rows) == "bacdef"
     assert [row["step"] for row in answers.rows] == [2, 2, 2, 4, 4, 4]
 
 
 def test_the_evaluation_s_side_of_the_policy(shared: Run) -> None:
-    """What the evaluation says of the policy's response has the name that other datasets have for it."""
-    theirs = shared.store.read(shared.versions[0].content.datasets["eval_generations"]).to_pydict() | {"response": ["r0", "r1"]}
+    """What the evaluation says of the policy's response has the name that other datasets have for
+    it.
+    """
+    theirs = shared.store.read(
+        shared.versions[0].content.datasets["eval_generations"]
+    ).to_pydict() | {"response": ["r0", "r1"]}
     reference, _ = publish(shared.store, "generations", theirs, code="reference")
     columns = {
         **key(HELD_OUT, 2),
         **{name: [1.0, 2.0] for name in ("reward_policy", "logp_policy", "accuracy_policy")},
-        **{name: [0.0, 0.0] for name in ("reward_reference", "tie_share", "logp_reference", "accuracy_reference")},
+        **{
+            name: [0.0, 0.0]
+            for name in ("reward_reference", "tie_share", "logp_reference", "accuracy_reference")
+        },
         "win_rate": [1.0, 1.0],
-        **{f"response_tokens_{side}": pa.array([1, 2], pa.int32()) for side in ("policy", "reference")},
+        **{
+            f"response_tokens_{side}": pa.array([1, 2], pa.int32())
+            for side in ("policy", "reference")
+        },
         **{f"is_truncated_{side}": [False, False] for side in ("policy", "reference")},
     }
-    evaluation, _ = publish(shared.store, "evaluation", columns, {"generations_reference": reference})
+    evaluation, _ = publish(
+        shared.store, "evaluation", columns, {"generations_reference": reference}
+    )
     content = shared.versions[0].content
     content = content.model_copy(update={"datasets": content.datasets | {"evaluation": evaluation}})
     version = Versions(shared.store, "judged").publish(content, checks={}, metrics={}, seconds={})
     (answers,) = history(shared.store, version, HELD_OUT).iterations
     first = answers.rows[0]
-    assert {name: first[name] for name in ("response", "response_reference", "reward_policy", "response_tokens", "accuracy")} == {
+    assert {
+        name: first[name]
+        for name in (
+            "response",
+            "response_reference",
+            "reward_policy",
+            "response_tokens",
+            "accuracy",
+        )
+    } == {
         "response": "held out 0",
         "response_reference": "r0",
         "reward_policy": 1.0,

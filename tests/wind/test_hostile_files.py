@@ -1,4 +1,6 @@
-"""Whatever lies in a store or a recipe: reading it ends in content or in one of the project's own errors, within the root."""
+"""Whatever lies in a store or a recipe: reading it ends in content or in one of the project's own
+errors, within the root.
+"""
 
 import copy
 import hashlib
@@ -16,18 +18,20 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.wind.verification_case import finished
-from wind.config import DistillConfig
-from wind.datasets import Store
+from wind.audit.verification import Verification
+from wind.audit.verification.files import Finding
+from wind.config.loading import load_config
+from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, WindError
-from wind.handles import AnyHandle, Dataset, StoredFile, folder_of
-from wind.names import find
-from wind.recipes import load_config
-from wind.seals import seal
-from wind.verification import Verification
-from wind.verification.files import Finding
-from wind.versions import Versions, runs
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, StoredFile, folder_of
+from wind.store.references import find
+from wind.store.sealed_json import seal
+from wind.store.versions import Versions, runs
 
-some = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 many = settings(some, max_examples=30)
 
 HOSTILE_NAMES = [
@@ -52,7 +56,9 @@ values = st.recursive(
     | st.text(max_size=5)
     | st.sampled_from(HOSTILE_NAMES)
     | st.sampled_from(["0" * 64, "models", "datasets/../..", "9" * 400]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -61,7 +67,13 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where something can be replaced within a JSON value."""
     if path:
         yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, inner in items:
         yield from places(inner, (*path, name))
 
@@ -131,7 +143,11 @@ def within(store: Store) -> Iterator[None]:
     try:
         yield
         beside = store.root.parent
-        assert [path for path in _opened if Path(path).is_relative_to(beside) and not Path(path).is_relative_to(store.root)] == []
+        assert [
+            path
+            for path in _opened
+            if Path(path).is_relative_to(beside) and not Path(path).is_relative_to(store.root)
+        ] == []
         assert not {"/etc/hostname"} & set(_opened)
     finally:
         _opened = None
@@ -147,7 +163,9 @@ def rewrite(store: Store, name: str, content: bytes) -> None:
 
 
 def use(store: Store, *handles: AnyHandle) -> list[Finding]:
-    """Do with a store what commands do; only the project's own errors come out. What verification says of it."""
+    """Do with a store what commands do; only the project's own errors come out. What verification
+    says of it.
+    """
     with within(store):
         verification = Verification(store)
         verification.everything()
@@ -180,7 +198,9 @@ def test_any_manifest(origin: Path, tmp_path: Path, data: st.DataObject, is_seal
     before = store.storage.read(name)
     content = written(mutated(data, json.loads(before)), is_sealed=is_sealed)
     rewrite(store, name, content)
-    assert any(folder_of(handle) in finding.file for finding in use(store, handle)) == (content != before)
+    assert any(folder_of(handle) in finding.file for finding in use(store, handle)) == (
+        content != before
+    )
 
 
 @given(st.data(), st.booleans())
@@ -192,23 +212,34 @@ def test_any_version(origin: Path, tmp_path: Path, data: st.DataObject, is_seale
     before = store.storage.read(name)
     content = written(mutated(data, json.loads(before)), is_sealed=is_sealed)
     rewrite(store, name, content)
-    if not use(store) and content != before:  # only the version after it vouches for what stands beside the content
+    # only the version after it vouches for what stands beside the content
+    if not use(store) and content != before:
         assert (is_sealed, name) == (True, last)
         assert find(store, "tiny").content == newest.content
 
 
 @given(st.data(), st.binary(max_size=80))
 @some
-def test_any_bytes_in_any_small_file(origin: Path, tmp_path: Path, data: st.DataObject, content: bytes) -> None:
+def test_any_bytes_in_any_small_file(
+    origin: Path, tmp_path: Path, data: st.DataObject, content: bytes
+) -> None:
     store = _fresh(origin, tmp_path)
-    small = sorted(path for path in store.root.rglob("*") if path.is_file() and path.suffix in (".json", "", ".lock", ".html"))
+    small = sorted(
+        path
+        for path in store.root.rglob("*")
+        if path.is_file() and path.suffix in (".json", "", ".lock", ".html")
+    )
     path = data.draw(st.sampled_from(small))
     before = path.read_bytes()
     cut = data.draw(st.integers(0, len(before)))
     changed = before[:cut] + content + data.draw(st.sampled_from([b"", before[cut:]]))
     rewrite(store, str(path.relative_to(store.root)), changed)
     said = use(store, *find_handles(store))
-    assert said or changed == before or (path.name == "latest" and changed == before.removesuffix(b"\n"))
+    assert (
+        said
+        or changed == before
+        or (path.name == "latest" and changed == before.removesuffix(b"\n"))
+    )
 
 
 def find_handles(store: Store) -> list[AnyHandle]:
@@ -220,15 +251,22 @@ def find_handles(store: Store) -> list[AnyHandle]:
 @given(st.data())
 @settings(some, max_examples=10)
 def test_any_shard(origin: Path, tmp_path: Path, data: st.DataObject) -> None:
-    """The manifest says that the bytes are right, so that whoever reads them has to find out that the rows are not."""
+    """The manifest says that the bytes are right, so that whoever reads them has to find out that
+    the rows are not.
+    """
     store = _fresh(origin, tmp_path)
-    handle = find(store, "tiny").content.datasets[data.draw(st.sampled_from(["prompts", "generations", "rewards"]))]
+    handle = find(store, "tiny").content.datasets[
+        data.draw(st.sampled_from(["prompts", "generations", "rewards"]))
+    ]
     rows = store.read(handle)
     name = f"{folder_of(handle)}/part-00000.arrow"
     content = bytearray(store.storage.read(name))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(content) - 1))
-        patch = data.draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f"]))
+        patch = data.draw(
+            st.binary(min_size=1, max_size=8)
+            | st.sampled_from([b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f"])
+        )
         content[start : start + len(patch)] = patch
     rewrite(store, name, bytes(content))
     manifest = json.loads(store.storage.read(f"{folder_of(handle)}/manifest.json"))
@@ -247,7 +285,7 @@ def _fresh(origin: Path, tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-# ---------------------------------------------------------------------------------------------- names that lead out
+# ------------------------------------------------------------------------------ names that lead out
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE_NAMES if name not in ("manifest.json",)])
@@ -264,7 +302,9 @@ def test_a_file_is_named_within_its_folder(store: Store, name: str) -> None:
         store.read(handle)
 
 
-@pytest.mark.parametrize("name", ["../latest", "/tmp/x", "a/b", "", ".", "..", "x\n", "x\0", "é", "x" * 65])
+@pytest.mark.parametrize(
+    "name", ["../latest", "/tmp/x", "a/b", "", ".", "..", "x\n", "x\0", "é", "x" * 65]
+)
 def test_a_tag_is_a_plain_name(store: Store, name: str) -> None:
     version = find(store, "tiny")
     with within(store), pytest.raises(ConfigError, match="cannot be a tag"):
@@ -284,7 +324,9 @@ def test_a_link_is_not_followed_by_verification(store: Store) -> None:
         with within(store):
             verification = Verification(store)
             verification.everything()
-        assert any(f"{path} is not a plain file" in str(finding) for finding in verification.findings)
+        assert any(
+            f"{path} is not a plain file" in str(finding) for finding in verification.findings
+        )
 
 
 def test_a_manifest_that_names_itself_ends(store: Store) -> None:
@@ -298,7 +340,7 @@ def test_a_manifest_that_names_itself_ends(store: Store) -> None:
     use(store, handle)
 
 
-# ---------------------------------------------------------------------------------------------- recipes
+# ------------------------------------------------------------------------------------------ recipes
 
 RECIPE = """run: demo
 policy: {path: models/base}
@@ -309,7 +351,8 @@ objective: {name: wind, beta: 0.1}
 """
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{after}: &{after} [{', '.join([f'*{before}'] * 9)}]\n" for before, after in zip("abcdefghijk", "bcdefghijkl", strict=True)
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, after in zip("abcdefghijk", "bcdefghijkl", strict=True)
 )
 
 
@@ -329,7 +372,9 @@ def one_line(error: ConfigError) -> str:
 
 
 def loaded_or_refused(path: Path, overrides: Sequence[str] = ()) -> None:
-    """A config that its own JSON gives again, as a rerun reads it, or one short line that says where it is wrong."""
+    """A config that its own JSON gives again, as a rerun reads it, or one short line that says
+    where it is wrong.
+    """
     try:
         config = load_config(path, overrides)
     except ConfigError as error:
@@ -401,7 +446,11 @@ def test_any_bytes_as_a_recipe(tmp_path: Path, content: bytes) -> None:
     refused(tmp_path / "x.yaml", content)
 
 
-OVERRIDES: list[Callable[[str], str]] = [lambda text: f"training.lr={text}", lambda text: text, lambda text: f"{text}=1"]
+OVERRIDES: list[Callable[[str], str]] = [
+    lambda text: f"training.lr={text}",
+    lambda text: text,
+    lambda text: f"{text}=1",
+]
 
 
 @given(st.text(max_size=12), st.sampled_from(OVERRIDES))

@@ -1,4 +1,6 @@
-"""What may enter the store: plain files alone, by links that stay where they were found, and only where there is room."""
+"""What may enter the store: plain files alone, by links that stay where they were found, and only
+where there is room.
+"""
 
 import json
 import os
@@ -13,15 +15,15 @@ from typing import Any
 import datasets
 import pytest
 
-from wind.config import ClassifierRewardConfig, PolicyConfig, PromptsConfig
-from wind.datasets import Store
+from wind.config.recipe import ClassifierRewardConfig, PolicyConfig, PromptsConfig
 from wind.errors import ConfigError, InputError, StageError, WindError
 from wind.files import NotPlainError, open_plain, read_plain
-from wind.handles import AnyHandle, Source
-from wind.incoming import copied, stored_file
 from wind.models import import_policy
 from wind.prompts.sources import import_prompts, read_rows
 from wind.rewards import resolve_reward
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Source
+from wind.store.incoming import copied, stored_file
 
 SECRET = "the secret of another folder"
 Import = Callable[[Store, Path], AnyHandle]
@@ -65,16 +67,30 @@ def assert_refused(store: Store, import_: Import, folder: Path, *said: str) -> N
     message = str(raised.value)
     assert "\n" not in message
     assert [part for part in said if part not in message] == []
-    assert [path for part in ("models", "sources", "partial") for path in (store.root / part).rglob("*") if path.is_file()] == []
+    assert [
+        path
+        for part in ("models", "sources", "partial")
+        for path in (store.root / part).rglob("*")
+        if path.is_file()
+    ] == []
 
 
 @pytest.mark.parametrize(
     ("import_", "name"),
     [
-        *((import_, name) for import_ in (as_policy, as_reward) for name in ("vocab.txt", "chat_template.jinja", "config.json")),
+        *(
+            (import_, name)
+            for import_ in (as_policy, as_reward)
+            for name in ("vocab.txt", "chat_template.jinja", "config.json")
+        ),
         *(
             (as_policy, name)
-            for name in ("model.safetensors", "model.safetensors.index.json", "generation_config.json", "a.model")
+            for name in (
+                "model.safetensors",
+                "model.safetensors.index.json",
+                "generation_config.json",
+                "a.model",
+            )
         ),
         (as_prompts, "train.jsonl"),
         (as_prompts, "more/train_2.jsonl"),
@@ -116,7 +132,9 @@ def test_a_dataset_that_was_saved_names_files_of_its_own(store: Store, tmp_path:
         assert_refused(store, as_prompts, tmp_path / "saved", "holds no")
 
 
-def test_links_within_a_folder_and_of_the_hub_cache_are_followed(store: Store, folder: Path, tmp_path: Path) -> None:
+def test_links_within_a_folder_and_of_the_hub_cache_are_followed(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
     (folder / "weights").mkdir()
     (folder / "model.safetensors").rename(folder / "weights" / "real")
     (folder / "model.safetensors").symlink_to("weights/real")
@@ -131,7 +149,14 @@ def test_links_within_a_folder_and_of_the_hub_cache_are_followed(store: Store, f
         shutil.copyfile(path, cache / "blobs" / f"digest-{path.name}")
         (snapshot / path.name).symlink_to(f"../../blobs/digest-{path.name}")
     assert import_policy(store, PolicyConfig(path=str(snapshot))) == linked
-    assert len(read_rows(store, import_prompts(store, PromptsConfig(source=str(snapshot))), "prompt", None)) == 2
+    assert (
+        len(
+            read_rows(
+                store, import_prompts(store, PromptsConfig(source=str(snapshot))), "prompt", None
+            )
+        )
+        == 2
+    )
     (snapshot / "vocab.txt").symlink_to("../../../models--another--thing/blobs/x")
     (tmp_path / "hub" / "models--another--thing" / "blobs").mkdir(parents=True)
     (tmp_path / "hub" / "models--another--thing" / "blobs" / "x").write_text(SECRET)
@@ -144,7 +169,9 @@ def test_links_within_a_folder_and_of_the_hub_cache_are_followed(store: Store, f
         import_policy(store, PolicyConfig(path=str(snapshot)))
 
 
-def test_a_file_that_the_user_names_may_be_a_link(store: Store, folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_the_user_names_may_be_a_link(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mine.jsonl").symlink_to(folder / "train.jsonl")
     assert len(read_rows(store, as_prompts(store, tmp_path / "mine.jsonl"), "prompt", None)) == 2
 
@@ -170,7 +197,15 @@ def special(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("import_", "name"),
     [
-        *((as_policy, name) for name in ("vocab.txt", "config.json", "model.safetensors", "model.safetensors.index.json")),
+        *(
+            (as_policy, name)
+            for name in (
+                "vocab.txt",
+                "config.json",
+                "model.safetensors",
+                "model.safetensors.index.json",
+            )
+        ),
         (as_reward, "tokenizer.json"),
         (as_prompts, "train.jsonl"),
         (as_prompts, "state.json"),
@@ -180,7 +215,13 @@ def test_what_is_no_file_is_refused_without_waiting_for_it(
     store: Store, folder: Path, import_: Import, name: str, kind: str
 ) -> None:
     special(folder / name, kind)
-    assert_refused(store, import_, folder, str(folder / name), "leads to /dev/zero" if kind == "device" else f"is a {kind}")
+    assert_refused(
+        store,
+        import_,
+        folder,
+        str(folder / name),
+        "leads to /dev/zero" if kind == "device" else f"is a {kind}",
+    )
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
@@ -209,17 +250,23 @@ def test_a_sparse_file_is_refused_before_it_is_read(store: Store, folder: Path) 
     """It takes no room where it is, tebibytes as a copy, and hours to hash."""
     size = 2**40 + shutil.disk_usage(folder).free
     os.truncate(folder / "train.jsonl", size)
-    with pytest.raises(StageError, match=rf"a copy of {folder} takes {size} bytes, and .* has \d+ free"):
+    with pytest.raises(
+        StageError, match=rf"a copy of {folder} takes {size} bytes, and .* has \d+ free"
+    ):
         as_prompts(store, folder)
     os.truncate(folder / "model.safetensors", size)
-    with pytest.raises(StageError, match=rf"a copy of {folder} takes \d+ bytes, and .* has \d+ free"):
+    with pytest.raises(
+        StageError, match=rf"a copy of {folder} takes \d+ bytes, and .* has \d+ free"
+    ):
         as_policy(store, folder)
 
 
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_a_disk_without_room_is_said_with_both_sizes(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_said_with_both_sizes(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But what is stored already needs none."""
     stored = as_policy(store, folder)
     needed = sum(path.stat().st_size for path in folder.iterdir() if path.suffix != ".jsonl")
@@ -232,7 +279,9 @@ def test_a_disk_without_room_is_said_with_both_sizes(store: Store, folder: Path,
         as_prompts(store, folder)
 
 
-def test_a_line_without_end_is_not_read_at_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_end_is_not_read_at_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("wind.prompts.sources.LONGEST_LINE", 1000)
     (tmp_path / "p.jsonl").write_text('{"prompt": "1="}\n' + "x" * 1001)
     with pytest.raises(InputError, match=r"p\.jsonl line 2 has more than"):
@@ -254,7 +303,9 @@ def test_a_link_in_circles_is_an_error_of_the_system(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
-def test_what_is_stored_can_be_read_by_whom_the_umask_lets(store: Store, folder: Path, umask: int) -> None:
+def test_what_is_stored_can_be_read_by_whom_the_umask_lets(
+    store: Store, folder: Path, umask: int
+) -> None:
     before = os.umask(umask)
     try:
         handles: list[Any] = [as_policy(store, folder), as_prompts(store, folder)]

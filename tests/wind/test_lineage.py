@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from tests.wind.audit_case import HELD_OUT, TRAIN, Run, publish, wins
 from tests.wind.versions_case import three_iterations, version
-from wind.datasets import Store
-from wind.lineage import Lineage, chain, of_handle, of_prompt, of_version
-from wind.lineage.drawing import mermaid, svg
-from wind.lineage.layers import layout
-from wind.versions import Versions
+from wind.audit.lineage import Lineage, chain, of_handle, of_prompt, of_version
+from wind.audit.lineage.drawing import mermaid, svg
+from wind.audit.lineage.layers import layout
+from wind.store.datasets import Store
+from wind.store.versions import Versions
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,11 @@ def run(tmp_path: Path) -> Run:
 def edges(found: Lineage) -> set[tuple[str, str, str]]:
     """Parent, name and child, by nouns."""
     return {
-        (found.nodes[edge.parent].name.partition("/")[0], edge.name, found.nodes[edge.child].name.partition("/")[0])
+        (
+            found.nodes[edge.parent].name.partition("/")[0],
+            edge.name,
+            found.nodes[edge.child].name.partition("/")[0],
+        )
         for edge in found.edges
     }
 
@@ -58,11 +62,18 @@ def test_a_model_comes_from_everything_before_its_training(shared: Run) -> None:
         ("sources", "source", "prompts"),
         ("models", "tokenizer", "prompts"),
     }
-    count = {kind: sum(node.kind == kind for node in found.nodes.values()) for kind in ("dataset", "model", "source")}
+    count = {
+        kind: sum(node.kind == kind for node in found.nodes.values())
+        for kind in ("dataset", "model", "source")
+    }
     assert count == {"dataset": 9, "model": 3, "source": 1}  # prompts, and four of each iteration
     (source,) = (node for node in found.nodes.values() if node.kind == "source")
     assert source.files == [
-        {"name": "prompts.jsonl", "bytes": 41, "sha256": shared.store.manifest(shared.source).files[0].sha256}
+        {
+            "name": "prompts.jsonl",
+            "bytes": 41,
+            "sha256": shared.store.manifest(shared.source).files[0].sha256,
+        }
     ]
     assert source.computed_by is None
     assert source.provenance == {"source": "prompts.jsonl"}
@@ -75,33 +86,53 @@ def test_a_version_has_its_datasets_and_models_and_the_rest_above(shared: Run) -
     found = of_version(shared.store, shared.versions[1])
     names = [name for called, _ in found.parents(found.root) for name in called.split(", ")]
     assert names == [*shared.versions[1].content.datasets, "model_in", "model_out", "reference"]
-    assert sum(node.kind == "dataset" for node in found.nodes.values()) == 10  # the first evaluation made nothing of this
+    # the first evaluation made nothing of this
+    assert sum(node.kind == "dataset" for node in found.nodes.values()) == 10
     assert chain(shared.store, shared.versions[1]) == shared.versions
 
 
 def test_of_equal_content_the_version_s_own_computation_counts(run: Run) -> None:
-    """Rewards of iteration 2 once came from other generations; a version that used those says so, another does not."""
+    """Rewards of iteration 2 once came from other generations; a version that used those says so,
+    another does not.
+    """
     version = run.versions[1]
     rewards, prompts = version.content.datasets["rewards"], version.content.datasets["prompts"]
     columns = run.store.read(rewards).to_pydict()
     other, its_key = publish(run.store, "rewards", columns, {"generations": prompts})
     assert other == rewards
-    changed = version.model_copy(update={"computations": {**version.computations, "rewards": its_key}})
+    changed = version.model_copy(
+        update={"computations": {**version.computations, "rewards": its_key}}
+    )
 
     def parents_of(found: Lineage) -> list[str]:
-        return [node.name.partition("/")[0] for _, node in found.parents(f"rewards/{rewards.fingerprint}")]
+        return [
+            node.name.partition("/")[0]
+            for _, node in found.parents(f"rewards/{rewards.fingerprint}")
+        ]
 
     assert parents_of(of_handle(run.store, rewards, version)) == ["generations"]
     assert parents_of(of_handle(run.store, rewards, changed)) == ["prompts"]
     older = version.model_copy(update={"computations": {}})
-    assert of_version(run.store, older).nodes.keys() >= {f"rewards/{rewards.fingerprint}", f"sources/{run.source.fingerprint}"}
-    (node,) = (node for node in of_version(run.store, version).nodes.values() if node.id == f"rewards/{rewards.fingerprint}")
+    assert of_version(run.store, older).nodes.keys() >= {
+        f"rewards/{rewards.fingerprint}",
+        f"sources/{run.source.fingerprint}",
+    }
+    (node,) = (
+        node
+        for node in of_version(run.store, version).nodes.values()
+        if node.id == f"rewards/{rewards.fingerprint}"
+    )
     assert node.computations == 2
 
 
 def test_a_prompt_comes_from_a_line_of_its_source(run: Run) -> None:
     found = of_prompt(run.store, run.versions[1], HELD_OUT)
-    assert found.nodes[found.root].prompt == {"prompt": "second", "split": "eval", "answer": None, "row": "prompts.jsonl line 2"}
+    assert found.nodes[found.root].prompt == {
+        "prompt": "second",
+        "split": "eval",
+        "answer": None,
+        "row": "prompts.jsonl line 2",
+    }
     assert edges(found) == {
         ("prompts", "prompts", f"prompt {HELD_OUT[:12]}"),
         ("sources", "source", "prompts"),
@@ -109,7 +140,12 @@ def test_a_prompt_comes_from_a_line_of_its_source(run: Run) -> None:
     }
     shutil.rmtree(run.store.path(run.source))
     found = of_prompt(run.store, run.versions[1], TRAIN)
-    assert found.nodes[found.root].prompt == {"prompt": "first", "split": "train", "answer": None, "row": None}
+    assert found.nodes[found.root].prompt == {
+        "prompt": "first",
+        "split": "train",
+        "answer": None,
+        "row": None,
+    }
 
 
 def test_what_is_missing_or_damaged_says_so(run: Run) -> None:
@@ -122,11 +158,16 @@ def test_what_is_missing_or_damaged_says_so(run: Run) -> None:
     shutil.rmtree(run.store.path(run.models[1]))
     found = of_handle(run.store, run.models[2], run.versions[1])
     damage = {node.id: node.damage for node in found.nodes.values() if node.damage}
-    reasons = {"generations": "is not in the store", "rewards": "lacks a file", "win_rates": "cannot be read"}
+    reasons = {
+        "generations": "is not in the store",
+        "rewards": "lacks a file",
+        "win_rates": "cannot be read",
+    }
     for name, reason in reasons.items():
         assert reason in str(damage[f"{name}/{datasets[name].fingerprint}"])
     assert "is not in the store" in str(damage[f"models/{run.models[1].fingerprint}"])
-    # The training of the first iteration lost its model; its record, and that of the generations, still lead to the source.
+    # The training of the first iteration lost its model; its record, and that of the generations,
+    # still lead to the source.
     assert f"sources/{run.source.fingerprint}" in found.nodes
     assert mermaid(found).count(":::missing") == len(damage) == 5
     assert svg(found).count("stroke-dasharray") == len(damage) + 1  # and the legend
@@ -142,7 +183,9 @@ def test_drawings_show_every_node_and_every_line_once(shared: Run) -> None:
     drawing = ElementTree.fromstring(svg(found))
     inside = "{http://www.w3.org/2000/svg}"
     titles = [title.text or "" for title in drawing.iter(f"{inside}title")]
-    assert [sum(title.startswith(name) for title in titles) for name in found.nodes] == [1] * len(found.nodes)
+    assert [sum(title.startswith(name) for title in titles) for name in found.nodes] == [1] * len(
+        found.nodes
+    )
     assert len(list(drawing.iter(f"{inside}path"))) == len(lines)
     width, height = float(drawing.attrib["width"]), float(drawing.attrib["height"])
     for box in drawing.iter(f"{inside}rect"):
@@ -170,7 +213,12 @@ def test_a_short_path_has_a_layer_per_step() -> None:
 
 
 def test_content_made_of_itself_has_no_line_back() -> None:
-    placed = layout(["model", "training"], [("training", "model"), ("model", "training")], width=100, bend_width=20)
+    placed = layout(
+        ["model", "training"],
+        [("training", "model"), ("model", "training")],
+        width=100,
+        bend_width=20,
+    )
     assert list(placed.lines) == [("training", "model")]
     assert placed.layer == {"training": 0, "model": 1}
 
@@ -186,12 +234,24 @@ def test_a_training_that_changed_nothing_is_drawn(run: Run) -> None:
     assert svg(found).count("<path") == 1
 
 
-@given(st.sets(st.tuples(st.integers(0, 12), st.integers(0, 12)).filter(lambda edge: edge[0] < edge[1]), max_size=30))
+@given(
+    st.sets(
+        st.tuples(st.integers(0, 12), st.integers(0, 12)).filter(lambda edge: edge[0] < edge[1]),
+        max_size=30,
+    )
+)
 def test_parents_stand_above_and_nothing_overlaps(drawn: set[tuple[int, int]]) -> None:
     names = [str(number) for number in range(13)]
-    placed = layout(names, [(str(parent), str(child)) for parent, child in sorted(drawn)], width=100, bend_width=10)
+    placed = layout(
+        names,
+        [(str(parent), str(child)) for parent, child in sorted(drawn)],
+        width=100,
+        bend_width=10,
+    )
     for line in placed.lines.values():
-        assert all(placed.layer[lower] == placed.layer[upper] + 1 for upper, lower in pairwise(line))
+        assert all(
+            placed.layer[lower] == placed.layer[upper] + 1 for upper, lower in pairwise(line)
+        )
     for one, other in combinations(placed.layer, 2):
         if placed.layer[one] == placed.layer[other]:
             apart = sum(100 if isinstance(place, str) else 10 for place in (one, other)) / 2

@@ -1,4 +1,6 @@
-"""Metrics: every number by hand, and intervals that know that responses to one prompt are not independent."""
+"""Metrics: every number by hand, and intervals that know that responses to one prompt are not
+independent.
+"""
 
 import math
 from typing import Any
@@ -9,12 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wind.config import EvaluationConfig
-from wind.datasets import Store
+from wind.config.recipe import EvaluationConfig
 from wind.errors import DatasetError
-from wind.handles import Dataset
-from wind.metrics import distinct_n, distinct_responses, estimate, generator_for, kl_k3, last_loss, row_metrics
+from wind.metrics import (
+    distinct_n,
+    distinct_responses,
+    estimate,
+    generator_for,
+    kl_k3,
+    last_loss,
+    row_metrics,
+)
 from wind.stages import Job, Place, run
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
 
 SAMPLES = 4000
 
@@ -45,7 +55,9 @@ def mean(values: pl.DataFrame) -> float:
 
 
 def values(values_P_N: list[list[float]]) -> pl.DataFrame:
-    rows = [(f"p{index:04d}", value) for index, values_N in enumerate(values_P_N) for value in values_N]
+    rows = [
+        (f"p{index:04d}", value) for index, values_N in enumerate(values_P_N) for value in values_N
+    ]
     return pl.DataFrame(rows, schema={"prompt_id": pl.String, "value": pl.Float64}, orient="row")
 
 
@@ -54,7 +66,8 @@ def test_each_row_metric_by_hand() -> None:
     assert means == pytest.approx(
         {
             "win_rate": 2.25 / 4,
-            "tie_share": (0 + 1 / 2 + 1 + 1) / 4,  # of a: 3 ties nothing, 1 ties one of two; of b: all ties
+            # of a: 3 ties nothing, 1 ties one of two; of b: all ties
+            "tie_share": (0 + 1 / 2 + 1 + 1) / 4,
             "mean_reward": 2.0,
             "mean_reward_reference": 1.75,
             "kl_k1": (2 + 0 - 1 + 0) / 4,  # l = logp_policy - logp_reference
@@ -81,8 +94,16 @@ def test_without_gold_answers_there_is_no_accuracy() -> None:
 
 
 def test_accuracy_counts_only_prompts_with_a_gold_answer() -> None:
-    frames = row_metrics(evaluation_rows(accuracy_policy=[1.0, 0.0, None, None], accuracy_reference=[0.0, 0.0, None, None]))
-    assert (len(frames["accuracy"]), mean(frames["accuracy"]), mean(frames["accuracy_gain"])) == (2, 0.5, 0.5)
+    frames = row_metrics(
+        evaluation_rows(
+            accuracy_policy=[1.0, 0.0, None, None], accuracy_reference=[0.0, 0.0, None, None]
+        )
+    )
+    assert (len(frames["accuracy"]), mean(frames["accuracy"]), mean(frames["accuracy_gain"])) == (
+        2,
+        0.5,
+        0.5,
+    )
 
 
 @given(st.floats(-1e4, 1e4))
@@ -93,7 +114,9 @@ def test_kl_k3_is_never_negative_nor_infinite(log_ratio: float) -> None:
 
 
 def test_both_kl_estimators_are_unbiased() -> None:
-    """On samples of pi = (.7, .3) against pi_ref = (.5, .5), weighted as they fall, both average to KL(pi || pi_ref)."""
+    """On samples of pi = (.7, .3) against pi_ref = (.5, .5), weighted as they fall, both average to
+    KL(pi || pi_ref).
+    """
     pi, ref = np.array([0.7, 0.3]), np.array([0.5, 0.5])
     log_ratios = np.log(pi / ref)
     kl = float((pi * log_ratios).sum())
@@ -110,7 +133,8 @@ def test_distinct_2_by_hand() -> None:
         }
     )
     assert distinct_n(rows, 2).rows() == [
-        ("a", 3 / 5),  # xy yx xy | yx xz: three of five; no bigram reaches from one response into the next
+        # xy yx xy | yx xz: three of five; no bigram reaches from one response into the next
+        ("a", 3 / 5),
         ("b", 1.0),  # x | yx: the single word counts as itself
         ("c", 2 / 3),  # 7 7 12
         ("d", 1.0),  # an empty response counts as one
@@ -126,18 +150,25 @@ def test_distinct_1_and_3_by_hand() -> None:
         }
     )
     assert distinct_n(rows, 1).rows() == [("a", 2 / 6), ("b", 1.0)]
-    assert distinct_n(rows, 3).rows() == [("a", 1.0), ("b", 1.0)]  # xyx yxy | yx, too short, counts as itself
+    # xyx yxy | yx, too short, counts as itself
+    assert distinct_n(rows, 3).rows() == [("a", 1.0), ("b", 1.0)]
 
 
 def test_distinct_responses_are_counted_by_prompt() -> None:
-    rows = pl.DataFrame({"prompt_id": ["b", "a", "a", "b", "a"], "response": ["7", "x", "x ", "7", "x"]})
+    rows = pl.DataFrame(
+        {"prompt_id": ["b", "a", "a", "b", "a"], "response": ["7", "x", "x ", "7", "x"]}
+    )
     assert distinct_responses(rows).rows() == [("a", 2.0), ("b", 1.0)]
 
 
 def test_last_loss_is_the_mean_over_the_last_tenth() -> None:
     steps = list(range(11))
     training = pl.DataFrame(
-        {"step": steps * 2, "metric": ["loss"] * 11 + ["lr"] * 11, "value": [float(s) for s in steps] + [9.0] * 11}
+        {
+            "step": steps * 2,
+            "metric": ["loss"] * 11 + ["lr"] * 11,
+            "value": [float(s) for s in steps] + [9.0] * 11,
+        }
     )
     assert last_loss(training.sample(fraction=1.0, shuffle=True, seed=1)) == (9.5, 2)
     with pytest.raises(DatasetError, match="no metric called loss"):
@@ -146,7 +177,9 @@ def test_last_loss_is_the_mean_over_the_last_tenth() -> None:
 
 def test_interval_of_a_share_is_the_normal_approximation() -> None:
     """400 prompts, one 0/1 value each, 0.3 on average: 0.3 -+ 1.96 sqrt(0.3 * 0.7 / 400)."""
-    value, low, high = estimate(values([[float(i % 10 < 3)] for i in range(400)]), SAMPLES, generator_for(0, 1, "x"))
+    value, low, high = estimate(
+        values([[float(i % 10 < 3)] for i in range(400)]), SAMPLES, generator_for(0, 1, "x")
+    )
     half = 1.959964 * math.sqrt(0.3 * 0.7 / 400)
     assert value == pytest.approx(0.3)
     assert [low, high] == pytest.approx([0.3 - half, 0.3 + half], abs=0.003)
@@ -154,14 +187,20 @@ def test_interval_of_a_share_is_the_normal_approximation() -> None:
 
 def test_more_samples_of_the_same_prompts_do_not_shorten_the_interval() -> None:
     shares = [[float(i % 10 < 3)] for i in range(100)]
-    once, eightfold = (estimate(values([row * n for row in shares]), SAMPLES, generator_for(0, 1, "x")) for n in (1, 8))
+    once, eightfold = (
+        estimate(values([row * n for row in shares]), SAMPLES, generator_for(0, 1, "x"))
+        for n in (1, 8)
+    )
     assert eightfold == pytest.approx(once)
-    _, low, high = estimate(values([row for row in shares for _ in range(8)]), SAMPLES, generator_for(0, 1, "x"))
+    _, low, high = estimate(
+        values([row for row in shares for _ in range(8)]), SAMPLES, generator_for(0, 1, "x")
+    )
     assert once[1] is not None
     assert once[2] is not None
     assert low is not None
     assert high is not None
-    assert high - low == pytest.approx((once[2] - once[1]) / math.sqrt(8), rel=0.1)  # eight times the prompts do
+    # eight times the prompts do
+    assert high - low == pytest.approx((once[2] - once[1]) / math.sqrt(8), rel=0.1)
 
 
 def test_prompts_with_more_rows_weigh_more() -> None:
@@ -185,7 +224,9 @@ def test_a_single_prompt_has_no_interval() -> None:
     assert estimate(values([[1.0, 2.0]]), 100, generator_for(0, 1, "x")) == (1.5, None, None)
 
 
-def test_intervals_do_not_depend_on_the_order_of_rows_or_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_do_not_depend_on_the_order_of_rows_or_on_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = values([[float(i), float(i % 3)] for i in range(50)])
     expected = estimate(rows, 1000, generator_for(3, 2, "x"))
     assert estimate(rows.reverse(), 1000, generator_for(3, 2, "x")) == pytest.approx(expected)
@@ -196,7 +237,9 @@ def test_intervals_do_not_depend_on_the_order_of_rows_or_on_blocks(monkeypatch: 
 @pytest.mark.parametrize("other", [(4, 2, "x"), (3, 1, "x"), (3, 2, "y")])
 def test_each_metric_has_its_own_generator(other: tuple[int, int, str]) -> None:
     rows = values([[float(i)] for i in range(50)])
-    assert estimate(rows, 500, generator_for(3, 2, "x")) != estimate(rows, 500, generator_for(*other))
+    assert estimate(rows, 500, generator_for(3, 2, "x")) != estimate(
+        rows, 500, generator_for(*other)
+    )
 
 
 def publish(store: Store, name: str, frame: pl.DataFrame) -> Dataset:
@@ -232,7 +275,9 @@ def test_the_stage_writes_one_row_per_metric(store: Store) -> None:
         "evaluation": publish(store, "evaluation", evaluation_rows()).model_dump(),
         "generations": publish(store, "generations", generations()).model_dump(),
         "training": publish(
-            store, "training", pl.DataFrame({"step": [0, 1], "metric": ["loss", "loss"], "value": [2.0, 1.0]})
+            store,
+            "training",
+            pl.DataFrame({"step": [0, 1], "metric": ["loss", "loss"], "value": [2.0, 1.0]}),
         ).model_dump(),
         "win_rates": publish(store, "win_rates", train_win_rates).model_dump(),
         "rewards": publish(store, "rewards", train_rewards).model_dump(),
@@ -246,11 +291,25 @@ def test_the_stage_writes_one_row_per_metric(store: Store) -> None:
     assert list(rows) == sorted(rows)
     assert {row["iteration"] for row in rows.values()} == {2}
     assert (rows["train_reward"]["value"], rows["train_tie_share"]["value"]) == (2.25, 0.5)
-    assert rows["loss"] == {"iteration": 2, "metric": "loss", "value": 1.0, "low": None, "high": None, "n": 1}
-    assert [(rows[f"distinct_{n}"]["value"], rows[f"distinct_{n}"]["n"]) for n in (1, 2, 3)] == [(0.75, 2)] * 3
+    assert rows["loss"] == {
+        "iteration": 2,
+        "metric": "loss",
+        "value": 1.0,
+        "low": None,
+        "high": None,
+        "n": 1,
+    }
+    assert [(rows[f"distinct_{n}"]["value"], rows[f"distinct_{n}"]["n"]) for n in (1, 2, 3)] == [
+        (0.75, 2)
+    ] * 3
     assert (rows["distinct_responses"]["value"], rows["entropy"]["value"]) == (1.5, 2.5)
     assert (rows["win_rate"]["n"], rows["accuracy_gain"]["value"]) == (4, 0.5)
-    assert store.manifest(made).numbers.keys() == {"win_rate", "mean_reward", "kl_k1", "accuracy_gain"}
+    assert store.manifest(made).numbers.keys() == {
+        "win_rate",
+        "mean_reward",
+        "kl_k1",
+        "accuracy_gain",
+    }
     assert run(job, lambda done, total: None) == made
 
 
@@ -262,7 +321,9 @@ def test_without_a_training_only_the_evaluation_is_measured(store: Store) -> Non
         "seed": 0,
         "iteration": 1,
     }
-    made = run(Job(stage="metrics", spec=spec, place=Place(root=str(store.root))), lambda done, total: None)
+    made = run(
+        Job(stage="metrics", spec=spec, place=Place(root=str(store.root))), lambda done, total: None
+    )
     assert set(store.frame(made)["metric"]) == {
         *row_metrics(evaluation_rows()),
         *("distinct_1", "distinct_2", "distinct_3", "distinct_responses"),

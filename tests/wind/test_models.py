@@ -11,10 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from wind.config import InferenceConfig, PolicyConfig
-from wind.datasets import Store
+from wind.config.recipe import InferenceConfig, PolicyConfig
 from wind.errors import ConfigError, InputError
-from wind.models import deterministic, import_policy, load_policy, load_tokenizer, policy_positions, stop_token_ids
+from wind.models import (
+    deterministic,
+    import_policy,
+    load_policy,
+    load_tokenizer,
+    policy_positions,
+    stop_token_ids,
+)
+from wind.store.datasets import Store
 
 
 @pytest.fixture
@@ -38,7 +45,10 @@ def test_a_local_folder_enters_the_store_and_loads_whole(store: Store, tiny_mode
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert load_policy(store, model, InferenceConfig(), "cpu") is loaded
     assert {
-        parameter.dtype for parameter in load_policy(store, model, InferenceConfig(dtype="bfloat16"), "cpu").parameters()
+        parameter.dtype
+        for parameter in load_policy(
+            store, model, InferenceConfig(dtype="bfloat16"), "cpu"
+        ).parameters()
     } == {torch.bfloat16}
     assert load_tokenizer(store, model).bos_token_id == 1
 
@@ -46,7 +56,9 @@ def test_a_local_folder_enters_the_store_and_loads_whole(store: Store, tiny_mode
 def test_two_models_stay_in_memory_and_the_least_recent_leaves(store: Store, folder: Path) -> None:
     models = []
     for seed in range(3):
-        weights = {name: tensor + seed for name, tensor in load_file(folder / "model.safetensors").items()}
+        weights = {
+            name: tensor + seed for name, tensor in load_file(folder / "model.safetensors").items()
+        }
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         models.append(import_policy(store, PolicyConfig(path=str(folder))))
     first, second = (load_policy(store, model, InferenceConfig(), "cpu") for model in models[:2])
@@ -66,8 +78,14 @@ def test_two_models_stay_in_memory_and_the_least_recent_leaves(store: Store, fol
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             r"only pickle weights \(.bin\); convert to safetensors",
         ),
-        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter: merge it into its model first"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 4), "unreadable safetensors file"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text("{}"),
+            "holds an adapter: merge it into its model first",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 4),
+            "unreadable safetensors file",
+        ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text(
                 json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
@@ -76,7 +94,9 @@ def test_two_models_stay_in_memory_and_the_least_recent_leaves(store: Store, fol
         ),
     ],
 )
-def test_a_wrong_folder_is_named_in_one_line(store: Store, folder: Path, spoil: Any, message: str) -> None:
+def test_a_wrong_folder_is_named_in_one_line(
+    store: Store, folder: Path, spoil: Any, message: str
+) -> None:
     spoil(folder)
     with pytest.raises(ConfigError, match=message) as raised:
         import_policy(store, PolicyConfig(path=str(folder)))
@@ -89,10 +109,14 @@ def test_a_revision_belongs_to_a_hub_id_only(store: Store, tiny_model: Path) -> 
         import_policy(store, PolicyConfig(path=str(tiny_model), revision="main"))
 
 
-def test_a_hub_id_that_cannot_be_reached_is_one_line(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_hub_id_that_cannot_be_reached_is_one_line(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"policy nobody/nothing at revision main .* cannot be reached") as raised:
+    with pytest.raises(
+        ConfigError, match=r"policy nobody/nothing at revision main .* cannot be reached"
+    ) as raised:
         import_policy(store, PolicyConfig(path="nobody/nothing", revision="main"))
     assert "\n" not in str(raised.value)
     with pytest.raises(ConfigError, match="neither a folder nor a Hub id"):
@@ -111,9 +135,13 @@ def test_a_hub_snapshot_records_its_commit(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     model = import_policy(store, PolicyConfig(path="somebody/tiny", revision="v1"))
-    assert store.manifest(model).provenance == {"origin": {"hub": "somebody/tiny", "revision": "v1", "commit": snapshot.name}}
+    assert store.manifest(model).provenance == {
+        "origin": {"hub": "somebody/tiny", "revision": "v1", "commit": snapshot.name}
+    }
     assert (asked["hub_id"], asked["revision"]) == ("somebody/tiny", "v1")
-    assert not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in asked["allow_patterns"])
+    assert not any(
+        pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in asked["allow_patterns"]
+    )
 
 
 def test_a_missing_weight_is_not_made_up(store: Store, folder: Path) -> None:
@@ -125,17 +153,25 @@ def test_a_missing_weight_is_not_made_up(store: Store, folder: Path) -> None:
         load_policy(store, model, InferenceConfig(), "cpu")
 
 
-def test_a_weight_of_another_shape_and_an_unknown_architecture_are_refused(store: Store, folder: Path) -> None:
+def test_a_weight_of_another_shape_and_an_unknown_architecture_are_refused(
+    store: Store, folder: Path
+) -> None:
     edit(folder / "config.json", intermediate_size=48)
     with pytest.raises(InputError, match=r"models/[0-9a-f]{12} does") as raised:
-        load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu")
+        load_policy(
+            store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu"
+        )
     assert "\n" not in str(raised.value)
     edit(folder / "config.json", model_type="nonesuch")
     with pytest.raises(InputError, match="does not load as a causal language model"):
-        load_policy(store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu")
+        load_policy(
+            store, import_policy(store, PolicyConfig(path=str(folder))), InferenceConfig(), "cpu"
+        )
 
 
-def test_stop_tokens_come_from_the_generation_config_then_the_config_then_the_tokenizer(folder: Path) -> None:
+def test_stop_tokens_come_from_the_generation_config_then_the_config_then_the_tokenizer(
+    folder: Path,
+) -> None:
     edit(folder / "generation_config.json", eos_token_id=[7, 2, 7])
     edit(folder / "config.json", eos_token_id=3)
     assert stop_token_ids(folder) == (2, 7)
@@ -166,10 +202,12 @@ def test_deterministic_restores_what_was_set() -> None:
 
 
 def test_importing_and_naming_models_needs_no_torch() -> None:
-    check = (
-        "import sys, wind.models, wind.generations, wind.logps; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    check = "import sys, wind.models, wind.generations, wind.logps; "
+    check += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert (
+        run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode
+        == 0
     )
-    assert run([sys.executable, "-c", check], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -177,16 +215,34 @@ def test_importing_and_naming_models_needs_no_torch() -> None:
     [
         ({"model_type": "llama", "max_position_embeddings": 2048}, 2048),
         ({"model_type": "gpt2", "n_positions": 64, "n_ctx": 64}, 64),
-        ({"model_type": "codegen", "n_positions": 64, "n_ctx": 2048}, 64),  # its table has n_positions rows
+        # its table has n_positions rows
+        ({"model_type": "codegen", "n_positions": 64, "n_ctx": 2048}, 64),
         ({"model_type": "mpt", "max_seq_len": 32}, 32),
         ({"model_type": "own", "model_max_length": 77}, 77),
-        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "max_position_embeddings": 512}}, 512),
-        ({"model_type": "llama", "max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4.0}}, 400),
+        (
+            {
+                "model_type": "gemma3",
+                "text_config": {"model_type": "gemma3_text", "max_position_embeddings": 512},
+            },
+            512,
+        ),
+        (
+            {
+                "model_type": "llama",
+                "max_position_embeddings": 100,
+                "rope_scaling": {"type": "linear", "factor": 4.0},
+            },
+            400,
+        ),
         (
             {
                 "model_type": "llama",
                 "max_position_embeddings": 131072,
-                "rope_parameters": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192},
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 8192,
+                },
             },
             131072,
         ),
@@ -194,11 +250,22 @@ def test_importing_and_naming_models_needs_no_torch() -> None:
             {
                 "model_type": "qwen2",
                 "max_position_embeddings": 32768,
-                "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32768,
+                },
             },
             131072,
         ),
-        ({"model_type": "llama", "max_position_embeddings": 100, "rope_scaling": {"type": "dynamic", "factor": 4.0}}, 100),
+        (
+            {
+                "model_type": "llama",
+                "max_position_embeddings": 100,
+                "rope_scaling": {"type": "dynamic", "factor": 4.0},
+            },
+            100,
+        ),
         (
             {
                 "model_type": "phi3",
@@ -212,7 +279,10 @@ def test_importing_and_naming_models_needs_no_torch() -> None:
             {
                 "model_type": "phi3",
                 "max_position_embeddings": 131072,
-                "rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096},
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "original_max_position_embeddings": 4096,
+                },
             },
             4096,
         ),
@@ -222,6 +292,8 @@ def test_importing_and_naming_models_needs_no_torch() -> None:
         ({"model_type": "mamba"}, None),
     ],
 )
-def test_positions_are_read_under_whatever_name(tmp_path: Path, config: dict[str, Any], positions: int | None) -> None:
+def test_positions_are_read_under_whatever_name(
+    tmp_path: Path, config: dict[str, Any], positions: int | None
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert policy_positions(tmp_path) == positions

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wind.named_code import is_own, note_own
+from wind.code.named_code import is_own, note_own
 
 
 def test_a_user_without_a_home_has_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

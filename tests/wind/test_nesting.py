@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wind.config import PromptsConfig
-from wind.datasets import Store
+from wind.config.loading import load_config
+from wind.config.recipe import PromptsConfig
 from wind.errors import ConfigError, InputError
 from wind.nesting import is_too_deep, json_value
 from wind.prompts.sources import import_prompts, read_rows
-from wind.recipes import load_config
+from wind.store.datasets import Store
 
 SETTINGS = "run: demo\npolicy: {path: x}\nprompts: {source: x}\nreward: {kind: rule, function: x:y}\nobjective: {name: wind}\n"
 
@@ -36,7 +36,8 @@ def nested(levels: int, inner: str = "") -> str:
 @pytest.mark.parametrize("levels", [63, 64, 900, 5_000])
 def test_a_recipe_is_at_most_so_deep(tmp_path: Path, levels: int) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(f"{SETTINGS}seed: {nested(levels)}\n")  # the mapping of settings is a level of its own
+    # the mapping of settings is a level of its own
+    path.write_text(f"{SETTINGS}seed: {nested(levels)}\n")
     with pytest.raises(ConfigError, match=r"seed is \[\[" if levels == 63 else "nested too deeply"):
         load_config(path)
 
@@ -59,7 +60,9 @@ def test_a_row_is_at_most_so_deep(store: Store, tmp_path: Path, levels: int) -> 
     if levels == 63:  # and the object itself
         assert read_rows(store, source, "prompt", None)[0].fields["tags"] is not None
         return
-    with pytest.raises(InputError, match=r"prompts.jsonl line 1 is not JSON \(nested more than 64 levels deep\)"):
+    with pytest.raises(
+        InputError, match=r"prompts.jsonl line 1 is not JSON \(nested more than 64 levels deep\)"
+    ):
         read_rows(store, source, "prompt", None)
 
 
@@ -70,7 +73,9 @@ def test_a_column_is_at_most_so_deep(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "prompts.parquet"
     pq.write_table(pa.table({"prompt": ["1+1"], "tags": pa.array([None], kind)}), path)
     source = import_prompts(store, PromptsConfig(source=str(path)))
-    with pytest.raises(InputError, match=r"prompts.parquet cannot be read as Parquet: .*deeply nested"):
+    with pytest.raises(
+        InputError, match=r"prompts.parquet cannot be read as Parquet: .*deeply nested"
+    ):
         read_rows(store, source, "prompt", None)
 
 

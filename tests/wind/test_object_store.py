@@ -1,4 +1,6 @@
-"""The store in a bucket: published by conditional put, read in place, models copied once, two writers that both end well."""
+"""The store in a bucket: published by conditional put, read in place, models copied once, two
+writers that both end well.
+"""
 
 import json
 import os
@@ -18,16 +20,16 @@ from safetensors.numpy import save_file
 from tests.chaos.proxy import Proxy, When
 from tests.conftest import s3_request
 from tests.wind.test_dataset_crashes import publish, steps
-from wind.datasets import Store
 from wind.errors import DatasetError, StageError
 from wind.files import lock
-from wind.garbage import collect
-from wind.garbage.survey import IN_CACHE
-from wind.handles import folder_of
-from wind.object_storage import ObjectStorage, cache_folder
-from wind.shards import shard_name
-from wind.studies import studies
-from wind.versions import Versions
+from wind.store.datasets import Store
+from wind.store.garbage import collect
+from wind.store.garbage.survey import IN_CACHE
+from wind.store.handles import folder_of
+from wind.store.object_storage import ObjectStorage, cache_folder
+from wind.store.shards import shard_name
+from wind.store.studies import studies
+from wind.store.versions import Versions
 
 pytestmark = pytest.mark.slow
 
@@ -82,10 +84,16 @@ def test_a_server_that_is_killed_and_restarted_is_waited_for(
     proxy.kill()
 
 
-def test_a_collection_removes_what_the_dead_left_in_the_cache_of_this_machine(bucket: Store) -> None:
+def test_a_collection_removes_what_the_dead_left_in_the_cache_of_this_machine(
+    bucket: Store,
+) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left = ("scratch/scratch-{}-a", "models/0/.weights.{}-7.partial", "partial/models/scratch-{}-b/config.json")
+    left = (
+        "scratch/scratch-{}-a",
+        "models/0/.weights.{}-7.partial",
+        "partial/models/scratch-{}-b/config.json",
+    )
     for pid in (dead.pid, os.getpid()):
         for name in left:
             path = bucket.local / name.format(pid)
@@ -95,7 +103,11 @@ def test_a_collection_removes_what_the_dead_left_in_the_cache_of_this_machine(bu
     with lock(bucket.local / "models" / "1.lock"):
         assert {item.kind for item in collect(bucket, dry_run=True).items} == {IN_CACHE}
         collect(bucket)
-        files = {path.relative_to(bucket.local).as_posix() for path in bucket.local.rglob("*") if path.is_file()}
+        files = {
+            path.relative_to(bucket.local).as_posix()
+            for path in bucket.local.rglob("*")
+            if path.is_file()
+        }
     assert files == {*(name.format(os.getpid()) for name in left), "models/1.lock"}
 
 
@@ -117,7 +129,8 @@ def test_a_dataset_is_the_same_in_a_bucket(bucket: Store, store: Store) -> None:
     assert [entry.name for entry in bucket.storage.files("")] == [
         f"{folder_of(handle)}/{name}" for name in ("manifest.json", shard_name(0), shard_name(1))
     ]
-    assert [path for path in bucket.local.rglob("*") if path.is_file()] == []  # nothing is kept on this machine
+    # nothing is kept on this machine
+    assert [path for path in bucket.local.rglob("*") if path.is_file()] == []
     with pytest.raises(StageError, match=r"s3://.* is no folder of this machine"):
         _ = bucket.root
 
@@ -188,24 +201,36 @@ def test_a_published_model_leaves_nothing_behind(bucket: Store, folder: Path) ->
 
 
 def test_writers_that_race_end_with_one_whole_dataset(bucket: Store) -> None:
-    """The same rows under the same key and under another, and in another cut into shards, whose files have the same names."""
-    cuts = ("a", [steps(0, 4)]), ("a", [steps(0, 4)]), ("b", [steps(0, 2), steps(2, 4)]), ("c", [steps(0, 4)])
+    """The same rows under the same key and under another, and in another cut into shards, whose
+    files have the same names.
+    """
+    cuts = (
+        ("a", [steps(0, 4)]),
+        ("a", [steps(0, 4)]),
+        ("b", [steps(0, 2), steps(2, 4)]),
+        ("c", [steps(0, 4)]),
+    )
     with ThreadPoolExecutor(len(cuts)) as threads:
-        published = set(threads.map(lambda cut: publish(Store(bucket.url), *cut[1], key=cut[0]), cuts))
+        published = set(
+            threads.map(lambda cut: publish(Store(bucket.url), *cut[1], key=cut[0]), cuts)
+        )
     (handle,) = published
     assert list(bucket.handles("training")) == [handle]
     assert bucket.verify(handle).rows == 4
-    assert {entry.name.split("/")[0] for entry in bucket.storage.files("")} == {"datasets"}  # no lock, no loser's shards
+    # no lock, no loser's shards
+    assert {entry.name.split("/")[0] for entry in bucket.storage.files("")} == {"datasets"}
 
 
 def test_a_killed_writer_blocks_nobody(bucket: Store) -> None:
-    """Killed with the shards in place and before the manifest: nothing is visible, and the next takes both locks over."""
+    """Killed with the shards in place and before the manifest: nothing is visible, and the next
+    takes both locks over.
+    """
     program = """
-import time, wind.object_storage
+import time, wind.store.object_storage
 def hang(*arguments):
     print("here", flush=True)
     time.sleep(600)
-wind.object_storage.ObjectStorage.create = hang
+wind.store.object_storage.ObjectStorage.create = hang
 publish(store, steps(0, 3))
 """
     process = in_process(program, bucket.url)

@@ -1,4 +1,6 @@
-"""What holds for every objective: its gradient, its mean over rows, its blindness to order, its behaviour at ties."""
+"""What holds for every objective: its gradient, its mean over rows, its blindness to order, its
+behaviour at ties.
+"""
 
 import inspect
 import math
@@ -7,27 +9,52 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from tests.wind.objective_case import CASES, batch_of, chosen, config_of, gradient_of, loss_of, objective_of, random_batch
-from wind.objective_config import AnyObjectiveConfig, least_samples
+from tests.wind.objective_case import (
+    CASES,
+    batch_of,
+    chosen,
+    config_of,
+    gradient_of,
+    loss_of,
+    objective_of,
+    random_batch,
+)
+from wind.config.objectives import AnyObjectiveConfig, least_samples
 from wind.objectives import OBJECTIVES
 
 every = pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
 
-# The backward terms of these are REINFORCE: their value is no function to differentiate, its gradient is checked by hand.
+# The backward terms of these are REINFORCE: their value is no function to differentiate, its
+# gradient is checked by hand.
 SURROGATES = ("bond", "jbond")
-# At pi_theta = pi_t = pi_ref and constant rewards these have nothing to learn, and know it. Likelihoods go on as before, QRPO's
-# quantiles are all 1, and the strict intercept expects that somebody loses.
+# At pi_theta = pi_t = pi_ref and constant rewards these have nothing to learn, and know it.
+# Likelihoods go on as before, QRPO's quantiles are all 1, and the strict intercept expects that
+# somebody loses.
 CONTENT = ("half", "centred", "plug_in", "sppo", "inpo", "dpo", "ipo", "rebel", "grpo", "rloo")
 
 
 def test_every_objective_has_a_section_with_its_parameters() -> None:
-    sections = {section.model_fields["name"].annotation: section for section in get_args(AnyObjectiveConfig)}
-    assert {get_args(name)[0] for name in sections} == set(OBJECTIVES) == {settings["name"] for settings in CASES.values()}
+    sections = {
+        section.model_fields["name"].annotation: section for section in get_args(AnyObjectiveConfig)
+    }
+    assert (
+        {get_args(name)[0] for name in sections}
+        == set(OBJECTIVES)
+        == {settings["name"] for settings in CASES.values()}
+    )
     for name, section in sections.items():
         parameters = inspect.signature(OBJECTIVES[get_args(name)[0]]).parameters
-        keywords = {key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
-        assert keywords == set(section.model_fields) - {"name", "refresh_steps", "anchor_samples"}, name
-        assert not any(parameter.default is not parameter.empty for parameter in parameters.values()), "defaults are the config's"
+        keywords = {
+            key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        assert keywords == set(section.model_fields) - {
+            "name",
+            "refresh_steps",
+            "anchor_samples",
+        }, name
+        assert not any(
+            parameter.default is not parameter.empty for parameter in parameters.values()
+        ), "defaults are the config's"
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in SURROGATES])
@@ -36,7 +63,9 @@ def test_gradient_is_that_of_finite_differences(case: str, ties: bool) -> None:
     settings = CASES[case]
     logps_B, batch = random_batch(seed=1, ties=ties)
     objective = objective_of(**settings)
-    assert torch.autograd.gradcheck(lambda logps_B: objective(logps_B, batch)[0], logps_B.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda logps_B: objective(logps_B, batch)[0], logps_B.requires_grad_()
+    )
 
 
 @every
@@ -45,9 +74,14 @@ def test_order_of_rows_does_not_matter(settings: dict[str, Any], ties: bool) -> 
     logps_B, batch = random_batch(seed=2, ties=ties)
     order = torch.randperm(len(logps_B), generator=torch.Generator().manual_seed(0))
     moved = chosen(batch, order)
-    assert loss_of(logps_B[order], moved, **settings) == pytest.approx(loss_of(logps_B, batch, **settings), rel=1e-12)
+    assert loss_of(logps_B[order], moved, **settings) == pytest.approx(
+        loss_of(logps_B, batch, **settings), rel=1e-12
+    )
     torch.testing.assert_close(
-        gradient_of(logps_B[order], moved, **settings), gradient_of(logps_B, batch, **settings)[order], rtol=1e-12, atol=1e-14
+        gradient_of(logps_B[order], moved, **settings),
+        gradient_of(logps_B, batch, **settings)[order],
+        rtol=1e-12,
+        atol=1e-14,
     )
 
 
@@ -61,7 +95,9 @@ def test_loss_is_the_mean_over_the_rows_of_groups_apart(settings: dict[str, Any]
         value += share * loss_of(logps_B[rows], chosen(batch, rows), **settings)
         gradient_B[rows] = share * gradient_of(logps_B[rows], chosen(batch, rows), **settings)
     assert loss_of(logps_B, batch, **settings) == pytest.approx(value, rel=1e-12)
-    torch.testing.assert_close(gradient_of(logps_B, batch, **settings), gradient_B, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(
+        gradient_of(logps_B, batch, **settings), gradient_B, rtol=1e-10, atol=1e-14
+    )
 
 
 @every
@@ -74,13 +110,18 @@ def test_two_samples_are_enough_unless_the_config_says_more(settings: dict[str, 
 
 
 @every
-def test_constant_rewards_teach_nothing(settings: dict[str, Any], request: pytest.FixtureRequest) -> None:
+def test_constant_rewards_teach_nothing(
+    settings: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
     logps_B, batch = batch_of([[1.0] * 4, [-3.0] * 3])
     assert torch.isfinite(gradient_of(logps_B, batch, **settings)).all()
     batch = chosen(batch, slice(None), logp_reference=batch.logp_policy)
     gradient_B = gradient_of(batch.logp_policy, batch, **settings)
     assert torch.isfinite(gradient_B).all()
-    if any(word in request.node.callspec.id for word in CONTENT) and "bonbon" not in request.node.callspec.id:
+    if (
+        any(word in request.node.callspec.id for word in CONTENT)
+        and "bonbon" not in request.node.callspec.id
+    ):
         assert gradient_B.abs().max() < 1e-12
 
 
@@ -94,7 +135,9 @@ def test_metrics_and_frozen_columns_carry_no_gradient(settings: dict[str, Any]) 
     assert loss.shape == ()
     assert loss.dtype == torch.float64
     assert set(metrics) == {"log_ratio_policy", "log_ratio_reference", "win_margin"}
-    assert not any(metrics[name].requires_grad for name in ("log_ratio_policy", "log_ratio_reference"))
+    assert not any(
+        metrics[name].requires_grad for name in ("log_ratio_policy", "log_ratio_reference")
+    )
 
 
 @every
@@ -102,7 +145,9 @@ def test_single_precision_scores_are_enough(settings: dict[str, Any]) -> None:
     # The engine's log-probabilities are float32, the frozen columns float64.
     logps_B, batch = random_batch(seed=6)
     single = gradient_of(logps_B.float(), batch, **settings)
-    torch.testing.assert_close(single.double(), gradient_of(logps_B, batch, **settings), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        single.double(), gradient_of(logps_B, batch, **settings), rtol=1e-3, atol=1e-4
+    )
 
 
 @every
@@ -116,7 +161,12 @@ def test_descent_raises_the_best_over_the_worst(settings: dict[str, Any]) -> Non
 
 def test_metrics_by_hand() -> None:
     _, batch = batch_of([[1.0, 0.0]])
-    batch = chosen(batch, slice(None), logp_policy=torch.tensor([-2.0, -6.0]), logp_reference=torch.tensor([-4.0, -2.0]))
+    batch = chosen(
+        batch,
+        slice(None),
+        logp_policy=torch.tensor([-2.0, -6.0]),
+        logp_reference=torch.tensor([-4.0, -2.0]),
+    )
     _, metrics = objective_of(name="raft")(torch.tensor([-1.0, -8.0]), batch)
     assert {name: float(value) for name, value in metrics.items()} == {
         "log_ratio_policy": (1 - 2) / 2,

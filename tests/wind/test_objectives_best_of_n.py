@@ -34,7 +34,11 @@ def bonbon(group: list[Row], settings: Settings) -> float:
     worst = next(row for row in group if row.rank == n)
     beta = 1 / (2 * (n - 1) * sum(1 / k for k in range(1, n)))
     h = (best.logp - worst.logp) - (best.policy - worst.policy)
-    contrast = math.log(1 + math.exp(-beta * h)) if settings.get("contrast") == "dpo" else (h - 1 / (2 * beta)) ** 2
+    contrast = (
+        math.log(1 + math.exp(-beta * h))
+        if settings.get("contrast") == "dpo"
+        else (h - 1 / (2 * beta)) ** 2
+    )
     if best.reward == worst.reward:
         contrast = 0.0
     return float(settings["alpha"] * -best.logp + (1 - settings["alpha"]) * contrast)
@@ -62,13 +66,16 @@ def test_agrees_with_loops_from_scratch(case: str, ties: bool) -> None:
         formula = formulas.get(settings["name"])
         return formula(group, settings) if formula else forward(group, 2)
 
-    assert loss_of(logps_B, batch, **settings) == pytest.approx(mean_over_rows(logps_B, batch, loss), rel=1e-12)
+    assert loss_of(logps_B, batch, **settings) == pytest.approx(
+        mean_over_rows(logps_B, batch, loss), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["bond", "jbond"])
 @pytest.mark.parametrize("ties", [False, True])
 def test_gradient_of_the_backward_term_from_scratch(name: str, ties: bool) -> None:
-    # One group, so a row's gradient is -(R - B)/N, plus J-BOND's + gamma log(pi/pi_t)/N, the sign that lowers the KL.
+    # One group, so a row's gradient is -(R - B)/N, plus J-BOND's + gamma log(pi/pi_t)/N, the sign
+    # that lowers the KL.
     logps_B, batch = random_batch(seed=22, sizes=[6], ties=ties)
     reward, moved = batch.reward.tolist(), (logps_B - batch.logp_policy).tolist()
     returns = []
@@ -77,24 +84,33 @@ def test_gradient_of_the_backward_term_from_scratch(name: str, ties: bool) -> No
             learned = (3 - 1) * math.log(sum(reward[j] <= reward[i] for j in range(6)) / 6)
         else:
             others = [(j, k) for j in range(6) for k in range(j + 1, 6) if i not in (j, k)]
-            learned = -math.log(16) * sum(reward[i] < min(reward[j], reward[k]) for j, k in others) / len(others)
+            learned = (
+                -math.log(16)
+                * sum(reward[i] < min(reward[j], reward[k]) for j, k in others)
+                / len(others)
+            )
         returns.append(learned - moved[i])
     expected = [-(returns[i] - sum(returns[:i] + returns[i + 1 :]) / 5) / 6 for i in range(6)]
     settings: Settings = {"name": name, "jeffreys": 1.0} | ({"n": 3} if name == "bond" else {})
     np.testing.assert_allclose(gradient_of(logps_B, batch, **settings), expected, rtol=1e-10)
     if name == "jbond":
         pulled = [slope + 0.5 * step / 6 for slope, step in zip(expected, moved, strict=True)]
-        np.testing.assert_allclose(gradient_of(logps_B, batch, **settings, gamma=0.5), pulled, rtol=1e-10)
+        np.testing.assert_allclose(
+            gradient_of(logps_B, batch, **settings, gamma=0.5), pulled, rtol=1e-10
+        )
 
 
 def test_bond_mixes_its_terms_by_the_jeffreys_weight() -> None:
     logps_B, batch = random_batch(seed=23)
     ends = [gradient_of(logps_B, batch, name="bond", n=3, jeffreys=weight) for weight in (0.0, 1.0)]
-    torch.testing.assert_close(gradient_of(logps_B, batch, name="bond", n=3, jeffreys=0.3), 0.7 * ends[0] + 0.3 * ends[1])
+    torch.testing.assert_close(
+        gradient_of(logps_B, batch, name="bond", n=3, jeffreys=0.3), 0.7 * ends[0] + 0.3 * ends[1]
+    )
 
 
 def test_best_of_n_weights_by_hand() -> None:
-    # Ascending ranks 1..4 at n = 2: C(k - 1, 1)/C(4, 2) = 0, 1/6, 2/6, 3/6. At n = N the best takes all.
+    # Ascending ranks 1..4 at n = 2: C(k - 1, 1)/C(4, 2) = 0, 1/6, 2/6, 3/6. At n = N the best takes
+    # all.
     _, batch = batch_of([[3.0, 1.0, 4.0, 2.0]])
     assert best_of_n_weights(batch, 2).tolist() == pytest.approx([2 / 6, 0, 3 / 6, 1 / 6])
     assert best_of_n_weights(batch, 4).tolist() == pytest.approx([0, 0, 1, 0])
@@ -113,7 +129,9 @@ def test_bonbon_at_its_margin_is_the_likelihood_alone() -> None:  # MATH 8 item 
     _, batch = batch_of([[0.0, 1.0, 2.0, 3.0]])
     at = batch.logp_policy + torch.tensor([0.0, 0, 0, 5.5], dtype=torch.float64)
     assert loss_of(*extremes(at, batch), name="bonbon") == pytest.approx(-0.005 * float(at[3]))
-    assert loss_of(*extremes(at, batch), name="bonbon", contrast="dpo") > -0.005 * float(at[3]) + 0.1
+    assert (
+        loss_of(*extremes(at, batch), name="bonbon", contrast="dpo") > -0.005 * float(at[3]) + 0.1
+    )
 
 
 def test_raft_counts_each_group_once_per_row() -> None:
@@ -123,7 +141,8 @@ def test_raft_counts_each_group_once_per_row() -> None:
 
 
 def test_jbond_reward_is_calibrated_at_the_median() -> None:  # MATH 8 item 7
-    # E r_J = -log 16 (1 - p)^2 is log p at p = 1/2. The median of 2001 rows has 1000 of 2000 above: C(1000, 2)/C(2000, 2).
+    # E r_J = -log 16 (1 - p)^2 is log p at p = 1/2. The median of 2001 rows has 1000 of 2000 above:
+    # C(1000, 2)/C(2000, 2).
     _, batch = batch_of([[float(reward) for reward in range(2001)]])
     rewards = jbond_rewards(batch).tolist()
     assert rewards[1000] == pytest.approx(math.log(0.5), rel=1e-3)
@@ -132,7 +151,8 @@ def test_jbond_reward_is_calibrated_at_the_median() -> None:  # MATH 8 item 7
 
 
 def test_jbond_step_with_gamma_lowers_the_kl() -> None:  # MATH 8 item 10
-    # A softmax bandit, every response once under a uniform anchor; the policy has moved, and the rewards say nothing.
+    # A softmax bandit, every response once under a uniform anchor; the policy has moved, and the
+    # rewards say nothing.
     anchor_Y = torch.full((4,), 0.25, dtype=torch.float64).log()
     logits_Y = torch.tensor([1.0, 0.0, -0.5, 0.2], dtype=torch.float64, requires_grad=True)
     _, batch = batch_of([[1.0] * 4])
@@ -140,7 +160,9 @@ def test_jbond_step_with_gamma_lowers_the_kl() -> None:  # MATH 8 item 10
     moved_B = (logits_Y.log_softmax(0) - anchor_Y).detach()
     (with_gamma_Y,) = torch.autograd.grad((moved_B * logits_Y.log_softmax(0)).mean(), logits_Y)
     logps_B = logits_Y.log_softmax(0).detach()
-    difference_B = gradient_of(logps_B, batch, name="jbond", gamma=1.0) - gradient_of(logps_B, batch, name="jbond")
+    difference_B = gradient_of(logps_B, batch, name="jbond", gamma=1.0) - gradient_of(
+        logps_B, batch, name="jbond"
+    )
     torch.testing.assert_close(difference_B, moved_B / 4)
 
     def kl(logits_Y: torch.Tensor) -> float:

@@ -1,4 +1,6 @@
-"""Objectives where numbers are extreme: far log-ratios, rewards as large as are let in, ties everywhere, groups of the fewest."""
+"""Objectives where numbers are extreme: far log-ratios, rewards as large as are let in, ties
+everywhere, groups of the fewest.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,12 +13,20 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.wind.objective_case import CASES, batch_of, chosen, config_of, gradient_of, loss_of
-from wind.objective_config import AnyObjectiveConfig, draws_from_anchor, least_anchor_samples, least_samples
+from wind.config.objectives import (
+    AnyObjectiveConfig,
+    draws_from_anchor,
+    least_anchor_samples,
+    least_samples,
+)
 from wind.objectives import Batch
 from wind.rewards.functions import LARGEST
 
 FAR = 1000.0  # nats
-FRESH = {f"{name} afresh": CASES[name] | {"refresh_steps": 1} for name in ("bond", "bond-forward", "jbond", "jbond-forward")}
+FRESH = {
+    f"{name} afresh": CASES[name] | {"refresh_steps": 1}
+    for name in ("bond", "bond-forward", "jbond", "jbond-forward")
+}
 EVERY: dict[str, dict[str, Any]] = CASES | FRESH
 every = pytest.mark.parametrize("settings", EVERY.values(), ids=EVERY.keys())
 
@@ -25,14 +35,18 @@ rewards = st.sampled_from([-LARGEST, 0.0, 1.0, LARGEST]) | st.floats(-LARGEST, L
 
 
 def kinds(objective: AnyObjectiveConfig, more: int) -> list[float]:
-    """Of each row of a group whether it is of the anchor: the fewest of either kind, and `more` of each."""
+    """Of each row of a group whether it is of the anchor: the fewest of either kind, and `more` of
+    each.
+    """
     of_anchor = least_anchor_samples(objective) + more if draws_from_anchor(objective) else 0
     return [0.0] * (least_samples(objective) + more) + [1.0] * of_anchor
 
 
 @st.composite
 def batches(draw: Callable[..., Any], objective: AnyObjectiveConfig) -> tuple[torch.Tensor, Batch]:
-    """Up to three groups whose policies differ by up to FAR nats in a row; rewards of a group may all be equal."""
+    """Up to three groups whose policies differ by up to FAR nats in a row; rewards of a group may
+    all be equal.
+    """
     from_anchor = kinds(objective, draw(st.integers(0, 2)))
     size, groups = len(from_anchor), draw(st.integers(1, 3))
     tied = st.builds(lambda reward: [reward] * size, rewards)
@@ -40,7 +54,9 @@ def batches(draw: Callable[..., Any], objective: AnyObjectiveConfig) -> tuple[to
     logps_B, batch = batch_of([draw(tied | some) for _ in range(groups)])
 
     def moved() -> torch.Tensor:
-        return logps_B + torch.tensor([draw(log_ratios) for _ in range(size * groups)], dtype=torch.float64)
+        return logps_B + torch.tensor(
+            [draw(log_ratios) for _ in range(size * groups)], dtype=torch.float64
+        )
 
     columns = {"logp_policy": moved(), "logp_reference": moved()}
     if draws_from_anchor(objective):
@@ -59,20 +75,27 @@ def test_loss_and_gradient_are_finite(settings: dict[str, Any], data: st.DataObj
 
 @every
 @pytest.mark.parametrize("apart", [-FAR, FAR])
-def test_far_from_where_it_was_sampled_the_slope_is_what_a_float32_squares(settings: dict[str, Any], apart: float) -> None:
-    """Rewards of ordinary size: training sums the squares of what the slope becomes in float32, whose largest is 3e38."""
+def test_far_from_where_it_was_sampled_the_slope_is_what_a_float32_squares(
+    settings: dict[str, Any], apart: float
+) -> None:
+    """Rewards of ordinary size: training sums the squares of what the slope becomes in float32,
+    whose largest is 3e38.
+    """
     objective = config_of(**settings)
     from_anchor = kinds(objective, 1)
     _, batch = batch_of([[float(row) for row in range(len(from_anchor))]])
     columns = {"from_anchor": torch.tensor(from_anchor)} if draws_from_anchor(objective) else {}
-    gradient_B = gradient_of(batch.logp_policy + apart, chosen(batch, slice(None), **columns), **settings)
+    gradient_B = gradient_of(
+        batch.logp_policy + apart, chosen(batch, slice(None), **columns), **settings
+    )
     assert gradient_B.abs().max() < 1e12
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
 @pytest.mark.parametrize("reward", [0.1, 1e16 / 3, LARGEST, -LARGEST])
 def test_equal_rewards_have_no_advantage_whatever_their_size(name: str, reward: float) -> None:
-    # In floating point a third of 3 times 1e100 is not 1e100, and a deviation divided by itself is 1.
+    # In floating point a third of 3 times 1e100 is not 1e100, and a deviation divided by itself is
+    # 1.
     _, batch = batch_of([[reward] * 3, [reward] * 7])
     gradient_B = gradient_of(batch.logp_policy, batch, name=name, beta=0.0)
     assert gradient_B.abs().max() == 0
@@ -80,9 +103,18 @@ def test_equal_rewards_have_no_advantage_whatever_their_size(name: str, reward: 
 
 @pytest.mark.parametrize("name", ["bond", "jbond"])
 def test_what_the_anchor_s_own_rows_return_is_left_out_whatever_it_is(name: str) -> None:
-    # Masked, not multiplied by 0: the log-ratio of a sample that the anchor itself gives no probability is infinite.
+    # Masked, not multiplied by 0: the log-ratio of a sample that the anchor itself gives no
+    # probability is infinite.
     logps_B, batch = batch_of([[0.0, 2.0, 1.0, 3.0]])
     batch = chosen(batch, slice(None), from_anchor=torch.tensor([0.0, 0.0, 1.0, 1.0]))
-    lost = chosen(batch, slice(None), logp_reference=batch.logp_reference.where(~batch.is_of_anchor, -torch.inf))
-    settings: dict[str, Any] = {"name": name, "jeffreys": 0.5} | ({"gamma": 0.5} if name == "jbond" else {})
-    assert torch.equal(gradient_of(logps_B, lost, **settings), gradient_of(logps_B, batch, **settings))
+    lost = chosen(
+        batch,
+        slice(None),
+        logp_reference=batch.logp_reference.where(~batch.is_of_anchor, -torch.inf),
+    )
+    settings: dict[str, Any] = {"name": name, "jeffreys": 0.5} | (
+        {"gamma": 0.5} if name == "jbond" else {}
+    )
+    assert torch.equal(
+        gradient_of(logps_B, lost, **settings), gradient_of(logps_B, batch, **settings)
+    )

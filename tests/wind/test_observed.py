@@ -1,4 +1,6 @@
-"""What a user's function uses is seen, whatever road it takes; and it is compared before a result is taken again."""
+"""What a user's function uses is seen, whatever road it takes; and it is compared before a result
+is taken again.
+"""
 
 import importlib.util
 import os
@@ -11,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from wind.observed import Observed, noting
+from wind.code.functions import source_digest
+from wind.code.observed import Observed, noting
 from wind.rewards.functions import Responses, UserFunction
 from wind.rewards.hosts import close
-from wind.rewards.sources import source_digest
 
 ROWS = Responses(["p"], [0], [[{"role": "user", "content": "what?"}]], ["one"], [None])
 REWARD = "def reward(prompts, responses, answers):\n"
@@ -23,7 +25,9 @@ HELPER = "W = 1.0\n"
 
 @dataclass(frozen=True)
 class Way:
-    """A rule that takes its weight from elsewhere, what lies there, and what an edit of it is reported as."""
+    """A rule that takes its weight from elsewhere, what lies there, and what an edit of it is
+    reported as.
+    """
 
     rule: str
     file: str  # that is edited
@@ -35,39 +39,57 @@ class Way:
 
 WAYS = {
     "import statement": Way(f"from helper import W\n{REWARD}    return [W]\n", "helper.py"),
-    "import within the function": Way(f"{REWARD}    from helper import W\n    return [W]\n", "helper.py"),
+    "import within the function": Way(
+        f"{REWARD}    from helper import W\n    return [W]\n", "helper.py"
+    ),
     "import_module": Way(
-        f"import importlib\nW = importlib.import_module('hel' + 'per').W\n{REWARD}    return [W]\n", "helper.py"
+        f"import importlib\nW = importlib.import_module('hel' + 'per').W\n{REWARD}    return [W]\n",
+        "helper.py",
     ),
     "__import__": Way(f"W = __import__('helper').W\n{REWARD}    return [W]\n", "helper.py"),
-    "folders without __init__": Way(f"from lib.rw.util import W\n{REWARD}    return [W]\n", "lib/rw/util.py"),
-    "package": Way(
-        f"from kit import W\n{REWARD}    return [W]\n", "kit/deep.py", others={"kit/__init__.py": "from .deep import W\n"}
+    "folders without __init__": Way(
+        f"from lib.rw.util import W\n{REWARD}    return [W]\n", "lib/rw/util.py"
     ),
-    "PYTHONPATH": Way(f"from helper import W\n{REWARD}    return [W]\n", "shared/helper.py", pythonpath="shared"),
+    "package": Way(
+        f"from kit import W\n{REWARD}    return [W]\n",
+        "kit/deep.py",
+        others={"kit/__init__.py": "from .deep import W\n"},
+    ),
+    "PYTHONPATH": Way(
+        f"from helper import W\n{REWARD}    return [W]\n", "shared/helper.py", pythonpath="shared"
+    ),
     "sys.path": Way(
         f"import os, sys\nsys.path.insert(0, os.path.abspath('more'))\nfrom helper import W\n{REWARD}    return [W]\n",
         "more/helper.py",
     ),
     "named as in the standard library": Way(
-        f"import sys\nsys.path.insert(0, 'own')\nfrom sched import W\n{REWARD}    return [W]\n", "own/sched.py"
+        f"import sys\nsys.path.insert(0, 'own')\nfrom sched import W\n{REWARD}    return [W]\n",
+        "own/sched.py",
     ),
     "spec from a location": Way(
         "import importlib.util as u\ns = u.spec_from_file_location('h', 'helper.txt.py')\nm = u.module_from_spec(s)\n"
         f"s.loader.exec_module(m)\n{REWARD}    return [m.W]\n",
         "helper.txt.py",
     ),
-    "run_path": Way(f"import runpy\nW = runpy.run_path('helper.py')['W']\n{REWARD}    return [W]\n", "helper.py"),
+    "run_path": Way(
+        f"import runpy\nW = runpy.run_path('helper.py')['W']\n{REWARD}    return [W]\n", "helper.py"
+    ),
     "exec": Way(f"exec(open('helper.py').read())\n{REWARD}    return [W]\n", "helper.py"),
     "open": Way(f"{REWARD}    return [float(open('weight.txt').read())]\n", "weight.txt", "1.0"),
     "pathlib": Way(
-        f"from pathlib import Path\n{REWARD}    return [float(Path('a/weight.txt').read_text())]\n", "a/weight.txt", "1.0"
+        f"from pathlib import Path\n{REWARD}    return [float(Path('a/weight.txt').read_text())]\n",
+        "a/weight.txt",
+        "1.0",
     ),
     "os.open": Way(
-        f"import os\n{REWARD}    return [float(os.read(os.open('weight.txt', os.O_RDONLY), 9))]\n", "weight.txt", "1.0"
+        f"import os\n{REWARD}    return [float(os.read(os.open('weight.txt', os.O_RDONLY), 9))]\n",
+        "weight.txt",
+        "1.0",
     ),
     "json beside the module": Way(
-        "import json, os\n" + REWARD + "    with open(os.path.join(os.path.dirname(__file__), 'w.json')) as f:\n"
+        "import json, os\n"
+        + REWARD
+        + "    with open(os.path.join(os.path.dirname(__file__), 'w.json')) as f:\n"
         "        return [json.load(f)['w']]\n",
         "w.json",
         '{"w": 1.0}',
@@ -78,9 +100,15 @@ WAYS = {
         "1.0",
         others={"kit/__init__.py": ""},
     ),
-    "numpy": Way(f"import numpy\n{REWARD}    return [float(numpy.loadtxt('w.csv'))]\n", "w.csv", "1.0"),
+    "numpy": Way(
+        f"import numpy\n{REWARD}    return [float(numpy.loadtxt('w.csv'))]\n", "w.csv", "1.0"
+    ),
     "a folder's names": Way(
-        f"import os\n{REWARD}    return [len(os.listdir('data'))]\n", "data/b", "", "data/ has other files", {"data/a": ""}
+        f"import os\n{REWARD}    return [len(os.listdir('data'))]\n",
+        "data/b",
+        "",
+        "data/ has other files",
+        {"data/a": ""},
     ),
     "a file that is not there": Way(
         f"import os\n{REWARD}    try:\n        return [float(open('maybe').read())]\n    except OSError:\n        return [1.0]\n",
@@ -136,7 +164,12 @@ def test_an_edit_is_seen(way: Way, folder: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("linked", ["helper.py", "rule.py", "data/w.txt", "kit"])
 def test_what_a_link_leads_to_is_seen(linked: str, folder: Path) -> None:
     rule = f"from helper import W\nfrom kit import V\n{REWARD}    return [W * V * float(open('data/w.txt').read())]\n"
-    for name, content in {"rule.py": rule, "helper.py": HELPER, "data/w.txt": "1.0", "kit/__init__.py": "V = 1.0\n"}.items():
+    for name, content in {
+        "rule.py": rule,
+        "helper.py": HELPER,
+        "data/w.txt": "1.0",
+        "kit/__init__.py": "V = 1.0\n",
+    }.items():
         write(folder / name, content)
     target = folder / "elsewhere" / Path(linked).name
     target.parent.mkdir()
@@ -145,14 +178,20 @@ def test_what_a_link_leads_to_is_seen(linked: str, folder: Path) -> None:
     value, before = observed()
     assert (value, before.changed()) == (1.0, [])
     edited = target / "__init__.py" if target.is_dir() else target
-    edited.write_text(edited.read_text().replace("1.0", "2.0") + "" if linked != "rule.py" else rule.replace("[W *", "[2 * W *"))
+    edited.write_text(
+        edited.read_text().replace("1.0", "2.0") + ""
+        if linked != "rule.py"
+        else rule.replace("[W *", "[2 * W *")
+    )
     name = f"{linked}/__init__.py" if linked == "kit" else linked
     assert before.changed() == [f"{name} was edited"]
     assert observed()[0] == 2.0
 
 
 def test_no_bytecode_beside_a_source_is_run(folder: Path) -> None:
-    """A checkout or a container image may give an edited file its old time, and it may be as long as before."""
+    """A checkout or a container image may give an edited file its old time, and it may be as long
+    as before.
+    """
     write(folder / "rule.py", f"from helper import W\n{REWARD}    return [W]\n")
     for name, content in (("helper.py", "W = 1.0\n"), ("helper.py", "W = 2.0\n")):
         write(folder / name, content)
@@ -187,16 +226,24 @@ def test_a_module_without_source_is_seen(folder: Path) -> None:
     assert observed()[0] == 6.0
 
 
-def test_a_variable_counts_if_the_users_own_code_read_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "import os, tempfile\nfrom os import environ, getenv\nT = tempfile.gettempdir()\n" + REWARD
+def test_a_variable_counts_if_the_users_own_code_read_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "import os, tempfile\nfrom os import environ, getenv\nT = tempfile.gettempdir()\n" + REWARD
+    )
     source += "    found = [os.environ.get('RULE_A'), getenv('RULE_B'), 'RULE_C' in environ, os.environ.get('OMP_NUM_THREADS')]\n"
-    write(folder / "rule.py", source + "    return [float(environ['RULE_D']) + float(os.environ.get('RULE_TOKEN', 0))]\n")
+    write(
+        folder / "rule.py",
+        source + "    return [float(environ['RULE_D']) + float(os.environ.get('RULE_TOKEN', 0))]\n",
+    )
     monkeypatch.setenv("RULE_D", "1.0")
     monkeypatch.setenv("RULE_TOKEN", "7")
     value, before = observed()
     assert value == 8.0
     assert sorted(before.variables) == ["RULE_A", "RULE_B", "RULE_C", "RULE_D", "RULE_TOKEN"]
-    assert before.variables["RULE_TOKEN"] == "set"  # whoever has the record could try what it might be
+    # whoever has the record could try what it might be
+    assert before.variables["RULE_TOKEN"] == "set"
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("RULE_TOKEN", "8")
@@ -204,21 +251,30 @@ def test_a_variable_counts_if_the_users_own_code_read_it(folder: Path, monkeypat
     monkeypatch.setenv("RULE_D", "2.0")
     monkeypatch.setenv("RULE_A", "")
     monkeypatch.delenv("RULE_TOKEN")
-    assert sorted(before.changed()) == [f"variable {name} changed" for name in ("RULE_A", "RULE_D", "RULE_TOKEN")]
+    assert sorted(before.changed()) == [
+        f"variable {name} changed" for name in ("RULE_A", "RULE_D", "RULE_TOKEN")
+    ]
 
 
 def test_a_rank_asks_no_rank(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torchrun told the process that asks is kept from the user's code, which often looks for it."""
+    """What torchrun told the process that asks is kept from the user's code, which often looks for
+    it.
+    """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "PYTHONPATH", "HF_HUB_OFFLINE")
     lines = "".join(f"    os.environ.get({name!r})\n" for name in names)
-    write(folder / "rule.py", f"import os\n{REWARD}{lines}    return [float(os.environ.get('RANK', '1'))]\n")
+    write(
+        folder / "rule.py",
+        f"import os\n{REWARD}{lines}    return [float(os.environ.get('RANK', '1'))]\n",
+    )
     for name in names:
         monkeypatch.setenv(name, "7")
     value, before = observed()
     assert (value, before.variables, before.changed()) == (1.0, {}, [])
 
 
-def test_a_copy_of_the_environment_is_no_look_at_each_variable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_the_environment_is_no_look_at_each_variable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copies = ["dict(os.environ)", "{**os.environ}", "os.environ.copy()", "list(os.environ.items())"]
     lines = "".join(f"    kept = {copy}\n" for copy in copies)
     write(folder / "rule.py", f"import os\n{REWARD}{lines}    return [float(os.environ['RULE'])]\n")
@@ -244,7 +300,11 @@ def test_what_cannot_be_followed_is_said(what: str, folder: Path) -> None:
 
 
 def test_what_the_code_makes_itself_is_no_dependency(folder: Path) -> None:
-    source = "import os, sqlite3, tempfile\n" + REWARD + "    with tempfile.TemporaryDirectory() as place:\n"
+    source = (
+        "import os, sqlite3, tempfile\n"
+        + REWARD
+        + "    with tempfile.TemporaryDirectory() as place:\n"
+    )
     source += "        path = os.path.join(place, 'x')\n        open(path, 'w').write('1.0')\n        os.listdir(place)\n"
     source += "        weight = float(open(path).read())\n    with open('calls.log', 'a') as log:\n        log.write('one')\n"
     write(folder / "rule.py", f"{source}    return [weight]\n")
@@ -257,16 +317,25 @@ def test_an_installed_package_counts_by_its_version(folder: Path) -> None:
     _, before = observed()
     assert before.packages["numpy"] == importlib.metadata.version("numpy")
     assert before.packages["yaml"] == importlib.metadata.version("PyYAML")
-    older = before.model_copy(update={"packages": before.packages | {"numpy": "1.0", "yaml": "1.0"}})
-    assert older.other_packages() == {name: ("1.0", before.packages[name]) for name in ("numpy", "yaml")}
+    older = before.model_copy(
+        update={"packages": before.packages | {"numpy": "1.0", "yaml": "1.0"}}
+    )
+    assert older.other_packages() == {
+        name: ("1.0", before.packages[name]) for name in ("numpy", "yaml")
+    }
     assert (older.changed(), before.other_packages()) == ([], {})
 
 
 def test_what_is_edited_while_the_process_is_warm_is_loaded_anew(folder: Path) -> None:
-    write(folder / "rule.py", f"import importlib\nW = importlib.import_module('helper').W\n{REWARD}    return [W]\n")
+    write(
+        folder / "rule.py",
+        f"import importlib\nW = importlib.import_module('helper').W\n{REWARD}    return [W]\n",
+    )
     write(folder / "helper.py", HELPER)
     assert observed()[0] == 1.0
-    function = UserFunction("reward.function", "rule:reward", source_digest("reward.function", "rule:reward"), 60)
+    function = UserFunction(
+        "reward.function", "rule:reward", source_digest("reward.function", "rule:reward"), 60
+    )
     write(folder / "helper.py", "W = 2.0\n")
     assert function(ROWS)[""]["values"] == [2.0]
 

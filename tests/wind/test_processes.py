@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from wind import processes
-from wind.processes import Process, python, start
+from wind.machine import processes
+from wind.machine.processes import Process, python, start
 
 SECONDS_TO_DIE = 10.0
 SLEEPS = "import time\nprint('on', flush=True)\ntime.sleep(600)"
-# A program that leaves a detached grandchild, whose parent has ended, and a child that ignores all it can.
+# A program that leaves a detached grandchild, whose parent has ended, and a child that ignores all
+# it can.
 LEAVES_OTHERS = """
 import os, signal, sys, time
 if os.fork() == 0:
@@ -38,7 +39,7 @@ print("on", flush=True)
 """
 PARENT = """
 import sys, threading, time
-from wind.processes import environment, python, start
+from wind.machine.processes import environment, python, start
 def begin():
     process = start(python("-c", sys.argv[1]), env=environment(), descendants=sys.argv[2] == "kept")
     print(process.pid, flush=True)
@@ -49,7 +50,7 @@ time.sleep(600)
 FORKS = """
 import os
 import re
-from wind.processes import environment, python, start
+from wind.machine.processes import environment, python, start
 def say_its_exit_code():
     print(start(python("-c", "import sys; sys.exit(3)"), env=environment()).wait(), flush=True)
 say_its_exit_code()
@@ -94,15 +95,24 @@ def said(process: Process) -> bytes:
 
 
 def begun(program: str, *, descendants: bool = False) -> Process:
-    return start(python("-c", program), env=processes.environment(), stdout=subprocess.PIPE, descendants=descendants)
+    return start(
+        python("-c", program),
+        env=processes.environment(),
+        stdout=subprocess.PIPE,
+        descendants=descendants,
+    )
 
 
 def children(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [
+        int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ]
 
 
 @pytest.mark.parametrize("descendants", [False, True])
-def test_a_command_is_given_its_streams_and_tells_how_it_ended(mark: str, descendants: bool) -> None:
+def test_a_command_is_given_its_streams_and_tells_how_it_ended(
+    mark: str, descendants: bool
+) -> None:
     reads = "import sys; print(len(sys.stdin.read())); sys.exit(7)"
     with begun(reads, descendants=descendants) as process:
         assert said(process) == b"0\n"
@@ -112,14 +122,24 @@ def test_a_command_is_given_its_streams_and_tells_how_it_ended(mark: str, descen
             assert said(process) == b""
         assert process.returncode == -death
     echo = "import sys; print(sys.stdin.read(), end='')"
-    given = start(python("-c", echo), env=os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, descendants=descendants)
+    given = start(
+        python("-c", echo),
+        env=os.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        descendants=descendants,
+    )
     assert given.communicate(b"one\ntwo\n")[0] == b"one\ntwo\n"
 
 
 @pytest.mark.parametrize("descendants", [False, True])
 def test_a_command_starts_with_the_signals_of_a_new_process(mark: str, descendants: bool) -> None:
-    """Python ignores SIGPIPE and SIGXFSZ, and what is ignored or blocked would outlast exec. The rest is as it is here."""
-    with start(["/bin/cat", "/proc/self/status"], env={}, stdout=subprocess.PIPE, descendants=descendants) as process:
+    """Python ignores SIGPIPE and SIGXFSZ, and what is ignored or blocked would outlast exec. The
+    rest is as it is here.
+    """
+    with start(
+        ["/bin/cat", "/proc/self/status"], env={}, stdout=subprocess.PIPE, descendants=descendants
+    ) as process:
         assert process.stdout is not None
         of_command = signal_masks(process.stdout.read())
     of_python = (1 << signal.SIGPIPE - 1) | (1 << signal.SIGXFSZ - 1)
@@ -145,7 +165,9 @@ def test_only_the_descriptors_that_are_passed_reach_a_command(mark: str, descend
     """The keepers hold none: the pipe ends with the command."""
     (read, write), (other, another) = os.pipe(), os.pipe()
     program = f"import os, time; os.write({write}, b'%d' % len(os.listdir('/dev/fd'))); os.close({write}); time.sleep(600)"
-    process = start(python("-c", program), env=os.environ, pass_fds=(write,), descendants=descendants)
+    process = start(
+        python("-c", program), env=os.environ, pass_fds=(write,), descendants=descendants
+    )
     os.close(write)
     with open(read, "rb") as file:
         assert file.read() == b"5"  # standard ones, this one, and the listing's own
@@ -158,7 +180,9 @@ def test_only_the_descriptors_that_are_passed_reach_a_command(mark: str, descend
 def test_a_process_outlives_the_thread_that_asked_for_it(mark: str, descendants: bool) -> None:
     """The kernel's binding is to the thread that forked."""
     begun_by_thread: list[Process] = []
-    thread = threading.Thread(target=lambda: begun_by_thread.append(begun(SLEEPS, descendants=descendants)))
+    thread = threading.Thread(
+        target=lambda: begun_by_thread.append(begun(SLEEPS, descendants=descendants))
+    )
     thread.start()
     thread.join()
     with begun_by_thread.pop() as process:
@@ -172,13 +196,18 @@ def test_a_process_outlives_the_thread_that_asked_for_it(mark: str, descendants:
 
 @pytest.mark.parametrize("mode", ["bound", "kept"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_outlives_a_parent_that_is_killed(mark: str, mode: str, how: signal.Signals) -> None:
+def test_nothing_outlives_a_parent_that_is_killed(
+    mark: str, mode: str, how: signal.Signals
+) -> None:
     program = LEAVES_OTHERS + "\ntime.sleep(600)" if mode == "kept" else SLEEPS
     command = [sys.executable, "-c", PARENT, program, mode]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(processes.SOURCE)}) as parent:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(processes.SOURCE)}
+    ) as parent:
         assert parent.stdout is not None
         try:
-            # Of the parent and of the command, in either order; from here on the command has an environment to look into.
+            # Of the parent and of the command, in either order; from here on the command has an
+            # environment to look into.
             [number] = {parent.stdout.readline(), parent.stdout.readline()} - {b"on\n"}
             assert int(number) in marked(mark)
         finally:
@@ -190,7 +219,9 @@ def test_nothing_outlives_a_parent_killed_while_it_starts_processes(mark: str) -
     """At any moment of it: after 0 to 60 ms, in steps of 6."""
     env = {**os.environ, "PYTHONPATH": str(processes.SOURCE)}
     for milliseconds, mode in itertools.product(range(0, 60, 6), ["bound", "kept"]):
-        with subprocess.Popen([sys.executable, "-c", PARENT, SLEEPS, mode], stdout=subprocess.PIPE, env=env) as parent:
+        with subprocess.Popen(
+            [sys.executable, "-c", PARENT, SLEEPS, mode], stdout=subprocess.PIPE, env=env
+        ) as parent:
             assert parent.stdout is not None
             parent.stdout.readline()
             time.sleep(milliseconds / 1000)
@@ -200,7 +231,16 @@ def test_nothing_outlives_a_parent_killed_while_it_starts_processes(mark: str) -
 
 def test_a_process_whose_parent_is_gone_runs_nothing(mark: str, tmp_path: Path) -> None:
     for mode in ("bound", "kept"):
-        command = [sys.executable, "-I", "-S", str(processes.LIFELINE), mode, "1", "/bin/touch", str(tmp_path / "ran")]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(processes.LIFELINE),
+            mode,
+            "1",
+            "/bin/touch",
+            str(tmp_path / "ran"),
+        ]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert not (tmp_path / "ran").exists()
 
@@ -234,11 +274,16 @@ def test_descendants_end_when_a_keeper_or_the_command_is_killed(mark: str, which
 def test_where_the_kernel_binds_nothing_a_watcher_does(mark: str) -> None:
     def watched(parent: int, program: str) -> "subprocess.Popen[bytes]":
         lifeline = [sys.executable, "-I", "-S", str(processes.LIFELINE), "watched", str(parent)]
-        return subprocess.Popen([*lifeline, *python("-c", program)], stdout=subprocess.PIPE, start_new_session=True)
+        return subprocess.Popen(
+            [*lifeline, *python("-c", program)], stdout=subprocess.PIPE, start_new_session=True
+        )
 
     with watched(os.getpid(), "import sys; sys.exit(7)") as process:
         assert process.wait() == 7
-    with watched(os.getpid(), "import os\nif os.fork(): print('on', flush=True)\nimport time\ntime.sleep(600)") as process:
+    with watched(
+        os.getpid(),
+        "import os\nif os.fork(): print('on', flush=True)\nimport time\ntime.sleep(600)",
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"on\n"
         process.terminate()
@@ -259,11 +304,15 @@ def test_a_short_command_is_run_to_its_end(mark: str) -> None:
         processes.run(python("-c", "import sys; sys.exit('no')"), env=os.environ, timeout=60)
     assert (failed.value.returncode, failed.value.stderr) == (1, b"no\n")
     with pytest.raises(subprocess.TimeoutExpired):
-        processes.run(python("-c", LEAVES_OTHERS + "\ntime.sleep(600)"), env=os.environ, timeout=1.5)
+        processes.run(
+            python("-c", LEAVES_OTHERS + "\ntime.sleep(600)"), env=os.environ, timeout=1.5
+        )
     assert marked(mark) == []
 
 
-def test_no_file_in_the_current_folder_stands_for_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_in_the_current_folder_stands_for_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("random", "json", "tasks", "flows"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.chdir(tmp_path)
@@ -285,9 +334,11 @@ def test_all_processes_are_started_by_one_module() -> None:
     """It begins them with `lifeline`; nobody else names what could."""
     found = set()
     for path in sorted(
-        file for name in ("flows", "tasks", "data_checks", "wind") for file in (processes.SOURCE / name).rglob("*.py")
+        file
+        for name in ("flows", "tasks", "data_checks", "wind")
+        for file in (processes.SOURCE / name).rglob("*.py")
     ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute | ast.Name) and STARTS.fullmatch(ast.unparse(node)):
                 found.add(path.relative_to(processes.SOURCE).as_posix())
-    assert found == {"wind/lifeline.py", "wind/processes.py"}
+    assert found == {"wind/machine/lifeline.py", "wind/machine/processes.py"}

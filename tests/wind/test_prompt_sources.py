@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 
-from wind.config import PromptsConfig
-from wind.datasets import Store
+from wind.config.recipe import PromptsConfig
 from wind.errors import ConfigError, InputError
 from wind.prompts.sources import Row, import_prompts, read_rows
 from wind.prompts.splits import split_of_file
+from wind.store.datasets import Store
 
-SUMS: list[dict[str, Any]] = [{"prompt": f"{number}+{number}=", "answer": 2 * number} for number in range(40)]
+SUMS: list[dict[str, Any]] = [
+    {"prompt": f"{number}+{number}=", "answer": 2 * number} for number in range(40)
+]
 
 
 def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
@@ -27,7 +29,13 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
 
 def rows_of(store: Store, source: Path | str, **fields: Any) -> list[dict[str, Any]]:
     return [
-        row.fields for row in read_rows(store, import_prompts(store, PromptsConfig(source=str(source), **fields)), "prompt", None)
+        row.fields
+        for row in read_rows(
+            store,
+            import_prompts(store, PromptsConfig(source=str(source), **fields)),
+            "prompt",
+            None,
+        )
     ]
 
 
@@ -42,7 +50,10 @@ def write_sources(folder: Path) -> dict[str, tuple[Path, dict[str, str]]]:
     table = pa.Table.from_pylist(SUMS)
     write_jsonl(folder / "p.jsonl", SUMS)
     pq.write_table(table, folder / "p.parquet", row_group_size=7)
-    with pa.OSFile(str(folder / "p.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with (
+        pa.OSFile(str(folder / "p.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
         writer.write_table(table, max_chunksize=9)
     rows = datasets.Dataset.from_list(SUMS)
     rows.save_to_disk(folder / "saved", num_shards=3)
@@ -107,18 +118,24 @@ def test_a_split_is_no_other_whose_name_it_begins(store: Store, tmp_path: Path) 
         write_jsonl(tmp_path / "data" / f"{split}-00000-of-00001.jsonl", SUMS[number : number + 1])
     assert rows_of(store, tmp_path, source_split="train") == SUMS[2:3]
     assert rows_of(store, tmp_path / "data", source_split="train_sft") == SUMS[:1]
-    with pytest.raises(ConfigError, match=r"has the splits test_sft, train, train_prefs, train_sft$"):
+    with pytest.raises(
+        ConfigError, match=r"has the splits test_sft, train, train_prefs, train_sft$"
+    ):
         rows_of(store, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["gsm8k_{}.jsonl", "my-{}/a.jsonl", "{}_sft/0000.jsonl"])
-def test_files_of_a_test_split_are_not_read_unasked(store: Store, tmp_path: Path, name: str) -> None:
+def test_files_of_a_test_split_are_not_read_unasked(
+    store: Store, tmp_path: Path, name: str
+) -> None:
     train, test = (name.format(split) for split in ("train", "test"))
     for path, rows in ((tmp_path / train, SUMS[:3]), (tmp_path / test, SUMS[3:])):
         path.parent.mkdir(exist_ok=True)
         write_jsonl(path, rows)
     named = [Path(file).parts[0].removesuffix(".jsonl") for file in (test, train)]
-    with pytest.raises(ConfigError, match=f"prompts.source_split is not set: .* has the splits {', '.join(named)}$"):
+    with pytest.raises(
+        ConfigError, match=f"prompts.source_split is not set: .* has the splits {', '.join(named)}$"
+    ):
         rows_of(store, tmp_path)
     assert rows_of(store, tmp_path, source_split=named[1]) == SUMS[:3]
 
@@ -137,17 +154,33 @@ def test_the_stored_source_outlives_its_original(store: Store, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("source", "fields", "message"),
     [
-        ("no.jsonl", {}, "no.jsonl does not exist: give a .jsonl, .parquet or .arrow file, a `datasets` folder, or a Hub"),
+        (
+            "no.jsonl",
+            {},
+            "no.jsonl does not exist: give a .jsonl, .parquet or .arrow file, a `datasets` folder, or a Hub",
+        ),
         ("data/no.parquet", {}, "data/no.parquet does not exist"),
         ("/no/such/folder", {}, "/no/such/folder does not exist"),
         ("{}/p.txt", {}, "p.txt is none of .jsonl, .parquet, .arrow"),
-        ("{}/p.jsonl", {"source_split": "train"}, "prompts.source_split is for a folder or a Hub dataset"),
+        (
+            "{}/p.jsonl",
+            {"source_split": "train"},
+            "prompts.source_split is for a folder or a Hub dataset",
+        ),
         ("{}/p.jsonl", {"revision": "main"}, "prompts.revision is for a Hub dataset"),
         ("{}/p.jsonl", {"subset": "main"}, "prompts.subset is for a Hub dataset"),
         ("{}/splits", {}, "prompts.source_split is not set"),
         ("{}/splits", {"source_split": "dev"}, "prompts.source_split is 'dev'"),
-        ("{}/saved", {"source_split": "train"}, "prompts.source_split is for a folder or a Hub dataset"),
-        ("{}/files", {"source_split": "dev"}, "prompts.source_split is 'dev': {}/files has the splits test, train"),
+        (
+            "{}/saved",
+            {"source_split": "train"},
+            "prompts.source_split is for a folder or a Hub dataset",
+        ),
+        (
+            "{}/files",
+            {"source_split": "dev"},
+            "prompts.source_split is 'dev': {}/files has the splits test, train",
+        ),
         ("{}/files", {}, "prompts.source_split is not set: {}/files has the splits test, train"),
         ("{}/mixed", {}, "mixed has the split train and files of none, such as more.jsonl"),
         ("{}/plain", {"source_split": "train"}, "plain has files that name no split"),
@@ -162,7 +195,13 @@ def test_a_source_that_cannot_be_imported(
     write_sources(tmp_path)
     (tmp_path / "p.txt").write_text("1=")
     (tmp_path / "empty").mkdir()
-    for name in ("mixed/train.jsonl", "mixed/more.jsonl", "plain/p.jsonl", "twice/a/p.jsonl", "twice/b/p.jsonl"):
+    for name in (
+        "mixed/train.jsonl",
+        "mixed/more.jsonl",
+        "plain/p.jsonl",
+        "twice/a/p.jsonl",
+        "twice/b/p.jsonl",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(tmp_path / name, SUMS[:1])
     (tmp_path / "broken").mkdir()
@@ -180,9 +219,14 @@ def test_a_missing_shard_of_a_saved_dataset_is_named(store: Store, tmp_path: Pat
         import_prompts(store, PromptsConfig(source=str(tmp_path / "saved")))
 
 
-@pytest.mark.parametrize("content", [b"", b"1=", b"PAR1 and then nothing of the kind", b"ARROW1 and then nothing of the kind"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1=", b"PAR1 and then nothing of the kind", b"ARROW1 and then nothing of the kind"],
+)
 @pytest.mark.parametrize(("suffix", "name"), [(".parquet", "Parquet"), (".arrow", "Arrow")])
-def test_unreadable_files_are_named(store: Store, tmp_path: Path, suffix: str, name: str, content: bytes) -> None:
+def test_unreadable_files_are_named(
+    store: Store, tmp_path: Path, suffix: str, name: str, content: bytes
+) -> None:
     (tmp_path / f"p{suffix}").write_bytes(content)
     with pytest.raises(InputError) as error:
         rows_of(store, tmp_path / f"p{suffix}")
@@ -190,23 +234,36 @@ def test_unreadable_files_are_named(store: Store, tmp_path: Path, suffix: str, n
 
 
 def test_a_parquet_row_is_named(store: Store, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"prompt": ["1="] * 1500 + [" "]}), tmp_path / "p.parquet", row_group_size=400)
-    rows = read_rows(store, import_prompts(store, PromptsConfig(source=str(tmp_path / "p.parquet"))), "prompt", None)
+    pq.write_table(
+        pa.table({"prompt": ["1="] * 1500 + [" "]}), tmp_path / "p.parquet", row_group_size=400
+    )
+    rows = read_rows(
+        store,
+        import_prompts(store, PromptsConfig(source=str(tmp_path / "p.parquet"))),
+        "prompt",
+        None,
+    )
     assert rows[1500] == Row("p.parquet row 1501", {"prompt": " "}, is_columnar=True)
 
 
-def test_a_hub_dataset_is_stored_at_its_commit(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_dataset_is_stored_at_its_commit(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[tuple[Any, ...]] = []
 
     class Info:
         sha = "c" * 40
 
-    def load_dataset(name: str, subset: str | None, *, split: str, revision: str) -> datasets.Dataset:
+    def load_dataset(
+        name: str, subset: str | None, *, split: str, revision: str
+    ) -> datasets.Dataset:
         calls.append((name, subset, split, revision))
         return datasets.Dataset.from_list(SUMS)
 
     monkeypatch.setattr(HfApi, "dataset_info", lambda self, name, revision: Info)
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset, revision: ["train", "test"])
+    monkeypatch.setattr(
+        datasets, "get_dataset_split_names", lambda name, subset, revision: ["train", "test"]
+    )
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     config = PromptsConfig(source="some/sums", subset="easy", source_split="test", revision="v2")
     source = import_prompts(store, config)
@@ -217,11 +274,15 @@ def test_a_hub_dataset_is_stored_at_its_commit(store: Store, tmp_path: Path, mon
     assert manifest.provenance["origin"] == asked | {"commit": "c" * 40}
     assert list((store.root / "partial" / "sources").iterdir()) == []
     assert [row.fields for row in read_rows(store, source, "prompt", None)] == SUMS
-    with pytest.raises(ConfigError, match=r"prompts.source_split is not set: some/sums has the splits train, test"):
+    with pytest.raises(
+        ConfigError, match=r"prompts.source_split is not set: some/sums has the splits train, test"
+    ):
         import_prompts(store, PromptsConfig(source="some/sums"))
 
 
-def test_what_is_neither_a_file_nor_on_the_hub_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_neither_a_file_nor_on_the_hub_is_said(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(self: HfApi, name: str, revision: str | None) -> None:
         raise ConnectionError("offline mode\nis enabled")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wind import provenance as module
-from wind.datasets import Store
-from wind.provenance import environment, git_state, provenance
+from wind.store import provenance as module
+from wind.store.datasets import Store
+from wind.store.provenance import environment, git_state, provenance
 
 ENVIRONMENT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 USER = ("-c", "user.name=a", "-c", "user.email=a@b.c")
@@ -42,7 +42,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def git(tree: Path, *arguments: str) -> str:
-    ran = subprocess.run(["git", *arguments], cwd=tree, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        ["git", *arguments],
+        cwd=tree,
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return ran.stdout.strip()
 
 
@@ -50,13 +57,19 @@ def test_variables_are_those_that_the_process_was_started_with(store: Store) -> 
     """By name only, and without what a library sets while it computes."""
     program = f"""
 import os
-from wind.datasets import Store
-from wind.provenance import environment
+from wind.store.datasets import Store
+from wind.store.provenance import environment
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 print(environment(Store({os.fspath(store.root)!r})))
 """
-    started = {"HF_TOKEN": "a-value-that-is-nobodys", "PYTHONPATH": os.fspath(Path(__file__).parents[2]), "HOME": "/"}
-    ran = subprocess.run([sys.executable, "-c", program], env=started, capture_output=True, text=True, check=True)
+    started = {
+        "HF_TOKEN": "a-value-that-is-nobodys",
+        "PYTHONPATH": os.fspath(Path(__file__).parents[2]),
+        "HOME": "/",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=started, capture_output=True, text=True, check=True
+    )
     text = store.storage.read(f"environments/{ran.stdout.strip()}.json").decode()
     assert json.loads(text)["variables"] == ["HF_TOKEN", "PYTHONPATH"]
     assert "nobodys" not in text
@@ -72,22 +85,31 @@ def test_an_environment_is_stored_once_under_its_digest(store: Store) -> None:
     assert environment(store) == name
     assert store.storage.names("environments") == [f"{name}.json"]
     assert provenance(store, 0.0)["environments"] == [name]
-    assert provenance(store, 0.0, environments=["b" * 64, "a" * 64, "b" * 64])["environments"] == ["a" * 64, "b" * 64]
+    assert provenance(store, 0.0, environments=["b" * 64, "a" * 64, "b" * 64])["environments"] == [
+        "a" * 64,
+        "b" * 64,
+    ]
 
 
 def test_a_clean_checkout_is_its_revision(store: Store, checkout: Path) -> None:
-    assert git_state(store) == {"git_revision": git(checkout, "rev-parse", "HEAD"), "git_dirty": False}
+    assert git_state(store) == {
+        "git_revision": git(checkout, "rev-parse", "HEAD"),
+        "git_dirty": False,
+    }
     assert store.storage.names("patches") == []
 
 
-def test_a_patch_gives_back_changed_and_new_files(store: Store, checkout: Path, tmp_path: Path) -> None:
+def test_a_patch_gives_back_changed_and_new_files(
+    store: Store, checkout: Path, tmp_path: Path
+) -> None:
     (checkout / "wind" / "provenance.py").write_text("one\nthree\n")
     (checkout / "wind" / "new.py").write_text("four\n")
     (checkout / "ignored.py").write_text("five\n")
     (checkout / "rows.bin").write_bytes(b"\0")
     state = git_state(store)
     assert state["git_dirty"] is True
-    assert git(checkout, "status", "--porcelain").splitlines()[-1].startswith("?? ")  # the user's index is as it was
+    # the user's index is as it was
+    assert git(checkout, "status", "--porcelain").splitlines()[-1].startswith("?? ")
     patch = tmp_path / "it.patch"
     patch.write_bytes(store.storage.read(f"patches/{state['git_patch']}.patch"))
     git(tmp_path, "clone", "-q", str(checkout), "again")

@@ -1,4 +1,6 @@
-"""Reading from Python: a version's datasets as lazy frames, and the plain readers that the README shows."""
+"""Reading from Python: a version's datasets as lazy frames, and the plain readers that the README
+shows.
+"""
 
 import copy
 import pickle
@@ -11,11 +13,11 @@ import pytest
 
 import wind
 from tests.wind.reading_case import PROMPTS
-from wind.datasets import Store
 from wind.errors import ConfigError
-from wind.names import find
-from wind.reading import Rows, StoreReader
-from wind.versions import Version
+from wind.exchange.reading import Rows, StoreReader
+from wind.store.datasets import Store
+from wind.store.references import find
+from wind.store.versions import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,9 +31,17 @@ def test_a_dataset_is_a_lazy_frame(store: Store, reader: StoreReader) -> None:
     rows = reader.version("demo@latest").rewards
     assert isinstance(rows, pl.LazyFrame)
     best = rows.group_by("prompt_id").agg(pl.col("reward").max()).sort("prompt_id").collect()
-    assert best.to_dicts() == [{"prompt_id": PROMPTS[0], "reward": 4.0}, {"prompt_id": PROMPTS[1], "reward": 5.0}]
+    assert best.to_dicts() == [
+        {"prompt_id": PROMPTS[0], "reward": 4.0},
+        {"prompt_id": PROMPTS[1], "reward": 5.0},
+    ]
     responses = reader.version("demo@2").generations
-    joined = responses.join(rows, on=["prompt_id", "sample_index"]).filter(pl.col("reward") == 5).select("response").collect()
+    joined = (
+        responses.join(rows, on=["prompt_id", "sample_index"])
+        .filter(pl.col("reward") == 5)
+        .select("response")
+        .collect()
+    )
     assert joined["response"].to_list() == ["b21"]
     assert rows.arrow().count_rows() == 4
     assert rows.manifest.numbers == {"mean_reward": 3.5}
@@ -39,13 +49,20 @@ def test_a_dataset_is_a_lazy_frame(store: Store, reader: StoreReader) -> None:
 
 
 def test_only_what_is_asked_for_is_read(reader: StoreReader) -> None:
-    plan = reader.version("demo").generations.filter(pl.col("sample_index") == 1).select("response").explain()
+    plan = (
+        reader.version("demo")
+        .generations.filter(pl.col("sample_index") == 1)
+        .select("response")
+        .explain()
+    )
     assert "SELECTION" in plan
     assert re.search(r"PROJECT 2/8 COLUMNS|PROJECT\(\S*\) 2/8", plan), plan
 
 
 def test_what_is_joined_by_key_is_merged(store: Store, reader: StoreReader) -> None:
-    """And not hashed, which holds all of one side; whatever else is asked for, and where a side lacks rows."""
+    """And not hashed, which holds all of one side; whatever else is asked for, and where a side
+    lacks rows.
+    """
     rewards, generations = reader.version("demo").rewards, reader.version("demo").generations
     key = ["prompt_id", "sample_index"]
     some = generations.filter(pl.col("sample_index") > 0)
@@ -55,8 +72,16 @@ def test_what_is_joined_by_key_is_merged(store: Store, reader: StoreReader) -> N
         joined = left.join(right, on=key, how=how).select("reward", "response")
         assert "hint.sorted" in joined.explain(engine="streaming")
         plain = left.collect().join(right.collect(), on=key, how=how).select("reward", "response")
-        assert joined.sort("reward", "response").collect(engine="streaming").equals(plain.sort("reward", "response"))
-    assert rewards.select("reward").filter(pl.col("reward") > 2).collect()["reward"].to_list() == [4.0, 3.0, 5.0]
+        assert (
+            joined.sort("reward", "response")
+            .collect(engine="streaming")
+            .equals(plain.sort("reward", "response"))
+        )
+    assert rewards.select("reward").filter(pl.col("reward") > 2).collect()["reward"].to_list() == [
+        4.0,
+        3.0,
+        5.0,
+    ]
 
 
 def test_what_is_derived_is_a_plain_frame(reader: StoreReader) -> None:
@@ -89,15 +114,32 @@ def test_a_version_knows_its_models_and_the_one_before(store: Store, reader: Sto
     assert second.models["model_in"].path == first.models["model_out"].path
     assert (second.models["model_out"].path / "model.safetensors").is_file()
     assert second.metrics.select("value").collect().item() == 1.0
-    assert list(second) == ["prompts", "generations", "rewards", "win_rates", "training", "eval_generations", "metrics"]
+    assert list(second) == [
+        "prompts",
+        "generations",
+        "rewards",
+        "win_rates",
+        "training",
+        "eval_generations",
+        "metrics",
+    ]
     assert "eval_generations" in dir(second)
     digits = second.rewards.handle.fingerprint[:8]
-    assert reader.dataset(f"rewards/{digits}").handle == reader.dataset("demo:rewards").handle == second.rewards.handle
+    assert (
+        reader.dataset(f"rewards/{digits}").handle
+        == reader.dataset("demo:rewards").handle
+        == second.rewards.handle
+    )
 
 
-def test_wrong_names_are_told_the_right_ones(store: Store, reader: StoreReader, tmp_path: Path) -> None:
+def test_wrong_names_are_told_the_right_ones(
+    store: Store, reader: StoreReader, tmp_path: Path
+) -> None:
     version = reader.version("demo@1")
-    with pytest.raises(AttributeError, match=r"demo@1 has no dataset 'reward': it has prompts, generations, rewards"):
+    with pytest.raises(
+        AttributeError,
+        match=r"demo@1 has no dataset 'reward': it has prompts, generations, rewards",
+    ):
         _ = version.reward
     with pytest.raises(KeyError, match="it has prompts"):
         version["reward"]
@@ -118,10 +160,12 @@ def test_a_store_that_is_not_local_is_read_through_its_file_system(
     store: Store, reader: StoreReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = reader.version("demo").generations.collect()
-    monkeypatch.setattr("wind.reading.LocalStorage", type("NotThis", (), {}))
+    monkeypatch.setattr("wind.exchange.reading.LocalStorage", type("NotThis", (), {}))
     rows = reader.version("demo").generations
     assert rows.collect().equals(expected)
-    assert rows.filter(pl.col("sample_index") == 1).select("response").collect()["response"].to_list() == ["a21", "b21"]
+    assert rows.filter(pl.col("sample_index") == 1).select("response").collect()[
+        "response"
+    ].to_list() == ["a21", "b21"]
 
 
 @pytest.mark.slow

@@ -31,7 +31,10 @@ ROOT = Path(__file__).resolve().parents[2]
         ("key AKIAIOSFODNN7EXAMPLE.", f"key {MARK}."),
         ("Authorization: Bearer abcdefgh.ijkl==", f"Authorization: Bearer {MARK}"),
         ("WANDB_API_KEY=0123456789abcdef wandb", f"WANDB_API_KEY={MARK} wandb"),
-        ('{"password": "correct-horse", "user": "ann"}', f'{{"password": "{MARK}", "user": "ann"}}'),
+        (
+            '{"password": "correct-horse", "user": "ann"}',
+            f'{{"password": "{MARK}", "user": "ann"}}',
+        ),
         ('{\\"client_secret\\": \\"correct-horse\\"}', f'{{\\"client_secret\\": \\"{MARK}\\"}}'),
         (
             "-----BEGIN RSA PRIVATE KEY-----\nMII\n-----END RSA PRIVATE KEY-----",
@@ -131,11 +134,16 @@ def test_what_surrounds_a_secret_is_left(text: str) -> None:
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 @pytest.mark.parametrize("text", SECRETS)
 def test_no_part_of_a_secret_comes_through_a_stream(text: str, size: int) -> None:
-    """In whatever pieces the text comes, line by line: but a key's beginning cannot be known until its end comes."""
+    """In whatever pieces the text comes, line by line: but a key's beginning cannot be known until
+    its end comes.
+    """
     if text.startswith("SECRET"):
         return
     redactor = Redactor()
-    left = "".join(redactor.feed(text[start : start + size]) for start in range(0, len(text), size)) + redactor.end()
+    left = (
+        "".join(redactor.feed(text[start : start + size]) for start in range(0, len(text), size))
+        + redactor.end()
+    )
     assert "SECRET" not in left
     assert "0123" not in left
     assert MARK in left
@@ -154,10 +162,15 @@ def test_a_key_in_a_log_is_taken_out_and_the_lines_between_are_not() -> None:
     for prefix in ("", "2026-01-01 12:00:00 INFO "):
         redactor = Redactor()
         left = [redactor.feed(f"{prefix}{line}\n") for line in [*lines, "Ab+/0123" * 7]]
-        assert left == [f"{prefix}{line}\n" for line in [*lines[:2], MARK, MARK, lines[4], MARK, MARK, lines[-1], "Ab+/0123" * 7]]
+        assert left == [
+            f"{prefix}{line}\n"
+            for line in [*lines[:2], MARK, MARK, lines[4], MARK, MARK, lines[-1], "Ab+/0123" * 7]
+        ]
 
 
-def test_a_line_without_an_end_is_passed_on_and_cut_at_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_an_end_is_passed_on_and_cut_at_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "plain-value-1")
     redactor = Redactor()
     piece = "word plain-value-1 password=hunter2; " * 10
@@ -223,7 +236,9 @@ def test_ordinary_text_stays(text: str) -> None:
 def test_this_projects_own_texts_stay() -> None:
     """What is stored as a patch applies: nothing in these files reads as a secret."""
     files = [
-        path for folder in ("wind", "tasks", "flows", "data_checks", "docs", "configs") for path in (ROOT / folder).rglob("*.*")
+        path
+        for folder in ("wind", "tasks", "flows", "data_checks", "docs", "configs")
+        for path in (ROOT / folder).rglob("*.*")
     ]
     texts = {
         path: path.read_text(encoding="utf-8", errors="replace")
@@ -245,8 +260,14 @@ def test_values_of_secret_variables_go_wherever_they_stand(monkeypatch: pytest.M
     }.items():
         monkeypatch.setenv(name, value)
     assert redacted("x plain-value-1-and-more y") == f"x {MARK} y"
-    assert redacted(["plain-value-1", {"at": "plain%2Fvalue%2B2", "n": 1}]) == [MARK, {"at": MARK, "n": 1}]
-    assert redacted("no-secret-at-all in prompts, where-it-lies") == "no-secret-at-all in prompts, where-it-lies"
+    assert redacted(["plain-value-1", {"at": "plain%2Fvalue%2B2", "n": 1}]) == [
+        MARK,
+        {"at": MARK, "n": 1},
+    ]
+    assert (
+        redacted("no-secret-at-all in prompts, where-it-lies")
+        == "no-secret-at-all in prompts, where-it-lies"
+    )
 
 
 def test_a_value_goes_however_it_is_spelt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +289,10 @@ def test_a_value_goes_however_it_is_spelt(monkeypatch: pytest.MonkeyPatch) -> No
         repr(value),
         "the second line of it came alone",
         "log in with pa55+word",
-        *(base64.b64encode(before + encoded + b" and more").decode() for before in (b"", b"a", b"ab", b"abc")),
+        *(
+            base64.b64encode(before + encoded + b" and more").decode()
+            for before in (b"", b"a", b"ab", b"abc")
+        ),
         base64.urlsafe_b64encode(b"ann:" + encoded).decode(),
     }
     for text in spelt:

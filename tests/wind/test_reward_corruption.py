@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from wind.config import CorruptionConfig, InferenceConfig, RuleRewardConfig
-from wind.datasets import Store
-from wind.handles import Dataset
+from wind.config.recipe import CorruptionConfig, InferenceConfig, RuleRewardConfig
 from wind.rewards import RewardsSpec, resolve_reward
 from wind.rewards.corruption import corrupted
 from wind.rewards.functions import Floats, Responses
 from wind.stages import Job, Place, run
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
 
 COUNT = 4000
 
@@ -23,8 +23,12 @@ def rows(responses: list[str], prompt_id: str = "a") -> Responses:
     return Responses([prompt_id] * count, list(range(count)), asked, responses, ["2"] * count)
 
 
-def corrupt(rewards: list[float], responses: list[str], prompt_id: str = "a", **faults: float) -> Floats:
-    return corrupted(np.array(rewards), rows(responses, prompt_id), CorruptionConfig.model_validate(faults))
+def corrupt(
+    rewards: list[float], responses: list[str], prompt_id: str = "a", **faults: float
+) -> Floats:
+    return corrupted(
+        np.array(rewards), rows(responses, prompt_id), CorruptionConfig.model_validate(faults)
+    )
 
 
 def test_without_faults_nothing_changes() -> None:
@@ -48,7 +52,8 @@ def test_sparsity_withholds_its_share_of_rewards() -> None:
     assert set(few) == {0.0, 3.0}
     assert (few == 0).mean() == pytest.approx(0.2, abs=5 * (0.2 * 0.8 / COUNT) ** 0.5)
     assert (many == 0).mean() == pytest.approx(0.7, abs=5 * (0.2 * 0.8 / COUNT) ** 0.5)
-    assert ((many == 0) >= (few == 0)).all()  # a larger share withholds what the smaller one did, and more
+    # a larger share withholds what the smaller one did, and more
+    assert ((many == 0) >= (few == 0)).all()
     assert corrupt([3.0, 4.0], ["x", "y"], sparsity=1.0).tolist() == [0.0, 0.0]
 
 
@@ -68,15 +73,37 @@ def published(store: Store, name: str, row: Mapping[str, object]) -> Dataset:
 
 def test_the_stage_plants_them_in_the_reward(store: Store) -> None:
     messages = [{"role": "user", "content": "1+1="}]
-    prompt = {"prompt_id": "a", "prompt": "1+1=", "messages": messages, "prompt_token_ids": [1], "split": "train"}
-    generation = {"prompt_id": "a", "sample_index": 0, "policy": "f", "response": "2", "response_token_ids": [1]}
+    prompt = {
+        "prompt_id": "a",
+        "prompt": "1+1=",
+        "messages": messages,
+        "prompt_token_ids": [1],
+        "split": "train",
+    }
+    generation = {
+        "prompt_id": "a",
+        "sample_index": 0,
+        "policy": "f",
+        "response": "2",
+        "response_token_ids": [1],
+    }
     prompts = published(store, "prompts", prompt | {"answer": "2", "meta": "{}"})
-    generations = published(store, "generations", generation | {"logp_sampler": -1.0, "finish_reason": "stop", "seed": 0})
+    generations = published(
+        store,
+        "generations",
+        generation | {"logp_sampler": -1.0, "finish_reason": "stop", "seed": 0},
+    )
     rewards = []
     for corruption in (None, CorruptionConfig(bias=0.25)):
-        config = RuleRewardConfig(kind="rule", function="wind.bootstrap.sums:gold_reward", corruption=corruption)
+        config = RuleRewardConfig(
+            kind="rule", function="wind.demo.sums:gold_reward", corruption=corruption
+        )
         reward = resolve_reward(store, config)
-        spec = RewardsSpec(prompts=prompts, generations=generations, reward=reward, inference=InferenceConfig())
-        job = Job(stage="rewards", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root)))
+        spec = RewardsSpec(
+            prompts=prompts, generations=generations, reward=reward, inference=InferenceConfig()
+        )
+        job = Job(
+            stage="rewards", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root))
+        )
         rewards += store.frame(run(job, lambda done, total: None))["reward"].to_list()
     assert rewards == [1.0, 1.25]

@@ -1,4 +1,6 @@
-"""Rewards from classifiers: batches against scoring one by one, templates and BOS, and models that are none."""
+"""Rewards from classifiers: batches against scoring one by one, templates and BOS, and models that
+are none.
+"""
 
 import json
 import shutil
@@ -9,13 +11,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from wind.config import TODAY, ClassifierRewardConfig, InferenceConfig
-from wind.datasets import Store
+from wind.config.recipe import TODAY, ClassifierRewardConfig, InferenceConfig
 from wind.errors import WindError
-from wind.handles import Dataset
 from wind.rewards import Classifier, Pairwise, RewardsSpec, resolve_reward
 from wind.rewards.functions import Responses
 from wind.stages import Job, Place, run
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
 
 QUESTIONS = {"a": "1+1=?", "b": "a much longer question about nothing", "c": "hi"}
 RESPONSES = {"a": ["2", "three or so"], "b": ["no", "yes yes yes yes"], "c": ["", "12"]}
@@ -28,15 +30,33 @@ def published(store: Store, name: str, rows: list[dict[str, Any]]) -> Dataset:
         return partial.publish(1, parents={}, computed_by=spec, numbers={}, provenance={})
 
 
-def job(store: Store, reward: Classifier | Pairwise, inference: InferenceConfig | None = None, meta: str = "{}") -> Job:
+def job(
+    store: Store,
+    reward: Classifier | Pairwise,
+    inference: InferenceConfig | None = None,
+    meta: str = "{}",
+) -> Job:
     """The spec of rewarding two responses to each of three prompts with a system message."""
-    made_up = {"prompt": "", "prompt_token_ids": [1], "split": "train", "answer": None, "meta": meta}
+    made_up = {
+        "prompt": "",
+        "prompt_token_ids": [1],
+        "split": "train",
+        "answer": None,
+        "meta": meta,
+    }
     system = {"role": "system", "content": "be brief"}
     prompts = [
-        {"prompt_id": prompt_id, "messages": [system, {"role": "user", "content": question}]} | made_up
+        {"prompt_id": prompt_id, "messages": [system, {"role": "user", "content": question}]}
+        | made_up
         for prompt_id, question in QUESTIONS.items()
     ]
-    sampled = {"policy": "f", "response_token_ids": [1], "logp_sampler": -1.0, "finish_reason": "stop", "seed": 1}
+    sampled = {
+        "policy": "f",
+        "response_token_ids": [1],
+        "logp_sampler": -1.0,
+        "finish_reason": "stop",
+        "seed": 1,
+    }
     generations = [
         {"prompt_id": prompt_id, "sample_index": index, "response": response} | sampled
         for prompt_id, texts in RESPONSES.items()
@@ -48,25 +68,38 @@ def job(store: Store, reward: Classifier | Pairwise, inference: InferenceConfig 
         reward=reward,
         inference=inference or InferenceConfig(),
     )
-    return Job(stage="rewards", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root)))
+    return Job(
+        stage="rewards", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root))
+    )
 
 
-def rewarded(store: Store, reward: Classifier, inference: InferenceConfig | None = None) -> pl.DataFrame:
+def rewarded(
+    store: Store, reward: Classifier, inference: InferenceConfig | None = None
+) -> pl.DataFrame:
     return store.frame(run(job(store, reward, inference), lambda done, total: None))
 
 
 CHAT = "{{ bos_token }}{% for m in messages %}<u>{{ m['role'][0] }}:{{ m['content'] }}{% endfor %}{{ eos_token }}"
 
 
-def llama_reward_model(folder: Path, tokenizer_folder: Path, *, pad: int | None = 0, **fields: Any) -> Path:
-    """A random Llama with one output, big weights so that rewards differ, and a chat template unlike the policy's."""
+def llama_reward_model(
+    folder: Path, tokenizer_folder: Path, *, pad: int | None = 0, **fields: Any
+) -> Path:
+    """A random Llama with one output, big weights so that rewards differ, and a chat template
+    unlike the policy's.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=fields.pop("positions", 128),
@@ -81,16 +114,23 @@ def llama_reward_model(folder: Path, tokenizer_folder: Path, *, pad: int | None 
 
 
 def bert_reward_model(folder: Path) -> Path:
-    """A random BERT with one output and a tokenizer that joins two texts as [CLS] A [SEP] B [SEP], types 0 and 1."""
+    """A random BERT with one output and a tokenizer that joins two texts as [CLS] A [SEP] B [SEP],
+    types 0 and 1.
+    """
     import torch
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-    vocabulary = {token: index for index, token in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefghij 123?"])}
+    vocabulary = {
+        token: index
+        for index, token in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefghij 123?"])
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -126,12 +166,16 @@ def bert_reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resolved(store: Store, path: Path, template: str = "chat") -> Classifier:
-    reward = resolve_reward(store, ClassifierRewardConfig(kind="classifier", path=str(path), template=template))
+    reward = resolve_reward(
+        store, ClassifierRewardConfig(kind="classifier", path=str(path), template=template)
+    )
     assert isinstance(reward, Classifier)
     return reward
 
 
-def one_by_one(folder: Path, encode: Callable[[Any, str, str], dict[str, list[int]]]) -> list[float]:
+def one_by_one(
+    folder: Path, encode: Callable[[Any, str, str], dict[str, list[int]]]
+) -> list[float]:
     """The reward of every response, each scored alone and unpadded."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -142,7 +186,10 @@ def one_by_one(folder: Path, encode: Callable[[Any, str, str], dict[str, list[in
     with torch.no_grad():
         for prompt_id, texts in RESPONSES.items():
             for response in texts:
-                inputs = {name: torch.tensor([ids]) for name, ids in encode(tokenizer, QUESTIONS[prompt_id], response).items()}
+                inputs = {
+                    name: torch.tensor([ids])
+                    for name, ids in encode(tokenizer, QUESTIONS[prompt_id], response).items()
+                }
                 rewards.append(float(model(**inputs).logits[0, 0]))
     return rewards
 
@@ -157,36 +204,46 @@ def llama_chat(tokenizer: Any, question: str, response: str) -> dict[str, list[i
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 64, 100_000])
-def test_a_chat_classifier_equals_scoring_one_by_one(store: Store, llama_reward: Path, batch_tokens: int) -> None:
-    rewards = rewarded(store, resolved(store, llama_reward), InferenceConfig(batch_tokens=batch_tokens))["reward"].to_list()
+def test_a_chat_classifier_equals_scoring_one_by_one(
+    store: Store, llama_reward: Path, batch_tokens: int
+) -> None:
+    rewards = rewarded(
+        store, resolved(store, llama_reward), InferenceConfig(batch_tokens=batch_tokens)
+    )["reward"].to_list()
     assert rewards == pytest.approx(one_by_one(llama_reward, llama_chat), abs=1e-5)
     assert max(rewards) - min(rewards) > 0.1, "a reward that hardly varies would prove nothing"
 
 
-@pytest.mark.parametrize(("kind", "template"), [("llama", "chat"), ("llama", "none"), ("bert", "none")])
-def test_the_batch_does_not_matter(llama_reward: Path, bert_reward: Path, kind: str, template: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "template"), [("llama", "chat"), ("llama", "none"), ("bert", "none")]
+)
+def test_the_batch_does_not_matter(
+    llama_reward: Path, bert_reward: Path, kind: str, template: str
+) -> None:
     """In float64, where rounding does not hide what padding might do."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from wind.models.templates import Template
     from wind.rewards.classifier import ClassifierReward
-    from wind.templates import Template
 
     folder = {"llama": llama_reward, "bert": bert_reward}[kind]
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = Template(tokenizer, "chat", TODAY)
     alone, some, together = (
-        ClassifierReward("model", model, tokenizer, chat if template == "chat" else None, tokens).rewards(
-            responses(), lambda done, total: None
-        )["reward"]
+        ClassifierReward(
+            "model", model, tokenizer, chat if template == "chat" else None, tokens
+        ).rewards(responses(), lambda done, total: None)["reward"]
         for tokens in (1, 70, 100_000)
     )
     assert some == pytest.approx(alone, abs=1e-6)
     assert together == pytest.approx(alone, abs=1e-6)
 
 
-def test_equal_inputs_are_scored_once_and_tie(llama_reward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_inputs_are_scored_once_and_tie(
+    llama_reward: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In batches of another shape their last bits would differ."""
     from wind.rewards.scorer import Scorer, load_scored
 
@@ -195,21 +252,37 @@ def test_equal_inputs_are_scored_once_and_tie(llama_reward: Path, monkeypatch: p
 
     def noted(scorer: Scorer, batch: list[dict[str, list[int]]]) -> Any:
         batches.append([row["input_ids"] for row in batch])
-        return forward(scorer, batch) + len(batches) * 2.0**-20  # what another batch does to the last bits, made sure of
+        # what another batch does to the last bits, made sure of
+        return forward(scorer, batch) + len(batches) * 2.0**-20
 
     monkeypatch.setattr(Scorer, "_forward", noted)
     scorer = Scorer("model", load_scored(llama_reward, "model", "float32"), batch_tokens=8)
     texts = [[1, 6, 7, 2], [1, 9, 2], [1, 6, 7, 2], [1, 6, 8, 2], [1, 6, 7, 2], [1, 9, 2]] * 3
-    outputs = scorer.outputs([{"input_ids": ids} for ids in texts], lambda row: f"row {row}", lambda done, total: None)
+    outputs = scorer.outputs(
+        [{"input_ids": ids} for ids in texts], lambda row: f"row {row}", lambda done, total: None
+    )
     assert len(batches) > 1
-    assert sorted(row for batch in batches for row in batch) == [[1, 6, 7, 2], [1, 6, 8, 2], [1, 9, 2]]
-    of_text = {tuple(ids): {float(output) for output, row in zip(outputs, texts, strict=True) if row == ids} for ids in texts}
+    assert sorted(row for batch in batches for row in batch) == [
+        [1, 6, 7, 2],
+        [1, 6, 8, 2],
+        [1, 9, 2],
+    ]
+    of_text = {
+        tuple(ids): {
+            float(output) for output, row in zip(outputs, texts, strict=True) if row == ids
+        }
+        for ids in texts
+    }
     assert [len(values) for values in of_text.values()] == [1, 1, 1]
     assert len(set.union(*of_text.values())) == 3
 
 
 def responses() -> Responses:
-    rows = [(prompt_id, index, text) for prompt_id, texts in RESPONSES.items() for index, text in enumerate(texts)]
+    rows = [
+        (prompt_id, index, text)
+        for prompt_id, texts in RESPONSES.items()
+        for index, text in enumerate(texts)
+    ]
     return Responses(
         prompt_ids=[prompt_id for prompt_id, _, _ in rows],
         sample_indexes=[index for _, index, _ in rows],
@@ -219,7 +292,9 @@ def responses() -> Responses:
     )
 
 
-def test_a_text_pair_is_joined_as_the_tokenizer_joins_two_texts(store: Store, bert_reward: Path) -> None:
+def test_a_text_pair_is_joined_as_the_tokenizer_joins_two_texts(
+    store: Store, bert_reward: Path
+) -> None:
     def pair(tokenizer: Any, question: str, response: str) -> dict[str, list[int]]:
         first, second = (ids(tokenizer, text)["input_ids"] for text in (question, response))
         return {
@@ -233,11 +308,15 @@ def test_a_text_pair_is_joined_as_the_tokenizer_joins_two_texts(store: Store, be
 
 def test_nothing_is_put_before_a_text_pair(store: Store, llama_reward: Path) -> None:
     rewards = rewarded(store, resolved(store, llama_reward, "none"))["reward"].to_list()
-    expected = one_by_one(llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"{question}{response}"))
+    expected = one_by_one(
+        llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"{question}{response}")
+    )
     assert rewards == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_pair_gets_the_tokens_that_its_tokenizer_adds_and_a_chat_none(store: Store, llama_reward: Path, tmp_path: Path) -> None:
+def test_a_pair_gets_the_tokens_that_its_tokenizer_adds_and_a_chat_none(
+    store: Store, llama_reward: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "two_bos"
     shutil.copytree(llama_reward, folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
@@ -250,44 +329,75 @@ def test_a_pair_gets_the_tokens_that_its_tokenizer_adds_and_a_chat_none(store: S
         "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    for template, text in (("none", "<s>{0}<s>{1}"), ("chat", "<s><u>s:be brief<u>u:{0}<u>a:{1}</s>")):
+    for template, text in (
+        ("none", "<s>{0}<s>{1}"),
+        ("chat", "<s><u>s:be brief<u>u:{0}<u>a:{1}</s>"),
+    ):
         rewards = rewarded(store, resolved(store, folder, template))["reward"].to_list()
-        expected = one_by_one(llama_reward, lambda tokenizer, *row, text=text: ids(tokenizer, text.format(*row)))
+        expected = one_by_one(
+            llama_reward, lambda tokenizer, *row, text=text: ids(tokenizer, text.format(*row))
+        )
         assert rewards == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_jinja_file_replaces_the_template_and_nothing_is_added(store: Store, llama_reward: Path, tmp_path: Path) -> None:
+def test_a_jinja_file_replaces_the_template_and_nothing_is_added(
+    store: Store, llama_reward: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "reward.jinja"
     file.write_text("{{ messages[-2]['content'] }}<a>{{ messages[-1]['content'] }}")
     reward = resolved(store, llama_reward, str(file))
     assert reward.template == file.read_text()
     file.unlink()
-    expected = one_by_one(llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"{question}<a>{response}"))
+    expected = one_by_one(
+        llama_reward,
+        lambda tokenizer, question, response: ids(tokenizer, f"{question}<a>{response}"),
+    )
     assert rewarded(store, reward)["reward"].to_list() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_template_is_given_whole_messages_its_arguments_and_a_date(store: Store, llama_reward: Path, tmp_path: Path) -> None:
+def test_a_template_is_given_whole_messages_its_arguments_and_a_date(
+    store: Store, llama_reward: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "reward.jinja"
-    file.write_text("{{ messages[0].name }}{{ style }}{{ messages[-1].content }}{{ strftime_now('%d') }}")
+    file.write_text(
+        "{{ messages[0].name }}{{ style }}{{ messages[-1].content }}{{ strftime_now('%d') }}"
+    )
     config = ClassifierRewardConfig(
-        kind="classifier", path=str(llama_reward), template=str(file), template_arguments={"style": "b"}, date="2026-01-31"
+        kind="classifier",
+        path=str(llama_reward),
+        template=str(file),
+        template_arguments={"style": "b"},
+        date="2026-01-31",
     )
     reward = resolve_reward(store, config)
     assert isinstance(reward, Classifier)
-    meta = json.dumps({"question": [{"role": "user", "content": [{"type": "text", "text": "hi"}], "name": "ann"}], "prompt": "x"})
+    meta = json.dumps(
+        {
+            "question": [
+                {"role": "user", "content": [{"type": "text", "text": "hi"}], "name": "ann"}
+            ],
+            "prompt": "x",
+        }
+    )
     handle = run(job(store, reward, meta=meta), lambda done, total: None)
-    expected = one_by_one(llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"annb{response}31"))
+    expected = one_by_one(
+        llama_reward, lambda tokenizer, question, response: ids(tokenizer, f"annb{response}31")
+    )
     assert store.frame(handle)["reward"].to_list() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_model_without_padding_token_reads_each_rows_last_token(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_without_padding_token_reads_each_rows_last_token(
+    store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
     folder = llama_reward_model(tmp_path / "no_pad", tiny_model, pad=None)
     rewards = rewarded(store, resolved(store, folder))["reward"].to_list()
     assert rewards == pytest.approx(one_by_one(folder, llama_chat), abs=1e-5)
 
 
 def test_bfloat16_differs_a_little(store: Store, llama_reward: Path) -> None:
-    rewards = rewarded(store, resolved(store, llama_reward), InferenceConfig(dtype="bfloat16"))["reward"].to_list()
+    rewards = rewarded(store, resolved(store, llama_reward), InferenceConfig(dtype="bfloat16"))[
+        "reward"
+    ].to_list()
     exact = one_by_one(llama_reward, llama_chat)
     assert rewards != exact
     assert rewards == pytest.approx(exact, abs=0.2)
@@ -307,16 +417,26 @@ def assert_refused(store: Store, path: Path, message: str, template: str = "chat
 
 
 def test_a_policy_is_no_reward_model(store: Store, tiny_model: Path) -> None:
-    assert_refused(store, tiny_model, "is a LlamaForCausalLM without a score head: name a sequence-classification model")
+    assert_refused(
+        store,
+        tiny_model,
+        "is a LlamaForCausalLM without a score head: name a sequence-classification model",
+    )
 
 
-def test_an_untrained_head_is_refused_not_made_up(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_untrained_head_is_refused_not_made_up(
+    store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "headless"
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_bytes())
     config |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
     (folder / "config.json").write_text(json.dumps(config))
-    assert_refused(store, folder, r"has no trained score.weight, which would be made up at random \(1 such weights\)")
+    assert_refused(
+        store,
+        folder,
+        r"has no trained score.weight, which would be made up at random \(1 such weights\)",
+    )
 
 
 def test_two_outputs_are_refused(store: Store, tiny_model: Path, tmp_path: Path) -> None:
@@ -327,28 +447,51 @@ def test_two_outputs_are_refused(store: Store, tiny_model: Path, tmp_path: Path)
 def test_a_long_input_is_refused_not_cut(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     folder = llama_reward_model(tmp_path / "short", tiny_model, positions=64)
     # <s> <u> s : be brief, <u> u : 36 characters, <u> a : 15 characters, </s>: 1 + 11 + 39 + 18 + 1
-    assert_refused(store, folder, r"prompt b, sample 1 has 70 tokens with its prompt and reward model models/\w+ reads 64: lower")
+    assert_refused(
+        store,
+        folder,
+        r"prompt b, sample 1 has 70 tokens with its prompt and reward model models/\w+ reads 64: lower",
+    )
 
 
 def test_roberta_counts_positions_from_its_padding_index(tmp_path: Path) -> None:
-    from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        RobertaConfig,
+        RobertaForSequenceClassification,
+    )
 
     from wind.rewards.scorer import max_positions
 
-    shape: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "vocab_size": 8}
-    roberta = RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=34, pad_token_id=1, **shape))
+    shape: dict[str, Any] = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_attention_heads": 1,
+        "vocab_size": 8,
+    }
+    roberta = RobertaForSequenceClassification(
+        RobertaConfig(max_position_embeddings=34, pad_token_id=1, **shape)
+    )
     bert = BertForSequenceClassification(BertConfig(max_position_embeddings=34, **shape))
     assert (max_positions(roberta), max_positions(bert)) == (32, 34)
 
 
-def test_a_classifier_without_chat_template_says_what_to_do(store: Store, bert_reward: Path) -> None:
-    assert_refused(store, bert_reward, 'has no chat template: set reward.template to a Jinja file or to "none"')
+def test_a_classifier_without_chat_template_says_what_to_do(
+    store: Store, bert_reward: Path
+) -> None:
+    assert_refused(
+        store, bert_reward, 'has no chat template: set reward.template to a Jinja file or to "none"'
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{{ raise_exception('no system role') }}", "^prompt a, sample 0 does not fit reward.template: no system role; change"),
+        (
+            "{{ raise_exception('no system role') }}",
+            "^prompt a, sample 0 does not fit reward.template: no system role; change",
+        ),
         (
             "{% if messages[-1]['content'] == 'yes yes yes yes' %}{{ 1 // 0 }}{% endif %}{{ messages }}",
             "^prompt b, sample 1 does not fit reward.template: integer division or modulo by zero; change the row or the",
@@ -358,36 +501,53 @@ def test_a_classifier_without_chat_template_says_what_to_do(store: Store, bert_r
             "<s>{{ '<s>' if messages[-1]['content'] == 'no' }}!",
             r"^prompt b, sample 0 begins with two BOS tokens \(<s>\): take one",
         ),
-        ("{{ messages[-1]['content'][:2] }}", "^prompt c, sample 0 renders to no token at all: check reward.template"),
+        (
+            "{{ messages[-1]['content'][:2] }}",
+            "^prompt c, sample 0 renders to no token at all: check reward.template",
+        ),
     ],
 )
-def test_a_bad_template_is_one_line(store: Store, llama_reward: Path, tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_template_is_one_line(
+    store: Store, llama_reward: Path, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "bad.jinja").write_text(text)
     assert_refused(store, llama_reward, message, template=str(tmp_path / "bad.jinja"))
 
 
-def test_paths_that_are_not_there_name_the_rewards_own_setting(store: Store, llama_reward: Path) -> None:
+def test_paths_that_are_not_there_name_the_rewards_own_setting(
+    store: Store, llama_reward: Path
+) -> None:
     assert_refused(store, Path("/no/such/folder"), "^reward.path /no/such/folder does not exist")
     assert_refused(
-        store, llama_reward, '^reward.template no.jinja cannot be read: name "chat", "none" or a Jinja file', "no.jinja"
+        store,
+        llama_reward,
+        '^reward.template no.jinja cannot be read: name "chat", "none" or a Jinja file',
+        "no.jinja",
     )
 
 
-def test_a_reward_that_is_not_finite_is_refused(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_reward_that_is_not_finite_is_refused(
+    store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = llama_reward_model(tmp_path / "broken", tiny_model)
     weights = load_file(folder / "model.safetensors")
     weights["score.weight"] = weights["score.weight"] * float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert_refused(store, folder, r"reward model models/\w+ gave nan for prompt a, sample 0 \(and 5 more rows\)")
+    assert_refused(
+        store,
+        folder,
+        r"reward model models/\w+ gave nan for prompt a, sample 0 \(and 5 more rows\)",
+    )
 
 
 def test_batches_fit_and_cover_every_row_once() -> None:
     from wind.rewards.scorer import batches
 
     made = batches([5, 1, 3, 9, 1], batch_tokens=6)
-    assert made == [[1, 4], [2], [0], [3]]  # 2 x 1; a third would pad to 3 x 3; 9 alone exceeds the limit and goes alone
+    # 2 x 1; a third would pad to 3 x 3; 9 alone exceeds the limit and goes alone
+    assert made == [[1, 4], [2], [0], [3]]
     assert batches([2] * 7, batch_tokens=6) == [[0, 1, 2], [3, 4, 5], [6]]
 
 

@@ -1,4 +1,6 @@
-"""Schemas evolve: what an older release stored is verified and read by this one, with null where a column came later."""
+"""Schemas evolve: what an older release stored is verified and read by this one, with null where a
+column came later.
+"""
 
 import json
 import shutil
@@ -7,22 +9,26 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from wind import schemas
-from wind.datasets import Store
 from wind.errors import DatasetError
-from wind.handles import Dataset
-from wind.seals import seal
+from wind.store import schemas
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.sealed_json import seal
 
 STORED = Path(__file__).parent / "schema_version_1"
 
 
 def put(store: Store, name: str, version: int = 1) -> Dataset:
-    """The dataset `name` as a release with schema version 1 stored it; its manifest may claim another."""
+    """The dataset `name` as a release with schema version 1 stored it; its manifest may claim
+    another.
+    """
     fields = json.loads((STORED / name / "manifest.json").read_bytes())
     handle = Dataset(name=name, fingerprint=fields["fingerprint"], rows=fields["rows"])
     shutil.copytree(STORED / name, store.path(handle))
     if version != 1:
-        (store.path(handle) / "manifest.json").write_bytes(seal(fields | {"schema_version": version}))
+        (store.path(handle) / "manifest.json").write_bytes(
+            seal(fields | {"schema_version": version})
+        )
     return handle
 
 
@@ -55,10 +61,14 @@ def test_a_column_that_came_later_is_null(store: Store, monkeypatch: pytest.Monk
     assert new != handle
 
 
-def test_a_column_that_may_not_be_null_is_missed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_that_may_not_be_null_is_missed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handle = put(store, "rewards")
     monkeypatch.setitem(
-        schemas.SCHEMAS, "rewards", pa.schema([*schemas.SCHEMAS["rewards"], pa.field("spread", pa.float64(), nullable=False)])
+        schemas.SCHEMAS,
+        "rewards",
+        pa.schema([*schemas.SCHEMAS["rewards"], pa.field("spread", pa.float64(), nullable=False)]),
     )
     monkeypatch.setattr(schemas, "VERSION", 2)
     with pytest.raises(DatasetError, match="rewards of schema version 1 lacks spread: rerun"):
@@ -66,5 +76,8 @@ def test_a_column_that_may_not_be_null_is_missed(store: Store, monkeypatch: pyte
 
 
 def test_a_newer_release_is_asked_for(store: Store) -> None:
-    with pytest.raises(DatasetError, match=rf"rewards has schema version 9, and this release knows {schemas.VERSION}: update it"):
+    with pytest.raises(
+        DatasetError,
+        match=rf"rewards has schema version 9, and this release knows {schemas.VERSION}: update it",
+    ):
         store.read(put(store, "rewards", version=9))

@@ -1,4 +1,6 @@
-"""What a section leaves out of keys and ids: its settings at their defaults, so that a later release may add some."""
+"""What a section leaves out of keys and ids: its settings at their defaults, so that a later
+release may add some.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -6,9 +8,9 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from wind.config import DistillConfig, SamplingConfig
-from wind.recipes import load_config
-from wind.sections import Section, at_defaults, setting_of, without, without_defaults
+from wind.config.base import Section, at_defaults, setting_of, without, without_defaults
+from wind.config.loading import load_config
+from wind.config.recipe import DistillConfig, SamplingConfig
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -42,7 +44,10 @@ def chosen(section: Section) -> dict[str, Any]:
         (Outer(path="here"), {"path": "here"}),
         (Outer(path="here", steps=3, inner=Inner(rate=0.5)), {"path": "here"}),
         (Outer(path="here", steps=4), {"path": "here", "steps": 4}),
-        (Outer(path="here", inner=Inner(names=("rate",))), {"path": "here", "inner": {"names": ["rate"]}}),
+        (
+            Outer(path="here", inner=Inner(names=("rate",))),
+            {"path": "here", "inner": {"names": ["rate"]}},
+        ),
         (Outer(path="here", maybe=Chosen()), {"path": "here", "maybe": {"kind": "chosen"}}),
         (
             Outer(path="here", table={"steps": 3, "inner": {"rate": 0.5}}),
@@ -60,7 +65,9 @@ class LaterSampling(SamplingConfig):
 
 
 class LaterConfig(DistillConfig):
-    """The config of a release that added a setting to a section, one beside the sections, and a section."""
+    """The config of a release that added a setting to a section, one beside the sections, and a
+    section.
+    """
 
     sampling: SamplingConfig = LaterSampling()
     gate: Inner = Inner()
@@ -71,7 +78,9 @@ class LaterConfig(DistillConfig):
 def test_a_recipe_is_the_same_under_a_release_that_adds_settings(path: Path) -> None:
     now = load_config(path)
     fields = {name: getattr(now, name) for name in DistillConfig.model_fields}
-    later = LaterConfig.model_construct(**fields | {"sampling": LaterSampling(**now.sampling.model_dump())})
+    later = LaterConfig.model_construct(
+        **fields | {"sampling": LaterSampling(**now.sampling.model_dump())}
+    )
     assert later.recipe() != now.recipe()
     assert without(later.recipe(), later.defaults()) == without(now.recipe(), now.defaults())
     assert without_defaults(later) == without_defaults(now)
@@ -82,10 +91,15 @@ def test_a_recipe_is_the_same_under_a_release_that_adds_settings(path: Path) -> 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_what_a_recipe_chose_gives_all_of_it_back(path: Path) -> None:
     config = load_config(path)
-    assert DistillConfig.of_recipe(without(config.recipe(), config.defaults())).recipe() == config.recipe()
+    assert (
+        DistillConfig.of_recipe(without(config.recipe(), config.defaults())).recipe()
+        == config.recipe()
+    )
 
 
-@pytest.mark.parametrize("recorded", [{}, {"reward": "x"}, {"reward": None}, {"reward": ["components"]}, {"reward": {}}])
+@pytest.mark.parametrize(
+    "recorded", [{}, {"reward": "x"}, {"reward": None}, {"reward": ["components"]}, {"reward": {}}]
+)
 def test_a_setting_of_a_recipe_of_any_form(recorded: dict[str, Any]) -> None:
     assert setting_of(recorded, "reward.components") is None
     assert setting_of({"reward": {"components": ["a"]}}, "reward.components") == ["a"]

@@ -1,4 +1,6 @@
-"""The chunked log-probabilities against the plain log-softmax, forward and backward, whatever the padding and the chunks."""
+"""The chunked log-probabilities against the plain log-softmax, forward and backward, whatever the
+padding and the chunks.
+"""
 
 import math
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from transformers import (
 )
 
 from wind.errors import InputError
-from wind.sequence_logps import SequenceLogps, position_ids, verify_head
+from wind.models.sequence_logps import SequenceLogps, position_ids, verify_head
 
 VOCABULARY = 60
 SMALL: dict[str, Any] = {
@@ -45,7 +47,11 @@ def llama(**changes: Any) -> Any:
 
 
 def batch(side: str, width: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    ids, attention, response = torch.zeros(3, width).long(), torch.zeros(3, width).long(), torch.zeros(3, width).bool()
+    ids, attention, response = (
+        torch.zeros(3, width).long(),
+        torch.zeros(3, width).long(),
+        torch.zeros(3, width).bool(),
+    )
     for row, (prompt, answer) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         length = len(prompt) + len(answer)
         start = width - length if side == "left" else 0
@@ -60,7 +66,9 @@ def naive(model: Any) -> torch.Tensor:
     sums = []
     for prompt, answer in zip(PROMPTS, RESPONSES, strict=True):
         logps_T_V = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
-        sums.append(sum(logps_T_V[len(prompt) - 1 + step, token] for step, token in enumerate(answer)))
+        sums.append(
+            sum(logps_T_V[len(prompt) - 1 + step, token] for step, token in enumerate(answer))
+        )
     return torch.stack(sums)
 
 
@@ -69,19 +77,25 @@ def test_a_uniform_model_gives_minus_log_vocabulary_per_token() -> None:
     torch.nn.init.zeros_(model.lm_head.weight)
     logps = SequenceLogps(model)(*batch("right"))
     assert logps.dtype == torch.float64
-    assert logps.tolist() == pytest.approx([-4 * math.log(VOCABULARY), -6 * math.log(VOCABULARY), -math.log(VOCABULARY)])
+    assert logps.tolist() == pytest.approx(
+        [-4 * math.log(VOCABULARY), -6 * math.log(VOCABULARY), -math.log(VOCABULARY)]
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 4, 11, 1024])
-def test_equals_the_plain_log_softmax_for_any_padding_and_chunk(side: str, chunk_tokens: int) -> None:
+def test_equals_the_plain_log_softmax_for_any_padding_and_chunk(
+    side: str, chunk_tokens: int
+) -> None:
     model = llama()
     logps = SequenceLogps(model, chunk_tokens)(*batch(side))
     torch.testing.assert_close(logps.float(), naive(model), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_padding_behind_needs_no_mask_to_the_last_bit(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_behind_needs_no_mask_to_the_last_bit(
+    attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = llama()
     model.set_attn_implementation(attention)
     ids, mask, response = batch("right")
@@ -104,7 +118,11 @@ def test_padding_behind_needs_no_mask_to_the_last_bit(attention: str, monkeypatc
     assert given[0]["attention_mask"] is None
     assert given[0]["position_ids"].tolist() == [list(range(9))] * 3
     masked = outcome(
-        lambda: decoder(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False).last_hidden_state
+        lambda: (
+            decoder(
+                input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
+            ).last_hidden_state
+        )
     )
     assert all(torch.equal(one, other) for one, other in zip(ours, masked, strict=True))
 
@@ -120,7 +138,9 @@ def test_gradients_equal_the_plain_ones(tied: bool) -> None:
         (SequenceLogps(model, chunk_tokens=3)(*batch(side)) * weights).sum().backward()
         for name, parameter in model.named_parameters():
             scale = float(expected[name].abs().max())
-            torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5 * scale, rtol=1e-5, msg=name)
+            torch.testing.assert_close(
+                parameter.grad, expected[name], atol=1e-5 * scale, rtol=1e-5, msg=name
+            )
 
 
 def test_gradient_checkpointing_of_the_layers_changes_nothing() -> None:
@@ -151,7 +171,8 @@ class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_no_tokens_by_vocabulary_tensor_exists_forward_or_backward() -> None:
-    # 4 rows x 100 response tokens x 3000 words = 1.2 M; a chunk of 20 is 60 k, the head's weight 3000 x 16 = 48 k
+    # 4 rows x 100 response tokens x 3000 words = 1.2 M; a chunk of 20 is 60 k, the head's weight
+    # 3000 x 16 = 48 k
     model = llama(vocab_size=3000)
     ids = torch.randint(3, 3000, (4, 101))
     response = torch.ones_like(ids).bool()
@@ -174,7 +195,13 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "granite": lambda: GraniteConfig(**SMALL, logits_scaling=8.0),
     "cohere": lambda: CohereConfig(**SMALL, logit_scale=0.25),
     "gpt2": lambda: GPT2Config(
-        vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5, bos_token_id=1, eos_token_id=2
+        vocab_size=VOCABULARY,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.5,
+        bos_token_id=1,
+        eos_token_id=2,
     ),
 }
 
@@ -184,7 +211,9 @@ def test_scaled_and_capped_heads_are_reproduced(name: str) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(ARCHITECTURES[name]()).eval()
     verify_head(model)
-    torch.testing.assert_close(SequenceLogps(model, 4)(*batch("right")).float(), naive(model), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        SequenceLogps(model, 4)(*batch("right")).float(), naive(model), atol=1e-4, rtol=1e-5
+    )
 
 
 class ShiftedHead(LlamaForCausalLM):  # type: ignore[misc]

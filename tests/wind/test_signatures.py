@@ -1,4 +1,6 @@
-"""Signed versions: what a signature covers is believed wherever it goes, and nothing else that lies beside it."""
+"""Signed versions: what a signature covers is believed wherever it goes, and nothing else that lies
+beside it.
+"""
 
 import base64
 import hashlib
@@ -14,22 +16,22 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tests.wind.test_ssh_signatures import listed, needs_ssh_keygen, write_key
 from tests.wind.versions_case import dataset, model
-from wind.allowed_signers import Allowed
-from wind.archives import export_archive, import_archive
-from wind.computations import Computation, made_by, record, recorded
-from wind.datasets import Store
+from wind.audit.allowed_signers import Allowed
+from wind.audit.signatures import NAMESPACE, Statement, keep, require, signed, statements
+from wind.audit.ssh_signatures import PrivateKey, SignatureError, private_key
+from wind.audit.verification import Verification
 from wind.errors import ConfigError, DatasetError
+from wind.exchange.archives import export_archive, import_archive
 from wind.fingerprints import digest
-from wind.garbage import collect
-from wind.handles import Dataset, folder_of
-from wind.names import find
-from wind.origins import not_computed_here
-from wind.seals import seal
-from wind.signatures import NAMESPACE, Statement, keep, require, signed, statements
-from wind.ssh_signatures import PrivateKey, SignatureError, private_key
-from wind.stamps import is_ours, stamped
-from wind.verification import Verification
-from wind.versions import Content, Version, Versions, history
+from wind.store.computations import Computation, made_by, record, recorded
+from wind.store.datasets import Store
+from wind.store.garbage import collect
+from wind.store.handles import Dataset, folder_of
+from wind.store.origins import not_computed_here
+from wind.store.references import find
+from wind.store.sealed_json import seal
+from wind.store.stamps import is_ours, stamped
+from wind.store.versions import Content, Version, Versions, history
 
 
 @pytest.fixture
@@ -49,7 +51,9 @@ def allowed(keys: dict[str, PrivateKey], tmp_path: Path) -> Allowed:
 
 @pytest.fixture
 def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The store of another user: two versions with computations and check results, signed by nobody."""
+    """The store of another user: two versions with computations and check results, signed by
+    nobody.
+    """
     with monkeypatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path / "sender"))
         return checked_run(Store(tmp_path / "theirs"))
@@ -57,7 +61,10 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def check_result(store: Store, handle: Dataset, **fields: Any) -> str:
     """The key of a stored check result of `handle`, with its page."""
-    key, folder = digest(["check", handle.fingerprint]), f"checks/{handle.name}/{handle.fingerprint}"
+    key, folder = (
+        digest(["check", handle.fingerprint]),
+        f"checks/{handle.name}/{handle.fingerprint}",
+    )
     page = b"<p>passed</p>"
     store.storage.write(f"{folder}/{key}.html", page)
     said = {
@@ -75,10 +82,22 @@ def checked_run(store: Store, run: str = "demo") -> Store:
     policy = start = model(store, 0.0)
     for iteration in (1, 2):
         rewards = dataset(store, f"rewards {iteration}", {"policy": policy})
-        trained = model(store, float(iteration), parents={"policy": policy}, computed_by={"stage": "training"})
-        training = dataset(store, f"training {iteration}", {"rewards": rewards, "policy": policy}, {"model": trained})
+        trained = model(
+            store, float(iteration), parents={"policy": policy}, computed_by={"stage": "training"}
+        )
+        training = dataset(
+            store,
+            f"training {iteration}",
+            {"rewards": rewards, "policy": policy},
+            {"model": trained},
+        )
         outputs: dict[str, Any] = {"model": trained}
-        facts: dict[str, Any] = {"stage": "training", "code": "c0de", "outputs": outputs, "provenance": {"host": "theirs"}}
+        facts: dict[str, Any] = {
+            "stage": "training",
+            "code": "c0de",
+            "outputs": outputs,
+            "provenance": {"host": "theirs"},
+        }
         computation = Computation(dataset=training, spec={"iteration": iteration}, **facts)
         record(store, computation)
         content = Content(
@@ -112,7 +131,10 @@ def sign(store: Store, key: PrivateKey, run: str = "demo") -> list[Statement]:
 
 
 def problems(store: Store, allowed: Allowed, run: str = "demo") -> list[str]:
-    return [signed(store, version, allowed).problem for version in history(store, find(store, run), is_whole=False)]
+    return [
+        signed(store, version, allowed).problem
+        for version in history(store, find(store, run), is_whole=False)
+    ]
 
 
 def record_of(store: Store, tree: str, number: int = 2) -> str:
@@ -132,11 +154,13 @@ def edit(store: Store, name: str, **changes: Any) -> None:
 def files_of(store: Store, number: int) -> tuple[str, str]:
     """The statement and the signature of a version with one signature."""
     version = find(store, f"demo@{number}")
-    statement, signature = [f"{version.signatures()}/{name}" for name in store.storage.names(version.signatures())]
+    statement, signature = [
+        f"{version.signatures()}/{name}" for name in store.storage.names(version.signatures())
+    ]
     return statement, signature
 
 
-# ---------------------------------------------------------------------------------------------- what is signed
+# ----------------------------------------------------------------------------------- what is signed
 
 
 def test_a_statement_binds_all_that_is_believed(theirs: Store) -> None:
@@ -150,27 +174,35 @@ def test_a_statement_binds_all_that_is_believed(theirs: Store) -> None:
         f"computations/training/{training.fingerprint}/{key}.json",
         f"computations/models/{trained.fingerprint}/{key}.json",
     }
-    # of each iteration rewards, training and the model that it made; in the first the one that all began with, too
+    # of each iteration rewards, training and the model that it made; in the first the one that all
+    # began with, too
     assert [len(each.manifests) for each in (first, second)] == [4, 3]
     assert not set(first.manifests) & set(second.manifests)
     assert {folder_of(training), folder_of(trained)} < set(second.manifests)
 
 
-def test_whose_signature_it_is_is_said(theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed, tmp_path: Path) -> None:
+def test_whose_signature_it_is_is_said(
+    theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed, tmp_path: Path
+) -> None:
     assert problems(theirs, allowed) == [
-        f"demo@{number} has no signature: `wind sign` it with a key that {tmp_path / 'allowed'} lists" for number in (1, 2)
+        f"demo@{number} has no signature: `wind sign` it with a key that {tmp_path / 'allowed'} lists"
+        for number in (1, 2)
     ]
     sign(theirs, keys["ann"])
     before = {entry.name: theirs.storage.read(entry.name) for entry in theirs.storage.files("runs")}
     found = signed(theirs, find(theirs, "demo"), allowed)
     assert (found.signer, found.problem, found.notes) == ("ann@example.com", "", ())
     sign(theirs, keys["ann"])
-    assert {entry.name: theirs.storage.read(entry.name) for entry in theirs.storage.files("runs")} == before
+    assert {
+        entry.name: theirs.storage.read(entry.name) for entry in theirs.storage.files("runs")
+    } == before
     sign(theirs, keys["eve"])  # whom nobody knows, but that does not undo what ann says
     assert problems(theirs, allowed) == ["", ""]
 
 
-def test_a_copied_store_is_signed_like_the_first(theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed) -> None:
+def test_a_copied_store_is_signed_like_the_first(
+    theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed
+) -> None:
     sign(theirs, keys["ann"])
     shutil.copytree(theirs.root, theirs.root.with_name("copy"))
     assert problems(Store(theirs.root.with_name("copy")), allowed) == ["", ""]
@@ -212,14 +244,20 @@ FORGERIES: dict[str, tuple[Callable[[Store], Any], str]] = {
         r"is of checks/training/\S+ too, which cannot be read",
     ),
     "another manifest": (
-        lambda store: edit(store, f"{folder_of(find(store, 'demo').content.datasets['training'])}/manifest.json", outputs={}),
+        lambda store: edit(
+            store,
+            f"{folder_of(find(store, 'demo').content.datasets['training'])}/manifest.json",
+            outputs={},
+        ),
         r"is of another datasets/training/\w+/manifest.json",
     ),
 }
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_what_was_changed_since_is_named(name: str, theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed) -> None:
+def test_what_was_changed_since_is_named(
+    name: str, theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed
+) -> None:
     sign(theirs, keys["ann"])
     forge, reason = FORGERIES[name]
     forge(theirs)
@@ -230,7 +268,9 @@ def test_what_was_changed_since_is_named(name: str, theirs: Store, keys: dict[st
     assert "\n" not in second
 
 
-def resigned(change: Callable[[dict[str, Any]], Any], namespace: str = NAMESPACE) -> Callable[[Store, PrivateKey], None]:
+def resigned(
+    change: Callable[[dict[str, Any]], Any], namespace: str = NAMESPACE
+) -> Callable[[Store, PrivateKey], None]:
     """Let the signature of demo@2 be one of another statement, signed by whoever may sign."""
 
     def forge(store: Store, key: PrivateKey) -> None:
@@ -255,13 +295,32 @@ def only_the_signature_swapped(store: Store, key: PrivateKey) -> None:
 
 SIGNATURES: dict[str, tuple[Callable[[Store, PrivateKey], Any], str]] = {
     "of another version": (swapped, r"is of demo@1 with the id \w{12}: it was moved"),
-    "of another version's statement": (only_the_signature_swapped, "does not hold for its statement"),
-    "with another id": (resigned(lambda fields: fields.update(version="0" * 64)), "is of demo@2 with the id 000000000000"),
-    "with another run": (resigned(lambda fields: fields.update(name="prod@2")), "is of prod@2 with the id"),
-    "for something else": (resigned(lambda fields: None, "git"), "was given for 'git', not for 'wind-version'"),
-    "of no statement": (resigned(lambda fields: fields.pop("record")), "is not of a statement about a version"),
+    "of another version's statement": (
+        only_the_signature_swapped,
+        "does not hold for its statement",
+    ),
+    "with another id": (
+        resigned(lambda fields: fields.update(version="0" * 64)),
+        "is of demo@2 with the id 000000000000",
+    ),
+    "with another run": (
+        resigned(lambda fields: fields.update(name="prod@2")),
+        "is of prod@2 with the id",
+    ),
+    "for something else": (
+        resigned(lambda fields: None, "git"),
+        "was given for 'git', not for 'wind-version'",
+    ),
+    "of no statement": (
+        resigned(lambda fields: fields.pop("record")),
+        "is not of a statement about a version",
+    ),
     "that leads elsewhere": (
-        resigned(lambda fields: fields["records"].update({"checks/../../key": {"digest": "", "claims": ""}})),
+        resigned(
+            lambda fields: fields["records"].update(
+                {"checks/../../key": {"digest": "", "claims": ""}}
+            )
+        ),
         "is not of a statement about a version",
     ),
     "damaged": (
@@ -276,7 +335,9 @@ SIGNATURES: dict[str, tuple[Callable[[Store, PrivateKey], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_a_signature_that_does_not_hold_says_why(name: str, theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed) -> None:
+def test_a_signature_that_does_not_hold_says_why(
+    name: str, theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed
+) -> None:
     sign(theirs, keys["ann"])
     forge, reason = SIGNATURES[name]
     forge(theirs, keys["ann"])
@@ -300,7 +361,10 @@ def test_a_signature_under_the_name_of_another_key_was_moved(
     """Else an old one could take the place of a new one when it is taken in."""
     sign(theirs, keys["ann"])
     for name in files_of(theirs, 2):
-        theirs.storage.write(f"{name.rpartition('/')[0]}/{'0' * 64}.{name[-4:].lstrip('.')}", theirs.storage.read(name))
+        theirs.storage.write(
+            f"{name.rpartition('/')[0]}/{'0' * 64}.{name[-4:].lstrip('.')}",
+            theirs.storage.read(name),
+        )
         theirs.storage.delete(name)
     assert "is by another key than its name says: it was moved" in problems(theirs, allowed)[1]
 
@@ -318,18 +382,34 @@ def test_a_signature_moved_to_another_run_is_of_none_of_its_versions(
         assert f"is of demo@{version.number} with the id {version.id[:12]}: it was moved" in problem
 
 
-def test_what_is_computed_again_here_is_told_and_no_forgery(theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed) -> None:
+def test_what_is_computed_again_here_is_told_and_no_forgery(
+    theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed
+) -> None:
     """Our own stamp is on it: the same computation, at another time."""
     sign(theirs, keys["ann"])
     name = record_of(theirs, "computations")
-    theirs.storage.write(name, stamped("computation", json.loads(theirs.storage.read(name)) | {"provenance": {"host": "ours"}}))
+    theirs.storage.write(
+        name,
+        stamped(
+            "computation", json.loads(theirs.storage.read(name)) | {"provenance": {"host": "ours"}}
+        ),
+    )
     found = signed(theirs, find(theirs, "demo"), allowed)
-    assert (found.problem, found.notes) == ("", (f"{name} was made here again since ann@example.com signed it",))
-    theirs.storage.write(name, stamped("computation", json.loads(theirs.storage.read(name)) | {"numbers": {"loss": 0.0}}))
-    assert "is of another computations/training/" in signed(theirs, find(theirs, "demo"), allowed).problem
+    assert (found.problem, found.notes) == (
+        "",
+        (f"{name} was made here again since ann@example.com signed it",),
+    )
+    theirs.storage.write(
+        name,
+        stamped("computation", json.loads(theirs.storage.read(name)) | {"numbers": {"loss": 0.0}}),
+    )
+    assert (
+        "is of another computations/training/"
+        in signed(theirs, find(theirs, "demo"), allowed).problem
+    )
 
 
-# ---------------------------------------------------------------------------------------------- where it travels
+# --------------------------------------------------------------------------------- where it travels
 
 
 def archive_of(store: Store) -> Path:
@@ -342,22 +422,38 @@ def archive_of(store: Store) -> Path:
 def believed(store: Store) -> list[str]:
     """The records beside the content that a run goes by."""
     kinds: list[Any] = ["check", "computation"]
-    names = [entry.name for tree in ("checks", "computations") for entry in store.storage.files(tree) if ".json" in entry.name]
-    return [name for name in names if any(is_ours(kind, json.loads(store.storage.read(name))) for kind in kinds)]
+    names = [
+        entry.name
+        for tree in ("checks", "computations")
+        for entry in store.storage.files(tree)
+        if ".json" in entry.name
+    ]
+    return [
+        name
+        for name in names
+        if any(is_ours(kind, json.loads(store.storage.read(name))) for kind in kinds)
+    ]
 
 
-def test_an_import_believes_what_is_signed(theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed, tmp_path: Path) -> None:
+def test_an_import_believes_what_is_signed(
+    theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed, tmp_path: Path
+) -> None:
     found = sign(theirs, keys["ann"])
     training = find(theirs, "demo").content.datasets["training"]
     unsigned = Computation(dataset=training, stage="training", spec={"unsigned": True})
-    theirs.storage.write(f"computations/training/{training.fingerprint}/{unsigned.key()}.json", seal(unsigned))
+    theirs.storage.write(
+        f"computations/training/{training.fingerprint}/{unsigned.key()}.json", seal(unsigned)
+    )
     ours = Store(tmp_path / "ours")
     version = import_archive(ours, archive_of(theirs), signed_by=tmp_path / "allowed").version
     assert sorted(believed(ours)) == sorted(name for each in found for name in each.records)
     assert len(recorded(ours, training)) == 2
     assert made_by(ours, "training", version.computations["training"]) == [training]
     for each in Versions(ours, "demo"):
-        assert not_computed_here(ours, each) == "imported from ann@example.com, whom you trusted, not computed here"
+        assert (
+            not_computed_here(ours, each)
+            == "imported from ann@example.com, whom you trusted, not computed here"
+        )
         verification = Verification(ours)
         verification.version("demo", each.number)
         verification.require()
@@ -371,7 +467,9 @@ def test_an_import_believes_what_is_signed(theirs: Store, keys: dict[str, Privat
 
 
 @pytest.mark.parametrize("name", [*FORGERIES, *SIGNATURES, "nobody's", "eve's", "the first alone"])
-def test_a_forged_archive_brings_nothing(name: str, theirs: Store, keys: dict[str, PrivateKey], tmp_path: Path) -> None:
+def test_a_forged_archive_brings_nothing(
+    name: str, theirs: Store, keys: dict[str, PrivateKey], tmp_path: Path
+) -> None:
     if name != "nobody's":
         sign(theirs, keys["eve" if name == "eve's" else "ann"])
     if name in FORGERIES:
@@ -389,7 +487,9 @@ def test_a_forged_archive_brings_nothing(name: str, theirs: Store, keys: dict[st
         import_archive(Store(tmp_path / "ours"), archive, signed_by=tmp_path / "allowed")
     assert str(refused.value).startswith(f"{archive}")
     assert "\n" not in str(refused.value)
-    left = [path for path in (tmp_path / "ours").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    left = [
+        path for path in (tmp_path / "ours").rglob("*") if path.is_file() and path.suffix != ".lock"
+    ]
     assert left == []
 
 
@@ -400,7 +500,10 @@ def test_an_import_that_trusts_nobody_keeps_signatures_that_hold(
     only_the_signature_swapped(theirs, keys["ann"])
     ours = Store(tmp_path / "ours")
     import_archive(ours, archive_of(theirs))
-    assert [problem.partition(":")[0] for problem in problems(ours, allowed)] == ["", "demo@2 has no signature"]
+    assert [problem.partition(":")[0] for problem in problems(ours, allowed)] == [
+        "",
+        "demo@2 has no signature",
+    ]
     assert believed(ours) == []
     sign(theirs, keys["ann"])
     with pytest.raises(ConfigError, match="demo@1 was imported without --trust"):
@@ -419,7 +522,9 @@ def test_another_name_leaves_the_signatures_behind(
         import_archive(ours, archive_of(theirs), trust="ann", signed_by=tmp_path / "allowed")
 
 
-def test_a_signature_is_kept_as_long_as_its_version(theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed) -> None:
+def test_a_signature_is_kept_as_long_as_its_version(
+    theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed
+) -> None:
     sign(theirs, keys["ann"])
     first, last = Versions(theirs, "demo")
     stray = f"runs/demo/signatures/{'0' * 64}/{'0' * 64}.sig"
@@ -427,13 +532,17 @@ def test_a_signature_is_kept_as_long_as_its_version(theirs: Store, keys: dict[st
     assert [item.name for item in collect(theirs).items] == [stray]
     assert problems(theirs, allowed) == ["", ""]
     Versions(theirs, "demo").forget([first], force=True)
-    assert {entry.name.split("/")[3] for entry in theirs.storage.files("runs/demo/signatures")} == {last.id}
+    assert {entry.name.split("/")[3] for entry in theirs.storage.files("runs/demo/signatures")} == {
+        last.id
+    }
     assert problems(theirs, allowed) == [""]
     Versions(theirs, "demo").forget([last])
     assert list(theirs.storage.files("runs/demo/signatures")) == []
 
 
-def test_a_history_follows_the_records_it_was_published_after(theirs: Store, tmp_path: Path) -> None:
+def test_a_history_follows_the_records_it_was_published_after(
+    theirs: Store, tmp_path: Path
+) -> None:
     """Also where another run, here one behind it in the alphabet, has the same versions."""
     import_archive(theirs, archive_of(theirs), "zzz")
     assert [each.run for each in history(theirs, find(theirs, "demo"))] == ["demo", "demo"]
@@ -459,10 +568,27 @@ def test_ssh_keygen_judges_and_makes_the_same_signatures(
         "-s",
         str(signature),
     ]
-    assert subprocess.run(verify, input=statement.read_bytes(), capture_output=True, check=False).returncode == 0
-    for version, each in zip(Versions(theirs, "demo"), statements(theirs, list(Versions(theirs, "demo"))), strict=True):
+    assert (
+        subprocess.run(
+            verify, input=statement.read_bytes(), capture_output=True, check=False
+        ).returncode
+        == 0
+    )
+    for version, each in zip(
+        Versions(theirs, "demo"), statements(theirs, list(Versions(theirs, "demo"))), strict=True
+    ):
         (tmp_path / "it").write_bytes(each.text())
-        by = ["ssh-keygen", "-q", "-Y", "sign", "-n", NAMESPACE, "-f", str(tmp_path / "ann"), str(tmp_path / "it")]
+        by = [
+            "ssh-keygen",
+            "-q",
+            "-Y",
+            "sign",
+            "-n",
+            NAMESPACE,
+            "-f",
+            str(tmp_path / "ann"),
+            str(tmp_path / "it"),
+        ]
         subprocess.run(by, check=True, capture_output=True)
         theirs.storage.delete(version.signatures())
         keep(theirs, version, each.text(), (tmp_path / "it.sig").read_bytes())
@@ -472,9 +598,15 @@ def test_ssh_keygen_judges_and_makes_the_same_signatures(
         keep(theirs, find(theirs, "demo"), b"another", signature.read_bytes())
 
 
-def test_no_store_and_no_archive_holds_a_private_key(theirs: Store, keys: dict[str, PrivateKey], tmp_path: Path) -> None:
+def test_no_store_and_no_archive_holds_a_private_key(
+    theirs: Store, keys: dict[str, PrivateKey], tmp_path: Path
+) -> None:
     sign(theirs, keys["ann"])
     secret = (tmp_path / "ann").read_bytes().split(b"\n")[3]
     files = [*theirs.root.rglob("*"), archive_of(theirs)]
     assert len(secret) > 40
-    assert [path for path in files if path.is_file() and (secret in path.read_bytes() or b"PRIVATE" in path.read_bytes())] == []
+    assert [
+        path
+        for path in files
+        if path.is_file() and (secret in path.read_bytes() or b"PRIVATE" in path.read_bytes())
+    ] == []

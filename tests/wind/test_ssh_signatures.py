@@ -1,4 +1,6 @@
-"""SSH keys and signatures: what ssh-keygen makes is read, what it reads is made, and nothing else counts."""
+"""SSH keys and signatures: what ssh-keygen makes is read, what it reads is made, and nothing else
+counts.
+"""
 
 import base64
 import hashlib
@@ -13,9 +15,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 
-from wind.allowed_signers import Allowed
-from wind.errors import ConfigError
-from wind.ssh_signatures import (
+from wind.audit.allowed_signers import Allowed
+from wind.audit.ssh_signatures import (
     BEGIN,
     END,
     SignatureError,
@@ -25,10 +26,12 @@ from wind.ssh_signatures import (
     parsed_signature,
     private_key,
 )
+from wind.errors import ConfigError
 
 NAMESPACE = "wind-version"
 MESSAGE = b"a statement\n"
-# `ssh-keygen -Y sign -n wind-version` over MESSAGE, OpenSSH 9.2: the public key, and the armoured lines as one.
+# `ssh-keygen -Y sign -n wind-version` over MESSAGE, OpenSSH 9.2: the public key, and the armoured
+# lines as one.
 VECTORS = {
     "ed25519": (
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOkGeUrR+/WT8+VgPrmnqzmoC5+6Dpu0Ke4pRR/32DaB ed25519@example.com",
@@ -75,7 +78,9 @@ PRIVATE: dict[str, Callable[[], Any]] = {
     "nistp521": lambda: ec.generate_private_key(ec.SECP521R1()),
     "rsa": lambda: rsa.generate_private_key(65537, 2048),
 }
-needs_ssh_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs OpenSSH's ssh-keygen")
+needs_ssh_keygen = pytest.mark.skipif(
+    shutil.which("ssh-keygen") is None, reason="needs OpenSSH's ssh-keygen"
+)
 
 
 def armoured(text: str) -> bytes:
@@ -84,11 +89,19 @@ def armoured(text: str) -> bytes:
 
 def write_key(folder: Path, key: Any, name: str = "id", passphrase: bytes | None = None) -> Path:
     """The file of a private key as ssh-keygen writes it; its public half lies beside it."""
-    hidden = serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase)
+    hidden = (
+        serialization.NoEncryption()
+        if passphrase is None
+        else serialization.BestAvailableEncryption(passphrase)
+    )
     path = folder / name
-    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, hidden))
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, hidden)
+    )
     path.chmod(0o600)
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
     (folder / f"{name}.pub").write_bytes(public + b" ann@example.com\n")
     return path
 
@@ -110,7 +123,7 @@ def blob_of(line: str) -> bytes:
     return base64.b64decode(line.split()[1])
 
 
-# ---------------------------------------------------------------------------------------------- signatures
+# --------------------------------------------------------------------------------------- signatures
 
 
 @pytest.mark.parametrize("kind", VECTORS)
@@ -119,7 +132,9 @@ def test_what_ssh_keygen_signed_holds(kind: str, tmp_path: Path) -> None:
     signature = parsed_signature(armoured(text))
     signature.require(MESSAGE, NAMESPACE)
     (tmp_path / "it.pub").write_text(line)
-    assert Allowed(tmp_path / "it.pub").principal(signature.blob, NAMESPACE) == f"{kind}@example.com"
+    assert (
+        Allowed(tmp_path / "it.pub").principal(signature.blob, NAMESPACE) == f"{kind}@example.com"
+    )
     with pytest.raises(SignatureError, match="does not hold for its statement"):
         signature.require(MESSAGE + b" ", NAMESPACE)
     with pytest.raises(SignatureError, match="was given for 'wind-version', not for 'git'"):
@@ -132,13 +147,17 @@ def test_no_byte_of_a_signature_can_be_changed(kind: str) -> None:
     for at in range(0, len(whole), 1 if kind == "ed25519" else 7):
         changed = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
         with pytest.raises(SignatureError):
-            parsed_signature(armoured(base64.b64encode(changed).decode())).require(MESSAGE, NAMESPACE)
+            parsed_signature(armoured(base64.b64encode(changed).decode())).require(
+                MESSAGE, NAMESPACE
+            )
     for cut in (whole[:-1], whole + b"\0", whole[: len(whole) // 2], b""):
         with pytest.raises(SignatureError):
             parsed_signature(armoured(base64.b64encode(cut).decode())).require(MESSAGE, NAMESPACE)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"text", BEGIN.encode(), armoured("!!!!"), b"A" * 2**21])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"text", BEGIN.encode(), armoured("!!!!"), b"A" * 2**21]
+)
 def test_what_is_no_signature_is_damaged(content: bytes) -> None:
     with pytest.raises(SignatureError, match="is damaged"):
         parsed_signature(content)
@@ -158,31 +177,71 @@ def test_what_is_signed_here_holds(kind: str, tmp_path: Path) -> None:
 
 @needs_ssh_keygen
 @pytest.mark.parametrize("kind", PRIVATE)
-def test_ssh_keygen_reads_what_is_signed_here_and_the_other_way_round(kind: str, tmp_path: Path) -> None:
+def test_ssh_keygen_reads_what_is_signed_here_and_the_other_way_round(
+    kind: str, tmp_path: Path
+) -> None:
     path = write_key(tmp_path, PRIVATE[kind]())
     signature = tmp_path / "it.sig"
     signature.write_text(private_key(path).sign(MESSAGE, NAMESPACE))
-    allowed = listed(tmp_path, f'ann@example.com namespaces="{NAMESPACE}" {path.with_suffix(".pub").read_text()}')
-    verify = ["ssh-keygen", "-Y", "verify", "-f", str(allowed), "-I", "ann@example.com", "-n", NAMESPACE, "-s", str(signature)]
+    allowed = listed(
+        tmp_path, f'ann@example.com namespaces="{NAMESPACE}" {path.with_suffix(".pub").read_text()}'
+    )
+    verify = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        str(allowed),
+        "-I",
+        "ann@example.com",
+        "-n",
+        NAMESPACE,
+        "-s",
+        str(signature),
+    ]
     told = subprocess.run(verify, input=MESSAGE, capture_output=True, check=False)
-    assert (told.returncode, fingerprint(private_key(path).blob) in told.stdout.decode()) == (0, True), told
-    assert subprocess.run(verify, input=MESSAGE + b" ", capture_output=True, check=False).returncode != 0
+    assert (told.returncode, fingerprint(private_key(path).blob) in told.stdout.decode()) == (
+        0,
+        True,
+    ), told
+    assert (
+        subprocess.run(verify, input=MESSAGE + b" ", capture_output=True, check=False).returncode
+        != 0
+    )
     (tmp_path / "statement").write_bytes(MESSAGE)
-    sign = ["ssh-keygen", "-q", "-Y", "sign", "-n", NAMESPACE, "-f", str(path), str(tmp_path / "statement")]
+    sign = [
+        "ssh-keygen",
+        "-q",
+        "-Y",
+        "sign",
+        "-n",
+        NAMESPACE,
+        "-f",
+        str(path),
+        str(tmp_path / "statement"),
+    ]
     subprocess.run(sign, check=True, capture_output=True)
     parsed_signature((tmp_path / "statement.sig").read_bytes()).require(MESSAGE, NAMESPACE)
 
 
 def by_token(flags: int = 1) -> tuple[str, bytes]:
-    """A public key of a hardware token, and its signature of MESSAGE: both made as PROTOCOL.u2f of OpenSSH says."""
+    """A public key of a hardware token, and its signature of MESSAGE: both made as PROTOCOL.u2f of
+    OpenSSH says.
+    """
     key, application = ed25519.Ed25519PrivateKey.generate(), b"ssh:"
     kind = b"sk-ssh-ed25519@openssh.com"
     blob = _packed(kind, key.public_key().public_bytes_raw(), application)
     beside = bytes([flags]) + struct.pack(">I", 7)
     content = hashlib.sha256(_signed(MESSAGE, NAMESPACE.encode(), b"sha512")).digest()
     value = key.sign(hashlib.sha256(application).digest() + beside + content)
-    whole = b"SSHSIG" + struct.pack(">I", 1) + _packed(blob, NAMESPACE.encode(), b"", b"sha512", _packed(kind, value) + beside)
-    return f"{kind.decode()} {base64.b64encode(blob).decode()}", armoured(base64.b64encode(whole).decode())
+    whole = (
+        b"SSHSIG"
+        + struct.pack(">I", 1)
+        + _packed(blob, NAMESPACE.encode(), b"", b"sha512", _packed(kind, value) + beside)
+    )
+    return f"{kind.decode()} {base64.b64encode(blob).decode()}", armoured(
+        base64.b64encode(whole).decode()
+    )
 
 
 def test_a_token_signs_only_while_it_is_touched() -> None:
@@ -198,7 +257,19 @@ def test_ssh_keygen_agrees_about_tokens(tmp_path: Path) -> None:
     line, signature = by_token()
     (tmp_path / "it.sig").write_bytes(signature)
     allowed = listed(tmp_path, f"ann {line}")
-    verify = ["ssh-keygen", "-Y", "verify", "-f", str(allowed), "-I", "ann", "-n", NAMESPACE, "-s", str(tmp_path / "it.sig")]
+    verify = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        str(allowed),
+        "-I",
+        "ann",
+        "-n",
+        NAMESPACE,
+        "-s",
+        str(tmp_path / "it.sig"),
+    ]
     assert subprocess.run(verify, input=MESSAGE, capture_output=True, check=False).returncode == 0
 
 
@@ -207,10 +278,12 @@ def test_rsa_with_sha1_is_refused() -> None:
     signature = parsed_signature(armoured(VECTORS["rsa"][1]))
     old = signature.signature.replace(_packed(b"rsa-sha2-512"), _packed(b"ssh-rsa"))
     with pytest.raises(SignatureError, match="a key of type ssh-rsa does not sign by ssh-rsa"):
-        type(signature)(signature.blob, signature.namespace, signature.hash, old).require(MESSAGE, NAMESPACE)
+        type(signature)(signature.blob, signature.namespace, signature.hash, old).require(
+            MESSAGE, NAMESPACE
+        )
 
 
-# ---------------------------------------------------------------------------------------------- private keys
+# ------------------------------------------------------------------------------------- private keys
 
 
 def test_a_passphrase_is_asked_for_and_never_told(tmp_path: Path) -> None:
@@ -231,16 +304,27 @@ def test_a_passphrase_is_asked_for_and_never_told(tmp_path: Path) -> None:
         (lambda path: (path.unlink(), path.mkdir()), "is a folder, and no plain file"),
         (lambda path: path.chmod(0o644), "is open to others: run `chmod 600 "),
         (lambda path: path.write_text(VECTORS["rsa"][0]), "is a public key: name the private one"),
-        (lambda path: path.write_text("no key"), "is not a private key of OpenSSH: `ssh-keygen -p -f "),
+        (
+            lambda path: path.write_text("no key"),
+            "is not a private key of OpenSSH: `ssh-keygen -p -f ",
+        ),
         (lambda path: path.write_bytes(b""), "is not a private key of OpenSSH"),
         (lambda path: path.write_bytes(path.read_bytes()[:150]), "cannot be read as a private key"),
         (lambda path: path.write_bytes(bytes(2**20 + 1)), "has more than 1048576 bytes"),
-        (lambda path: write_key(path.parent, rsa.generate_private_key(65537, 1024), path.name), "an RSA key of 1024 bits"),
-        (lambda path: write_key(path.parent, dsa.generate_private_key(1024), path.name), "cannot be used: keys of type ssh-dss"),
+        (
+            lambda path: write_key(path.parent, rsa.generate_private_key(65537, 1024), path.name),
+            "an RSA key of 1024 bits",
+        ),
+        (
+            lambda path: write_key(path.parent, dsa.generate_private_key(1024), path.name),
+            "cannot be used: keys of type ssh-dss",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:SSH DSA key")
-def test_what_is_no_key_to_sign_with_is_one_line(arrange: Callable[[Path], Any], reason: str, tmp_path: Path) -> None:
+def test_what_is_no_key_to_sign_with_is_one_line(
+    arrange: Callable[[Path], Any], reason: str, tmp_path: Path
+) -> None:
     path = write_key(tmp_path, PRIVATE["ed25519"]())
     arrange(path)
     with pytest.raises(ConfigError) as refused:
@@ -250,19 +334,31 @@ def test_what_is_no_key_to_sign_with_is_one_line(arrange: Callable[[Path], Any],
     assert "\n" not in str(refused.value)
 
 
-# ---------------------------------------------------------------------------------------------- whose keys are believed
+# -------------------------------------------------------------------------- whose keys are believed
 
 
 def test_the_principal_is_the_first_that_a_line_names(public: str, tmp_path: Path) -> None:
     other = " ".join(VECTORS["ecdsa"][0].split()[:2])
-    allowed = Allowed(listed(tmp_path, "# team", "", f'"!eve,ann@example.com",bob {public} her laptop', f"carl {other}"))
+    allowed = Allowed(
+        listed(
+            tmp_path,
+            "# team",
+            "",
+            f'"!eve,ann@example.com",bob {public} her laptop',
+            f"carl {other}",
+        )
+    )
     assert allowed.principal(blob_of(public), NAMESPACE) == "ann@example.com"
     assert allowed.principal(blob_of(other), NAMESPACE) == "carl"
-    with pytest.raises(SignatureError, match=r"that \S+ does not allow: SHA256:\S{43} is not in it"):
+    with pytest.raises(
+        SignatureError, match=r"that \S+ does not allow: SHA256:\S{43} is not in it"
+    ):
         allowed.principal(blob_of(VECTORS["rsa"][0]), NAMESPACE)
 
 
-def test_a_public_key_without_a_name_is_called_by_its_fingerprint(public: str, tmp_path: Path) -> None:
+def test_a_public_key_without_a_name_is_called_by_its_fingerprint(
+    public: str, tmp_path: Path
+) -> None:
     allowed = Allowed(listed(tmp_path, public))
     assert allowed.principal(blob_of(public), NAMESPACE) == fingerprint(blob_of(public))
     assert fingerprint(blob_of(public)) == "SHA256:Ys9mie76WV+eTuQXcF6tAEIBRaaLR8vZPEisNUz6KLc"
@@ -282,7 +378,9 @@ def test_a_public_key_without_a_name_is_called_by_its_fingerprint(public: str, t
         ('valid-before="20200101Z"', "was valid before 2020-01-01 00:00:00 UTC"),
     ],
 )
-def test_options_are_honoured(options: str, reason: str | None, public: str, tmp_path: Path) -> None:
+def test_options_are_honoured(
+    options: str, reason: str | None, public: str, tmp_path: Path
+) -> None:
     allowed = Allowed(listed(tmp_path, f"ann {options} {public}"))
     if reason is None:
         assert allowed.principal(blob_of(public), NAMESPACE) == "ann"
@@ -332,11 +430,19 @@ def test_a_line_that_is_wrong_is_named(line: str, reason: str, public: str, tmp_
         (lambda path: path.write_text("# nobody\n"), "has no key in it"),
         (lambda path: path.write_bytes(b"\xff\xfe"), "is not text"),
         (lambda path: path.chmod(0o666), "can be written by everybody"),
-        (lambda path: write_key(path.parent, PRIVATE["ed25519"](), path.name), "is a private key: name the public one"),
-        (lambda path: path.write_text("ssh-dss AAAAB3NzaC1kc3M= ann"), "line 1: keys of type ssh-dss are not supported"),
+        (
+            lambda path: write_key(path.parent, PRIVATE["ed25519"](), path.name),
+            "is a private key: name the public one",
+        ),
+        (
+            lambda path: path.write_text("ssh-dss AAAAB3NzaC1kc3M= ann"),
+            "line 1: keys of type ssh-dss are not supported",
+        ),
     ],
 )
-def test_a_file_of_no_keys_is_one_line(arrange: Callable[[Path], Any], reason: str, public: str, tmp_path: Path) -> None:
+def test_a_file_of_no_keys_is_one_line(
+    arrange: Callable[[Path], Any], reason: str, public: str, tmp_path: Path
+) -> None:
     path = listed(tmp_path, f"ann {public}")
     arrange(path)
     with pytest.raises(ConfigError) as refused:

@@ -13,11 +13,11 @@ import pytest
 
 import wind.stages
 import wind.win_rates
-from wind.config import WinRateConfig
-from wind.datasets import Store
-from wind.handles import Dataset, folder_of
-from wind.shards import shard_name
+from wind.config.recipe import WinRateConfig
 from wind.stages import Job, Place, Shard, published, run
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, folder_of
+from wind.store.shards import shard_name
 from wind.win_rates import STAGE, WinRatesSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,9 @@ print(wind.stages.run(job, lambda done, total: None, wind.stages.published).fing
 
 def make_job(store: Store) -> Job:
     with store.partial("rewards", "given") as partial:
-        partial.write(0, pa.table({"prompt_id": ["a", "a"], "sample_index": [0, 1], "reward": [1.0, 3.0]}))
+        partial.write(
+            0, pa.table({"prompt_id": ["a", "a"], "sample_index": [0, 1], "reward": [1.0, 3.0]})
+        )
         given = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
     spec = WinRatesSpec(rewards=given, win_rate=WinRateConfig()).model_dump(mode="json")
     return Job(stage="win_rates", spec=spec, place=Place(root=store.address))
@@ -72,7 +74,9 @@ def test_two_processes_that_need_the_same_compute_it_once(store: Store, tmp_path
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "job.json"), str(tmp_path / "count")]
     pipe = subprocess.PIPE
     processes = [
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
         for _ in range(2)
     ]
     said = [process.communicate()[0] for process in processes]  # closing stdin is the starting gun
@@ -90,7 +94,9 @@ def test_on_an_object_store_it_is_computed_once_too(s3: str, computed: list[int]
     assert Store(s3).verify(handle).rows == 2
 
 
-def test_what_is_published_is_taken_unless_damaged_or_asked_for_anew(store: Store, computed: list[int]) -> None:
+def test_what_is_published_is_taken_unless_damaged_or_asked_for_anew(
+    store: Store, computed: list[int]
+) -> None:
     job = make_job(store)
     handle = take(job)
     assert take(job) == handle
@@ -103,13 +109,17 @@ def test_what_is_published_is_taken_unless_damaged_or_asked_for_anew(store: Stor
     assert store.verify(handle).rows == 2
 
 
-def test_the_last_of_what_one_computation_has_made_is_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_of_what_one_computation_has_made_is_taken(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a GPU does not repeat itself."""
     job = make_job(store)
     estimators = iter(("unbiased", "self_counting"))
 
     def unsteady(spec: WinRatesSpec, *others: Any) -> Shard:
-        return STAGE.compute(spec.model_copy(update={"win_rate": WinRateConfig(estimator=next(estimators))}), *others)
+        return STAGE.compute(
+            spec.model_copy(update={"win_rate": WinRateConfig(estimator=next(estimators))}), *others
+        )
 
     monkeypatch.setattr(wind.win_rates, "STAGE", replace(STAGE, compute=unsteady))
     first, last = (run(job, lambda done, total: None) for _ in range(2))

@@ -1,4 +1,6 @@
-"""What is ours and what somebody else says: a run goes by no record without our stamp, whatever it says and wherever it lies."""
+"""What is ours and what somebody else says: a run goes by no record without our stamp, whatever it
+says and wherever it lies.
+"""
 
 import json
 import os
@@ -15,20 +17,20 @@ import pytest
 
 from tests.wind.audit_case import key, publish
 from tests.wind.versions_case import three_iterations
-from wind import stamps
-from wind.archives import export_archive, import_archive
-from wind.code import code_digest
-from wind.computations import Computation, is_recorded, made_by, record, recorded
-from wind.datasets import Store
+from wind.code.digests import code_digest
 from wind.errors import ConfigError, WindError
+from wind.exchange.archives import export_archive, import_archive
 from wind.fingerprints import digest
-from wind.handles import Dataset
-from wind.origins import not_computed_here
-from wind.seals import seal
 from wind.stages import Job, Place, published, run
-from wind.stamps import is_ours, lacks_key, refused, stamp_of, stamped
+from wind.store import stamps
+from wind.store.computations import Computation, is_recorded, made_by, record, recorded
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.origins import not_computed_here
+from wind.store.sealed_json import seal
+from wind.store.stamps import is_ours, lacks_key, refused, stamp_of, stamped
+from wind.store.versions import Versions
 from wind.training.checkpoints import latest_checkpoint
-from wind.versions import Versions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +54,12 @@ def as_somebody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def job(store: Store) -> Job:
     rewards = publish(store, "rewards", {**key(digest("p")[:32], 3), "reward": [1.0, 2.0, 2.0]})[0]
     spec = {"rewards": rewards.model_dump(mode="json"), "win_rate": {}}
-    return Job(stage="win_rates", spec=spec, place=Place(root=str(store.root)), code=code_digest("win_rates"))
+    return Job(
+        stage="win_rates",
+        spec=spec,
+        place=Place(root=str(store.root)),
+        code=code_digest("win_rates"),
+    )
 
 
 def compute(job: Job) -> Dataset:
@@ -61,9 +68,12 @@ def compute(job: Job) -> Dataset:
 
 def test_a_key_is_made_once_and_for_this_user_alone(tmp_path: Path) -> None:
     """Processes that start together have the same."""
-    program = "from wind.stamps import stamp_of; print(stamp_of('check', {'a': 1}))"
+    program = "from wind.store.stamps import stamp_of; print(stamp_of('check', {'a': 1}))"
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    started = [subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) for _ in range(4)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
     assert len({process.communicate()[0] for process in started}) == 1
     assert {process.returncode for process in started} == {0}
     (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -76,14 +86,21 @@ def test_a_stamp_is_of_every_field_and_of_the_kind_of_record() -> None:
     record = {"a": 1, "b": {"c": [1.5, None]}}
     stamp = stamp_of("check", record)
     assert is_ours("check", {**record, "stamp": stamp, "digest": "x"})
-    for other in ({**record, "a": 2}, {**record, "d": 1}, {"a": 1}, {**record, "b": {"c": [1.5, 0]}}):
+    for other in (
+        {**record, "a": 2},
+        {**record, "d": 1},
+        {"a": 1},
+        {**record, "b": {"c": [1.5, 0]}},
+    ):
         assert not is_ours("check", {**other, "stamp": stamp})
     assert not is_ours("version", {**record, "stamp": stamp})
     assert not is_ours("check", record)
     assert not is_ours("check", {**record, "stamp": None})
 
 
-def test_a_home_that_keeps_nothing_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_keeps_nothing_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     assert is_ours("check", json.loads(stamped("check", {"a": 1})))
@@ -98,16 +115,24 @@ def test_a_home_that_keeps_nothing_stops_nothing(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("arrange", "reason"),
     [
-        (lambda path: None, "cannot be read (No such file or directory): name a copy of the key of your other machines"),
+        (
+            lambda path: None,
+            "cannot be read (No such file or directory): name a copy of the key of your other machines",
+        ),
         (
             lambda path: (path.write_text("short"), path.chmod(0o600)),
             "holds 5 bytes, a key has at least 32: `openssl rand -hex 32` makes one",
         ),
-        (lambda path: (path.write_text("k" * 64), path.chmod(0o644)), "is open to everybody: run `chmod 600 "),
+        (
+            lambda path: (path.write_text("k" * 64), path.chmod(0o644)),
+            "is open to everybody: run `chmod 600 ",
+        ),
         (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
     ],
 )
-def test_a_named_key_is_there_and_secret(arrange: Any, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_key_is_there_and_secret(
+    arrange: Any, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arrange(tmp_path / "team key")
     monkeypatch.setenv("WIND_KEY_FILE", str(tmp_path / "team key"))
     with pytest.raises(ConfigError) as error:
@@ -115,7 +140,9 @@ def test_a_named_key_is_there_and_secret(arrange: Any, reason: str, tmp_path: Pa
     assert str(error.value).startswith(f"WIND_KEY_FILE: {tmp_path / 'team key'} {reason}")
 
 
-def test_a_shared_key_makes_what_a_colleague_computed_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_key_makes_what_a_colleague_computed_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "team").write_text("0123456789abcdef" * 4)
     (tmp_path / "team").chmod(0o640)
     monkeypatch.setenv("WIND_KEY_FILE", str(tmp_path / "team"))
@@ -127,17 +154,25 @@ def test_a_shared_key_makes_what_a_colleague_computed_ours(tmp_path: Path, monke
     assert published(wanted) is None
 
 
-def test_no_store_and_no_archive_holds_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_store_and_no_archive_holds_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     store = Store(tmp_path / "store")
     compute(job(store))
     export_archive(store, three_iterations(store)[-1], tmp_path / "it.wind")
     secret = (tmp_path / "state" / "wind" / "key").read_bytes().strip()
-    held = [path for path in [*store.root.rglob("*"), tmp_path / "it.wind"] if path.is_file() and secret in path.read_bytes()]
+    held = [
+        path
+        for path in [*store.root.rglob("*"), tmp_path / "it.wind"]
+        if path.is_file() and secret in path.read_bytes()
+    ]
     assert held == []
 
 
-def test_a_copied_store_has_no_computation_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copied_store_has_no_computation_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Content that we compute again ends as ours, with our record of it in place of theirs."""
     store = Store(tmp_path / "store")
     wanted = job(store)
@@ -148,21 +183,27 @@ def test_a_copied_store_has_no_computation_of_ours(tmp_path: Path, monkeypatch: 
     assert not is_recorded(store, made, wanted.key())
     assert made_by(store, "win_rates", wanted.key()) == []
     assert [each.key() for each in recorded(store, made)] == [wanted.key()]  # as an audit shows it
-    assert refused(store.address) == [f"computations/win_rates/{made.fingerprint}/{wanted.key()}.json"]
+    assert refused(store.address) == [
+        f"computations/win_rates/{made.fingerprint}/{wanted.key()}.json"
+    ]
     assert compute(wanted) == made
     assert published(wanted) == made
 
 
 @pytest.mark.parametrize("is_stamped", [False, True])
 def test_a_forged_record_is_none_of_ours(is_stamped: bool, tmp_path: Path) -> None:
-    """Other content under the key of a job, whether the stamp is left out or is that of a record of ours."""
+    """Other content under the key of a job, whether the stamp is left out or is that of a record of
+    ours.
+    """
     store = Store(tmp_path / "store")
     wanted = job(store)
     made = compute(wanted)
     (told,) = recorded(store, made)
     forged = publish(store, "win_rates", _rows(store, made, rank=[3, 2, 1]))[0]
     fields = told.model_copy(update={"dataset": forged, **({} if is_stamped else {"stamp": ""})})
-    store.storage.write(f"computations/win_rates/{forged.fingerprint}/{told.key()}.json", seal(fields))
+    store.storage.write(
+        f"computations/win_rates/{forged.fingerprint}/{told.key()}.json", seal(fields)
+    )
     assert made_by(store, "win_rates", told.key()) == [made]
     assert not is_recorded(store, forged, told.key())
 
@@ -171,7 +212,9 @@ def _rows(store: Store, made: Dataset, **changes: Any) -> dict[str, Any]:
     return store.frame(made).to_dict(as_series=False) | changes
 
 
-def test_a_shard_that_somebody_left_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_somebody_left_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path / "store")
     table = pa.table({"step": [1], "metric": ["loss"], "value": [1.0]})
     with store.partial("training", "a") as partial:
@@ -187,13 +230,17 @@ def test_a_shard_that_somebody_left_is_not_gone_on_with(tmp_path: Path, monkeypa
         assert partial.missing(2) == [1]
 
 
-def test_a_checkpoint_that_somebody_left_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_somebody_left_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is pickled: to load it is to run it."""
     step = tmp_path / "work" / "step-00000003"
 
     def leave(folder: str) -> None:
         step.mkdir(parents=True)
-        (step / "complete.json").write_bytes(stamped("checkpoint", {"steps": 3, "rows": [], "files": {}, "folder": folder}))
+        (step / "complete.json").write_bytes(
+            stamped("checkpoint", {"steps": 3, "rows": [], "files": {}, "folder": folder})
+        )
 
     leave("work")
     assert latest_checkpoint(step.parent) is not None
@@ -227,28 +274,41 @@ def test_what_is_imported_is_theirs_and_says_so(sent: Path, tmp_path: Path) -> N
     assert made_by(store, "training", recorded(store, made)[0].key()) == []
     for each in Versions(store, "demo"):
         assert not_computed_here(store, each) == "imported from sent.wind, not computed here"
-    with pytest.raises(ConfigError, match="demo@1 was imported without --trust, as its record says: `wind forget demo@1` first"):
+    with pytest.raises(
+        ConfigError,
+        match="demo@1 was imported without --trust, as its record says: `wind forget demo@1` first",
+    ):
         import_archive(store, sent, trust="ann")
     export_archive(store, list(Versions(store, "demo"))[-1], tmp_path / "on.wind")
     third = Store(tmp_path / "third")
     import_archive(third, tmp_path / "on.wind", "mine")
-    assert "imported from sent.wind, then on.wind, not" in str(not_computed_here(third, next(iter(Versions(third, "mine")))))
+    assert "imported from sent.wind, then on.wind, not" in str(
+        not_computed_here(third, next(iter(Versions(third, "mine"))))
+    )
 
 
-def test_a_trusted_sender_is_named_for_ever(sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trusted_sender_is_named_for_ever(
+    sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path / "ours")
     version = import_archive(store, sent, trust="ann").version
     made = version.content.datasets["training"]
     assert made_by(store, "training", recorded(store, made)[0].key()) == [made]
-    assert not_computed_here(store, version) == "imported from ann, whom you trusted, not computed here"
-    assert [each.sender for stored in Versions(store, "demo") for each in stored.origins] == ["ann"] * 3
+    assert (
+        not_computed_here(store, version)
+        == "imported from ann, whom you trusted, not computed here"
+    )
+    assert [each.sender for stored in Versions(store, "demo") for each in stored.origins] == [
+        "ann"
+    ] * 3
     import_archive(store, sent, trust="ann")  # again
     as_somebody_else(monkeypatch, tmp_path)
     third = Store(tmp_path / "third")
     export_archive(store, version, tmp_path / "on.wind")
     import_archive(third, tmp_path / "on.wind")
     told = not_computed_here(third, list(Versions(third, "demo"))[-1])
-    assert told == "imported from ann, then on.wind, not computed here"  # whom somebody else trusted is not whom we trust
+    # whom somebody else trusted is not whom we trust
+    assert told == "imported from ann, then on.wind, not computed here"
     with pytest.raises(WindError, match="'a b' cannot be a sender"):
         import_archive(store, sent, trust="a b")
 
@@ -265,7 +325,9 @@ def test_our_own_archive_comes_back_as_ours(tmp_path: Path) -> None:
         assert stored.origins == ()
 
 
-def test_versions_of_a_copied_store_are_not_known_to_be_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_of_a_copied_store_are_not_known_to_be_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path / "store")
     three_iterations(store)
     assert {not_computed_here(store, version) for version in Versions(store, "demo")} == {None}

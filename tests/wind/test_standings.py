@@ -5,12 +5,28 @@ import math
 import polars as pl
 import pytest
 
-from wind.standings import Estimate, best_setting, mean_interval, spent_at, standings, t_quantile
+from wind.comparison.seed_averages import (
+    Estimate,
+    best_setting,
+    mean_interval,
+    spent_at,
+    standings,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize(
     ("degrees", "quantile"),  # from any printed table, two-sided 95%
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
+    [
+        (1, 12.706),
+        (2, 4.303),
+        (3, 3.182),
+        (4, 2.776),
+        (5, 2.571),
+        (9, 2.262),
+        (30, 2.042),
+        (120, 1.980),
+    ],
 )
 def test_quantiles_of_student_are_those_of_the_tables(degrees: int, quantile: float) -> None:
     assert t_quantile(degrees) == pytest.approx(quantile, abs=6e-4)
@@ -25,7 +41,9 @@ def test_interval_between_seeds_by_hand() -> None:
     """1, 2, 3: mean 2, standard deviation 1, 4.303 / sqrt(3) on either side."""
     found = mean_interval([1.0, 2.0, 3.0])
     assert found.value == 2.0
-    assert [found.low, found.high] == pytest.approx([2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5], abs=1e-5)
+    assert [found.low, found.high] == pytest.approx(
+        [2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5], abs=1e-5
+    )
     assert mean_interval([0.7]) == Estimate(value=0.7)
 
 
@@ -52,7 +70,11 @@ def test_the_best_setting_is_that_of_the_highest_win_rate() -> None:
 
 def test_standings_average_seeds_within_each_recipe_and_setting() -> None:
     cells = [("wind", "eta=2"), ("wind", "eta=1"), ("dpo", "")]
-    win_rates = {("wind", "eta=2"): [0.6, 0.8], ("wind", "eta=1"): [0.9, 0.9], ("dpo", ""): [0.4, 0.6]}
+    win_rates = {
+        ("wind", "eta=2"): [0.6, 0.8],
+        ("wind", "eta=1"): [0.9, 0.9],
+        ("dpo", ""): [0.4, 0.6],
+    }
     rows = [
         (*cell, seed, iteration, metric, value)
         for cell in cells
@@ -65,14 +87,17 @@ def test_standings_average_seeds_within_each_recipe_and_setting() -> None:
             (1, "loss", 1.0 + seed),
         ]
     ]
-    numbers = pl.DataFrame(rows, schema=["recipe", "setting", "seed", "iteration", "metric", "value"], orient="row")
+    numbers = pl.DataFrame(
+        rows, schema=["recipe", "setting", "seed", "iteration", "metric", "value"], orient="row"
+    )
     made = standings(numbers, target=0.6, costs=("samples", "seconds"))
     assert [(standing.recipe, standing.setting) for standing in made] == cells
     first, second, third = made
     assert first.seeds == (0, 1)
     assert first.curves["win_rate"][0] == Estimate(value=0.5, low=0.5, high=0.5)
     assert first.last("win_rate") == mean_interval([0.6, 0.8])
-    assert first.curves["loss"] == (None, mean_interval([1.0, 2.0]))  # the policy at the start was not trained
+    # the policy at the start was not trained
+    assert first.curves["loss"] == (None, mean_interval([1.0, 2.0]))
     assert first.last("accuracy") is None
     assert first.to_target == {"samples": pytest.approx(20.0)}
     assert second.to_target == {"samples": pytest.approx(10.0)}

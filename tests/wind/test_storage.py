@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-import wind.object_storage
+import wind.store.object_storage
 from tests.conftest import s3_request
 from wind.errors import ConfigError, DatasetError, StageError
-from wind.leases import lease
-from wind.object_storage import ObjectStorage
-from wind.storage import LocalStorage, Storage, storage_for
+from wind.store.leases import lease
+from wind.store.object_storage import ObjectStorage
+from wind.store.roots import storage_for
+from wind.store.storage import LocalStorage, Storage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """An empty storage of either kind."""
-    return storage_for(str(tmp_path / "root") if request.param == "folder" else request.getfixturevalue("s3"))
+    return storage_for(
+        str(tmp_path / "root") if request.param == "folder" else request.getfixturevalue("s3")
+    )
 
 
 @pytest.fixture
@@ -36,8 +39,14 @@ def bucket(s3: str) -> ObjectStorage:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer tries, at once."""
-    retry = {"max_retries": 2, "backoff": {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=1)}}
-    monkeypatch.setattr(wind.object_storage, "RETRY", retry)
+    retry = {
+        "max_retries": 2,
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=1),
+            "max_backoff": timedelta(milliseconds=1),
+        },
+    }
+    monkeypatch.setattr(wind.store.object_storage, "RETRY", retry)
 
 
 def at_once(work: Callable[[int], None], count: int) -> None:
@@ -48,7 +57,7 @@ def at_once(work: Callable[[int], None], count: int) -> None:
         thread.join()
 
 
-# ---------------------------------------------------------------------------------------------- the verbs
+# ---------------------------------------------------------------------------------------- the verbs
 
 
 def test_what_is_written_is_read(storage: Storage) -> None:
@@ -117,16 +126,28 @@ def test_a_built_file_appears_whole_or_not_at_all(storage: Storage) -> None:
         raise ZeroDivisionError
     assert b"".join(storage.chunks("a/b")) == content
     assert storage.names("a") == ["b"]
-    left = [path for path in storage.local.rglob("*") if path.is_file() and path != storage.local / "a" / "b"]
+    left = [
+        path
+        for path in storage.local.rglob("*")
+        if path.is_file() and path != storage.local / "a" / "b"
+    ]
     assert left == []
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a\0b"])
 def test_a_name_that_leaves_the_root_is_refused(storage: Storage, name: str) -> None:
-    verbs: list[Callable[[str], object]] = [storage.read, storage.size, storage.delete, storage.names]
+    verbs: list[Callable[[str], object]] = [
+        storage.read,
+        storage.size,
+        storage.delete,
+        storage.names,
+    ]
     verbs += [lambda name: storage.write(name, b""), lambda name: storage.create(name, b"")]
     verbs += [lambda name: list(storage.files(name)), lambda name: list(storage.chunks(name))]
-    verbs += [lambda name: storage.building(name).__enter__(), lambda name: storage.lock(name).__enter__()]
+    verbs += [
+        lambda name: storage.building(name).__enter__(),
+        lambda name: storage.lock(name).__enter__(),
+    ]
     for verb in verbs:
         with pytest.raises(DatasetError, match="is not a name within"):
             verb(name)
@@ -146,7 +167,7 @@ def test_pyarrow_reads_the_same_names(storage: Storage) -> None:
         filesystem.open_input_file("a/c")
 
 
-# ---------------------------------------------------------------------------------------------- locks
+# -------------------------------------------------------------------------------------------- locks
 
 
 def test_a_lock_is_held_by_one(storage: Storage) -> None:
@@ -176,13 +197,21 @@ def test_a_lock_that_is_taken_names_its_holder(storage: Storage) -> None:
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.slow
-def test_a_dead_holder_is_taken_over(bucket: ObjectStorage, monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
-    """At once where it was a process of this machine; after a lease without renewal where it was on another."""
-    hold = "import sys, time, wind.object_storage, wind.leases as l\nl.LEASE_SECONDS = 0.9\n" + (
-        "l.machine = lambda: 'another'\n" if elsewhere else ""
+def test_a_dead_holder_is_taken_over(
+    bucket: ObjectStorage, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    """At once where it was a process of this machine; after a lease without renewal where it was on
+    another.
+    """
+    hold = (
+        "import sys, time, wind.store.object_storage, wind.store.leases as l\nl.LEASE_SECONDS = 0.9\n"
+        + ("l.machine = lambda: 'another'\n" if elsewhere else "")
     )
-    hold += f"with wind.object_storage.ObjectStorage({bucket.url!r}).lock('x.lock'):\n print('held', flush=True); time.sleep(600)"
-    process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    hold += f"with wind.store.object_storage.ObjectStorage({bucket.url!r}).lock('x.lock'):\n"
+    hold += " print('held', flush=True); time.sleep(600)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     seconds = 0.9 if elsewhere else 30.0
@@ -217,7 +246,9 @@ def test_a_lost_lease_is_noticed(bucket: ObjectStorage) -> None:
 
 @pytest.mark.slow
 def test_an_answer_that_was_lost_does_not_lose_the_lease(bucket: ObjectStorage) -> None:
-    """A conditional put that was tried again after it had worked is refused; what is stored tells the truth."""
+    """A conditional put that was tried again after it had worked is refused; what is stored tells
+    the truth.
+    """
     with lease(bucket, "x.lock", wait=True, seconds=30) as held:
         content, version = bucket.read_version("x.lock")
         again = content.replace(b'"renewals": 0', b'"renewals": 7')
@@ -233,16 +264,19 @@ def test_of_two_who_publish_one_is_refused(bucket: ObjectStorage) -> None:
         bucket.publish("a", "b", ["x"], "last", b"mine", held)
         assert bucket.names("a") == []
         assert (bucket.read("b/x"), bucket.read("b/last")) == (b"1", b"mine")
-        bucket.publish("a", "b", [], "last", b"mine", held)  # as tried again after an answer that was lost
+        # as tried again after an answer that was lost
+        bucket.publish("a", "b", [], "last", b"mine", held)
         with pytest.raises(StageError, match="b was published by another process meanwhile"):
             bucket.publish("a", "b", [], "last", b"theirs", held)
     assert bucket.read("b/last") == b"mine"
 
 
-# ---------------------------------------------------------------------------------------------- roots and failures
+# ------------------------------------------------------------------------------- roots and failures
 
 
-def test_a_folder_is_a_folder_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_a_folder_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for root in ("store", "./store", f"file://{tmp_path}/store", str(tmp_path / "store")):
         found = storage_for(root)
@@ -270,7 +304,11 @@ def test_a_root_that_cannot_be_opened_is_one_line_without_secrets(root: str, mes
 @pytest.mark.slow
 def test_a_missing_bucket_is_one_line(s3: str) -> None:
     storage = storage_for("s3://elsewhere/x")
-    for ask in (lambda: storage.write("a", b""), lambda: storage.names(""), lambda: storage.read("a")):
+    for ask in (
+        lambda: storage.write("a", b""),
+        lambda: storage.names(""),
+        lambda: storage.read("a"),
+    ):
         with pytest.raises(ConfigError, match="s3://elsewhere/x has no bucket"):
             ask()
 
@@ -284,7 +322,9 @@ def test_a_server_that_fails_in_passing_is_asked_again(s3: str, s3_server: str) 
     assert s3_request(s3_server, "POST", "/faults?count=2&status=500", {}) == 204
     assert storage.read("a") == b"1"
     assert s3_request(s3_server, "POST", "/faults?count=3&status=503", {}) == 204
-    with pytest.raises(StageError, match=r"s3://wind/\w+ does not answer as it should: .*503.*; rerun when it does") as error:
+    with pytest.raises(
+        StageError, match=r"s3://wind/\w+ does not answer as it should: .*503.*; rerun when it does"
+    ) as error:
         storage.read("a")
     assert "\n" not in str(error.value)
     assert storage.read("a") == b"1"

@@ -1,4 +1,6 @@
-"""The store under any interleaving of writers, crashes and readers: what was published stays readable, and named by its rows."""
+"""The store under any interleaving of writers, crashes and readers: what was published stays
+readable, and named by its rows.
+"""
 
 import shutil
 import tempfile
@@ -12,17 +14,26 @@ import polars as pl
 import pyarrow as pa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 
-from wind.datasets import Partial, Store
+from wind.audit.verification import Verification
 from wind.fingerprints import digest
-from wind.garbage import collect
-from wind.handles import Dataset
-from wind.holds import hold
-from wind.verification import Verification
+from wind.store.datasets import Partial, Store
+from wind.store.garbage import collect
+from wind.store.handles import Dataset
+from wind.store.pins import hold
 
 Rows = tuple[tuple[int, float], ...]  # step and value, ordered by step
-values = st.floats(-1, 1, width=16).map(lambda value: value + 0.0)  # -0.0 equals 0.0 here, and in no fingerprint
+# -0.0 equals 0.0 here, and in no fingerprint
+values = st.floats(-1, 1, width=16).map(lambda value: value + 0.0)
 contents = st.lists(values, max_size=5).map(lambda drawn: tuple(enumerate(drawn)))
 
 
@@ -68,7 +79,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(target=writers, rows=contents, data=st.data())
     def start(self, rows: Rows, data: st.DataObject) -> Any:
-        """A writer of `rows`, new or come back after a crash; one at a time for each key, as the lock has it."""
+        """A writer of `rows`, new or come back after a crash; one at a time for each key, as the
+        lock has it.
+        """
         cuts = tuple(sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=3))))
         key = digest([rows, cuts])
         if key in self.open:
@@ -88,10 +101,17 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(writer=consumes(writers))
     def finish(self, writer: Writer) -> None:
-        """The name of what is published depends on its rows alone, however they were cut, and in whatever order written."""
+        """The name of what is published depends on its rows alone, however they were cut, and in
+        whatever order written.
+        """
         for index in sorted(writer.missing, reverse=True):
             writer.partial.write(index, writer.shard(index))
-        facts: dict[str, Any] = {"parents": {}, "computed_by": {}, "numbers": {}, "provenance": {"host": writer.key}}
+        facts: dict[str, Any] = {
+            "parents": {},
+            "computed_by": {},
+            "numbers": {},
+            "provenance": {"host": writer.key},
+        }
         handle = writer.partial.publish(len(writer.cuts) + 1, **facts)
         writer.lock.close()
         self.open.remove(writer.key)
@@ -111,12 +131,19 @@ class StoreMachine(RuleBasedStateMachine):
     def read_lazily_what_others_publish_again(self, data: st.DataObject) -> None:
         """Somebody who opened a dataset before it was published once more reads it to the end."""
         if self.published:
-            handle = data.draw(st.sampled_from(sorted(self.published, key=lambda each: each.fingerprint)))
+            handle = data.draw(
+                st.sampled_from(sorted(self.published, key=lambda each: each.fingerprint))
+            )
             opened = self.store.open(handle)
             with self.store.partial("training", digest("again")) as partial:
                 partial.write(0, table(self.published[handle]))
-                assert partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={}) == handle
-            assert pl.DataFrame(opened.to_table())["value"].to_list() == [value for _, value in self.published[handle]]
+                assert (
+                    partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
+                    == handle
+                )
+            assert pl.DataFrame(opened.to_table())["value"].to_list() == [
+                value for _, value in self.published[handle]
+            ]
 
     @rule(data=st.data())
     def collect_what_no_run_holds(self, data: st.DataObject) -> None:
@@ -134,7 +161,9 @@ class StoreMachine(RuleBasedStateMachine):
         for handle, rows in getattr(self, "published", {}).items():
             assert self.store.is_whole(handle)
             frame = self.store.frame(handle)
-            assert list(zip(frame["step"].to_list(), frame["value"].to_list(), strict=True)) == list(rows)
+            assert list(
+                zip(frame["step"].to_list(), frame["value"].to_list(), strict=True)
+            ) == list(rows)
 
     @rule()
     def verify(self) -> None:

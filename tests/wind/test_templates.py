@@ -1,4 +1,6 @@
-"""Templates: ids are those of `apply_chat_template`, two BOS at the start are refused where they are two, rows are named."""
+"""Templates: ids are those of `apply_chat_template`, two BOS at the start are refused where they
+are two, rows are named.
+"""
 
 import datetime
 import inspect
@@ -11,9 +13,9 @@ import pytest
 from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from wind.config import TAKEN, ClassifierRewardConfig, PromptsConfig
+from wind.config.recipe import TAKEN, ClassifierRewardConfig, PromptsConfig
 from wind.errors import ConfigError, InputError
-from wind.templates import Template
+from wind.models.templates import Template
 
 DAY = datetime.date(2026, 1, 2)
 ASKED = [{"role": "user", "content": "1+1="}]
@@ -46,32 +48,52 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("arguments", [{}, {"thinking": True}])
-def test_ids_are_those_of_apply_chat_template(tokenizer: Any, shape: str, arguments: dict[str, Any]) -> None:
+def test_ids_are_those_of_apply_chat_template(
+    tokenizer: Any, shape: str, arguments: dict[str, Any]
+) -> None:
     chats: list[list[dict[str, Any]]] = [
         ASKED,
-        [{"role": "system", "content": "", "name": "x"}, {"role": "user", "content": [{"type": "text", "text": "a"}]}],
+        [
+            {"role": "system", "content": "", "name": "x"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        ],
     ]
     template = Template(tokenizer, shape, DAY, arguments)
     texts = template.texts(chats, where, add_generation_prompt=True)
     for chat, ids in zip(chats, template.token_ids(texts)["input_ids"], strict=True):
-        told = {"chat_template": shape, "add_generation_prompt": True, "strftime_now": DAY.strftime, **arguments}
+        told = {
+            "chat_template": shape,
+            "add_generation_prompt": True,
+            "strftime_now": DAY.strftime,
+            **arguments,
+        }
         assert ids == tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False, **told)
 
 
 def test_of_several_templates_the_default_is_taken(tokenizer: Any) -> None:
     tokenizer.chat_template = {"tool_use": "<u>", "default": "<a>{{ messages[0].content }}"}
     template = Template(tokenizer, "chat", DAY)
-    assert template.texts([ASKED], where) == ["<a>1+1="] == [tokenizer.apply_chat_template(ASKED, tokenize=False)]
+    assert (
+        template.texts([ASKED], where)
+        == ["<a>1+1="]
+        == [tokenizer.apply_chat_template(ASKED, tokenize=False)]
+    )
     tokenizer.chat_template = {"tool_use": "<u>", "rag": "<u>"}
-    with pytest.raises(ConfigError, match=r"^the tokenizer has no chat template named default, only tool_use, rag: set prompts"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^the tokenizer has no chat template named default, only tool_use, rag: set prompts",
+    ):
         Template(tokenizer, "chat", DAY).texts([ASKED], where)
 
 
 def test_two_bos_are_refused(tokenizer: Any) -> None:
-    template = Template(tokenizer, "{{ bos_token }}{{ messages[0].content }}", DAY, setting="reward.template")
+    template = Template(
+        tokenizer, "{{ bos_token }}{{ messages[0].content }}", DAY, setting="reward.template"
+    )
     template.check(ASKED, [1, 6, 1], "row 3")
     with pytest.raises(
-        InputError, match=r"^row 3 begins with two BOS tokens \(<s>\): take one out of the row or reward.template$"
+        InputError,
+        match=r"^row 3 begins with two BOS tokens \(<s>\): take one out of the row or reward.template$",
     ):
         template.check(ASKED, [1, 1, 6], "row 3")
 
@@ -97,23 +119,38 @@ def test_where_bos_is_eos_the_template_tells_whether_it_is_doubled(tokenizer: An
         ("1 // 0", "integer division or modulo by zero"),
         ("m.content + 1", 'can only concatenate str (not "int") to str'),
         ("m.nothing.further", "'dict object' has no attribute 'nothing'"),
-        ("range(10 ** 9)", "Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000)."),
+        (
+            "range(10 ** 9)",
+            "Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000).",
+        ),
         ("[][1].x", "list object has no element 1"),
     ],
 )
 def test_the_row_that_a_template_refuses_is_named(tokenizer: Any, fault: str, said: str) -> None:
-    shape = "{% for m in messages %}{% if m.content == '3' %}{{ " + fault + " }}{% endif %}{{ m.content }}{% endfor %}"
+    shape = (
+        "{% for m in messages %}{% if m.content == '3' %}{{ "
+        + fault
+        + " }}{% endif %}{{ m.content }}{% endfor %}"
+    )
     chats = [[{"role": "user", "content": str(number)}] for number in range(6)]
     with pytest.raises(InputError) as error:
         Template(tokenizer, shape, DAY).texts(chats, where)
-    assert str(error.value) == f"row 3 does not fit prompts.template: {said}; change the row or the template"
+    assert (
+        str(error.value)
+        == f"row 3 does not fit prompts.template: {said}; change the row or the template"
+    )
 
 
 def test_what_is_passed_anyway_is_no_argument() -> None:
-    taken = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters} - {"kwargs"}
+    taken = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters} - {
+        "kwargs"
+    }
     assert taken <= set(TAKEN)
     for name in TAKEN:
-        with pytest.raises(ValidationError, match=f"{name} is no argument of a template but of what calls it: remove it"):
+        with pytest.raises(
+            ValidationError,
+            match=f"{name} is no argument of a template but of what calls it: remove it",
+        ):
             PromptsConfig(source="p.jsonl", template_arguments={name: 1})
         with pytest.raises(ValidationError, match="is no argument of a template"):
             ClassifierRewardConfig(kind="classifier", path="m", template_arguments={name: 1})
@@ -121,14 +158,19 @@ def test_what_is_passed_anyway_is_no_argument() -> None:
 
 @pytest.mark.parametrize("name", ["self", "messages", "conversations"])
 def test_those_names_would_not_get_through(tokenizer: Any, name: str) -> None:
-    """Beyond the parameters of `apply_chat_template`: names that transformers gives away further down."""
+    """Beyond the parameters of `apply_chat_template`: names that transformers gives away further
+    down.
+    """
     with pytest.raises(TypeError):
         tokenizer.apply_chat_template(ASKED, tokenize=False, **{name: 1})
 
 
 def test_arguments_are_json() -> None:
     arguments = {"enable_thinking": False, "depth": 1.5, "names": ["a", None], "more": {"x": {}}}
-    assert PromptsConfig(source="p.jsonl", template_arguments=arguments).template_arguments == arguments
+    assert (
+        PromptsConfig(source="p.jsonl", template_arguments=arguments).template_arguments
+        == arguments
+    )
     for wrong in (float("nan"), {1, 2}, DAY):
         with pytest.raises(ValidationError):
             PromptsConfig(source="p.jsonl", template_arguments={"x": wrong})
@@ -161,7 +203,8 @@ def test_a_template_is_bounded_and_reaches_nothing(tokenizer: Any, name: str) ->
     template = Template(tokenizer, (BOMBS | ATTEMPTS)[name], DAY)
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (taken + 2**30, hard))  # a machine of a size that is known
+    # a machine of a size that is known
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + 2**30, hard))
     try:
         with pytest.raises((InputError, ConfigError)) as raised:
             template.texts([ASKED], where)
@@ -172,8 +215,18 @@ def test_a_template_is_bounded_and_reaches_nothing(tokenizer: Any, name: str) ->
 
 
 def test_no_template_of_others_is_rendered_elsewhere() -> None:
-    """The pages of the data checks are made of templates of ours; all others go through transformers' sandbox."""
+    """The pages of the data checks are made of templates of ours; all others go through
+    transformers' sandbox.
+    """
     root = Path(__file__).resolve().parents[2]
-    files = [path for part in ("wind", "tasks", "flows", "data_checks") for path in (root / part).rglob("*.py")]
-    found = [path.relative_to(root).as_posix() for path in files if re.search(r"\bjinja2\b(?!.*Error)", path.read_text())]
+    files = [
+        path
+        for part in ("wind", "tasks", "flows", "data_checks")
+        for path in (root / part).rglob("*.py")
+    ]
+    found = [
+        path.relative_to(root).as_posix()
+        for path in files
+        if re.search(r"\bjinja2\b(?!.*Error)", path.read_text())
+    ]
     assert found == ["data_checks/docs.py"]

@@ -1,4 +1,6 @@
-"""What reaches a terminal: one line for a line, nothing that a terminal obeys, nothing that its encoding does not know."""
+"""What reaches a terminal: one line for a line, nothing that a terminal obeys, nothing that its
+encoding does not know.
+"""
 
 import ast
 import io
@@ -13,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from wind.terminal import PlainConsole, complain, harmless, json_text, say, say_json
+from wind.machine.terminal import PlainConsole, complain, harmless, json_text, say, say_json
 
 ROOT = Path(__file__).resolve().parents[2]
-# Title and colour, a C1 escape; a reversed name, isolates, marks of order; no width; line ends of all kinds; half a character.
+# Title and colour, a C1 escape; a reversed name, isolates, marks of order; no width; line ends of
+# all kinds; half a character.
 HOSTILE = "\x1b]0;title\x07\x1b[31m\x9b31m\x7f\u202egpj.exe\u2066\u2069\u200e\u200f\u061c\u200b\u2060\ufeff\U000e0041"
 HOSTILE += "\n\r\t\x85\u2028\u2029\ud800"
 
@@ -41,7 +44,9 @@ def test_what_a_terminal_would_obey_is_shown_as_python_escapes_it() -> None:
     assert harmless(HOSTILE).isprintable()
 
 
-@pytest.mark.parametrize("text", ["plain", "ü ñ 漢字 \u3000 שלום مرحبا 🙂 e\u0301", r"a\b", "[bold]no[/markup] :smile:"])
+@pytest.mark.parametrize(
+    "text", ["plain", "ü ñ 漢字 \u3000 שלום مرحبا 🙂 e\u0301", r"a\b", "[bold]no[/markup] :smile:"]
+)
 def test_what_is_read_stays(text: str) -> None:
     assert harmless(text) == text
 
@@ -52,7 +57,9 @@ def test_an_encoding_gets_what_it_knows() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
-def test_every_way_to_the_terminal_is_harmless(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_to_the_terminal_is_harmless(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = f"[bold]{HOSTILE}漢[/bold]"
     out, err = written(encoding), written(encoding)
     monkeypatch.setattr(sys, "stdout", out)
@@ -83,42 +90,72 @@ def test_json_says_exactly_what_is_there_in_ascii(monkeypatch: pytest.MonkeyPatc
 
 
 def test_all_that_is_printed_goes_through_one_module() -> None:
-    """No module prints, or makes a console, of its own, but to a pipe; what a launcher says goes to a log."""
+    """No module prints, or makes a console, of its own, but to a pipe; what a launcher says goes to
+    a log.
+    """
     found = []
-    for path in sorted(file for name in ("flows", "tasks", "data_checks", "wind") for file in (ROOT / name).rglob("*.py")):
+    for path in sorted(
+        file
+        for name in ("flows", "tasks", "data_checks", "wind")
+        for file in (ROOT / name).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and _prints(node.func) and not _goes_elsewhere(node):
                 found.append(f"{path.relative_to(ROOT)}: {ast.unparse(node)[:60]}")
     assert [
         place
         for place in found
-        if not place.startswith(("wind/terminal.py", "wind/lifeline.py", "wind/stages.py: ArgumentParser("))
+        if not place.startswith(
+            (
+                "wind/machine/terminal.py",
+                "wind/machine/lifeline.py",
+                "wind/stages/__init__.py: ArgumentParser(",
+            )
+        )
     ] == []
     assert found  # the module itself is found by what is looked for
 
 
 def test_what_makes_html_is_known() -> None:
-    """Templates that escape, the pages of Great Expectations with every value escaped, and drawings that escape each text."""
+    """Templates that escape, the pages of Great Expectations with every value escaped, and drawings
+    that escape each text.
+    """
     makers = ("Environment", "DefaultJinjaPageView", "ValidationResultsPageRenderer", "Markup")
     markup = re.compile(r"</?(html|td|div|p|svg|script)\b")
     found = set()
-    for path in sorted(file for name in ("flows", "tasks", "data_checks", "wind") for file in (ROOT / name).rglob("*.py")):
+    for path in sorted(
+        file
+        for name in ("flows", "tasks", "data_checks", "wind")
+        for file in (ROOT / name).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in makers:
                 found.add(f"{path.relative_to(ROOT)}: {ast.unparse(node.func)}")
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and markup.search(node.value):
+            elif (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and markup.search(node.value)
+            ):
                 found.add(f"{path.relative_to(ROOT)}: text")
     assert found == {
         "data_checks/docs.py: Environment",  # autoescape
         "data_checks/validation.py: DefaultJinjaPageView",
         "data_checks/validation.py: ValidationResultsPageRenderer",
-        "wind/lineage/drawing.py: text",
+        "wind/audit/lineage/drawing.py: text",
     }
 
 
 @pytest.mark.parametrize("stage", ["prompts", "rewards"])
 def test_a_stage_by_hand_complains_harmlessly(stage: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", f"wind.{stage}", "spec.json", "--\x1b[31m\u202e", "--device", "\x9b"]
+    command = [
+        sys.executable,
+        "-m",
+        f"wind.{stage}",
+        "spec.json",
+        "--\x1b[31m\u202e",
+        "--device",
+        "\x9b",
+    ]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert "error: " in ran.stderr
@@ -128,7 +165,7 @@ def test_a_stage_by_hand_complains_harmlessly(stage: str, tmp_path: Path) -> Non
 def test_warnings_and_logs_of_libraries_are_harmless() -> None:
     program = f"""
 import logging, warnings
-from wind.terminal import guard
+from wind.machine.terminal import guard
 guard()
 warnings.warn({HOSTILE[:-1]!r})
 logging.getLogger("somebody").warning("it said %s", {HOSTILE[:-1]!r})
@@ -137,7 +174,14 @@ try:
 except ValueError:
     logging.getLogger("somebody").exception("failed")
 """
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
     assert ran.stderr.count(r"\x1b]0;title\x07") >= 3
     assert "".join(ran.stderr.split("\n")).isprintable()
 
@@ -145,7 +189,14 @@ except ValueError:
 def _prints(function: ast.expr) -> bool:
     name = ast.unparse(function)
     last = name.rpartition(".")[2]
-    streams = ("stdout.write", "stderr.write", "__stdout__.write", "__stderr__.write", "stdout.writelines", "stderr.writelines")
+    streams = (
+        "stdout.write",
+        "stderr.write",
+        "__stdout__.write",
+        "__stderr__.write",
+        "stdout.writelines",
+        "stderr.writelines",
+    )
     makers = (
         "Console",
         "StreamHandler",
@@ -161,4 +212,7 @@ def _prints(function: ast.expr) -> bool:
 
 def _goes_elsewhere(call: ast.Call) -> bool:
     """Whether a call of `print` names a file that is no stream of this process."""
-    return any(keyword.arg == "file" and "sys." not in ast.unparse(keyword.value) for keyword in call.keywords)
+    return any(
+        keyword.arg == "file" and "sys." not in ast.unparse(keyword.value)
+        for keyword in call.keywords
+    )

@@ -24,14 +24,14 @@ from tests.wind.training_case import (
     values,
     weights,
 )
-from wind.config import TrainingConfig
-from wind.datasets import Store
-from wind.environment import variables
+from wind.config.recipe import TrainingConfig
 from wind.errors import TrainingError
-from wind.handles import Model
+from wind.machine.environment import variables
+from wind.models.sequence_logps import SequenceLogps
 from wind.objectives import Batch, objective_for
-from wind.sequence_logps import SequenceLogps
 from wind.stages import Place
+from wind.store.datasets import Store
+from wind.store.handles import Model
 from wind.training import STAGE, compute
 from wind.training.batches import Plan, load_rows
 from wind.training.runs import work_folder
@@ -55,10 +55,14 @@ def engine() -> Any:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_deepspeed_config(engine: Any, stage: int) -> None:
-    training = TrainingConfig(batch_prompts=24, micro_prompts=2, ranks=3, zero_stage=stage, max_grad_norm=0.5)
+    training = TrainingConfig(
+        batch_prompts=24, micro_prompts=2, ranks=3, zero_stage=stage, max_grad_norm=0.5
+    )
     config = engine.deepspeed_config(training)
     assert config["train_batch_size"] == 24
-    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 3 == 24
+    assert (
+        config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 3 == 24
+    )
     assert config["gradient_clipping"] == 0.5
     assert config["zero_optimization"] == {"stage": stage}
     assert config["bf16"] == {"enabled": False}
@@ -73,7 +77,11 @@ def test_what_is_offloaded(engine: Any) -> None:
     optimizer = engine.deepspeed_config(TrainingConfig(zero_stage=2, offload="optimizer"))
     assert optimizer["zero_optimization"] == {"stage": 2, "offload_optimizer": host}
     both = engine.deepspeed_config(TrainingConfig(zero_stage=3, offload="optimizer_and_parameters"))
-    assert both["zero_optimization"] == {"stage": 3, "offload_optimizer": host, "offload_param": host}
+    assert both["zero_optimization"] == {
+        "stage": 3,
+        "offload_optimizer": host,
+        "offload_param": host,
+    }
 
 
 def test_weight_decay_is_for_matrices(engine: Any) -> None:
@@ -83,14 +91,25 @@ def test_weight_decay_is_for_matrices(engine: Any) -> None:
     assert (decayed["weight_decay"], plain["weight_decay"], len(plain["params"])) == (0.1, 0.0, 3)
 
 
-def test_a_learned_intercept_starts_at_a_half_and_moves_beside_the_policy(store: Store, inputs: Inputs) -> None:
-    settings = {"epochs": 4, "lr": 1e-4, "schedule": "constant", "warmup_fraction": 0.0, "max_grad_norm": 1e6}
+def test_a_learned_intercept_starts_at_a_half_and_moves_beside_the_policy(
+    store: Store, inputs: Inputs
+) -> None:
+    settings = {
+        "epochs": 4,
+        "lr": 1e-4,
+        "schedule": "constant",
+        "warmup_fraction": 0.0,
+        "max_grad_norm": 1e6,
+    }
     half = train(make_spec(inputs, {"eta": 2.0}, **settings), store)
-    learned = train(make_spec(inputs, {"eta": 2.0, "shift": "learned"}, intercept_lr=0.1, **settings), store)
+    learned = train(
+        make_spec(inputs, {"eta": 2.0, "shift": "learned"}, intercept_lr=0.1, **settings), store
+    )
     assert values(learned, "loss")[0] == pytest.approx(values(half, "loss")[0])
     intercepts = values(learned, "intercept")
     assert intercepts[0] == 0.5
-    # A row's residual is its drift minus 2 lam (P - c): while the policy barely moves, the best c makes its mean zero.
+    # A row's residual is its drift minus 2 lam (P - c): while the policy barely moves, the best c
+    # makes its mean zero.
     rows = load_rows(make_spec(inputs), store)
     lam = 1 / 1.2
     drift_B = (1 - lam) * (rows.columns["logp_policy"] - rows.columns["logp_reference"])
@@ -100,9 +119,13 @@ def test_a_learned_intercept_starts_at_a_half_and_moves_beside_the_policy(store:
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_learned_intercept_is_sharded_like_the_rest(store: Store, inputs: Inputs, stage: int) -> None:
+def test_a_learned_intercept_is_sharded_like_the_rest(
+    store: Store, inputs: Inputs, stage: int
+) -> None:
     objective = {"eta": 2.0, "shift": "learned"}
-    alone, sharded = (train(make_spec(inputs, objective, lr=1e-4, zero_stage=each), store) for each in (0, stage))
+    alone, sharded = (
+        train(make_spec(inputs, objective, lr=1e-4, zero_stage=each), store) for each in (0, stage)
+    )
     assert values(sharded, "intercept") == pytest.approx(values(alone, "intercept"), abs=1e-6)
     assert values(alone, "intercept")[-1] != 0.5
     assert distance(weights(store, sharded), weights(store, alone)) < 1e-4
@@ -110,13 +133,17 @@ def test_a_learned_intercept_is_sharded_like_the_rest(store: Store, inputs: Inpu
 
 @pytest.mark.parametrize("shift", ["half", "centred"])
 def test_first_step_is_that_of_the_recorded_logps(store: Store, inputs: Inputs, shift: str) -> None:
-    # Before the first update log pi_theta = log pi_t: the loss follows from the columns alone, and nothing has moved.
-    spec = make_spec(inputs, {"beta": 0.5, "eta": 2.0, "shift": shift}, gradient_checkpointing=shift == "half")
+    # Before the first update log pi_theta = log pi_t: the loss follows from the columns alone, and
+    # nothing has moved.
+    spec = make_spec(
+        inputs, {"beta": 0.5, "eta": 2.0, "shift": shift}, gradient_checkpointing=shift == "half"
+    )
     shard = train(spec, store)
     rows = load_rows(spec, store)
     groups = Plan(training=spec.training, seed=3, iteration=1, groups=GROUPS).step_groups(0)
     index_P_N = rows.starts[groups][:, None] + np.arange(N)
-    drift_P_N = (rows.columns["logp_policy"] - rows.columns["logp_reference"])[index_P_N] / 2  # 1 - lam = 1/2
+    # 1 - lam = 1/2
+    drift_P_N = (rows.columns["logp_policy"] - rows.columns["logp_reference"])[index_P_N] / 2
     residual_P_N = drift_P_N - rows.columns["win_rate"][index_P_N]  # eta lam = 1
     residual_P_N += 0.5 if shift == "half" else -residual_P_N.mean(1, keepdims=True)
     assert values(shard, "loss")[0] == pytest.approx(float(np.mean(residual_P_N**2)), rel=1e-4)
@@ -126,12 +153,16 @@ def test_first_step_is_that_of_the_recorded_logps(store: Store, inputs: Inputs, 
 
 
 @pytest.mark.parametrize("name", ["inpo", "bonbon"])
-def test_other_objectives_start_from_the_recorded_logps_too(store: Store, inputs: Inputs, name: str) -> None:
+def test_other_objectives_start_from_the_recorded_logps_too(
+    store: Store, inputs: Inputs, name: str
+) -> None:
     spec = make_spec(inputs, {"name": name}, epochs=1, micro_prompts=1)
     rows = load_rows(spec, store)
     groups = Plan(training=spec.training, seed=3, iteration=1, groups=GROUPS).step_groups(0)
     index_B = (rows.starts[groups][:, None] + np.arange(N)).ravel()
-    columns = {column: torch.from_numpy(values_B[index_B]) for column, values_B in rows.columns.items()}
+    columns = {
+        column: torch.from_numpy(values_B[index_B]) for column, values_B in rows.columns.items()
+    }
     batch = Batch(**columns, group=torch.from_numpy(groups).repeat_interleave(N))
     expected, _ = objective_for(spec.objective)(batch.logp_policy, batch)
     shard = train(spec, store)
@@ -140,7 +171,9 @@ def test_other_objectives_start_from_the_recorded_logps_too(store: Store, inputs
 
 
 def test_training_solves_the_regression(store: Store, inputs: Inputs) -> None:
-    spec = make_spec(inputs, {"beta": 0.0, "eta": 4.0}, epochs=40, batch_prompts=8, lr=3e-3, schedule="cosine")
+    spec = make_spec(
+        inputs, {"beta": 0.0, "eta": 4.0}, epochs=40, batch_prompts=8, lr=3e-3, schedule="cosine"
+    )
     shard = train(spec, store)
     losses, margins = values(shard, "loss"), values(shard, "win_margin")
     assert losses[-1] < losses[0] / 20
@@ -152,27 +185,40 @@ def test_training_solves_the_regression(store: Store, inputs: Inputs) -> None:
     assert table_numbers == {"steps": 40, "first_loss": losses[0], "last_loss": losses[-1]}
 
 
-def test_a_training_leaves_no_process_group_and_needs_none_of_before(store: Store, inputs: Inputs) -> None:
-    """Between two trainings of a process another library may make a group of its own and end it, as vLLM does."""
+def test_a_training_leaves_no_process_group_and_needs_none_of_before(
+    store: Store, inputs: Inputs
+) -> None:
+    """Between two trainings of a process another library may make a group of its own and end it, as
+    vLLM does.
+    """
     first = train(make_spec(inputs, epochs=1), store)
     assert not torch.distributed.is_initialized()
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    hash_store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=hash_store, rank=0, world_size=1)
     torch.distributed.destroy_process_group()
     assert train(make_spec(inputs, epochs=1), store).outputs == first.outputs
 
 
 def test_micro_batches_do_not_matter(store: Store, inputs: Inputs) -> None:
-    # Two steps an epoch, of 4 and 3 groups: the second is incomplete, and with micro-batches of 2 unequal.
-    trained = [weights(store, train(make_spec(inputs, micro_prompts=size, lr=1e-4), store)) for size in (4, 2, 1)]
+    # Two steps an epoch, of 4 and 3 groups: the second is incomplete, and with micro-batches of 2
+    # unequal.
+    trained = [
+        weights(store, train(make_spec(inputs, micro_prompts=size, lr=1e-4), store))
+        for size in (4, 2, 1)
+    ]
     assert distance(trained[1], trained[0]) < 1e-4
     assert distance(trained[2], trained[0]) < 1e-4
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
-def test_zero_stages_agree_on_one_rank(store: Store, inputs: Inputs, stage: int, optimizer: str) -> None:
+def test_zero_stages_agree_on_one_rank(
+    store: Store, inputs: Inputs, stage: int, optimizer: str
+) -> None:
     without = weights(store, train(make_spec(inputs, lr=1e-4, optimizer=optimizer), store))
-    sharded = weights(store, train(make_spec(inputs, lr=1e-4, optimizer=optimizer, zero_stage=stage), store))
+    sharded = weights(
+        store, train(make_spec(inputs, lr=1e-4, optimizer=optimizer, zero_stage=stage), store)
+    )
     assert distance(sharded, without) < 1e-4
 
 
@@ -190,10 +236,13 @@ def test_an_offloaded_optimizer_does_the_same(store: Store, inputs: Inputs, opti
 def test_bfloat16_is_exported_as_such(store: Store, inputs: Inputs) -> None:
     shard = train(make_spec(inputs, precision="bfloat16", zero_stage=2), store)
     assert {tensor.dtype for tensor in weights(store, shard).values()} == {torch.bfloat16}
-    assert json.loads((store.path(shard.outputs["model"]) / "config.json").read_bytes())["dtype"] == "bfloat16"
+    assert (
+        json.loads((store.path(shard.outputs["model"]) / "config.json").read_bytes())["dtype"]
+        == "bfloat16"
+    )
 
 
-# ---------------------------------------------------------------------------------------- resuming
+# ----------------------------------------------------------------------------------------- resuming
 
 
 @pytest.mark.parametrize("stage", [0, 2])
@@ -221,7 +270,9 @@ def test_a_kept_state_gives_the_model_again_without_a_step(store: Store, inputs:
     assert not work.with_name(f"{work.name}.lock").exists()
     shutil.rmtree(store.path(model))
     steps: list[int] = []
-    again = compute(spec, store, 0, Place(root=str(store.root)), lambda done, total: steps.append(done))
+    again = compute(
+        spec, store, 0, Place(root=str(store.root)), lambda done, total: steps.append(done)
+    )
     assert (again.outputs, again.table, steps) == (shard.outputs, shard.table, [])
     assert store.verify(model).fingerprint == model.fingerprint
     assert not work.exists()
@@ -240,7 +291,10 @@ def test_another_machine_goes_on_from_the_checkpoint_in_the_bucket(
     resumed = train(spec, Store(s3), lambda done, total: steps.append(done))
     assert steps == [5, 6, 7, 8]
     assert spec == make_spec(make_inputs(store, tiny_model), epochs=4, checkpoint_steps=2)
-    assert (resumed.outputs, resumed.table) == ((uninterrupted := train(spec, store)).outputs, uninterrupted.table)
+    assert (resumed.outputs, resumed.table) == (
+        (uninterrupted := train(spec, store)).outputs,
+        uninterrupted.table,
+    )
     assert bucket.storage.names("partial") == []
 
 
@@ -268,10 +322,12 @@ def test_a_damaged_checkpoint_costs_time_only(store: Store, inputs: Inputs, dama
     assert (again.outputs, again.table) == (uninterrupted.outputs, uninterrupted.table)
 
 
-# ---------------------------------------------------------------------------------------- the export
+# --------------------------------------------------------------------------------------- the export
 
 
-def test_export_is_the_start_folder_with_other_weights(store: Store, inputs: Inputs, tiny_model: Path) -> None:
+def test_export_is_the_start_folder_with_other_weights(
+    store: Store, inputs: Inputs, tiny_model: Path
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     spec = make_spec(inputs)
@@ -280,13 +336,23 @@ def test_export_is_the_start_folder_with_other_weights(store: Store, inputs: Inp
     folder = store.path(model)
     assert model != inputs["policy"]
     assert model.parameters == inputs["policy"].parameters
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    ):
         assert (folder / name).read_bytes() == (tiny_model / name).read_bytes()
-    assert json.loads((folder / "config.json").read_bytes()) == json.loads((tiny_model / "config.json").read_bytes())
+    assert json.loads((folder / "config.json").read_bytes()) == json.loads(
+        (tiny_model / "config.json").read_bytes()
+    )
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     assert loaded.config.eos_token_id == 2
     assert (
-        AutoTokenizer.from_pretrained(folder).apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "<s><u>a"
+        AutoTokenizer.from_pretrained(folder).apply_chat_template(
+            [{"role": "user", "content": "a"}], tokenize=False
+        )
+        == "<s><u>a"
     )
     manifest = store.verify(model)
     assert manifest.parents == spec.parents()
@@ -309,7 +375,9 @@ def test_tied_weights_stay_tied(store: Store, tiny_model: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("damage", ["weights", "shape", "missing"])
-def test_a_wrong_export_is_not_published(store: Store, inputs: Inputs, tmp_path: Path, damage: str) -> None:
+def test_a_wrong_export_is_not_published(
+    store: Store, inputs: Inputs, tmp_path: Path, damage: str
+) -> None:
     from safetensors.torch import load_file, save_file
 
     from wind.training.export import probe_logps, verify_export
@@ -332,6 +400,10 @@ def test_a_wrong_export_is_not_published(store: Store, inputs: Inputs, tmp_path:
     else:
         del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    expected = {"weights": "log-probabilities of a probe", "shape": "2 shapes, such as that of lm_head", "missing": "1 missing"}
+    expected = {
+        "weights": "log-probabilities of a probe",
+        "shape": "2 shapes, such as that of lm_head",
+        "missing": "1 missing",
+    }
     with pytest.raises(TrainingError, match=expected[damage]):
         verify_export(folder, start, rows, 2, probe, "float32", "cpu")

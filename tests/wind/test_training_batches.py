@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from tests.wind.training_case import GROUPS, Inputs, N, make_inputs, make_spec, publish
-from wind.config import TrainingConfig
-from wind.datasets import Store
+from wind.config.recipe import TrainingConfig
 from wind.errors import DatasetError
+from wind.store.datasets import Store
 from wind.training.batches import Plan, load_rows, micro_batch
 from wind.training.schedules import learning_rate
 
@@ -34,13 +34,19 @@ def test_every_epoch_visits_every_group_once() -> None:
     sizes = [len(plan.step_groups(step)) for step in range(6)]
     assert sizes == [4, 4, 3, 4, 4, 3]  # the rest is a smaller step, not dropped and not filled up
     for epoch in range(2):
-        visited = np.concatenate([plan.step_groups(step) for step in range(3 * epoch, 3 * epoch + 3)])
+        visited = np.concatenate(
+            [plan.step_groups(step) for step in range(3 * epoch, 3 * epoch + 3)]
+        )
         assert sorted(visited.tolist()) == list(range(11))
 
 
 def test_order_depends_on_seed_iteration_and_epoch_alone() -> None:
     def order(plan: Plan, first: int = 0) -> list[int]:
-        return [int(group) for step in range(first, first + plan.steps_per_epoch) for group in plan.step_groups(step)]
+        return [
+            int(group)
+            for step in range(first, first + plan.steps_per_epoch)
+            for group in plan.step_groups(step)
+        ]
 
     assert order(plan_of()) == order(plan_of(micro_prompts=1, batch_prompts=8, ranks=2))
     others = [order(plan_of(seed=1)), order(plan_of(iteration=2)), order(plan_of(), first=3)]
@@ -52,8 +58,11 @@ def test_order_depends_on_seed_iteration_and_epoch_alone() -> None:
 def test_ranks_and_micro_batches_share_a_step_out(ranks: int, size: int) -> None:
     plan = plan_of(batch_prompts=8, micro_prompts=2, ranks=ranks)
     parts = [plan.micro_groups(np.arange(size), rank) for rank in range(ranks)]
-    assert {len(part) for part in parts} == {8 // (2 * ranks)}  # every rank makes as many passes, some of them empty
-    assert sorted(int(group) for part in parts for groups in part for group in groups) == list(range(size))
+    # every rank makes as many passes, some of them empty
+    assert {len(part) for part in parts} == {8 // (2 * ranks)}
+    assert sorted(int(group) for part in parts for groups in part for group in groups) == list(
+        range(size)
+    )
     assert max(len(groups) for part in parts for groups in part) <= 2
 
 
@@ -64,13 +73,17 @@ def test_learning_rate_by_hand() -> None:
         return [learning_rate(training, step, 10) for step in range(10)]
 
     assert rates("constant") == [0.5] + [1.0] * 9
-    assert rates("linear") == pytest.approx([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert rates("linear") == pytest.approx(
+        [0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    )
     assert rates("cosine")[6] == pytest.approx(0.5)
     assert rates("cosine")[9] == pytest.approx((1 - math.cos(math.pi / 8)) / 2)
 
 
 def test_warmup_may_be_everything_or_nothing() -> None:
-    assert [learning_rate(TrainingConfig(lr=1.0, warmup_fraction=1), step, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1]
+    assert [
+        learning_rate(TrainingConfig(lr=1.0, warmup_fraction=1), step, 4) for step in range(4)
+    ] == [0.25, 0.5, 0.75, 1]
     assert learning_rate(TrainingConfig(lr=1.0, warmup_fraction=0), 0, 1) == 1
 
 
@@ -81,7 +94,9 @@ def test_rows_are_joined_by_key(store: Store, inputs: Inputs) -> None:
     for index in (0, 4, GROUPS * N - 1):
         assert rows.responses[index].tolist() == generations["response_token_ids"][index].to_list()
         assert rows.columns["logp_policy"][index] == generations["logp_sampler"][index]
-    assert rows.prompts[2].tolist() == store.frame(inputs["prompts"])["prompt_token_ids"][2].to_list()
+    assert (
+        rows.prompts[2].tolist() == store.frame(inputs["prompts"])["prompt_token_ids"][2].to_list()
+    )
 
 
 def test_micro_batch_by_hand(store: Store, inputs: Inputs) -> None:
@@ -91,13 +106,20 @@ def test_micro_batch_by_hand(store: Store, inputs: Inputs) -> None:
     assert batch.batch.group.tolist() == [0, 0, 0, 1, 1, 1]
     assert batch.batch.win_rate.tolist() == rows.columns["win_rate"][[12, 13, 14, 3, 4, 5]].tolist()
     assert input_ids_B_T.shape[1] == max(
-        len(rows.prompts[g]) + len(rows.responses[r]) for g in (4, 1) for r in range(3 * g, 3 * g + 3)
+        len(rows.prompts[g]) + len(rows.responses[r])
+        for g in (4, 1)
+        for r in range(3 * g, 3 * g + 3)
     )
-    for row, (group, index) in enumerate(zip([4] * 3 + [1] * 3, [12, 13, 14, 3, 4, 5], strict=True)):
+    for row, (group, index) in enumerate(
+        zip([4] * 3 + [1] * 3, [12, 13, 14, 3, 4, 5], strict=True)
+    ):
         prompt, response = rows.prompts[group].tolist(), rows.responses[index].tolist()
         assert input_ids_B_T[row][attention_mask_B_T[row]].tolist() == prompt + response
         assert input_ids_B_T[row][response_mask_B_T[row]].tolist() == response
-        assert attention_mask_B_T[row].tolist() == sorted(attention_mask_B_T[row].tolist(), reverse=True)  # padded on the right
+        # padded on the right
+        assert attention_mask_B_T[row].tolist() == sorted(
+            attention_mask_B_T[row].tolist(), reverse=True
+        )
 
 
 def test_missing_rows_are_an_error(store: Store, inputs: Inputs) -> None:

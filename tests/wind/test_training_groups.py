@@ -13,23 +13,32 @@ from wind.training.checkpoints import written_by
 from wind.training.rank import join
 
 
-def joined(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, rank: int, ranks: int) -> tuple[World, dict[str, Any]]:
+def joined(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, rank: int, ranks: int
+) -> tuple[World, dict[str, Any]]:
     """What `join` gives on a machine with two GPUs, and what it told torch."""
     told: dict[str, Any] = {}
     for name, value in {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.update(device=device))
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **rest: told.update(rest, backend=backend))
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda backend, **rest: told.update(rest, backend=backend),
+    )
     return join(kind, folder), told
 
 
-def test_ranks_on_gpus_are_patient_and_bound_to_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ranks_on_gpus_are_patient_and_bound_to_theirs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     world, told = joined(monkeypatch, tmp_path, "cuda", 1, 2)
     assert world == World(rank=1, ranks=2, device="cuda:1")
     assert (told["backend"], told["rank"], told["world_size"], told["device"]) == ("nccl", 1, 2, 1)
     assert told["device_id"] == torch.device("cuda:1")
-    # 980 GB of a 70B model's state at the 200 MB/s of a file server: 82 minutes, and NCCL alone would give it ten.
+    # 980 GB of a 70B model's state at the 200 MB/s of a file server: 82 minutes, and NCCL alone
+    # would give it ten.
     assert told["timeout"] > timedelta(seconds=980e9 / 200e6)
 
 
@@ -47,7 +56,9 @@ def test_ranks_on_a_cpu_have_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"training.ranks is 3 and this machine has 2 GPUs: lower it"):
+    with pytest.raises(
+        TrainingError, match=r"training.ranks is 3 and this machine has 2 GPUs: lower it"
+    ):
         joined(monkeypatch, tmp_path, "cuda", 0, 3)
 
 
@@ -64,4 +75,8 @@ def test_a_file_of_a_checkpoint_has_one_writer() -> None:
         "../../zero_pp_rank_1_of_a_folder/rollouts/step-00000001.arrow",
     ]
     written = {rank: [names.index(name) for name in written_by(rank, names)] for rank in range(11)}
-    assert {rank: numbers for rank, numbers in written.items() if numbers} == {0: [0, 1, 6, 7, 8], 1: [2, 3, 5], 10: [4]}
+    assert {rank: numbers for rank, numbers in written.items() if numbers} == {
+        0: [0, 1, 6, 7, 8],
+        1: [2, 3, 5],
+        10: [4],
+    }

@@ -10,12 +10,20 @@ import torch
 
 from tests.wind.objective_case import config_of
 from tests.wind.rollouts_case import roll, rollouts_spec, write_reward
-from tests.wind.training_case import DEEPSPEED_WARNINGS, GROUPS, Inputs, make_inputs, make_spec, publish, train
-from wind.config import TrainingConfig
-from wind.datasets import Store
-from wind.environment import variables
+from tests.wind.training_case import (
+    DEEPSPEED_WARNINGS,
+    GROUPS,
+    Inputs,
+    make_inputs,
+    make_spec,
+    publish,
+    train,
+)
+from wind.config.recipe import TrainingConfig
 from wind.errors import TrainingError
+from wind.machine.environment import variables
 from wind.objectives import objective_for
+from wind.store.datasets import Store
 from wind.training.assignments import World
 from wind.training.batches import COLUMNS, Plan, as_rows, load_rows
 from wind.training.guards import marks, refuse_marked, refuse_norm
@@ -40,11 +48,19 @@ def loop() -> Any:
 
 def rewarded(store: Store, inputs: Inputs, prompt_id: str, reward: float) -> Inputs:
     """`inputs` with another reward of the best response to one prompt."""
-    best = store.frame(inputs["win_rates"]).filter(pl.col("rank") == 1, pl.col("prompt_id") == prompt_id)["sample_index"][0]
+    best = store.frame(inputs["win_rates"]).filter(
+        pl.col("rank") == 1, pl.col("prompt_id") == prompt_id
+    )["sample_index"][0]
     is_best = (pl.col("prompt_id") == prompt_id) & (pl.col("sample_index") == best)
-    rewards = store.frame(inputs["rewards"]).with_columns(reward=pl.when(is_best).then(reward).otherwise("reward"))
+    rewards = store.frame(inputs["rewards"]).with_columns(
+        reward=pl.when(is_best).then(reward).otherwise("reward")
+    )
     return inputs | {
-        "rewards": publish(store, "rewards", rewards.to_dict(as_series=False) | {"sample_index": rewards["sample_index"]})
+        "rewards": publish(
+            store,
+            "rewards",
+            rewards.to_dict(as_series=False) | {"sample_index": rewards["sample_index"]},
+        )
     }
 
 
@@ -54,7 +70,7 @@ def prompts_of_step(store: Store, inputs: Inputs, step: int) -> list[str]:
     return sorted(load_rows(spec, store).prompt_ids[group] for group in groups)
 
 
-# ---------------------------------------------------------------------------------------- marks, by hand
+# ----------------------------------------------------------------------------------- marks, by hand
 
 
 def test_marks_are_of_the_rows_whose_slope_or_value_is_not_finite() -> None:
@@ -82,7 +98,9 @@ def test_the_learning_rate_is_blamed_where_it_moved_the_policy() -> None:
     with pytest.raises(TrainingError) as error:
         refuse_marked(lost.flip(0).clamp(max=1) * torch.tensor([[0.0], [1.0]]), ["a", "c", "b"], 7)
     assert "training.lr" not in str(error.value)
-    assert str(error.value).startswith("step 7 was not taken: the loss of prompts b, c or its slope is not finite")
+    assert str(error.value).startswith(
+        "step 7 was not taken: the loss of prompts b, c or its slope is not finite"
+    )
     refuse_marked(torch.zeros(2, 3), ["a", "c", "b"], 7)
 
 
@@ -90,12 +108,13 @@ def test_eight_prompts_are_named_and_the_rest_counted() -> None:
     refuse_norm(1e38, ["a"], 3)
     for norm in (float("inf"), float("nan")):
         with pytest.raises(
-            TrainingError, match=r"^step 3 was not taken: the norm .*prompts 00, 01, 02, 03, 04, 05, 06, 07 and 4 more$"
+            TrainingError,
+            match=r"^step 3 was not taken: the norm .*prompts 00, 01, 02, 03, 04, 05, 06, 07 and 4 more$",
         ):
             refuse_norm(norm, [f"{number:02}" for number in reversed(range(12))], 3)
 
 
-# ---------------------------------------------------------------------------------------- all ranks alike
+# ---------------------------------------------------------------------------------- all ranks alike
 
 
 class Recorder:
@@ -131,7 +150,10 @@ def test_both_ranks_refuse_what_one_of_them_saw(loop: Any, monkeypatch: pytest.M
     rows = as_rows(frame, "prompt_id", COLUMNS)
     training = TrainingConfig(batch_prompts=2, micro_prompts=1, ranks=2, zero_stage=0)
     plan = Plan(training=training, seed=0, iteration=1, groups=2)
-    logps = {1: torch.full((1,), -1.0, requires_grad=True), 2: torch.full((1,), -torch.inf, requires_grad=True)}
+    logps = {
+        1: torch.full((1,), -1.0, requires_grad=True),
+        2: torch.full((1,), -torch.inf, requires_grad=True),
+    }
 
     def outcome(rank: int, all_reduce: Callable[[torch.Tensor], object]) -> str:
         monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
@@ -150,18 +172,26 @@ def test_both_ranks_refuse_what_one_of_them_saw(loop: Any, monkeypatch: pytest.M
     assert [outcome(rank, record) for rank in (0, 1)] == ["recorded", "recorded"]
     total = seen[0] + seen[1]
     told = {outcome(rank, lambda values: values.copy_(total)) for rank in (0, 1)}
-    assert told == {"step 4 was not taken: responses to prompt b have a log-probability that is not finite: lower training.lr"}
+    assert told == {
+        "step 4 was not taken: responses to prompt b have a log-probability that is not finite: lower training.lr"
+    }
 
 
-# ---------------------------------------------------------------------------------------- real trainings
+# ----------------------------------------------------------------------------------- real trainings
 
 
 @slow
 @pytest.mark.parametrize(
-    ("stage", "precision"), [(0, "float32"), (0, "bfloat16"), (1, "float32"), (2, "float32"), (2, "bfloat16")]
+    ("stage", "precision"),
+    [(0, "float32"), (0, "bfloat16"), (1, "float32"), (2, "float32"), (2, "bfloat16")],
 )
 def test_a_gradient_that_overflows_stays_out_of_the_weights(
-    store: Store, inputs: Inputs, loop: Any, monkeypatch: pytest.MonkeyPatch, stage: int, precision: str
+    store: Store,
+    inputs: Inputs,
+    loop: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: int,
+    precision: str,
 ) -> None:
     optimizer_step, gathered_weights = loop.optimizer_step, loop.gathered_weights
     seen: list[tuple[bool, bool]] = []
@@ -170,7 +200,12 @@ def test_a_gradient_that_overflows_stays_out_of_the_weights(
         before = gathered_weights(engine)
         norm: float = optimizer_step(engine, lr)
         after = gathered_weights(engine)
-        seen.append((norm < float("inf"), all(torch.equal(weight, after[name]) for name, weight in before.items())))
+        seen.append(
+            (
+                norm < float("inf"),
+                all(torch.equal(weight, after[name]) for name, weight in before.items()),
+            )
+        )
         return norm
 
     monkeypatch.setattr(loop, "optimizer_step", watched)
@@ -178,7 +213,16 @@ def test_a_gradient_that_overflows_stays_out_of_the_weights(
     # Slopes of 1e22 nats are float32 numbers, and their squares are not.
     changed = rewarded(store, inputs, ours[0], 1e22)
     with pytest.raises(TrainingError) as error:
-        train(make_spec(changed, {"name": "rebel"}, zero_stage=stage, precision=precision, warmup_fraction=0.0), store)
+        train(
+            make_spec(
+                changed,
+                {"name": "rebel"},
+                zero_stage=stage,
+                precision=precision,
+                warmup_fraction=0.0,
+            ),
+            store,
+        )
     assert str(error.value) == (
         "step 2 was not taken: the norm of its gradient is not finite, and its losses are: look at the size of the rewards "
         f"and of the objective's settings, and at prompts {', '.join(ours)}"
@@ -205,7 +249,10 @@ def test_a_policy_that_diverged_says_so(store: Store, inputs: Inputs) -> None:
     assert str(error.value) == (
         f"step 2 was not taken: responses to prompts {named} have a log-probability that is not finite: lower training.lr"
     )
-    with pytest.raises(TrainingError, match=r"^after the last step, 1, responses to prompts .* not finite: lower training\.lr$"):
+    with pytest.raises(
+        TrainingError,
+        match=r"^after the last step, 1, responses to prompts .* not finite: lower training\.lr$",
+    ):
         train(make_spec(inputs, lr=1e30, epochs=1, batch_prompts=8), store)
 
 
@@ -222,7 +269,10 @@ def test_a_policy_that_was_never_finite_is_not_blamed_on_the_learning_rate(
     for path in tiny_model.iterdir():
         if not (folder / path.name).exists():
             (folder / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(TrainingError, match=r"^step 1 was not taken: .* so its weights or training\.precision are at fault$"):
+    with pytest.raises(
+        TrainingError,
+        match=r"^step 1 was not taken: .* so its weights or training\.precision are at fault$",
+    ):
         train(make_spec(inputs | {"policy": store.import_model(folder)}), store)
 
 
@@ -235,11 +285,13 @@ def test_an_on_policy_training_names_step_and_prompt_too(
     (tmp_path / "counted_digits.py").write_text(reward)
     policy = store.import_model(tiny_model)
     with pytest.raises(
-        TrainingError, match=r"^step 1 was not taken: the loss of prompts? [0-9a-f]{32}.* or its slope is not finite"
+        TrainingError,
+        match=r"^step 1 was not taken: the loss of prompts? [0-9a-f]{32}.* or its slope is not finite",
     ):
         roll(rollouts_spec(store, policy, {"name": "rloo"}), store)
     with pytest.raises(
-        TrainingError, match=r"^no samples of the policy for step 2: .*not finite on prompt [0-9a-f]{32}: it diverged"
+        TrainingError,
+        match=r"^no samples of the policy for step 2: .*not finite on prompt [0-9a-f]{32}: it diverged",
     ):
         roll(rollouts_spec(store, policy, {"name": "grpo"}, lr=1e30), store)
 
@@ -247,6 +299,15 @@ def test_an_on_policy_training_names_step_and_prompt_too(
 @slow
 def test_ranks_end_with_the_error_of_the_step(store: Store, inputs: Inputs) -> None:
     ours = prompts_of_step(store, inputs, 1)
-    # A float32 holds the slopes, and not what they become in the model; under ZeRO-3 the norm itself is summed in float64.
-    with pytest.raises(TrainingError, match=rf"^step 2 was not taken: the norm .* and at prompts {', '.join(ours)}$"):
-        train(make_spec(rewarded(store, inputs, ours[0], 5e37), {"name": "rebel"}, ranks=2, zero_stage=3), store)
+    # A float32 holds the slopes, and not what they become in the model; under ZeRO-3 the norm
+    # itself is summed in float64.
+    with pytest.raises(
+        TrainingError,
+        match=rf"^step 2 was not taken: the norm .* and at prompts {', '.join(ours)}$",
+    ):
+        train(
+            make_spec(
+                rewarded(store, inputs, ours[0], 5e37), {"name": "rebel"}, ranks=2, zero_stage=3
+            ),
+            store,
+        )

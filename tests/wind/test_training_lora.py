@@ -21,24 +21,39 @@ from tests.wind.training_case import (
     values,
     weights,
 )
-from wind.config import LoraConfig
-from wind.datasets import Store
+from wind.config.recipe import LoraConfig
 from wind.errors import ConfigError
-from wind.handles import Model
-from wind.sequence_logps import SequenceLogps
+from wind.models.sequence_logps import SequenceLogps
 from wind.stages import Shard
+from wind.store.datasets import Store
+from wind.store.handles import Model
 from wind.training.batches import Plan, load_rows, micro_batch
 from wind.training.policies import load_policy as load_for_training
 from wind.training.runs import work_folder
 
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 
-# What every test but the solved problem trains; checkpoints are made so that one of them can go on from the second.
-SETTINGS: dict[str, Any] = {"lora": {"rank": 4, "alpha": 6}, "epochs": 2, "micro_prompts": 1, "lr": 1e-3, "checkpoint_steps": 2}
+# What every test but the solved problem trains; checkpoints are made so that one of them can go on
+# from the second.
+SETTINGS: dict[str, Any] = {
+    "lora": {"rank": 4, "alpha": 6},
+    "epochs": 2,
+    "micro_prompts": 1,
+    "lr": 1e-3,
+    "checkpoint_steps": 2,
+}
 LAYERS = {
     f"model.layers.{layer}.{name}_proj"
     for layer in (0, 1)
-    for name in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
+    for name in (
+        "self_attn.q",
+        "self_attn.k",
+        "self_attn.v",
+        "self_attn.o",
+        "mlp.gate",
+        "mlp.up",
+        "mlp.down",
+    )
 }
 
 
@@ -76,10 +91,14 @@ def test_training_starts_at_the_recorded_logps(store: Store, inputs: Inputs, alo
     assert values(alone, "log_ratio_policy")[0] == pytest.approx(0, abs=1e-4)
 
 
-def test_the_export_is_the_base_and_the_scaled_product(store: Store, inputs: Inputs, alone: Shard) -> None:
+def test_the_export_is_the_base_and_the_scaled_product(
+    store: Store, inputs: Inputs, alone: Shard
+) -> None:
     base, merged = tensors(store, inputs["policy"]), weights(store, alone)
     adapter = tensors(store, alone.outputs["adapter"], "adapter_model.safetensors")
-    assert {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in adapter} == LAYERS
+    assert {
+        name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in adapter
+    } == LAYERS
     assert len(adapter) == 2 * len(LAYERS)
     for name, weight in base.items():
         layer = name.removesuffix(".weight")
@@ -100,32 +119,47 @@ def test_the_adapter_on_its_base_is_the_export(store: Store, inputs: Inputs, alo
     rows = load_rows(make_spec(inputs, **SETTINGS), store)
     batch = micro_batch(rows, np.arange(rows.groups), "cpu")
     folders = {name: store.path(handle) for name, handle in alone.outputs.items()}
-    named = json.loads((folders["adapter"] / "adapter_config.json").read_bytes())["base_model_name_or_path"]
+    named = json.loads((folders["adapter"] / "adapter_config.json").read_bytes())[
+        "base_model_name_or_path"
+    ]
     assert store.root / named == store.path(inputs["policy"])
     base = AutoModelForCausalLM.from_pretrained(store.root / named)
     adapted: Any = PeftModel.from_pretrained(base, str(folders["adapter"]))
     merged = AutoModelForCausalLM.from_pretrained(folders["model"])
     with torch.no_grad():
-        logps_B = [SequenceLogps(model.eval())(*batch.inputs) for model in (adapted.base_model.model, merged)]
+        logps_B = [
+            SequenceLogps(model.eval())(*batch.inputs)
+            for model in (adapted.base_model.model, merged)
+        ]
     assert float((logps_B[0] - logps_B[1]).abs().max()) < 1e-4
-    assert float((logps_B[0] - torch.tensor(rows.columns["logp_policy"])).abs().max()) > 0.1  # and it learnt something
+    # and it learnt something
+    assert float((logps_B[0] - torch.tensor(rows.columns["logp_policy"])).abs().max()) > 0.1
     adapter = alone.outputs["adapter"]
     assert isinstance(adapter, Model)
-    # rank * (in + out) of q, k, v, o of 32 x 32 and of gate, up, down between 32 and 64, in each of two layers
+    # rank * (in + out) of q, k, v, o of 32 x 32 and of gate, up, down between 32 and 64, in each of
+    # two layers
     assert adapter.parameters == 2 * (4 * 4 * (32 + 32) + 3 * 4 * (32 + 64))
     assert store.verify(adapter).parents == make_spec(inputs).parents()
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_zero_stages_and_recomputed_activations_agree(store: Store, inputs: Inputs, alone: Shard, stage: int) -> None:
-    shard = train(make_spec(inputs, **SETTINGS, zero_stage=stage, gradient_checkpointing=stage == 2), store)
+def test_zero_stages_and_recomputed_activations_agree(
+    store: Store, inputs: Inputs, alone: Shard, stage: int
+) -> None:
+    shard = train(
+        make_spec(inputs, **SETTINGS, zero_stage=stage, gradient_checkpointing=stage == 2), store
+    )
     assert distance(weights(store, shard), weights(store, alone)) < 1e-4
     assert values(shard, "grad_norm") == pytest.approx(values(alone, "grad_norm"), rel=1e-3)
 
 
 @pytest.mark.parametrize(("stage", "offload"), [(2, "none"), (3, "optimizer_and_parameters")])
-def test_two_ranks_agree_with_one(store: Store, inputs: Inputs, alone: Shard, stage: int, offload: str) -> None:
-    together = train(make_spec(inputs, **SETTINGS, ranks=2, zero_stage=stage, offload=offload), store)
+def test_two_ranks_agree_with_one(
+    store: Store, inputs: Inputs, alone: Shard, stage: int, offload: str
+) -> None:
+    together = train(
+        make_spec(inputs, **SETTINGS, ranks=2, zero_stage=stage, offload=offload), store
+    )
     assert distance(weights(store, together), weights(store, alone)) < 1e-4
     assert values(together, "loss") == pytest.approx(values(alone, "loss"), rel=1e-3)
 
@@ -137,7 +171,9 @@ def test_resuming_equals_never_having_stopped(store: Store, inputs: Inputs, stag
     with pytest.raises(Interrupted):
         train(spec, store, stop_after(3))
     (checkpoint,) = work_folder(spec, store).glob("step-*")
-    state = torch.load(checkpoint / "engine" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+    state = torch.load(checkpoint / "engine" / "mp_rank_00_model_states.pt", weights_only=False)[
+        "module"
+    ]
     assert len(state) == 2 * len(LAYERS)  # no frozen weight is written again
     steps: list[int] = []
     resumed = train(spec, store, lambda done, total: steps.append(done))
@@ -146,8 +182,17 @@ def test_resuming_equals_never_having_stopped(store: Store, inputs: Inputs, stag
 
 
 def test_full_rank_solves_the_regression(store: Store, inputs: Inputs) -> None:
-    settings = {"epochs": 40, "batch_prompts": 8, "micro_prompts": 4, "lr": 3e-3, "schedule": "cosine"}
-    shard = train(make_spec(inputs, {"beta": 0.0, "eta": 4.0}, lora={"rank": 32, "alpha": 64}, **settings), store)
+    settings = {
+        "epochs": 40,
+        "batch_prompts": 8,
+        "micro_prompts": 4,
+        "lr": 3e-3,
+        "schedule": "cosine",
+    }
+    shard = train(
+        make_spec(inputs, {"beta": 0.0, "eta": 4.0}, lora={"rank": 32, "alpha": 64}, **settings),
+        store,
+    )
     losses = values(shard, "loss")
     assert losses[-1] < losses[0] / 20
 
@@ -168,7 +213,11 @@ def test_only_the_named_layers_have_adapters(store: Store, inputs: Inputs) -> No
     shard = train(make_spec(inputs, epochs=1, lora=lora), store)
     base, merged = tensors(store, inputs["policy"]), weights(store, shard)
     moved = {name for name in base if not torch.equal(base[name], merged[name])}
-    assert moved == {f"model.layers.{layer}.self_attn.{letter}_proj.weight" for layer in (0, 1) for letter in "qv"}
+    assert moved == {
+        f"model.layers.{layer}.self_attn.{letter}_proj.weight"
+        for layer in (0, 1)
+        for letter in "qv"
+    }
 
 
 def test_adapters_are_drawn_from_the_seed(store: Store, inputs: Inputs) -> None:
@@ -197,13 +246,16 @@ def test_a_module_the_policy_lacks_is_named_with_those_it_has(store: Store, inpu
         )
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # peft corrects it, and says so
+# peft corrects it, and says so
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 def test_layers_that_keep_their_weights_transposed() -> None:
     from transformers import AutoModelForCausalLM, GPT2Config
 
     from wind.training.lora import add_adapters, merged_weights
 
-    config = GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    config = GPT2Config(
+        vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2
+    )
     model = AutoModelForCausalLM.from_config(config).eval()
     add_adapters(model, LoraConfig(rank=2, target_modules=("c_fc",)), 0)
     torch.nn.init.normal_(model.get_parameter("transformer.h.0.mlp.c_fc.lora_B.default.weight"))

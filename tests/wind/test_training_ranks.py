@@ -26,11 +26,11 @@ from tests.wind.training_case import (
     values,
     weights,
 )
-from wind import processes
-from wind.datasets import Store
 from wind.errors import TrainingError
 from wind.fingerprints import file_digest
+from wind.machine import processes
 from wind.stages import Place, Shard
+from wind.store.datasets import Store
 from wind.training import TrainingSpec, rank
 from wind.training.assignments import Assignment, World
 from wind.training.checkpoints import written_by
@@ -46,7 +46,9 @@ SETTINGS: dict[str, Any] = {"lr": 1e-4, "epochs": 6, "micro_prompts": 1, "checkp
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One store for all: starting ranks takes long, so that what they trained once is used by several tests."""
+    """One store for all: starting ranks takes long, so that what they trained once is used by
+    several tests.
+    """
     return Store(tmp_path_factory.mktemp("ranks") / "store")
 
 
@@ -67,21 +69,34 @@ def trained(store: Store, inputs: Inputs) -> Callable[[int, int], Shard]:
 
 
 def writers(folder: Path, log: str = "*.log") -> list[int]:
-    """Every living process that may write to a log of the ranks that work in `folder`: torchrun's agent, its helpers, the ranks.
+    """Every living process that may write to a log of the ranks that work in `folder`: torchrun's
+    agent, its helpers, the ranks.
 
     The files that they write to have no names any more.
     """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            opened = [Path(os.readlink(each)) for each in (process / "fd").iterdir() if is_for_writing(process, each.name)]
-            found += [int(process.name)] * any(path.match(f"{folder.resolve()}/ranks-*/{log}.* (deleted)") for path in opened)
+            opened = [
+                Path(os.readlink(each))
+                for each in (process / "fd").iterdir()
+                if is_for_writing(process, each.name)
+            ]
+            found += [int(process.name)] * any(
+                path.match(f"{folder.resolve()}/ranks-*/{log}.* (deleted)") for path in opened
+            )
     return found
 
 
 def is_for_writing(process: Path, descriptor: str) -> bool:
-    """Whether a process may write to what it has open there: who started the ranks reads their logs."""
-    flags = next(line for line in (process / "fdinfo" / descriptor).read_text().splitlines() if line.startswith("flags:"))
+    """Whether a process may write to what it has open there: who started the ranks reads their
+    logs.
+    """
+    flags = next(
+        line
+        for line in (process / "fdinfo" / descriptor).read_text().splitlines()
+        if line.startswith("flags:")
+    )
     return int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
@@ -96,17 +111,32 @@ def test_ranks_and_zero_stages_train_the_same_weights(
 
 
 def test_zero_3_in_bfloat16_keeps_rotary_frequencies(store: Store, inputs: Inputs) -> None:
-    # Rounded frequencies would show in the very first loss, before any update. ZeRO-3 has a process of its own on one rank, too.
-    losses = [values(train(make_spec(inputs, precision="bfloat16", zero_stage=stage), store), "loss")[0] for stage in (2, 3)]
+    # Rounded frequencies would show in the very first loss, before any update. ZeRO-3 has a process
+    # of its own on one rank, too.
+    losses = [
+        values(train(make_spec(inputs, precision="bfloat16", zero_stage=stage), store), "loss")[0]
+        for stage in (2, 3)
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
-def test_a_killed_run_leaves_nothing_and_resumes(store: Store, inputs: Inputs, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "epochs": 30, "checkpoint_steps": 10}  # for long enough to be killed in between
+def test_a_killed_run_leaves_nothing_and_resumes(
+    store: Store, inputs: Inputs, tmp_path: Path
+) -> None:
+    # for long enough to be killed in between
+    settings = {**SETTINGS, "epochs": 30, "checkpoint_steps": 10}
     spec = make_spec(inputs, ranks=2, zero_stage=2, **settings)
     uninterrupted = train(spec, store)
     job = tmp_path / "job.json"
-    job.write_text(json.dumps({"stage": "training", "spec": spec.model_dump(mode="json"), "place": {"root": str(store.root)}}))
+    job.write_text(
+        json.dumps(
+            {
+                "stage": "training",
+                "spec": spec.model_dump(mode="json"),
+                "place": {"root": str(store.root)},
+            }
+        )
+    )
     command = processes.python("-m", "wind.training", str(job), "--root", str(store.root))
     work = work_folder(spec, store)
     with processes.start(command, env=processes.environment(), stdout=subprocess.DEVNULL) as run:
@@ -129,22 +159,31 @@ def test_a_killed_run_leaves_nothing_and_resumes(store: Store, inputs: Inputs, t
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_ranks_share_out_the_files_of_a_checkpoint(store: Store, inputs: Inputs, stage: int) -> None:
+def test_ranks_share_out_the_files_of_a_checkpoint(
+    store: Store, inputs: Inputs, stage: int
+) -> None:
     spec = make_spec(inputs, ranks=2, zero_stage=stage, **SETTINGS)
     with pytest.raises(Interrupted):
         train(spec, store, stop_after(2))
     kept = min(work_folder(spec, store).glob("step-*/complete.json")).parent
     files = json.loads((kept / "complete.json").read_bytes())["files"]
     assert files == {name: file_digest(kept / name) for name in files}
-    assert {*files, "complete.json"} == {str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()}
+    assert {*files, "complete.json"} == {
+        str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()
+    }
     by_rank = [written_by(rank, files) for rank in (0, 1)]
     assert sorted([*by_rank[0], *by_rank[1]]) == sorted(files)
-    # Of the optimiser's state, and at stage 3 of the weights, each rank wrote half; at stage 0 the first wrote everything.
+    # Of the optimiser's state, and at stage 3 of the weights, each rank wrote half; at stage 0 the
+    # first wrote everything.
     assert len([name for name in by_rank[1] if name.endswith(".pt")]) == {0: 0, 2: 1, 3: 2}[stage]
 
 
 def test_another_machine_goes_on_from_what_two_ranks_put_into_the_bucket(
-    s3: str, tiny_model: Path, trained: Callable[[int, int], Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str,
+    tiny_model: Path,
+    trained: Callable[[int, int], Shard],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bucket = Store(s3)
     spec = make_spec(make_inputs(bucket, tiny_model), ranks=2, zero_stage=2, **SETTINGS)
@@ -201,7 +240,11 @@ def train_until_ranks_have_spoken(path: str, root: str) -> None:
     spec, store = TrainingSpec.model_validate_json(Path(path).read_bytes()), Store(root)
 
     def kill(done: int, total: int) -> None:
-        if [log for log in work_folder(spec, store).glob("ranks-*/rank-*.log") if "the password is" in log.read_text()]:
+        if [
+            log
+            for log in work_folder(spec, store).glob("ranks-*/rank-*.log")
+            if "the password is" in log.read_text()
+        ]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with held_work_folder(spec, store) as work:
@@ -216,7 +259,9 @@ def test_what_ranks_said_holds_no_secret_though_nobody_was_left_to_take_it_out(
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     arguments = str(tmp_path / "spec.json"), str(store.root)
     program = f"import {__name__} as module; module.train_until_ranks_have_spoken(*{arguments})"
-    with processes.start(processes.python("-c", program), env=processes.environment(), stdout=subprocess.DEVNULL) as run:
+    with processes.start(
+        processes.python("-c", program), env=processes.environment(), stdout=subprocess.DEVNULL
+    ) as run:
         assert run.wait(SECONDS) == -signal.SIGKILL
     work = work_folder(spec, store)
     deadline = time.monotonic() + 20

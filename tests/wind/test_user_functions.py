@@ -1,4 +1,6 @@
-"""Users' functions: what they may do, what they may return, and how they end, without touching the process that asks them."""
+"""Users' functions: what they may do, what they may return, and how they end, without touching the
+process that asks them.
+"""
 
 import contextlib
 import os
@@ -12,15 +14,21 @@ from pathlib import Path
 
 import pytest
 
+from wind.code.functions import source_digest
 from wind.errors import InputError
+from wind.machine.user_path import user_path
 from wind.rewards.functions import Responses, UserFunction, checked_numbers
 from wind.rewards.hosts import Host, close, warm_host
-from wind.rewards.sources import source_digest
-from wind.user_path import user_path
 
 RESPONSES = ["one", "", "three"]  # 3, 0 and 5 characters
 LENGTHS = [3.0, 0.0, 5.0]
-ROWS = Responses(["p"] * 3, [0, 1, 2], [[{"role": "user", "content": "what?"}]] * 3, RESPONSES, ["gold", None, "\N{SNOWMAN}"])
+ROWS = Responses(
+    ["p"] * 3,
+    [0, 1, 2],
+    [[{"role": "user", "content": "what?"}]] * 3,
+    RESPONSES,
+    ["gold", None, "\N{SNOWMAN}"],
+)
 HEADER = "def reward(prompts, responses, answers):\n"
 
 Asked = Callable[..., list[float]]
@@ -46,35 +54,46 @@ def asked(folder: Path) -> Asked:
 
 
 def answer(name: str, seconds: float | None = 60, rows: Responses = ROWS) -> list[float]:
-    function = UserFunction("reward.function", name, source_digest("reward.function", name), seconds)
+    function = UserFunction(
+        "reward.function", name, source_digest("reward.function", name), seconds
+    )
     [(_, column)] = function(rows).items()
     return list(map(float, checked_numbers("it", column, rows)))
 
 
 def descendants() -> set[int]:
-    """The process ids of all that this process has started and that still runs, and of what that has started."""
+    """The process ids of all that this process has started and that still runs, and of what that
+    has started.
+    """
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             with_name, _, rest = path.read_text().rpartition(")")
             parents[int(with_name.split()[0])] = int(rest.split()[1])
     found: set[int] = set()
-    while more := {pid for pid, parent in parents.items() if parent in found | {os.getpid()}} - found:
+    while (
+        more := {pid for pid, parent in parents.items() if parent in found | {os.getpid()}} - found
+    ):
         found |= more
     return found
 
 
-# ---------------------------------------------------------------------------------------- what it may do
+# ----------------------------------------------------------------------------------- what it may do
 
 PROGRAMS = {
-    "reads_its_input": HEADER + "    import sys\n    assert sys.stdin.read() == ''\n    return [len(r) for r in responses]\n",
+    "reads_its_input": HEADER
+    + "    import sys\n    assert sys.stdin.read() == ''\n    return [len(r) for r in responses]\n",
     "runs_programs_that_read_theirs": (
-        "import subprocess, sys\n" + HEADER + "    program = 'import sys; print(len(sys.stdin.read()))'\n"
+        "import subprocess, sys\n"
+        + HEADER
+        + "    program = 'import sys; print(len(sys.stdin.read()))'\n"
         "    done = [subprocess.run([sys.executable, '-c', program], stdout=-1, text=True, check=True) for r in responses]\n"
         "    return [len(r) + int(each.stdout) for r, each in zip(responses, done)]\n"
     ),
     "forks_a_pool": (
-        "from concurrent.futures import ProcessPoolExecutor\n" + HEADER + "    with ProcessPoolExecutor(2) as pool:\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        + HEADER
+        + "    with ProcessPoolExecutor(2) as pool:\n"
         "        return list(pool.map(len, responses))\n"
     ),
     "spawns_a_pool": (
@@ -88,7 +107,9 @@ PROGRAMS = {
         + "    with ThreadPoolExecutor(2) as pool:\n        return list(pool.map(len, responses))\n"
     ),
     "is_alone_on_the_main_thread": (
-        "import threading\n" + HEADER + "    assert threading.enumerate() == [threading.main_thread()]\n"
+        "import threading\n"
+        + HEADER
+        + "    assert threading.enumerate() == [threading.main_thread()]\n"
         "    assert threading.current_thread() is threading.main_thread()\n    return [len(r) for r in responses]\n"
     ),
     "sets_alarms": (
@@ -125,22 +146,30 @@ PROGRAMS = {
         "    os.write(2, b'\\xff')\n    return [len(r) for r in responses]\n"
     ),
     "forks_and_comes_back": (
-        "import os\n" + HEADER + "    child = os.fork()\n    if child:\n        assert os.waitpid(child, 0)[1] == 0\n"
+        "import os\n"
+        + HEADER
+        + "    child = os.fork()\n    if child:\n        assert os.waitpid(child, 0)[1] == 0\n"
         "    return [len(r) for r in responses]\n"
     ),
     "leaves_a_fork_behind": (
-        "import os, time\n" + HEADER + "    if os.fork() == 0:\n        os.setsid()\n        time.sleep(600)\n"
+        "import os, time\n"
+        + HEADER
+        + "    if os.fork() == 0:\n        os.setsid()\n        time.sleep(600)\n"
         "    return [len(r) for r in responses]\n"
     ),
     "loses_its_folder": (
-        "import os, tempfile\n" + HEADER + "    assert os.path.exists('rule.py')\n    folder = tempfile.mkdtemp()\n"
+        "import os, tempfile\n"
+        + HEADER
+        + "    assert os.path.exists('rule.py')\n    folder = tempfile.mkdtemp()\n"
         "    os.chdir(folder)\n    os.rmdir(folder)\n    return [len(r) for r in responses]\n"
     ),
     "changes_its_process": (
         "import locale, os, random, resource, signal, sys, warnings\n"
         "os.environ.clear()\nsys.path.clear()\nos.umask(0)\nwarnings.simplefilter('error')\nsys.setrecursionlimit(200)\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
-        "random.seed(0)\nsys.stdout = sys.stderr = sys.stdin = None\n" + HEADER + "    return [len(r) for r in responses]\n"
+        "random.seed(0)\nsys.stdout = sys.stderr = sys.stdin = None\n"
+        + HEADER
+        + "    return [len(r) for r in responses]\n"
     ),
     "parses_arguments": (
         "import argparse\narguments = argparse.ArgumentParser().parse_args()\n"
@@ -159,11 +188,25 @@ def test_it_may_do_what_a_program_does(asked: Asked, program: str) -> None:
     assert descendants() <= others
 
 
-def test_what_it_changes_is_its_own(asked: Asked, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_changes_is_its_own(
+    asked: Asked, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KEPT", "as it was")
-    before = (dict(os.environ), list(sys.path), sys.getrecursionlimit(), os.umask(0o22), signal.getsignal(signal.SIGINT))
+    before = (
+        dict(os.environ),
+        list(sys.path),
+        sys.getrecursionlimit(),
+        os.umask(0o22),
+        signal.getsignal(signal.SIGINT),
+    )
     assert asked(PROGRAMS["changes_its_process"]) == LENGTHS
-    after = (dict(os.environ), list(sys.path), sys.getrecursionlimit(), os.umask(0o22), signal.getsignal(signal.SIGINT))
+    after = (
+        dict(os.environ),
+        list(sys.path),
+        sys.getrecursionlimit(),
+        os.umask(0o22),
+        signal.getsignal(signal.SIGINT),
+    )
     assert before == after
     assert "rule" not in sys.modules
     assert Path.cwd() == folder
@@ -181,22 +224,41 @@ def test_torch_is_as_it_was(asked: Asked) -> None:
         + "    return torch.tensor([float(len(r)) for r in responses])\n"
     )
     state = torch.get_rng_state()
-    before = (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+    before = (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
     assert asked(source) == LENGTHS
-    assert before == (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+    assert before == (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
     assert torch.is_grad_enabled()
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_it_sees_the_environment_as_it_was_given(asked: Asked, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_it_sees_the_environment_as_it_was_given(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
     (folder / "lib").mkdir()
     (folder / "lib" / "of_users_own.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", "lib")
     monkeypatch.setenv("GREETING", "hello")
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "TORCHELASTIC_RUN_ID",
+    ):
         monkeypatch.setenv(name, "1")  # a library would wait for the other ranks
     source = (
-        "import os, subprocess, sys\nimport of_users_own\n" + HEADER + "    assert os.environ['GREETING'] == 'hello'\n"
+        "import os, subprocess, sys\nimport of_users_own\n"
+        + HEADER
+        + "    assert os.environ['GREETING'] == 'hello'\n"
         "    assert not [name for name in os.environ if name.startswith(('TORCHELASTIC', 'MASTER', 'WIND_PYTHONPATH'))]\n"
         "    assert not {'RANK', 'LOCAL_RANK', 'WORLD_SIZE'} & set(os.environ)\n"
         "    subprocess.run([sys.executable, '-c', 'import of_users_own'], check=True)\n"
@@ -214,9 +276,14 @@ def test_files_of_the_users_stand_for_no_module_of_others(asked: Asked, folder: 
 
 
 def test_an_edited_helper_is_loaded_anew(asked: Asked, folder: Path) -> None:
-    source = "from helper import PER_CHARACTER\n" + HEADER + "    return [PER_CHARACTER * len(r) for r in responses]\n"
+    source = (
+        "from helper import PER_CHARACTER\n"
+        + HEADER
+        + "    return [PER_CHARACTER * len(r) for r in responses]\n"
+    )
     for factor in (1, 2, 3):
-        (folder / "helper.py").write_text(f"PER_CHARACTER = {factor}\n")  # of the same size, in the same second
+        # of the same size, in the same second
+        (folder / "helper.py").write_text(f"PER_CHARACTER = {factor}\n")
         assert asked(source) == [factor * length for length in LENGTHS]
 
 
@@ -225,12 +292,19 @@ def test_no_more_than_two_stay_warm(asked: Asked) -> None:
         assert asked(HEADER + "    return [len(r) for r in responses]\n", name=name) == LENGTHS
 
     def host(name: str) -> Host | None:
-        return warm_host((f"{name}:reward", source_digest("reward.function", f"{name}:reward"), "cpu", *user_path()))
+        return warm_host(
+            (
+                f"{name}:reward",
+                source_digest("reward.function", f"{name}:reward"),
+                "cpu",
+                *user_path(),
+            )
+        )
 
     assert [host(name) is not None for name in ("first", "second", "third")] == [False, True, True]
 
 
-# ---------------------------------------------------------------------------------------- what it may return
+# ------------------------------------------------------------------------------- what it may return
 
 KINDS = """
 import array, decimal, enum, fractions
@@ -285,7 +359,8 @@ def reward(prompts, responses, answers):
     return KINDS[kind]
 """
 HALVES = [0.5, 1.0, 2.0]
-TENTH = {"half": 0.0999755859375, "single": 0.10000000149011612, "brain": 0.10009765625}  # the nearest of each format
+# the nearest of each format
+TENTH = {"half": 0.0999755859375, "single": 0.10000000149011612, "brain": 0.10009765625}
 RETURNED = {
     "floats": [0.1, -0.0, 1e100],
     "integers": [2.0**53, -(2.0**53), 1e99],
@@ -336,7 +411,10 @@ def test_numbers_of_any_kind_come_back(folder: Path) -> None:
         ("[1, '2', 3]", r"returned '2' for prompt p, sample 1: return numbers only$"),
         ("[1, b'2', 3]", r"returned b'2' for prompt p, sample 1"),
         ("[1, 2, 3j]", r"returned 3j for prompt p, sample 2"),
-        ("[1, __import__('numpy').datetime64(0, 's'), 3]", r"returned .*datetime64.* for prompt p, sample 1"),
+        (
+            "[1, __import__('numpy').datetime64(0, 's'), 3]",
+            r"returned .*datetime64.* for prompt p, sample 1",
+        ),
         ("[1, 2, 10**400]", r"returned 1000.*\.\.\. for prompt p, sample 2"),
         ("[1, 2, 10**9999]", r"returned a int that cannot be printed for prompt p, sample 2"),
         ("[[1], [2], [3]]", r"returned \[1\] for prompt p, sample 0"),
@@ -346,7 +424,10 @@ def test_numbers_of_any_kind_come_back(folder: Path) -> None:
         ("{1, 2, 3}", r"returned a set: return one number"),
         ("[1, 2, None]", r"returned None for prompt p, sample 2"),
         ("[1, 2, float('nan')]", r"gave nan for prompt p, sample 2"),
-        ("[1, 2, __import__('decimal').Decimal('sNaN')]", r"returned Decimal\('sNaN'\) for prompt p, sample 2"),
+        (
+            "[1, 2, __import__('decimal').Decimal('sNaN')]",
+            r"returned Decimal\('sNaN'\) for prompt p, sample 2",
+        ),
         ("[1, 2]", r"returned 2 values for 3 responses"),
         ("['a'] * 4", r"returned 4 values for 3 responses"),
         ("[{'a': 1}, {'a': 2}, {}]", r"returned None for prompt p, sample 2"),
@@ -369,12 +450,14 @@ def test_what_is_no_number_is_named(asked: Asked, returned: str, message: str) -
 )
 def test_components_come_by_column_or_by_row(folder: Path, returned: str) -> None:
     (folder / "parts.py").write_text(f"{HEADER}    return {returned}\n")
-    columns = UserFunction("reward.function", "parts:reward", source_digest("reward.function", "parts:reward"), 60)(ROWS)
+    columns = UserFunction(
+        "reward.function", "parts:reward", source_digest("reward.function", "parts:reward"), 60
+    )(ROWS)
     found = {name: checked_numbers("it", column, ROWS).tolist() for name, column in columns.items()}
     assert found == {"reward": [1.0, 2.0, 3.0], "style": [0.5, 0.25, 0.0]}
 
 
-# ---------------------------------------------------------------------------------------- how it ends
+# -------------------------------------------------------------------------------------- how it ends
 
 BATCH = r"on the 3 responses from prompt p, sample 0, 'what\?'"
 ENDS = {
@@ -398,12 +481,18 @@ ENDS = {
         "import os\nos._exit(0)\n" + HEADER + "    return [0.0] * 3\n",
         r"rule:reward ended its process with exit code 0 while it was imported; it said nothing: fix the function$",
     ),
-    "interrupts": (HEADER + "    raise KeyboardInterrupt\n", rf"failed: KeyboardInterrupt \(rule.py:2\) {BATCH}"),
+    "interrupts": (
+        HEADER + "    raise KeyboardInterrupt\n",
+        rf"failed: KeyboardInterrupt \(rule.py:2\) {BATCH}",
+    ),
     "closes_what_is_not_its_own": (
         HEADER + "    import os\n    os.closerange(3, 4096)\n    return [0.0] * 3\n",
         rf"rule:reward ended its process with exit code 1 {BATCH}; its last words: .*Bad file descriptor",
     ),
-    "says_surrogates": (HEADER + "    raise ValueError('\\udcff')\n", rf"failed: ValueError: \? \(rule.py:2\) {BATCH}"),
+    "says_surrogates": (
+        HEADER + "    raise ValueError('\\udcff')\n",
+        rf"failed: ValueError: \? \(rule.py:2\) {BATCH}",
+    ),
     "fails_in_a_coroutine": (
         "async def reward(prompts, responses, answers):\n    raise ValueError('late')\n",
         rf"failed: ValueError: late \(rule.py:2\) {BATCH}",
@@ -421,7 +510,12 @@ def test_its_end_is_one_line(asked: Asked, end: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sleep", ["time.sleep(600)", "subprocess.run(['sleep', '600'])", "signal.pthread_sigmask(0, range(1, 65)) or time.sleep(600)"]
+    "sleep",
+    [
+        "time.sleep(600)",
+        "subprocess.run(['sleep', '600'])",
+        "signal.pthread_sigmask(0, range(1, 65)) or time.sleep(600)",
+    ],
 )
 def test_one_that_takes_too_long_ends_with_all_it_started(asked: Asked, sleep: str) -> None:
     message = rf"^reward.function rule:reward took more than 0.5 seconds {BATCH}: make it faster, or raise reward.timeout$"
@@ -452,11 +546,15 @@ def test_an_interrupt_leaves_no_process(asked: Asked) -> None:
 
 def test_it_ends_with_the_process_that_asks_it(folder: Path) -> None:
     (folder / "slow_rule.py").write_text(
-        "import os, pathlib, time\n" + HEADER + "    pathlib.Path('pid').write_text(str(os.getpid()))\n    time.sleep(600)\n"
+        "import os, pathlib, time\n"
+        + HEADER
+        + "    pathlib.Path('pid').write_text(str(os.getpid()))\n    time.sleep(600)\n"
     )
     program = "from tests.wind.test_user_functions import answer; answer('slow_rule:reward')"
     root = str(Path(__file__).resolve().parents[2])
-    asker = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": root})
+    asker = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": root}
+    )
     deadline = time.monotonic() + 60
     while not (folder / "pid").exists() or not (folder / "pid").read_text():
         assert time.monotonic() < deadline

@@ -1,4 +1,6 @@
-"""Verification: every corruption of every published file is found with file and reason, and so is what only an editor can do."""
+"""Verification: every corruption of every published file is found with file and reason, and so is
+what only an editor can do.
+"""
 
 import json
 import os
@@ -12,15 +14,15 @@ import pytest
 
 from tests.wind.verification_case import TRAIN, finished, key, publish
 from tests.wind.versions_case import dataset, three_iterations, verify, version
-from wind.archives import export_archive, import_archive
-from wind.config import DistillConfig
-from wind.datasets import Store
-from wind.garbage import collect
-from wind.handles import AnyHandle, Dataset, folder_of
-from wind.names import find
-from wind.seals import opened, seal
-from wind.verification import Verification
-from wind.versions import Version, Versions, tag_text
+from wind.audit.verification import Verification
+from wind.config.recipe import DistillConfig
+from wind.exchange.archives import export_archive, import_archive
+from wind.store.datasets import Store
+from wind.store.garbage import collect
+from wind.store.handles import AnyHandle, Dataset, folder_of
+from wind.store.references import find
+from wind.store.sealed_json import opened, seal
+from wind.store.versions import Version, Versions, tag_text
 
 
 def findings(store: Store) -> list[str]:
@@ -56,12 +58,21 @@ def test_a_finished_store_is_whole(whole: Path, few: Path) -> None:
         verification = Verification(Store(root))
         verification.everything()
         assert (verification.findings, verification.notes) == ([], [])
-        files = [path for folder in ("datasets", "models", "sources") for path in (root / folder).rglob("*") if path.is_file()]
-        content = [path.stat().st_size for path in files if path.name != "manifest.json" and path.suffix != ".lock"]
+        files = [
+            path
+            for folder in ("datasets", "models", "sources")
+            for path in (root / folder).rglob("*")
+            if path.is_file()
+        ]
+        content = [
+            path.stat().st_size
+            for path in files
+            if path.name != "manifest.json" and path.suffix != ".lock"
+        ]
         assert verification.bytes_checked == sum(content)
 
 
-# ---------------------------------------------------------------------------------------------- files, one by one
+# -------------------------------------------------------------------------------- files, one by one
 
 KINDS = {  # kind of file: two of them, by pattern, in order of their names
     "shard": "datasets/generations/*/part-*.arrow",
@@ -136,11 +147,18 @@ CORRUPTIONS: dict[str, Callable[[Path, Path, random.Random], None]] = {
 
 
 EVERY = ("shard", "manifest", "version", "tag")  # one kind for each way in which a file is read
-SOME = [(kind, each) for kind in KINDS for each in CORRUPTIONS if kind in EVERY or each in ("flipped bit", "deleted", "swapped")]
+SOME = [
+    (kind, each)
+    for kind in KINDS
+    for each in CORRUPTIONS
+    if kind in EVERY or each in ("flipped bit", "deleted", "swapped")
+]
 
 
 @pytest.mark.parametrize(("kind", "corruption"), SOME)
-def test_every_corruption_is_found_with_file_and_reason(few: Path, tmp_path: Path, kind: str, corruption: str) -> None:
+def test_every_corruption_is_found_with_file_and_reason(
+    few: Path, tmp_path: Path, kind: str, corruption: str
+) -> None:
     if corruption == "unreadable" and os.geteuid() == 0:
         pytest.skip("root reads everything")
     if (kind, corruption) == ("last check", "deleted"):
@@ -152,9 +170,14 @@ def test_every_corruption_is_found_with_file_and_reason(few: Path, tmp_path: Pat
         replace(path, path.read_bytes())
     CORRUPTIONS[corruption](path, other, random.Random(f"{kind} {corruption}"))
     found = findings(store)
-    # Of a version that is gone only those that name it can tell, and of a tag, only the one that has to be there.
+    # Of a version that is gone only those that name it can tell, and of a tag, only the one that
+    # has to be there.
     named = path.with_name("latest") if (kind, corruption) == ("tag", "deleted") else path
-    named = store.root / "runs/tiny/tags/latest" if (kind, corruption) == ("version", "deleted") else named
+    named = (
+        store.root / "runs/tiny/tags/latest"
+        if (kind, corruption) == ("version", "deleted")
+        else named
+    )
     assert any(str(named.relative_to(store.root)) in line for line in found), found
     assert all("\n" not in line and len(line) < 400 for line in found)
 
@@ -165,7 +188,9 @@ def test_every_bit_of_a_sealed_record_counts(few: Path) -> None:
     assert opened(content)["kind"] == "rewards"
     for position in range(len(content)):
         for bit in range(8):
-            flipped = content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+            flipped = (
+                content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+            )
             with pytest.raises(ValueError, match=r"cannot be read|edited"):
                 opened(flipped)
 
@@ -176,7 +201,9 @@ def test_every_bit_of_a_tag_counts(few: Path) -> None:
     assert content == tag_text("tiny", "good", version.id)
     for position in range(len(content)):
         for bit in range(8):
-            flipped = content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+            flipped = (
+                content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+            )
             words = flipped.decode(errors="replace").split()
             assert flipped != tag_text("tiny", "good", words[0])
             assert flipped != f"{version.id}\n".encode()
@@ -199,7 +226,9 @@ def test_all_findings_are_reported(few: Path, tmp_path: Path) -> None:
 def test_a_file_that_was_added_is_found(few: Path, tmp_path: Path) -> None:
     store = linked(few, tmp_path)
     for folder in ("datasets/rewards", "models", "sources"):
-        (next(path for path in (store.root / folder).iterdir() if path.is_dir()) / "extra.bin").write_bytes(b"x")
+        (
+            next(path for path in (store.root / folder).iterdir() if path.is_dir()) / "extra.bin"
+        ).write_bytes(b"x")
     (store.root / "datasets/rewards/notes.txt").write_text("x")
     found = findings(store)
     assert sum("extra.bin is not in its manifest: it was added" in line for line in found) == 3
@@ -207,7 +236,7 @@ def test_a_file_that_was_added_is_found(few: Path, tmp_path: Path) -> None:
     assert len(found) == 4
 
 
-# ---------------------------------------------------------------------------------------------- deliberate edits
+# --------------------------------------------------------------------------------- deliberate edits
 
 
 def edit(store: Store, name: str, change: Callable[[dict[str, Any]], None]) -> None:
@@ -232,7 +261,9 @@ MANIFEST_EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 @pytest.mark.parametrize("field", MANIFEST_EDITS)
-def test_a_deliberate_edit_of_a_manifest_is_found_by_the_version(few: Path, tmp_path: Path, field: str) -> None:
+def test_a_deliberate_edit_of_a_manifest_is_found_by_the_version(
+    few: Path, tmp_path: Path, field: str
+) -> None:
     store = linked(few, tmp_path)
     rewards = find(store, "tiny@1").content.datasets["rewards"]
     edit(store, f"{folder_of(rewards)}/manifest.json", MANIFEST_EDITS[field])
@@ -243,12 +274,18 @@ def test_another_provenance_is_noted(few: Path, tmp_path: Path) -> None:
     """A repair by the same computation has it; so has an edit, which is why it is said."""
     store = linked(few, tmp_path)
     rewards = find(store, "tiny@1").content.datasets["rewards"]
-    edit(store, f"{folder_of(rewards)}/manifest.json", lambda fields: fields["provenance"].update(host="elsewhere"))
+    edit(
+        store,
+        f"{folder_of(rewards)}/manifest.json",
+        lambda fields: fields["provenance"].update(host="elsewhere"),
+    )
     verification = Verification(store)
     verification.everything()
     assert verification.findings == []
     (note,) = verification.notes
-    assert "has another provenance than when runs/tiny/versions/0001.json was published" in str(note)
+    assert "has another provenance than when runs/tiny/versions/0001.json was published" in str(
+        note
+    )
 
 
 def forged(store: Store, number: int, change: Callable[[dict[str, Any]], None]) -> None:
@@ -285,11 +322,17 @@ def test_a_forged_version_does_not_fit_its_tag_and_its_chain(
     ("setting", "value", "says"),
     [
         (("training", "epochs"), 7, "its training.epochs is 7 and at its default, which is 1"),
-        (("evaluation", "match"), "a:b", "its evaluation.match is 'a:b' and at its default, which is empty"),
+        (
+            ("evaluation", "match"),
+            "a:b",
+            "its evaluation.match is 'a:b' and at its default, which is empty",
+        ),
         (("seed",), 1, "its seed is 1 and at its default, which is 0"),
     ],
 )
-def test_what_an_id_leaves_out_is_what_the_default_is(store: Store, setting: tuple[str, ...], value: Any, says: str) -> None:
+def test_what_an_id_leaves_out_is_what_the_default_is(
+    store: Store, setting: tuple[str, ...], value: Any, says: str
+) -> None:
     chosen = {"policy": {}, "prompts": {}, "reward": {"kind": "rule", "function": "a:b"}}
     config = DistillConfig.of_recipe(chosen)
     content = three_iterations(store)[-1].content
@@ -306,28 +349,46 @@ def test_what_an_id_leaves_out_is_what_the_default_is(store: Store, setting: tup
 
     edit(store, published.file(), change)
     assert find(store, "real@1").content.id() == published.id
-    assert [line for line in findings(store) if line not in before] == [f"{store.root}/{published.file()} was edited: {says}"]
+    assert [line for line in findings(store) if line not in before] == [
+        f"{store.root}/{published.file()} was edited: {says}"
+    ]
 
 
-@pytest.mark.parametrize("recipe", [{"reward": "x"}, {"policy": 5, "prompts": None}, {"reward": {"kind": []}, "seed": {}}])
+@pytest.mark.parametrize(
+    "recipe",
+    [{"reward": "x"}, {"policy": 5, "prompts": None}, {"reward": {"kind": []}, "seed": {}}],
+)
 def test_a_recipe_of_no_known_form_is_no_traceback(store: Store, recipe: dict[str, Any]) -> None:
-    content = three_iterations(store)[-1].content.model_copy(update={"recipe": recipe, "defaults": ("seed", "reward.kind.x")})
+    content = three_iterations(store)[-1].content.model_copy(
+        update={"recipe": recipe, "defaults": ("seed", "reward.kind.x")}
+    )
     Versions(store, "strange").publish(content, checks={}, metrics={}, seconds={})
     assert not any("default" in line for line in findings(store))
 
 
 def test_what_stands_beside_the_content_is_in_the_chain(whole: Path, tmp_path: Path) -> None:
     store = linked(whole, tmp_path)
-    edit(store, "runs/tiny/versions/0001.json", lambda fields: fields["seconds"].update(rewards=0.1))
+    edit(
+        store, "runs/tiny/versions/0001.json", lambda fields: fields["seconds"].update(rewards=0.1)
+    )
     assert findings(store) == [
         f"{store.root}/runs/tiny/versions/0001.json is not the record that runs/tiny/versions/0002.json was published after: "
         "it was edited"
     ]
-    edit(store, "runs/tiny/versions/0002.json", lambda fields: fields["metrics"]["win_rate"].update(value=0.9))
-    assert any("0002.json has other metrics than its dataset of metrics" in line for line in findings(store))
+    edit(
+        store,
+        "runs/tiny/versions/0002.json",
+        lambda fields: fields["metrics"]["win_rate"].update(value=0.9),
+    )
+    assert any(
+        "0002.json has other metrics than its dataset of metrics" in line
+        for line in findings(store)
+    )
 
 
-def test_a_version_whose_tag_was_forged_too_names_what_it_was_not_published_with(few: Path, tmp_path: Path) -> None:
+def test_a_version_whose_tag_was_forged_too_names_what_it_was_not_published_with(
+    few: Path, tmp_path: Path
+) -> None:
     store = linked(few, tmp_path)
     first = find(store, "tiny@1").content.datasets["rewards"]
     other = publish(
@@ -337,15 +398,20 @@ def test_a_version_whose_tag_was_forged_too_names_what_it_was_not_published_with
         {"generations": find(store, "tiny@1").content.datasets["generations"]},
     )
     assert other != first
-    forged(store, 2, lambda fields: fields["content"]["datasets"].update(rewards=other.model_dump(mode="json")))
+    forged(
+        store,
+        2,
+        lambda fields: fields["content"]["datasets"].update(rewards=other.model_dump(mode="json")),
+    )
     version = Version.model_validate_json(store.storage.read("runs/tiny/versions/0002.json"))
     store.storage.write("runs/tiny/tags/latest", tag_text("tiny", "latest", version.id))
     assert any(
-        f"0002.json names {folder_of(other)}, whose manifest it was not published with" in line for line in findings(store)
+        f"0002.json names {folder_of(other)}, whose manifest it was not published with" in line
+        for line in findings(store)
     )
 
 
-# ---------------------------------------------------------------------------------------------- foreign keys
+# ------------------------------------------------------------------------------------- foreign keys
 
 
 def broken(store: Store, name: str, columns: dict[str, Any], **parents: Dataset) -> list[str]:
@@ -361,8 +427,13 @@ def test_foreign_keys_hold_in_both_directions(few: Path, tmp_path: Path) -> None
     parent = folder_of(generations)
 
     def rewards(ids: list[str], more: int = 0) -> list[str]:
-        columns = {name: list(column)[:1] * more + list(column) for name, column in key(ids).items()}
-        columns["sample_index"] = [int(value) if isinstance(value, int) else value.as_py() for value in columns["sample_index"]]
+        columns = {
+            name: list(column)[:1] * more + list(column) for name, column in key(ids).items()
+        }
+        columns["sample_index"] = [
+            int(value) if isinstance(value, int) else value.as_py()
+            for value in columns["sample_index"]
+        ]
         rows = {**columns, "reward": [0.25] * (2 * len(ids) + more)}
         return broken(store, "rewards", rows, generations=generations)
 
@@ -370,18 +441,22 @@ def test_foreign_keys_hold_in_both_directions(few: Path, tmp_path: Path) -> None
     (foreign,) = rewards([*TRAIN, "z"])
     assert foreign == f"has 2 rows whose prompt_id and sample_index is not in {parent}: z/0, z/1"
     (missing,) = rewards(TRAIN[:-1])
-    assert missing.startswith("has 2 rows whose prompt_id and sample_index is not in datasets/rewards/")
+    assert missing.startswith(
+        "has 2 rows whose prompt_id and sample_index is not in datasets/rewards/"
+    )
     assert missing.endswith(": d/0, d/1")
     (twice,) = rewards(TRAIN, more=1)
     assert twice == f"has 9 rows for the 8 of {parent}"
 
 
-def test_rows_that_another_writer_left_out_of_order_are_found(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_another_writer_left_out_of_order_are_found(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = linked(few, tmp_path)
     generations = find(store, "tiny@1").content.datasets["generations"]
     rows = {**key([*TRAIN[1:], TRAIN[0]]), "reward": [0.25] * 8}
     with monkeypatch.context() as careless:
-        careless.setattr("wind.datasets.check_order", lambda table, key: None)
+        careless.setattr("wind.store.datasets.check_order", lambda table, key: None)
         made = publish(store, "rewards", rows, {"generations": generations})
     verification = Verification(store)
     verification.dataset(made)
@@ -396,12 +471,18 @@ def test_a_generation_names_the_policy_that_sampled_it(few: Path, tmp_path: Path
     columns = store.frame(version.content.datasets["generations"]).to_dict(as_series=False)
     columns["policy"][3] = "f" * 64
     made = publish(
-        store, "generations", columns, {"policy": version.content.model_in, "prompts": version.content.datasets["prompts"]}
+        store,
+        "generations",
+        columns,
+        {"policy": version.content.model_in, "prompts": version.content.datasets["prompts"]},
     )
     verification = Verification(store)
     verification.dataset(made)
     (finding,) = verification.findings
-    assert f"has 1 rows whose policy is not {folder_of(version.content.model_in)}: ffffffffffff" in str(finding)
+    assert (
+        f"has 1 rows whose policy is not {folder_of(version.content.model_in)}: ffffffffffff"
+        in str(finding)
+    )
 
 
 def test_prompts_that_were_due_are_answered(whole: Path, tmp_path: Path) -> None:
@@ -409,8 +490,13 @@ def test_prompts_that_were_due_are_answered(whole: Path, tmp_path: Path) -> None
     version = find(store, "tiny@1")
     sampled = version.content.datasets["generations"]
     spec = store.manifest(sampled).computed_by["spec"]
-    columns = {name: values[2:] for name, values in store.frame(sampled).to_dict(as_series=False).items()}
-    parents: dict[str, AnyHandle] = {"policy": version.content.model_in, "prompts": version.content.datasets["prompts"]}
+    columns = {
+        name: values[2:] for name, values in store.frame(sampled).to_dict(as_series=False).items()
+    }
+    parents: dict[str, AnyHandle] = {
+        "policy": version.content.model_in,
+        "prompts": version.content.datasets["prompts"],
+    }
     made = publish(store, "generations", columns, parents, spec=spec)
     verification = Verification(store)
     verification.dataset(made)
@@ -418,7 +504,7 @@ def test_prompts_that_were_due_are_answered(whole: Path, tmp_path: Path) -> None
     assert f"has 1 rows whose prompt_id was due, and is not in {folder_of(made)}: a" in str(finding)
 
 
-# ---------------------------------------------------------------------------------------------- what was taken away, or moved
+# -------------------------------------------------------------------- what was taken away, or moved
 
 
 def notes(store: Store) -> list[str]:
@@ -436,10 +522,13 @@ def test_weights_that_a_policy_dropped_are_noted(store: Store) -> None:
     collect(store, weights=1)
     dropped = [folder_of(each.content.model_out) for each in (first, second)]
     assert sorted(notes(store)) == sorted(
-        f"{store.url}/{folder}/model.safetensors was removed, as a retention policy says" for folder in dropped
+        f"{store.url}/{folder}/model.safetensors was removed, as a retention policy says"
+        for folder in dropped
     )
     assert store.is_whole(first.content.datasets["training"])
-    weights = {file.name: file.bytes for file in store.manifest(first.content.model_out).files}["model.safetensors"]
+    weights = {file.name: file.bytes for file in store.manifest(first.content.model_out).files}[
+        "model.safetensors"
+    ]
     assert verify(store, first) == before - weights
     store.storage.write(f"{dropped[0]}/config.json", b"[0]")
     (finding,) = findings(store)
@@ -458,7 +547,9 @@ def test_what_was_forgotten_is_noted_where_another_continues_it(store: Store) ->
         f"{store.url}/runs/demo/versions has no version {second.id[:12]} any more, which another continues: it was forgotten"
     ) in notes(store)
     store.storage.delete("runs/demo/versions/0002.forgotten")
-    assert any(f"has no version {second.id[:12]}, which another names" in line for line in findings(store))
+    assert any(
+        f"has no version {second.id[:12]}, which another names" in line for line in findings(store)
+    )
 
 
 def test_a_version_that_is_gone_is_missed_by_the_next(store: Store) -> None:
@@ -466,7 +557,9 @@ def test_a_version_that_is_gone_is_missed_by_the_next(store: Store) -> None:
     first, *_ = three_iterations(store)
     version(store, 9, first, first.content.model_out)
     store.storage.delete("runs/demo/versions/0003.json")
-    assert findings(store) == [f"{store.url}/runs/demo/versions/0003.json is missing: version 4 was published after it"]
+    assert findings(store) == [
+        f"{store.url}/runs/demo/versions/0003.json is missing: version 4 was published after it"
+    ]
 
 
 def test_a_branch_is_bound_to_the_record_that_it_was_begun_from(store: Store) -> None:
@@ -475,11 +568,16 @@ def test_a_branch_is_bound_to_the_record_that_it_was_begun_from(store: Store) ->
     assert branched.digest_before == first.digest != ""
     assert notes(store) == []
     edit(store, "runs/demo/versions/0001.json", lambda fields: fields.update(published=0.0))
-    assert any("is not the record that runs/branch/versions/0001.json was published after" in line for line in findings(store))
+    assert any(
+        "is not the record that runs/branch/versions/0001.json was published after" in line
+        for line in findings(store)
+    )
 
 
 def test_an_import_is_whole_whatever_was_there_and_is_missing(store: Store, tmp_path: Path) -> None:
-    """The archive has the versions 1 and 3; of one dataset the other machine has the content by another computation."""
+    """The archive has the versions 1 and 3; of one dataset the other machine has the content by
+    another computation.
+    """
     first = three_iterations(store)[0]
     fourth = version(store, 9, first, first.content.model_out)
     export_archive(store, fourth, tmp_path / "fourth.wind")
@@ -498,18 +596,23 @@ def test_an_import_is_whole_whatever_was_there_and_is_missing(store: Store, tmp_
     assert notes(other) == []
 
 
-# ---------------------------------------------------------------------------------------------- older releases
+# ----------------------------------------------------------------------------------- older releases
 
 
 def test_records_without_digests_are_verified_and_it_is_said(few: Path, tmp_path: Path) -> None:
     store = linked(few, tmp_path)
-    for path in [*store.root.glob("datasets/*/*/manifest.json"), *store.root.glob("runs/tiny/versions/*.json")]:
+    for path in [
+        *store.root.glob("datasets/*/*/manifest.json"),
+        *store.root.glob("runs/tiny/versions/*.json"),
+    ]:
         fields = json.loads(path.read_bytes())
         for name in ("digest", "digest_before", "manifests", "stamp", "origins"):
             fields.pop(name, None)
         replace(path, json.dumps(fields).encode())
     for name in ("latest", "good"):
-        replace(store.root / f"runs/tiny/tags/{name}", f"{find(store, f'tiny@{name}').id}\n".encode())
+        replace(
+            store.root / f"runs/tiny/tags/{name}", f"{find(store, f'tiny@{name}').id}\n".encode()
+        )
     verification = Verification(store)
     verification.everything()
     assert verification.findings == []
@@ -530,5 +633,7 @@ def test_the_first_finding_is_raised(few: Path, tmp_path: Path) -> None:
     assert verify(store, version) > 0
     for path in store.root.glob("models/*/config.json"):
         replace(path, b"{}")
-    with pytest.raises(ValueError, match=r"config.json has 2 bytes, its manifest says \d+; and 2 more$"):
+    with pytest.raises(
+        ValueError, match=r"config.json has 2 bytes, its manifest says \d+; and 2 more$"
+    ):
         verify(store, version)

@@ -1,6 +1,8 @@
-"""The vLLM sampler with the real engine on a CPU: seeds, stop tokens, log-probabilities, and new weights in place.
+"""The vLLM sampler with the real engine on a CPU: seeds, stop tokens, log-probabilities, and new
+weights in place.
 
-Starting an engine takes half a minute, so one serves the whole module; the last test starts a second one.
+Starting an engine takes half a minute, so one serves the whole module; the last test starts a
+second one.
 """
 
 import os
@@ -15,17 +17,18 @@ from transformers import AutoModelForCausalLM
 
 from tests.wind.architecture_case import SHAPES, save_model
 from tests.wind.policy_case import STOP, save_random_policy, stored_prompts
-from wind.config import InferenceConfig, PolicyConfig, SamplingConfig
-from wind.datasets import Store
+from wind.config.recipe import InferenceConfig, PolicyConfig, SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.generations import GenerationsSpec, Request, Sample
-from wind.handles import Dataset, Model
 from wind.models import import_policy, stop_token_ids
-from wind.sequence_logps import SequenceLogps
+from wind.models.sequence_logps import SequenceLogps
 from wind.stages import Job, Place, run
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model
 
 vllm = pytest.importorskip("wind.generations.vllm")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # vLLM and what it imports warn on their own account
+# vLLM and what it imports warn on their own account
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 PROMPTS = [[1, 5], [1, 6, 7, 8, 9, 10], [1, 11, 12], [1, 20, 21, 22], [1, 30]]
 REQUESTS = [Request(str(number), ids, 2**61 + 1000 * number) for number, ids in enumerate(PROMPTS)]
@@ -37,7 +40,10 @@ MAX_MODEL_LEN = 6 + 24
 def folders(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two random policies of one architecture that stop on several tokens."""
     root = tmp_path_factory.mktemp("policies")
-    return [save_random_policy(root / name, tiny_model, seed=seed) for seed, name in enumerate(["first", "second"])]
+    return [
+        save_random_policy(root / name, tiny_model, seed=seed)
+        for seed, name in enumerate(["first", "second"])
+    ]
 
 
 def spec(**inference: Any) -> GenerationsSpec:
@@ -52,7 +58,9 @@ def spec(**inference: Any) -> GenerationsSpec:
     )
 
 
-def sample(folder: Path, requests: Sequence[Request] = REQUESTS, sampling: SamplingConfig = SAMPLING) -> list[list[Sample]]:
+def sample(
+    folder: Path, requests: Sequence[Request] = REQUESTS, sampling: SamplingConfig = SAMPLING
+) -> list[list[Sample]]:
     sampler = vllm.load(folder, spec(), MAX_MODEL_LEN, "cpu")
     samples: list[list[Sample]] = sampler.sample(requests, sampling, lambda done, total: None)
     return samples
@@ -72,17 +80,27 @@ def first(folders: list[Path]) -> Iterator[list[list[Sample]]]:
     assert not torch.distributed.is_initialized()
 
 
-def test_the_same_seeds_give_the_same_tokens_in_any_company(folders: list[Path], first: list[list[Sample]]) -> None:
+def test_the_same_seeds_give_the_same_tokens_in_any_company(
+    folders: list[Path], first: list[list[Sample]]
+) -> None:
     assert sample(folders[0]) == first
     assert tokens(sample(folders[0], REQUESTS[::-1])) == tokens(first)[::-1]
     assert tokens(sample(folders[0], REQUESTS[2:3])) == tokens(first)[2:3]
     fewer = sample(folders[0], REQUESTS, SAMPLING.model_copy(update={"samples_per_prompt": 2}))
     assert tokens(fewer) == [row[:2] for row in tokens(first)]
-    shifted = [Request(request.prompt_id, request.prompt_token_ids, request.seed + 1) for request in REQUESTS]
-    assert [row[:3] for row in tokens(sample(folders[0], shifted))] == [row[1:] for row in tokens(first)]  # child i has seed + i
+    shifted = [
+        Request(request.prompt_id, request.prompt_token_ids, request.seed + 1)
+        for request in REQUESTS
+    ]
+    # child i has seed + i
+    assert [row[:3] for row in tokens(sample(folders[0], shifted))] == [
+        row[1:] for row in tokens(first)
+    ]
 
 
-def test_every_stop_token_ends_a_response_and_is_part_of_it(folders: list[Path], first: list[list[Sample]]) -> None:
+def test_every_stop_token_ends_a_response_and_is_part_of_it(
+    folders: list[Path], first: list[list[Sample]]
+) -> None:
     assert stop_token_ids(folders[0]) == tuple(STOP)
     samples = [sample for samples_N in first for sample in samples_N]
     for sample in samples:
@@ -105,24 +123,40 @@ def policy_logps(folder: Path, samples_P_N: Sequence[Sequence[Sample]]) -> list[
     return logps
 
 
-def test_log_probabilities_are_the_models_at_temperature_one(folders: list[Path], first: list[list[Sample]]) -> None:
-    assert [sample.logp for row in first for sample in row] == pytest.approx(policy_logps(folders[0], first), abs=1e-3)
-    filtered = sample(folders[0], REQUESTS, SAMPLING.model_copy(update={"temperature": 0.5, "top_k": 5, "top_p": 0.8}))
-    assert [sample.logp for row in filtered for sample in row] == pytest.approx(policy_logps(folders[0], filtered), abs=1e-3)
+def test_log_probabilities_are_the_models_at_temperature_one(
+    folders: list[Path], first: list[list[Sample]]
+) -> None:
+    assert [sample.logp for row in first for sample in row] == pytest.approx(
+        policy_logps(folders[0], first), abs=1e-3
+    )
+    filtered = sample(
+        folders[0],
+        REQUESTS,
+        SAMPLING.model_copy(update={"temperature": 0.5, "top_k": 5, "top_p": 0.8}),
+    )
+    assert [sample.logp for row in filtered for sample in row] == pytest.approx(
+        policy_logps(folders[0], filtered), abs=1e-3
+    )
     assert tokens(filtered) != tokens(first)
 
 
 def test_the_engine_has_no_child_processes(first: list[list[Sample]]) -> None:
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    assert [child for child in children if "vllm" in Path(f"/proc/{child}/cmdline").read_text().lower()] == []
+    assert [
+        child for child in children if "vllm" in Path(f"/proc/{child}/cmdline").read_text().lower()
+    ] == []
 
 
-def test_nothing_of_flashinfer_is_compiled_to_be_timed(folders: list[Path], first: list[list[Sample]]) -> None:
+def test_nothing_of_flashinfer_is_compiled_to_be_timed(
+    folders: list[Path], first: list[list[Sample]]
+) -> None:
     engine = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")._llm.llm_engine
     assert engine.vllm_config.kernel_config.enable_flashinfer_autotune is False
 
 
-def test_a_temperature_vllm_would_change_is_refused(folders: list[Path], first: list[list[Sample]]) -> None:
+def test_a_temperature_vllm_would_change_is_refused(
+    folders: list[Path], first: list[list[Sample]]
+) -> None:
     with pytest.raises(ConfigError, match="vLLM's lowest"):
         sample(folders[0], REQUESTS, SAMPLING.model_copy(update={"temperature": 0.001}))
 
@@ -133,7 +167,8 @@ def test_runs_as_a_stage(store: Store, folders: list[Path], first: list[list[Sam
     fields = spec().model_copy(update={"policy": policy, "prompts": prompts}).model_dump()
     told: list[tuple[int, int]] = []
     handle = run(
-        Job(stage="generations", spec=fields, place=Place(root=str(store.root))), lambda done, total: told.append((done, total))
+        Job(stage="generations", spec=fields, place=Place(root=str(store.root))),
+        lambda done, total: told.append((done, total)),
     )
     table = store.read(handle).to_pylist()
     assert [row["sample_index"] for row in table] == [0, 1, 2, 3] * 5
@@ -148,7 +183,9 @@ def test_new_weights_of_the_same_shape_enter_in_place_and_equal_a_fresh_engine(
     reloaded = sample(folders[1])
     assert vllm.load(folders[1], spec(), MAX_MODEL_LEN, "cpu")._llm is engine
     assert tokens(reloaded) != tokens(first)
-    assert [sample.logp for row in reloaded for sample in row] == pytest.approx(policy_logps(folders[1], reloaded), abs=1e-3)
+    assert [sample.logp for row in reloaded for sample in row] == pytest.approx(
+        policy_logps(folders[1], reloaded), abs=1e-3
+    )
     assert sample(folders[0]) == first  # and back again
     vllm.load(folders[0], spec(), MAX_MODEL_LEN + 1, "cpu")  # another shape: the engine restarts
     fresh = vllm.load(folders[1], spec(), MAX_MODEL_LEN, "cpu")
@@ -156,25 +193,41 @@ def test_new_weights_of_the_same_shape_enter_in_place_and_equal_a_fresh_engine(
     assert fresh.sample(REQUESTS, SAMPLING, lambda done, total: None) == reloaded
 
 
-def test_a_head_that_is_the_table_of_embeddings_is_new_too(tiny_model: Path, tmp_path: Path, first: list[list[Sample]]) -> None:
-    old, new = (save_random_policy(tmp_path / str(seed), tiny_model, seed=seed, is_tied=True) for seed in (0, 1))
+def test_a_head_that_is_the_table_of_embeddings_is_new_too(
+    tiny_model: Path, tmp_path: Path, first: list[list[Sample]]
+) -> None:
+    old, new = (
+        save_random_policy(tmp_path / str(seed), tiny_model, seed=seed, is_tied=True)
+        for seed in (0, 1)
+    )
     for folder in (old, new):
         samples = sample(folder)
-        assert [each.logp for row in samples for each in row] == pytest.approx(policy_logps(folder, samples), abs=1e-3)
+        assert [each.logp for row in samples for each in row] == pytest.approx(
+            policy_logps(folder, samples), abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen3_moe"])
 def test_in_place_a_head_or_experts_would_stay_the_old_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: list[list[Sample]], architecture: str
 ) -> None:
-    """A planted fault: if this fails for an architecture, vLLM has mended it, and `EXACT_IN_PLACE` may name it."""
+    """A planted fault: if this fails for an architecture, vLLM has mended it, and `EXACT_IN_PLACE`
+    may name it.
+    """
     monkeypatch.setattr(vllm, "_is_exact_in_place", lambda folder: True)
     shape = SHAPES["bos first"]
-    old, new = (save_model(tmp_path / str(seed), architecture, shape, seed=seed, is_wide=True) for seed in (0, 1))
+    old, new = (
+        save_model(tmp_path / str(seed), architecture, shape, seed=seed, is_wide=True)
+        for seed in (0, 1)
+    )
     samples = sample(old)
-    assert [each.logp for row in samples for each in row] == pytest.approx(policy_logps(old, samples), abs=1e-3)
+    assert [each.logp for row in samples for each in row] == pytest.approx(
+        policy_logps(old, samples), abs=1e-3
+    )
     samples = sample(new)
-    assert [each.logp for row in samples for each in row] != pytest.approx(policy_logps(new, samples), abs=0.1)
+    assert [each.logp for row in samples for each in row] != pytest.approx(
+        policy_logps(new, samples), abs=0.1
+    )
     vllm.close()
 
 
@@ -188,8 +241,12 @@ def test_in_place_a_head_or_experts_would_stay_the_old_ones(
 def test_an_architecture_that_vllm_has_not_is_named(
     tmp_path: Path, first: list[list[Sample]], architecture: str, reason: str
 ) -> None:
-    """Not by the first line of pydantic's report, which says how many errors there are, nor with the 300 that vLLM has."""
+    """Not by the first line of pydantic's report, which says how many errors there are, nor with
+    the 300 that vLLM has.
+    """
     folder = save_model(tmp_path / "model", architecture, SHAPES["bos first"], is_wide=True)
-    with pytest.raises(InputError, match=f"^{re.escape(f'{folder} does not load in vLLM: {reason}')}") as caught:
+    with pytest.raises(
+        InputError, match=f"^{re.escape(f'{folder} does not load in vLLM: {reason}')}"
+    ) as caught:
         sample(folder)
     assert len(str(caught.value)) < 600

@@ -1,4 +1,6 @@
-"""What a user reads where vLLM's engine does not start: the model is blamed for its own faults only."""
+"""What a user reads where vLLM's engine does not start: the model is blamed for its own faults
+only.
+"""
 
 import json
 import sys
@@ -9,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from wind.config import InferenceConfig, SamplingConfig
+from wind.config.recipe import InferenceConfig, SamplingConfig
 from wind.errors import InputError, StageError, WindError
 from wind.generations import GenerationsSpec, vllm
-from wind.handles import Dataset, Model
+from wind.store.handles import Dataset, Model
 
 SPEC = GenerationsSpec(
     policy=Model(fingerprint="0" * 64, parameters=1),
@@ -32,7 +34,8 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
         raise error
 
     for name in vllm.ENVIRONMENT:
-        monkeypatch.setenv(name, "as it was")  # `load` sets what is missing, for the life of a worker
+        # `load` sets what is missing, for the life of a worker
+        monkeypatch.setenv(name, "as it was")
     registry = SimpleNamespace(models={})
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=fail, ModelRegistry=registry))
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -43,7 +46,9 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
     ("error", "kind", "message"),
     [
         (  # FlashInfer without a toolkit
-            RuntimeError("Could not find nvcc and default cuda_home='/usr/local/cuda' doesn't exist"),
+            RuntimeError(
+                "Could not find nvcc and default cuda_home='/usr/local/cuda' doesn't exist"
+            ),
             StageError,
             "there is no nvcc: install the CUDA toolkit and set CUDA_HOME to its folder",
         ),
@@ -60,7 +65,9 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
             "there is no ninja: install ninja beside the interpreter of the worker",
         ),
         (
-            RuntimeError("InductorError: RuntimeError: Failed to find C compiler. Please specify via CC environment variable"),
+            RuntimeError(
+                "InductorError: RuntimeError: Failed to find C compiler. Please specify via CC environment variable"
+            ),
             StageError,
             "there is no C compiler: install gcc, or set CC",
         ),
@@ -70,7 +77,9 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
             "could not compile a kernel: Command '['/usr/bin/gcc', 'cuda_utils.c']' returned non-zero exit status 1.;",
         ),
         (  # everything was there, and the model does not fit the engine
-            RuntimeError("Ninja build failed. Ninja output:\nerror: static assertion failed: head_dim\nninja: build stopped"),
+            RuntimeError(
+                "Ninja build failed. Ninja output:\nerror: static assertion failed: head_dim\nninja: build stopped"
+            ),
             InputError,
             "does not load in vLLM: Ninja build failed. Ninja output:",
         ),
@@ -79,11 +88,19 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
             InputError,
             "does not load in vLLM: No supported architecture",
         ),
-        (FileNotFoundError(2, "No such file or directory", "model.safetensors"), InputError, "does not load in vLLM"),
+        (
+            FileNotFoundError(2, "No such file or directory", "model.safetensors"),
+            InputError,
+            "does not load in vLLM",
+        ),
     ],
 )
 def test_a_failed_start_says_whose_fault_it_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, kind: type[WindError], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    error: Exception,
+    kind: type[WindError],
+    message: str,
 ) -> None:
     with pytest.raises(kind) as caught:
         started(monkeypatch, tmp_path, error)

@@ -1,4 +1,6 @@
-"""A small training: datasets that fit together, made of random responses, and what the tests read of what came out."""
+"""A small training: datasets that fit together, made of random responses, and what the tests read
+of what came out.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,13 @@ import pytest
 import torch
 
 from tests.wind.objective_case import config_of
-from wind.config import InferenceConfig, TrainingConfig
-from wind.datasets import Store
+from wind.config.recipe import InferenceConfig, TrainingConfig
 from wind.fingerprints import digest
-from wind.handles import Dataset, Model
 from wind.models import load_policy
-from wind.sequence_logps import SequenceLogps
+from wind.models.sequence_logps import SequenceLogps
 from wind.stages import Place, Progress, Shard
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model
 from wind.training import TrainingSpec, compute
 
 DEEPSPEED_WARNINGS = [  # DeepSpeed 0.19 calls collectives and settings that torch 2.13 is renaming
@@ -54,7 +56,9 @@ def publish(store: Store, name: str, columns: dict[str, Any]) -> Dataset:
         return partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
 
 
-def logps_of(store: Store, model: Model, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+def logps_of(
+    store: Store, model: Model, prompts: list[list[int]], responses: list[list[int]]
+) -> list[float]:
     """One row at a time, without padding, under the scoring half of the project."""
     policy = SequenceLogps(load_policy(store, model, InferenceConfig(), "cpu"))
     logps = []
@@ -62,7 +66,9 @@ def logps_of(store: Store, model: Model, prompts: list[list[int]], responses: li
         input_ids_B_T = torch.tensor([prompt + response])
         response_mask_B_T = torch.arange(input_ids_B_T.shape[1])[None] >= len(prompt)
         with torch.no_grad():
-            logps.append(float(policy(input_ids_B_T, torch.ones_like(input_ids_B_T), response_mask_B_T)))
+            logps.append(
+                float(policy(input_ids_B_T, torch.ones_like(input_ids_B_T), response_mask_B_T))
+            )
     return logps
 
 
@@ -71,8 +77,13 @@ def make_inputs(store: Store, folder: Path, groups: int = GROUPS, samples: int =
     policy = store.import_model(folder)
     ids = sorted(digest(index)[:32] for index in range(groups))
     prompts = [[1, *generator.integers(5, 40, generator.integers(2, 6)).tolist()] for _ in ids]
-    responses = [[*generator.integers(5, 40, generator.integers(1, 9)).tolist(), 2] for _ in range(groups * samples)]
-    logps = np.array(logps_of(store, policy, [prompt for prompt in prompts for _ in range(samples)], responses))
+    responses = [
+        [*generator.integers(5, 40, generator.integers(1, 9)).tolist(), 2]
+        for _ in range(groups * samples)
+    ]
+    logps = np.array(
+        logps_of(store, policy, [prompt for prompt in prompts for _ in range(samples)], responses)
+    )
     rewards_P_N = generator.integers(0, 4, (groups, samples)).astype(float)
     wins_P_N = (rewards_P_N[:, :, None] > rewards_P_N[:, None]).sum(2)
     ties_P_N = (rewards_P_N[:, :, None] == rewards_P_N[:, None]).sum(2) - 1
@@ -123,7 +134,9 @@ def make_inputs(store: Store, folder: Path, groups: int = GROUPS, samples: int =
                 "rank": ((-rewards_P_N).argsort(1, kind="stable").argsort(1) + 1).ravel(),
             },
         ),
-        "selections": publish(store, "selections", {**key, "role": ["all"] * rows, "label": win_rates_P_N.ravel()}),
+        "selections": publish(
+            store, "selections", {**key, "role": ["all"] * rows, "label": win_rates_P_N.ravel()}
+        ),
         "logps": publish(
             store,
             "logps",
@@ -137,8 +150,16 @@ def make_inputs(store: Store, folder: Path, groups: int = GROUPS, samples: int =
     }
 
 
-def make_spec(inputs: Inputs, objective: dict[str, Any] | None = None, **training: Any) -> TrainingSpec:
-    settings = {"epochs": 2, "batch_prompts": 4, "micro_prompts": 2, "lr": 1e-3, "zero_stage": 0} | training
+def make_spec(
+    inputs: Inputs, objective: dict[str, Any] | None = None, **training: Any
+) -> TrainingSpec:
+    settings = {
+        "epochs": 2,
+        "batch_prompts": 4,
+        "micro_prompts": 2,
+        "lr": 1e-3,
+        "zero_stage": 0,
+    } | training
     return TrainingSpec(
         **inputs,
         objective=config_of(**(objective or {})),

@@ -1,4 +1,6 @@
-"""A finished store of two iterations, written by hand: every kind of published file, and keys that fit together."""
+"""A finished store of two iterations, written by hand: every kind of published file, and keys that
+fit together.
+"""
 
 import hashlib
 import json
@@ -9,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from wind.computations import Computation, record
-from wind.config import InferenceConfig, SamplingConfig
-from wind.datasets import Store
+from wind.config.recipe import InferenceConfig, SamplingConfig
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec
-from wind.handles import AnyHandle, Dataset, Model
-from wind.seals import seal
-from wind.versions import Content, Version, Versions
+from wind.store.computations import Computation, record
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.sealed_json import seal
+from wind.store.versions import Content, Version, Versions
 
 TRAIN = ["a", "b", "c", "d"]
 EVAL = ["e", "f"]
@@ -42,7 +44,12 @@ def publish(
         provenance = {"host": "here", "packages": {"numpy": "2"}, "seconds": 1.5}
         numbers = {"rows": table.num_rows}
         return partial.publish(
-            shards, parents=parents, outputs=outputs, computed_by=computed_by, numbers=numbers, provenance=provenance
+            shards,
+            parents=parents,
+            outputs=outputs,
+            computed_by=computed_by,
+            numbers=numbers,
+            provenance=provenance,
         )
 
 
@@ -50,8 +57,12 @@ def model(store: Store, folder: Path, seed: int, **facts: Any) -> Model:
     """A folder with the files of a Hugging Face model; nobody loads it."""
     folder = folder / str(seed)
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4, "seed": seed}))
-    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": {"x": seed}}}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llama", "hidden_size": 4, "seed": seed})
+    )
+    (folder / "tokenizer.json").write_text(
+        json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": {"x": seed}}})
+    )
     save_file({"weight": np.full((4, 4), seed, np.float32)}, folder / "model.safetensors")
     return store.import_model(folder, **facts)
 
@@ -63,7 +74,9 @@ def key(prompts: list[str]) -> dict[str, Any]:
     }
 
 
-def generations(store: Store, prompts: Dataset, policy: Model, split: str, iteration: int) -> Dataset:
+def generations(
+    store: Store, prompts: Dataset, policy: Model, split: str, iteration: int
+) -> Dataset:
     ids = TRAIN if split == "train" else EVAL
     rows = len(ids) * N
     columns = {
@@ -87,15 +100,28 @@ def generations(store: Store, prompts: Dataset, policy: Model, split: str, itera
         }
     )
     parents: dict[str, AnyHandle] = {"policy": policy, "prompts": prompts}
-    return publish(store, "generations", columns, parents, spec=spec.model_dump(mode="json"), shards=2)
+    return publish(
+        store, "generations", columns, parents, spec=spec.model_dump(mode="json"), shards=2
+    )
 
 
-def rewards(store: Store, prompts: Dataset, generations: Dataset, ids: list[str], iteration: int) -> Dataset:
+def rewards(
+    store: Store, prompts: Dataset, generations: Dataset, ids: list[str], iteration: int
+) -> Dataset:
     columns = {**key(ids), "reward": [float(row * iteration) for row in range(len(ids) * N)]}
-    return publish(store, "rewards", columns, {"prompts": prompts, "generations": generations}, shards=2)
+    return publish(
+        store, "rewards", columns, {"prompts": prompts, "generations": generations}, shards=2
+    )
 
 
-def logps(store: Store, prompts: Dataset, generations: Dataset, policy: Model, ids: list[str], iteration: int) -> Dataset:
+def logps(
+    store: Store,
+    prompts: Dataset,
+    generations: Dataset,
+    policy: Model,
+    ids: list[str],
+    iteration: int,
+) -> Dataset:
     rows = len(ids) * N
     columns = {
         **key(ids),
@@ -103,7 +129,12 @@ def logps(store: Store, prompts: Dataset, generations: Dataset, policy: Model, i
         "logp_reference": [-2.0] * rows,
         "response_tokens": [3] * rows,
     }
-    parents: dict[str, AnyHandle] = {"prompts": prompts, "generations": generations, "policy": policy, "reference": policy}
+    parents: dict[str, AnyHandle] = {
+        "prompts": prompts,
+        "generations": generations,
+        "policy": policy,
+        "reference": policy,
+    }
     return publish(store, "logps", columns, parents)
 
 
@@ -115,12 +146,16 @@ def evaluation(store: Store, parents: dict[str, AnyHandle], iteration: int) -> D
         **dict.fromkeys(("reward_policy", "reward_reference", "win_rate", "tie_share"), ones),
         **dict.fromkeys(("response_tokens_policy", "response_tokens_reference"), [3] * rows),
         **dict.fromkeys(("is_truncated_policy", "is_truncated_reference"), flags),
-        **dict.fromkeys(("logp_policy", "logp_reference", "accuracy_policy", "accuracy_reference"), ones),
+        **dict.fromkeys(
+            ("logp_policy", "logp_reference", "accuracy_policy", "accuracy_reference"), ones
+        ),
     }
     return publish(store, "evaluation", columns, parents)
 
 
-def iteration_of(store: Store, folder: Path, prompts: Dataset, policy: Model, iteration: int) -> tuple[dict[str, Dataset], Model]:
+def iteration_of(
+    store: Store, folder: Path, prompts: Dataset, policy: Model, iteration: int
+) -> tuple[dict[str, Dataset], Model]:
     """The datasets of one iteration, and the model it ended with."""
     sampled = generations(store, prompts, policy, "train", iteration)
     rewarded = rewards(store, prompts, sampled, TRAIN, iteration)
@@ -183,7 +218,13 @@ def iteration_of(store: Store, folder: Path, prompts: Dataset, policy: Model, it
             "high": [None, 0.9],
             "n": [4, 4],
         },
-        {"evaluation": evaluated, "generations": held_out, "training": training, "rewards": rewarded, "win_rates": won},
+        {
+            "evaluation": evaluated,
+            "generations": held_out,
+            "training": training,
+            "rewards": rewarded,
+            "win_rates": won,
+        },
     )
     datasets = {
         "prompts": prompts,
@@ -221,7 +262,9 @@ def check(store: Store, dataset: Dataset) -> str:
     return key
 
 
-def few_of(store: Store, folder: Path, prompts: Dataset, policy: Model, iteration: int) -> tuple[dict[str, Dataset], Model]:
+def few_of(
+    store: Store, folder: Path, prompts: Dataset, policy: Model, iteration: int
+) -> tuple[dict[str, Dataset], Model]:
     """As `iteration_of`, with the fewest datasets that have something to say of one another."""
     sampled = generations(store, prompts, policy, "train", iteration)
     rewarded = rewards(store, prompts, sampled, TRAIN, iteration)
@@ -253,8 +296,16 @@ def finished(store: Store, folder: Path, *, few: bool = False) -> list[Version]:
     versions: list[Version] = []
     policy = base
     for iteration in (1, 2):
-        datasets, trained = (few_of if few else iteration_of)(store, folder, prompts, policy, iteration)
-        made = Computation(dataset=datasets["rewards"], stage="rewards", spec={}, code="0" * 64, provenance={"host": "here"})
+        datasets, trained = (few_of if few else iteration_of)(
+            store, folder, prompts, policy, iteration
+        )
+        made = Computation(
+            dataset=datasets["rewards"],
+            stage="rewards",
+            spec={},
+            code="0" * 64,
+            provenance={"host": "here"},
+        )
         record(store, made)
         content = Content(
             iteration=iteration,
@@ -265,7 +316,11 @@ def finished(store: Store, folder: Path, *, few: bool = False) -> list[Version]:
             reference=base,
             previous=versions[-1].id if versions else None,
         )
-        rows = store.read(datasets["metrics"]).drop_columns("iteration").to_pylist() if "metrics" in datasets else []
+        rows = (
+            store.read(datasets["metrics"]).drop_columns("iteration").to_pylist()
+            if "metrics" in datasets
+            else []
+        )
         metrics = {row.pop("metric"): row for row in rows}
         version = Versions(store, "tiny").publish(
             content,

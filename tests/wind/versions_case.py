@@ -6,19 +6,24 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from wind.datasets import Store
-from wind.handles import AnyHandle, Dataset, Model
-from wind.verification import Verification
-from wind.versions import Content, Version, Versions
+from wind.audit.verification import Verification
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.versions import Content, Version, Versions
 
 
 def dataset(
-    store: Store, key: str, parents: dict[str, AnyHandle] | None = None, outputs: dict[str, AnyHandle] | None = None
+    store: Store,
+    key: str,
+    parents: dict[str, AnyHandle] | None = None,
+    outputs: dict[str, AnyHandle] | None = None,
 ) -> Dataset:
     """One row whose content is `key`."""
     with store.partial("training", key) as partial:
         partial.write(0, pa.table({"step": [1], "metric": [key], "value": [1.0]}))
-        return partial.publish(1, parents=parents or {}, outputs=outputs, computed_by={}, numbers={}, provenance={})
+        return partial.publish(
+            1, parents=parents or {}, outputs=outputs, computed_by={}, numbers={}, provenance={}
+        )
 
 
 def model(store: Store, value: float, **facts: Any) -> Model:
@@ -28,11 +33,25 @@ def model(store: Store, value: float, **facts: Any) -> Model:
     return store.publish_model(folder, **facts)
 
 
-def version(store: Store, iteration: int, before: Version | None, start: Model, run: str = "demo") -> Version:
-    """An iteration as a run makes it: rewards of a source, a training on them, the model that it made."""
+def version(
+    store: Store, iteration: int, before: Version | None, start: Model, run: str = "demo"
+) -> Version:
+    """An iteration as a run makes it: rewards of a source, a training on them, the model that it
+    made.
+    """
     rewards = dataset(store, f"{run} rewards {iteration}", {"policy": start})
-    trained = model(store, iteration + len(run) / 100, parents={"policy": start}, computed_by={"stage": "training"})
-    training = dataset(store, f"{run} training {iteration}", {"rewards": rewards, "policy": start}, {"model": trained})
+    trained = model(
+        store,
+        iteration + len(run) / 100,
+        parents={"policy": start},
+        computed_by={"stage": "training"},
+    )
+    training = dataset(
+        store,
+        f"{run} training {iteration}",
+        {"rewards": rewards, "policy": start},
+        {"model": trained},
+    )
     content = Content(
         iteration=iteration,
         recipe={},

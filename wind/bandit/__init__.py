@@ -1,15 +1,19 @@
-"""The contextual-bandit study: every algorithm, exact and on samples, on finite games whose solution is known.
+"""The contextual-bandit study: every algorithm, exact and on samples, on finite games whose
+solution is known.
 
-One row is one number of one algorithm on one instance at one iteration (MATH 2.10). Exact algorithms have `samples` 0 and see all
-responses. The others draw, in every iteration, `samples` responses for each of `prompts` prompts (every prompt of the instance
-equally often), and fit a tabular softmax policy to them: `wind.bandit.sampling`. `seed` numbers repetitions: same games, other
-draws. The instance `floor` is one more random game, on which prompts and samples vary over a wide range for the error floor; runs
-start at its solution, all others at the reference.
+One row is one number of one algorithm on one instance at one iteration (MATH 2.10). Exact
+algorithms have `samples` 0 and see all responses. The others draw, in every iteration, `samples`
+responses for each of `prompts` prompts (every prompt of the instance equally often), and fit a
+tabular softmax policy to them: `wind.bandit.sampling`. `seed` numbers repetitions: same games,
+other draws. The instance `floor` is one more random game, on which prompts and samples vary over a
+wide range for the error floor; runs start at its solution, all others at the reference.
 
-Metrics, each a mean over the prompts of the instance, in nats where they are divergences: `kl` is KL(pi* || pi_t) to the solution
-of the regularised game, `gap` the regularised duality gap of one side, `win_rate` that against the reference, `kl_reference`
-KL(pi_t || pi_ref), `entropy` that of pi_t; `kl_own` of an exact algorithm that tends elsewhere is its KL(target || pi_t).
-`generations` and `calls` count, from the first iteration on, what was drawn and what was asked: rewards, or duels of pairs.
+Metrics, each a mean over the prompts of the instance, in nats where they are divergences: `kl` is
+KL(pi* || pi_t) to the solution of the regularised game, `gap` the regularised duality gap of one
+side, `win_rate` that against the reference, `kl_reference` KL(pi_t || pi_ref), `entropy` that of
+pi_t; `kl_own` of an exact algorithm that tends elsewhere is its KL(target || pi_t). `generations`
+and `calls` count, from the first iteration on, what was drawn and what was asked: rewards, or duels
+of pairs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,18 +26,24 @@ import torch
 from wind.bandit.algorithms import Sampled, Update, exact_updates, sampled_algorithms
 from wind.bandit.instances import INSTANCES, Instance, joined
 from wind.bandit.sampling import draw
-from wind.config import BanditSection
-from wind.datasets import Store
+from wind.config.objectives import least_samples
+from wind.config.recipe import BanditSection
 from wind.fingerprints import digest
 from wind.games import duality_gap, kl, solve
-from wind.objective_config import least_samples
-from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.store.datasets import Store
+from wind.store.schemas import SCHEMAS
 
 FLOOR: Final = "floor"  # the instance on which the error floor is measured
-FLOOR_ALGORITHMS: Final = ("wind", "wind_centred", "wind_self_counting", "wind_centred_leave_one_out")
+FLOOR_ALGORITHMS: Final = (
+    "wind",
+    "wind_centred",
+    "wind_self_counting",
+    "wind_centred_leave_one_out",
+)
 ROUNDS_TO_TARGET: Final = 400  # of an exact algorithm, whose last iterate is then its own target
-ROUNDS_PER_ITERATION: Final = 3  # exact iterations for one sampled iteration: they have no floor to stop at
+# exact iterations for one sampled iteration: they have no floor to stop at
+ROUNDS_PER_ITERATION: Final = 3
 
 Row = tuple[str, int, int, int, str, float]  # instance, prompts, seed, iteration, metric, value
 
@@ -45,15 +55,21 @@ class BanditSpec(Spec):
     seed: int
 
 
-def exact_rows(algorithm: str, instances: Mapping[str, Instance], section: BanditSection) -> Iterator[Row]:
-    """The rows of an exact algorithm on every instance that has what it needs, from the reference (iteration 0) on."""
+def exact_rows(
+    algorithm: str, instances: Mapping[str, Instance], section: BanditSection
+) -> Iterator[Row]:
+    """The rows of an exact algorithm on every instance that has what it needs, from the reference
+    (iteration 0) on.
+    """
     for name, instance in instances.items():
         updates = exact_updates(instance, section.beta, section.eta)
         if algorithm not in updates:
             continue
         solution_P_Y = solve(instance.ref, instance.preferences, beta=section.beta)
         own_P_Y = own_target(algorithm, updates[algorithm], instance)
-        for iteration, logp_P_Y in enumerate(iterates(updates[algorithm], instance.ref, exact_iterations(section))):
+        for iteration, logp_P_Y in enumerate(
+            iterates(updates[algorithm], instance.ref, exact_iterations(section))
+        ):
             measured = measure(logp_P_Y, instance, solution_P_Y, section.beta)
             if own_P_Y is not None:
                 measured["kl_own"] = kl(own_P_Y, logp_P_Y)
@@ -76,10 +92,11 @@ def iterates(update: Update, ref_P_Y: torch.Tensor, iterations: int) -> Iterator
 
 
 def own_target(algorithm: str, update: Update, instance: Instance) -> torch.Tensor | None:
-    """Where an algorithm tends that does not tend to the solution, as far as it is known; [P, Y], nats.
+    """Where an algorithm tends that does not tend to the solution, as far as it is known; [P, Y],
+    nats.
 
-    Without a reference to hold it, it is the reference given that the reward is the highest. The others are followed until they
-    rest.
+    Without a reference to hold it, it is the reference given that the reward is the highest. The
+    others are followed until they rest.
     """
     if algorithm in ("sppo", "best_of_n"):
         if instance.order is None:
@@ -104,7 +121,8 @@ def sampled_rows(
     repeats: int,
     at_solution: bool,
 ) -> Iterator[Row]:
-    """The rows of a sampled algorithm that asks every prompt `visits` times per iteration; instances and repetitions at once.
+    """The rows of a sampled algorithm that asks every prompt `visits` times per iteration;
+    instances and repetitions at once.
 
     `at_solution` says where it starts: at the solution, and not at the reference.
     """
@@ -113,7 +131,11 @@ def sampled_rows(
     batch = once.repeated(repeats)
     shape = repeats, len(instances), section.prompts
     asked = section.prompts * visits
-    calls = torch.where(once.is_rewarded, samples, samples * (samples - 1) // 2).repeat(repeats).double()
+    calls = (
+        torch.where(once.is_rewarded, samples, samples * (samples - 1) // 2)
+        .repeat(repeats)
+        .double()
+    )
     logp_C_Y = solution_C_Y if at_solution else batch.ref
     for iteration in range(iterations + 1):
         if iteration:
@@ -137,7 +159,9 @@ def sampled_rows(
                     yield name, asked, seed, iteration, metric, value
 
 
-def measure(logp_C_Y: torch.Tensor, instance: Instance, solution_C_Y: torch.Tensor, beta: float) -> dict[str, torch.Tensor]:
+def measure(
+    logp_C_Y: torch.Tensor, instance: Instance, solution_C_Y: torch.Tensor, beta: float
+) -> dict[str, torch.Tensor]:
     """The metrics of a policy, [C] each."""
     policy_C_Y = logp_C_Y.exp()
     return {
@@ -150,25 +174,37 @@ def measure(logp_C_Y: torch.Tensor, instance: Instance, solution_C_Y: torch.Tens
 
 
 def instance_of(name: str, section: BanditSection, seed: int) -> Instance:
-    """The instance `name` of the study with `seed`: the same for every algorithm and every repetition."""
+    """The instance `name` of the study with `seed`: the same for every algorithm and every
+    repetition.
+    """
     make = INSTANCES["random" if name == FLOOR else name]
     responses = section.floor_responses if name == FLOOR else section.responses
     return make(_generator(seed, "instance", name), section.prompts, responses)
 
 
 def parts(section: BanditSection) -> list[tuple[int, str]]:
-    """The shards of the study, (samples, algorithm), in the order of the rows; 0 samples are the exact algorithms."""
+    """The shards of the study, (samples, algorithm), in the order of the rows; 0 samples are the
+    exact algorithms.
+    """
     sampled = sampled_algorithms(section.beta, section.eta)
-    exact = exact_updates(instance_of("random", section, 0), section.beta, section.eta)  # which has an order
+    # which has an order
+    exact = exact_updates(instance_of("random", section, 0), section.beta, section.eta)
     floor = {section.floor_at_samples, *section.floor_samples}
     return sorted(
         {(0, name) for name in exact}
-        | {(n, name) for n in section.samples for name, each in sampled.items() if n >= least_samples(each.objective)}
+        | {
+            (n, name)
+            for n in section.samples
+            for name, each in sampled.items()
+            if n >= least_samples(each.objective)
+        }
         | {(n, name) for n in floor for name in FLOOR_ALGORITHMS}
     )
 
 
-def part_rows(samples: int, algorithm: str, section: BanditSection, seed: int, progress: Progress) -> Iterator[Row]:
+def part_rows(
+    samples: int, algorithm: str, section: BanditSection, seed: int, progress: Progress
+) -> Iterator[Row]:
     """The rows of one shard: one algorithm at one number of samples per prompt, on all instances."""
     instances = {name: instance_of(name, section, seed) for name in INSTANCES}
     if samples == 0:
@@ -177,7 +213,10 @@ def part_rows(samples: int, algorithm: str, section: BanditSection, seed: int, p
     floor = {FLOOR: instance_of(FLOOR, section, seed)}
     asked = set(section.floor_prompts if samples == section.floor_at_samples else ())
     asked |= {section.floor_at_prompts} if samples in section.floor_samples else set()
-    runs = [(floor, section.floor_iterations, prompts // section.prompts, section.floor_repeats) for prompts in sorted(asked)]
+    runs = [
+        (floor, section.floor_iterations, prompts // section.prompts, section.floor_repeats)
+        for prompts in sorted(asked)
+    ]
     if algorithm not in FLOOR_ALGORITHMS:
         runs = []
     if samples in section.samples:
@@ -200,7 +239,9 @@ def part_rows(samples: int, algorithm: str, section: BanditSection, seed: int, p
 
 
 def _generator(*names: int | str) -> torch.Generator:
-    """A random generator of its own for every run, so that one algorithm more moves no other's draws."""
+    """A random generator of its own for every run, so that one algorithm more moves no other's
+    draws.
+    """
     return torch.Generator().manual_seed(int(digest(list(names))[:15], 16))
 
 
@@ -211,15 +252,28 @@ def _shards(spec: BanditSpec, store: Store) -> int:
 def _compute(spec: BanditSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
     part = parts(spec.bandit)[index]
     rows = sorted((*part, *row) for row in part_rows(*part, spec.bandit, spec.seed, progress))
-    return Shard(pa.table([list(column) for column in zip(*rows, strict=True)], names=SCHEMAS["bandit"].names))
+    return Shard(
+        pa.table(
+            [list(column) for column in zip(*rows, strict=True)], names=SCHEMAS["bandit"].names
+        )
+    )
 
 
 def _numbers(spec: BanditSpec, table: pa.Table) -> dict[str, float]:
-    """How many algorithms were run, and the largest distance of the exact WIND from a solution in the end."""
+    """How many algorithms were run, and the largest distance of the exact WIND from a solution in
+    the end.
+    """
     is_last = pc.field("iteration") == exact_iterations(spec.bandit)
-    is_exact_wind = (pc.field("algorithm") == "wind") & (pc.field("samples") == 0) & (pc.field("metric") == "kl")
+    is_exact_wind = (
+        (pc.field("algorithm") == "wind")
+        & (pc.field("samples") == 0)
+        & (pc.field("metric") == "kl")
+    )
     distances = table.filter(is_exact_wind & is_last)["value"]
-    return {"algorithms": float(pc.count_distinct(table["algorithm"]).as_py()), "exact_wind_kl": pc.max(distances).as_py()}
+    return {
+        "algorithms": float(pc.count_distinct(table["algorithm"]).as_py()),
+        "exact_wind_kl": pc.max(distances).as_py(),
+    }
 
 
 STAGE = Stage(name="bandit", spec=BanditSpec, shards=_shards, compute=_compute, numbers=_numbers)

@@ -1,7 +1,9 @@
-"""The contextual bandits of the study: who beats whom among the responses to each prompt, and the reference policy.
+"""The contextual bandits of the study: who beats whom among the responses to each prompt, and the
+reference policy.
 
-An instance is a batch of prompts with one kind of difficulty, float64, with the axes of `wind.games`. A prompt is either
-rewarded, one reward call per response, or judged by duels, one call per pair, whose outcome is a coin of P.
+An instance is a batch of prompts with one kind of difficulty, float64, with the axes of
+`wind.games`. A prompt is either rewarded, one reward call per response, or judged by duels, one
+call per pair, whose outcome is a coin of P.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +25,9 @@ RARE: Final = 1e-3  # the reference's probability of the best response
 class Instance:
     """Prompts and their responses; `ref` is log pi_ref in nats.
 
-    `scores` order the responses where there is an order, and are NaN where there is none: best of n needs one. Where a prompt
-    `is_rewarded` they are what the reward returns; otherwise P is all that can be asked.
+    `scores` order the responses where there is an order, and are NaN where there is none: best of n
+    needs one. Where a prompt `is_rewarded` they are what the reward returns; otherwise P is all
+    that can be asked.
     """
 
     matrix: torch.Tensor  # [P, Y, Y], P(y, y'), constant-sum
@@ -43,23 +46,34 @@ class Instance:
         return None if self.scores.isnan().any() else RewardOrder.of(self.scores)
 
     def repeated(self, times: int) -> "Instance":
-        """The same prompts several times, end to end: one batch for all repetitions of an experiment."""
+        """The same prompts several times, end to end: one batch for all repetitions of an
+        experiment.
+        """
         return joined([self] * times)
 
 
 def joined(instances: Sequence[Instance]) -> Instance:
     """The prompts of several instances, end to end."""
-    return Instance(*(torch.cat([getattr(instance, field.name) for instance in instances]) for field in fields(Instance)))
+    return Instance(
+        *(
+            torch.cat([getattr(instance, field.name) for instance in instances])
+            for field in fields(Instance)
+        )
+    )
 
 
 def random(generator: torch.Generator, prompts: int, responses: int) -> Instance:
     """Independent normal rewards, without ties, and a reference of normal logits."""
-    return _rewarded(_normal(generator, prompts, responses), _reference(generator, prompts, responses))
+    return _rewarded(
+        _normal(generator, prompts, responses), _reference(generator, prompts, responses)
+    )
 
 
 def tied(generator: torch.Generator, prompts: int, responses: int) -> Instance:
     """Rewards on three levels, so that about a third of all comparisons tie."""
-    rewards_P_Y = torch.randint(TIED_LEVELS, (prompts, responses), generator=generator).to(torch.float64)
+    rewards_P_Y = torch.randint(TIED_LEVELS, (prompts, responses), generator=generator).to(
+        torch.float64
+    )
     return _rewarded(rewards_P_Y, _reference(generator, prompts, responses))
 
 
@@ -67,24 +81,40 @@ def rare(generator: torch.Generator, prompts: int, responses: int) -> Instance:
     """Normal rewards; the reference gives the best response once in a thousand draws."""
     rewards_P_Y = _normal(generator, prompts, responses)
     best_P_Y = rewards_P_Y == rewards_P_Y.amax(-1, keepdim=True)
-    others_P_Y = _reference(generator, prompts, responses).masked_fill(best_P_Y, -torch.inf).softmax(-1)
+    others_P_Y = (
+        _reference(generator, prompts, responses).masked_fill(best_P_Y, -torch.inf).softmax(-1)
+    )
     return _rewarded(rewards_P_Y, torch.where(best_P_Y, RARE, (1 - RARE) * others_P_Y).log())
 
 
 def cyclic(generator: torch.Generator, prompts: int, responses: int) -> Instance:
-    """Rock, paper, scissors with Y responses: each beats those up to half a turn behind it for sure, its opposite half the time.
+    """Rock, paper, scissors with Y responses: each beats those up to half a turn behind it for
+    sure, its opposite half the time.
 
-    No response is best: every one is beaten by as many as it beats. Constant-sum and as far from transitive as can be.
+    No response is best: every one is beaten by as many as it beats. Constant-sum and as far from
+    transitive as can be.
     """
     turn_Y_Y = (torch.arange(responses)[:, None] - torch.arange(responses)) % responses
-    wins_Y_Y, ties_Y_Y = (turn_Y_Y > 0) & (2 * turn_Y_Y < responses), (turn_Y_Y == 0) | (2 * turn_Y_Y == responses)
-    matrix_P_Y_Y = (wins_Y_Y.to(torch.float64) + ties_Y_Y.to(torch.float64) / 2).repeat(prompts, 1, 1)
+    wins_Y_Y, ties_Y_Y = (
+        (turn_Y_Y > 0) & (2 * turn_Y_Y < responses),
+        (turn_Y_Y == 0) | (2 * turn_Y_Y == responses),
+    )
+    matrix_P_Y_Y = (wins_Y_Y.to(torch.float64) + ties_Y_Y.to(torch.float64) / 2).repeat(
+        prompts, 1, 1
+    )
     ref_P_Y = _reference(generator, prompts, responses)
-    return Instance(matrix_P_Y_Y, ref_P_Y, torch.full_like(ref_P_Y, torch.nan), torch.zeros(prompts, dtype=torch.bool))
+    return Instance(
+        matrix_P_Y_Y,
+        ref_P_Y,
+        torch.full_like(ref_P_Y, torch.nan),
+        torch.zeros(prompts, dtype=torch.bool),
+    )
 
 
 def close(generator: torch.Generator, prompts: int, responses: int) -> Instance:
-    """Nearly equal responses: Bradley-Terry preferences of normal scores of spread 0.1, judged by duels that are nearly coins."""
+    """Nearly equal responses: Bradley-Terry preferences of normal scores of spread 0.1, judged by
+    duels that are nearly coins.
+    """
     scores_P_Y = CLOSE_SPREAD * _normal(generator, prompts, responses)
     matrix_P_Y_Y = (scores_P_Y[..., :, None] - scores_P_Y[..., None, :]).sigmoid()
     ref_P_Y = _reference(generator, prompts, responses)

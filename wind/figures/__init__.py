@@ -1,7 +1,8 @@
 """Figures: one style for all of them, and files that are the same bytes on every run.
 
-Colours are Okabe and Ito's, which the colour-blind can tell apart; every line also differs in its dash and marker, so that a
-figure survives a black-and-white printer. Matplotlib stays in this package.
+Colours are Okabe and Ito's, which the colour-blind can tell apart; every line also differs in its
+dash and marker, so that a figure survives a black-and-white printer. Matplotlib stays in this
+package.
 """
 
 import contextlib
@@ -62,13 +63,17 @@ def style() -> Iterator[None]:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour, dash and marker of the line number `index`: all different for seven lines, no three alike for 49."""
+    """Colour, dash and marker of the line number `index`: all different for seven lines, no three
+    alike for 49.
+    """
     turned = (index + index // 7) % 7
     return {"color": COLOURS[index % 7], "linestyle": DASHES[turned], "marker": MARKERS[turned]}
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `figure` to `path` with the suffixes .svg and .png: the same bytes for the same figure, small, and without dates."""
+    """Write `figure` to `path` with the suffixes .svg and .png: the same bytes for the same figure,
+    small, and without dates.
+    """
     for axis in figure.axes:
         axis.minorticks_off()  # of a logarithmic axis they would be most of the file
     canvas = FigureCanvasAgg(figure)
@@ -83,4 +88,7 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     # A tenth of a point will do for what is drawn; what is written between tags keeps its digits.
     drawn = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d)\d+", r"\1", tag[0]), svg.getvalue())
-    atomic_write(path.with_suffix(".svg"), "".join(f"{line.strip()}\n" for line in drawn.splitlines()).encode())
+    atomic_write(
+        path.with_suffix(".svg"),
+        "".join(f"{line.strip()}\n" for line in drawn.splitlines()).encode(),
+    )

@@ -1,8 +1,10 @@
-"""Generations: N responses of one policy to every prompt of a split, token ids in and token ids out.
+"""Generations: N responses of one policy to every prompt of a split, token ids in and token ids
+out.
 
-One row is one sampled response with the log-probability its sampler saw. A response's random numbers come from its own seed,
-which depends on the run's seed, the iteration, the split, the prompt and the sample index alone: never on the shard, its
-neighbours or the worker. The engine behind it is a `Sampler`: transformers (`hf`) or vLLM (`vllm`), loaded by name.
+One row is one sampled response with the log-probability its sampler saw. A response's random
+numbers come from its own seed, which depends on the run's seed, the iteration, the split, the
+prompt and the sample index alone: never on the shard, its neighbours or the worker. The engine
+behind it is a `Sampler`: transformers (`hf`) or vLLM (`vllm`), loaded by name.
 """
 
 import hashlib
@@ -15,19 +17,21 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config import InferenceConfig, SamplingConfig
-from wind.datasets import Store
+from wind.config.recipe import InferenceConfig, SamplingConfig
 from wind.errors import ConfigError, InputError
-from wind.handles import Dataset, Model, label
 from wind.models import load_tokenizer, policy_positions, stop_token_ids, vocabulary_size
-from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model, label
+from wind.store.schemas import SCHEMAS
 
 SEED_BITS: Final = 62  # seed + sample_index stays an int64, and vLLM adds the index itself
 
 
 class GenerationsSpec(Spec):
-    """What determines the responses; `sampling.backend` names the engine, since "auto" would hide it from the key."""
+    """What determines the responses; `sampling.backend` names the engine, since "auto" would hide
+    it from the key.
+    """
 
     policy: Model
     prompts: Dataset
@@ -60,8 +64,12 @@ class Sample:
 class Sampler(Protocol):
     """An engine with one policy loaded."""
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress) -> list[list[Sample]]:
-        """N samples of every request, in their order. Raises InputError naming a prompt whose logits are not finite."""
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
+    ) -> list[list[Sample]]:
+        """N samples of every request, in their order. Raises InputError naming a prompt whose
+        logits are not finite.
+        """
         ...
 
 
@@ -72,17 +80,31 @@ def request_seed(seed: int, iteration: int, split: str, prompt_id: str) -> int:
 
 
 def part_of(prompt_id: str, seed: int, parts: int) -> int:
-    """The part 0 .. `parts` - 1 of the train split that a prompt is in; a function of its id and the seed alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/part/{prompt_id}".encode()).digest()[:8], "big") % parts
+    """The part 0 .. `parts` - 1 of the train split that a prompt is in; a function of its id and
+    the seed alone.
+    """
+    return (
+        int.from_bytes(hashlib.sha256(f"{seed}/part/{prompt_id}".encode()).digest()[:8], "big")
+        % parts
+    )
 
 
-def sampled_prompts(prompts: pl.DataFrame, split: str, seed: int, iteration: int, parts: int) -> pl.DataFrame:
-    """The rows of `prompts` that an iteration, counted from 1, samples: the eval split, or part (iteration - 1) mod `parts`."""
+def sampled_prompts(
+    prompts: pl.DataFrame, split: str, seed: int, iteration: int, parts: int
+) -> pl.DataFrame:
+    """The rows of `prompts` that an iteration, counted from 1, samples: the eval split, or part
+    (iteration - 1) mod `parts`.
+    """
     ours = prompts.filter(pl.col("split") == split)
     if split == "eval" or parts == 1:
         return ours
     part = (iteration - 1) % parts
-    return ours.filter(pl.Series([part_of(prompt_id, seed, parts) == part for prompt_id in ours["prompt_id"]], dtype=pl.Boolean))
+    return ours.filter(
+        pl.Series(
+            [part_of(prompt_id, seed, parts) == part for prompt_id in ours["prompt_id"]],
+            dtype=pl.Boolean,
+        )
+    )
 
 
 def not_finite(request: Request) -> InputError:
@@ -105,18 +127,30 @@ def shards(spec: GenerationsSpec, store: Store) -> int:
             f"which is {spec.parts}, or add prompts"
         )
     if not len(prompts):
-        raise InputError(f"{label(spec.prompts)} has no {spec.split} prompts: change prompts.eval_fraction or add prompts")
+        raise InputError(
+            f"{label(spec.prompts)} has no {spec.split} prompts: change prompts.eval_fraction or add prompts"
+        )
     return -(-len(prompts) // spec.sampling.shard_prompts)
 
 
-def compute(spec: GenerationsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    """The responses to prompts [index * shard_prompts, (index + 1) * shard_prompts) of those sampled, in prompt_id order."""
-    ours = _prompts(spec, store, "prompt_token_ids").sort("prompt_id").select("prompt_id", "prompt_token_ids")
+def compute(
+    spec: GenerationsSpec, store: Store, index: int, place: Place, progress: Progress
+) -> Shard:
+    """The responses to prompts [index * shard_prompts, (index + 1) * shard_prompts) of those
+    sampled, in prompt_id order.
+    """
+    ours = (
+        _prompts(spec, store, "prompt_token_ids")
+        .sort("prompt_id")
+        .select("prompt_id", "prompt_token_ids")
+    )
     prompts = ours.slice(index * spec.sampling.shard_prompts, spec.sampling.shard_prompts)
     folder = store.path(spec.policy)
     check_fits(folder, prompts, spec.sampling)
     requests = [
-        Request(prompt_id, token_ids, request_seed(spec.seed, spec.iteration, spec.split, prompt_id))
+        Request(
+            prompt_id, token_ids, request_seed(spec.seed, spec.iteration, spec.split, prompt_id)
+        )
         for prompt_id, token_ids in prompts.iter_rows()
     ]
     sampler = SAMPLERS[spec.sampling.backend](store, spec, place)
@@ -125,22 +159,34 @@ def compute(spec: GenerationsSpec, store: Store, index: int, place: Place, progr
 
 
 def numbers(spec: GenerationsSpec, table: pa.Table) -> dict[str, float]:
-    """Mean response length in tokens, share of responses cut at max_new_tokens, mean log-probability in nats."""
+    """Mean response length in tokens, share of responses cut at max_new_tokens, mean
+    log-probability in nats.
+    """
     return {
-        "mean_response_tokens": pc.mean(pc.list_value_length(table.column("response_token_ids"))).as_py(),
-        "truncated_share": pc.mean(pc.equal(table.column("finish_reason"), "length").cast(pa.float64())).as_py(),
+        "mean_response_tokens": pc.mean(
+            pc.list_value_length(table.column("response_token_ids"))
+        ).as_py(),
+        "truncated_share": pc.mean(
+            pc.equal(table.column("finish_reason"), "length").cast(pa.float64())
+        ).as_py(),
         "mean_logp_sampler": pc.mean(table.column("logp_sampler")).as_py(),
     }
 
 
 def response_text(tokenizer: Any, prompt_token_ids: Sequence[int], sample: Sample) -> str:
-    """The response as text, without special tokens and without the token that ended it, special or not.
+    """The response as text, without special tokens and without the token that ended it, special or
+    not.
 
-    Decoded together with its prompt, because SentencePiece drops the leading space of a continuation decoded alone.
+    Decoded together with its prompt, because SentencePiece drops the leading space of a
+    continuation decoded alone.
     """
 
     def decoded(token_ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(
+            tokenizer.decode(
+                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
 
     said = sample.token_ids[:-1] if sample.finish_reason == "stop" else sample.token_ids
     prompt, whole = decoded(prompt_token_ids), decoded([*prompt_token_ids, *said])
@@ -154,14 +200,24 @@ def _prompts(spec: GenerationsSpec, store: Store, *columns: str) -> pl.DataFrame
 
 
 def check_fits(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) -> None:
-    """Refuse prompts that the policy in `folder` has no positions or no embeddings for, which no engine reports alike.
+    """Refuse prompts that the policy in `folder` has no positions or no embeddings for, which no
+    engine reports alike.
 
-    Raises ConfigError for a prompt that is too long with its response, InputError for a token id that the policy does not embed.
+    Raises ConfigError for a prompt that is too long with its response, InputError for a token id
+    that the policy does not embed.
     """
     positions, vocabulary = policy_positions(folder), vocabulary_size(folder)
-    sizes = prompts.select("prompt_id", tokens=pl.col("prompt_token_ids").list.len(), top=pl.col("prompt_token_ids").list.max())
+    sizes = prompts.select(
+        "prompt_id",
+        tokens=pl.col("prompt_token_ids").list.len(),
+        top=pl.col("prompt_token_ids").list.max(),
+    )
     longest = sizes["tokens"].max()
-    if positions is not None and isinstance(longest, int) and longest + sampling.max_new_tokens > positions:
+    if (
+        positions is not None
+        and isinstance(longest, int)
+        and longest + sampling.max_new_tokens > positions
+    ):
         raise ConfigError(
             f"a prompt of {longest} tokens and sampling.max_new_tokens {sampling.max_new_tokens} exceed the policy's "
             f"{positions} positions: lower max_new_tokens or prompts.max_prompt_tokens"
@@ -176,7 +232,10 @@ def check_fits(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) ->
 
 
 def _table(
-    spec: GenerationsSpec, requests: Sequence[Request], samples_P_N: Sequence[Sequence[Sample]], tokenizer: Any
+    spec: GenerationsSpec,
+    requests: Sequence[Request],
+    samples_P_N: Sequence[Sequence[Sample]],
+    tokenizer: Any,
 ) -> pa.Table:
     rows = [
         {
@@ -200,15 +259,24 @@ def _transformers(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
     from wind.models import load_policy
 
     model = load_policy(store, spec.policy, spec.inference, place.device)
-    return TransformersSampler(model, stop_token_ids(store.path(spec.policy)), spec.inference.batch_tokens)
+    return TransformersSampler(
+        model, stop_token_ids(store.path(spec.policy)), spec.inference.batch_tokens
+    )
 
 
 def _vllm(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
     from wind.generations.vllm import load
 
     # Over both splits, so that sampling for training and for evaluation share one engine.
-    lengths = pc.list_value_length(store.read(spec.prompts, ["prompt_token_ids"]).column("prompt_token_ids"))
-    return load(store.path(spec.policy), spec, pc.max(lengths).as_py() + spec.sampling.max_new_tokens, place.device)
+    lengths = pc.list_value_length(
+        store.read(spec.prompts, ["prompt_token_ids"]).column("prompt_token_ids")
+    )
+    return load(
+        store.path(spec.policy),
+        spec,
+        pc.max(lengths).as_py() + spec.sampling.max_new_tokens,
+        place.device,
+    )
 
 
 SAMPLERS: Final[Mapping[str, Callable[[Store, GenerationsSpec, Place], Sampler]]] = {
@@ -216,4 +284,6 @@ SAMPLERS: Final[Mapping[str, Callable[[Store, GenerationsSpec, Place], Sampler]]
     "vllm": _vllm,
 }
 
-STAGE = Stage(name="generations", spec=GenerationsSpec, shards=shards, compute=compute, numbers=numbers)
+STAGE = Stage(
+    name="generations", spec=GenerationsSpec, shards=shards, compute=compute, numbers=numbers
+)

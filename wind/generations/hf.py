@@ -1,8 +1,10 @@
-"""Sampling with transformers' own forward pass and a key-value cache, for CPUs and for models vLLM does not know.
+"""Sampling with transformers' own forward pass and a key-value cache, for CPUs and for models vLLM
+does not know.
 
-A batched loop of its own instead of `generate`, because every response draws from its own random generator, so that its tokens
-do not hang on its neighbours. Each prompt is prefilled once and its cache shared out to its N samples; rows that have ended
-leave the batch. Batches are cut by length within the shard, the same way every time.
+A batched loop of its own instead of `generate`, because every response draws from its own random
+generator, so that its tokens do not hang on its neighbours. Each prompt is prefilled once and its
+cache shared out to its N samples; rows that have ended leave the batch. Batches are cut by length
+within the shard, the same way every time.
 """
 
 import inspect
@@ -15,14 +17,15 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from wind.config import SamplingConfig
+from wind.config.recipe import SamplingConfig
 from wind.errors import InputError
 from wind.generations import Request, Sample, not_finite
 from wind.models import deterministic
-from wind.sequence_logps import position_ids
+from wind.models.sequence_logps import position_ids
 from wind.stages import Progress
 
-COMPACT_SHARE = 0.75  # ended rows are dropped once no more than this share of the batch is still running
+# ended rows are dropped once no more than this share of the batch is still running
+COMPACT_SHARE = 0.75
 PROGRESS_STEPS = 16
 
 
@@ -36,9 +39,11 @@ class Part:
 
 
 class TransformersSampler:
-    """A policy loaded with transformers; `batch_tokens` bounds the padded tokens, prompts and responses, of one batch.
+    """A policy loaded with transformers; `batch_tokens` bounds the padded tokens, prompts and
+    responses, of one batch.
 
-    Raises InputError for an architecture that keeps its state in no cache of transformers' own (RWKV, RecurrentGemma).
+    Raises InputError for an architecture that keeps its state in no cache of transformers' own
+    (RWKV, RecurrentGemma).
     """
 
     def __init__(self, model: Any, stop_token_ids: Sequence[int], batch_tokens: int) -> None:
@@ -46,17 +51,33 @@ class TransformersSampler:
         self._stop = stop_token_ids
         self._batch_tokens = batch_tokens
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress) -> list[list[Sample]]:
-        """N samples of every request, in their order; the unit of progress is one decoding step of one batch."""
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
+    ) -> list[list[Sample]]:
+        """N samples of every request, in their order; the unit of progress is one decoding step of
+        one batch.
+        """
         lengths = [len(request.prompt_token_ids) for request in requests]
-        batches = list(batched(lengths, sampling, self._batch_tokens, equal=self._model.is_recurrent))
+        batches = list(
+            batched(lengths, sampling, self._batch_tokens, equal=self._model.is_recurrent)
+        )
         found: dict[tuple[int, int], Sample] = {}
         total = len(batches) * sampling.max_new_tokens
         with torch.inference_mode(), deterministic():
             for number, parts in enumerate(batches):
                 before = number * sampling.max_new_tokens
-                keys = [(part.request, index) for part in parts for index in range(part.start, part.stop)]
-                batch = _Batch(self._model, self._stop, sampling, [requests[part.request] for part in parts], parts)
+                keys = [
+                    (part.request, index)
+                    for part in parts
+                    for index in range(part.start, part.stop)
+                ]
+                batch = _Batch(
+                    self._model,
+                    self._stop,
+                    sampling,
+                    [requests[part.request] for part in parts],
+                    parts,
+                )
                 for step in range(sampling.max_new_tokens):
                     if not batch.step():
                         break
@@ -64,13 +85,20 @@ class TransformersSampler:
                         progress(before + step, total)
                 found.update(zip(keys, batch.samples(), strict=True))
                 progress(before + sampling.max_new_tokens, total)
-        return [[found[request, index] for index in range(sampling.samples_per_prompt)] for request in range(len(requests))]
+        return [
+            [found[request, index] for index in range(sampling.samples_per_prompt)]
+            for request in range(len(requests))
+        ]
 
 
-def batched(lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int, *, equal: bool = False) -> Iterator[list[Part]]:
-    """Batches of parts, longest prompts first, within `batch_tokens` padded tokens each; with `equal`, of prompts of one length.
+def batched(
+    lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int, *, equal: bool = False
+) -> Iterator[list[Part]]:
+    """Batches of parts, longest prompts first, within `batch_tokens` padded tokens each; with
+    `equal`, of prompts of one length.
 
-    A prompt's samples stay together unless they alone exceed the limit; one sample that does runs by itself.
+    A prompt's samples stay together unless they alone exceed the limit; one sample that does runs
+    by itself.
     """
     pending: list[Part] = []
     order = sorted(range(len(lengths)), key=lambda request: (-lengths[request], request))
@@ -99,8 +127,8 @@ def batched(lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int,
 class _Cached:
     """A model that is run token by token, and what its cache asks for.
 
-    A recurrent layer (Mamba, and hybrids with attention) takes up padding in front of a prompt into its state. Its batches have
-    none, and so need no mask.
+    A recurrent layer (Mamba, and hybrids with attention) takes up padding in front of a prompt into
+    its state. Its batches have none, and so need no mask.
     """
 
     def __init__(self, model: Any) -> None:
@@ -111,9 +139,12 @@ class _Cached:
         self.is_recurrent = bool(found) and any(
             isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.new_cache().layers
         )
-        # One that keeps a state in its own modules would go on with that of other rows, without a word.
+        # One that keeps a state in its own modules would go on with that of other rows, without a
+        # word.
         if not found or (getattr(model, "_is_stateful", False) and not self.is_recurrent):
-            raise InputError(f"{type(model).__name__} keeps its state in no cache of transformers': sample it with vllm")
+            raise InputError(
+                f"{type(model).__name__} keeps its state in no cache of transformers': sample it with vllm"
+            )
         self._cache_name = found[0]
 
     def new_cache(self) -> DynamicCache:
@@ -121,9 +152,15 @@ class _Cached:
         return DynamicCache(config=self._model.config)
 
     def logits(
-        self, cache: DynamicCache, ids_B_T: torch.Tensor, mask_B_T: torch.Tensor, positions_B_T: torch.Tensor
+        self,
+        cache: DynamicCache,
+        ids_B_T: torch.Tensor,
+        mask_B_T: torch.Tensor,
+        positions_B_T: torch.Tensor,
     ) -> torch.Tensor:
-        """Logits of the last token of every row, `[B, vocabulary]`; the cache grows by the tokens given."""
+        """Logits of the last token of every row, `[B, vocabulary]`; the cache grows by the tokens
+        given.
+        """
         outputs = self._model(
             input_ids=ids_B_T,
             attention_mask=None if self.is_recurrent else mask_B_T,
@@ -140,7 +177,12 @@ class _Batch:
     """The state of one batch: rows still running, their cache, and what every row has drawn so far."""
 
     def __init__(
-        self, model: _Cached, stop: Sequence[int], sampling: SamplingConfig, requests: Sequence[Request], parts: Sequence[Part]
+        self,
+        model: _Cached,
+        stop: Sequence[int],
+        sampling: SamplingConfig,
+        requests: Sequence[Request],
+        parts: Sequence[Part],
     ) -> None:
         self._model = model
         self._sampling = sampling
@@ -148,13 +190,22 @@ class _Batch:
         self._device = model.device
         self._stop = torch.tensor(stop, device=self._device)
         counts = torch.tensor([part.stop - part.start for part in parts], device=self._device)
-        self._prompt_of_row = torch.arange(len(parts), device=self._device).repeat_interleave(counts)
-        self._rows = torch.arange(len(self._prompt_of_row), device=self._device)  # the running rows, by original number
+        self._prompt_of_row = torch.arange(len(parts), device=self._device).repeat_interleave(
+            counts
+        )
+        # the running rows, by original number
+        self._rows = torch.arange(len(self._prompt_of_row), device=self._device)
         seeds = [
-            request.seed + index for request, part in zip(requests, parts, strict=True) for index in range(part.start, part.stop)
+            request.seed + index
+            for request, part in zip(requests, parts, strict=True)
+            for index in range(part.start, part.stop)
         ]
-        self._uniforms_B_T = torch.from_numpy(uniforms(seeds, sampling.max_new_tokens)).to(self._device)
-        self._tokens_B_T = torch.zeros(self._uniforms_B_T.shape, dtype=torch.long, device=self._device)
+        self._uniforms_B_T = torch.from_numpy(uniforms(seeds, sampling.max_new_tokens)).to(
+            self._device
+        )
+        self._tokens_B_T = torch.zeros(
+            self._uniforms_B_T.shape, dtype=torch.long, device=self._device
+        )
         self._lengths = torch.zeros(len(seeds), dtype=torch.long, device=self._device)
         self._logps = torch.zeros(len(seeds), dtype=torch.float64, device=self._device)
         self._ended = torch.zeros(len(seeds), dtype=torch.bool, device=self._device)
@@ -189,7 +240,9 @@ class _Batch:
         ]
 
     def _prefill(self) -> None:
-        """Run every prompt once, left-padded, and share its cache and its logits out to its samples."""
+        """Run every prompt once, left-padded, and share its cache and its logits out to its
+        samples.
+        """
         width = max(len(request.prompt_token_ids) for request in self._requests)
         ids = np.zeros((len(self._requests), width), dtype=np.int64)
         mask = np.zeros((len(self._requests), width), dtype=np.int64)
@@ -199,7 +252,9 @@ class _Batch:
         self._cache = self._model.new_cache()
         mask_P_T = torch.from_numpy(mask).to(self._device)
         self._positions = mask_P_T.sum(1)[self._prompt_of_row]  # of the token drawn next
-        logits = self._model.logits(self._cache, torch.from_numpy(ids).to(self._device), mask_P_T, position_ids(mask_P_T))
+        logits = self._model.logits(
+            self._cache, torch.from_numpy(ids).to(self._device), mask_P_T, position_ids(mask_P_T)
+        )
         self._cache.reorder_cache(self._prompt_of_row)
         self._mask_B_T = mask_P_T[self._prompt_of_row]
         self._logits = logits[self._prompt_of_row]
@@ -213,39 +268,56 @@ class _Batch:
             self._positions, self._mask_B_T = self._positions[kept], self._mask_B_T[kept]
             self._cache.reorder_cache(kept)
         self._mask_B_T = torch.nn.functional.pad(self._mask_B_T, (0, 1), value=1)
-        self._logits = self._model.logits(self._cache, tokens[:, None], self._mask_B_T, self._positions[:, None])
+        self._logits = self._model.logits(
+            self._cache, tokens[:, None], self._mask_B_T, self._positions[:, None]
+        )
         self._positions = self._positions + 1
 
 
 def uniforms(seeds: Sequence[int], steps: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """`steps` numbers in [0, 1) for each seed, `[B, steps]`: the whole randomness of a response, the same on every device."""
-    return np.stack([np.random.Generator(np.random.Philox(key=seed)).random(steps) for seed in seeds])
+    """`steps` numbers in [0, 1) for each seed, `[B, steps]`: the whole randomness of a response,
+    the same on every device.
+    """
+    return np.stack(
+        [np.random.Generator(np.random.Philox(key=seed)).random(steps) for seed in seeds]
+    )
 
 
 def draw(
     logits_B_V: torch.Tensor, uniform_B: torch.Tensor, sampling: SamplingConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The token each row draws with its uniform number, its log-probability at temperature 1, and whether the logits were finite.
+    """The token each row draws with its uniform number, its log-probability at temperature 1, and
+    whether the logits were finite.
 
-    Inverse CDF in vocabulary order, in float64, over the distribution after temperature, then top-k, then top-p.
+    Inverse CDF in vocabulary order, in float64, over the distribution after temperature, then
+    top-k, then top-p.
     """
     logits_B_V = logits_B_V.double()
     logits_B_V = logits_B_V - logits_B_V.amax(dim=1, keepdim=True)
     weights_B_V = logits_B_V.exp()
     raw_total_B = weights_B_V.sum(dim=1)
     if sampling.temperature != 1 or sampling.top_k or sampling.top_p < 1:
-        weights_B_V = filtered_weights(logits_B_V / sampling.temperature, sampling.top_k, sampling.top_p)
+        weights_B_V = filtered_weights(
+            logits_B_V / sampling.temperature, sampling.top_k, sampling.top_p
+        )
     cdf_B_V = weights_B_V.cumsum(dim=1)
     total_B = cdf_B_V[:, -1]
     # Strictly below the total, so that a token of weight 0 at the end can never be hit.
-    target_B = torch.minimum(uniform_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
-    tokens_B = torch.searchsorted(cdf_B_V, target_B[:, None], right=True).squeeze(1).clamp(max=cdf_B_V.shape[1] - 1)
+    target_B = torch.minimum(
+        uniform_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B))
+    )
+    tokens_B = (
+        torch.searchsorted(cdf_B_V, target_B[:, None], right=True)
+        .squeeze(1)
+        .clamp(max=cdf_B_V.shape[1] - 1)
+    )
     logps_B = logits_B_V.gather(1, tokens_B[:, None]).squeeze(1) - raw_total_B.log()
     return tokens_B, logps_B, torch.isfinite(raw_total_B)
 
 
 def filtered_weights(logits_B_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Unnormalised probabilities `[B, V]`, 0 outside the top-k and, among those, outside the smallest set of mass `top_p`.
+    """Unnormalised probabilities `[B, V]`, 0 outside the top-k and, among those, outside the
+    smallest set of mass `top_p`.
 
     Tokens tied with the k-th are kept, as in vLLM; in the nucleus, ties go to the lower token id.
     """
@@ -257,5 +329,7 @@ def filtered_weights(logits_B_V: torch.Tensor, top_k: int, top_p: float) -> torc
         sorted_B_V, order_B_V = weights_B_V.sort(dim=1, descending=True, stable=True)
         before_B_V = sorted_B_V.cumsum(dim=1) - sorted_B_V  # mass of the tokens ahead of each
         is_kept_B_V = before_B_V < top_p * sorted_B_V.sum(dim=1, keepdim=True)
-        weights_B_V = weights_B_V.where(torch.zeros_like(is_kept_B_V).scatter(1, order_B_V, is_kept_B_V), 0.0)
+        weights_B_V = weights_B_V.where(
+            torch.zeros_like(is_kept_B_V).scatter(1, order_B_V, is_kept_B_V), 0.0
+        )
     return weights_B_V

@@ -1,10 +1,12 @@
-"""Sampling with vLLM: token ids in, token ids out, one engine per process that takes new weights in place where that is exact.
+"""Sampling with vLLM: token ids in, token ids out, one engine per process that takes new weights in
+place where that is exact.
 
-A request's child i samples with the seed of the request plus i, so that rows record the same seeds as with transformers; the
-random numbers behind a seed are vLLM's own. Nothing is left to defaults that could move a result: sampling parameters of the
-model's generation config are ignored, exactly the stop tokens given stop, and the prefix cache starts every call empty.
-Nor is anything compiled with nvcc at the first start, where vLLM leaves the choice; what no setting prevents (FlashInfer is the
-only attention on some GPUs) fails with the name of the tool that is missing.
+A request's child i samples with the seed of the request plus i, so that rows record the same seeds
+as with transformers; the random numbers behind a seed are vLLM's own. Nothing is left to defaults
+that could move a result: sampling parameters of the model's generation config are ignored, exactly
+the stop tokens given stop, and the prefix cache starts every call empty. Nor is anything compiled
+with nvcc at the first start, where vLLM leaves the choice; what no setting prevents (FlashInfer is
+the only attention on some GPUs) fails with the name of the tool that is missing.
 """
 
 import gc
@@ -16,13 +18,13 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any, Final
 
-from wind.config import SamplingConfig
+from wind.config.recipe import SamplingConfig
 from wind.errors import ConfigError, InputError, StageError, WindError, first_line
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec, Request, Sample, not_finite
 from wind.models import stop_token_ids
+from wind.models.pretrained import load_config
 from wind.nesting import json_value
-from wind.pretrained import load_config
 from wind.stages import Progress
 
 CONCURRENT_SEQUENCES: Final = 256  # vLLM's own default differs by GPU, and batch shapes move floats
@@ -30,20 +32,38 @@ LOWEST_TEMPERATURE: Final = 0.01  # below it vLLM quietly samples at 0.01
 ENVIRONMENT: Final = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process and dies with it
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about a tokenizer and libraries that are left out on purpose
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiled at the first start, and never used: every request has a seed
+    # its warnings are about a tokenizer and libraries that are left out on purpose
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    # compiled at the first start, and never used: every request has a seed
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, CPU only; by default vLLM asks for most of the machine
 }
-BUILD_TOOLS: Final[Mapping[str, str]] = {  # that FlashInfer and Triton compile kernels with: how to get one
+# that FlashInfer and Triton compile kernels with: how to get one
+BUILD_TOOLS: Final[Mapping[str, str]] = {
     "nvcc": "install the CUDA toolkit and set CUDA_HOME to its folder",
     "ninja": "install ninja beside the interpreter of the worker",
     "C compiler": "install gcc, or set CC",
 }
-MISSING_TOOL: Final = re.compile(rf"(?:find|directory: ').*?({'|'.join(BUILD_TOOLS)})|/(nvcc|ninja): not found")
-EXACT_IN_PLACE: Final = frozenset(  # the classes whose new weights equal those of a new engine; vLLM's experts keep some old ones
-    f"{name}ForCausalLM" for name in ("Llama", "Qwen2", "Qwen3", "Mistral", "Phi3", "Granite", "Olmo2", "GPTNeoX", "GPTJ")
+MISSING_TOOL: Final = re.compile(
+    rf"(?:find|directory: ').*?({'|'.join(BUILD_TOOLS)})|/(nvcc|ninja): not found"
 )
-SHAPELESS: Final = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")  # config fields no engine depends on here
+# the classes whose new weights equal those of a new engine; vLLM's experts keep some old ones
+EXACT_IN_PLACE: Final = frozenset(
+    f"{name}ForCausalLM"
+    for name in (
+        "Llama",
+        "Qwen2",
+        "Qwen3",
+        "Mistral",
+        "Phi3",
+        "Granite",
+        "Olmo2",
+        "GPTNeoX",
+        "GPTJ",
+    )
+)
+# config fields no engine depends on here
+SHAPELESS: Final = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 
 _warm: "_Engine | None" = None
 
@@ -62,13 +82,18 @@ class VllmSampler:
         self._llm = llm
         self._stop = list(stop_token_ids)
 
-    def sample(self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress) -> list[list[Sample]]:
-        """N samples of every request, in their order; the unit of progress is one prompt with all its samples."""
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
+    ) -> list[list[Sample]]:
+        """N samples of every request, in their order; the unit of progress is one prompt with all
+        its samples.
+        """
         if sampling.temperature < LOWEST_TEMPERATURE:
             raise ConfigError(
                 f"sampling.temperature {sampling.temperature} is below {LOWEST_TEMPERATURE}, vLLM's lowest: raise it"
             )
-        # What an earlier call left in the cache would change where prompts are cut, and so the last digits.
+        # What an earlier call left in the cache would change where prompts are cut, and so the last
+        # digits.
         if not self._llm.reset_prefix_cache():
             raise StageError("vLLM could not empty its prefix cache: restart the worker")
         prompts = [{"prompt_token_ids": list(request.prompt_token_ids)} for request in requests]
@@ -78,8 +103,13 @@ class VllmSampler:
             outputs = self._finish(progress, len(requests))
         except Exception as error:  # whatever a kernel, or the lack of one, raises
             _forget()
-            raise StageError(f"vLLM failed: {first_line(error)}; try sampling.backend: transformers") from error
-        return [self._samples(request, output) for request, output in zip(requests, outputs, strict=True)]
+            raise StageError(
+                f"vLLM failed: {first_line(error)}; try sampling.backend: transformers"
+            ) from error
+        return [
+            self._samples(request, output)
+            for request, output in zip(requests, outputs, strict=True)
+        ]
 
     def _finish(self, progress: Progress, total: int) -> list[Any]:
         """The finished outputs in the order the requests were given."""
@@ -122,12 +152,16 @@ class VllmSampler:
 def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> VllmSampler:
     """The policy in `folder`, ready to sample sequences of up to `max_model_len` tokens.
 
-    A warm engine of the same shape takes the new weights in place, in milliseconds, if its class is in `EXACT_IN_PLACE`;
-    otherwise a new one starts, in seconds on a warm worker.
-    Raises ConfigError where vLLM is not installed and InputError for a model it cannot load.
+    A warm engine of the same shape takes the new weights in place, in milliseconds, if its class is
+    in `EXACT_IN_PLACE`; otherwise a new one starts, in seconds on a warm worker. Raises ConfigError
+    where vLLM is not installed and InputError for a model it cannot load.
     """
     global _warm
-    config = {key: value for key, value in json_value((folder / "config.json").read_bytes()).items() if key not in SHAPELESS}
+    config = {
+        key: value
+        for key, value in json_value((folder / "config.json").read_bytes()).items()
+        if key not in SHAPELESS
+    }
     fixed = None if _is_exact_in_place(folder) else os.fspath(folder)
     shape = digest([config, spec.inference.model_dump(), max_model_len, device, fixed])
     engine, _warm = _warm, None  # nothing stays warm if what follows fails half way
@@ -151,9 +185,14 @@ def close() -> None:
 
 
 def _is_exact_in_place(folder: Path) -> bool:
-    """Whether new weights may enter a warm engine: not where the head is the table of embeddings; a CPU keeps the old one."""
+    """Whether new weights may enter a warm engine: not where the head is the table of embeddings; a
+    CPU keeps the old one.
+    """
     config = load_config(folder)
-    return not config.get_text_config().tie_word_embeddings and {*(config.architectures or [""])} <= EXACT_IN_PLACE
+    return (
+        not config.get_text_config().tie_word_embeddings
+        and {*(config.architectures or [""])} <= EXACT_IN_PLACE
+    )
 
 
 def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> Any:
@@ -180,11 +219,15 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
             seed=0,  # of the engine; every request has its own
             max_model_len=max_model_len,
             max_num_seqs=CONCURRENT_SEQUENCES,
-            max_num_batched_tokens=min(max(spec.inference.batch_tokens, max_model_len), CONCURRENT_SEQUENCES * max_model_len),
+            max_num_batched_tokens=min(
+                max(spec.inference.batch_tokens, max_model_len),
+                CONCURRENT_SEQUENCES * max_model_len,
+            ),
             enable_prefix_caching=True,  # a prompt is prefilled once for its N samples
             logprobs_mode="raw_logprobs",  # of the policy at temperature 1, before top-k and top-p
             enforce_eager=device == "cpu",
-            enable_flashinfer_autotune=False,  # it would choose kernels by their time, and compile them to do so
+            # it would choose kernels by their time, and compile them to do so
+            enable_flashinfer_autotune=False,
             disable_log_stats=True,
         )
     except Exception as error:
@@ -192,7 +235,8 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
     finally:
         # The CPU worker replaces this with a function that only warns.
         torch.set_num_threads = set_num_threads
-    # Where its processes met, one here, they need no more; a worker that is killed would leave the file.
+    # Where its processes met, one here, they need no more; a worker that is killed would leave the
+    # file.
     for address in llm.collective_rpc(lambda worker: worker.distributed_init_method):
         Path(address.removeprefix("file://")).unlink(missing_ok=True)
     return llm
@@ -201,8 +245,8 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
 def _import_model(folder: Path) -> None:
     """Import the class of the model in `folder`, which the engine in this process will need.
 
-    vLLM would look at it in a process of its own first, for engines that are not in this one: importing vLLM there is most of
-    what a first start takes.
+    vLLM would look at it in a process of its own first, for engines that are not in this one:
+    importing vLLM there is most of what a first start takes.
     """
     from vllm import ModelRegistry
 
@@ -212,12 +256,18 @@ def _import_model(folder: Path) -> None:
 
 
 def _not_started(folder: Path, error: Exception) -> WindError:
-    """What the failed start of an engine is to the user: no fault of the model where a kernel could not be compiled."""
+    """What the failed start of an engine is to the user: no fault of the model where a kernel could
+    not be compiled.
+    """
     if missing := MISSING_TOOL.search(str(error)):
         tool = missing[1] or missing[2]
-        return StageError(f"vLLM compiles a kernel for this GPU, and there is no {tool}: {BUILD_TOOLS[tool]}")
+        return StageError(
+            f"vLLM compiles a kernel for this GPU, and there is no {tool}: {BUILD_TOOLS[tool]}"
+        )
     if isinstance(error, CalledProcessError):
-        return StageError(f"vLLM could not compile a kernel: {first_line(error)}; the worker's log has the compiler's words")
+        return StageError(
+            f"vLLM could not compile a kernel: {first_line(error)}; the worker's log has the compiler's words"
+        )
     return InputError(f"{folder} does not load in vLLM: {first_line(error)}")
 
 

@@ -1,7 +1,9 @@
-"""Objectives: pure functions from sequence log-probabilities to a loss, chosen by name from one mapping.
+"""Objectives: pure functions from sequence log-probabilities to a loss, chosen by name from one
+mapping.
 
-An objective has the signature `(logps_B, batch, *, its own parameters) -> loss`. The loss is a mean over the rows, and so is each
-metric, so that micro-batches of whole groups combine by their numbers of rows. Gradient flows through `logps_B` alone.
+An objective has the signature `(logps_B, batch, *, its own parameters) -> loss`. The loss is a mean
+over the rows, and so is each metric, so that micro-batches of whole groups combine by their numbers
+of rows. Gradient flows through `logps_B` alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +12,7 @@ from typing import Final
 
 import torch
 
-from wind.objective_config import ObjectiveConfig
+from wind.config.objectives import ObjectiveConfig
 from wind.objectives.batch import Batch, Metrics, Objective, metrics
 from wind.objectives.best_of_n import bonbon, bond, jbond, raft
 from wind.objectives.policy_gradients import grpo, rloo
@@ -50,5 +52,10 @@ def objective_for(config: ObjectiveConfig) -> Objective:
 
 
 def loss_for(config: ObjectiveConfig) -> Callable[[torch.Tensor, Batch], torch.Tensor]:
-    """The loss that `config` names, with its parameters bound: all of its section but what says how rows are drawn."""
-    return partial(OBJECTIVES[config.name], **config.model_dump(exclude={"name", "refresh_steps", "anchor_samples"}))
+    """The loss that `config` names, with its parameters bound: all of its section but what says how
+    rows are drawn.
+    """
+    return partial(
+        OBJECTIVES[config.name],
+        **config.model_dump(exclude={"name", "refresh_steps", "anchor_samples"}),
+    )

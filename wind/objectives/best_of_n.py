@@ -1,10 +1,11 @@
 """Distillation of the best response: RAFT, BoNBoN, BOND and J-BOND.
 
-All rows of a stored group are samples of pi_t, so what is distilled is best-of-n *of pi_t*, iteratively; the one-shot forms of
-the papers are the first iteration. BOND and J-BOND are online methods, and distil best-of-n of an anchor. Fresh groups hold
-samples of the anchor, for the forward term and the quantiles, and of the policy, for the policy gradient of the backward term.
-With stored samples, where the anchor is pi_t, forward terms are as good as ever, but backward terms are on-policy at the first
-optimiser step only: later steps neither draw anew nor weigh by importance.
+All rows of a stored group are samples of pi_t, so what is distilled is best-of-n *of pi_t*,
+iteratively; the one-shot forms of the papers are the first iteration. BOND and J-BOND are online
+methods, and distil best-of-n of an anchor. Fresh groups hold samples of the anchor, for the forward
+term and the quantiles, and of the policy, for the policy gradient of the backward term. With stored
+samples, where the anchor is pi_t, forward terms are as good as ever, but backward terms are
+on-policy at the first optimiser step only: later steps neither draw anew nor weigh by importance.
 """
 
 import math
@@ -22,17 +23,21 @@ EULER: Final = 0.5772156649015329
 
 
 def raft(logps_B: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """-log pi_theta of the group's best row, in nats (arXiv 2304.06767): maximum likelihood of best-of-n."""
+    """-log pi_theta of the group's best row, in nats (arXiv 2304.06767): maximum likelihood of
+    best-of-n.
+    """
     return -torch.where(is_best(batch), group_rows(batch.group) * logps_B, 0.0).mean()
 
 
 def bonbon(logps_B: torch.Tensor, batch: Batch, *, alpha: float, contrast: str) -> torch.Tensor:
-    """alpha (-log pi_theta(best)) + (1 - alpha) contrast(best, worst) of n samples (arXiv 2406.00832; MATH 3.2, 4.4).
+    """alpha (-log pi_theta(best)) + (1 - alpha) contrast(best, worst) of n samples (arXiv
+    2406.00832; MATH 3.2, 4.4).
 
-    Groups are the best and the worst row of each prompt, selected from n = `samples`. With h the log-ratio of the two against
-    `logp_policy`, the law that the n were drawn from, and 1/(2 beta*) = (n - 1) H_{n-1}, the mean of h under best-of-n, the
-    contrast is "ipo", (h - 1/(2 beta*))^2, as in the paper, or "dpo", -log sigmoid(beta* h), which is what the authors' code
-    computes. A group whose rewards are equal has no contrast.
+    Groups are the best and the worst row of each prompt, selected from n = `samples`. With h the
+    log-ratio of the two against `logp_policy`, the law that the n were drawn from, and 1/(2 beta*)
+    = (n - 1) H_{n-1}, the mean of h under best-of-n, the contrast is "ipo", (h - 1/(2 beta*))^2, as
+    in the paper, or "dpo", -log sigmoid(beta* h), which is what the authors' code computes. A group
+    whose rewards are equal has no contrast.
     """
     pairs_M = pairs_of(batch)
     h_M = pairs_M.difference(logps_B - batch.logp_policy)
@@ -42,36 +47,45 @@ def bonbon(logps_B: torch.Tensor, batch: Batch, *, alpha: float, contrast: str) 
 
 
 def target_margin(n: torch.Tensor) -> torch.Tensor:
-    """1/(2 beta*_n) = (n - 1) H_{n-1}, in nats: the mean of log(pi^(n)/pi)(best) - log(pi^(n)/pi)(worst) (MATH 3.2, 4.2)."""
+    """1/(2 beta*_n) = (n - 1) H_{n-1}, in nats: the mean of log(pi^(n)/pi)(best) -
+    log(pi^(n)/pi)(worst) (MATH 3.2, 4.2).
+    """
     return (n - 1) * (torch.digamma(n) + EULER)  # H_{n-1} = digamma(n) + Euler's constant
 
 
 def bond(logps_B: torch.Tensor, batch: Batch, *, n: int, jeffreys: float) -> torch.Tensor:
-    """(1 - jeffreys) forward + jeffreys backward: Jeffreys' divergence from best-of-n of the anchor (arXiv 2407.14622; MATH 1.3).
+    """(1 - jeffreys) forward + jeffreys backward: Jeffreys' divergence from best-of-n of the anchor
+    (arXiv 2407.14622; MATH 1.3).
 
-    Forward: the mean of -log pi_theta under best-of-n, estimated from all the anchor's rows of the group by `best_of_n_weights`.
-    Backward: -(R - B) log pi_theta over the rows of pi_t, with the return R = (n - 1) log p - log(pi_theta/anchor) held fixed, B
-    the mean return of the other rows, 0 where there are none, and p the Monte-Carlo quantile of `anchor_quantiles`. Groups have
-    at least n rows of the anchor.
+    Forward: the mean of -log pi_theta under best-of-n, estimated from all the anchor's rows of the
+    group by `best_of_n_weights`. Backward: -(R - B) log pi_theta over the rows of pi_t, with the
+    return R = (n - 1) log p - log(pi_theta/anchor) held fixed, B the mean return of the other rows,
+    0 where there are none, and p the Monte-Carlo quantile of `anchor_quantiles`. Groups have at
+    least n rows of the anchor.
     """
     returns_B = (n - 1) * anchor_quantiles(batch).log() - (logps_B - batch.logp_anchor).detach()
-    return (1 - jeffreys) * _forward(logps_B, batch, n) + jeffreys * _backward(logps_B, batch, returns_B)
+    return (1 - jeffreys) * _forward(logps_B, batch, n) + jeffreys * _backward(
+        logps_B, batch, returns_B
+    )
 
 
 def jbond(logps_B: torch.Tensor, batch: Batch, *, jeffreys: float, gamma: float) -> torch.Tensor:
     """J-BOND: BOND at n = 2 with a coarser reward, and gamma KL(pi_theta || anchor) (MATH 1.6, 6a).
 
-    The reward is that of `jbond_rewards`, the return R its excess over log(pi_theta/anchor), held fixed. The KL term has the sign
-    that lowers the KL, the opposite of the printed algorithm 2 (MATH 1.6). Groups have 3 rows or more, fresh ones
-    at least one of pi_t and two of the anchor.
+    The reward is that of `jbond_rewards`, the return R its excess over log(pi_theta/anchor), held
+    fixed. The KL term has the sign that lowers the KL, the opposite of the printed algorithm 2
+    (MATH 1.6). Groups have 3 rows or more, fresh ones at least one of pi_t and two of the anchor.
     """
     moved_B = (logps_B - batch.logp_anchor).detach()
-    loss = (1 - jeffreys) * _forward(logps_B, batch, 2) + jeffreys * _backward(logps_B, batch, jbond_rewards(batch) - moved_B)
+    loss = (1 - jeffreys) * _forward(logps_B, batch, 2) + jeffreys * _backward(
+        logps_B, batch, jbond_rewards(batch) - moved_B
+    )
     return loss + gamma * _policy_mean(moved_B, logps_B, batch)
 
 
 def anchor_quantiles(batch: Batch) -> torch.Tensor:
-    """p = (1 + #{j: r_j <= r})/(M + 1) of each row against the M other samples of the anchor in its group (MATH 0.2, 1.4).
+    """p = (1 + #{j: r_j <= r})/(M + 1) of each row against the M other samples of the anchor in its
+    group (MATH 0.2, 1.4).
 
     With the 1 it is never 0, and too high by (1 - p)/(M + 1) on average.
     """
@@ -80,19 +94,23 @@ def anchor_quantiles(batch: Batch) -> torch.Tensor:
 
 
 def jbond_rewards(batch: Batch) -> torch.Tensor:
-    """-log 16 C(a, 2)/C(M, 2) of a row with `a` of the M other samples of the anchor above it, in nats (MATH 1.6 eq. 17).
+    """-log 16 C(a, 2)/C(M, 2) of a row with `a` of the M other samples of the anchor above it, in
+    nats (MATH 1.6 eq. 17).
 
-    The method's reward is -log 16 for a row that is strictly below both of two anchor samples, else 0: this is its mean over all
-    pairs of them. Its expectation is log p where the quantile p is 1/2.
+    The method's reward is -log 16 for a row that is strictly below both of two anchor samples, else
+    0: this is its mean over all pairs of them. Its expectation is log p where the quantile p is
+    1/2.
     """
     above_B, rows_B = anchors_above(batch)
     pairs_B = rows_B * (rows_B - 1)
-    # One of two anchor samples has a single other and no pair: its reward is never used, and must not be 0/0 meanwhile.
+    # One of two anchor samples has a single other and no pair: its reward is never used, and must
+    # not be 0/0 meanwhile.
     return -math.log(16) * above_B * (above_B - 1) / torch.where(pairs_B > 0, pairs_B, 1.0)
 
 
 def best_of_n_weights(batch: Batch, n: int) -> torch.Tensor:
-    """The probability of each row to be the best of n drawn without replacement from its group's samples of the anchor.
+    """The probability of each row to be the best of n drawn without replacement from its group's
+    samples of the anchor.
 
     A group's weights sum to 1; samples of another policy have weight 0.
     """
@@ -111,7 +129,9 @@ def _forward(logps_B: torch.Tensor, batch: Batch, n: int) -> torch.Tensor:
 
 
 def _backward(logps_B: torch.Tensor, batch: Batch, returns_B: torch.Tensor) -> torch.Tensor:
-    """REINFORCE with the mean return of the group's other rows of pi_t as baseline, which a lone row does without."""
+    """REINFORCE with the mean return of the group's other rows of pi_t as baseline, which a lone
+    row does without.
+    """
     ours_B = torch.where(batch.is_of_policy, returns_B, 0.0)  # whatever the anchor's rows hold
     others_B = group_sum(batch.is_of_policy.double(), batch.group) - 1
     baseline_B = (group_sum(ours_B, batch.group) - ours_B) / others_B.clamp(min=1)
@@ -119,7 +139,8 @@ def _backward(logps_B: torch.Tensor, batch: Batch, returns_B: torch.Tensor) -> t
 
 
 def _policy_mean(slopes_B: torch.Tensor, logps_B: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The mean of slope times log pi_theta over each group's samples of pi_t, whatever the slopes of the anchor's.
+    """The mean of slope times log pi_theta over each group's samples of pi_t, whatever the slopes
+    of the anchor's.
 
     Groups weigh as many rows as they have of both kinds.
     """

@@ -1,8 +1,9 @@
 """Exponentials of log-ratios that overflow neither in their value nor in their gradient.
 
-Up to MAX_LOG_RATIO nats they are what they are called. Beyond it they go on along their tangent, so that the gradient keeps its
-sign and its size at the bound: a plain clamp would give none, and let a policy that is far off drift on. The bound is where verl
-clamps, and low enough for the norm of a gradient, whose squares are summed in float32.
+Up to MAX_LOG_RATIO nats they are what they are called. Beyond it they go on along their tangent, so
+that the gradient keeps its sign and its size at the bound: a plain clamp would give none, and let a
+policy that is far off drift on. The bound is where verl clamps, and low enough for the norm of a
+gradient, whose squares are summed in float32.
 """
 
 import math

@@ -2,10 +2,12 @@
 
 A group of n rows with m pairs contributes the mean loss of its pairs, once per row:
 
-    loss = sum over groups (n / B) (1/m) sum over its pairs loss(winner, loser),     B = all rows of the batch.
+    loss = sum over groups (n / B) (1/m) sum over its pairs loss(winner, loser),
+    B = all rows of the batch.
 
-The loss of several micro-batches, weighted by their rows, is then the loss of the step, and every prompt of n responses weighs
-the same however many pairs it has. A group without a pair contributes 0, and its rows count in B: they have nothing to teach.
+The loss of several micro-batches, weighted by their rows, is then the loss of the step, and every
+prompt of n responses weighs the same however many pairs it has. A group without a pair contributes
+0, and its rows count in B: they have nothing to teach.
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,9 @@ class Pairs:
         return values_B[self.winner] - values_B[self.loser]
 
     def mean(self, losses_M: torch.Tensor) -> torch.Tensor:
-        """The loss of the batch from that of every pair; 0, with a gradient of 0, when there are no pairs."""
+        """The loss of the batch from that of every pair; 0, with a gradient of 0, when there are no
+        pairs.
+        """
         return (self.weight * losses_M).sum()
 
 

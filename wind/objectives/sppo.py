@@ -1,7 +1,9 @@
-"""SPPO: self-play preference optimisation (arXiv 2405.00675), pi_{t+1} ~ pi_t exp(eta P_t) fitted by squared loss.
+"""SPPO: self-play preference optimisation (arXiv 2405.00675), pi_{t+1} ~ pi_t exp(eta P_t) fitted
+by squared loss.
 
-It is WIND without the reference, beta = 0, and with the intercept 1/2 in place of the normaliser (MATH 4.1). The reference of the
-authors' code is the model at the start of the iteration: here the stored `logp_policy`. `logp_reference` does not enter.
+It is WIND without the reference, beta = 0, and with the intercept 1/2 in place of the normaliser
+(MATH 4.1). The reference of the authors' code is the model at the start of the iteration: here the
+stored `logp_policy`. `logp_reference` does not enter.
 """
 
 import torch
@@ -16,11 +18,13 @@ def sppo(logps_B: torch.Tensor, batch: Batch, *, eta: float) -> torch.Tensor:
 
 
 def sppo_pair(logps_B: torch.Tensor, batch: Batch, *, eta: float) -> torch.Tensor:
-    """The loss of the authors' code, the mean of the squares of (4.7) over the two rows of each pair (MATH 4.2, commit 5e61c4e).
+    """The loss of the authors' code, the mean of the squares of (4.7) over the two rows of each
+    pair (MATH 4.2, commit 5e61c4e).
 
-    Each row keeps its own win rate as it is stored; the authors' is the self-counting estimate, and their pair is "best_worst".
-    Rows that are selected for being best or worst carry labels biased outwards (MATH 2.8). Their code keeps a pair whose rewards
-    are equal, which only holds back the drift; here such a group has no pair.
+    Each row keeps its own win rate as it is stored; the authors' is the self-counting estimate, and
+    their pair is "best_worst". Rows that are selected for being best or worst carry labels biased
+    outwards (MATH 2.8). Their code keeps a pair whose rewards are equal, which only holds back the
+    drift; here such a group has no pair.
     """
     pairs_M = pairs_of(batch)
     squares_B = _squares(logps_B, batch, eta)

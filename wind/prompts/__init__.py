@@ -1,8 +1,9 @@
 """Prompts: rows of a source, rendered, tokenized, deduplicated, and split once into train and eval.
 
-A prompt is named by the hash of its rendered text and its split is drawn from that name, or from the value of `group_field`, so
-neither depends on the order of the source, and rows that are added later move no prompt from one split to the other. Rows that do
-not become prompts are the dataset `prompts.dropped`, each with its reason.
+A prompt is named by the hash of its rendered text and its split is drawn from that name, or from
+the value of `group_field`, so neither depends on the order of the source, and rows that are added
+later move no prompt from one split to the other. Rows that do not become prompts are the dataset
+`prompts.dropped`, each with its reason.
 """
 
 import datetime
@@ -19,15 +20,15 @@ import pyarrow.compute as pc
 from pydantic import Field, JsonValue
 
 from wind.answers import canonical, is_nan
-from wind.config import TODAY, PromptsConfig
-from wind.datasets import Store
+from wind.config.recipe import TODAY, PromptsConfig
 from wind.errors import ConfigError, InputError
 from wind.files import plain_text
-from wind.handles import Model, Source
 from wind.prompts.messages import conversation_of, plain
 from wind.prompts.sources import Row, import_prompts, read_rows
-from wind.schemas import SCHEMAS
 from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.store.datasets import Store
+from wind.store.handles import Model, Source
+from wind.store.schemas import SCHEMAS
 
 __all__ = ["STAGE", "PromptsSpec", "import_prompts", "prompts_spec"]
 
@@ -51,8 +52,11 @@ class PromptsSpec(Spec):
     seed: int
 
 
-def prompts_spec(store: Store, config: PromptsConfig, source: Source, tokenizer: Model, seed: int) -> PromptsSpec:
-    """The spec of the prompts of `config`, with the content of a template file in place of its path.
+def prompts_spec(
+    store: Store, config: PromptsConfig, source: Source, tokenizer: Model, seed: int
+) -> PromptsSpec:
+    """The spec of the prompts of `config`, with the content of a template file in place of its
+    path.
 
     Raises ConfigError if that file cannot be read.
     """
@@ -88,7 +92,8 @@ def prompt_id_of(text: str) -> str:
 
 
 def split_of(name: str, seed: int, eval_fraction: float) -> str:
-    """`eval` for a share `eval_fraction` of all names, `train` for the others; a function of the name and the seed alone.
+    """`eval` for a share `eval_fraction` of all names, `train` for the others; a function of the
+    name and the seed alone.
 
     The name is a prompt's id, or the value of its group.
     """
@@ -97,14 +102,16 @@ def split_of(name: str, seed: int, eval_fraction: float) -> str:
 
 
 def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    """The prompts of the source, sorted by prompt_id, and the rows that were dropped, by their position in the source.
+    """The prompts of the source, sorted by prompt_id, and the rows that were dropped, by their
+    position in the source.
 
-    A row longer than `max_prompt_tokens` is dropped as `too_long`; of the others with the same rendered prompt the first is kept,
-    with its answer, and the rest are dropped as `duplicate`. Raises InputError or ConfigError naming what cannot be used.
+    A row longer than `max_prompt_tokens` is dropped as `too_long`; of the others with the same
+    rendered prompt the first is kept, with its answer, and the rest are dropped as `duplicate`.
+    Raises InputError or ConfigError naming what cannot be used.
     """
-    from wind.pretrained import load_tokenizer
+    from wind.models.pretrained import load_tokenizer
+    from wind.models.templates import Template
     from wind.prompts.rendering import render
-    from wind.templates import Template
 
     rows = read_rows(store, spec.source, spec.field, spec.limit)
     conversations = [conversation_of(row, spec) for row in rows]
@@ -113,13 +120,28 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
     conflicting = 0
     tokenizer = load_tokenizer(store.path(spec.tokenizer))
     is_chat = spec.template != "none"
-    template = Template(tokenizer, spec.template, spec.date, spec.template_arguments) if is_chat else None
+    template = (
+        Template(tokenizer, spec.template, spec.date, spec.template_arguments) if is_chat else None
+    )
     for position, (text, ids) in enumerate(render(tokenizer, template, rows, conversations)):
         prompt = _prompt(spec, rows[position], conversations[position], text, ids)
         prompt_id = prompt["prompt_id"]
-        reason = "too_long" if len(ids) > spec.max_prompt_tokens else "duplicate" if prompt_id in kept else None
+        reason = (
+            "too_long"
+            if len(ids) > spec.max_prompt_tokens
+            else "duplicate"
+            if prompt_id in kept
+            else None
+        )
         if reason:
-            dropped.append({"row": position, "prompt_id": prompt_id, "reason": reason, "prompt_tokens": len(ids)})
+            dropped.append(
+                {
+                    "row": position,
+                    "prompt_id": prompt_id,
+                    "reason": reason,
+                    "prompt_tokens": len(ids),
+                }
+            )
             conflicting += reason == "duplicate" and prompt["answer"] != kept[prompt_id]["answer"]
         else:
             kept[prompt_id] = prompt
@@ -128,7 +150,9 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
     progress(len(rows), len(rows))
     _require_both_splits(spec, kept, dropped)
     return Shard(
-        table=pa.Table.from_pylist([kept[prompt_id] for prompt_id in sorted(kept)], schema=SCHEMAS["prompts"]),
+        table=pa.Table.from_pylist(
+            [kept[prompt_id] for prompt_id in sorted(kept)], schema=SCHEMAS["prompts"]
+        ),
         dropped=pa.Table.from_pylist(dropped, schema=SCHEMAS["prompts.dropped"]),
         numbers={
             **_source_numbers(len(rows), Counter(row["reason"] for row in dropped), conflicting),
@@ -137,15 +161,23 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
     )
 
 
-def _prompt(spec: PromptsSpec, row: Row, conversation: list[dict[str, Any]], text: str, ids: list[int]) -> dict[str, Any]:
-    """A row of the dataset. Raises InputError, naming the row, for an answer or a group without a text."""
+def _prompt(
+    spec: PromptsSpec, row: Row, conversation: list[dict[str, Any]], text: str, ids: list[int]
+) -> dict[str, Any]:
+    """A row of the dataset. Raises InputError, naming the row, for an answer or a group without a
+    text.
+    """
     prompt_id, messages = prompt_id_of(text), plain(conversation)
     return {
         "prompt_id": prompt_id,
         "prompt": text,
         "messages": messages,
         "prompt_token_ids": ids,
-        "split": split_of(prompt_id if spec.group_field is None else _group(row, spec), spec.seed, spec.eval_fraction),
+        "split": split_of(
+            prompt_id if spec.group_field is None else _group(row, spec),
+            spec.seed,
+            spec.eval_fraction,
+        ),
         "answer": _answer(row, spec.answer_field),
         "meta": _meta(row, spec, None if conversation == messages else conversation),
     }
@@ -164,7 +196,9 @@ def numbers(spec: PromptsSpec, table: pa.Table) -> dict[str, float]:
 
 
 def _source_numbers(rows: int, reasons: Counter[str], conflicting: int) -> dict[str, float]:
-    """What became of the rows of the source, and duplicates whose answer differs from the one that was kept."""
+    """What became of the rows of the source, and duplicates whose answer differs from the one that
+    was kept.
+    """
     return {
         "source_rows": rows,
         "dropped": reasons.total(),
@@ -174,7 +208,9 @@ def _source_numbers(rows: int, reasons: Counter[str], conflicting: int) -> dict[
     }
 
 
-def _require_both_splits(spec: PromptsSpec, kept: dict[str, dict[str, Any]], dropped: list[dict[str, Any]]) -> None:
+def _require_both_splits(
+    spec: PromptsSpec, kept: dict[str, dict[str, Any]], dropped: list[dict[str, Any]]
+) -> None:
     sizes = Counter(prompt["split"] for prompt in kept.values())
     lengths = [row["prompt_tokens"] for row in dropped if row["reason"] == "too_long"]
     if lengths and not kept:
@@ -195,7 +231,9 @@ def _answer(row: Row, field: str) -> str | None:
     try:
         return canonical(row.fields.get(field))
     except TypeError as error:
-        raise InputError(f"{row.where} has a {field!r} that has no text ({error}): convert that column") from error
+        raise InputError(
+            f"{row.where} has a {field!r} that has no text ({error}): convert that column"
+        ) from error
 
 
 def _group(row: Row, spec: PromptsSpec) -> str:
@@ -203,15 +241,20 @@ def _group(row: Row, spec: PromptsSpec) -> str:
     field = spec.group_field or ""
     if field not in row.fields:
         has = ", ".join(row.fields)
-        raise InputError(f"{row.where} has no field {field!r}: name one of its fields with prompts.group_field ({has})")
+        raise InputError(
+            f"{row.where} has no field {field!r}: name one of its fields with prompts.group_field ({has})"
+        )
     group = _answer(row, field)
     if group is None:
-        raise InputError(f"{row.where} has no value as {field!r}, the prompts.group_field: give the row a group of its own")
+        raise InputError(
+            f"{row.where} has no value as {field!r}, the prompts.group_field: give the row a group of its own"
+        )
     return group
 
 
 def _meta(row: Row, spec: PromptsSpec, conversation: list[dict[str, Any]] | None) -> str:
-    """The other fields of `row` as JSON, that of its group among them, and `conversation` under the name of the prompt's field.
+    """The other fields of `row` as JSON, that of its group among them, and `conversation` under the
+    name of the prompt's field.
 
     Raises InputError, naming the row, for what JSON cannot hold.
     """
@@ -222,7 +265,9 @@ def _meta(row: Row, spec: PromptsSpec, conversation: list[dict[str, Any]] | None
     try:
         return _json(other)
     except TypeError as error:
-        raise InputError(f"{row.where} has a field that JSON cannot hold ({error}): remove that column") from error
+        raise InputError(
+            f"{row.where} has a field that JSON cannot hold ({error}): remove that column"
+        ) from error
     except ValueError:
         return _json(_finite(other))
 
@@ -249,4 +294,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-STAGE = Stage(name="prompts", spec=PromptsSpec, shards=lambda spec, store: 1, compute=compute, numbers=numbers)
+STAGE = Stage(
+    name="prompts", spec=PromptsSpec, shards=lambda spec, store: 1, compute=compute, numbers=numbers
+)

@@ -1,9 +1,10 @@
 """From a row to the conversation that its chat template is given.
 
-Messages are passed on as they are, with whatever fields they have: `name`, `tool_calls`, ids, `reasoning_content`. Content is a
-text, a list of parts of type text, or null where another field says it. In Parquet and Arrow a null within a message is how an
-absent field is written, and is left out; in JSON Lines it was written by somebody, and stays. ShareGPT's `from` and `value` are
-read as role and content.
+Messages are passed on as they are, with whatever fields they have: `name`, `tool_calls`, ids,
+`reasoning_content`. Content is a text, a list of parts of type text, or null where another field
+says it. In Parquet and Arrow a null within a message is how an absent field is written, and is left
+out; in JSON Lines it was written by somebody, and stays. ShareGPT's `from` and `value` are read as
+role and content.
 """
 
 from collections.abc import Sequence
@@ -38,13 +39,16 @@ SPEAKERS = {
 def conversation_of(row: Row, spec: "PromptsSpec") -> list[Message]:
     """The messages of `row`: its `spec.field` as it is, or one user message if that is a text.
 
-    `spec.system` is put in front where the row has no system message of its own, and `spec.until` may cut what follows the last
-    user message. Raises InputError, naming the row, for what is no conversation or ends with the assistant's turn.
+    `spec.system` is put in front where the row has no system message of its own, and `spec.until`
+    may cut what follows the last user message. Raises InputError, naming the row, for what is no
+    conversation or ends with the assistant's turn.
     """
     value = row.fields[spec.field]
     if isinstance(value, str):
         if not value.strip():
-            raise InputError(f"{row.where} has a blank {spec.field!r}: remove the row or write a prompt")
+            raise InputError(
+                f"{row.where} has a blank {spec.field!r}: remove the row or write a prompt"
+            )
         messages = [{"role": "user", "content": value}]
     else:
         messages = _until(_listed(value, row, spec), row, spec.until)
@@ -55,7 +59,10 @@ def conversation_of(row: Row, spec: "PromptsSpec") -> list[Message]:
 
 def plain(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Role and text of every message: the parts of a content one after the other, nothing for null."""
-    return [{"role": message["role"], "content": text_of(message.get("content"))} for message in messages]
+    return [
+        {"role": message["role"], "content": text_of(message.get("content"))}
+        for message in messages
+    ]
 
 
 def text_of(content: Any) -> str:
@@ -67,24 +74,39 @@ def text_of(content: Any) -> str:
 
 def _listed(value: Any, row: Row, spec: "PromptsSpec") -> list[Message]:
     if not isinstance(value, list):
-        raise InputError(f"{row.where} has {_kind(value)} as {spec.field!r}: a text or a list of messages is needed")
+        raise InputError(
+            f"{row.where} has {_kind(value)} as {spec.field!r}: a text or a list of messages is needed"
+        )
     if spec.template == "none":
-        raise InputError(f"{row.where} has messages, and prompts.template none renders none: set it to chat or to a Jinja file")
+        raise InputError(
+            f"{row.where} has messages, and prompts.template none renders none: set it to chat or to a Jinja file"
+        )
     if not value:
-        raise InputError(f"{row.where} has an empty list of messages as {spec.field!r}: remove the row or write a message")
+        raise InputError(
+            f"{row.where} has an empty list of messages as {spec.field!r}: remove the row or write a message"
+        )
     given = [_without_nulls(message) for message in value] if row.is_columnar else value
-    messages = [_message(message, f"{row.where} message {number}") for number, message in enumerate(given, 1)]
+    messages = [
+        _message(message, f"{row.where} message {number}")
+        for number, message in enumerate(given, 1)
+    ]
     if not any(turn["content"].strip() for turn in plain(messages)):
-        raise InputError(f"{row.where} has no text in any message: remove the row or write a message")
+        raise InputError(
+            f"{row.where} has no text in any message: remove the row or write a message"
+        )
     return messages
 
 
 def _until(messages: list[Message], row: Row, until: str) -> list[Message]:
-    """`messages` as they are, or up to the last of the user. Raises InputError if they then end with the assistant's turn."""
+    """`messages` as they are, or up to the last of the user. Raises InputError if they then end
+    with the assistant's turn.
+    """
     if until == "last_user":
         users = [place for place, message in enumerate(messages) if message["role"] == "user"]
         if not users:
-            raise InputError(f"{row.where} has no message of the user, and prompts.until is last_user: remove the row")
+            raise InputError(
+                f"{row.where} has no message of the user, and prompts.until is last_user: remove the row"
+            )
         return messages[: users[-1] + 1]
     if messages[-1]["role"] == "assistant":
         raise InputError(
@@ -95,7 +117,9 @@ def _until(messages: list[Message], row: Row, until: str) -> list[Message]:
 
 
 def _message(message: Any, where: str) -> Message:
-    """`message` as it is, of ShareGPT with role and content. Raises InputError if no text can be read of it."""
+    """`message` as it is, of ShareGPT with role and content. Raises InputError if no text can be
+    read of it.
+    """
     if not isinstance(message, dict):
         raise InputError(f"{where} is {_kind(message)}: an object with role and content is needed")
     message = _named(message, where) if "from" in message and "role" not in message else message
@@ -115,18 +139,30 @@ def _named(message: Message, where: str) -> Message:
     if not isinstance(speaker, str) or speaker not in SPEAKERS:
         raise InputError(f"{where} is from {speaker!r}: {', '.join(SPEAKERS)} are known")
     further = {name: value for name, value in message.items() if name not in ("from", "value")}
-    return {"role": SPEAKERS[speaker], **({"content": message["value"]} if "value" in message else {}), **further}
+    return {
+        "role": SPEAKERS[speaker],
+        **({"content": message["value"]} if "value" in message else {}),
+        **further,
+    }
 
 
 def _check_content(message: Message, where: str) -> None:
-    """Raise InputError unless the content is text, or absent where another field of another's message says it."""
+    """Raise InputError unless the content is text, or absent where another field of another's
+    message says it.
+    """
     content, is_user = message.get("content"), message["role"] == "user"
     if isinstance(content, list):
         for part in content:
             _check_part(part, where)
     elif content is None:
-        if is_user or not any(value for name, value in message.items() if name not in ("role", "content")):
-            has = "null as 'content'" if "content" in message else f"no 'content' but {', '.join(map(repr, message))}"
+        if is_user or not any(
+            value for name, value in message.items() if name not in ("role", "content")
+        ):
+            has = (
+                "null as 'content'"
+                if "content" in message
+                else f"no 'content' but {', '.join(map(repr, message))}"
+            )
             raise InputError(f"{where} has {has}: role and content are needed")
     elif not isinstance(content, str):
         raise InputError(f"{where} has {_kind(content)} as 'content': a text is needed")
@@ -136,18 +172,30 @@ def _check_content(message: Message, where: str) -> None:
 
 def _check_part(part: Any, where: str) -> None:
     if not isinstance(part, dict):
-        raise InputError(f'{where} has {_kind(part)} as a part of its content: {{"type": "text", "text": ...}} is needed')
+        raise InputError(
+            f'{where} has {_kind(part)} as a part of its content: {{"type": "text", "text": ...}} is needed'
+        )
     if part.get("type") != "text":
-        raise InputError(f"{where} has a part of type {part.get('type')!r}, and only text is read: remove it or the row")
+        raise InputError(
+            f"{where} has a part of type {part.get('type')!r}, and only text is read: remove it or the row"
+        )
     if not isinstance(part.get("text"), str):
-        raise InputError(f"{where} has a part of type text with {_kind(part.get('text'))} as 'text': a text is needed")
+        raise InputError(
+            f"{where} has a part of type text with {_kind(part.get('text'))} as 'text': a text is needed"
+        )
 
 
 def _without_nulls(message: Any) -> Any:
-    """A message without its fields that are null, at any depth; a `content` of null is one of its own."""
+    """A message without its fields that are null, at any depth; a `content` of null is one of its
+    own.
+    """
     if not isinstance(message, dict):
         return message
-    return {name: _present(item) for name, item in message.items() if item is not None or name == "content"}
+    return {
+        name: _present(item)
+        for name, item in message.items()
+        if item is not None or name == "content"
+    }
 
 
 def _present(value: Any) -> Any:
@@ -158,5 +206,16 @@ def _present(value: Any) -> Any:
 
 def _kind(value: Any) -> str:
     """What a value is, in the words of JSON."""
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
-    return "null" if value is None else names.get(type(value), f"a value of type {type(value).__name__}")
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+    }
+    return (
+        "null"
+        if value is None
+        else names.get(type(value), f"a value of type {type(value).__name__}")
+    )

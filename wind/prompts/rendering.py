@@ -1,17 +1,18 @@
 """From conversations to prompts: the text that the policy sees, and its token ids.
 
-The template's word is law, see `wind.templates`: a prompt's ids are exactly those of `apply_chat_template(messages,
-add_generation_prompt=True)`, and for plain text exactly those that the tokenizer gives. Whether a prompt begins with a BOS is for
-the template, or the tokenizer, to say (Zephyr's template leaves it out; in ChatML models it can be the mark of every turn).
+The template's word is law, see `wind.models.templates`: a prompt's ids are exactly those of
+`apply_chat_template(messages, add_generation_prompt=True)`, and for plain text exactly those that
+the tokenizer gives. Whether a prompt begins with a BOS is for the template, or the tokenizer, to
+say (Zephyr's template leaves it out; in ChatML models it can be the mark of every turn).
 """
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wind.errors import InputError
+from wind.models.templates import Template, begins_with_two, two_bos
 from wind.prompts.messages import Message
 from wind.prompts.sources import Row
-from wind.templates import Template, begins_with_two, two_bos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,30 +27,48 @@ def render(
     rows: Sequence[Row],
     conversations: Sequence[list[Message]],
 ) -> Iterator[Rendered]:
-    """The text and the token ids of every row's prompt; without a template, of its one message as it is.
+    """The text and the token ids of every row's prompt; without a template, of its one message as
+    it is.
 
-    Raises ConfigError if the template is missing or wrong, and InputError, naming the row, if the template refuses it, if it
-    renders to nothing, or if it begins with two BOS tokens.
+    Raises ConfigError if the template is missing or wrong, and InputError, naming the row, if the
+    template refuses it, if it renders to nothing, or if it begins with two BOS tokens.
     """
     for start in range(0, len(rows), BLOCK_PROMPTS):
-        block, chats = rows[start : start + BLOCK_PROMPTS], conversations[start : start + BLOCK_PROMPTS]
-        yield from _plain(tokenizer, block, chats) if template is None else _templated(template, block, chats)
+        block, chats = (
+            rows[start : start + BLOCK_PROMPTS],
+            conversations[start : start + BLOCK_PROMPTS],
+        )
+        yield from (
+            _plain(tokenizer, block, chats)
+            if template is None
+            else _templated(template, block, chats)
+        )
 
 
-def _plain(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Row], chats: Sequence[list[Message]]) -> Iterator[Rendered]:
+def _plain(
+    tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Row], chats: Sequence[list[Message]]
+) -> Iterator[Rendered]:
     """Texts as they are, with the special tokens that their tokenizer adds."""
     texts = [chat[0]["content"] for chat in chats]
-    encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    encoded = tokenizer(
+        texts, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )
     for row, text, ids in zip(rows, texts, encoded["input_ids"], strict=True):
         if not ids:
-            raise InputError(f"{row.where} has no token in the tokenizer's vocabulary: remove the row")
+            raise InputError(
+                f"{row.where} has no token in the tokenizer's vocabulary: remove the row"
+            )
         if begins_with_two(tokenizer.bos_token_id, ids):
             raise two_bos(tokenizer, row.where, "the row: the tokenizer adds its own")
         yield text, ids
 
 
-def _templated(template: Template, rows: Sequence[Row], chats: Sequence[list[Message]]) -> Iterator[Rendered]:
+def _templated(
+    template: Template, rows: Sequence[Row], chats: Sequence[list[Message]]
+) -> Iterator[Rendered]:
     texts = template.texts(chats, lambda number: rows[number].where, add_generation_prompt=True)
-    for row, chat, text, ids in zip(rows, chats, texts, template.token_ids(texts)["input_ids"], strict=True):
+    for row, chat, text, ids in zip(
+        rows, chats, texts, template.token_ids(texts)["input_ids"], strict=True
+    ):
         template.check(chat, ids, row.where, add_generation_prompt=True)
         yield text, ids

@@ -1,8 +1,10 @@
-"""Splits of a folder of data files, by the rule of the `datasets` library: the names of files and folders tell.
+"""Splits of a folder of data files, by the rule of the `datasets` library: the names of files and
+folders tell.
 
-`train-00000-of-00003.parquet` belongs to the split train, and so do `train.jsonl`, `train_2.jsonl` and every file in a folder
-`train`; `train_sft-00000-of-00001.parquet` belongs to train_sft, which is another. Where `datasets` would guess from a word in a
-name, that name is a split of its own: `train_sft.jsonl`, `gsm8k_test.jsonl`, and every file in a folder `my-train`.
+`train-00000-of-00003.parquet` belongs to the split train, and so do `train.jsonl`, `train_2.jsonl`
+and every file in a folder `train`; `train_sft-00000-of-00001.parquet` belongs to train_sft, which
+is another. Where `datasets` would guess from a word in a name, that name is a split of its own:
+`train_sft.jsonl`, `gsm8k_test.jsonl`, and every file in a folder `my-train`.
 """
 
 import re
@@ -25,7 +27,9 @@ KEYWORDS: Final = {  # as `datasets` has them
 
 
 def split_of_file(path: Path) -> str | None:
-    """The split that the data file `path`, relative to the source's folder, belongs to; None where its name tells of none."""
+    """The split that the data file `path`, relative to the source's folder, belongs to; None where
+    its name tells of none.
+    """
     for folder in path.parts[:-1]:
         if split := _told_by(folder):
             return split
@@ -36,7 +40,11 @@ def split_of_file(path: Path) -> str | None:
 def _told_by(name: str) -> str | None:
     """The split that `name` without its number tells of, if one of its words is that of a split."""
     name = NUMBERED.sub("", name)
-    return _canonical(name) if any(word in KEYWORDS for word in BETWEEN_WORDS.split(name.lower())) else None
+    return (
+        _canonical(name)
+        if any(word in KEYWORDS for word in BETWEEN_WORDS.split(name.lower()))
+        else None
+    )
 
 
 def _canonical(name: str) -> str:
@@ -44,7 +52,9 @@ def _canonical(name: str) -> str:
 
 
 def by_split(folder: Path, suffixes: Sequence[str]) -> dict[str | None, list[Path]]:
-    """The data files at any depth below `folder`, in order, by the split they belong to; hidden ones are none."""
+    """The data files at any depth below `folder`, in order, by the split they belong to; hidden
+    ones are none.
+    """
     found: dict[str | None, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)

@@ -1,7 +1,8 @@
-"""Classifier rewards: a stored sequence-classification model with one output reads prompt and response.
+"""Classifier rewards: a stored sequence-classification model with one output reads prompt and
+response.
 
-The model's own tokenizer and chat template are used, never the policy's, and their word is law, see `wind.templates`. An input is
-never truncated, and is scored as `wind.rewards.scorer` says.
+The model's own tokenizer and chat template are used, never the policy's, and their word is law, see
+`wind.models.templates`. An input is never truncated, and is scored as `wind.rewards.scorer` says.
 """
 
 import json
@@ -9,22 +10,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from wind.config import DType, InferenceConfig
-from wind.datasets import Store
+from wind.config.recipe import DType, InferenceConfig
 from wind.errors import InputError
-from wind.handles import label
 from wind.models import load_tokenizer
+from wind.models.templates import Template
 from wind.rewards import Classifier, Pairwise
 from wind.rewards.functions import Floats, Responses
 from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
-from wind.templates import Template
+from wind.store.datasets import Store
+from wind.store.handles import label
 
 
 class ClassifierReward:
-    """A `RewardModel` that asks a sequence-classification model; without a template it reads text pairs."""
+    """A `RewardModel` that asks a sequence-classification model; without a template it reads text
+    pairs.
+    """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, template: Template | None, batch_tokens: int) -> None:
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, template: Template | None, batch_tokens: int
+    ) -> None:
         self._scorer = Scorer(name, model, batch_tokens)
         self._tokenizer = tokenizer
         self._template = template
@@ -32,8 +37,9 @@ class ClassifierReward:
     def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
         """The model's output for each row, computed in its dtype and returned from float32.
 
-        Raises ConfigError for a missing or wrong template, and InputError, naming the row, for a response that it refuses, for an
-        input longer than the model's positions, and for an output that is not finite.
+        Raises ConfigError for a missing or wrong template, and InputError, naming the row, for a
+        response that it refuses, for an input longer than the model's positions, and for an output
+        that is not finite.
         """
         return {"reward": self._scorer.outputs(self._encode(rows), rows.where, progress)}
 
@@ -41,22 +47,28 @@ class ClassifierReward:
         if self._template is None:
             return encode_pairs(self._tokenizer, rows.prompts(), list(rows.responses), rows.where)
         chats = [
-            [*rows.conversation(row), {"role": "assistant", "content": response}] for row, response in enumerate(rows.responses)
+            [*rows.conversation(row), {"role": "assistant", "content": response}]
+            for row, response in enumerate(rows.responses)
         ]
         return encode_chats(self._template, chats, rows.where)
 
 
 @lru_cache(maxsize=1)
-def classifier(root: str, reward: Classifier, inference: InferenceConfig, device: str) -> ClassifierReward:
+def classifier(
+    root: str, reward: Classifier, inference: InferenceConfig, device: str
+) -> ClassifierReward:
     """The reward model of the store at `root`, loaded on `device` and kept for the next shard.
 
-    Raises InputError in one line if the folder does not load, has not exactly one output, or lacks weights.
+    Raises InputError in one line if the folder does not load, has not exactly one output, or lacks
+    weights.
     """
     store = Store(root)
     name = f"reward model {label(reward.model)}"
     model = load_classifier(store.path(reward.model), name, inference.dtype).to(device)
     tokenizer = load_tokenizer(store, reward.model)
-    return ClassifierReward(name, model, tokenizer, template_of(reward, tokenizer, name), inference.batch_tokens)
+    return ClassifierReward(
+        name, model, tokenizer, template_of(reward, tokenizer, name), inference.batch_tokens
+    )
 
 
 def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Template | None:
@@ -64,12 +76,18 @@ def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Tem
     if reward.template == "none":
         return None
     arguments = json.loads(reward.template_arguments)
-    return Template(tokenizer, reward.template, reward.date, arguments, setting="reward.template", owner=name)
+    return Template(
+        tokenizer, reward.template, reward.date, arguments, setting="reward.template", owner=name
+    )
 
 
 def load_classifier(folder: Path, name: str, dtype: DType) -> Any:
-    """The sequence-classification model in `folder`, as `load_scored` loads it. Raises InputError for more outputs than one."""
+    """The sequence-classification model in `folder`, as `load_scored` loads it. Raises InputError
+    for more outputs than one.
+    """
     model = load_scored(folder, name, dtype)
     if model.config.num_labels != 1:
-        raise InputError(f"{name} has {model.config.num_labels} outputs: name a sequence-classification model with one")
+        raise InputError(
+            f"{name} has {model.config.num_labels} outputs: name a sequence-classification model with one"
+        )
     return model

@@ -1,12 +1,13 @@
-"""Faults planted in a known-good reward, to study how far an algorithm drives up the reward and leaves what it stood for behind.
+"""Faults planted in a known-good reward, to study how far an algorithm drives up the reward and
+leaves what it stood for behind.
 
-What is planted depends on the prompt and on the text of the response alone, never on its batch or sample number: equal responses
-to a prompt keep equal rewards, and every run sees the same faults.
+What is planted depends on the prompt and on the text of the response alone, never on its batch or
+sample number: equal responses to a prompt keep equal rewards, and every run sees the same faults.
 """
 
 import numpy as np
 
-from wind.config import CorruptionConfig
+from wind.config.recipe import CorruptionConfig
 from wind.fingerprints import digest
 from wind.rewards import RewardModel
 from wind.rewards.functions import Floats, Responses
@@ -16,11 +17,13 @@ from wind.stages import Progress
 def corrupted(rewards_B: Floats, rows: Responses, corruption: CorruptionConfig) -> Floats:
     """`k r + bias c + noise z` for each row: [B], in units of the reward.
 
-    r is the row's reward in `rewards_B` and c the characters of its response. k is 0 for a share `sparsity` of all responses and
-    1 for the others, z is standard normal; both are drawn from a hash of the seed, the prompt and the response.
+    r is the row's reward in `rewards_B` and c the characters of its response. k is 0 for a share
+    `sparsity` of all responses and 1 for the others, z is standard normal; both are drawn from a
+    hash of the seed, the prompt and the response.
     """
     draws = [
-        _draw(corruption.seed, prompt_id, response) for prompt_id, response in zip(rows.prompt_ids, rows.responses, strict=True)
+        _draw(corruption.seed, prompt_id, response)
+        for prompt_id, response in zip(rows.prompt_ids, rows.responses, strict=True)
     ]
     uniform_B, normal_B = np.array(draws).reshape(-1, 2).T
     characters_B = np.array([len(response) for response in rows.responses], dtype=np.float64)

@@ -1,7 +1,8 @@
-"""What the files of a reward model's folder say before anything is computed: whether it is a model of the kind asked for.
+"""What the files of a reward model's folder say before anything is computed: whether it is a model
+of the kind asked for.
 
-Reads JSON and the headers of weight files only, so that a wrong folder ends a run before it starts. What no file tells, whether
-the weights fit the config, is checked when they are loaded.
+Reads JSON and the headers of weight files only, so that a wrong folder ends a run before it starts.
+What no file tells, whether the weights fit the config, is checked when they are loaded.
 """
 
 from pathlib import Path
@@ -13,23 +14,35 @@ from wind.nesting import json_value
 Architecture = Literal["cross_encoder", "pairrm"]
 
 # The id of each in a PairRM's config.json, and its text in the tokenizer.
-MARKERS = {"source_prefix_id": "<|source|>", "cand1_prefix_id": "<|candidate1|>", "cand2_prefix_id": "<|candidate2|>"}
+MARKERS = {
+    "source_prefix_id": "<|source|>",
+    "cand1_prefix_id": "<|candidate1|>",
+    "cand2_prefix_id": "<|candidate2|>",
+}
 HEAD = ("head_layer.1.weight", "head_layer.1.bias", "head_layer.4.weight", "head_layer.4.bias")
 
 
 def check_one_output(folder: Path, name: str) -> None:
-    """Raises InputError if the config of a stored model already says that it is no classifier with one output."""
+    """Raises InputError if the config of a stored model already says that it is no classifier with
+    one output.
+    """
     config = _config(folder, name)
     kinds = config.get("architectures") or []
     if kinds and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
-        raise InputError(f"reward.path {name} is a {kinds[0]} without a score head: name a sequence-classification model")
-    outputs = len(config.get("id2label") or ()) or config.get("num_labels", 2)  # two where nothing is said, as in transformers
+        raise InputError(
+            f"reward.path {name} is a {kinds[0]} without a score head: name a sequence-classification model"
+        )
+    # two where nothing is said, as in transformers
+    outputs = len(config.get("id2label") or ()) or config.get("num_labels", 2)
     if outputs != 1:
-        raise InputError(f"reward.path {name} has {outputs} outputs: name a sequence-classification model with one")
+        raise InputError(
+            f"reward.path {name} has {outputs} outputs: name a sequence-classification model with one"
+        )
 
 
 def pairwise_architecture(folder: Path, name: str, asked: str) -> Architecture:
-    """The architecture of a stored pairwise reward model: the one that is `asked` for, or for "auto" the one its config names.
+    """The architecture of a stored pairwise reward model: the one that is `asked` for, or for
+    "auto" the one its config names.
 
     Raises InputError if the folder is none, or lacks what that architecture needs.
     """
@@ -53,17 +66,23 @@ def pairwise_architecture(folder: Path, name: str, asked: str) -> Architecture:
 
 
 def check_pairrm(folder: Path, name: str) -> None:
-    """Raises InputError unless the folder has the config, the special tokens and the head of a PairRM."""
+    """Raises InputError unless the folder has the config, the special tokens and the head of a
+    PairRM.
+    """
     config = _config(folder, name)
     if config.get("model_type") != "deberta-v2":
-        raise InputError(f"reward.path {name} is a {config.get('model_type')} model and PairRM is a deberta-v2: name a PairRM")
+        raise InputError(
+            f"reward.path {name} is a {config.get('model_type')} model and PairRM is a deberta-v2: name a PairRM"
+        )
     missing = [field for field in MARKERS if not isinstance(config.get(field), int)]
     if missing:
         raise InputError(f"reward.path {name} is no PairRM: its config.json has no {missing[0]}")
     ids = _added_tokens(folder, name)
     for field, marker in MARKERS.items():
         if marker not in ids:
-            raise InputError(f"reward.path {name} is no PairRM: its tokenizer has no special token {marker}")
+            raise InputError(
+                f"reward.path {name} is no PairRM: its tokenizer has no special token {marker}"
+            )
         if ids[marker] != config[field]:
             raise InputError(
                 f"reward.path {name} contradicts itself: {marker} is token {ids[marker]} of its tokenizer and {field} of its "
@@ -81,9 +100,13 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json_value((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"reward.path {name} has no config.json that can be read: copy it from the model's source") from error
+        raise InputError(
+            f"reward.path {name} has no config.json that can be read: copy it from the model's source"
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"reward.path {name} has a config.json that is no JSON object: copy it from the model's source")
+        raise InputError(
+            f"reward.path {name} has a config.json that is no JSON object: copy it from the model's source"
+        )
     return content
 
 
@@ -93,7 +116,9 @@ def _added_tokens(folder: Path, name: str) -> dict[str, int]:
         content = json_value((folder / "tokenizer.json").read_bytes())
         return {token["content"]: token["id"] for token in content["added_tokens"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"reward.path {name} has no tokenizer.json that can be read: copy it from the model's source") from error
+        raise InputError(
+            f"reward.path {name} has no tokenizer.json that can be read: copy it from the model's source"
+        ) from error
 
 
 def _weights(folder: Path) -> set[str]:

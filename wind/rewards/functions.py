@@ -1,7 +1,8 @@
 """A user's own function over a batch of responses: loaded, called, and what it returns checked.
 
-This is the boundary to foreign code, for `reward.function` and `evaluation.match` alike: whatever goes wrong beyond it becomes
-one line that names the function, the row or the place in its source, and what to do.
+This is the boundary to foreign code, for `reward.function` and `evaluation.match` alike: whatever
+goes wrong beyond it becomes one line that names the function, the row or the place in its source,
+and what to do.
 """
 
 import json
@@ -12,17 +13,21 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from wind.code.functions import shown, source_digest
 from wind.errors import InputError, StageError
+from wind.machine.user_path import user_path
 from wind.rewards.hosts import EndedError, Host, keep_warm, warm_host
-from wind.rewards.sources import shown, source_digest
-from wind.user_path import user_path
 
 Floats = npt.NDArray[np.float64]
 Column = Mapping[str, Any]  # `values`, or `problem` and `row`, see `wind.rewards.host`
 
-LARGEST = 1e100  # of a reward: what means, deviations and standardized rewards square and add up stays finite
+# of a reward: what means, deviations and standardized rewards square and add up stays finite
+LARGEST = 1e100
 
-TIMEOUTS: Final = {"reward.function": "reward.timeout", "evaluation.match": "evaluation.match_timeout"}
+TIMEOUTS: Final = {
+    "reward.function": "reward.timeout",
+    "evaluation.match": "evaluation.match_timeout",
+}
 LOADING_SECONDS: Final = 600.0  # for an import, where a call has less: it may load a model
 
 
@@ -35,7 +40,8 @@ class Responses:
     messages: Sequence[Sequence[Mapping[str, str]]]  # of the prompt: role and text
     responses: Sequence[str]
     answers: Sequence[str | None]
-    conversations: Sequence[str | None] = ()  # JSON of the prompt's messages with all their fields, where they have more
+    # JSON of the prompt's messages with all their fields, where they have more
+    conversations: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -58,7 +64,8 @@ class Responses:
 
 @dataclass(frozen=True)
 class UserFunction:
-    """`module:function` as the config's `setting` names it, the digest of the source it must have, and its timeout.
+    """`module:function` as the config's `setting` names it, the digest of the source it must have,
+    and its timeout.
 
     It runs in a host, see `wind.rewards.hosts`, in the folder that this process is in.
     """
@@ -73,19 +80,29 @@ class UserFunction:
         return f"{self.setting} {self.name}"
 
     def __call__(self, rows: Responses) -> dict[str, Column]:
-        """What the function returns for the prompts, responses and answers of `rows`, at least one: columns, "" for a bare one.
+        """What the function returns for the prompts, responses and answers of `rows`, at least one:
+        columns, "" for a bare one.
 
-        Raises InputError if its source was edited, if it takes too long or ends its process, and for whatever it raises itself:
-        naming the exception, its place in the user's file, and the first prompt of the batch.
+        Raises InputError if its source was edited, if it takes too long or ends its process, and
+        for whatever it raises itself: naming the exception, its place in the user's file, and the
+        first prompt of the batch.
         """
         prompts = rows.prompts()
-        request = {"prompts": prompts, "responses": list(rows.responses), "answers": list(rows.answers)}
+        request = {
+            "prompts": prompts,
+            "responses": list(rows.responses),
+            "answers": list(rows.answers),
+        }
         batch = f" on the {len(rows)} responses from {rows.where(0)}, {_quoted(prompts[0])}"
-        columns: dict[str, Column] = self._asked(self._host(), request, batch, self.seconds)["columns"]
+        columns: dict[str, Column] = self._asked(self._host(), request, batch, self.seconds)[
+            "columns"
+        ]
         return columns
 
     def _host(self) -> Host:
-        """The warm host of the function, or a new one that has loaded the source that was planned with."""
+        """The warm host of the function, or a new one that has loaded the source that was planned
+        with.
+        """
         key = (self.name, self.source_digest, self.device, *user_path())
         if (host := warm_host(key)) is not None:
             if not host.observed.changed():
@@ -95,9 +112,13 @@ class UserFunction:
         try:
             host = Host(self.device)
         except OSError as error:
-            raise StageError(f"{self} cannot be run: no process can be started ({error})") from error
+            raise StageError(
+                f"{self} cannot be run: no process can be started ({error})"
+            ) from error
         try:
-            loaded = self._asked(host, {"load": self.name}, "", self.seconds and max(self.seconds, LOADING_SECONDS))
+            loaded = self._asked(
+                host, {"load": self.name}, "", self.seconds and max(self.seconds, LOADING_SECONDS)
+            )
             self._refuse_edited()
             if "type" in loaded:
                 raise InputError(f"{self} is a {loaded['type']}: name a function")
@@ -111,8 +132,12 @@ class UserFunction:
         if source_digest(self.setting, self.name) != self.source_digest:
             raise InputError(f"{self} was edited since this stage was planned: start the run again")
 
-    def _asked(self, host: Host, request: Mapping[str, Any], batch: str, seconds: float | None) -> dict[str, Any]:
-        """What the host answers. Raises InputError for what the user's code raises, and if it ends the host or takes too long."""
+    def _asked(
+        self, host: Host, request: Mapping[str, Any], batch: str, seconds: float | None
+    ) -> dict[str, Any]:
+        """What the host answers. Raises InputError for what the user's code raises, and if it ends
+        the host or takes too long.
+        """
         where = batch or " while it was imported"
         try:
             answer = host.ask(request, seconds)
@@ -123,27 +148,35 @@ class UserFunction:
         except EndedError as error:
             raise InputError(f"{self} {error.how}{where}; {error.said}: fix the function") from None
         if raised := answer.get("raised"):
-            place = f" ({shown(raised['place'][0])}:{raised['place'][1]})" if raised["place"] else ""
+            place = (
+                f" ({shown(raised['place'][0])}:{raised['place'][1]})" if raised["place"] else ""
+            )
             what = f"{self} failed" if batch else f"{self} cannot be imported"
             raise InputError(f"{what}: {raised['said']}{place}{batch}: fix the function")
         return answer
 
 
 def checked_numbers(what: str, column: Column, rows: Responses) -> Floats:
-    """The values of a column that a host returned, finite ones; `what` names the function and column in messages.
+    """The values of a column that a host returned, finite ones; `what` names the function and
+    column in messages.
 
-    Raises InputError for what is not numbers, and naming the first row whose value is not one, or is not finite.
+    Raises InputError for what is not numbers, and naming the first row whose value is not one, or
+    is not finite.
     """
     if "problem" in column:
         row = column["row"]
-        raise InputError(f"{what} {column['problem']}{'' if row is None else f' for {rows.where(row)}: return numbers only'}")
+        raise InputError(
+            f"{what} {column['problem']}{'' if row is None else f' for {rows.where(row)}: return numbers only'}"
+        )
     values = np.array(column["values"], dtype=np.float64)
     refuse_non_finite(what, values, rows.where)
     return values
 
 
 def refuse_non_finite(what: str, values: Floats, where: Callable[[int], str]) -> None:
-    """Raises InputError naming the first row, as `where` names it, whose value is NaN, infinite, or beyond LARGEST."""
+    """Raises InputError naming the first row, as `where` names it, whose value is NaN, infinite, or
+    beyond LARGEST.
+    """
     wrong = np.flatnonzero(~np.isfinite(values) | (np.abs(values) > LARGEST))
     if wrong.size:
         more = f" (and {wrong.size - 1} more rows)" if wrong.size > 1 else ""
@@ -154,8 +187,13 @@ def refuse_non_finite(what: str, values: Floats, where: Callable[[int], str]) ->
 
 
 def asked(messages: Sequence[Mapping[str, str]]) -> str:
-    """What the user asked: the content of a prompt's last user message (its last message where no user speaks)."""
-    return next((message["content"] for message in reversed(messages) if message["role"] == "user"), messages[-1]["content"])
+    """What the user asked: the content of a prompt's last user message (its last message where no
+    user speaks).
+    """
+    return next(
+        (message["content"] for message in reversed(messages) if message["role"] == "user"),
+        messages[-1]["content"],
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,9 @@
-"""Exact match on grade-school mathematics (GSM8K, arXiv 2110.14168), as `reward.function` and as `evaluation.match`.
+"""Exact match on grade-school mathematics (GSM8K, arXiv 2110.14168), as `reward.function` and as
+`evaluation.match`.
 
-The gold answer is the number after `####`, the response's answer its last number. Numbers are compared as numbers: 1,200 is
-1200.00, currency signs and a percent sign do not count, and a minus is a sign unless a number, word or bracket stands before it.
+The gold answer is the number after `####`, the response's answer its last number. Numbers are
+compared as numbers: 1,200 is 1200.00, currency signs and a percent sign do not count, and a minus
+is a sign unless a number, word or bracket stands before it.
 """
 
 import re
@@ -13,11 +15,15 @@ SPELLING: Final = str.maketrans({"\N{MINUS SIGN}": "-", "$": None, "£": None, "
 
 
 def exact_match(prompts: list[str], responses: list[str], answers: list[str | None]) -> list[float]:
-    """1 where the last number of a response is that of its gold answer, else 0; a response without a number is wrong.
+    """1 where the last number of a response is that of its gold answer, else 0; a response without
+    a number is wrong.
 
     Raises ValueError for a gold answer without a number.
     """
-    return [float(last_number(response) == _gold(answer)) for response, answer in zip(responses, answers, strict=True)]
+    return [
+        float(last_number(response) == _gold(answer))
+        for response, answer in zip(responses, answers, strict=True)
+    ]
 
 
 def last_number(text: str) -> Decimal | None:
@@ -29,5 +35,7 @@ def last_number(text: str) -> Decimal | None:
 def _gold(answer: str | None) -> Decimal:
     number = last_number((answer or "").rpartition("####")[2])
     if number is None:
-        raise ValueError(f"the gold answer {answer!r} has no number after ####: set prompts.answer_field")
+        raise ValueError(
+            f"the gold answer {answer!r} has no number after ####: set prompts.answer_field"
+        )
     return number

@@ -1,4 +1,5 @@
-"""The hosts of this process: one warm process for each user's function that it calls, see `wind.rewards.host`.
+"""The hosts of this process: one warm process for each user's function that it calls, see
+`wind.rewards.host`.
 
 A host ends with this process, and with the host ends all that the user's code has started.
 """
@@ -16,17 +17,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from wind import processes
+from wind.code.observed import Observed, from_report, note
 from wind.errors import killed_by
-from wind.observed import Observed, from_report, note
+from wind.machine import processes
+from wind.machine.terminal import complain
 from wind.redaction import redacted_lines
-from wind.terminal import complain
 
-WARM: Final = 2  # a run has a reward and a match; whatever else was asked is ended when another one starts
+# a run has a reward and a match; whatever else was asked is ended when another one starts
+WARM: Final = 2
 LAST_LINES: Final = 4
 LOG_SECONDS: Final = 2.0  # for the last lines of a dead host to arrive
-# What torchrun tells a rank: a library of the user's would take it for its own and wait for peers that never come.
-RANKS: Final = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
+# What torchrun tells a rank: a library of the user's would take it for its own and wait for peers
+# that never come.
+RANKS: Final = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
+)
 SCRIPT: Final = Path(__file__).with_name("host.py")
 
 
@@ -45,8 +50,11 @@ class Host:
     def __init__(self, device: str) -> None:
         self._socket, theirs = socket.socketpair()
         try:
-            # What it said last is told, even where it crashes; nothing is written beside the user's files.
-            command = processes.python("-u", "-B", "-X", "faulthandler", str(SCRIPT), str(theirs.fileno()))
+            # What it said last is told, even where it crashes; nothing is written beside the user's
+            # files.
+            command = processes.python(
+                "-u", "-B", "-X", "faulthandler", str(SCRIPT), str(theirs.fileno())
+            )
             self._process = processes.start(
                 command,
                 env=_environment(device),
@@ -68,8 +76,8 @@ class Host:
     def ask(self, request: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
         """The answer to `request`.
 
-        Raises TimeoutError if there is none after `seconds`, EndedError if the host ended. Both, and whatever interrupts the
-        waiting, leave no process behind.
+        Raises TimeoutError if there is none after `seconds`, EndedError if the host ended. Both,
+        and whatever interrupts the waiting, leave no process behind.
         """
         try:
             self._socket.settimeout(seconds)
@@ -77,7 +85,11 @@ class Host:
             answer: dict[str, Any] = json.loads(self._line())
             report = answer.pop("observed")
             # Whoever asks may be a rank, and the host is none.
-            report["variables"] = {name: each for name, each in report["variables"].items() if not RANKS.fullmatch(name)}
+            report["variables"] = {
+                name: each
+                for name, each in report["variables"].items()
+                if not RANKS.fullmatch(name)
+            }
             self.observed = from_report(report)
             note(self, self.observed)
         except ConnectionError:
@@ -111,14 +123,17 @@ class Host:
         with self._process.stdout as stdout:
             for line in redacted_lines(stdout):
                 self._said.append(line.strip())
-                with suppress(OSError, ValueError):  # a full disk, a closed stream; unread, the pipe would fill
+                # a full disk, a closed stream; unread, the pipe would fill
+                with suppress(OSError, ValueError):
                     complain(line.rstrip("\r\n"))
 
     def _ended(self) -> EndedError:
         code = self._process.wait()
         self.end()
         said = [line for line in self._said if line]
-        fatal = [number for number, line in enumerate(said) if line.startswith("Fatal Python error")]
+        fatal = [
+            number for number, line in enumerate(said) if line.startswith("Fatal Python error")
+        ]
         last = said[fatal[-1] :][:LAST_LINES] if fatal else said[-LAST_LINES:]
         words = f"its last words: {' | '.join(last)}" if last else "it said nothing"
         if code >= 0:
@@ -161,8 +176,12 @@ def _disown() -> None:
 
 
 def _environment(device: str) -> dict[str, str]:
-    """That of this process, with one device where it computes on one, and without what torchrun told it."""
-    environment = {name: value for name, value in processes.environment().items() if not RANKS.fullmatch(name)}
+    """That of this process, with one device where it computes on one, and without what torchrun
+    told it.
+    """
+    environment = {
+        name: value for name, value in processes.environment().items() if not RANKS.fullmatch(name)
+    }
     kind, _, number = device.partition(":")
     if kind == "cuda" and number:
         visible = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))

@@ -1,18 +1,22 @@
-"""PairRM: the published architecture, weight layout and input of llm-blender's pairwise reward model (arXiv 2306.02561).
+"""PairRM: the published architecture, weight layout and input of llm-blender's pairwise reward
+model (arXiv 2306.02561).
 
 A DeBERTa-v3 encoder reads a prompt and two responses at once,
 
-    [CLS] <|source|> prompt [SEP] [CLS] <|candidate1|> response a [SEP] [CLS] <|candidate2|> response b [SEP],
+    [CLS] <|source|> prompt [SEP] [CLS] <|candidate1|> response a [SEP]
+    [CLS] <|candidate2|> response b [SEP],
 
-and a head of two layers reads the encoder's last states at the three markers: with s = head([source; candidate]), one number per
-task, f(a, b) = mean over tasks of s_1 - s_2. Weights are named as in llm-blender/PairRM-hf: the encoder's under
-`pretrained_model.`, the head's `head_layer.1` and `head_layer.4`. Followed, at 2a67366 of github.com/yuchenlin/LLM-Blender:
-`DebertaV2PairRM` (llm_blender/pair_ranker/pairrm.py), `tokenize_pair` of the README, `CrossCompareCollator` for separators inside
-texts, `Blender.compare_conversations` for chats of several turns.
+and a head of two layers reads the encoder's last states at the three markers: with s =
+head([source; candidate]), one number per task, f(a, b) = mean over tasks of s_1 - s_2. Weights are
+named as in llm-blender/PairRM-hf: the encoder's under `pretrained_model.`, the head's
+`head_layer.1` and `head_layer.4`. Followed, at 2a67366 of github.com/yuchenlin/LLM-Blender:
+`DebertaV2PairRM` (llm_blender/pair_ranker/pairrm.py), `tokenize_pair` of the README,
+`CrossCompareCollator` for separators inside texts, `Blender.compare_conversations` for chats of
+several turns.
 
-The published weights were not at hand. On random weights of this layout inputs and logits equalled, to the last bit, those of the
-published class and of `tokenize_pair` run beside this; the tests compute the formula apart from both. Names, ids and lengths are
-those of the published files.
+The published weights were not at hand. On random weights of this layout inputs and logits equalled,
+to the last bit, those of the published class and of `tokenize_pair` run beside this; the tests
+compute the formula apart from both. Names, ids and lengths are those of the published files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,19 +35,26 @@ from wind.rewards.scorer import Encoded
 
 Messages = Sequence[Mapping[str, str]]
 
-CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."  # sic
+# sic
+CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
 
 
 class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
-    """The network: token ids to f(a, b). Dropout, which the published head has, is inert in a frozen model and left out."""
+    """The network: token ids to f(a, b). Dropout, which the published head has, is inert in a
+    frozen model and left out.
+    """
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__(config)
         self.pretrained_model = DebertaV2Model(config)
         width = config.hidden_size
-        # Two layers keep the places 1 and 4 that they have between the published head's dropouts: their weights' names.
+        # Two layers keep the places 1 and 4 that they have between the published head's dropouts:
+        # their weights' names.
         self.head_layer = torch.nn.ModuleDict(
-            {"1": torch.nn.Linear(2 * width, width), "4": torch.nn.Linear(width, getattr(config, "n_tasks", 1))}
+            {
+                "1": torch.nn.Linear(2 * width, width),
+                "4": torch.nn.Linear(width, getattr(config, "n_tasks", 1)),
+            }
         )
         self.markers = [getattr(config, field) for field in MARKERS]
         self.post_init()
@@ -55,17 +66,22 @@ class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
         """`logits` [B, 1]: f of each row of `input_ids` [B, T], which has each marker once."""
-        states_B_T_H = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        states_B_T_H = self.pretrained_model(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
         rows_B = torch.arange(len(input_ids), device=input_ids.device)
         source_B_H, first_B_H, second_B_H = (
-            states_B_T_H[rows_B, (input_ids == marker).int().argmax(dim=1)] for marker in self.markers
+            states_B_T_H[rows_B, (input_ids == marker).int().argmax(dim=1)]
+            for marker in self.markers
         )
         difference_B_K = self._scores(source_B_H, first_B_H) - self._scores(source_B_H, second_B_H)
         return SimpleNamespace(logits=difference_B_K.mean(dim=1, keepdim=True))
 
     def _scores(self, source_B_H: torch.Tensor, candidate_B_H: torch.Tensor) -> torch.Tensor:
         """The head's number per task [B, K], of one candidate beside its source."""
-        hidden_B_H = torch.tanh(self.head_layer["1"](torch.cat([source_B_H, candidate_B_H], dim=-1)))
+        hidden_B_H = torch.tanh(
+            self.head_layer["1"](torch.cat([source_B_H, candidate_B_H], dim=-1))
+        )
         scores_B_K: torch.Tensor = self.head_layer["4"](hidden_B_H)
         return scores_B_K.float()
 
@@ -73,13 +89,17 @@ class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
 class PairRMEncoder:
     """Turns a prompt and two responses into PairRM's input.
 
-    The prompt is cut on the right to `max_prompt_tokens`, its three special tokens included; then each response to half of what
-    is left of max_prompt_tokens + 2 max_response_tokens, so that a short prompt leaves room. That is part of the published model;
-    that it happened is told. The tokenizer's file is read as it is: transformers 5 would build it anew, without its normaliser.
-    Raises InputError if that tokenizer does not make the markers the tokens that the model's config says.
+    The prompt is cut on the right to `max_prompt_tokens`, its three special tokens included; then
+    each response to half of what is left of max_prompt_tokens + 2 max_response_tokens, so that a
+    short prompt leaves room. That is part of the published model; that it happened is told. The
+    tokenizer's file is read as it is: transformers 5 would build it anew, without its normaliser.
+    Raises InputError if that tokenizer does not make the markers the tokens that the model's config
+    says.
     """
 
-    def __init__(self, folder: Path, name: str, config: Any, max_prompt_tokens: int, max_response_tokens: int) -> None:
+    def __init__(
+        self, folder: Path, name: str, config: Any, max_prompt_tokens: int, max_response_tokens: int
+    ) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -93,8 +113,12 @@ class PairRMEncoder:
                 )
         self._reserved: list[str] = [str(self._tokenizer.id_to_token(ids[-1])), *MARKERS.values()]
 
-    def __call__(self, rows: Responses, row: int, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
-        """The token ids of (prompt, a, b), and whether a text was cut. Raises InputError for turns that do not alternate."""
+    def __call__(
+        self, rows: Responses, row: int, response_a: str, response_b: str, where: str
+    ) -> tuple[Encoded, bool]:
+        """The token ids of (prompt, a, b), and whether a text was cut. Raises InputError for turns
+        that do not alternate.
+        """
         source, before = source_and_turns(rows.messages[row], where)
         prompt = self._tokens("source_prefix_id", source)
         prompt_ids = _cut(prompt, self._max_prompt_tokens)
@@ -107,7 +131,8 @@ class PairRMEncoder:
     def _tokens(self, field: str, text: str) -> list[int]:
         """[CLS] marker `text` [SEP]; what would end or begin a text inside it becomes a space.
 
-        Published for the separator. Of the markers too, or else a response could write itself into the other's place.
+        Published for the separator. Of the markers too, or else a response could write itself into
+        the other's place.
         """
         for token in self._reserved:
             text = text.replace(token, " ")
@@ -118,9 +143,11 @@ class PairRMEncoder:
 def source_and_turns(messages: Messages, where: str) -> tuple[str, str]:
     """PairRM's source, and what stands before the response in a candidate.
 
-    A system message goes before what the user said, as llm-blender's instruction does. One user message is the source as it is;
-    several turns are llm-blender's format of conversations, in which a candidate holds all assistant turns, numbered: the earlier
-    ones are the prompt's, the same in both. Raises InputError unless user and assistant alternate and the user is first and last.
+    A system message goes before what the user said, as llm-blender's instruction does. One user
+    message is the source as it is; several turns are llm-blender's format of conversations, in
+    which a candidate holds all assistant turns, numbered: the earlier ones are the prompt's, the
+    same in both. Raises InputError unless user and assistant alternate and the user is first and
+    last.
     """
     instruction = "".join(turn["content"] for turn in messages if turn["role"] == "system")
     turns = [turn for turn in messages if turn["role"] != "system"]
@@ -131,9 +158,16 @@ def source_and_turns(messages: Messages, where: str) -> tuple[str, str]:
         )
     if len(turns) == 1:
         return instruction + turns[0]["content"], ""
-    asked = [f"USER: {turn['content']}\nAssistant: <Response {number}>" for number, turn in enumerate(turns[::2], 1)]
-    answered = [f"<Response {number}>: {turn['content']}\n" for number, turn in enumerate(turns[1::2], 1)]
-    return instruction + CONVERSATION + "\n".join(asked), "".join(answered) + f"<Response {len(asked)}>: "
+    asked = [
+        f"USER: {turn['content']}\nAssistant: <Response {number}>"
+        for number, turn in enumerate(turns[::2], 1)
+    ]
+    answered = [
+        f"<Response {number}>: {turn['content']}\n" for number, turn in enumerate(turns[1::2], 1)
+    ]
+    return instruction + CONVERSATION + "\n".join(asked), "".join(
+        answered
+    ) + f"<Response {len(asked)}>: "
 
 
 def _cut(ids: list[int], length: int) -> list[int]:

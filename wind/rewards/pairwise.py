@@ -1,16 +1,20 @@
-"""Pairwise rewards: a stored model reads a prompt and two responses, and every two responses get a preference.
+"""Pairwise rewards: a stored model reads a prompt and two responses, and every two responses get a
+preference.
 
-A model gives f(a, b), the logit that a beats b with a standing first. Models favour a place, so both orders are scored,
+A model gives f(a, b), the logit that a beats b with a standing first. Models favour a place, so
+both orders are scored,
 
     P(a > b) = sigmoid((f(a, b) - f(b, a)) / 2),   P(b > a) = 1 - P(a > b),   P(a > a) = 1/2,
 
-which is constant-sum exactly (MATH 0.1, convention 1) and, unlike a reward, may be intransitive. It is f itself where f is
-antisymmetric. llm-blender averages the same two logits: `compare` in its mode "[A,B]+[B,A]" returns f(a, b) - f(b, a), twice that
-mean (llm_blender/blender/blender.py, `get_scores_from_cmps` in llm_blender/gpt_eval/utils.py, at 2a67366), of which it uses the
-sign; the mean keeps the scale that PairRM was trained on, -log sigmoid f.
+which is constant-sum exactly (MATH 0.1, convention 1) and, unlike a reward, may be intransitive. It
+is f itself where f is antisymmetric. llm-blender averages the same two logits: `compare` in its
+mode "[A,B]+[B,A]" returns f(a, b) - f(b, a), twice that mean (llm_blender/blender/blender.py,
+`get_scores_from_cmps` in llm_blender/gpt_eval/utils.py, at 2a67366), of which it uses the sign; the
+mean keeps the scale that PairRM was trained on, -log sigmoid f.
 
-Two architectures: PairRM, see `wind.rewards.pairrm`, and a *cross-encoder*, a sequence-classification model with one output.
-Equal inputs are scored once, so that equal responses tie exactly and have equal preferences over the others.
+Two architectures: PairRM, see `wind.rewards.pairrm`, and a *cross-encoder*, a
+sequence-classification model with one output. Equal inputs are scored once, so that equal responses
+tie exactly and have equal preferences over the others.
 """
 
 import math
@@ -21,17 +25,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wind.config import InferenceConfig
-from wind.datasets import Store
+from wind.config.recipe import InferenceConfig
 from wind.errors import InputError
-from wind.handles import label
 from wind.models import load_tokenizer
+from wind.models.templates import Template
 from wind.rewards import Pairwise
 from wind.rewards.classifier import load_classifier, template_of
 from wind.rewards.functions import Floats, Responses, asked
 from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
-from wind.templates import Template
+from wind.store.datasets import Store
+from wind.store.handles import label
 
 Integers = npt.NDArray[np.int64]
 
@@ -39,8 +43,12 @@ Integers = npt.NDArray[np.int64]
 class PairEncoder(Protocol):
     """What makes one input of a prompt and two responses."""
 
-    def __call__(self, rows: Responses, row: int, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
-        """The token ids for the prompt of `row`, and whether a text was cut to fit; `where` names the pair in messages."""
+    def __call__(
+        self, rows: Responses, row: int, response_a: str, response_b: str, where: str
+    ) -> tuple[Encoded, bool]:
+        """The token ids for the prompt of `row`, and whether a text was cut to fit; `where` names
+        the pair in messages.
+        """
         ...
 
 
@@ -51,11 +59,15 @@ class PairwiseReward:
         self._scorer = scorer
         self._encode = encode
 
-    def preferences(self, rows: Responses, opponents: Responses | None, progress: Progress) -> dict[str, list[Any]]:
-        """The columns reward, preferences and cut_share for `rows`, compared with their siblings or with `opponents`.
+    def preferences(
+        self, rows: Responses, opponents: Responses | None, progress: Progress
+    ) -> dict[str, list[Any]]:
+        """The columns reward, preferences and cut_share for `rows`, compared with their siblings or
+        with `opponents`.
 
-        `progress` counts distinct inputs. Raises InputError for a prompt with nobody to compare with, a prompt or template that
-        cannot be laid out, an input longer than the model's positions, and an output that is not finite.
+        `progress` counts distinct inputs. Raises InputError for a prompt with nobody to compare
+        with, a prompt or template that cannot be laid out, an input longer than the model's
+        positions, and an output that is not finite.
         """
         is_self = opponents is None
         others = rows if opponents is None else opponents
@@ -64,26 +76,41 @@ class PairwiseReward:
         duels = []
         for prompt_id, indexes in ours.items():
             if len(theirs.get(prompt_id, ())) <= is_self:
-                raise InputError(f"{rows.where(indexes[0])} has no other response to be compared with: sample two or more")
+                raise InputError(
+                    f"{rows.where(indexes[0])} has no other response to be compared with: sample two or more"
+                )
             duels.append(self._duels(rows, indexes, others, theirs[prompt_id], inputs))
         outputs = self._scorer.outputs(inputs.encoded, inputs.where, progress)
-        columns: dict[str, list[Any]] = {name: [None] * len(rows) for name in ("reward", "preferences", "cut_share")}
+        columns: dict[str, list[Any]] = {
+            name: [None] * len(rows) for name in ("reward", "preferences", "cut_share")
+        }
         for indexes, (forward_N_M, backward_N_M, cut_N_M) in zip(ours.values(), duels, strict=True):
             matrix_N_M = constant_sum(outputs[forward_N_M], outputs[backward_N_M])
-            for row, preferences_M, cut_M in zip(indexes, matrix_N_M.tolist(), cut_N_M, strict=True):
+            for row, preferences_M, cut_M in zip(
+                indexes, matrix_N_M.tolist(), cut_N_M, strict=True
+            ):
                 columns["preferences"][row] = preferences_M
                 columns["reward"][row] = mean_preference(preferences_M, is_self=is_self)
                 columns["cut_share"][row] = float(cut_M.sum() / (len(preferences_M) - is_self))
         return columns
 
     def _duels(
-        self, rows: Responses, ours: list[int], others: Responses, theirs: list[int], inputs: "_Inputs"
+        self,
+        rows: Responses,
+        ours: list[int],
+        others: Responses,
+        theirs: list[int],
+        inputs: "_Inputs",
     ) -> tuple[Integers, Integers, Integers]:
-        """One prompt's N responses against M others, [N, M]: the numbers of both orders' inputs, and 1 where a text was cut.
+        """One prompt's N responses against M others, [N, M]: the numbers of both orders' inputs,
+        and 1 where a text was cut.
 
-        A response beside itself is no duel: both numbers are 0, which makes its preference one half.
+        A response beside itself is no duel: both numbers are 0, which makes its preference one
+        half.
         """
-        forward, backward, cut = (np.zeros((len(ours), len(theirs)), dtype=np.int64) for _ in range(3))
+        forward, backward, cut = (
+            np.zeros((len(ours), len(theirs)), dtype=np.int64) for _ in range(3)
+        )
         for i, row in enumerate(ours):
             for j, other in enumerate(theirs):
                 if rows is others and j <= i:
@@ -91,8 +118,14 @@ class PairwiseReward:
                 samples = f"{rows.sample_indexes[row]} and {others.sample_indexes[other]}"
                 where = f"prompt {rows.prompt_ids[row]}, the pair of samples {samples},"
                 pair = rows.responses[row], others.responses[other]
-                (ab, is_cut), (ba, _) = (self._encode(rows, row, *texts, where) for texts in (pair, pair[::-1]))
-                forward[i, j], backward[i, j], cut[i, j] = inputs.number(ab, where), inputs.number(ba, where), is_cut
+                (ab, is_cut), (ba, _) = (
+                    self._encode(rows, row, *texts, where) for texts in (pair, pair[::-1])
+                )
+                forward[i, j], backward[i, j], cut[i, j] = (
+                    inputs.number(ab, where),
+                    inputs.number(ba, where),
+                    is_cut,
+                )
                 if rows is others:
                     forward[j, i], backward[j, i], cut[j, i] = backward[i, j], forward[i, j], is_cut
         return forward, backward, cut
@@ -121,12 +154,15 @@ class _Inputs:
 
 
 class CrossEncoderInputs:
-    """Turns a prompt and two responses into the input of a sequence-classification model. Nothing is cut.
+    """Turns a prompt and two responses into the input of a sequence-classification model. Nothing
+    is cut.
 
-    Without a template that is the tokenizer's pair of the prompt, as the user asked it, and both responses with a separator
-    between: of a BERT [CLS] prompt [SEP] a [SEP] b [SEP]; a separator inside a text becomes a space. A template reads `messages`,
-    `response_a` and `response_b`, and its word is law, see `wind.templates`. Raises InputError for a tokenizer without separator,
-    ConfigError for one without chat template, and InputError for a template that does not read all three.
+    Without a template that is the tokenizer's pair of the prompt, as the user asked it, and both
+    responses with a separator between: of a BERT [CLS] prompt [SEP] a [SEP] b [SEP]; a separator
+    inside a text becomes a space. A template reads `messages`, `response_a` and `response_b`, and
+    its word is law, see `wind.models.templates`. Raises InputError for a tokenizer without
+    separator, ConfigError for one without chat template, and InputError for a template that does
+    not read all three.
     """
 
     def __init__(self, name: str, tokenizer: Any, template: Template | None) -> None:
@@ -138,46 +174,70 @@ class CrossEncoderInputs:
                     f"{name} has no separator token: set reward.template to a Jinja file that tells the responses apart"
                 )
             return
-        unread = [variable for variable in ("messages", "response_a", "response_b") if variable not in template.text]
+        unread = [
+            variable
+            for variable in ("messages", "response_a", "response_b")
+            if variable not in template.text
+        ]
         if unread:
             raise InputError(
                 f"reward.template does not read {unread[0]}: a pairwise one reads messages, response_a and response_b"
             )
 
-    def __call__(self, rows: Responses, row: int, response_a: str, response_b: str, where: str) -> tuple[Encoded, bool]:
-        """The token ids, and False. Raises InputError for a template that refuses the pair or begins it with two BOS tokens."""
+    def __call__(
+        self, rows: Responses, row: int, response_a: str, response_b: str, where: str
+    ) -> tuple[Encoded, bool]:
+        """The token ids, and False. Raises InputError for a template that refuses the pair or
+        begins it with two BOS tokens.
+        """
         if self._template is None:
             separator = self._tokenizer.sep_token
-            texts = (text.replace(separator, " ") for text in (asked(rows.messages[row]), response_a, response_b))
+            texts = (
+                text.replace(separator, " ")
+                for text in (asked(rows.messages[row]), response_a, response_b)
+            )
             question, first, second = texts
-            inputs = encode_pairs(self._tokenizer, [question], [first + separator + second], lambda row: where)
+            inputs = encode_pairs(
+                self._tokenizer, [question], [first + separator + second], lambda row: where
+            )
         else:
             responses = {"response_a": response_a, "response_b": response_b}
-            inputs = encode_chats(self._template, [rows.conversation(row)], lambda row: where, **responses)
+            inputs = encode_chats(
+                self._template, [rows.conversation(row)], lambda row: where, **responses
+            )
         return inputs[0], False
 
 
 def constant_sum(forward: Floats, backward: Floats) -> Floats:
-    """P(a > b) from the logits f(a, b) and f(b, a), any shape; with the two exchanged it is 1 - P, exactly."""
+    """P(a > b) from the logits f(a, b) and f(b, a), any shape; with the two exchanged it is 1 - P,
+    exactly.
+    """
     difference = forward - backward
-    likelier = (1 + np.tanh(np.abs(difference) / 4)) / 2  # the sigmoid of half the difference, at least 1/2
+    # the sigmoid of half the difference, at least 1/2
+    likelier = (1 + np.tanh(np.abs(difference) / 4)) / 2
     preferences: Floats = np.where(difference >= 0, likelier, 1 - likelier)
     return preferences
 
 
 def mean_preference(preferences_M: Sequence[float], *, is_self: bool) -> float:
-    """The mean preference over the others; `is_self` says that one of them is the response itself, which counts 1/2 and not here.
+    """The mean preference over the others; `is_self` says that one of them is the response itself,
+    which counts 1/2 and not here.
 
     The sum is exact before it is rounded, so that the order of the others does not matter.
     """
-    return math.fsum([*preferences_M, -0.5] if is_self else preferences_M) / (len(preferences_M) - is_self)
+    return math.fsum([*preferences_M, -0.5] if is_self else preferences_M) / (
+        len(preferences_M) - is_self
+    )
 
 
 @lru_cache(maxsize=1)
-def pairwise_reward(root: str, reward: Pairwise, inference: InferenceConfig, device: str) -> PairwiseReward:
+def pairwise_reward(
+    root: str, reward: Pairwise, inference: InferenceConfig, device: str
+) -> PairwiseReward:
     """The reward model of the store at `root`, loaded on `device` and kept for the next shard.
 
-    Raises InputError in one line if the folder does not load, lacks weights or special tokens, or has not exactly one output.
+    Raises InputError in one line if the folder does not load, lacks weights or special tokens, or
+    has not exactly one output.
     """
     store = Store(root)
     name, folder = f"reward model {label(reward.model)}", store.path(reward.model)
@@ -188,7 +248,9 @@ def pairwise_reward(root: str, reward: Pairwise, inference: InferenceConfig, dev
         assert reward.max_prompt_tokens is not None, "resolve_reward sets both lengths of a PairRM"
         assert reward.max_response_tokens is not None
         model = load_scored(folder, name, inference.dtype, PairRM)
-        encode = PairRMEncoder(folder, name, model.config, reward.max_prompt_tokens, reward.max_response_tokens)
+        encode = PairRMEncoder(
+            folder, name, model.config, reward.max_prompt_tokens, reward.max_response_tokens
+        )
     else:
         model = load_classifier(folder, name, inference.dtype)
         tokenizer = load_tokenizer(store, reward.model)

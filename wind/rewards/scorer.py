@@ -1,8 +1,10 @@
-"""One output per input of a frozen model: token ids in, length-sorted batches through the model, floats out.
+"""One output per input of a frozen model: token ids in, length-sorted batches through the model,
+floats out.
 
-What classifiers and pairwise reward models share. An input is what the model's own template or tokenizer makes of the texts, see
-`wind.templates`, and is never truncated here; a score depends on the batch it was scored in by a rounding at most. A checkpoint
-without a trained head is refused, because transformers would make one up at random.
+What classifiers and pairwise reward models share. An input is what the model's own template or
+tokenizer makes of the texts, see `wind.models.templates`, and is never truncated here; a score
+depends on the batch it was scored in by a rounding at most. A checkpoint without a trained head is
+refused, because transformers would make one up at random.
 """
 
 import itertools
@@ -12,15 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from wind.config import DType
+from wind.config.recipe import DType
 from wind.errors import InputError
 from wind.models import attention_of, deterministic, positions_of
-from wind.pretrained import load_model
+from wind.models.pretrained import load_model
+from wind.models.templates import Template, Where, begins_with_two, two_bos
 from wind.rewards.functions import Floats, refuse_non_finite
 from wind.stages import Progress
-from wind.templates import Template, Where, begins_with_two, two_bos
 
-Encoded = dict[str, list[int]]  # input_ids, and token_type_ids where the model tells two texts apart
+# input_ids, and token_type_ids where the model tells two texts apart
+Encoded = dict[str, list[int]]
 
 
 class Scorer:
@@ -35,13 +38,17 @@ class Scorer:
     def outputs(self, inputs: list[Encoded], where: Where, progress: Progress) -> Floats:
         """The output [B] for `inputs`, computed in the model's dtype and returned from float32.
 
-        Equal inputs are computed once: in batches of another shape their last bits would differ, and equal responses not tie.
-        Raises InputError for an input longer than the model's positions and for an output that is not finite.
+        Equal inputs are computed once: in batches of another shape their last bits would differ,
+        and equal responses not tie. Raises InputError for an input longer than the model's
+        positions and for an output that is not finite.
         """
         self._refuse_long(inputs, where)
         self._refuse_unknown(inputs, where)
         numbers: dict[tuple[int, ...], int] = {}
-        number_of_row = [numbers.setdefault(tuple(itertools.chain(*row.values())), len(numbers)) for row in inputs]
+        number_of_row = [
+            numbers.setdefault(tuple(itertools.chain(*row.values())), len(numbers))
+            for row in inputs
+        ]
         distinct = [inputs[row] for row in np.unique(number_of_row, return_index=True)[1]]
         outputs = np.empty(len(distinct), dtype=np.float64)
         done = 0
@@ -80,26 +87,43 @@ class Scorer:
         if self._pads_freely:
             config.pad_token_id = self._unused_token(batch)
         padding = {"input_ids": config.pad_token_id, "token_type_ids": 0}
-        inputs = {name: _padded([row[name] for row in batch], width, padding[name]) for name in batch[0]}
+        inputs = {
+            name: _padded([row[name] for row in batch], width, padding[name]) for name in batch[0]
+        }
         inputs["attention_mask"] = _padded([[1] * len(row["input_ids"]) for row in batch], width, 0)
         device = self._model.device
-        outputs_B_1 = self._model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits
+        outputs_B_1 = self._model(
+            **{name: tensor.to(device) for name, tensor in inputs.items()}
+        ).logits
         outputs_B: Floats = outputs_B_1.float().squeeze(-1).cpu().numpy().astype(np.float64)
         return outputs_B
 
     def _unused_token(self, batch: list[Encoded]) -> int:
-        """A token id that is in no row of `batch`: padding with it, the model finds each row's true last token."""
+        """A token id that is in no row of `batch`: padding with it, the model finds each row's true
+        last token.
+        """
         used = {token for row in batch for token in row["input_ids"]}
-        free = next((token for token in range(self._model.config.get_text_config().vocab_size) if token not in used), None)
+        free = next(
+            (
+                token
+                for token in range(self._model.config.get_text_config().vocab_size)
+                if token not in used
+            ),
+            None,
+        )
         if free is None:
-            raise InputError(f"{self.name} has no padding token: set pad_token_id in its config.json")
+            raise InputError(
+                f"{self.name} has no padding token: set pad_token_id in its config.json"
+            )
         return free
 
 
 def load_scored(folder: Path, name: str, dtype: DType, loader: Any = None) -> Any:
-    """The sequence-classification model in `folder`, frozen, weights in `dtype`, on the CPU; `loader` is a class of its own.
+    """The sequence-classification model in `folder`, frozen, weights in `dtype`, on the CPU;
+    `loader` is a class of its own.
 
-    Raises InputError if the folder does not load as one or lacks weights that would have to be made up.
+    Raises InputError if the folder does not load as one or lacks weights that would have to be made
+    up.
     """
     model, info = load_model(
         "AutoModelForSequenceClassification",
@@ -118,10 +142,13 @@ def load_scored(folder: Path, name: str, dtype: DType, loader: Any = None) -> An
     return model.eval().requires_grad_(False)
 
 
-def encode_chats(template: Template, chats: list[list[dict[str, Any]]], where: Where, **variables: Any) -> list[Encoded]:
+def encode_chats(
+    template: Template, chats: list[list[dict[str, Any]]], where: Where, **variables: Any
+) -> list[Encoded]:
     """Conversations as the template lays them out; `variables` are for the template.
 
-    Raises InputError naming the first one that it refuses, that renders to nothing, or that begins with two BOS tokens.
+    Raises InputError naming the first one that it refuses, that renders to nothing, or that begins
+    with two BOS tokens.
     """
     texts = template.texts(chats, where, **variables)
     encoded = _rows(template.token_ids(texts))
@@ -130,17 +157,25 @@ def encode_chats(template: Template, chats: list[list[dict[str, Any]]], where: W
     return encoded
 
 
-def encode_pairs(tokenizer: Any, firsts: list[str], seconds: list[str], where: Where) -> list[Encoded]:
-    """Two texts each as the tokenizer joins them. Raises InputError naming the first that begins with two BOS tokens."""
+def encode_pairs(
+    tokenizer: Any, firsts: list[str], seconds: list[str], where: Where
+) -> list[Encoded]:
+    """Two texts each as the tokenizer joins them. Raises InputError naming the first that begins
+    with two BOS tokens.
+    """
     encoded = _rows(tokenizer(firsts, seconds))
     for row, inputs in enumerate(encoded):
         if begins_with_two(tokenizer.bos_token_id, inputs["input_ids"]):
-            raise two_bos(tokenizer, where(row), "the row: the reward model's tokenizer adds its own")
+            raise two_bos(
+                tokenizer, where(row), "the row: the reward model's tokenizer adds its own"
+            )
     return encoded
 
 
 def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Row numbers in batches, shortest rows first: rows times longest row at most `batch_tokens`, and one row at least."""
+    """Row numbers in batches, shortest rows first: rows times longest row at most `batch_tokens`,
+    and one row at least.
+    """
     made: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
         if made and (len(made[-1]) + 1) * lengths[row] <= batch_tokens:
@@ -153,10 +188,14 @@ def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
 def max_positions(model: Any) -> int | None:
     """The longest input the model has positions for, in tokens; None where it has no limit."""
     config = model.config.get_text_config()
-    if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
+    if getattr(config, "relative_attention", False) and not getattr(
+        config, "position_biased_input", True
+    ):
         return None  # DeBERTa-v3 knows distances only, in buckets that grow with them
     positions = positions_of(config.to_dict())
-    embedding: Any = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    embedding: Any = getattr(
+        getattr(model.base_model, "embeddings", None), "position_embeddings", None
+    )
     # RoBERTa and its kin count positions from the padding index on.
     offset = 0 if getattr(embedding, "padding_idx", None) is None else embedding.padding_idx + 1
     return None if positions is None else positions - offset
@@ -165,7 +204,10 @@ def max_positions(model: Any) -> int | None:
 def _rows(encoding: Any) -> list[Encoded]:
     """A tokenizer's batch as one record per row, without its padding mask."""
     names = [name for name in ("input_ids", "token_type_ids") if name in encoding]
-    return [{name: list(encoding[name][row]) for name in names} for row in range(len(encoding["input_ids"]))]
+    return [
+        {name: list(encoding[name][row]) for name in names}
+        for row in range(len(encoding["input_ids"]))
+    ]
 
 
 def _padded(rows: list[list[int]], width: int, value: int) -> torch.Tensor:

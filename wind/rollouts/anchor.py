@@ -1,10 +1,13 @@
-"""The reference of an on-policy training: a frozen model, or an exponential moving average of the policy's weights.
+"""The reference of an on-policy training: a frozen model, or an exponential moving average of the
+policy's weights.
 
-anchor <- (1 - rate) anchor + rate policy after every optimiser step (MATH 1.6 eq. 18), in float32 whatever the precision of the
-training: a hundredth of an update is lost in bfloat16. Each rank holds what it holds of the policy, under ZeRO-3 a part.
+anchor <- (1 - rate) anchor + rate policy after every optimiser step (MATH 1.6 eq. 18), in float32
+whatever the precision of the training: a hundredth of an update is lost in bfloat16. Each rank
+holds what it holds of the policy, under ZeRO-3 a part.
 
-With adapters the average is over W + (alpha/rank) B A, as without them: averages of A and of B multiply to something else. It is
-held of the layers that have adapters; a weight that has none is the policy's, and held only if the reference has another.
+With adapters the average is over W + (alpha/rank) B A, as without them: averages of A and of B
+multiply to something else. It is held of the layers that have adapters; a weight that has none is
+the policy's, and held only if the reference has another.
 """
 
 from pathlib import Path
@@ -33,13 +36,19 @@ class Anchor:
                 self._parts[name] = policy.part_of(name, weight.data)
 
     def move(self) -> None:
-        """Go `rate` of the way to the policy: at 1 it is the policy, at 0 it stays, to the last bit. Collective under ZeRO-3."""
+        """Go `rate` of the way to the policy: at 1 it is the policy, at 0 it stays, to the last
+        bit. Collective under ZeRO-3.
+        """
         for name, part in self._parts.items():
             part.lerp_(self._policy.part(name).float(), self._rate)
 
     def whole(self, name: str) -> torch.Tensor:
         """The whole weight `name`. Collective under ZeRO-3."""
-        return self._policy.whole_of(name, self._parts[name]) if name in self._parts else self._policy.whole(name).float()
+        return (
+            self._policy.whole_of(name, self._parts[name])
+            if name in self._parts
+            else self._policy.whole(name).float()
+        )
 
     def save(self, folder: Path) -> None:
         """Write this rank's parts to `folder`; where all ranks hold the same, the first one's."""
@@ -53,7 +62,9 @@ class Anchor:
             part.copy_(saved[name])
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The whole weights by the names of a state dict, on the CPU of rank 0; empty on the others. Every rank must call it."""
+        """The whole weights by the names of a state dict, on the CPU of rank 0; empty on the
+        others. Every rank must call it.
+        """
         names = self._policy.state_names()
         wholes = {}
         for name in dict.fromkeys(names.values()):
@@ -61,7 +72,11 @@ class Anchor:
             if self._engine.global_rank == 0:
                 wholes[name] = whole.to("cpu", copy=True)
         # One tensor by all names of a tied weight, so that saving sees that it is tied.
-        return {named: wholes[name] for named, name in names.items()} if self._engine.global_rank == 0 else {}
+        return (
+            {named: wholes[name] for named, name in names.items()}
+            if self._engine.global_rank == 0
+            else {}
+        )
 
     def _writer(self) -> int:
         return int(self._engine.global_rank) if self._engine.zero_optimization_stage() == 3 else 0

@@ -1,9 +1,11 @@
 """Fresh rows: the samples of the optimiser steps to come, drawn from the policy that takes them.
 
-A refresh serves `objective.refresh_steps` steps. Its prompts are shared out over the ranks, each of which samples, rewards and
-scores its own; then all ranks have all rows, and train as on stored ones. A response's random numbers depend on the run's seed,
-the iteration, the optimiser step, the prompt and the sample alone, so that the number of ranks moves floats and no more. Every
-refresh is a file in the work folder: a resumed training goes on with the rows of its step, and in the end all are published.
+A refresh serves `objective.refresh_steps` steps. Its prompts are shared out over the ranks, each of
+which samples, rewards and scores its own; then all ranks have all rows, and train as on stored
+ones. A response's random numbers depend on the run's seed, the iteration, the optimiser step, the
+prompt and the sample alone, so that the number of ranks moves floats and no more. Every refresh is
+a file in the work folder: a resumed training goes on with the rows of its step, and in the end all
+are published.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,17 +17,17 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from wind.datasets import Store
+from wind.code.observed import noted
+from wind.config.objectives import anchor_samples, draws_from_anchor
 from wind.files import atomic, atomic_write
 from wind.generations import sampled_prompts
-from wind.objective_config import anchor_samples, draws_from_anchor
-from wind.observed import noted
 from wind.rewards import JUDGED_BY, Pairwise, judging_prompts, responses, reward_model
 from wind.rewards.functions import Responses
 from wind.rollouts import RolloutsSpec, schema_of
 from wind.rollouts.anchor import PRECISION, Anchor
 from wind.rollouts.frozen import Frozen
-from wind.schemas import KEYS, conform
+from wind.store.datasets import Store
+from wind.store.schemas import KEYS, conform
 from wind.training.assignments import OBSERVED, Assignment, World
 from wind.training.batches import COLUMNS, Integers, Rows, as_rows
 from wind.training.export import save_weights
@@ -60,7 +62,9 @@ class FreshRows:
         self._steps: Integers  # of each group of the rows
 
     def step(self, step: int) -> tuple[Rows, Integers]:
-        """The rows of the refresh that serves the step, sampled when its first step comes; and the groups of the step."""
+        """The rows of the refresh that serves the step, sampled when its first step comes; and the
+        groups of the step.
+        """
         first = first_of(self._spec, step)
         if first != self._refresh:
             path = rollouts_file(self._work, first)
@@ -76,7 +80,9 @@ class FreshRows:
             self._anchor.move()
 
     def save(self, folder: Path) -> list[Path]:
-        """The anchor goes into the checkpoint; the rows so far lie in the work folder, and are named."""
+        """The anchor goes into the checkpoint; the rows so far lie in the work folder, and are
+        named.
+        """
         if self._spec.rate:
             self._anchor.save(folder)
         paths = rollouts_files(self._work, self._spec, self._done)
@@ -89,15 +95,29 @@ class FreshRows:
         self._frozen.fill(self._anchor.whole)
         weights = self._anchor.weights()
         if self._world.rank == 0:
-            save_weights(self._engine.module.model, weights, self._start, self._work / ANCHOR, PRECISION)
+            save_weights(
+                self._engine.module.model, weights, self._start, self._work / ANCHOR, PRECISION
+            )
         return {ANCHOR: self._frozen.probe(self._rows)}
 
     def _sampled(self, first: int) -> pa.Table:
-        """The rows of the refresh whose first step is `first`, counted from 0; kept in their file, too."""
+        """The rows of the refresh whose first step is `first`, counted from 0; kept in their file,
+        too.
+        """
         last = min(first + (self._spec.refresh), self.plan.steps)
-        groups = [(step + 1, int(group)) for step in range(first, last) for group in np.sort(self.plan.step_groups(step))]
-        mine = pl.DataFrame(groups[self._world.rank :: self._world.ranks], {"step": pl.Int32, "group": pl.Int64}, orient="row")
-        rows = self._judged(mine.join(self._prompts, on="group", how="left", maintain_order="left").drop("group"))
+        groups = [
+            (step + 1, int(group))
+            for step in range(first, last)
+            for group in np.sort(self.plan.step_groups(step))
+        ]
+        mine = pl.DataFrame(
+            groups[self._world.rank :: self._world.ranks],
+            {"step": pl.Int32, "group": pl.Int64},
+            orient="row",
+        )
+        rows = self._judged(
+            mine.join(self._prompts, on="group", how="left", maintain_order="left").drop("group")
+        )
         schema = schema_of(self._spec)
         table = gathered(conform(rows.select(schema.names).to_arrow(), schema), self._world)
         table = table.sort_by([(name, "ascending") for name in KEYS["rollouts"]])
@@ -119,7 +139,9 @@ class FreshRows:
             drawn = [self._frozen.draw(prompts, "anchor", of_anchor, first_index=samples)]
         self._frozen.fill(self._policy.whole)
         drawn = [self._frozen.draw(prompts, "policy", samples), *drawn]
-        rows = pl.concat(drawn).join(prompts, on=["step", "prompt_id"], how="left", maintain_order="left")
+        rows = pl.concat(drawn).join(
+            prompts, on=["step", "prompt_id"], how="left", maintain_order="left"
+        )
         rows = rows.with_columns(logp_policy=self._frozen.score(rows, was_trained=self._done > 0))
         self._frozen.fill(self._anchor.whole)
         was_moved = self._done > 0 and self._spec.rate > 0
@@ -128,17 +150,26 @@ class FreshRows:
 
     def _rewarded(self, rows: pl.DataFrame) -> pl.DataFrame:
         names = schema_of(self._spec).names
-        if rows.is_empty():  # a rank without prompts; a user's function is never asked about nothing
-            return rows.with_columns(pl.lit(None, pl.Float64).alias(name) for name in names if name not in rows.columns)
+        # a rank without prompts; a user's function is never asked about nothing
+        if rows.is_empty():
+            return rows.with_columns(
+                pl.lit(None, pl.Float64).alias(name) for name in names if name not in rows.columns
+            )
         # A pairwise reward compares all responses to one prompt: here those of one step.
         by_step = pl.concat_str("step", "prompt_id", separator="/")
-        asked_rows = rows.with_columns(prompt_id=by_step if isinstance(self._spec.reward, Pairwise) else pl.col("prompt_id"))
+        asked_rows = rows.with_columns(
+            prompt_id=by_step if isinstance(self._spec.reward, Pairwise) else pl.col("prompt_id")
+        )
         prompts = asked_rows.select(JUDGED_BY).unique("prompt_id")
         asked = responses(prompts, asked_rows.select("prompt_id", "sample_index", "response"))
         columns = self._rewards(asked)
-        return rows.with_columns(**{name: pl.Series(values) for name, values in columns.items() if name in names})
+        return rows.with_columns(
+            **{name: pl.Series(values) for name, values in columns.items() if name in names}
+        )
 
-    def _reward(self, store: Store, function_seconds: float | None) -> Callable[[Responses], Mapping[str, Any]]:
+    def _reward(
+        self, store: Store, function_seconds: float | None
+    ) -> Callable[[Responses], Mapping[str, Any]]:
         """What gives responses the column `reward` and one per component; its model stays loaded."""
         reward, inference, device = self._spec.reward, self._spec.inference, self._world.device
         if isinstance(reward, Pairwise):
@@ -150,16 +181,23 @@ class FreshRows:
         return lambda asked: model.rewards(asked, lambda done, total: None)
 
     def _compared(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """`rows` with win rate and rank among those drawn from the same for the same prompt and step; alone 1/2 and 1."""
+        """`rows` with win rate and rank among those drawn from the same for the same prompt and
+        step; alone 1/2 and 1.
+        """
         named = rows.drop("win_rate", "rank", strict=False).with_columns(
             name=pl.concat_str("step", "drawn_from", "prompt_id", separator="/")
         )
         is_alone = pl.len().over("name") == 1
         siblings = named.filter(~is_alone).select("sample_index", "reward", prompt_id="name")
-        compared = win_rates(siblings, self._spec.win_rate).select("sample_index", "win_rate", "rank", name="prompt_id")
-        joined = named.join(compared, on=["name", "sample_index"], how="left", maintain_order="left", validate="1:1")
+        compared = win_rates(siblings, self._spec.win_rate).select(
+            "sample_index", "win_rate", "rank", name="prompt_id"
+        )
+        joined = named.join(
+            compared, on=["name", "sample_index"], how="left", maintain_order="left", validate="1:1"
+        )
         return joined.with_columns(
-            win_rate=pl.when(is_alone).then(0.5).otherwise("win_rate"), rank=pl.when(is_alone).then(1).otherwise("rank")
+            win_rate=pl.when(is_alone).then(0.5).otherwise("win_rate"),
+            rank=pl.when(is_alone).then(1).otherwise("rank"),
         )
 
 
@@ -173,7 +211,10 @@ def train_prompts(spec: RolloutsSpec, store: Store) -> pl.DataFrame:
 def as_steps(table: pa.Table, prompts: pl.DataFrame, spec: RolloutsSpec) -> tuple[Rows, Integers]:
     """The rows of a refresh as they are trained on, and the step of every group, counted from 1."""
     frame = pl.DataFrame(table).join(
-        prompts.select("prompt_id", "prompt_token_ids"), on="prompt_id", how="left", maintain_order="left"
+        prompts.select("prompt_id", "prompt_token_ids"),
+        on="prompt_id",
+        how="left",
+        maintain_order="left",
     )
     frame = frame.with_columns(
         group=pl.concat_str("step", "prompt_id", separator="/"),
@@ -193,9 +234,13 @@ def gathered(table: pa.Table, world: World) -> pa.Table:
     sizes = [torch.zeros(1, dtype=torch.int64, device=world.device) for _ in range(world.ranks)]
     torch.distributed.all_gather(sizes, torch.tensor([len(ours)], device=world.device))
     longest = int(torch.cat(sizes).max())
-    parts = [torch.zeros(longest, dtype=torch.uint8, device=world.device) for _ in range(world.ranks)]
+    parts = [
+        torch.zeros(longest, dtype=torch.uint8, device=world.device) for _ in range(world.ranks)
+    ]
     torch.distributed.all_gather(parts, torch.nn.functional.pad(ours, (0, longest - len(ours))))
-    contents = [part[: int(size)].cpu().numpy().tobytes() for part, size in zip(parts, sizes, strict=True)]
+    contents = [
+        part[: int(size)].cpu().numpy().tobytes() for part, size in zip(parts, sizes, strict=True)
+    ]
     return pa.concat_tables(pa.ipc.open_stream(content).read_all() for content in contents)
 
 
@@ -223,5 +268,9 @@ def read_rollouts(path: Path) -> pa.Table:
 def write_rollouts(path: Path, table: pa.Table) -> None:
     """Keep the rows of a refresh."""
     path.parent.mkdir(exist_ok=True)
-    with atomic(path) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with (
+        atomic(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
         writer.write_table(table)

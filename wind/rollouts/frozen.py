@@ -1,8 +1,9 @@
 """A frozen copy of the policy that takes up weights and samples and scores with them, on one rank.
 
-It is a model of its own and not the engine's: what samples needs a key-value cache and no gradient checkpointing, whole weights
-and no partitions, and runs as often as this rank has prompts, where every pass of the engine is collective. Its price is a second
-set of weights in memory, in `inference.dtype`.
+It is a model of its own and not the engine's: what samples needs a key-value cache and no gradient
+checkpointing, whole weights and no partitions, and runs as often as this rank has prompts, where
+every pass of the engine is collective. Its price is a second set of weights in memory, in
+`inference.dtype`.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +12,14 @@ from typing import Any, Final
 import polars as pl
 import torch
 
-from wind.datasets import Store
 from wind.errors import InputError, TrainingError
 from wind.generations import Request, request_seed, response_text
 from wind.generations.hf import TransformersSampler
 from wind.logps import batched, padded
 from wind.models import deterministic, load_tokenizer, stop_token_ids
+from wind.models.sequence_logps import SequenceLogps, verify_head
 from wind.rollouts import RolloutsSpec
-from wind.sequence_logps import SequenceLogps, verify_head
+from wind.store.datasets import Store
 from wind.training.batches import Rows
 from wind.training.export import probe_logps
 from wind.training.guards import culprit
@@ -43,10 +44,16 @@ class Frozen:
         folder = store.path(spec.policy)
         self._spec = spec
         self._device = device
-        self._model = load_policy(folder, spec.inference.dtype, spec.inference.attention).requires_grad_(False).to(device)
+        self._model = (
+            load_policy(folder, spec.inference.dtype, spec.inference.attention)
+            .requires_grad_(False)
+            .to(device)
+        )
         verify_head(self._model)
         self._scorer = SequenceLogps(self._model)
-        self._sampler = TransformersSampler(self._model, stop_token_ids(folder), spec.inference.batch_tokens)
+        self._sampler = TransformersSampler(
+            self._model, stop_token_ids(folder), spec.inference.batch_tokens
+        )
         self._tokenizer = load_tokenizer(store, spec.policy)
 
     def fill(self, whole: Callable[[str], torch.Tensor]) -> None:
@@ -55,12 +62,17 @@ class Frozen:
             for name, weight in self._model.named_parameters():
                 weight.copy_(whole(name))
 
-    def draw(self, prompts: pl.DataFrame, drawn_from: str, samples: int, first_index: int = 0) -> pl.DataFrame:
-        """`samples` responses to each of `prompts` (step, prompt_id, prompt_token_ids): the columns of DRAWN.
+    def draw(
+        self, prompts: pl.DataFrame, drawn_from: str, samples: int, first_index: int = 0
+    ) -> pl.DataFrame:
+        """`samples` responses to each of `prompts` (step, prompt_id, prompt_token_ids): the columns
+        of DRAWN.
 
         Raises TrainingError naming step and prompt if the logits are not finite.
         """
-        steps, prompt_ids, token_ids = (prompts[name].to_list() for name in ("step", "prompt_id", "prompt_token_ids"))
+        steps, prompt_ids, token_ids = (
+            prompts[name].to_list() for name in ("step", "prompt_id", "prompt_token_ids")
+        )
         seeds = [
             request_seed(self._spec.seed, self._spec.iteration, f"{drawn_from}/{step}", prompt_id)
             for step, prompt_id in zip(steps, prompt_ids, strict=True)
@@ -70,7 +82,9 @@ class Frozen:
         try:
             samples_P_N = self._sampler.sample(requests, sampling, lambda done, total: None)
         except InputError as error:
-            raise TrainingError(f"no samples of the {drawn_from} for step {min(steps)}: {error}") from error
+            raise TrainingError(
+                f"no samples of the {drawn_from} for step {min(steps)}: {error}"
+            ) from error
         rows = [
             (
                 step,
@@ -88,19 +102,28 @@ class Frozen:
         return pl.DataFrame(rows, DRAWN, orient="row")
 
     def score(self, rows: pl.DataFrame, *, was_trained: bool) -> pl.Series:
-        """The log-probability of each of `rows` (step, prompt_id, prompt_token_ids, response_token_ids), in nats.
+        """The log-probability of each of `rows` (step, prompt_id, prompt_token_ids,
+        response_token_ids), in nats.
 
-        Raises TrainingError naming step and prompt if one is not finite; `was_trained` says whether steps moved the weights.
+        Raises TrainingError naming step and prompt if one is not finite; `was_trained` says whether
+        steps moved the weights.
         """
-        prompts, responses = rows["prompt_token_ids"].to_list(), rows["response_token_ids"].to_list()
-        lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+        prompts, responses = (
+            rows["prompt_token_ids"].to_list(),
+            rows["response_token_ids"].to_list(),
+        )
+        lengths = [
+            len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
+        ]
         logps = torch.zeros(len(rows), dtype=torch.float64)
         with torch.inference_mode(), deterministic():
             for batch in batched(lengths, self._spec.inference.batch_tokens):
                 tensors = padded([prompts[row] for row in batch], [responses[row] for row in batch])
                 logps[batch] = self._scorer(*(tensor.to(self._device) for tensor in tensors)).cpu()
         if not logps.isfinite().all():
-            step, prompt_id = rows.select("step", "prompt_id").row(int((~logps.isfinite()).nonzero()[0, 0]))
+            step, prompt_id = rows.select("step", "prompt_id").row(
+                int((~logps.isfinite()).nonzero()[0, 0])
+            )
             raise TrainingError(
                 f"a response to prompt {prompt_id} for step {step} has a log-probability that is not finite: "
                 f"{culprit(was_trained, 'inference.dtype')}"

@@ -1,8 +1,10 @@
-"""Training: the policy of the next iteration, fitted with DeepSpeed to this iteration's rewarded generations.
+"""Training: the policy of the next iteration, fitted with DeepSpeed to this iteration's rewarded
+generations.
 
-One row of the dataset is one number of one optimiser step; the trained model is published beside it as the output `model`.
-The frozen policies enter as the `logps` columns, so only the model being trained is in memory. An interrupted training goes on
-from its last checkpoint, at the exact batch, and ends with the same bytes as one that was never interrupted.
+One row of the dataset is one number of one optimiser step; the trained model is published beside it
+as the output `model`. The frozen policies enter as the `logps` columns, so only the model being
+trained is in memory. An interrupted training goes on from its last checkpoint, at the exact batch,
+and ends with the same bytes as one that was never interrupted.
 """
 
 from typing import ClassVar
@@ -10,11 +12,11 @@ from typing import ClassVar
 import polars as pl
 import pyarrow as pa
 
-from wind.config import TrainingConfig
-from wind.datasets import Store
-from wind.handles import Dataset, Model
-from wind.objective_config import ObjectiveConfig
+from wind.config.objectives import ObjectiveConfig
+from wind.config.recipe import TrainingConfig
 from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, Model
 
 
 class FitSpec(Spec):
@@ -42,8 +44,12 @@ class TrainingSpec(FitSpec):
     logps: Dataset  # log-probabilities of `generations` under policy and reference
 
 
-def compute(spec: TrainingSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    """Train, verify and publish the model; the rows are loss, gradient norm, learning rate and metrics of every step."""
+def compute(
+    spec: TrainingSpec, store: Store, index: int, place: Place, progress: Progress
+) -> Shard:
+    """Train, verify and publish the model; the rows are loss, gradient norm, learning rate and
+    metrics of every step.
+    """
     from wind.training.runs import train
 
     return train(spec, store, place, progress)
@@ -55,4 +61,10 @@ def numbers(spec: FitSpec, table: pa.Table) -> dict[str, float]:
     return {"steps": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}
 
 
-STAGE = Stage(name="training", spec=TrainingSpec, shards=lambda spec, store: 1, compute=compute, numbers=numbers)
+STAGE = Stage(
+    name="training",
+    spec=TrainingSpec,
+    shards=lambda spec, store: 1,
+    compute=compute,
+    numbers=numbers,
+)

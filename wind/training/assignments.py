@@ -8,12 +8,15 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny
 from wind.training import FitSpec
 
 S = TypeVar("S", bound=FitSpec)
-OBSERVED = ".observed.json"  # the end of a file's name in a work folder: what some rows there were made with
+# the end of a file's name in a work folder: what some rows there were made with
+OBSERVED = ".observed.json"
 Row = tuple[int, str, float]  # step, metric, value: as in the dataset
 
 
 class Checkpoint(BaseModel):
-    """A usable checkpoint: optimiser steps done, the rows of those steps, and where the engine's state is."""
+    """A usable checkpoint: optimiser steps done, the rows of those steps, and where the engine's
+    state is.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +40,9 @@ class Assignment(BaseModel, Generic[S]):
 
 
 class Trained(BaseModel):
-    """The rows of the dataset, and by export folder the log-probabilities of the probe under the weights that it holds."""
+    """The rows of the dataset, and by export folder the log-probabilities of the probe under the
+    weights that it holds.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

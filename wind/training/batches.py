@@ -1,9 +1,10 @@
 """The rows a training sees, and how they are cut into optimiser steps and micro-batches.
 
-The selected responses to one prompt form a *group*, and a group is never split. Every epoch visits every group once, in an
-order that depends on seed, iteration and epoch alone. A step takes the next `batch_prompts` groups; the last step of an epoch
-takes what is left: nothing is dropped, nothing repeated. A step's loss is the mean over its actual rows, however they lie on
-ranks and micro-batches.
+The selected responses to one prompt form a *group*, and a group is never split. Every epoch visits
+every group once, in an order that depends on seed, iteration and epoch alone. A step takes the next
+`batch_prompts` groups; the last step of an epoch takes what is left: nothing is dropped, nothing
+repeated. A step's loss is the mean over its actual rows, however they lie on ranks and
+micro-batches.
 """
 
 import math
@@ -16,13 +17,13 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from wind.config import TrainingConfig
-from wind.datasets import Store
+from wind.config.recipe import TrainingConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
-from wind.handles import Dataset, label
 from wind.objectives import Batch
 from wind.selections import TRAINED
+from wind.store.datasets import Store
+from wind.store.handles import Dataset, label
 from wind.training import TrainingSpec
 
 KEY = ["prompt_id", "sample_index"]
@@ -49,7 +50,9 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Rows:
-    """Every row of a training, sorted by prompt_id and sample_index; group g is rows `starts[g]:starts[g + 1]`."""
+    """Every row of a training, sorted by prompt_id and sample_index; group g is rows
+    `starts[g]:starts[g + 1]`.
+    """
 
     prompt_ids: list[str]  # one per group
     prompts: Ragged  # one per group
@@ -65,7 +68,9 @@ class Rows:
     @cached_property
     def longest(self) -> Integers:
         """Tokens of the longest prompt-and-response of every group."""
-        longest: Integers = self.prompts.lengths() + np.maximum.reduceat(self.responses.lengths(), self.starts[:-1])
+        longest: Integers = self.prompts.lengths() + np.maximum.reduceat(
+            self.responses.lengths(), self.starts[:-1]
+        )
         return longest
 
 
@@ -73,7 +78,8 @@ class Rows:
 class MicroBatch:
     """Whole groups, padded on the right to their longest row, ready for one forward pass."""
 
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # input ids, attention mask, response mask, each [B, T]
+    # input ids, attention mask, response mask, each [B, T]
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     batch: Batch
 
 
@@ -110,7 +116,9 @@ class Plan:
         return order[within * size : (within + 1) * size]
 
     def micro_groups(self, groups: Integers, rank: int) -> list[Integers]:
-        """The parts of `groups` that `rank` computes, one per micro-batch; parts of an incomplete step may be empty."""
+        """The parts of `groups` that `rank` computes, one per micro-batch; parts of an incomplete
+        step may be empty.
+        """
         size, ranks = self.training.micro_prompts, self.training.ranks
         firsts = [(micro * ranks + rank) * size for micro in range(self.accumulation)]
         return [groups[first : first + size] for first in firsts]
@@ -128,20 +136,28 @@ def load_rows(spec: TrainingSpec, store: Store) -> Rows:
         (spec.selections, ["role", "label"]),
         (spec.logps, ["logp_policy", "logp_reference", "response_tokens"]),
     ):
-        frame = frame.join(store.frame(handle, [*KEY, *columns]), on=KEY, how="inner", validate="1:1")
+        frame = frame.join(
+            store.frame(handle, [*KEY, *columns]), on=KEY, how="inner", validate="1:1"
+        )
         _check_rows(spec.generations, handle, frame.height)
     prompts = store.frame(spec.prompts, ["prompt_id", "prompt_token_ids"])
     frame = frame.join(prompts, on="prompt_id", how="inner", validate="m:1").sort(KEY)
     if frame.height != spec.generations.rows:
-        raise DatasetError(f"{label(spec.generations)} answers prompts that {label(spec.prompts)} lacks: rerun generations")
+        raise DatasetError(
+            f"{label(spec.generations)} answers prompts that {label(spec.prompts)} lacks: rerun generations"
+        )
     if frame.filter(pl.col("response_tokens") != pl.col("response_token_ids").list.len()).height:
-        raise DatasetError(f"{label(spec.logps)} scored other responses than {label(spec.generations)} holds: rerun logps")
+        raise DatasetError(
+            f"{label(spec.logps)} scored other responses than {label(spec.generations)} holds: rerun logps"
+        )
     frame = frame.with_columns(samples=pl.len().over("prompt_id")).rename({"label": "win_rate"})
     return as_rows(frame.filter(pl.col("role").is_in(TRAINED)), "prompt_id", COLUMNS)
 
 
 def as_rows(frame: pl.DataFrame, group: str, columns: Sequence[str]) -> Rows:
-    """The rows of `frame`, in which neighbours with the same value of the column `group` are one group."""
+    """The rows of `frame`, in which neighbours with the same value of the column `group` are one
+    group.
+    """
     prompts = frame.select("prompt_id", "prompt_token_ids", run=pl.col(group).rle_id())
     firsts = prompts.group_by("run", maintain_order=True).first()
     return Rows(
@@ -155,10 +171,13 @@ def as_rows(frame: pl.DataFrame, group: str, columns: Sequence[str]) -> Rows:
 
 def micro_batch(rows: Rows, groups: Integers, device: str) -> MicroBatch:
     """The rows of `groups`, which must not be empty, on `device`."""
-    index_B = np.concatenate([np.arange(rows.starts[group], rows.starts[group + 1]) for group in groups])
+    index_B = np.concatenate(
+        [np.arange(rows.starts[group], rows.starts[group + 1]) for group in groups]
+    )
     group_B = np.repeat(np.arange(len(groups)), rows.starts[groups + 1] - rows.starts[groups])
     width = int(rows.longest[groups].max())
-    input_ids_B_T = np.zeros((len(index_B), width), dtype=np.int64)  # padding is masked: any valid token id will do
+    # padding is masked: any valid token id will do
+    input_ids_B_T = np.zeros((len(index_B), width), dtype=np.int64)
     attention_mask_B_T = np.zeros((len(index_B), width), dtype=np.bool_)
     response_mask_B_T = np.zeros((len(index_B), width), dtype=np.bool_)
     for row, (index, group) in enumerate(zip(index_B, groups[group_B], strict=True)):
@@ -167,7 +186,9 @@ def micro_batch(rows: Rows, groups: Integers, device: str) -> MicroBatch:
         input_ids_B_T[row, :end] = np.concatenate([prompt, response])
         attention_mask_B_T[row, :end] = True
         response_mask_B_T[row, len(prompt) : end] = True
-    columns = {name: torch.from_numpy(values[index_B]).to(device) for name, values in rows.columns.items()}
+    columns = {
+        name: torch.from_numpy(values[index_B]).to(device) for name, values in rows.columns.items()
+    }
     return MicroBatch(
         inputs=(
             torch.from_numpy(input_ids_B_T).to(device),

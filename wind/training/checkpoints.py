@@ -1,9 +1,11 @@
-"""Checkpoints of an unfinished training: DeepSpeed's own, the state of the row source, the rows so far, and a marker, last.
+"""Checkpoints of an unfinished training: DeepSpeed's own, the state of the row source, the rows so
+far, and a marker, last.
 
-A checkpoint is a folder `step-00000100/` and counts only if its marker is there and every file still has the recorded checksum.
-Each rank reads its own files back: one alone would hash a terabyte of a large training while all others wait for it.
-The one before is removed after the marker of the new one was written, so a process killed at any moment leaves a usable one.
-What cannot be used is removed, and the training starts from the one before or from scratch.
+A checkpoint is a folder `step-00000100/` and counts only if its marker is there and every file
+still has the recorded checksum. Each rank reads its own files back: one alone would hash a terabyte
+of a large training while all others wait for it. The one before is removed after the marker of the
+new one was written, so a process killed at any moment leaves a usable one. What cannot be used is
+removed, and the training starts from the one before or from scratch.
 """
 
 import os
@@ -18,18 +20,21 @@ import torch
 from wind.files import atomic_write
 from wind.fingerprints import file_digest
 from wind.nesting import json_value
-from wind.stamps import is_ours, stamped
+from wind.store.stamps import is_ours, stamped
 from wind.training.assignments import Checkpoint, Row
 from wind.training.row_sources import RowSource
 
 MARKER = "complete.json"
 TAG = "engine"
 PREFIX = "step-"  # of the folders of checkpoints
-WRITER = re.compile(r"(?:pp_rank_|anchor-)(\d+)[_.][^/]*$")  # in the name of a file: the rank, where it is not the first
+# in the name of a file: the rank, where it is not the first
+WRITER = re.compile(r"(?:pp_rank_|anchor-)(\d+)[_.][^/]*$")
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last usable checkpoint under `folder`; unusable ones are removed. To be called before any rank starts."""
+    """The last usable checkpoint under `folder`; unusable ones are removed. To be called before any
+    rank starts.
+    """
     for candidate in sorted(folder.glob(f"{PREFIX}*"), reverse=True):
         if (checkpoint := _read(candidate)) is not None:
             return checkpoint
@@ -37,8 +42,12 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def save_checkpoint(engine: Any, source: RowSource, folder: Path, steps: int, rows: list[Row]) -> None:
-    """Save engine and source after `steps` optimiser steps. Every rank must call it; `rows` are those of rank 0."""
+def save_checkpoint(
+    engine: Any, source: RowSource, folder: Path, steps: int, rows: list[Row]
+) -> None:
+    """Save engine and source after `steps` optimiser steps. Every rank must call it; `rows` are
+    those of rank 0.
+    """
     target = folder / step_folder(steps)
     # Frozen weights are the start policy's: each checkpoint would hold them again.
     engine.save_checkpoint(str(target), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
@@ -60,7 +69,9 @@ def save_checkpoint(engine: Any, source: RowSource, folder: Path, steps: int, ro
 
 
 def written_by(rank: int, names: Iterable[str]) -> list[str]:
-    """Those of the files `names` of a checkpoint that `rank` wrote: what has no rank in its name is the first one's."""
+    """Those of the files `names` of a checkpoint that `rank` wrote: what has no rank in its name is
+    the first one's.
+    """
     writers = {name: WRITER.search(name) for name in names}
     return [name for name, writer in writers.items() if (int(writer[1]) if writer else 0) == rank]
 
@@ -73,11 +84,15 @@ def step_folder(steps: int) -> str:
 def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
     """Put weights and optimizer state of `checkpoint` into the engine. Every rank must call it."""
     is_whole = all(parameter.requires_grad for parameter in engine.module.parameters())
-    engine.load_checkpoint(checkpoint.folder, tag=TAG, load_module_strict=is_whole, load_lr_scheduler_states=False)
+    engine.load_checkpoint(
+        checkpoint.folder, tag=TAG, load_module_strict=is_whole, load_lr_scheduler_states=False
+    )
 
 
 def is_our_checkpoint(marker: Any, work: str) -> bool:
-    """Whether we wrote a checkpoint with that `marker` in the folder `work`: to load one is to run what it says."""
+    """Whether we wrote a checkpoint with that `marker` in the folder `work`: to load one is to run
+    what it says.
+    """
     return isinstance(marker, dict) and is_ours("checkpoint", marker) and marker["folder"] == work
 
 

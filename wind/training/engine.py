@@ -1,6 +1,8 @@
-"""The DeepSpeed engine around the policy: its JSON, its optimizer, and how the policy is loaded and gathered again.
+"""The DeepSpeed engine around the policy: its JSON, its optimizer, and how the policy is loaded and
+gathered again.
 
-Imported in the ranks only, after the accelerator was chosen: DeepSpeed decides about its device when it is first imported.
+Imported in the ranks only, after the accelerator was chosen: DeepSpeed decides about its device
+when it is first imported.
 """
 
 import math
@@ -12,13 +14,14 @@ import deepspeed
 import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from wind.config import TrainingConfig
-from wind.sequence_logps import SequenceLogps
+from wind.config.recipe import TrainingConfig
+from wind.models.sequence_logps import SequenceLogps
 from wind.training.intercepts import LogpsAndIntercept
 from wind.training.policies import load_policy
 
-# DeepSpeed's own sums over ranks on a CPU are an operator that it compiles when its communication starts, where there is a
-# compiler: for minutes, and behind a lock that a killed process leaves for ever. gloo needs none.
+# DeepSpeed's own sums over ranks on a CPU are an operator that it compiles when its communication
+# starts, where there is a compiler: for minutes, and behind a lock that a killed process leaves for
+# ever. gloo needs none.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel("WARNING")
 
@@ -35,16 +38,20 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_batch_size": training.batch_prompts,
         "train_micro_batch_size_per_gpu": training.micro_prompts,
-        "gradient_accumulation_steps": training.batch_prompts // (training.micro_prompts * training.ranks),
+        "gradient_accumulation_steps": training.batch_prompts
+        // (training.micro_prompts * training.ranks),
         "gradient_clipping": training.max_grad_norm,
         "bf16": {"enabled": is_bf16},
         "zero_optimization": zero_config(training),
-        "zero_force_ds_cpu_optimizer": False,  # an offloaded state is stepped by torch's optimizer too
-        "zero_allow_untested_optimizer": True,  # RMSprop is not on DeepSpeed's list, and its state is one tensor like Adam's two
+        # an offloaded state is stepped by torch's optimizer too
+        "zero_force_ds_cpu_optimizer": False,
+        # RMSprop is not on DeepSpeed's list, and its state is one tensor like Adam's two
+        "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
     }
     if is_bf16 and training.zero_stage > 0:
-        # Sums of many micro-batches in bfloat16 would lose the small ones; DeepSpeed offers this with ZeRO only.
+        # Sums of many micro-batches in bfloat16 would lose the small ones; DeepSpeed offers this
+        # with ZeRO only.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 
@@ -61,14 +68,17 @@ def zero_config(training: TrainingConfig) -> dict[str, Any]:
 
 
 def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_intercept: bool) -> Any:
-    """A DeepSpeed engine around `SequenceLogps` of the policy in `folder`; the process group must exist.
+    """A DeepSpeed engine around `SequenceLogps` of the policy in `folder`; the process group must
+    exist.
 
-    `seed` is that of adapters; `with_intercept` the wrapper is `LogpsAndIntercept`. Raises ConfigError if the policy lacks a
-    layer that is to have an adapter.
+    `seed` is that of adapters; `with_intercept` the wrapper is `LogpsAndIntercept`. Raises
+    ConfigError if the policy lacks a layer that is to have an adapter.
     """
-    deepspeed.init_distributed(dist_init_required=False)  # finds torch's group: partitioning needs to know the ranks
+    # finds torch's group: partitioning needs to know the ranks
+    deepspeed.init_distributed(dist_init_required=False)
     config = deepspeed_config(training)
-    # While this object lives, transformers partitions parameters as it loads them: no rank ever holds the whole model.
+    # While this object lives, transformers partitions parameters as it loads them: no rank ever
+    # holds the whole model.
     partition = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None
     model = load_policy(folder, training.precision, training.attention)
     if partition and training.precision == "bfloat16":
@@ -93,9 +103,11 @@ def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_inte
 
 
 def restore_constants(model: torch.nn.Module) -> None:
-    """Recompute in float32 what modules without weights compute from the config: rotary frequencies.
+    """Recompute in float32 what modules without weights compute from the config: rotary
+    frequencies.
 
-    Loading under ZeRO-3 rounds them to bfloat16, which moves log-probabilities by tenths of a nat; scoring keeps them in float32.
+    Loading under ZeRO-3 rounds them to bfloat16, which moves log-probabilities by tenths of a nat;
+    scoring keeps them in float32.
     """
     for module in model.modules():
         if hasattr(module, "config") and not any(True for _ in module.parameters()):
@@ -105,14 +117,17 @@ def restore_constants(model: torch.nn.Module) -> None:
 
 
 def parameter_groups(wrapped: SequenceLogps, training: TrainingConfig) -> list[dict[str, Any]]:
-    """Trained matrices with weight decay, trained norms and biases without; frozen weights are in no group.
+    """Trained matrices with weight decay, trained norms and biases without; frozen weights are in
+    no group.
 
-    The head of a learned intercept has a group of its own. `lr_factor` is what the scheduled learning rate is multiplied by.
+    The head of a learned intercept has a group of its own. `lr_factor` is what the scheduled
+    learning rate is multiplied by.
     """
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
     for parameter in filter(lambda parameter: parameter.requires_grad, wrapped.model.parameters()):
-        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves no shape of its own on a partitioned one
+        # ZeRO-3 leaves no shape of its own on a partitioned one
+        shape = getattr(parameter, "ds_shape", parameter.shape)
         (decayed if len(shape) > 1 else plain).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": training.weight_decay, "lr_factor": 1.0},
@@ -120,7 +135,9 @@ def parameter_groups(wrapped: SequenceLogps, training: TrainingConfig) -> list[d
     ]
     if isinstance(wrapped, LogpsAndIntercept):
         head = list(wrapped.head.parameters())
-        groups.append({"params": head, "weight_decay": 0.0, "lr_factor": training.intercept_lr / training.lr})
+        groups.append(
+            {"params": head, "weight_decay": 0.0, "lr_factor": training.intercept_lr / training.lr}
+        )
     return [group for group in groups if group["params"]]
 
 
@@ -132,11 +149,19 @@ def optimizer_step(engine: Any, lr: float) -> float:
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
     if engine.zero_optimization() or engine.bfloat16_enabled():
-        engine.step()  # these optimizers leave out a step whose norm is not finite, and say that it was infinite
+        # these optimizers leave out a step whose norm is not finite, and say that it was infinite
+        engine.step()
         return float(engine.get_global_grad_norm())
-    # In float32 without ZeRO DeepSpeed takes every step, and does not say what the norm was. The sum over ranks is there already.
+    # In float32 without ZeRO DeepSpeed takes every step, and does not say what the norm was. The
+    # sum over ranks is there already.
     norm = float(
-        torch.nn.utils.get_total_norm([parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None])
+        torch.nn.utils.get_total_norm(
+            [
+                parameter.grad
+                for parameter in engine.module.parameters()
+                if parameter.grad is not None
+            ]
+        )
     )
     if math.isfinite(norm):
         engine.step()
@@ -144,7 +169,9 @@ def optimizer_step(engine: Any, lr: float) -> float:
 
 
 def gathered_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """The trained weights by their name in the model, on the CPU of rank 0; empty on the others. Every rank must call it."""
+    """The trained weights by their name in the model, on the CPU of rank 0; empty on the others.
+    Every rank must call it.
+    """
     model = engine.module.model
     weights: dict[str, torch.Tensor] = {}
     copies: dict[int, torch.Tensor] = {}

@@ -1,15 +1,18 @@
-"""The learned intercept: a small head on the policy that is trained beside it and left behind when training ends (MATH 2.6 d)."""
+"""The learned intercept: a small head on the policy that is trained beside it and left behind when
+training ends (MATH 2.6 d).
+"""
 
 import torch
 
-from wind.sequence_logps import SequenceLogps
+from wind.models.sequence_logps import SequenceLogps
 
 
 class LogpsAndIntercept(SequenceLogps):
-    """Wraps a causal language model so that its forward pass returns log-probabilities and the intercept c(x) of each row.
+    """Wraps a causal language model so that its forward pass returns log-probabilities and the
+    intercept c(x) of each row.
 
-    c(x) = b + w h / H, with h the last hidden state of the prompt and H its width; it starts at 1/2 for every prompt. No gradient
-    flows from it into the policy.
+    c(x) = b + w h / H, with h the last hidden state of the prompt and H its width; it starts at 1/2
+    for every prompt. No gradient flows from it into the policy.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -19,11 +22,15 @@ class LogpsAndIntercept(SequenceLogps):
         torch.nn.init.constant_(self.head.bias, 0.5)
 
     def forward(  # type: ignore[override]
-        self, input_ids_B_T: torch.Tensor, attention_mask_B_T: torch.Tensor, response_mask_B_T: torch.Tensor
+        self,
+        input_ids_B_T: torch.Tensor,
+        attention_mask_B_T: torch.Tensor,
+        response_mask_B_T: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probabilities, as in `SequenceLogps`, and the intercepts, both float64 `[B]`."""
         states_B_T_H = self.states(input_ids_B_T, attention_mask_B_T)
-        last_B = response_mask_B_T.long().argmax(dim=1) - 1  # of the prompt: the token before the first of the response
+        # of the prompt: the token before the first of the response
+        last_B = response_mask_B_T.long().argmax(dim=1) - 1
         states_B_H = states_B_T_H[torch.arange(len(last_B), device=last_B.device), last_B].detach()
         intercept_B = self.head(states_B_H / states_B_H.shape[1]).squeeze(1).double()
         return self.response_logps(states_B_T_H, input_ids_B_T, response_mask_B_T), intercept_B

@@ -1,8 +1,9 @@
 """The training loop of one rank: the same for one process and for many, on CPU and on GPU.
 
-The gradient of an optimiser step is that of the mean loss over all its rows. DeepSpeed divides by ranks and micro-batches, which
-is the mean only if all hold equally many rows; each micro-batch is therefore weighted by its share of the step's rows. A rank
-with nothing to compute in an incomplete step runs a micro-batch at weight zero, since every pass is collective.
+The gradient of an optimiser step is that of the mean loss over all its rows. DeepSpeed divides by
+ranks and micro-batches, which is the mean only if all hold equally many rows; each micro-batch is
+therefore weighted by its share of the step's rows. A rank with nothing to compute in an incomplete
+step runs a micro-batch at weight zero, since every pass is collective.
 """
 
 from collections.abc import Callable
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from wind.datasets import Store
+from wind.config.objectives import learns_intercept
 from wind.fingerprints import digest
 from wind.models import deterministic
-from wind.objective_config import learns_intercept
 from wind.objectives import Batch, Metrics, Objective, objective_for
 from wind.stages import Progress
+from wind.store.datasets import Store
 from wind.training.assignments import Assignment, Row, Trained, World
 from wind.training.batches import Integers, Plan, Rows, micro_batch
 from wind.training.checkpoints import load_checkpoint, save_checkpoint
@@ -31,24 +32,40 @@ from wind.training.shared_checkpoints import share_checkpoint
 
 
 def train_rank(
-    assignment: Assignment[Any], open_source: Callable[[Assignment[Any], Any, World], RowSource], world: World, progress: Progress
+    assignment: Assignment[Any],
+    open_source: Callable[[Assignment[Any], Any, World], RowSource],
+    world: World,
+    progress: Progress,
 ) -> Trained | None:
-    """Train from the checkpoint to the end and leave the export in the work folder; what was trained on rank 0, else None.
+    """Train from the checkpoint to the end and leave the export in the work folder; what was
+    trained on rank 0, else None.
 
-    The process group must exist. Raises TrainingError on all ranks if a loss, a gradient or what they led to is not finite.
+    The process group must exist. Raises TrainingError on all ranks if a loss, a gradient or what
+    they led to is not finite.
     """
-    spec, store, work, checkpoint = assignment.spec, Store(assignment.root), Path(assignment.work), assignment.checkpoint
+    spec, store, work, checkpoint = (
+        assignment.spec,
+        Store(assignment.root),
+        Path(assignment.work),
+        assignment.checkpoint,
+    )
     with deterministic():
         seed = int(digest(["adapters", spec.seed, spec.iteration])[:15], 16)
         with_intercept = learns_intercept(spec.objective)
-        engine = start_engine(store.path(spec.policy), spec.training, seed, with_intercept=with_intercept)
+        engine = start_engine(
+            store.path(spec.policy), spec.training, seed, with_intercept=with_intercept
+        )
         if checkpoint:
             load_checkpoint(engine, checkpoint)
         source = open_source(assignment, engine, world)
         history = run_steps(engine, assignment, source, store, world, progress)
         rows, _ = source.step(source.plan.steps - 1)
-        probe = {EXPORT: probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)}
-        refuse_probe(probe[EXPORT], rows.prompt_ids[: spec.training.micro_prompts], source.plan.steps)
+        probe = {
+            EXPORT: probe_logps(engine.module, rows, spec.training.micro_prompts, world.device)
+        }
+        refuse_probe(
+            probe[EXPORT], rows.prompt_ids[: spec.training.micro_prompts], source.plan.steps
+        )
         weights = gathered_weights(engine)
         if world.rank == 0:
             save_policy(engine.module.model, weights, store.path(spec.policy), work, spec.training)
@@ -60,13 +77,25 @@ def train_rank(
 
 
 def run_steps(
-    engine: Any, assignment: Assignment[Any], source: RowSource, store: Store, world: World, progress: Progress
+    engine: Any,
+    assignment: Assignment[Any],
+    source: RowSource,
+    store: Store,
+    world: World,
+    progress: Progress,
 ) -> list[Row]:
-    """Run the optimiser steps after the checkpoint of `assignment` and return the rows of all steps.
+    """Run the optimiser steps after the checkpoint of `assignment` and return the rows of all
+    steps.
 
-    Raises TrainingError on all ranks, before anything of it is in the weights, if a step's loss or gradient is not finite.
+    Raises TrainingError on all ranks, before anything of it is in the weights, if a step's loss or
+    gradient is not finite.
     """
-    spec, work, checkpoint, plan = assignment.spec, Path(assignment.work), assignment.checkpoint, source.plan
+    spec, work, checkpoint, plan = (
+        assignment.spec,
+        Path(assignment.work),
+        assignment.checkpoint,
+        source.plan,
+    )
     objective = objective_for(spec.objective)
     history = list(checkpoint.rows) if checkpoint else []
     first = checkpoint.steps if checkpoint else 0
@@ -88,20 +117,30 @@ def run_steps(
 
 
 def accumulate(
-    engine: Any, rows: Rows, groups: Integers, plan: Plan, objective: Objective, world: World, step: int
+    engine: Any,
+    rows: Rows,
+    groups: Integers,
+    plan: Plan,
+    objective: Objective,
+    world: World,
+    step: int,
 ) -> dict[str, float]:
-    """Accumulate the gradient of the mean loss over the rows of `groups`, and return that mean and those of the metrics.
+    """Accumulate the gradient of the mean loss over the rows of `groups`, and return that mean and
+    those of the metrics.
 
-    Raises TrainingError on all ranks, naming the step and the prompts, if a loss or its slope in a log-probability is not finite.
+    Raises TrainingError on all ranks, naming the step and the prompts, if a loss or its slope in a
+    log-probability is not finite.
     """
-    # Neighbours of equal length need little padding; the sum over the step is the same in any order.
+    # Neighbours of equal length need little padding; the sum over the step is the same in any
+    # order.
     groups = groups[rows.longest[groups].argsort(kind="stable")]
     step_rows = int((rows.starts[groups + 1] - rows.starts[groups]).sum())
     parts = plan.micro_groups(np.arange(len(groups)), world.rank)
     marks_K_G = torch.zeros(KINDS, len(groups), dtype=torch.float64, device=world.device)
     sums: dict[str, torch.Tensor] = {}
     for number, part in enumerate(parts):
-        # Where there is nothing to compute, rows of another rank at weight zero: what is not finite in them is marked there.
+        # Where there is nothing to compute, rows of another rank at weight zero: what is not finite
+        # in them is marked there.
         batch = micro_batch(rows, groups[part] if len(part) else groups[:1], world.device)
         share = len(batch.batch.group) / step_rows if len(part) else 0.0
         outputs = engine(*batch.inputs)
@@ -118,14 +157,18 @@ def accumulate(
     names = sorted(sums)
     values = torch.cat([torch.stack([sums[name].double() for name in names]), marks_K_G.ravel()])
     torch.distributed.all_reduce(values)
-    refuse_marked(values[len(names) :].view(KINDS, -1), [rows.prompt_ids[group] for group in groups], step)
+    refuse_marked(
+        values[len(names) :].view(KINDS, -1), [rows.prompt_ids[group] for group in groups], step
+    )
     return dict(zip(names, values[: len(names)].tolist(), strict=True))
 
 
 def _judge(
     outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor], batch: Batch, objective: Objective
 ) -> tuple[torch.Tensor, Metrics]:
-    """The loss and the metrics of what the engine said of `batch`: log-probabilities, with intercepts where they are learned."""
+    """The loss and the metrics of what the engine said of `batch`: log-probabilities, with
+    intercepts where they are learned.
+    """
     if isinstance(outputs, torch.Tensor):
         return objective(outputs, batch)
     logps_B, intercept_B = outputs

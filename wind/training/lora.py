@@ -1,8 +1,10 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): a layer's weight W stays as it is, and A and B of W + (alpha/rank) B A are trained.
+"""Low-rank adapters (LoRA, arXiv 2106.09685): a layer's weight W stays as it is, and A and B of W +
+(alpha/rank) B A are trained.
 
-B starts at zero, so that training starts at the recorded log-probabilities. The adapters stand inside the policy's own modules:
-objectives, loop and ZeRO see a policy of which few weights are trained. What is published is the policy with the products added
-to its weights, a model folder like any other, and beside it the adapter alone, as `peft` reads it.
+B starts at zero, so that training starts at the recorded log-probabilities. The adapters stand
+inside the policy's own modules: objectives, loop and ZeRO see a policy of which few weights are
+trained. What is published is the policy with the products added to its weights, a model folder like
+any other, and beside it the adapter alone, as `peft` reads it.
 """
 
 import json
@@ -19,7 +21,7 @@ from peft.utils.other import transpose
 from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
-from wind.config import LoraConfig
+from wind.config.recipe import LoraConfig
 from wind.errors import ConfigError
 from wind.files import atomic_write
 
@@ -28,7 +30,8 @@ ALL: Final = "all-linear"  # peft's word for every linear layer but the head
 
 
 def add_adapters(model: Any, lora: LoraConfig, seed: int) -> None:
-    """Freeze `model` and give its target layers adapters, whose A is drawn from `seed` alone and has the layer's data type.
+    """Freeze `model` and give its target layers adapters, whose A is drawn from `seed` alone and
+    has the layer's data type.
 
     Raises ConfigError if the model lacks a target module.
     """
@@ -56,43 +59,68 @@ class Update:
         return self.layer.lora_B[NAME].weight, self.layer.lora_A[NAME].weight
 
     def of(self, b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """(alpha/rank) B A in float32 and in the layout of the layer's weight, for the values `b` and `a`."""
-        product: torch.Tensor = self.layer.scaling[NAME] * transpose(b.float() @ a.float(), self.layer.fan_in_fan_out)
+        """(alpha/rank) B A in float32 and in the layout of the layer's weight, for the values `b`
+        and `a`.
+        """
+        product: torch.Tensor = self.layer.scaling[NAME] * transpose(
+            b.float() @ a.float(), self.layer.fan_in_fan_out
+        )
         return product
 
 
 def updates(model: Any) -> dict[str, Update]:
     """By the plain name of the weight it adds to, the update of every adapter of `model`."""
-    return {f"{name}.weight": Update(module) for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return {
+        f"{name}.weight": Update(module)
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """Which of `names`, those of a policy with adapters, each weight of the policy alone has; those of adapters are left out."""
+    """Which of `names`, those of a policy with adapters, each weight of the policy alone has; those
+    of adapters are left out.
+    """
     return {name.replace(".base_layer.", "."): name for name in names if not _is_adapter(name)}
 
 
 def merged_weights(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of the policy alone from `weights`, those of `model` with adapters: W + (alpha/rank) B A by its plain name.
+    """The weights of the policy alone from `weights`, those of `model` with adapters: W +
+    (alpha/rank) B A by its plain name.
 
     The sum is float32 and is rounded to the data type of W once.
     """
     merged = {plain: weights[name] for plain, name in plain_names(weights).items()}
     for plain, update in updates(model).items():
-        b, a = (weights[f"{plain.removesuffix('.weight')}.lora_{letter}.{NAME}.weight"] for letter in "BA")
+        b, a = (
+            weights[f"{plain.removesuffix('.weight')}.lora_{letter}.{NAME}.weight"]
+            for letter in "BA"
+        )
         merged[plain] = (merged[plain].float() + update.of(b, a)).to(merged[plain].dtype)
     return merged
 
 
 def save_adapter(model: Any, weights: dict[str, torch.Tensor], base: str, folder: Path) -> None:
-    """Write the adapter's `weights` and config to `folder`, for `peft.PeftModel.from_pretrained`; `base` names its policy."""
+    """Write the adapter's `weights` and config to `folder`, for `peft.PeftModel.from_pretrained`;
+    `base` names its policy.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"base_model.model.{name.replace(f'.{NAME}.', '.')}": weight for name, weight in weights.items() if _is_adapter(name)
+        f"base_model.model.{name.replace(f'.{NAME}.', '.')}": weight
+        for name, weight in weights.items()
+        if _is_adapter(name)
     }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {**model.peft_config[NAME].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
+    config = {
+        **model.peft_config[NAME].to_dict(),
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+    }
     # The targets are a set, whose order would not be the same twice.
-    atomic_write(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True, default=sorted).encode())
+    atomic_write(
+        folder / "adapter_config.json",
+        json.dumps(config, indent=2, sort_keys=True, default=sorted).encode(),
+    )
 
 
 def _is_adapter(name: str) -> bool:

@@ -5,17 +5,16 @@ from typing import Any
 
 import torch
 
-from wind import pretrained
-from wind.config import Attention
+from wind.config.recipe import Attention
 from wind.errors import InputError
-from wind.models import attention_of
+from wind.models import attention_of, pretrained
 
 
 def load_policy(folder: Path, precision: str, attention: Attention = "auto") -> torch.nn.Module:
     """The causal language model in `folder`, in eval mode, with gradients; a new one on every call.
 
-    Every dropout is off, so that training starts at the recorded log-probabilities. Raises InputError if the folder does not load
-    or lacks weights.
+    Every dropout is off, so that training starts at the recorded log-probabilities. Raises
+    InputError if the folder does not load or lacks weights.
     """
     model, loading = pretrained.load_model(
         "AutoModelForCausalLM",
@@ -25,8 +24,12 @@ def load_policy(folder: Path, precision: str, attention: Attention = "auto") -> 
         dtype=getattr(torch, precision),
         attn_implementation=attention_of(folder, attention),
     )
-    if wrong := sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in loading[kind]):
-        raise InputError(f"{folder} does not fit its config: {len(wrong)} missing or misshapen weights, such as {wrong[0]}")
+    if wrong := sorted(
+        str(name) for kind in ("missing_keys", "mismatched_keys") for name in loading[kind]
+    ):
+        raise InputError(
+            f"{folder} does not fit its config: {len(wrong)} missing or misshapen weights, such as {wrong[0]}"
+        )
     policy: torch.nn.Module = model.eval()
     return policy
 
@@ -45,7 +48,9 @@ def _config(folder: Path) -> Any:
 
 
 def _switch_dropout_off(config: Any) -> None:
-    """Set every dropout probability of a transformers config, and of the configs inside it, to zero."""
+    """Set every dropout probability of a transformers config, and of the configs inside it, to
+    zero.
+    """
     for name, value in vars(config).items():
         if hasattr(value, "to_dict"):
             _switch_dropout_off(value)

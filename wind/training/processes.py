@@ -1,8 +1,9 @@
 """The processes of a training: this one, or ranks under torchrun on this machine.
 
-Ranks meet over files, never over a port that listens on a network, and talk over the loopback interface. Nothing outlives the
-process that started it: a training that ends in any other way than by finishing ends the agent, and with it the ranks, before it
-returns. An agent whose training finished waits for the next one of this process: what it imported is most of what a start costs.
+Ranks meet over files, never over a port that listens on a network, and talk over the loopback
+interface. Nothing outlives the process that started it: a training that ends in any other way than
+by finishing ends the agent, and with it the ranks, before it returns. An agent whose training
+finished waits for the next one of this process: what it imported is most of what a start costs.
 """
 
 import atexit
@@ -23,10 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from wind import processes
+from wind.code.observed import Observed, note
 from wind.errors import TrainingError, WindError, by_name
 from wind.files import atomic_write
-from wind.observed import Observed, note
+from wind.machine import processes
 from wind.redaction import Redactor
 from wind.stages import Progress
 from wind.training.assignments import Assignment, Trained
@@ -37,12 +38,19 @@ LOG: Final = "torchrun.log"
 FINISHED: Final = "finished"  # appears in the folder when every rank has ended well
 LOOPBACK: Final = "lo"
 CHUNK_BYTES: Final = 2**16
-# What takes seconds to import. Nothing that imports pyarrow or polars: a fork would lose their threads.
-PRELOADED: Final = ["deepspeed", "transformers.integrations.deepspeed", "transformers.modeling_utils"]
+# What takes seconds to import. Nothing that imports pyarrow or polars: a fork would lose their
+# threads.
+PRELOADED: Final = [
+    "deepspeed",
+    "transformers.integrations.deepspeed",
+    "transformers.modeling_utils",
+]
 
 
 class _Agent:
-    """torchrun's agent on this machine: a process that starts the ranks of one training after another."""
+    """torchrun's agent on this machine: a process that starts the ranks of one training after
+    another.
+    """
 
     def __init__(self, device: str) -> None:
         self._environment = _environment(device)
@@ -56,14 +64,20 @@ class _Agent:
         )
 
     def serves(self, device: str) -> bool:
-        """Whether it lives, with what a new one for ranks on `device` would have in its environment."""
+        """Whether it lives, with what a new one for ranks on `device` would have in its
+        environment.
+        """
         return self._process.poll() is None and self._environment == _environment(device)
 
     def train(self, folder: Path, module: str, logs: "list[_Log]", progress: Progress) -> bool:
-        """Whether the ranks that train what lies in `folder` finished; the first of `logs` is the agent's, the others theirs."""
+        """Whether the ranks that train what lies in `folder` finished; the first of `logs` is the
+        agent's, the others theirs.
+        """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died, as the loop will see
-            self._process.stdin.write(json.dumps([os.fspath(folder), module, [log.raw for log in logs]]).encode() + b"\n")
+            self._process.stdin.write(
+                json.dumps([os.fspath(folder), module, [log.raw for log in logs]]).encode() + b"\n"
+            )
             self._process.stdin.flush()
         while not (folder / FINISHED).exists():
             if self._process.poll() is not None:
@@ -86,7 +100,8 @@ class _Agent:
 class _Log:
     """What a process of a training says, without secrets, in a file that grows with it.
 
-    The process itself writes to a file without a name: if we are killed before we have read it, nothing of it is left.
+    The process itself writes to a file without a name: if we are killed before we have read it,
+    nothing of it is left.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +121,9 @@ class _Log:
     def end(self) -> None:
         """Add the rest, now that nothing more is said."""
         self.write()
-        self._file.write(self._redactor.feed(self._decoder.decode(b"", final=True)) + self._redactor.end())
+        self._file.write(
+            self._redactor.feed(self._decoder.decode(b"", final=True)) + self._redactor.end()
+        )
         self._file.close()
         os.close(self._said)
 
@@ -124,7 +141,8 @@ def close() -> None:
 
 
 def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress) -> Trained:
-    """Train in `training.ranks` processes under torchrun; `module` says what, see `wind.training.rank`.
+    """Train in `training.ranks` processes under torchrun; `module` says what, see
+    `wind.training.rank`.
 
     Raises the error of the rank that failed, or TrainingError with the last lines of its log.
     """
@@ -152,10 +170,11 @@ def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress)
 
 
 def main() -> None:
-    """torchrun's agent: `python -m wind.training.processes DEVICE`, told by a line of JSON what to train next.
+    """torchrun's agent: `python -m wind.training.processes DEVICE`, told by a line of JSON what to
+    train next.
 
-    On a CPU ranks are forked from a process that imported the engine once, which is most of what starting one costs; CUDA does
-    not survive a fork. A failed training ends the agent.
+    On a CPU ranks are forked from a process that imported the engine once, which is most of what
+    starting one costs; CUDA does not survive a fork. A failed training ends the agent.
     """
     device = sys.argv[1]
     if device == "cpu":
@@ -169,10 +188,11 @@ def main() -> None:
 
 
 def _start_forkserver() -> None:
-    """Start the process that ranks are forked from, its socket reached through an open descriptor and no longer by a name.
+    """Start the process that ranks are forked from, its socket reached through an open descriptor
+    and no longer by a name.
 
-    An address holds some hundred characters, which a temporary folder may exceed; and nobody would remove it from there, since
-    this process is killed when it is no longer needed.
+    An address holds some hundred characters, which a temporary folder may exceed; and nobody would
+    remove it from there, since this process is killed when it is no longer needed.
     """
     multiprocessing.set_forkserver_preload(PRELOADED)
     this: Any = multiprocessing.process.current_process()
@@ -180,7 +200,9 @@ def _start_forkserver() -> None:
     with tempfile.TemporaryDirectory() as folder:
         this._config["tempdir"] = f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_DIRECTORY)}"
         server.ensure_running()
-        server._forkserver_address = f"/proc/self/fd/{os.open(server._forkserver_address, os.O_PATH)}"
+        server._forkserver_address = (
+            f"/proc/self/fd/{os.open(server._forkserver_address, os.O_PATH)}"
+        )
     del this._config["tempdir"]
 
 
@@ -200,14 +222,17 @@ def _launch(folder: Path, module: str, logs: list[str], device: str) -> None:
         rdzv_endpoint=str(folder / "rendezvous"),
         local_addr="127.0.0.1",
         start_method="forkserver" if device == "cpu" else "spawn",
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torchelastic")),  # else in the temporary folder, for ever
+        # else in the temporary folder, for ever
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torchelastic")),
     )
     elastic_launch(config, train_one_of_many)(folder, module, logs)
 
 
 @contextmanager
 def _logs(folder: Path, ranks: int) -> Iterator[list[_Log]]:
-    """The logs of torchrun's agent and of the ranks for the block, after which nobody writes to them."""
+    """The logs of torchrun's agent and of the ranks for the block, after which nobody writes to
+    them.
+    """
     names = [LOG, *(f"rank-{rank}.log" for rank in range(ranks))]
     logs: list[_Log] = []
     try:
@@ -247,20 +272,28 @@ def _failure(folder: Path) -> WindError:
         kind, message = path.read_text().split("\n", 1)
         return by_name(kind, message)
     summary = (folder / LOG).read_text(errors="replace")
-    failures = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+) .*\n\s+exitcode\s+: (-?\d+)", summary)]
-    # A killed rank takes the others with it: they fail on the lost connection (code 1) or are ended by torchrun (SIGTERM).
+    failures = [
+        (int(rank), int(code))
+        for rank, code in re.findall(r"rank\s+: (\d+) .*\n\s+exitcode\s+: (-?\d+)", summary)
+    ]
+    # A killed rank takes the others with it: they fail on the lost connection (code 1) or are ended
+    # by torchrun (SIGTERM).
     failures.sort(key=lambda failure: (failure[1] == -signal.SIGTERM, failure[1] > 0))
     if not failures:
         return TrainingError(f"torchrun failed: {_last_lines(folder / 'torchrun.log')}")
     rank, code = failures[0]
     log = folder / f"rank-{rank}.log"
-    return TrainingError(f"rank {rank} of the training ended with exit code {code}: {_last_lines(log)} (log: {log})")
+    return TrainingError(
+        f"rank {rank} of the training ended with exit code {code}: {_last_lines(log)} (log: {log})"
+    )
 
 
 def _last_lines(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     said = [re.sub(r"^\[rank\d+\]:", "", line).strip() for line in lines]
-    return " | ".join([line for line in said if line.strip("^~ ")][-LAST_LINES:]) or "it said nothing"
+    return (
+        " | ".join([line for line in said if line.strip("^~ ")][-LAST_LINES:]) or "it said nothing"
+    )
 
 
 if __name__ == "__main__":

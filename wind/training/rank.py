@@ -1,6 +1,7 @@
 """One rank of a training: in this process alone, or one of several that torchrun's agent starts.
 
-A module says what is trained: its `SPEC` is the class of the spec, its `open_source` gives the rows. This one is for stored rows.
+A module says what is trained: its `SPEC` is the class of the spec, its `open_source` gives the
+rows. This one is for stored rows.
 """
 
 import contextlib
@@ -13,13 +14,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from wind.code import refuse_edited
-from wind.datasets import Store
-from wind.environment import variables
+from wind.code.digests import refuse_edited
+from wind.code.observed import noting
 from wind.errors import TrainingError, WindError
 from wind.files import atomic_write
-from wind.observed import noting
+from wind.machine.environment import variables
 from wind.stages import Progress
+from wind.store.datasets import Store
 from wind.training import TrainingSpec
 from wind.training.assignments import Assignment, Trained, World
 
@@ -27,20 +28,26 @@ if TYPE_CHECKING:
     from wind.training.row_sources import RowSource
 
 SPEC = TrainingSpec
-# How long ranks wait for one that samples, rewards, writes, hashes or uploads longer than they do: NCCL's own ten minutes end a
-# training whose checkpoint has a terabyte. DeepSpeed's groups keep the ten minutes; so ranks meet in a barrier of this one first.
+# How long ranks wait for one that samples, rewards, writes, hashes or uploads longer than they do:
+# NCCL's own ten minutes end a training whose checkpoint has a terabyte. DeepSpeed's groups keep the
+# ten minutes; so ranks meet in a barrier of this one first.
 GROUP_TIMEOUT: Final = timedelta(hours=2)
-SECONDS_FOR_OTHERS = 1.0  # before a failed rank ends; torchrun looks for ended ones ten times a second
-OpenSource = Callable[[Assignment[Any], Any, World], "RowSource"]  # from the assignment, the engine at its first step, the rank
+# before a failed rank ends; torchrun looks for ended ones ten times a second
+SECONDS_FOR_OTHERS = 1.0
+# from the assignment, the engine at its first step, the rank
+OpenSource = Callable[[Assignment[Any], Any, World], "RowSource"]
 
 
 def train_here(assignment: Assignment[Any], open_source: OpenSource, progress: Progress) -> Trained:
     """Train with this process as the only rank, on the CPU."""
-    with variables({"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}):  # DeepSpeed reads them, the first when it is imported
+    # DeepSpeed reads them, the first when it is imported
+    with variables({"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}):
         return _train_here(assignment, open_source, progress)
 
 
-def _train_here(assignment: Assignment[Any], open_source: OpenSource, progress: Progress) -> Trained:
+def _train_here(
+    assignment: Assignment[Any], open_source: OpenSource, progress: Progress
+) -> Trained:
     import deepspeed
     import torch
     from torch.distributed import HashStore  # type: ignore[attr-defined]
@@ -48,11 +55,14 @@ def _train_here(assignment: Assignment[Any], open_source: OpenSource, progress: 
     import wind.training.engine  # noqa: F401  # says what DeepSpeed must not compile when its communication starts
 
     threads = torch.get_num_threads()
-    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed prints, and our standard output may be read by a program
+    # DeepSpeed prints, and our standard output may be read by a program
+    with contextlib.redirect_stdout(sys.stderr):
         torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
         deepspeed.init_distributed(dist_init_required=False)
         try:
-            trained = _train(assignment, open_source, World(rank=0, ranks=1, device="cpu"), progress)
+            trained = _train(
+                assignment, open_source, World(rank=0, ranks=1, device="cpu"), progress
+            )
         finally:
             deepspeed.comm.destroy_process_group()  # torch's, and what DeepSpeed remembers of it
             torch.set_num_threads(threads)
@@ -61,7 +71,8 @@ def _train_here(assignment: Assignment[Any], open_source: OpenSource, progress: 
 
 
 def train_one_of_many(folder: Path, module: str, logs: list[str]) -> None:
-    """Train as one rank of the assignment in `folder`, with torchrun's RANK, WORLD_SIZE and LOCAL_RANK; ends the process.
+    """Train as one rank of the assignment in `folder`, with torchrun's RANK, WORLD_SIZE and
+    LOCAL_RANK; ends the process.
 
     What it says goes to the file that `logs` names for its rank.
     """
@@ -70,7 +81,9 @@ def train_one_of_many(folder: Path, module: str, logs: list[str]) -> None:
     log = os.open(logs[rank], os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    assignment: Assignment[Any] = Assignment[kind.SPEC].model_validate_json((folder / "assignment.json").read_bytes())  # type: ignore[name-defined]
+    written = (folder / "assignment.json").read_bytes()
+    assignment: Assignment[Any]
+    assignment = Assignment[kind.SPEC].model_validate_json(written)  # type: ignore[name-defined]
     try:
         with noting() as observed:
             trained = _join_and_train(assignment, kind.open_source, folder)
@@ -80,7 +93,8 @@ def train_one_of_many(folder: Path, module: str, logs: list[str]) -> None:
         atomic_write(folder / f"error-{rank}", f"{type(error).__name__}\n{error}".encode())
         sys.exit(1)
     except RuntimeError:
-        time.sleep(SECONDS_FOR_OTHERS)  # a killed rank takes their connections with it, and torchrun is to see it first
+        # a killed rank takes their connections with it, and torchrun is to see it first
+        time.sleep(SECONDS_FOR_OTHERS)
         raise
     if trained:
         atomic_write(folder / "trained.json", trained.model_dump_json().encode())
@@ -94,9 +108,11 @@ def open_source(assignment: Assignment[TrainingSpec], engine: Any, world: World)
 
 
 def join(kind: str, folder: Path) -> World:
-    """Meet the other ranks in `folder`, each with a device of its own of that `kind`, "cpu" or "cuda".
+    """Meet the other ranks in `folder`, each with a device of its own of that `kind`, "cpu" or
+    "cuda".
 
-    RANK, WORLD_SIZE and LOCAL_RANK of the environment say which one this is. Raises TrainingError if there are too few devices.
+    RANK, WORLD_SIZE and LOCAL_RANK of the environment say which one this is. Raises TrainingError
+    if there are too few devices.
     """
     import torch
 
@@ -104,9 +120,13 @@ def join(kind: str, folder: Path) -> World:
     bound = None
     if kind == "cuda":
         if torch.cuda.device_count() < ranks:
-            raise TrainingError(f"training.ranks is {ranks} and this machine has {torch.cuda.device_count()} GPUs: lower it")
+            raise TrainingError(
+                f"training.ranks is {ranks} and this machine has {torch.cuda.device_count()} GPUs: lower it"
+            )
         torch.cuda.set_device(local)
-        if ranks > 1:  # NCCL connects at once, and barriers know their device; alone, splitting DeepSpeed's groups off it fails
+        # NCCL connects at once, and barriers know their device; alone, splitting DeepSpeed's groups
+        # off it fails
+        if ranks > 1:
             bound = torch.device("cuda", local)
     # A store by its path, since not every path can be spelled as a URL.
     meeting = torch.distributed.FileStore(str(folder / "group"), ranks)  # type: ignore[attr-defined]  # it is documented
@@ -117,7 +137,9 @@ def join(kind: str, folder: Path) -> World:
     return World(rank=rank, ranks=ranks, device=f"cuda:{local}" if kind == "cuda" else "cpu")
 
 
-def _join_and_train(assignment: Assignment[Any], open_source: OpenSource, folder: Path) -> Trained | None:
+def _join_and_train(
+    assignment: Assignment[Any], open_source: OpenSource, folder: Path
+) -> Trained | None:
     import torch
 
     world = join(assignment.device, folder)
@@ -127,7 +149,9 @@ def _join_and_train(assignment: Assignment[Any], open_source: OpenSource, folder
         torch.distributed.destroy_process_group()
 
 
-def _train(assignment: Assignment[Any], open_source: OpenSource, world: World, progress: Progress) -> Trained | None:
+def _train(
+    assignment: Assignment[Any], open_source: OpenSource, world: World, progress: Progress
+) -> Trained | None:
     import torch
 
     from wind.training.loop import train_rank

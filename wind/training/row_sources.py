@@ -1,9 +1,11 @@
-"""Where the rows of a training come from: the stored rows of an iteration, or another source behind the same protocol."""
+"""Where the rows of a training come from: the stored rows of an iteration, or another source behind
+the same protocol.
+"""
 
 from pathlib import Path
 from typing import Protocol
 
-from wind.datasets import Store
+from wind.store.datasets import Store
 from wind.training import FitSpec, TrainingSpec
 from wind.training.batches import Integers, Plan, Rows, load_rows
 
@@ -21,14 +23,17 @@ class RowSource(Protocol):
         """The weights have changed: called after every optimiser step."""
 
     def save(self, folder: Path) -> list[Path]:
-        """Save what a resumed training needs in `folder`, a checkpoint's; returns the files elsewhere that it needs too.
+        """Save what a resumed training needs in `folder`, a checkpoint's; returns the files
+        elsewhere that it needs too.
 
         Those elsewhere are written by the first rank.
         """
         ...
 
     def export(self) -> dict[str, list[float]]:
-        """Write the model folders there are beside the trained one into the work folder: their names, and logps of the probe."""
+        """Write the model folders there are beside the trained one into the work folder: their
+        names, and logps of the probe.
+        """
         ...
 
 

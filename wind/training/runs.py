@@ -1,7 +1,9 @@
-"""One training from spec to published model: where its work folder is, which processes run it, what is checked at the end.
+"""One training from spec to published model: where its work folder is, which processes run it, what
+is checked at the end.
 
-One rank on a CPU trains in this process, which may be a warm worker that has everything imported: that takes a second, where new
-processes take many. More ranks, any GPU, and ZeRO-3 get processes of their own under torchrun, whose end gives all memory back.
+One rank on a CPU trains in this process, which may be a warm worker that has everything imported:
+that takes a second, where new processes take many. More ranks, any GPU, and ZeRO-3 get processes of
+their own under torchrun, whose end gives all memory back.
 """
 
 import json
@@ -15,15 +17,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from wind.code import code_digest
-from wind.datasets import CHECKPOINTS, FINISHED, Store
+from wind.code.digests import code_digest
+from wind.code.observed import Observed, note
+from wind.code.packages import packages
 from wind.files import lock
 from wind.fingerprints import digest
-from wind.handles import AnyHandle, Model
-from wind.observed import Observed, note
-from wind.provenance import packages, provenance
 from wind.stages import Place, Progress, Shard
-from wind.storage import LocalStorage
+from wind.store.datasets import CHECKPOINTS, FINISHED, Store
+from wind.store.handles import AnyHandle, Model
+from wind.store.provenance import provenance
+from wind.store.storage import LocalStorage
 from wind.training import FitSpec, TrainingSpec, rank
 from wind.training.assignments import OBSERVED, Assignment, Row, Trained
 from wind.training.checkpoints import latest_checkpoint
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 
 
 def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) -> Shard:
-    """The rows of the training dataset, with what was published as outputs: the model and, where one was trained, the adapter.
+    """The rows of the training dataset, with what was published as outputs: the model and, where
+    one was trained, the adapter.
 
     Raises TrainingError if it diverged.
     """
@@ -44,13 +48,19 @@ def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) ->
     started = time.time()
     with held_work_folder(spec, store) as work:
         trained = fit(spec, store, work, place, rank, progress)
-        outputs = publish_trained(spec, store, work, place, load_rows(spec, store), trained, started)
+        outputs = publish_trained(
+            spec, store, work, place, load_rows(spec, store), trained, started
+        )
         finish(store, work, place, outputs["model"])
     return Shard(table=as_table(trained.rows), outputs=outputs)
 
 
-def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleType, progress: Progress) -> Trained:
-    """Train `spec` in the folder `work`, from its last checkpoint if there is one; `module` is its ranks'."""
+def fit(
+    spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleType, progress: Progress
+) -> Trained:
+    """Train `spec` in the folder `work`, from its last checkpoint if there is one; `module` is its
+    ranks'.
+    """
     work.mkdir(parents=True, exist_ok=True)
     for abandoned in work.glob("ranks-*"):
         shutil.rmtree(abandoned)
@@ -73,8 +83,12 @@ def fit(spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleTyp
 
 
 def _go_on(work: Path) -> None:
-    """Note what the rows of an unfinished training in `work` were made with; if that has changed since, remove it all."""
-    before = {path: Observed.model_validate_json(path.read_bytes()) for path in work.rglob(f"*{OBSERVED}")}
+    """Note what the rows of an unfinished training in `work` were made with; if that has changed
+    since, remove it all.
+    """
+    before = {
+        path: Observed.model_validate_json(path.read_bytes()) for path in work.rglob(f"*{OBSERVED}")
+    }
     if any(observed.changed() for observed in before.values()):
         shutil.rmtree(work)
         work.mkdir()
@@ -84,7 +98,9 @@ def _go_on(work: Path) -> None:
 
 
 def work_folder(spec: FitSpec, store: Store) -> Path:
-    """Where this machine keeps checkpoints of `spec`: other code and packages have another folder, and never go on with them."""
+    """Where this machine keeps checkpoints of `spec`: other code and packages have another folder,
+    and never go on with them.
+    """
     key = digest([spec.model_dump(mode="json"), code_digest(spec.stage), packages()])
     return store.local / CHECKPOINTS / key
 
@@ -101,36 +117,72 @@ def held_work_folder(spec: FitSpec, store: Store) -> Iterator[Path]:
 
 
 def finish(store: Store, work: Path, place: Place, model: AnyHandle) -> None:
-    """Remove the checkpoints of the training that made `model`, or leave its last one, from which it can be had again."""
+    """Remove the checkpoints of the training that made `model`, or leave its last one, from which
+    it can be had again.
+    """
     if not place.keep_state:
         drop_checkpoints(store, work)
     else:
         for ended in work.glob("ranks-*"):
             shutil.rmtree(ended)
-        store.storage.write(f"{CHECKPOINTS}/{work.name}/{FINISHED}", json.dumps({"model": model.fingerprint}).encode())
+        store.storage.write(
+            f"{CHECKPOINTS}/{work.name}/{FINISHED}",
+            json.dumps({"model": model.fingerprint}).encode(),
+        )
     if not place.keep_state or not isinstance(store.storage, LocalStorage):
         shutil.rmtree(work)
 
 
 def publish_trained(
-    spec: FitSpec, store: Store, work: Path, place: Place, rows: "Rows", trained: Trained, started: float
+    spec: FitSpec,
+    store: Store,
+    work: Path,
+    place: Place,
+    rows: "Rows",
+    trained: Trained,
+    started: float,
 ) -> dict[str, AnyHandle]:
-    """Publish the trained model, verified on the first of `rows`, and, where one was trained, its adapter."""
+    """Publish the trained model, verified on the first of `rows`, and, where one was trained, its
+    adapter.
+    """
     from wind.training.export import ADAPTER, EXPORT
 
     precision = spec.training.precision
-    model = publish_verified(spec, store, work / EXPORT, place, rows, trained.probe_logps[EXPORT], precision, started)
-    adapter = {"adapter": _publish(spec, store, work / ADAPTER, started)} if (work / ADAPTER).is_dir() else {}
+    model = publish_verified(
+        spec, store, work / EXPORT, place, rows, trained.probe_logps[EXPORT], precision, started
+    )
+    adapter = (
+        {"adapter": _publish(spec, store, work / ADAPTER, started)}
+        if (work / ADAPTER).is_dir()
+        else {}
+    )
     return {"model": model, **adapter}
 
 
 def publish_verified(
-    spec: FitSpec, store: Store, folder: Path, place: Place, rows: "Rows", probe: list[float], precision: str, started: float
+    spec: FitSpec,
+    store: Store,
+    folder: Path,
+    place: Place,
+    rows: "Rows",
+    probe: list[float],
+    precision: str,
+    started: float,
 ) -> Model:
-    """Publish the exported model in `folder`, once it gives the probe, the first of `rows`, the log-probabilities it should."""
+    """Publish the exported model in `folder`, once it gives the probe, the first of `rows`, the
+    log-probabilities it should.
+    """
     from wind.training.export import verify_export
 
-    verify_export(folder, store.path(spec.policy), rows, spec.training.micro_prompts, probe, precision, place.device)
+    verify_export(
+        folder,
+        store.path(spec.policy),
+        rows,
+        spec.training.micro_prompts,
+        probe,
+        precision,
+        place.device,
+    )
     return _publish(spec, store, folder, started)
 
 
@@ -146,4 +198,6 @@ def _publish(spec: FitSpec, store: Store, folder: Path, started: float) -> Model
 def as_table(rows: list[Row]) -> pa.Table:
     """The rows of the training dataset, in order of their key."""
     steps, metrics, values = zip(*sorted(rows), strict=True)
-    return pa.table({"step": pa.array(steps, pa.int32()), "metric": list(metrics), "value": list(values)})
+    return pa.table(
+        {"step": pa.array(steps, pa.int32()), "metric": list(metrics), "value": list(values)}
+    )

@@ -1,14 +1,15 @@
-"""Learning-rate schedules: a factor in (0, 1] for every optimiser step, as a function of the step alone.
+"""Learning-rate schedules: a factor in (0, 1] for every optimiser step, as a function of the step
+alone.
 
-Nothing here has state, so a resumed training needs no scheduler to restore. Warm-up is linear and starts above zero, so that
-the first step is not wasted.
+Nothing here has state, so a resumed training needs no scheduler to restore. Warm-up is linear and
+starts above zero, so that the first step is not wasted.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from wind.config import TrainingConfig
+from wind.config.recipe import TrainingConfig
 
 
 def learning_rate(training: TrainingConfig, step: int, steps: int) -> float:
@@ -25,7 +26,9 @@ def constant(share: float) -> float:
 
 
 def linear(share: float) -> float:
-    """From 1 towards 0, which the step after the last would reach; `share` of the steps after warm-up are done."""
+    """From 1 towards 0, which the step after the last would reach; `share` of the steps after
+    warm-up are done.
+    """
     return 1 - share
 
 
@@ -34,4 +37,8 @@ def cosine(share: float) -> float:
     return (1 + math.cos(math.pi * share)) / 2
 
 
-SCHEDULES: Final[Mapping[str, Callable[[float], float]]] = {"constant": constant, "linear": linear, "cosine": cosine}
+SCHEDULES: Final[Mapping[str, Callable[[float], float]]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+}

@@ -1,7 +1,9 @@
-"""The last checkpoint of an unfinished training, kept on an object store too, so that another machine can go on from it.
+"""The last checkpoint of an unfinished training, kept on an object store too, so that another
+machine can go on from it.
 
-It lies under `<root>/partial/training-checkpoints/<key>/`, laid out as in the work folder; every rank copies the files it wrote,
-and the marker is written last. In a store that is a folder the work folder lies there itself, and nothing is copied.
+It lies under `<root>/partial/training-checkpoints/<key>/`, laid out as in the work folder; every
+rank copies the files it wrote, and the marker is written last. In a store that is a folder the work
+folder lies there itself, and nothing is copied.
 """
 
 import posixpath
@@ -9,15 +11,16 @@ from pathlib import Path
 
 import torch
 
-from wind.datasets import CHECKPOINTS, Store
 from wind.nesting import json_value
-from wind.storage import LocalStorage
+from wind.store.datasets import CHECKPOINTS, Store
+from wind.store.storage import LocalStorage
 from wind.training.assignments import World
 from wind.training.checkpoints import MARKER, PREFIX, is_our_checkpoint, step_folder, written_by
 
 
 def share_checkpoint(store: Store, work: Path, steps: int, world: World) -> None:
-    """Copy the checkpoint after `steps` optimiser steps from the folder `work` to the store; the one before it goes.
+    """Copy the checkpoint after `steps` optimiser steps from the folder `work` to the store; the
+    one before it goes.
 
     Every rank must call it.
     """
@@ -28,7 +31,8 @@ def share_checkpoint(store: Store, work: Path, steps: int, world: World) -> None
     for name in written_by(world.rank, json_value(marker)["files"]):
         path = work / step / name
         place = posixpath.normpath(f"{shared}/{step}/{name}")
-        if store.storage.size(place) != path.stat().st_size:  # what earlier checkpoints name too is there
+        # what earlier checkpoints name too is there
+        if store.storage.size(place) != path.stat().st_size:
             store.storage.put(place, path)
     torch.distributed.barrier()  # every rank's files are there before the marker says so
     if world.rank == 0:

@@ -1,4 +1,5 @@
-"""The weights of the policy that is being trained, by the names they have in the policy without adapters, whole or in parts.
+"""The weights of the policy that is being trained, by the names they have in the policy without
+adapters, whole or in parts.
 
 A part is what one rank holds of a weight: all of it, or under ZeRO-3 its share, flat and padded.
 """
@@ -8,20 +9,22 @@ from typing import Any
 
 import torch
 
-from wind.config import LoraConfig
+from wind.config.recipe import LoraConfig
 
 
 class PolicyWeights:
     """The weights as they are whenever it is asked.
 
-    A weight with an adapter is W + (alpha/rank) B A in float32, which the export rounds once; any other has the precision of the
-    training.
+    A weight with an adapter is W + (alpha/rank) B A in float32, which the export rounds once; any
+    other has the precision of the training.
     """
 
     def __init__(self, engine: Any, lora: LoraConfig | None) -> None:
         self._engine = engine
         self._model = engine.module.model
-        self._plain_names: Callable[[Iterable[str]], Mapping[str, str]] = lambda names: {name: name for name in names}
+        self._plain_names: Callable[[Iterable[str]], Mapping[str, str]] = lambda names: {
+            name: name for name in names
+        }
         self._updates: Mapping[str, Any] = {}
         if lora:
             from wind.training.lora import plain_names, updates  # imports peft, which takes seconds
@@ -49,32 +52,45 @@ class PolicyWeights:
         return self.whole_of(name, self.part(name))
 
     def part_of(self, name: str, whole: torch.Tensor) -> torch.Tensor:
-        """What this rank would hold of the weight `name` if its value were `whole`; the inverse of `whole_of`."""
+        """What this rank would hold of the weight `name` if its value were `whole`; the inverse of
+        `whole_of`.
+        """
         return self._part_of(self._weights[name], whole)
 
     def whole_of(self, name: str, part: torch.Tensor) -> torch.Tensor:
-        """The whole weight `name` of which every rank gives its part. Under ZeRO-3 every rank must call it."""
+        """The whole weight `name` of which every rank gives its part. Under ZeRO-3 every rank must
+        call it.
+        """
         return self._whole_of(self._weights[name], part)
 
     def state_names(self) -> dict[str, str]:
-        """The name of the weight by every name that a state dict has for it: a tied weight has several."""
+        """The name of the weight by every name that a state dict has for it: a tied weight has
+        several.
+        """
         state = self._model.state_dict(keep_vars=True)
         by_weight = {id(weight): name for name, weight in self._weights.items()}
         names = self._plain_names(state).items()
-        return {plain: by_weight[id(state[name])] for plain, name in names if id(state[name]) in by_weight}
+        return {
+            plain: by_weight[id(state[name])]
+            for plain, name in names
+            if id(state[name]) in by_weight
+        }
 
     def _part_of(self, weight: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         held = _held(weight)
         if not hasattr(weight, "ds_id"):
             return whole.to(held.device)
         size, rank = held.numel(), self._engine.global_rank
-        flat = torch.nn.functional.pad(whole.flatten(), (0, size * self._engine.world_size - whole.numel()))
+        flat = torch.nn.functional.pad(
+            whole.flatten(), (0, size * self._engine.world_size - whole.numel())
+        )
         return flat[rank * size : (rank + 1) * size].to(held.device, copy=True)
 
     def _whole_of(self, weight: Any, part: torch.Tensor) -> torch.Tensor:
         if not hasattr(weight, "ds_id"):
             return part
-        ours = part.to(self._engine.device).contiguous()  # an offloaded part waits in the host's memory
+        # an offloaded part waits in the host's memory
+        ours = part.to(self._engine.device).contiguous()
         parts = [torch.empty_like(ours) for _ in range(self._engine.world_size)]
         torch.distributed.all_gather(parts, ours)
         return torch.cat(parts)[: weight.ds_numel].view(weight.ds_shape)

@@ -1,0 +1,294 @@
+"""Lineage: every ancestor of something stored, up to the files that came from outside, as a graph.
+
+A node is a version, a dataset, a model, a source or a single prompt; an edge goes from what was
+read to what was made of it, and has the name that the one has for the other. Of content that
+several computations made, those of the version asked about count, see `wind.store.computations`;
+what is missing or damaged is a node that says so.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from wind.errors import ConfigError, DatasetError, InputError
+from wind.store.computations import Computation, by_manifest, computation_of, recorded
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, Manifest, Model, Source, label, noun
+from wind.store.origins import not_computed_here
+from wind.store.versions import Version, Versions, everywhere
+
+TOLD = (
+    "started",
+    "seconds",
+    "host",
+    "git_revision",
+    "git_dirty",
+    "packages",
+    "origin",
+    "source",
+    "revision",
+)
+HELD_OUT = {
+    "reference_generations": "generations_reference",
+    "reference_rewards": "rewards_reference",
+}  # by name in the evaluation
+
+
+class Node(BaseModel):
+    """Something stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str  # unique in the graph: noun and fingerprint
+    kind: Literal["version", "prompt", "dataset", "model", "source"]
+    name: str  # short, for people
+    # rows of a dataset, weights of a model, files of a source, the iteration of a version
+    count: int | None = None
+    bytes: int | None = None
+    # stage, code digest and key of its computation; None for what came from outside
+    computed_by: dict[str, str] | None = None
+    computations: int = 0  # how many are recorded to have made this content
+    numbers: dict[str, float] = {}
+    provenance: dict[str, Any] = {}  # those of TOLD that are known
+    files: list[dict[str, Any]] = []  # of a source: name, bytes, sha256
+    # of a prompt: its text, split, answer, and the row of the source
+    prompt: dict[str, Any] | None = None
+    elsewhere: str | None = None  # of a version: why it cannot be taken for computed here
+    damage: str | None = None  # what is wrong with it, where it is missing or not whole
+
+
+class Edge(BaseModel):
+    """From what was read to what was made of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parent: str
+    child: str
+    # of the parent in the child's spec or version, or of the child among the parent's outputs
+    name: str
+
+
+class Lineage(BaseModel):
+    """A node and its ancestors; edges in the order in which the child names its parents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str
+    nodes: dict[str, Node]
+    edges: list[Edge]
+
+    def parents(self, child: str) -> list[tuple[str, Node]]:
+        """What `child` was made of: how each is called, several names of one thing together, and
+        its node.
+        """
+        names: dict[str, list[str]] = {}
+        for edge in self.edges:
+            if edge.child == child:
+                names.setdefault(edge.parent, []).append(edge.name)
+        return [(", ".join(called), self.nodes[parent]) for parent, called in names.items()]
+
+
+def of_version(store: Store, version: Version) -> Lineage:
+    """The lineage of everything that `version` names."""
+    name = f"{version.run}@{version.number}"
+    elsewhere = not_computed_here(store, version)
+    root = Node(
+        id=f"version/{version.id}",
+        kind="version",
+        name=name,
+        count=version.content.iteration,
+        elsewhere=elsewhere,
+    )
+    return _grown(store, root, version.handles(), used(store, chain(store, version)))
+
+
+def of_handle(store: Store, handle: AnyHandle, version: Version | None = None) -> Lineage:
+    """The lineage of `handle`, as `version` came by it; of content that is named alone, by its
+    first computation.
+    """
+    return _grown(store, None, {"": handle}, used(store, chain(store, version) if version else ()))
+
+
+def of_prompt(store: Store, version: Version, prompt_id: str) -> Lineage:
+    """The lineage of one prompt of `version`, from the row of the source that it was made of."""
+    prompts = version.content.datasets["prompts"]
+    rows = store.frame(prompts, ["prompt_id", "prompt", "split", "answer", "messages"])
+    row = rows.row(by_predicate=pl.col("prompt_id") == prompt_id, named=True)
+    told = {name: row[name] for name in ("prompt", "split", "answer")}
+    told["row"] = _row_of(store, prompts, row["messages"])
+    root = Node(
+        id=f"prompt/{prompt_id}", kind="prompt", name=f"prompt {prompt_id[:12]}", prompt=told
+    )
+    return _grown(store, root, {"prompts": prompts}, used(store, [version]))
+
+
+def chain(store: Store, version: Version) -> list[Version]:
+    """`version` and those before it, the first iteration first; as far as they are stored."""
+    known = {
+        each.id: each
+        for each in (*everywhere(store), *Versions(store, version.run))
+        if each.id != version.id
+    }
+    found = [version]
+    while (before := known.pop(found[-1].content.previous or "", None)) is not None:
+        found.append(before)
+    return found[::-1]
+
+
+def used(store: Store, versions: Iterable[Version]) -> dict[AnyHandle, str]:
+    """The key of the computation by which the last of `versions` that has it came by each dataset
+    and what was made with it.
+    """
+    keys: dict[AnyHandle, str] = {}
+    for each in versions:
+        for name, handle in named(store, each).items():
+            if (key := each.computations.get(name)) is None:
+                continue
+            keys[handle] = key
+            computation = _computation(store, handle, key)[0]
+            keys |= dict.fromkeys(computation.outputs.values() if computation else (), key)
+    return keys
+
+
+def named(store: Store, version: Version) -> dict[str, Dataset]:
+    """The datasets that `version` names, and the reference's side of its evaluation, by the names
+    of its computations.
+    """
+    datasets = dict(version.content.datasets)
+    if "evaluation" in datasets:
+        evaluation = _computation(
+            store, datasets["evaluation"], version.computations.get("evaluation")
+        )[0]
+        for name, parent in HELD_OUT.items():
+            handle = evaluation.parents.get(parent) if evaluation else None
+            if isinstance(handle, Dataset):
+                datasets[name] = handle
+    return datasets
+
+
+def _grown(
+    store: Store, root: Node | None, start: Mapping[str, AnyHandle], keys: Mapping[AnyHandle, str]
+) -> Lineage:
+    """The graph of `start` and all ancestors, below `root` where there is one."""
+    nodes = {root.id: root} if root else {}
+    edges = (
+        [Edge(parent=_id(handle), child=root.id, name=name) for name, handle in start.items()]
+        if root
+        else []
+    )
+    waiting = list(dict.fromkeys(start.values()))
+    while waiting:
+        handle = waiting.pop(0)
+        if _id(handle) in nodes:
+            continue
+        computation, damage = _computation(store, handle, keys.get(handle))
+        nodes[_id(handle)] = _node(store, handle, computation, damage)
+        if computation is None:
+            continue
+        if computation.dataset == handle:
+            edges += [
+                Edge(parent=_id(parent), child=_id(handle), name=name)
+                for name, parent in computation.parents.items()
+            ]
+            waiting += computation.parents.values()
+        else:
+            made_with = computation.dataset
+            name = computation.name_of(handle) or noun(handle)
+            edges.append(Edge(parent=_id(made_with), child=_id(handle), name=name))
+            waiting.append(made_with)
+    return Lineage(root=root.id if root else next(iter(nodes)), nodes=nodes, edges=edges)
+
+
+def _node(
+    store: Store, handle: AnyHandle, computation: Computation | None, damage: str | None
+) -> Node:
+    manifest: Manifest | None = None
+    try:
+        manifest = store.manifest(handle)
+        if not store.is_whole(handle):
+            damage = f"{label(handle)} or what was made with it lacks a file, or has one of another size: run `wind verify`"
+    except DatasetError as error:
+        damage = str(error)
+    provenance = {
+        **(manifest.provenance if manifest else {}),
+        **(computation.provenance if computation else {}),
+    }
+    return Node(
+        id=_id(handle),
+        kind="model"
+        if isinstance(handle, Model)
+        else "source"
+        if isinstance(handle, Source)
+        else "dataset",
+        name=label(handle),
+        count=_count(handle),
+        bytes=manifest.bytes() if manifest else None,
+        computed_by={"stage": computation.stage, "code": computation.code, "key": computation.key()}
+        if computation
+        else None,
+        computations=_recorded(store, handle),
+        numbers=computation.numbers if computation and computation.dataset == handle else {},
+        provenance={name: provenance[name] for name in TOLD if name in provenance},
+        files=[
+            {"name": file.name, "bytes": file.bytes, "sha256": file.sha256}
+            for file in manifest.files
+        ]
+        if manifest and isinstance(handle, Source)
+        else [],
+        damage=damage,
+    )
+
+
+def _computation(
+    store: Store, handle: AnyHandle, key: str | None
+) -> tuple[Computation | None, str | None]:
+    """The computation that made `handle`, and what is wrong with its record; then the manifest's,
+    where that can be read.
+    """
+    try:
+        return computation_of(store, handle, key), None
+    except DatasetError as error:
+        try:
+            return by_manifest(store, handle), str(error)
+        except DatasetError:
+            return None, str(error)
+
+
+def _recorded(store: Store, handle: AnyHandle) -> int:
+    try:
+        return len(recorded(store, handle))
+    except DatasetError:
+        return 0  # which of them is damaged, the node says
+
+
+def _row_of(store: Store, prompts: Dataset, messages: list[dict[str, str]]) -> str | None:
+    """Where in its source the prompt with `messages` stands, such as `prompts.jsonl line 3`; None
+    where that cannot be read.
+    """
+    from wind.prompts import PromptsSpec
+    from wind.prompts.messages import conversation_of, plain
+    from wind.prompts.sources import read_rows
+
+    computation = _computation(store, prompts, None)[0]
+    if computation is None:
+        return None
+    try:
+        spec = PromptsSpec.model_validate(computation.spec)
+        rows = read_rows(store, spec.source, spec.field, spec.limit)
+        return next(
+            (row.where for row in rows if plain(conversation_of(row, spec)) == messages), None
+        )
+    except (DatasetError, InputError, ConfigError, ValueError, OSError):
+        return None
+
+
+def _id(handle: AnyHandle) -> str:
+    return f"{noun(handle)}/{handle.fingerprint}"
+
+
+def _count(handle: AnyHandle) -> int:
+    if isinstance(handle, Dataset):
+        return handle.rows
+    return handle.parameters if isinstance(handle, Model) else handle.files

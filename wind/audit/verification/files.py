@@ -1,0 +1,89 @@
+"""The files of a store as verification reads them, and what it finds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from wind.store.datasets import Store
+from wind.store.sealed_json import DIGEST, opened
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it was published."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.reason}"
+
+
+@dataclass
+class Files:
+    """The files of one store; one that cannot be read is a finding like what is found about any
+    other.
+    """
+
+    store: Store
+    findings: list[Finding]
+    notes: list[Finding]
+    _plain: dict[str, dict[str, int]] = field(default_factory=dict)  # by folder
+
+    def find(self, name: str, reason: str) -> None:
+        """Keep that the file `name` is not as it was published."""
+        self._add(self.findings, name, reason)
+
+    def note(self, name: str, reason: str) -> None:
+        """Keep what must be known of the file `name` although it is no finding."""
+        self._add(self.notes, name, reason)
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files and folders in `folder`, sorted; nothing if there are none."""
+        return self.store.storage.names(folder)
+
+    def plain(self, folder: str) -> dict[str, int]:
+        """The sizes of the plain files in `folder`, by name; links and folders are none."""
+        if folder not in self._plain:
+            entries = self.store.storage.files(folder)
+            self._plain[folder] = {
+                entry.name.removeprefix(f"{folder}/"): entry.bytes for entry in entries
+            }
+        return self._plain[folder]
+
+    def read(self, name: str) -> bytes | None:
+        """The content of the file `name`; None, and a finding, if it cannot be read or is no plain
+        file.
+        """
+        folder, _, leaf = name.rpartition("/")
+        if leaf not in self.names(folder):
+            self.find(name, "is missing")
+            return None
+        if leaf not in self.plain(folder):
+            self.find(name, "is not a plain file")
+            return None
+        try:
+            return self.store.storage.read(name)
+        except OSError as error:
+            self.find(name, f"cannot be read ({error.strerror or error})")
+            return None
+
+    def sealed(self, name: str, old: str) -> dict[str, Any] | None:
+        """The fields of the sealed JSON record `name`, None if it is damaged; `old` is what to say
+        of one without a seal.
+        """
+        text = self.read(name)
+        if text is None:
+            return None
+        try:
+            fields = opened(text)
+        except ValueError as error:
+            self.find(name, str(error))
+            return None
+        if DIGEST not in fields:
+            self.note(name, old)
+        return fields
+
+    def _add(self, to: list[Finding], name: str, reason: str) -> None:
+        finding = Finding(f"{self.store.storage.url}/{name}", " ".join(reason.split()))
+        if finding not in to:
+            to.append(finding)

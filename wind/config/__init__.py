@@ -1,0 +1,1 @@
+"""What a user may set: a recipe and its sections."""

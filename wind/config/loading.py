@@ -1,0 +1,300 @@
+"""Recipes: a YAML file, and settings given on a command line, as a config; or one line that says
+what is wrong with them.
+"""
+
+import difflib
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from wind.config.base import Section, shown
+from wind.config.checks import ChecksConfig
+from wind.config.recipe import BanditConfig, DistillConfig, RunConfig
+from wind.errors import ConfigError
+from wind.files import NotPlainError, plain_text
+from wind.nesting import DEEPEST
+
+YAML_NODES = 10_000  # of a recipe: a few hundred are many
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfig:
+    """The recipe in the YAML file at `path`, with each override `section.key=value` put in its
+    place first.
+
+    Values of overrides are YAML. Paths inside a recipe stay as they are given: relative ones are
+    relative to the folder the run is started in, not to the recipe. Raises ConfigError, one line
+    that names the file and the dotted setting: the first mistake, misspelt keys before all others,
+    and how many more there are.
+    """
+    try:
+        content = _yaml(plain_text(Path(path)), str(path))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist: give the path of a recipe, a YAML file"
+        ) from None
+    except NotPlainError as error:
+        raise ConfigError(f"{error}: give the path of a recipe, a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} must be a mapping of settings such as `run: demo`, not {shown(content)}"
+        )
+    return _validated(DistillConfig, content, overrides, str(path))
+
+
+def bandit_config(overrides: Sequence[str] = (), **settings: Any) -> BanditConfig:
+    """The contextual-bandit study with `settings` and `overrides`, as `load_config` reads them, in
+    place of its defaults.
+    """
+    return _validated(BanditConfig, settings, overrides, "--set")
+
+
+def checks_config(recorded: dict[Any, Any], overrides: Sequence[str] = ()) -> ChecksConfig:
+    """The section `checks` as it was `recorded`, with `overrides` such as
+    `checks.max_tie_share=0.5` in its place first.
+    """
+    return _validated(RunConfig, {"run": "checks", "checks": recorded}, overrides, "--set").checks
+
+
+R = TypeVar("R", bound=RunConfig)
+
+
+def _validated(config: type[R], content: dict[Any, Any], overrides: Sequence[str], where: str) -> R:
+    for override in overrides:
+        _override(content, override)
+    try:
+        return config.model_validate(content)
+    except ValidationError as error:
+        errors = sorted(
+            error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden"
+        )
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise ConfigError(f"{where}: {_explained(errors[0], config)}{more}") from error
+
+
+def alternatives(option: str) -> tuple[str, list[Any]]:
+    """The setting and the values of `section.key=V1,V2`; a value that holds commas is written in
+    its own brackets or quotes.
+
+    Raises ConfigError if it lists no value, or one twice.
+    """
+    name, equals, text = option.partition("=")
+    values = _yaml(f"[{text}]", repr(option)) if equals else []
+    if not values or not name.strip():
+        raise ConfigError(
+            f"{option!r} lists no values: write section.key=V1,V2, for example training.lr=1e-4,3e-4"
+        )
+    if len({str(value) for value in values}) < len(values):
+        raise ConfigError(f"{option!r} lists a value twice: every value is a run of its own")
+    return name.strip(), values
+
+
+class _TooDeepError(Exception):
+    """A YAML text is nested more than `DEEPEST` levels."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, without silent overwriting: a key may stand in a mapping once, and all of
+    it is at most so deep.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        levels = int(self.check_event(yaml.CollectionStartEvent))
+        self._depth += levels
+        if self._depth > DEEPEST:
+            raise _TooDeepError
+        node = super().compose_node(parent, index)
+        self._depth -= levels
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            # Only plain scalars can be settings; the merge key `<<` may repeat by its nature.
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
+                if key_node.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{_named(key_node.value)} is set twice",
+                        problem_mark=key_node.start_mark,
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        size, depth = _measured(node)
+        if depth > DEEPEST:
+            raise _TooDeepError
+        if size > YAML_NODES:
+            raise ConfigError(
+                f"{where} holds more than {YAML_NODES} values once its aliases are put in: write a smaller one"
+            )
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{where}{line}: {error.problem or error.context}") from error
+    except _TooDeepError:
+        raise ConfigError(
+            f"{where} is nested too deeply: no setting lies more than {DEEPEST} levels deep"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _measured(
+    node: yaml.Node, known: dict[yaml.Node, tuple[float, int]] | None = None
+) -> tuple[float, int]:
+    """How many values `node` stands for, an alias counted as often as it is used, and how deep they
+    are nested.
+
+    One within itself stands for infinitely many.
+    """
+    known = {} if known is None else known
+    if not isinstance(node, yaml.CollectionNode):
+        return 1, 0
+    if node not in known:
+        known[node] = math.inf, 1  # while its parts are counted
+        parts = [
+            part for item in node.value for part in (item if isinstance(item, tuple) else (item,))
+        ]
+        measured = [_measured(part, known) for part in parts]
+        known[node] = (
+            1 + sum(size for size, _ in measured),
+            1 + max((depth for _, depth in measured), default=0),
+        )
+    return known[node]
+
+
+def _override(content: dict[Any, Any], override: str) -> None:
+    """Put the value of `section.key=value` into `content`; a section that is not there yet is made."""
+    name, equals, text = override.partition("=")
+    parts = name.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"{override!r} is not an override: write section.key=value, for example training.lr=1e-6"
+        )
+    section = content
+    for depth, part in enumerate(parts[:-1], 1):
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"{override!r}: {_named('.'.join(parts[:depth]))} is {shown(section)} and has no settings of its own"
+            )
+    section[parts[-1]] = _yaml(text, repr(override))
+
+
+def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
+    """One pydantic error as one line: the dotted setting, its value, and what is allowed or was
+    meant.
+    """
+    name, section = _setting(error["loc"], config)
+    kind, context, given = error["type"], error.get("ctx", {}), shown(error["input"])
+    if kind == "extra_forbidden":
+        return f"{name} is not a setting; {_meant(name, section, config)}"
+    if kind == "missing":
+        return f"{name} is required and missing"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        tag = context["discriminator"].strip("'")
+        chosen = f"is {context['tag']!r}" if "tag" in context else "is required and missing"
+        tags = " or ".join(
+            repr(_tag(member, tag)) for member in _sections(section.model_fields[name].annotation)
+        )
+        return f"{name}.{tag} {chosen}; it must be {tags}"
+    if kind == "value_error":
+        return f"{name}: {context['error']}" if name else str(context["error"])
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{name} is {given}; it must be a mapping of settings"
+    if kind == "literal_error":
+        return f"{name} is {given}; it must be {context['expected']}"
+    return f"{name} is {given}; {error['msg'].replace('Input should', 'it must').replace('String should', 'it must')}"
+
+
+def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str, type[Section]]:
+    """The dotted name of pydantic's `location`, and the section that its last part belongs to."""
+    names: list[str] = []
+    owner: type[Section] = config
+    inside: list[type[Section]] = [config]
+    for part in location:
+        # pydantic names the chosen member of a union by its tag, which is no key of the file
+        if len(inside) > 1:
+            inside = [
+                member
+                for member in inside
+                if part in {_tag(member, tag) for tag in ("kind", "name")}
+            ]
+            continue
+        if part != "[key]":
+            names.append(_named(str(part)))
+        if inside:
+            owner = inside[0]
+            field = owner.model_fields.get(str(part))
+            inside = _sections(field.annotation) if field else []
+    return ".".join(names), owner
+
+
+def _named(name: str) -> str:
+    """The name of a setting, whatever somebody wrote for one, as a line can show it."""
+    return name if name.isprintable() else repr(name)
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The sections a field can hold: one, several of a union, or none."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+def _tag(section: type[Section], name: str) -> Any:
+    """The one value of the field `name` that chooses `section` in a union, if it has one."""
+    field = section.model_fields.get(name)
+    return next(iter(get_args(field.annotation)), None) if field else None
+
+
+def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all settings of `section` and below."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for below in _sections(field.annotation):
+            yield from _settings(below, f"{prefix}{name}.")
+
+
+def _meant(name: str, section: type[Section], config: type[Section]) -> str:
+    """What somebody who wrote the setting `name` in `section` may have meant, from the surest guess
+    to the whole list.
+    """
+    owner, _, leaf = name.rpartition(".")
+    leaf = leaf.lower().replace("-", "_")
+    words = leaf.split("_")
+    prefix = f"{owner}." if owner else ""
+    here = list(section.model_fields)
+    everywhere = {dotted.rpartition(".")[2]: dotted for dotted in _settings(config)}
+    guesses = [
+        *(prefix + guess for guess in difflib.get_close_matches(leaf, here, 1, 0.7)),
+        *(everywhere[leaf] for _ in range(leaf in everywhere)),
+        # learning_rate: lr
+        *(prefix + guess for guess in here if guess == "".join(word[:1] for word in words)),
+        # batch_size: batch_prompts
+        *(prefix + guess for guess in here if set(words) & set(guess.split("_"))),
+        *(everywhere[guess] for guess in difflib.get_close_matches(leaf, everywhere, 1, 0.7)),
+    ]
+    for guess in guesses:
+        if guess != name:  # which another section of the same union may have
+            return f"did you mean {guess}?"
+    return f"the settings {f'of {owner}' if owner else 'there'} are {', '.join(here)}"

@@ -1,0 +1,1 @@
+"""How datasets and versions leave a store and enter another: archives, exports, readers."""

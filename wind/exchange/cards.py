@@ -1,0 +1,267 @@
+"""Cards: the README.md of an exported dataset or model folder, for people and for the Hugging Face
+Hub.
+
+A card says what it is, from what, how it was made and how it did. Every word comes from the
+version, the manifests and `wind/store/schemas.py`; there are no times, hosts or local paths in it,
+and the licence is left to whoever publishes.
+"""
+
+import ast
+import inspect
+import io
+import re
+import tokenize
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from wind.config.base import setting_of
+from wind.store import schemas
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, Manifest, Model, Source, label
+from wind.store.versions import Version, history
+
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+PAPER = "[WIND](https://arxiv.org/abs/2410.20727), iterative best-of-N distillation by win-rate dominance"
+LICENCE = "Not stated here: it follows from those of the prompts and models above. Add `license:` to the head of this file."
+
+
+@dataclass
+class Notes:
+    """What `wind/store/schemas.py` says of one dataset in words."""
+
+    row: str = ""  # what one row is
+    columns: dict[str, str] = field(default_factory=dict)  # unit, range, meaning
+
+
+def dataset_card(
+    store: Store,
+    name: str,
+    version: Version | None,
+    datasets: Mapping[str, Dataset],
+    splits: Mapping[str, Mapping[str, str]],
+) -> str:
+    """The card of exported datasets: `splits` names the files of each split of each config, as
+    patterns.
+    """
+    data_files = {
+        config: [{"split": split, "path": path} for split, path in found.items()]
+        for config, found in splits.items()
+    }
+    head = {
+        "pretty_name": name,
+        "tags": ["wind", "synthetic", "best-of-n"],
+        "configs": [
+            {"config_name": config, "data_files": files} for config, files in data_files.items()
+        ],
+    }
+    listed = [
+        [
+            title,
+            handle.rows,
+            column_notes().get(handle.name, Notes()).row,
+            f"`{handle.fingerprint[:12]}`",
+        ]
+        for title, handle in datasets.items()
+    ]
+    some = next(iter(splits), "")
+    parts = [
+        _head(head),
+        f"# {name}\n\n{_identity(version)}Rows are sorted by key and no row was left out.",
+        f'```python\nimport datasets\n\ndatasets.load_dataset("ORG/NAME", "{some}")\n```',
+        f"## What\n\n{_table(['dataset', 'rows', 'one row is', 'fingerprint'], listed)}",
+        *(
+            _columns(store, handle)
+            for handle in {handle.name: handle for handle in datasets.values()}.values()
+        ),
+        *_made(store, version, [*datasets.values()]),
+        f"## Licence\n\n{LICENCE}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def model_card(store: Store, name: str, version: Version | None, model: Model) -> str:
+    """The card of an exported model; `version` is the one that it came out of, if any."""
+    first = history(store, version)[0].content.model_in if version else model
+    base, revision = _origin(store.manifest(first))
+    head: dict[str, Any] = {"library_name": "transformers", "tags": ["wind", "best-of-n"]}
+    if revision and HUB_ID.fullmatch(base):
+        head["base_model"] = base
+    what = f"{model.parameters} weights in safetensors, fingerprint `{model.fingerprint}`."
+    if version is not None:
+        objective = setting_of(version.content.recipe, "objective.name")
+        what += f" Trained from {_named(base, revision)} with the objective `{objective}`."
+    parts = [
+        _head(head),
+        f"# {name}\n\n{_identity(version)}{what}",
+        '```python\nfrom transformers import AutoModelForCausalLM\n\nAutoModelForCausalLM.from_pretrained("ORG/NAME")\n```',
+        *(_made(store, version, [*version.content.datasets.values()]) if version else []),
+        f"## Licence\n\n{LICENCE}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+@cache
+def column_notes() -> Mapping[str, Notes]:
+    """What `wind/store/schemas.py` says beside each dataset and column, by the dataset's noun;
+    empty without its source.
+    """
+    try:
+        source = inspect.getsource(schemas)
+    except OSError:
+        return {}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
+    notes = {}
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.value, ast.Dict):
+            continue
+        for name, schema in zip(node.value.keys, node.value.values, strict=True):
+            if isinstance(name, ast.Constant) and isinstance(schema, ast.Call):
+                columns = {
+                    each.elts[0].value: comments.get(each.end_lineno or 0, "")
+                    for each in schema.args
+                    if isinstance(each, ast.Tuple) and isinstance(each.elts[0], ast.Constant)
+                }
+                row = comments.get(name.lineno - 1, "").split(";")[0]
+                notes[str(name.value)] = Notes(
+                    row, {str(column): note for column, note in columns.items()}
+                )
+    return notes
+
+
+def _identity(version: Version | None) -> str:
+    if version is None:
+        return ""
+    return (
+        f"Iteration {version.content.iteration} of run `{version.run}`, made by {PAPER}. "
+        f"Version id `{version.id}`: the sha256 of all that determines it.\n\n"
+    )
+
+
+def _columns(store: Store, handle: Dataset) -> str:
+    notes = column_notes().get(handle.name, Notes())
+    rows = [
+        [f"`{column.name}`", f"`{column.type}`", notes.columns.get(column.name, "")]
+        for column in store.open(handle).schema
+    ]
+    return f"### {handle.name}\n\n{_table(['column', 'type', 'meaning'], rows)}"
+
+
+def _made(store: Store, version: Version | None, datasets: Sequence[Dataset]) -> list[str]:
+    """From what, how, how well, and the lineage."""
+    manifests = {handle: store.manifest(handle) for handle in datasets}
+    computed = [
+        [
+            label(handle),
+            str(manifest.computed_by.get("stage", "")),
+            f"`{str(manifest.computed_by.get('code', ''))[:12]}`",
+        ]
+        for handle, manifest in manifests.items()
+    ]
+    revisions = sorted(
+        {str(manifest.provenance.get("git_revision", "")) for manifest in manifests.values()} - {""}
+    )
+    how = [_table(["dataset", "stage", "code"], computed)]
+    if revisions:
+        how.append(f"Source revision: {', '.join(f'`{revision}`' for revision in revisions)}.")
+    parts = [
+        f"## From what\n\n{_table(['input', 'origin', 'revision', 'fingerprint'], _inputs(store, manifests))}"
+    ]
+    if version is not None:
+        recipe = yaml.safe_dump(version.content.recipe, sort_keys=True, allow_unicode=True)
+        how.append(f"The recipe, without paths, names and worker settings:\n\n```yaml\n{recipe}```")
+        how.append(
+            "To reproduce it, run that recipe with the inputs above: where the same content comes out, it gets the same "
+            "fingerprints and the same version id, on any machine."
+        )
+        numbers = [[name, *_interval(values)] for name, values in version.metrics.items()]
+        parts.append(f"## How\n\n{_blocks(how)}")
+        parts.append(f"## Metrics\n\n{_table(['metric', 'value', '95% interval', 'n'], numbers)}")
+    else:
+        parts.append(f"## How\n\n{_blocks(how)}")
+    lineage = [
+        [
+            label(handle),
+            ", ".join(f"{role} {label(parent)}" for role, parent in manifest.parents.items()),
+        ]
+        for handle, manifest in manifests.items()
+    ]
+    before = (
+        f"\n\nThe version before it: `{version.content.previous}`."
+        if version and version.content.previous
+        else ""
+    )
+    parts.append(f"## Lineage\n\n{_table(['dataset', 'computed from'], lineage)}{before}")
+    return parts
+
+
+def _inputs(store: Store, manifests: Mapping[Dataset, Manifest]) -> list[list[str]]:
+    """Every ancestor that came from outside."""
+    waiting: list[AnyHandle] = [
+        parent for manifest in manifests.values() for parent in manifest.parents.values()
+    ]
+    seen: set[AnyHandle] = set()
+    found = []
+    while waiting:
+        handle = waiting.pop(0)
+        if handle in seen:
+            continue
+        seen.add(handle)
+        manifest = store.manifest(handle)
+        waiting += manifest.parents.values()
+        origin, revision = _origin(manifest)
+        if isinstance(handle, Source) or "origin" in manifest.provenance:
+            found.append([label(handle), origin, revision, f"`{handle.fingerprint}`"])
+    return sorted(found)
+
+
+def _origin(manifest: Manifest) -> tuple[str, str]:
+    """Where stored content is from and at which revision: a Hub id as it is, of a local path only
+    the last name.
+    """
+    origin, revision = (
+        str(manifest.provenance.get("origin", "")),
+        str(manifest.provenance.get("revision", "")),
+    )
+    if revision and HUB_ID.fullmatch(origin):
+        return origin, revision
+    return PurePath(origin).name or ", ".join(file.name for file in manifest.files[:3]), ""
+
+
+def _named(origin: str, revision: str) -> str:
+    return f"`{origin}` at `{revision}`" if revision else f"the local model `{origin}`"
+
+
+def _interval(values: Mapping[str, Any]) -> list[str]:
+    low, high = values.get("low"), values.get("high")
+    interval = "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
+    return [
+        f"{values['value']:.4g}" if values.get("value") is not None else "",
+        interval,
+        str(values.get("n", "")),
+    ]
+
+
+def _head(fields: Mapping[str, Any]) -> str:
+    return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True)}---"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |"
+        for line in lines
+    )
+
+
+def _blocks(parts: Sequence[str]) -> str:
+    return "\n\n".join(parts)

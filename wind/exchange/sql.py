@@ -1,0 +1,202 @@
+"""SQL over the datasets of a run, by DuckDB: every noun is a view over all its versions, read
+lazily from the shards.
+
+Each view has the dataset's columns and, where it has none of that name, `iteration` and `version`
+(RUN@NUMBER). `versions` has one row per version. The views are in memory and the query reaches
+nothing else: no file, no network, no setting. It has a bounded share of the machine's memory, and
+spills to disk beyond it.
+"""
+
+import os
+import re
+import resource
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from wind.errors import ConfigError
+from wind.fingerprints import canonical
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Dataset, label
+from wind.store.versions import Version
+
+BATCH_ROWS = 65536
+BUFFERS: Final = "1GB"  # what DuckDB keeps in memory of sorts, joins and groups
+# bytes that the process may take beside what it has: DuckDB does not count its texts among the
+# former
+MEMORY: Final = 2 * 2**30
+TOO_LARGE: Final = f"the query needs more than {MEMORY // 2**30} GiB of memory: ask for fewer or shorter values at once"
+
+
+@contextmanager
+def answer(store: Store, versions: Sequence[Version], query: str) -> Iterator[pa.RecordBatchReader]:
+    """The rows that `query` gives over the datasets of `versions`, batch by batch.
+
+    Raises ConfigError, with DuckDB's own message if the query is wrong, or if it needs more than
+    MEMORY; also while the batches are read.
+    """
+    with _told([*_nouns(versions), "versions"]), _connection() as connection:
+        for name in _nouns(versions):
+            if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE):
+                _view(connection, store, versions, name)
+        connection.register("versions", _table(versions))
+        _lock(connection)
+        found = connection.sql(query)
+        if found is None:
+            raise ConfigError("the query gives no rows: begin it with SELECT")
+        yield found.to_arrow_reader(BATCH_ROWS)
+
+
+def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> pa.Table:
+    """The first `limit` rows of a dataset that meet an SQL condition.
+
+    Raises ConfigError if the condition is not one expression of SQL, or needs more than MEMORY.
+    """
+    if not isinstance(handle, Dataset):
+        raise ConfigError(
+            f"{label(handle)} is not a dataset: its files are in {store.where(handle)}"
+        )
+    with _told(["dataset"], f"--where {where!r}: "), _connection() as connection:
+        connection.register("dataset", store.open(handle))
+        _lock(connection)
+        rows = connection.table("dataset")
+        if where:
+            # On lines of its own, between brackets, what is more than an expression does not parse,
+            # such as one and a comment.
+            connection.extract_statements(f"SELECT (\n{where}\n)")
+            rows = rows.filter(duckdb.SQLExpression(where))
+        return rows.limit(limit).to_arrow_table()
+
+
+@contextmanager
+def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory for the block, which has no more memory than it may."""
+    spilled = Path(tempfile.gettempdir(), f"wind-sql-{os.getpid()}-{secrets.token_hex(4)}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    allowed = _taken() + MEMORY
+    try:
+        with duckdb.connect(
+            config={"memory_limit": BUFFERS, "temp_directory": str(spilled)}
+        ) as connection:
+            if soft == resource.RLIM_INFINITY or allowed < soft:
+                resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+            yield connection
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        shutil.rmtree(spilled, ignore_errors=True)
+
+
+def _taken() -> int:
+    """The bytes of memory that this process has taken for data, as the limit on it counts them."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except (OSError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
+
+
+def _lock(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let what follows reach nothing but the views."""
+    for setting in (
+        "enable_external_access = false",
+        "python_enable_replacements = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"SET {setting}")
+
+
+@contextmanager
+def _told(views: Sequence[str], where: str = "") -> Iterator[None]:
+    """DuckDB's errors in one line that begins with `where`; a name that is not there is told which
+    are.
+    """
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        raise ConfigError(f"{where}{TOO_LARGE}") from error
+    except (duckdb.Error, pa.ArrowException) as error:
+        message = " ".join(str(error).split("LINE 1:")[0].split())
+        if isinstance(error, duckdb.CatalogException):
+            message = f"{message.split(' Did you mean')[0]} There are {', '.join(views)}"
+        raise ConfigError(f"{where}{message}") from error
+    except OSError as error:  # what DuckDB says while its rows are read through Arrow
+        if error.errno is not None:
+            raise
+        message = " ".join(str(error).split())
+        # a column of more than 2 GiB
+        is_large = message.startswith("Out of Memory") or "Arrow Appender" in message
+        raise ConfigError(f"{where}{TOO_LARGE if is_large else message}") from error
+
+
+def _nouns(versions: Sequence[Version]) -> list[str]:
+    """The names of the datasets that any of `versions` has."""
+    return list(dict.fromkeys(name for version in versions for name in version.content.datasets))
+
+
+def _view(
+    connection: duckdb.DuckDBPyConnection, store: Store, versions: Sequence[Version], name: str
+) -> None:
+    """Let `name` be the rows of that dataset in all `versions` that have it."""
+    selects = []
+    columns: dict[Dataset, list[str]] = {}  # an unchanged dataset is in many versions
+    for version in versions:
+        handle = version.content.datasets.get(name)
+        if handle is None:
+            continue
+        if handle not in columns:
+            shards = store.open(handle)
+            connection.register(label(handle), shards)
+            columns[handle] = shards.schema.names
+        further = {
+            "iteration": str(version.content.iteration),
+            "version": _text(f"{version.run}@{version.number}"),
+        }
+        added = [
+            f"{value} AS {column}"
+            for column, value in further.items()
+            if column not in columns[handle]
+        ]
+        selects.append(f"SELECT {', '.join(['*', *added])} FROM {_quoted(label(handle))}")
+    connection.execute(f"CREATE VIEW {_quoted(name)} AS {' UNION ALL BY NAME '.join(selects)}")
+
+
+def _table(versions: Sequence[Version]) -> pa.Table:
+    """One row per version."""
+    rows = [
+        {
+            "version": f"{version.run}@{version.number}",
+            "id": version.id,
+            "run": version.run,
+            "number": version.number,
+            "iteration": version.content.iteration,
+            "previous": version.content.previous,
+            "model_in": version.content.model_in.fingerprint,
+            "model_out": version.content.model_out.fingerprint,
+            "reference": version.content.reference.fingerprint,
+            "seconds": sum(version.seconds.values()),
+            "published": version.published,
+            "recipe": canonical(version.content.recipe),
+        }
+        for version in versions
+    ]
+    whole, real = ("number", "iteration"), ("seconds", "published")
+    kinds = {
+        name: pa.int64() if name in whole else pa.float64() if name in real else pa.string()
+        for name in rows[0]
+    }
+    return pa.Table.from_pylist(rows, pa.schema(kinds.items()))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,97 @@
+"""The GPUs that CUDA gives a process of ours: how many, and what they are called.
+
+The CUDA driver itself is asked, for nothing else knows all that decides: CUDA_VISIBLE_DEVICES by
+number or UUID, slices of a GPU (MIG), containers, WSL. It answers in a process of its own, `python
+-m wind.machine.devices`: where it was asked once, no fork can use it.
+"""
+
+import ctypes
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from subprocess import SubprocessError
+from typing import Any, Final
+
+from wind.errors import ConfigError, first_line
+from wind.machine import processes
+from wind.machine.terminal import say_json
+
+DRIVER: Final = "libcuda.so.1"
+NO_GPU: Final = (34, 100)  # CUDA_ERROR_STUB_LIBRARY, CUDA_ERROR_NO_DEVICE
+NAME_BYTES: Final = 256
+SECONDS: Final = 120.0  # a driver that is not kept loaded takes several for each GPU
+CPU_BUILD: Final = "+cpu"  # how the version of such a torch ends
+
+
+def gpus() -> tuple[str, ...]:
+    """The names of the GPUs, in CUDA's order; none where there is no driver. Raises ConfigError if
+    the driver does not start.
+    """
+    return _answer(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def cpu_build() -> str | None:
+    """The torch of this interpreter, as "torch 2.13.0+cpu", if it is one without CUDA."""
+    found = version("torch")
+    return f"torch {found}" if found.endswith(CPU_BUILD) else None
+
+
+def listed(names: Sequence[str]) -> str:
+    """GPUs in a few words: "8 x NVIDIA H200"."""
+    return ", ".join(f"{count} x {name}" for name, count in Counter(names).items())
+
+
+@cache
+def _answer(visible: str | None) -> tuple[str, ...]:
+    """What the driver says where CUDA_VISIBLE_DEVICES is `visible`."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return ()
+    command = processes.python("-m", "wind.machine.devices")
+    try:
+        said = json.loads(
+            processes.run(command, env=processes.environment(), timeout=SECONDS).stdout
+        )
+    except (SubprocessError, ValueError) as error:
+        said = {"error": f"no answer, {first_line(error)}"}
+    if "error" in said:
+        raise ConfigError(
+            f"the CUDA driver does not start: {said['error']}; see that nvidia-smi works, or set workers.device to cpu"
+        )
+    return tuple(said["names"])
+
+
+def main() -> None:
+    """Print the names as JSON, or the error that the driver met."""
+    cuda = ctypes.CDLL(DRIVER)
+    code = cuda.cuInit(0)
+    if code not in (0, *NO_GPU):
+        say_json({"error": _name_of_error(cuda, code)})
+        return
+    say_json({"names": [] if code else _names(cuda)})
+
+
+def _names(cuda: Any) -> list[str]:
+    count = ctypes.c_int()
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    names = []
+    for number in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(NAME_BYTES)
+        cuda.cuDeviceGet(ctypes.byref(device), number)
+        cuda.cuDeviceGetName(name, NAME_BYTES, device)
+        names.append(name.value.decode(errors="replace"))
+    return names
+
+
+def _name_of_error(cuda: Any, code: int) -> str:
+    name = ctypes.c_char_p()
+    cuda.cuGetErrorName(code, ctypes.byref(name))
+    return f"{(name.value or b'error').decode()} ({code})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Environment variables, changed for a block; and those that let this machine be reached directly,
+whatever proxy there is.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+CUBLAS: Final = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA context is made
+# What decides how floats are computed, the same wherever and by whomever a stage is computed; None:
+# not set. The number of threads moves floats: each process computes with one, and processes are the
+# way to more cores.
+BUILT: Final[Mapping[str, str | None]] = {
+    **dict.fromkeys(
+        (
+            "OMP_NUM_THREADS",
+            "MKL_NUM_THREADS",
+            "OPENBLAS_NUM_THREADS",
+            "BLIS_NUM_THREADS",
+            "VECLIB_MAXIMUM_THREADS",
+            "NUMEXPR_NUM_THREADS",
+            "NUMBA_NUM_THREADS",
+        ),
+        "1",
+    ),
+    "MKL_DYNAMIC": "FALSE",
+    "OMP_DYNAMIC": "FALSE",
+    CUBLAS[0]: CUBLAS[1],
+    **dict.fromkeys(
+        (
+            "GOTO_NUM_THREADS",
+            "MKL_DOMAIN_NUM_THREADS",
+            "MKL_CBWR",
+            "MKL_ENABLE_INSTRUCTIONS",
+            "MKL_DEBUG_CPU_TYPE",
+            "MKL_THREADING_LAYER",
+            "MKL_INTERFACE_LAYER",
+            "OMP_SCHEDULE",
+            "OMP_THREAD_LIMIT",
+            "OMP_MAX_ACTIVE_LEVELS",
+            "OMP_NESTED",
+            "OMP_PROC_BIND",
+            "OMP_PLACES",
+            "KMP_SETTINGS",
+            "KMP_AFFINITY",
+            "KMP_DETERMINISTIC_REDUCTION",
+            "OPENBLAS_CORETYPE",
+            "OPENBLAS_VERBOSE",
+            "NPY_DISABLE_CPU_FEATURES",
+            "NPY_ENABLE_CPU_FEATURES",
+            "ATEN_CPU_CAPABILITY",
+            "DNNL_MAX_CPU_ISA",
+            "DNNL_DEFAULT_FPMATH_MODE",
+            "ONEDNN_MAX_CPU_ISA",
+            "ONEDNN_DEFAULT_FPMATH_MODE",
+            "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+            "NVIDIA_TF32_OVERRIDE",
+            "TORCH_LINALG_PREFER_CUSOLVER",
+            "TORCH_CUDNN_V8_API_DISABLED",
+            "CUDNN_CONV_WSCAP_DBG",
+            "TORCHDYNAMO_DISABLE",
+            "PYTORCH_JIT",
+            "PYTORCH_NVFUSER_DISABLE",
+            "PYTHONOPTIMIZE",
+        )
+    ),
+    "PYTHONHASHSEED": "0",  # a user's function may add up what it finds in a set
+}
+# What a worker is given for where it is and what it computes on, whatever the user has set.
+PLACED: Final = (
+    "CUDA_VISIBLE_DEVICES",
+    "DS_ACCELERATOR",
+    "GLOO_SOCKET_IFNAME",
+    "HF_HUB_OFFLINE",
+    "NCCL_SOCKET_IFNAME",
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONUNBUFFERED",
+    "TOKENIZERS_PARALLELISM",
+)
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+# libraries read one or the other, or the first that is set
+NO_PROXY: Final = ("NO_PROXY", "no_proxy")
+
+
+def built(variables: Mapping[str, str]) -> dict[str, str]:
+    """These variables with those that decide how floats are computed as they are everywhere."""
+    kept = {name: value for name, value in variables.items() if name not in BUILT}
+    return kept | {name: value for name, value in BUILT.items() if value is not None}
+
+
+def direct() -> dict[str, str]:
+    """The variables that keep requests to this machine from the proxies of the environment; none if
+    that names none.
+    """
+    if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
+        return {}
+    given = [host.strip() for name in NO_PROXY for host in os.environ.get(name, "").split(",")]
+    hosts = ",".join(dict.fromkeys(filter(None, [*given, *LOOPBACK])))
+    return dict.fromkeys(NO_PROXY, hosts)
+
+
+def unset(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Those of the variables `wanted` that the environment does not have."""
+    return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+@contextmanager
+def variables(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Give variables these values for the block, None for not being set; afterwards they are as
+    they were.
+    """
+    before = {name: os.environ.get(name) for name in changes}
+    try:
+        _set(changes)
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

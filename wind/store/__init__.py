@@ -1,0 +1,1 @@
+"""The store: immutable datasets, models and versions under one root."""

@@ -1,0 +1,133 @@
+"""Garbage collection: what no version, no study and no running process reaches is removed, and
+retention policies are applied.
+
+What is reached is found by following manifests, parents and outputs, from everything that a version
+or a study names and from what holds mark (`wind.store.pins`). A collection holds one lock from its
+first look to its last removal; runs go on beside it, and wait only to look into the cache. Whatever
+names another thing goes before it, and a manifest before its files: killed at any moment, a
+collection leaves a store in which everything that is visible is whole, parents included, and the
+next one finishes.
+"""
+
+import errno
+import json
+from dataclasses import dataclass
+
+from wind.store import pins
+from wind.store.datasets import DROPPED, MANIFEST, Store
+from wind.store.garbage.survey import Item, Manifests, Survey
+from wind.store.storage import LocalStorage, Storage
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection removed, or would remove."""
+
+    items: tuple[Item, ...]
+    dry_run: bool
+
+    def kinds(self) -> dict[str, tuple[int, int]]:
+        """Of each kind how many things, and how many bytes."""
+        kinds = {
+            kind: [item for item in self.items if item.kind == kind]
+            for kind in {item.kind for item in self.items}
+        }
+        return {
+            kind: (len(items), sum(item.bytes for item in items))
+            for kind, items in sorted(kinds.items())
+        }
+
+    def bytes(self) -> int:
+        """The bytes of everything."""
+        return sum(item.bytes for item in self.items)
+
+
+def collect(
+    store: Store,
+    *,
+    dry_run: bool = False,
+    weights: str | int | None = None,
+    optimizer_states: int | None = None,
+    keep_unfinished: bool = False,
+) -> Collected:
+    """Remove what nothing reaches, and of trained models and finished trainings what the policy of
+    no run keeps.
+
+    Args:
+        store: safe to be in use by any number of runs.
+        dry_run: remove nothing.
+        weights: that setting of `RetentionConfig` for every run, in place of what its last config
+            says.
+        optimizer_states: the same.
+        keep_unfinished: leave the finished shards and checkpoints of interrupted stages, from
+            which a rerun goes on.
+
+    Raises DatasetError if a version, a study, or a manifest that one of them reaches cannot be
+    read: what it needs is unknown.
+    """
+    manifests = Manifests(store)
+    given = {"weights": weights, "optimizer_states": optimizer_states}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    survey = Survey(store, manifests, overrides, keep_unfinished)
+    if dry_run:
+        return Collected(tuple(survey.items()), dry_run)
+    # The first look filled `manifests`, so that the second, which counts, keeps no run waiting for
+    # long.
+    with store.storage.lock(pins.COLLECTION_LOCK):
+        survey = Survey(store, manifests, overrides, keep_unfinished)
+        collected = Collected(tuple(survey.items()), dry_run)
+        _remove(store, survey)
+    return collected
+
+
+def _remove(store: Store, survey: Survey) -> None:
+    """Remove what `survey` found, whatever names another thing before what it names."""
+    storage = store.storage
+    for item in (*survey.records, *survey.descriptions):
+        storage.delete(item.name)
+    for folder in survey.garbage:
+        storage.delete(f"{folder.name}/{MANIFEST}")
+    for folder in survey.garbage:
+        # A stage run by hand has no hold: it may be publishing the same at this moment, under this
+        # lock.
+        with storage.try_lock(f"{folder.name}.lock") as is_free:
+            if is_free and storage.size(f"{folder.name}/{MANIFEST}") is None:
+                _delete(storage, folder.name)
+    for folder in survey.dropped:
+        storage.write(f"{folder.name}/{DROPPED}", json.dumps({"by": "retention.weights"}).encode())
+        for entry in folder.weights():
+            storage.delete(entry.name)
+    for item in (*survey.unfinished, *survey.states):
+        with storage.try_lock(f"{item.name}.lock") as is_free:
+            if is_free:
+                _delete(storage, item.name)
+    for item in survey.temporary:
+        if item.name.endswith(".lock"):
+            _delete_lock(storage, item.name)
+        else:
+            storage.delete(item.name)
+    cache = LocalStorage(store.local)
+    for item in survey.cached:
+        if item.name.endswith(".lock"):
+            _delete_lock(cache, item.name)
+        else:
+            cache.delete(item.name)
+    for name in survey.abandoned:
+        pins.remove_abandoned(storage, name)
+
+
+def _delete_lock(storage: Storage, name: str) -> None:
+    with storage.try_lock(name) as is_free:
+        if is_free:
+            storage.delete(name)
+
+
+def _delete(storage: Storage, folder: str) -> None:
+    """Remove `folder`; what a dying process writes there meanwhile is left to the next collection."""
+    try:
+        storage.delete(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise

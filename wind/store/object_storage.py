@@ -1,0 +1,489 @@
+"""A store in a bucket: S3 and what speaks like it, Google Cloud Storage, Azure.
+
+Credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...) and
+appear in no config, manifest or message. What fails in passing (500, 503, a refused or dropped
+connection) is tried again for a while, and then is one line.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import from_url
+
+from wind.errors import ConfigError, StageError, first_line
+from wind.machine.environment import direct, variables
+from wind.store.leases import Lease, Version, lease
+from wind.store.storage import CHUNK_BYTES, Entry, Held, checked_name
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+SCHEMES: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
+RETRY: "Final[RetryConfig]" = {
+    "max_retries": 10,
+    "backoff": {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=4),
+        "base": 2,
+    },
+    "retry_timeout": timedelta(seconds=60),
+}
+CLIENT: "Final[ClientConfig]" = {
+    "connect_timeout": timedelta(seconds=5),
+    "timeout": timedelta(seconds=60),
+}
+RANGE_BYTES: Final = 4 * CHUNK_BYTES  # of one request
+PART_BYTES: Final = 8 * 2**20  # of an upload, at least: there may be ten thousand
+READ_AHEAD_BYTES: Final = 2**20
+# what obstore says of a connection that was reset, and then of one it tried again
+DROPPED: Final = "error sending request"
+RETRIED: Final = " retries"
+# after a connection was reset
+SECONDS_TO_WAIT: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0, 4.0)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _DroppedError(StageError):
+    """A connection was reset, and obstore did not try again."""
+
+
+def _patient(method: Callable[P, R]) -> Callable[P, R]:
+    """`method`, which may be repeated, called again after a reset connection: obstore tries again
+    after everything else.
+    """
+
+    @functools.wraps(method)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+        for seconds in SECONDS_TO_WAIT:
+            try:
+                return method(*args, **kwargs)
+            except _DroppedError:
+                time.sleep(seconds)
+        return method(*args, **kwargs)
+
+    return patient
+
+
+class ObjectStorage:
+    """A prefix in a bucket."""
+
+    def __init__(self, root: str) -> None:
+        """Raises ConfigError if `root` is no URL of an object store, or holds a secret."""
+        self.url = self.address = root.rstrip("/")
+        parts = urlsplit(self.url)
+        if parts.scheme.lower() not in SCHEMES or not parts.netloc:
+            raise ConfigError(
+                f"root {_safe(root)} cannot be opened: name a folder, or s3://BUCKET/PREFIX, gs://... or az://..."
+            )
+        # abfs://container@account is how Azure names a bucket; a colon before it would be a
+        # password.
+        if (
+            ":" in parts.netloc.rpartition("@")[0]
+            or parts.query
+            or parts.fragment
+            or (parts.username and "s3" in parts.scheme)
+        ):
+            raise ConfigError(
+                f"root {_safe(root)} holds more than a bucket and a prefix: credentials belong in the environment"
+            )
+        self.local = cache_folder(self.url)
+        try:
+            with variables(direct()):  # which proxies there are is read here
+                self._store: Any = from_url(
+                    self.url,
+                    retry_config=RETRY,
+                    client_options={**CLIENT, "allow_http": _allows_http()},
+                )
+        except (BaseError, ValueError) as error:
+            raise ConfigError(f"root {self.url} cannot be opened: {_reason(error)}") from error
+
+    @_patient
+    def read(self, name: str) -> bytes:
+        """See `Storage`."""
+        with self._asking(name):
+            return bytes(self._store.get(name).bytes())
+
+    @_patient
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """At most `length` bytes of the file `name` from `start`, which lies within it."""
+        with self._asking(name):
+            return bytes(self._store.get_range(name, start=start, length=length))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """See `Storage`."""
+        size = self._head(name)
+        for start in range(0, size, RANGE_BYTES):
+            yield self.read_range(name, start, min(RANGE_BYTES, size - start))
+
+    def size(self, name: str) -> int | None:
+        """See `Storage`."""
+        try:
+            return self._head(name)
+        except FileNotFoundError:
+            return None
+
+    def files(self, folder: str) -> Iterator[Entry]:
+        """See `Storage`."""
+        for entry in sorted(self._list(folder), key=lambda entry: str(entry["path"])):
+            yield Entry(entry["path"], entry["size"], entry["last_modified"].timestamp())
+
+    @_patient
+    def names(self, folder: str) -> list[str]:
+        """See `Storage`."""
+        with self._asking(folder):
+            found = self._store.list_with_delimiter(folder or None)
+        paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+
+    @_patient
+    def write(self, name: str, content: bytes) -> None:
+        """See `Storage`."""
+        with self._putting(name):
+            self._store.put(name, content, use_multipart=False)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See `Storage`."""
+        return self.create_version(name, content) is not None
+
+    @_patient
+    def put(self, name: str, path: Path) -> None:
+        """See `Storage`."""
+        size = path.stat().st_size
+        part = max(PART_BYTES, size // 9_000)
+        with self._putting(name):
+            self._store.put(name, path, use_multipart=size > part, chunk_size=part)
+
+    @contextlib.contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """See `Storage`."""
+        with self._scratch(name) as path:
+            yield path
+            self.put(name, path)
+
+    @contextlib.contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """See `Storage`."""
+        with self._scratch(name) as path:
+            with path.open("wb") as file:
+                for chunk in self.chunks(name):
+                    file.write(chunk)
+            yield path
+
+    def publish(
+        self,
+        source: str | Path,
+        target: str,
+        files: Sequence[str],
+        last: str,
+        content: bytes,
+        held: Held,
+    ) -> None:
+        """See `Storage`. The last file appears by a conditional put, so that of two publishers one
+        is refused.
+        """
+        held.check()
+        for file in files:
+            if isinstance(source, Path):
+                self.put(f"{target}/{file}", source / file)
+            else:
+                self._copy(f"{source}/{file}", f"{target}/{file}")
+        held.check()
+        if not self.create(f"{target}/{last}", content) and not self._holds(
+            f"{target}/{last}", content
+        ):
+            raise StageError(
+                f"{self.url}/{target} was published by another process meanwhile: rerun to go on with that"
+            )
+        if isinstance(source, str):
+            self.delete(source)
+
+    @_patient
+    def delete(self, name: str) -> None:
+        """See `Storage`."""
+        names = [name, *(entry.name for entry in self.files(name))]
+        with self._asking(name), contextlib.suppress(FileNotFoundError):
+            self._store.delete(names)
+
+    def lock(self, name: str, *, wait: bool = True) -> AbstractContextManager[Lease]:
+        """See `Storage`."""
+        return lease(self, checked_name(name, self.url), wait=wait)
+
+    @contextlib.contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """See `Storage`."""
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self.lock(name, wait=False))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def filesystem(self) -> pyarrow.fs.FileSystem:
+        """See `Storage`."""
+        return pyarrow.fs.PyFileSystem(_Handler(self))
+
+    @_patient
+    def read_version(self, name: str) -> tuple[bytes, Version]:
+        """See `Versioned`."""
+        with self._asking(name):
+            found = self._store.get(name)
+            return bytes(found.bytes()), _version(found.meta)
+
+    @_patient
+    def create_version(self, name: str, content: bytes) -> Version | None:
+        """See `Versioned`."""
+        try:
+            with self._putting(name):
+                return _version(self._store.put(name, content, mode="create", use_multipart=False))
+        except AlreadyExistsError:
+            return None
+
+    @_patient
+    def replace_version(self, name: str, content: bytes, version: Version) -> Version | None:
+        """See `Versioned`."""
+        try:
+            with self._asking(name):
+                return _version(self._store.put(name, content, mode=version, use_multipart=False))
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            return None
+
+    @_patient
+    def _head(self, name: str) -> int:
+        """The size of the file `name`. Raises FileNotFoundError if there is none."""
+        with self._asking(name):
+            return int(self._store.head(name)["size"])
+
+    @_patient
+    def _list(self, folder: str) -> list[Any]:
+        """What obstore knows of every file below `folder`."""
+        with self._asking(folder):
+            return [entry for page in self._store.list(folder or None) for entry in page]
+
+    @_patient
+    def _copy(self, source: str, target: str) -> None:
+        with self._asking(source):
+            self._store.copy(source, target)
+
+    def _holds(self, name: str, content: bytes) -> bool:
+        """Whether a refused put had worked after all: the answer may have been lost on its way, and
+        the request tried again.
+        """
+        try:
+            return self.read(name) == content
+        except FileNotFoundError:
+            return False
+
+    @contextlib.contextmanager
+    def _scratch(self, name: str) -> Iterator[Path]:
+        """A file of this machine that is gone after the block."""
+        checked_name(name, self.url)
+        folder = self.local / "scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, path = tempfile.mkstemp(prefix=f"scratch-{os.getpid()}-", dir=folder)
+        os.close(descriptor)
+        try:
+            yield Path(path)
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _putting(self, name: str) -> Iterator[None]:
+        """Where `name` need not be there, what is not found is the bucket."""
+        try:
+            with self._asking(name):
+                yield
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{self.url} has no bucket: make it first, or set `root` to one that is there"
+            ) from error
+
+    @contextlib.contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """The errors of the block in this project's words; refused conditions pass."""
+        checked_name(name, self.url)
+        try:
+            yield
+        except (AlreadyExistsError, PreconditionError):
+            raise
+        except (FileNotFoundError, BaseError) as error:
+            raise self._told(error, name) from error
+
+    def _told(self, error: Exception, name: str) -> Exception:
+        if "NoSuchBucket" in str(error):
+            return ConfigError(
+                f"{self.url} has no bucket: make it first, or set `root` to one that is there"
+            )
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError(f"{self.url}/{name} is not there")
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+            return ConfigError(
+                f"{self.url} refuses access: check the credentials in the environment, such as AWS_ACCESS_KEY_ID"
+            )
+        reason = _reason(error)
+        kind = _DroppedError if DROPPED in reason and RETRIED not in reason else StageError
+        return kind(f"{self.url} does not answer as it should: {reason}; rerun when it does")
+
+
+def cache_folder(url: str) -> Path:
+    """The folder of this machine for the store at `url`, copies of models among it: below
+    $WIND_CACHE or ~/.cache/wind.
+    """
+    home = os.environ.get("WIND_CACHE")
+    folder = (
+        Path(home)
+        if home
+        else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wind"
+    )
+    return folder.absolute() / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+class _Handler(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
+    """The objects as pyarrow reads them; nothing is written this way."""
+
+    def __init__(self, storage: ObjectStorage) -> None:
+        self._storage = storage
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Handler) and other._storage.url == self._storage.url
+
+    def __hash__(self) -> int:
+        return hash(self._storage.url)
+
+    def get_type_name(self) -> str:
+        """The scheme."""
+        return self._storage.url.partition(":")[0]
+
+    def normalize_path(self, path: str) -> str:
+        """The name itself."""
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
+        """What each name is."""
+        return [self._info(path) for path in paths]
+
+    def get_file_info_selector(
+        self, selector: pyarrow.fs.FileSelector
+    ) -> list[pyarrow.fs.FileInfo]:
+        """The files in a folder, or below it."""
+        folder = selector.base_dir.strip("/")
+        if selector.recursive:
+            entries = self._storage.files(folder)
+            return [
+                pyarrow.fs.FileInfo(entry.name, pyarrow.fs.FileType.File, size=entry.bytes)
+                for entry in entries
+            ]
+        return self.get_file_info(
+            [f"{folder}/{name}".lstrip("/") for name in self._storage.names(folder)]
+        )
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        """A file for random access."""
+        size = self._storage.size(path)
+        if size is None:
+            raise FileNotFoundError(path)
+        return pa.PythonFile(
+            io.BufferedReader(_Reader(self._storage, path, size), READ_AHEAD_BYTES), mode="r"
+        )
+
+    open_input_stream = open_input_file
+
+    def _info(self, path: str) -> pyarrow.fs.FileInfo:
+        size = self._storage.size(path)
+        if size is not None:
+            return pyarrow.fs.FileInfo(path, pyarrow.fs.FileType.File, size=size)
+        is_folder = bool(self._storage.names(path))
+        return pyarrow.fs.FileInfo(
+            path, pyarrow.fs.FileType.Directory if is_folder else pyarrow.fs.FileType.NotFound
+        )
+
+    def _refuse(self, *arguments: Any, **options: Any) -> Any:
+        raise pa.ArrowNotImplementedError(
+            "datasets are written through Store, never through this file system"
+        )
+
+    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = (
+        move
+    ) = copy_file = _refuse
+    open_output_stream = open_append_stream = _refuse
+
+
+class _Reader(io.RawIOBase):
+    """An object as a file: each read is one request."""
+
+    def __init__(self, storage: ObjectStorage, name: str, size: int) -> None:
+        self._storage, self._name, self._size, self._position = storage, name, size, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """The new position."""
+        self._position = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        )
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """How many bytes were read."""
+        length = min(len(buffer), self._size - self._position, RANGE_BYTES)
+        if length <= 0:
+            return 0
+        content = self._storage.read_range(self._name, self._position, length)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def _allows_http() -> bool:
+    """Whether the environment asks for plain HTTP, as of a server on this machine."""
+    names = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+    return any(os.environ.get(name, "").lower() in ("1", "true") for name in names)
+
+
+def _version(meta: Any) -> Version:
+    return {key: meta[key] for key in ("e_tag", "version") if meta.get(key) is not None}
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, up to where a server's own page begins, without what might be a
+    signature in a URL.
+    """
+    return _safe(first_line(error).partition(": <")[0])
+
+
+def _safe(text: str) -> str:
+    """`text` without the parts of a URL that may hold a secret."""
+    return re.sub(r"(//[^\s?]*)\?\S*", r"\1", re.sub(r"//[^/@\s]*:[^/@\s]*@", "//", text))

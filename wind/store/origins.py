@@ -1,0 +1,61 @@
+"""Where a version is from: computed by us, or brought from elsewhere, which it says for ever."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from wind.store.datasets import Store
+from wind.store.sealed_json import parsed
+from wind.store.stamps import is_ours
+
+if TYPE_CHECKING:  # a version has origins
+    from wind.store.versions import Version
+
+
+class Origin(BaseModel):
+    """That a version was imported, and not computed where its record lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # the name that `--trust` gave; else that of the archive's file
+    sender: Annotated[str, StringConstraints(max_length=255)]
+    trusted: bool  # whether its computations and checks count as ours
+    imported: float  # Unix time
+
+
+def origins(store: Store, version: "Version", origin: Origin) -> tuple[Origin, ...]:
+    """All that `version`, which lies in an unpacked archive, came by when `origin` brings it here;
+    none for one of ours.
+
+    Whom others trusted is not whom we trust.
+    """
+    if not_computed_here(store, version) is None:
+        return ()
+    before = (
+        version.origins
+        if _is_ours(store, version)
+        else [each.model_copy(update={"trusted": False}) for each in version.origins]
+    )
+    return (*before, origin)
+
+
+def not_computed_here(store: Store, version: "Version") -> str | None:
+    """Why `version` cannot be taken for computed here, and who sent it; None where our stamp says
+    that it was.
+    """
+    if version.origins:
+        senders = ", then ".join(
+            f"{each.sender}{', whom you trusted' if each.trusted else ''}"
+            for each in version.origins
+        )
+        return f"imported from {senders}, not computed here"
+    if _is_ours(store, version):
+        return None
+    return "without a stamp of ours: copied, of another machine or of an older release, and not known to be computed here"
+
+
+def _is_ours(store: Store, version: "Version") -> bool:
+    try:
+        return is_ours("version", parsed(store.storage.read(version.file())))
+    except (OSError, ValueError):
+        return False

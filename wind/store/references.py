@@ -1,0 +1,59 @@
+"""Names: how a user calls a version, a dataset or a model."""
+
+import re
+
+from wind.errors import ConfigError
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle
+from wind.store.versions import Version, Versions, everywhere, runs
+
+REFERENCE = re.compile(
+    r"^(?P<run>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})@(?P<tag>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$"
+)
+
+
+def find(store: Store, name: str) -> Version:
+    """The version called `name`: RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six
+    digits of an id.
+    """
+    match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
+    if match and match["run"] in runs(store):
+        versions = Versions(store, match["run"])
+        found = versions.tagged(match["tag"])
+        if found is None and match["tag"].isdigit():
+            found = next(
+                (version for version in versions if version.number == int(match["tag"])), None
+            )
+        if found is not None:
+            return found
+    elif re.fullmatch(r"[0-9a-f]{6,64}", name):
+        matches = {
+            version.id: version for version in everywhere(store) if version.id.startswith(name)
+        }
+        if len(matches) == 1:
+            return next(iter(matches.values()))
+    known = ", ".join(runs(store)) or "none"
+    raise ConfigError(
+        f"no version is called {name!r} in {store.url} (runs: {known}); `wind versions` lists them"
+    )
+
+
+def named(store: Store, name: str) -> AnyHandle:
+    """The dataset or model called VERSION:NOUN or NOUN/DIGITS. Raises ConfigError if none is, or
+    several are.
+    """
+    version, colon, dataset = name.rpartition(":")
+    if colon:
+        handles = find(store, version).handles()
+        if dataset not in handles:
+            raise ConfigError(f"{version} has no dataset {dataset!r}: it has {', '.join(handles)}")
+        return handles[dataset]
+    kind, _, digits = name.partition("/")
+    matches = [
+        handle for handle in store.handles(kind) if digits and handle.fingerprint.startswith(digits)
+    ]
+    if len(matches) != 1:
+        raise ConfigError(
+            f"{name!r} names {len(matches)} datasets in {store.url}: give VERSION:NOUN, or NOUN/ and more digits"
+        )
+    return matches[0]

@@ -1,0 +1,156 @@
+"""Stamps: what was computed and checked by us is told from what was brought from elsewhere.
+
+A store is data, and anybody may write data. So every record that a run goes by (of a computation, a
+check, a finished shard, a checkpoint, a version) carries a stamp: an HMAC over all its other fields
+with a key that no store holds. A record without our stamp is read, shown and verified, but it is no
+cache hit and no passed check.
+
+The key is a file of this user, made when it is first needed. Machines that share a store share it:
+`WIND_KEY_FILE` names a copy.
+"""
+
+import contextlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
+
+from wind.errors import ConfigError
+from wind.fingerprints import digest
+from wind.machine.user_path import state_folder
+from wind.store.sealed_json import DIGEST, opened, seal
+
+VARIABLE: Final = "WIND_KEY_FILE"
+STAMP: Final = "stamp"
+LEAST_BYTES: Final = 32
+
+Kind = Literal["computation", "check", "shard", "checkpoint", "version"]
+
+_refused: dict[str, set[str]] = {}  # by root
+_unkept: dict[Path | None, str] = {}  # by the place where no key could be kept: why
+
+
+def stamp_of(kind: Kind, record: BaseModel | Mapping[str, Any]) -> str:
+    """Our stamp for a record. Raises ConfigError if the file that `WIND_KEY_FILE` names cannot be
+    used.
+    """
+    fields = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
+    content = digest(
+        [kind, {name: value for name, value in fields.items() if name not in (STAMP, DIGEST)}]
+    )
+    return hmac.new(_key(), content.encode(), "sha256").hexdigest()
+
+
+def stamped(kind: Kind, record: BaseModel | Mapping[str, Any]) -> bytes:
+    """`record` as JSON text with our stamp, sealed. Raises what `stamp_of` and `seal` raise."""
+    stamp = stamp_of(kind, record)
+    return seal(
+        record.model_copy(update={STAMP: stamp})
+        if isinstance(record, BaseModel)
+        else {**record, STAMP: stamp}
+    )
+
+
+def is_ours(kind: Kind, fields: Mapping[str, Any]) -> bool:
+    """Whether the `fields` of a record, as they were written, carry our stamp. Raises ConfigError
+    as `stamp_of` does.
+    """
+    return hmac.compare_digest(stamp_of(kind, fields), str(fields.get(STAMP, "")))
+
+
+def restamped(kind: Kind, text: bytes) -> bytes:
+    """The record `text`, whose sender is trusted, with our stamp. Raises ValueError if it is
+    damaged.
+    """
+    return stamped(kind, opened(text))
+
+
+def refuse(root: str, name: str) -> None:
+    """Remember that the record `name` of the store at `root` would have been believed, had it our
+    stamp.
+    """
+    _refused.setdefault(root, set()).add(name)
+
+
+def refused(root: str) -> list[str]:
+    """The records of the store at `root` that this process did not believe."""
+    return sorted(_refused.get(root, ()))
+
+
+def lacks_key() -> str | None:
+    """Why no key can be kept, so that nothing computed now will be known as ours later; None where
+    one is.
+    """
+    _key()
+    return _unkept.get(_place())
+
+
+def _key() -> bytes:
+    named = os.environ.get(VARIABLE)
+    return _named(named) if named else _own(_place())
+
+
+def _place() -> Path | None:
+    """The file of this user's key; None for a user without a home."""
+    folder = state_folder()
+    return None if folder is None else folder / "key"
+
+
+@lru_cache(maxsize=4)
+def _named(name: str) -> bytes:
+    path = Path(name)
+    try:
+        content = path.read_bytes().strip()
+        if path.stat().st_mode & 0o007:
+            raise ConfigError(f"{VARIABLE}: {name} is open to everybody: run `chmod 600 {name}`")
+    except OSError as error:
+        raise ConfigError(
+            f"{VARIABLE}: {name} cannot be read ({error.strerror}): name a copy of the key of your other machines"
+        ) from error
+    if len(content) < LEAST_BYTES:
+        raise ConfigError(
+            f"{VARIABLE}: {name} holds {len(content)} bytes, a key has at least {LEAST_BYTES}: `openssl rand -hex 32` makes one"
+        )
+    return content
+
+
+@lru_cache(maxsize=4)
+def _own(path: Path | None) -> bytes:
+    """The key in the file `path`, made if it is not there; one of this process alone where none can
+    be kept.
+    """
+    try:
+        if path is None:
+            raise OSError(0, "there is no home folder")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            _make(path)
+        content = path.read_bytes().strip()
+        if len(content) < LEAST_BYTES:
+            raise OSError(0, "it holds no key")
+        return content
+    except OSError as error:
+        _unkept[path] = f"{path or 'no file'}: {error.strerror}"
+        return secrets.token_bytes(LEAST_BYTES)
+
+
+def _make(path: Path) -> None:
+    """Write a new key to `path`. Raises FileExistsError if there is one; of two processes, one
+    makes it, whole.
+    """
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    with open(
+        os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
+    ) as file:
+        try:
+            file.write(f"{secrets.token_hex(LEAST_BYTES)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+            os.link(partial, path)
+        finally:
+            partial.unlink()

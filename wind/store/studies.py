@@ -1,0 +1,53 @@
+"""Studies: what `wind compare`, `wind sweep` and `wind bandit` computed last, which no dataset
+version names.
+
+A study's record is `<root>/runs/<run>/study.json`: its datasets by their nouns. It keeps them, and
+all that they were computed from, through garbage collection; the next study of that name takes its
+place.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wind.errors import DatasetError, first_line
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+
+
+class Study(BaseModel):
+    """What a study computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str
+    datasets: dict[str, Dataset]
+
+
+def record(store: Store, run: str, datasets: Mapping[str, Dataset]) -> None:
+    """Keep `datasets` as what the study `run` computed, in place of what it computed before."""
+    content = Study(run=run, datasets=dict(datasets)).model_dump_json(indent=1)
+    store.storage.write(_name(run), content.encode())
+
+
+def studies(store: Store) -> Iterator[Study]:
+    """The studies of the store, in order of name. Raises DatasetError if a record cannot be read."""
+    for run in store.storage.names("runs"):
+        try:
+            yield Study.model_validate_json(store.storage.read(_name(run)))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValidationError) as error:
+            problem = first_line(error)
+            raise DatasetError(
+                f"{store.url}/{_name(run)} is not a study ({problem}): run the study again"
+            ) from error
+
+
+def forget(store: Store, run: str) -> None:
+    """Remove the record of the study `run`, if there is one; the next collection frees its data."""
+    store.storage.delete(_name(run))
+
+
+def _name(run: str) -> str:
+    return f"runs/{run}/study.json"
