@@ -23,7 +23,7 @@ import pyarrow as pa
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject
-from wind.code.functions import files_digest, shown
+from wind.code.functions import files_digest, shown_path
 from wind.config.checks import ChecksConfig, ExtraExpectation
 from wind.errors import ConfigError, InputError, first_line
 from wind.machine.user_path import from_source, use_user_path
@@ -266,7 +266,7 @@ def _foreign(file: str, function: str) -> Iterator[None]:
             for frame in traceback.extract_tb(error.__traceback__)
             if frame.filename == path
         ]
-        where = f"{shown(path)}:{lines[-1]}" if lines else file
+        where = f"{shown_path(path)}:{lines[-1]}" if lines else file
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise InputError(
             f"{where}: {function} failed, {type(error).__name__}: {said}".rstrip(": ")

@@ -12,23 +12,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from wind.code.digests import code_of
 from wind.code.functions import files_digest
 from wind.config.checks import ChecksConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.handles import FINGERPRINT, Dataset, label
 from wind.store.sealed_json import opened
 from wind.store.stamps import is_ours, refuse
 
 
-class CheckResult(BaseModel):
+class CheckResult(Record):
     """What a suite said of a dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     handle: Dataset
     success: bool  # no expectation failed that may not

@@ -13,7 +13,7 @@ picklable: one string is their whole state.
 """
 
 import signal
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import ValidationError
 
@@ -83,6 +83,15 @@ def first_line(error: BaseException) -> str:
         said = str(error)
     line = (said.strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def shown(value: Any, length: int = 60) -> str:
+    """A value as a message shows it, in at most `length` characters."""
+    try:
+        text = "empty" if value is None else repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a number too long to print"
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def killed_by(signum: int) -> str:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from wind.audit.lineage import chain, named, used
 from wind.code.observed import Observed
 from wind.errors import DatasetError, first_line
+from wind.records import Record
 from wind.stages import Job
 from wind.store.computations import Computation, computation_of
 from wind.store.datasets import Store
@@ -63,12 +63,6 @@ QUANTITIES: dict[str, dict[str, pl.Expr]] = {
         "log_ratio": pl.col("logp_policy") - pl.col("logp_reference"),
     },
 }
-
-
-class Record(BaseModel):
-    """A frozen record of a difference."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Change(Record):

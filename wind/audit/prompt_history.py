@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
 
 from wind.audit.lineage import chain, named
 from wind.errors import ConfigError, DatasetError, first_line
+from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
 from wind.store.references import find
@@ -32,10 +32,8 @@ OF_POLICY = {
 }
 
 
-class Answers(BaseModel):
+class Answers(Record):
     """The responses to a prompt in one iteration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str  # RUN@NUMBER
     iteration: int
@@ -46,10 +44,8 @@ class Answers(BaseModel):
     damage: list[str] = []  # what could not be read
 
 
-class History(BaseModel):
+class History(Record):
     """A prompt and its responses over iterations."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: str
     prompt_id: str

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from wind.errors import shown
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, label
 from wind.store.schemas import KEYS
@@ -54,7 +55,7 @@ def _rows_that_differ(
                 row = left.slice(rows[0], 1).to_pylist()[0]
                 key = "/".join(str(row[name])[:12] for name in KEYS[made.name])
                 first[column] = (
-                    f"first in row {start + rows[0]} ({key}): {_short(now[rows[0]])}, was {_short(then[rows[0]])}"
+                    f"first in row {start + rows[0]} ({key}): {shown(now[rows[0]])}, was {shown(then[rows[0]])}"
                 )
             counts[column] = counts.get(column, 0) + len(rows)
         start += left.num_rows
@@ -76,8 +77,3 @@ def _aligned(
 
 def _is_same(one: Any, other: Any) -> bool:
     return bool(one == other or (one != one and other != other))  # NaN is itself here
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import StringConstraints, ValidationError
 
 from wind.audit.allowed_signers import Allowed
 from wind.audit.ssh_signatures import Signature, SignatureError, fingerprint, parsed_signature
 from wind.errors import DatasetError, first_line
 from wind.fingerprints import canonical, digest
+from wind.records import Record
 from wind.store.datasets import MANIFEST, Store
 from wind.store.handles import AnyHandle, folder_of, noun
 from wind.store.sealed_json import DIGEST, opened, parsed
@@ -33,7 +34,7 @@ MOVING: Final = {"manifests", "number_before", "digest_before", "origins", STAMP
 AGAIN: Final = ("provenance", "page_sha256", "frames")
 KINDS: Final[dict[str, Kind]] = {"checks": "check", "computations": "computation"}
 
-Record = Annotated[
+RecordName = Annotated[
     str,
     StringConstraints(
         pattern=r"^(checks|computations)/[a-z_]+(\.[a-z_]+)?/[0-9a-f]{64}/[0-9a-f]{64}\.json$"
@@ -41,16 +42,14 @@ Record = Annotated[
 ]
 
 
-class Statement(BaseModel):
+class Statement(Record):
     """What is signed of a version."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["wind-version 1"] = "wind-version 1"
     version: Key  # id
     name: str  # RUN@NUMBER
     record: Key  # digest of its own record
-    records: dict[Record, Seal]  # of computations and check results, by file
+    records: dict[RecordName, Seal]  # of computations and check results, by file
     manifests: dict[Folder, Key]  # digest of what each claims, by folder
 
     def text(self) -> bytes:

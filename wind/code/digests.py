@@ -31,6 +31,7 @@ NEUTRAL: Final[Mapping[str, str]] = {
     "wind.errors": "changes what is shown and logged",
     "wind.files": "carries bytes in and out as they are",
     "wind.fingerprints": "names what is there",
+    "wind.records": "refuses fields that are not declared",
     "wind.machine.lifeline": "starts, ends and watches processes",
     "wind.machine.processes": "starts, ends and watches processes",
     "wind.machine.terminal": "changes what is shown and logged",

@@ -49,7 +49,7 @@ def sources(setting: str, function: str) -> dict[str, str]:
     if source is None:
         return {}
     if not _binds(_text(setting, source), str(source), attribute):
-        raise ConfigError(f"{setting} {function}: {shown(str(source))} defines no {attribute}")
+        raise ConfigError(f"{setting} {function}: {shown_path(str(source))} defines no {attribute}")
     return {module: file_digest(path) for module, path in _beside(setting, name, source).items()}
 
 
@@ -101,7 +101,7 @@ def source_file(spec: ModuleSpec) -> Path | None:
     return Path(spec.origin) if spec.origin is not None and spec.origin.endswith(".py") else None
 
 
-def shown(path: str) -> str:
+def shown_path(path: str) -> str:
     """A path as the user would type it: relative to the current folder where it lies under it."""
     return (
         str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
@@ -115,10 +115,12 @@ def _text(setting: str, source: Path) -> str:
         ast.parse(text)
     except SyntaxError as error:
         raise ConfigError(
-            f"{setting}: {shown(str(source))}:{error.lineno} does not parse: {error.msg}"
+            f"{setting}: {shown_path(str(source))}:{error.lineno} does not parse: {error.msg}"
         ) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{setting}: {shown(str(source))} cannot be read: {error}") from error
+        raise ConfigError(
+            f"{setting}: {shown_path(str(source))} cannot be read: {error}"
+        ) from error
     return text
 
 

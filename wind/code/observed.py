@@ -17,26 +17,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
-
 from wind.code.observing import listing_digest
 from wind.code.packages import PACKAGES
 from wind.errors import StageError
 from wind.fingerprints import file_digest
 from wind.machine.environment import BUILT, PLACED
 from wind.machine.user_path import user_path
+from wind.records import Record
 from wind.redaction import is_secret_name, without_home
 
 UNSET: Final = ""
 SECRET: Final = "set"  # in place of the digest of what might be guessed from it
 
 
-class Observed(BaseModel):
+class Observed(Record):
     """Files by path, relative to a folder of the user's modules where they lie under one; variables
     and packages by name.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # sha256; None where there was none; of a folder, that ends in a slash, of its names
     files: dict[str, str | None] = {}

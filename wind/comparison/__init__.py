@@ -9,8 +9,9 @@ from collections import defaultdict
 
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from wind.records import Record
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset
@@ -20,10 +21,8 @@ from wind.store.schemas import KEYS, SCHEMAS
 COSTS = {"samples": "generations", "reward_calls": "rewards"}
 
 
-class Iteration(BaseModel):
+class Iteration(Record):
     """One iteration of one run; the policy that it began with is iteration 0 and has spent nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: str
     setting: str

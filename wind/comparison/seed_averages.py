@@ -11,29 +11,25 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
 from wind.errors import InputError
+from wind.records import Record
 
 LEVEL = 0.95
 CELL = ("recipe", "setting")
 HALVINGS = 60
 
 
-class Estimate(BaseModel):
+class Estimate(Record):
     """A mean over seeds, and its 95% interval where there are two or more."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     low: float | None = None
     high: float | None = None
 
 
-class Standing(BaseModel):
+class Standing(Record):
     """One recipe under one setting."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: str
     setting: str

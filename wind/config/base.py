@@ -7,11 +7,13 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from wind.records import Record
 
-class Section(BaseModel):
-    """A frozen, closed part of the config."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class Section(Record):
+    """A part of the config."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,12 +96,3 @@ def _is_default(field: FieldInfo, given: Any) -> bool:
         and not tells_kind
         and bool(given == field.get_default(call_default_factory=True))
     )
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it: short."""
-    try:
-        text = "empty" if value is None else repr(value)
-    except ValueError:  # an integer of thousands of digits
-        text = "a number too long to print"
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from wind.config.base import Section, at_defaults, shown
+from wind.config.base import Section, at_defaults
 from wind.config.checks import ChecksConfig, Share
 from wind.config.objectives import (
     ObjectiveConfig,
@@ -33,6 +33,7 @@ from wind.config.objectives import (
     refresh_steps,
     rows_for,
 )
+from wind.errors import shown
 from wind.redaction import redacted
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

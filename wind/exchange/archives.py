@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from wind.config.recipe import Name
 from wind.errors import ConfigError, DatasetError, InputError, first_line
 from wind.exchange.exports import appearing, checked_chunks
+from wind.records import Record
 from wind.store.computations import BESIDE, recorded
 from wind.store.datasets import MANIFEST, MODEL_FILES, Store
 from wind.store.handles import AnyHandle, folder_of
@@ -71,20 +72,16 @@ CONTENT = re.compile(
 )
 
 
-class Member(BaseModel):
+class Member(Record):
     """One file of an archive."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=f"^{DIGITS}$")]
 
 
-class Index(BaseModel):
+class Index(Record):
     """What an archive holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int
     run: Name

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from wind.errors import ConfigError, StageError
+from wind.errors import ConfigError, StageError, first_line
 
 HUB_URL = re.compile(r"^hub:(?P<id>[\w.-]+/[\w.-]+)$")
 
@@ -54,11 +54,8 @@ def push(
             repo_id=repository, folder_path=folder, repo_type=kind, commit_message=message
         ).commit_url
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
-        raise ConfigError(f"the Hub refuses {repository}: {_line(error)}") from error
+        raise ConfigError(f"the Hub refuses {repository}: {first_line(error)}") from error
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # of whichever client the library is built on
-        raise StageError(f"the Hub cannot be reached: {_line(error)}; push again later") from error
-
-
-def _line(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return next((line.strip() for line in text.splitlines() if line.strip()), text)
+        raise StageError(
+            f"the Hub cannot be reached: {first_line(error)}; push again later"
+        ) from error

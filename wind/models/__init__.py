@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wind.config.recipe import Attention, DType, InferenceConfig, PolicyConfig
-from wind.errors import ConfigError, InputError, WindError
+from wind.errors import ConfigError, InputError, WindError, first_line
 from wind.files import NotPlainError
 from wind.machine.environment import CUBLAS
 from wind.models import pretrained
@@ -83,7 +83,7 @@ def import_policy(store: Store, config: PolicyConfig, kind: Kind = "AutoModelFor
         raise ConfigError(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ConfigError(
-            f"{config.path} has an unreadable safetensors file: {_line(error)}; copy it again"
+            f"{config.path} has an unreadable safetensors file: {first_line(error)}; copy it again"
         ) from error
 
 
@@ -248,7 +248,8 @@ def _load(store: Store, model: Model, inference: InferenceConfig) -> "torch.nn.M
         if wrong := sorted(str(entry) for entry in info.get(kind) or ()):
             what = kind.removesuffix("_keys").removesuffix("_msgs")
             raise InputError(
-                f"{name} does not fit its config: {len(wrong)} {what} weights, such as {_line(wrong[0])}"
+                f"{name} does not fit its config: {len(wrong)} {what} weights, such as "
+                f"{wrong[0].strip().splitlines()[0]}"
             )
     loaded.eval().requires_grad_(False)
     policy: torch.nn.Module = loaded
@@ -323,7 +324,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
         raise ConfigError(
-            f"policy {where} is not a local folder and the Hub cannot be reached: {_line(error)}; download it first"
+            f"policy {where} is not a local folder and the Hub cannot be reached: {first_line(error)}; download it first"
         ) from error
 
 
@@ -343,8 +344,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a JSON object")
     return content
-
-
-def _line(error: BaseException | str) -> str:
-    text = str(error) or type(error).__name__
-    return next((line.strip() for line in text.splitlines() if line.strip()), text)

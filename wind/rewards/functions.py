@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from wind.code.functions import shown, source_digest
-from wind.errors import InputError, StageError
+from wind.code.functions import shown_path, source_digest
+from wind.errors import InputError, StageError, shown
 from wind.machine.user_path import user_path
 from wind.rewards.hosts import EndedError, Host, keep_warm, warm_host
 
@@ -93,7 +93,7 @@ class UserFunction:
             "responses": list(rows.responses),
             "answers": list(rows.answers),
         }
-        batch = f" on the {len(rows)} responses from {rows.where(0)}, {_quoted(prompts[0])}"
+        batch = f" on the {len(rows)} responses from {rows.where(0)}, {shown(prompts[0])}"
         columns: dict[str, Column] = self._asked(self._host(), request, batch, self.seconds)[
             "columns"
         ]
@@ -149,7 +149,9 @@ class UserFunction:
             raise InputError(f"{self} {error.how}{where}; {error.said}: fix the function") from None
         if raised := answer.get("raised"):
             place = (
-                f" ({shown(raised['place'][0])}:{raised['place'][1]})" if raised["place"] else ""
+                f" ({shown_path(raised['place'][0])}:{raised['place'][1]})"
+                if raised["place"]
+                else ""
             )
             what = f"{self} failed" if batch else f"{self} cannot be imported"
             raise InputError(f"{what}: {raised['said']}{place}{batch}: fix the function")
@@ -199,8 +201,3 @@ def asked(messages: Sequence[Mapping[str, str]]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, empty where it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-
-
-def _quoted(value: object, length: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."

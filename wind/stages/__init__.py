@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from wind.code.digests import code_digest, code_of, refuse_edited
 from wind.code.observed import Observed, noting
 from wind.errors import OUT_OF_MEMORY, ConfigError, StageError, WindError, first_line
 from wind.files import read_plain
 from wind.nesting import json_value
+from wind.records import Record
 from wind.store.computations import Computation, is_recorded, key_of, made_by, record, used_by
 from wind.store.datasets import Partial, Store
 from wind.store.handles import HANDLE, AnyHandle, Dataset
@@ -51,12 +52,10 @@ class Progress(Protocol):
         """Tell that `done` of `total` is finished."""
 
 
-class Spec(BaseModel):
+class Spec(Record):
     """Everything that determines a stage's content, and nothing else: handles, config sections,
     seeds.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def parents(self) -> dict[str, AnyHandle]:
         """The stored inputs, by field name."""
@@ -70,10 +69,8 @@ class Spec(BaseModel):
 S = TypeVar("S", bound=Spec)
 
 
-class Place(BaseModel):
+class Place(Record):
     """Where a stage runs: what can never change its content."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     root: str
     device: str = "cpu"  # cpu | cuda
@@ -85,10 +82,8 @@ class Place(BaseModel):
     function_seconds: float | None = None
 
 
-class Job(BaseModel):
+class Job(Record):
     """A stage, its spec and its place: what goes to a worker as JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     spec: dict[str, Any]

@@ -13,11 +13,12 @@ of computing it. One without is what somebody else says, for `wind lineage` and 
 import contextlib
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from wind.code.observed import Observed
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model, label, noun
 from wind.store.sealed_json import opened, parsed
@@ -27,10 +28,8 @@ from wind.store.stamps import is_ours, refuse, stamped
 BESIDE = ("checks", "computations")
 
 
-class Computation(BaseModel):
+class Computation(Record):
     """What was computed, from what, by which code, where and when."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # what the stage is there for; a model only where nothing tells of the dataset it was made with
     dataset: AnyHandle

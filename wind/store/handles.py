@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from wind.fingerprints import digest
+from wind.records import Record
 
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
 # No folder, none of the names that lead out of one, and nothing that a terminal obeys, line ends
@@ -16,10 +17,8 @@ FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
 PLAIN_NAME = r"^([^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*|\.[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*)$"
 
 
-class Handle(BaseModel):
+class Handle(Record):
     """A frozen record that names stored content; the only thing tasks pass to one another."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Dataset(Handle):
@@ -57,12 +56,10 @@ class StoredFile(Handle):
     rows: int = Field(0, ge=0)
 
 
-class Manifest(BaseModel):
+class Manifest(Record):
     """What a stored folder holds, from what, and how it was computed; the fields after `files` are
     outside the fingerprint.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str  # the dataset's noun, "models" or "sources"
     fingerprint: str

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import StringConstraints
 
+from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.sealed_json import parsed
 from wind.store.stamps import is_ours
@@ -12,10 +13,8 @@ if TYPE_CHECKING:  # a version has origins
     from wind.store.versions import Version
 
 
-class Origin(BaseModel):
+class Origin(Record):
     """That a version was imported, and not computed where its record lies."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # the name that `--trust` gave; else that of the archive's file
     sender: Annotated[str, StringConstraints(max_length=255)]

@@ -8,17 +8,16 @@ place.
 
 from collections.abc import Iterator, Mapping
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from wind.errors import DatasetError, first_line
+from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 
 
-class Study(BaseModel):
+class Study(Record):
     """What a study computed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: str
     datasets: dict[str, Dataset]

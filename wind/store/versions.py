@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import StringConstraints, ValidationError
 
 from wind.config.base import without
 from wind.config.recipe import Name
 from wind.errors import ConfigError, DatasetError, StageError, first_line
 from wind.fingerprints import digest
+from wind.records import Record
 from wind.store.datasets import MANIFEST, Store
 from wind.store.handles import FINGERPRINT, AnyHandle, Dataset, Model, folder_of
 from wind.store.origins import Origin
@@ -37,12 +38,10 @@ Folder = Annotated[
 ]
 
 
-class Content(BaseModel):
+class Content(Record):
     """What determines a version: two versions with the same content have the same id, on any
     machine and under any name.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     iteration: int
     recipe: dict[str, Any]  # the config without paths, names and worker settings
@@ -67,19 +66,15 @@ class Content(BaseModel):
         )
 
 
-class Seal(BaseModel):
+class Seal(Record):
     """What a manifest said when a version was published that relies on it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: str  # the manifest's own
     claims: str  # the same without provenance, which a repair by the same computation changes
 
 
-class Version(BaseModel):
+class Version(Record):
     """A published version: its content, and what stands beside it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     run: Name

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny
+from pydantic import SerializeAsAny
 
+from wind.records import Record
 from wind.training import FitSpec
 
 S = TypeVar("S", bound=FitSpec)
@@ -13,22 +14,18 @@ OBSERVED = ".observed.json"
 Row = tuple[int, str, float]  # step, metric, value: as in the dataset
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(Record):
     """A usable checkpoint: optimiser steps done, the rows of those steps, and where the engine's
     state is.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int
     rows: list[Row]
     folder: str
 
 
-class Assignment(BaseModel, Generic[S]):
+class Assignment(Record, Generic[S]):
     """One training, as its ranks get it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: SerializeAsAny[S]
     root: str
@@ -39,12 +36,10 @@ class Assignment(BaseModel, Generic[S]):
     function_seconds: float | None = None  # see Place
 
 
-class Trained(BaseModel):
+class Trained(Record):
     """The rows of the dataset, and by export folder the log-probabilities of the probe under the
     weights that it holds.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: list[Row]
     probe_logps: dict[str, list[float]]

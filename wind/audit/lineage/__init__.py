@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
 from wind.errors import ConfigError, DatasetError, InputError
+from wind.records import Record
 from wind.store.computations import Computation, by_manifest, computation_of, recorded
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Manifest, Model, Source, label, noun
@@ -36,10 +36,8 @@ HELD_OUT = {
 }  # by name in the evaluation
 
 
-class Node(BaseModel):
+class Node(Record):
     """Something stored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str  # unique in the graph: noun and fingerprint
     kind: Literal["version", "prompt", "dataset", "model", "source"]
@@ -59,10 +57,8 @@ class Node(BaseModel):
     damage: str | None = None  # what is wrong with it, where it is missing or not whole
 
 
-class Edge(BaseModel):
+class Edge(Record):
     """From what was read to what was made of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     parent: str
     child: str
@@ -70,10 +66,8 @@ class Edge(BaseModel):
     name: str
 
 
-class Lineage(BaseModel):
+class Lineage(Record):
     """A node and its ancestors; edges in the order in which the child names its parents."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     root: str
     nodes: dict[str, Node]

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from wind.audit.verification.files import Files
-from wind.config.base import setting_of, shown
+from wind.config.base import setting_of
 from wind.config.recipe import DistillConfig
+from wind.errors import shown
 from wind.fingerprints import digest
 from wind.store.handles import Dataset, folder_of
 from wind.store.provenance import described_by, description_digest
