@@ -11,15 +11,17 @@ from tasks.bandit import play_bandits
 from tasks.checks import checked
 from tasks.rates import fit_rates
 from tasks.running import running
+from wind.bandit import BanditSpec
 from wind.config.recipe import BanditConfig
+from wind.rates import RatesSpec
 from wind.store.handles import Dataset
 
 
 @flow(name="bandit", flow_run_name="{config.run}", persist_result=False)
 def bandit(config: BanditConfig, out: Path) -> dict[str, Dataset]:
     """Play, fit, draw; returns the two datasets. What is drawn into `out` is a function of them."""
-    played = checked(play_bandits(config.bandit, config.seed))
-    fitted = checked(fit_rates(played, config.bandit))
+    played = checked(play_bandits(BanditSpec.of(config, {})))
+    fitted = checked(fit_rates(RatesSpec(bandit=played, section=config.bandit)))
     draw(played, fitted, config, out)
     return {"bandit": played, "rates": fitted}
 

@@ -15,16 +15,16 @@ from prefect import flow
 from flows.cells import Cell
 from flows.distill import distill
 from flows.evaluate import evaluate
-from flows.given import Given
 from tasks.checks import checked
-from tasks.comparison import tabulate
-from tasks.metrics import measure
+from tasks.comparison import tabulate_comparison
+from tasks.metrics import measure_metrics
 from tasks.running import Event, keep_config, running, start
 from tasks.sources import import_reward
-from wind.comparison import Iteration
+from wind.comparison import ComparisonSpec, Iteration
 from wind.comparison.seed_averages import best_setting
 from wind.config.recipe import DistillConfig
 from wind.errors import WindError
+from wind.metrics import MetricsSpec
 from wind.store.handles import Dataset
 from wind.store.versions import Version
 
@@ -96,9 +96,9 @@ def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> 
         chosen = tried[best_setting({setting: run.win_rate() for setting, run in tried.items()})]
         rest = [finish(chosen.cell, seed) for seed in seeds[1:]]
         reported += rest if len(cells) > 1 else [chosen, *rest]
-    return Study(
-        checked(tabulate(tuple(each for run in done for each in run.iterations()))), done, reported
-    )
+    iterations = tuple(each for run in done for each in run.iterations())
+    comparison = checked(tabulate_comparison(ComparisonSpec(iterations=iterations)))
+    return Study(comparison, done, reported)
 
 
 def _run(cell: Cell, seed: int) -> Run:
@@ -118,17 +118,15 @@ def _measure_initial(config: DistillConfig, first: Version) -> Dataset:
     with its conditions.
     """
     initial, prompts = first.content.model_in, first.content.datasets["prompts"]
+    reward = import_reward(config.reward)
     held_out = evaluate(
-        Given(config, prompts, import_reward(config.reward), iteration=0), initial, initial
+        config, 0, prompts=prompts, reward=reward, policy=initial, reference=initial
     )
-    metrics = measure(
-        held_out.evaluation,
-        held_out.generations,
-        None,
-        None,
-        None,
-        config.evaluation.content(),
-        config.seed,
-        0,
+    spec = MetricsSpec(
+        evaluation=held_out["evaluation"],
+        generations=held_out["eval_generations"],
+        evaluation_config=config.evaluation.content(),
+        seed=config.seed,
+        iteration=0,
     )
-    return checked(metrics)
+    return checked(measure_metrics(spec))

@@ -52,7 +52,7 @@ def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
     rows = _rows(here, event)
     if event.outcome == "cached":  # computed by then: the same stage stands earlier in this plan
         return step | {"rows": rows, "megabytes": 0.0, "seconds": 0.0}
-    sampling = event.inputs.get("sampling")
+    sampling = getattr(event.spec, "sampling", None)
     like = _newest(here.store, event.dataset)
     scale = rows / like.rows if rows and like and like.rows else None
     return step | {

@@ -57,8 +57,8 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
         "select_rows": 2,  # each objective's own
         "score_logps": 4,
         "train_policy": 2,
-        "compare_policies": 3,
-        "measure": 3,
+        "evaluate_policy": 3,
+        "measure_metrics": 3,
     }
     # With the first seed one of the two was run before, under another name; left are the other, and
     # the policy against itself.
@@ -68,8 +68,8 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
         "select_rows": 1,
         "score_logps": 2,
         "train_policy": 1,
-        "compare_policies": 2,
-        "measure": 2,
+        "evaluate_policy": 2,
+        "measure_metrics": 2,
     }
     store = Store(tmp_path / "store")
     assert set(runs(store)) == {"tiny", "one-s0", "one-s1", "two-s0", "two-s1"}

@@ -30,8 +30,8 @@ AFTER_TRAINING = [
     "sample_generations",
     "score_rewards",
     "score_logps",
-    "compare_policies",
-    "measure",
+    "evaluate_policy",
+    "measure_metrics",
 ]
 
 
@@ -110,8 +110,8 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
         "score_rewards",
         "score_rewards",
         "score_logps",
-        "compare_policies",
-        "measure",
+        "evaluate_policy",
+        "measure_metrics",
     ]
 
     (tmp_path / "store").rename(tmp_path / "moved")
@@ -234,12 +234,12 @@ def test_on_policy_with_a_moving_anchor(
         "iterations=2",
     )
     one_iteration = [
-        "train_on_policy",
+        "train_on_rollouts",
         "sample_generations",
         "score_rewards",
         "score_logps",
-        "compare_policies",
-        "measure",
+        "evaluate_policy",
+        "measure_metrics",
     ]
     of_the_opponent = ["load_prompts", "sample_generations", "score_rewards"]
     assert sorted(planned(config)) == sorted([*of_the_opponent, *one_iteration, *one_iteration])
@@ -262,5 +262,5 @@ def test_on_policy_with_a_moving_anchor(
             "reference={kind: previous}",
             "iterations=1",
         )
-    )[0] == ("train_on_policy")
-    assert run(config, refresh="training")[0] == "train_on_policy"
+    )[0] == ("train_on_rollouts")
+    assert run(config, refresh="training")[0] == "train_on_rollouts"

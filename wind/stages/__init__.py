@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -56,6 +56,18 @@ class Spec(Record):
     """Everything that determines a stage's content, and nothing else: handles, config sections,
     seeds.
     """
+
+    @classmethod
+    def of(cls, config: Record, inputs: Mapping[str, Any], **given: Any) -> Self:
+        """Fill every field by its name from `given`, else `inputs`, else the sections of `config`.
+
+        What the spec does not declare is left out, so that one mapping of an iteration's inputs
+        serves all of its stages. Raises ValidationError for a field that is found nowhere.
+        """
+        sections = dict(config)
+        found = {name: sections[name] for name in cls.model_fields if name in sections}
+        found |= {name: inputs[name] for name in cls.model_fields if name in inputs}
+        return cls(**(found | given))
 
     def parents(self) -> dict[str, AnyHandle]:
         """The stored inputs, by field name."""
