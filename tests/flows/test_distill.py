@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data_checks.results import DRIFTING, recorded
 from flows.distill import distill
 from flows.plan import planned as plan
 from tasks.running import start
@@ -19,6 +20,7 @@ from wind.code import observed
 from wind.config.loading import load_config
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
+from wind.store.handles import Dataset
 from wind.store.references import find
 from wind.store.shards import shard_name
 from wind.store.versions import Versions
@@ -40,6 +42,13 @@ def run(config: DistillConfig, refresh: str | None = None) -> list[str]:
     with start(config, refresh=refresh, quiet=True) as here:
         distill(here.config)
         return [event.task for event in here.events if event.outcome == "computed"]
+
+
+def previous_of(store: Store, dataset: Dataset) -> Dataset | None:
+    """The dataset that the drift of `dataset` was judged against."""
+    result = recorded(store, dataset)
+    assert result is not None
+    return result.previous
 
 
 def planned(config: DistillConfig) -> list[str]:
@@ -78,6 +87,10 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
     latest = find(store, "tiny")
     assert latest.content.iteration == 2
     assert latest.content.previous == first.id
+    for name, dataset in latest.content.datasets.items():  # drift is since the same part of before
+        is_judged = dataset.name in DRIFTING
+        before = first.content.datasets[name] if is_judged else None
+        assert previous_of(store, dataset) == before, name
 
     hotter = planned(recipe("sampling.temperature=2.0"))
     assert hotter[:5] == [
