@@ -2,6 +2,8 @@
 
 import json
 import resource
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,16 @@ from wind.store.datasets import Store
 from wind.store.versions import Version
 
 Wind = Callable[..., tuple[int, str, str]]
+
+
+def test_nothing_but_the_answer_is_printed_however_long_it_takes() -> None:
+    """DuckDB draws a progress bar in the output of a Python that no file was given to."""
+    program = "from wind.exchange.sql import _connection\nwith _connection() as connection:\n    "
+    program += "print(connection.sql(\"SELECT current_setting('enable_progress_bar')\").fetchall())"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[(False,)]\n"
 
 
 def test_every_dataset_is_a_view_over_all_versions(versions: list[Version], command: Wind) -> None:
