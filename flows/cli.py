@@ -11,7 +11,17 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
-from flows.commands import auditing, checking, keeping, looking, moving, runs, signing, studies
+from flows.commands import (
+    auditing,
+    checking,
+    init,
+    keeping,
+    looking,
+    moving,
+    runs,
+    signing,
+    studies,
+)
 from wind.errors import OUT_OF_MEMORY, WindError
 from wind.files import NotPlainError
 from wind.machine.environment import direct, variables
@@ -21,7 +31,7 @@ from wind.redaction import redacted
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
 )
-for module in (runs, studies, looking, auditing, checking, keeping, moving, signing):
+for module in (init, runs, studies, looking, auditing, checking, keeping, moving, signing):
     app.add_typer(module.commands)
 
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, without a word

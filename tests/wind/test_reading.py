@@ -1,5 +1,5 @@
-"""Reading from Python: a version's datasets as lazy frames, and the plain readers that the README
-shows.
+"""Reading from Python: a version's datasets as lazy frames, and the plain readers that
+docs/python.md shows.
 """
 
 import copy
@@ -169,7 +169,7 @@ def test_a_store_that_is_not_local_is_read_through_its_file_system(
 
 
 @pytest.mark.slow
-def test_the_readers_of_the_readme_read(
+def test_the_readers_of_the_page_on_python_read(
     store: Store, reader: StoreReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
@@ -181,10 +181,12 @@ def test_the_readers_of_the_readme_read(
     assert loaded["response"][:] == ["a20", "a21", "b20", "b21"]
     assert loaded[2]["response_token_ids"] == [5, 2]
     assert loaded._fingerprint == rows.handle.fingerprint
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), flags=re.DOTALL
+    )
     readers = [block for block in blocks if "<fingerprint>" in block or "wind.open" in block]
     for shown in ("pl.scan_ipc", "duckdb.sql", "load_dataset", "wind.open", ".to_hf()"):
         assert shown in "".join(readers)
     for block in readers:
         code = block.replace("<fingerprint>", reader.version("demo").rewards.handle.fingerprint)
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, "docs/python.md", "exec"), {})
