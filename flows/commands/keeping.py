@@ -11,7 +11,7 @@ from wind.machine.terminal import say_json
 from wind.store import studies
 from wind.store.datasets import Store
 from wind.store.garbage import collect
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Versions, runs
 
 commands = typer.Typer()
@@ -41,7 +41,7 @@ def tag_version(
 ) -> None:
     """Give a version a name that stays: RUN@NAME."""
     store = Store(root)
-    version = find(store, name)
+    version = find_version(store, name)
     if delete:
         Versions(store, version.run).untag(tag)
     else:
@@ -92,7 +92,7 @@ def forget(
         Versions(store, name).forget(list(Versions(store, name)), force=force)
         studies.forget(store, name)
     else:
-        version = find(store, name)
+        version = find_version(store, name)
         Versions(store, version.run).forget([version], force=force)
 
 

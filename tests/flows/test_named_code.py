@@ -16,7 +16,7 @@ from tests.flows.conftest import Wind
 from wind import stages
 from wind.code.functions import source_digest
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.sealed_json import seal
 
 pytestmark = [
@@ -54,7 +54,7 @@ def somebody_else(
 def forged(name: str, **changes: Any) -> Path:
     """The manifest of the version's dataset `name`, the spec in it changed at dotted places."""
     store = Store("store")
-    path = store.path(find(store, "tiny").content.datasets[name]) / "manifest.json"
+    path = store.path(find_version(store, "tiny").content.datasets[name]) / "manifest.json"
     fields: dict[str, Any] = json.loads(path.read_bytes())
     for place, value in changes.items():
         *above, last = place.split("__")

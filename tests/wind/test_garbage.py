@@ -23,7 +23,7 @@ from wind.store.computations import Computation
 from wind.store.datasets import CHECKPOINTS, FINISHED, Store
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, folder_of
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.storage import LocalStorage
 from wind.store.versions import Content, Version, Versions, everywhere
 
@@ -477,11 +477,11 @@ def test_a_tag_is_moved_by_force_only(store: Store, chain: list[Version]) -> Non
     versions = Versions(store, "demo")
     versions.tag("best", chain[1])
     versions.tag("best", chain[1])
-    assert find(store, "demo@best").number == 2
+    assert find_version(store, "demo@best").number == 2
     with pytest.raises(ConfigError, match="demo@best points to demo@2: give --force"):
         versions.tag("best", chain[2])
     versions.tag("best", chain[2], force=True)
-    assert find(store, "demo@best").number == 3
+    assert find_version(store, "demo@best").number == 3
     versions.untag("best")
     with pytest.raises(ConfigError, match="demo has no tag 'best'"):
         versions.untag("best")
@@ -509,7 +509,7 @@ def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(
     with pytest.raises(ConfigError, match="demo@3 has the tag 'best'"):
         versions.forget([chain[2]])
     versions.forget([chain[2]], force=True)
-    assert find(store, "demo").number == 2
+    assert find_version(store, "demo").number == 2
     assert versions.tags() == {"latest": chain[1].id}
     rewards = store.manifest(chain[2].content.datasets["training"]).parents["rewards"]
     freed = {item.name for item in collect(store).items}

@@ -20,7 +20,7 @@ from wind.exchange.archives import export_archive, import_archive
 from wind.store.datasets import Store
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, Dataset, folder_of
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.sealed_json import opened, seal
 from wind.store.versions import Version, Versions, tag_text
 
@@ -265,7 +265,7 @@ def test_a_deliberate_edit_of_a_manifest_is_found_by_the_version(
     few: Path, tmp_path: Path, field: str
 ) -> None:
     store = linked(few, tmp_path)
-    rewards = find(store, "tiny@1").content.datasets["rewards"]
+    rewards = find_version(store, "tiny@1").content.datasets["rewards"]
     edit(store, f"{folder_of(rewards)}/manifest.json", MANIFEST_EDITS[field])
     assert any(f"{folder_of(rewards)}/manifest.json" in line for line in findings(store))
 
@@ -273,7 +273,7 @@ def test_a_deliberate_edit_of_a_manifest_is_found_by_the_version(
 def test_another_provenance_is_noted(few: Path, tmp_path: Path) -> None:
     """A repair by the same computation has it; so has an edit, which is why it is said."""
     store = linked(few, tmp_path)
-    rewards = find(store, "tiny@1").content.datasets["rewards"]
+    rewards = find_version(store, "tiny@1").content.datasets["rewards"]
     edit(
         store,
         f"{folder_of(rewards)}/manifest.json",
@@ -348,7 +348,7 @@ def test_what_an_id_leaves_out_is_what_the_default_is(
         section[setting[-1]] = value
 
     edit(store, published.file(), change)
-    assert find(store, "real@1").content.id() == published.id
+    assert find_version(store, "real@1").content.id() == published.id
     assert [line for line in findings(store) if line not in before] == [
         f"{store.root}/{published.file()} was edited: {says}"
     ]
@@ -390,12 +390,12 @@ def test_a_version_whose_tag_was_forged_too_names_what_it_was_not_published_with
     few: Path, tmp_path: Path
 ) -> None:
     store = linked(few, tmp_path)
-    first = find(store, "tiny@1").content.datasets["rewards"]
+    first = find_version(store, "tiny@1").content.datasets["rewards"]
     other = publish(
         store,
         "rewards",
         {**key(TRAIN), "reward": [0.5] * 8},
-        {"generations": find(store, "tiny@1").content.datasets["generations"]},
+        {"generations": find_version(store, "tiny@1").content.datasets["generations"]},
     )
     assert other != first
     forged(
@@ -423,7 +423,7 @@ def broken(store: Store, name: str, columns: dict[str, Any], **parents: Dataset)
 
 def test_foreign_keys_hold_in_both_directions(few: Path, tmp_path: Path) -> None:
     store = linked(few, tmp_path)
-    generations = find(store, "tiny@1").content.datasets["generations"]
+    generations = find_version(store, "tiny@1").content.datasets["generations"]
     parent = folder_of(generations)
 
     def rewards(ids: list[str], more: int = 0) -> list[str]:
@@ -453,7 +453,7 @@ def test_rows_that_another_writer_left_out_of_order_are_found(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = linked(few, tmp_path)
-    generations = find(store, "tiny@1").content.datasets["generations"]
+    generations = find_version(store, "tiny@1").content.datasets["generations"]
     rows = {**key([*TRAIN[1:], TRAIN[0]]), "reward": [0.25] * 8}
     with monkeypatch.context() as careless:
         careless.setattr("wind.store.datasets.check_order", lambda table, key: None)
@@ -467,7 +467,7 @@ def test_rows_that_another_writer_left_out_of_order_are_found(
 
 def test_a_generation_names_the_policy_that_sampled_it(few: Path, tmp_path: Path) -> None:
     store = linked(few, tmp_path)
-    version = find(store, "tiny@1")
+    version = find_version(store, "tiny@1")
     columns = store.frame(version.content.datasets["generations"]).to_dict(as_series=False)
     columns["policy"][3] = "f" * 64
     made = publish(
@@ -487,7 +487,7 @@ def test_a_generation_names_the_policy_that_sampled_it(few: Path, tmp_path: Path
 
 def test_prompts_that_were_due_are_answered(whole: Path, tmp_path: Path) -> None:
     store = linked(whole, tmp_path)
-    version = find(store, "tiny@1")
+    version = find_version(store, "tiny@1")
     sampled = version.content.datasets["generations"]
     spec = store.manifest(sampled).computed_by["spec"]
     columns = {
@@ -581,7 +581,7 @@ def test_an_import_is_whole_whatever_was_there_and_is_missing(store: Store, tmp_
     first = three_iterations(store)[0]
     fourth = version(store, 9, first, first.content.model_out)
     export_archive(store, fourth, tmp_path / "fourth.wind")
-    export_archive(store, find(store, "demo@2"), tmp_path / "second.wind")
+    export_archive(store, find_version(store, "demo@2"), tmp_path / "second.wind")
     other = Store(tmp_path / "elsewhere")
     same = dataset(other, "demo rewards 1")
     assert import_archive(other, tmp_path / "fourth.wind").version.id == fourth.id
@@ -611,7 +611,8 @@ def test_records_without_digests_are_verified_and_it_is_said(few: Path, tmp_path
         replace(path, json.dumps(fields).encode())
     for name in ("latest", "good"):
         replace(
-            store.root / f"runs/tiny/tags/{name}", f"{find(store, f'tiny@{name}').id}\n".encode()
+            store.root / f"runs/tiny/tags/{name}",
+            f"{find_version(store, f'tiny@{name}').id}\n".encode(),
         )
     verification = Verification(store)
     verification.everything()
@@ -622,14 +623,14 @@ def test_records_without_digests_are_verified_and_it_is_said(few: Path, tmp_path
     assert sum("without the digest that ties it to its name" in note for note in notes) == 2
     assert sum("without a stamp of ours" in note for note in notes) == 2
     assert len(notes) == 11
-    rewards = find(store, "tiny@1").content.datasets["rewards"]
+    rewards = find_version(store, "tiny@1").content.datasets["rewards"]
     flip(store.root / folder_of(rewards) / "part-00000.arrow", few, random.Random(0))
     assert len(findings(store)) == 1
 
 
 def test_the_first_finding_is_raised(few: Path, tmp_path: Path) -> None:
     store = linked(few, tmp_path)
-    version = find(store, "tiny@2")
+    version = find_version(store, "tiny@2")
     assert verify(store, version) > 0
     for path in store.root.glob("models/*/config.json"):
         replace(path, b"{}")

@@ -12,7 +12,7 @@ REFERENCE = re.compile(
 )
 
 
-def find(store: Store, name: str) -> Version:
+def find_version(store: Store, name: str) -> Version:
     """The version called `name`: RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six
     digits of an id.
     """
@@ -38,13 +38,13 @@ def find(store: Store, name: str) -> Version:
     )
 
 
-def named(store: Store, name: str) -> AnyHandle:
+def find_dataset(store: Store, name: str) -> AnyHandle:
     """The dataset or model called VERSION:NOUN or NOUN/DIGITS. Raises ConfigError if none is, or
     several are.
     """
     version, colon, dataset = name.rpartition(":")
     if colon:
-        handles = find(store, version).handles()
+        handles = find_version(store, version).handles()
         if dataset not in handles:
             raise ConfigError(f"{version} has no dataset {dataset!r}: it has {', '.join(handles)}")
         return handles[dataset]
