@@ -16,10 +16,10 @@ from tasks.running import start
 from tests.flows.conftest import Recipe, Wind
 from tests.wind.test_archives import Members, forge, members_of, plain, position
 from wind.exchange.archives import export_archive
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.origins import not_computed_here
 from wind.store.references import find_version
-from wind.store.sealed_json import seal
 from wind.store.versions import Version, Versions, seal_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -47,7 +47,7 @@ def edited(members: Members, part: str, edit: Edit) -> dict[str, Any]:
     )
     fields: dict[str, Any] = json.loads(members[at][1])
     edit(fields)
-    members[at] = (members[at][0], seal(fields))
+    members[at] = (members[at][0], sealed_json.encode(fields))
     return fields
 
 

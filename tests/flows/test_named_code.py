@@ -15,9 +15,9 @@ import pytest
 from tests.flows.conftest import Wind
 from wind import stages
 from wind.code.functions import source_digest
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.references import find_version
-from wind.store.sealed_json import seal
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,7 +62,7 @@ def forged(name: str, **changes: Any) -> Path:
         for each in above:
             part = part[each]
         part[last] = value
-    path.write_bytes(seal(fields))
+    path.write_bytes(sealed_json.encode(fields))
     return path
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import folder_of
 from wind.store.references import find_version
-from wind.store.sealed_json import seal
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "finished_recipe")]
 
@@ -119,7 +119,7 @@ def test_what_is_not_reproduced_is_named_with_what_changed(wind: Wind) -> None:
     fields["computed_by"]["spec"]["win_rate"]["estimator"] = "self_counting"
     fields["computed_by"]["code"] = "0" * 64
     fields["provenance"]["packages"]["numpy"] = "1.0"
-    path.write_bytes(seal(fields))
+    path.write_bytes(sealed_json.encode(fields))
     frame = store.frame(win_rates)
     then = frame["win_rate"].to_list()
     now = [(3 * value + 0.5) / 4 for value in then]

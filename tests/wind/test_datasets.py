@@ -24,10 +24,10 @@ import wind.store.datasets
 from wind.audit.verification import Verification
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import file_digest
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
 from wind.store.schemas import SCHEMAS, conform
-from wind.store.sealed_json import seal
 from wind.store.shards import shard_name
 from wind.store.storage import LocalStorage
 
@@ -187,7 +187,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def reseal(manifest: Path, old: str, new: str) -> None:
     """Edit a manifest as somebody would who knows of its seal."""
     edit(manifest, old, new)
-    manifest.write_bytes(seal(json.loads(manifest.read_bytes())))
+    manifest.write_bytes(sealed_json.encode(json.loads(manifest.read_bytes())))
 
 
 def age(path: Path, seconds: float) -> None:
@@ -215,11 +215,11 @@ def damage(kind: str, store: Store, handle: Dataset) -> None:
     elif kind == "shards swapped in the manifest":
         content = json.loads(manifest.read_bytes())
         content["files"].reverse()
-        manifest.write_bytes(seal(content))
+        manifest.write_bytes(sealed_json.encode(content))
     elif kind == "shard forgotten by the manifest":
         content = json.loads(manifest.read_bytes())
         del content["files"][1]
-        manifest.write_bytes(seal(content))
+        manifest.write_bytes(sealed_json.encode(content))
     elif kind == "edited checksum":
         reseal(manifest, store.manifest(handle).files[0].sha256, "0" * 64)
     elif kind == "edited fingerprint":
@@ -339,7 +339,7 @@ def forge(store: Store, table: pa.Table) -> Dataset:
         update={"bytes": path.stat().st_size, "sha256": file_digest(path)}
     )
     (store.path(handle) / "manifest.json").write_bytes(
-        seal(manifest.model_copy(update={"files": [file]}))
+        sealed_json.encode(manifest.model_copy(update={"files": [file]}))
     )
     return handle
 

@@ -23,10 +23,10 @@ from wind.audit.verification.files import Finding
 from wind.config.loading import load_config
 from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, WindError
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, StoredFile, folder_of
 from wind.store.references import find_version
-from wind.store.sealed_json import seal
 from wind.store.versions import Versions, runs
 
 some = settings(
@@ -154,7 +154,7 @@ def within(store: Store) -> Iterator[None]:
 
 
 def written(fields: dict[str, Any], *, is_sealed: bool) -> bytes:
-    return seal(fields) if is_sealed else json.dumps(fields).encode()
+    return sealed_json.encode(fields) if is_sealed else json.dumps(fields).encode()
 
 
 def rewrite(store: Store, name: str, content: bytes) -> None:
@@ -271,7 +271,7 @@ def test_any_shard(origin: Path, tmp_path: Path, data: st.DataObject) -> None:
     rewrite(store, name, bytes(content))
     manifest = json.loads(store.storage.read(f"{folder_of(handle)}/manifest.json"))
     manifest["files"][0] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    rewrite(store, f"{folder_of(handle)}/manifest.json", seal(manifest))
+    rewrite(store, f"{folder_of(handle)}/manifest.json", sealed_json.encode(manifest))
     use(store, handle)
     with suppress(WindError):
         store.verify(handle)
@@ -296,7 +296,7 @@ def test_a_file_is_named_within_its_folder(store: Store, name: str) -> None:
     path = f"{folder_of(handle)}/manifest.json"
     fields = json.loads(store.storage.read(path))
     fields["files"][0]["name"] = name
-    rewrite(store, path, seal(fields))
+    rewrite(store, path, sealed_json.encode(fields))
     use(store, handle)
     with pytest.raises(WindError):
         store.read(handle)
@@ -335,7 +335,7 @@ def test_a_manifest_that_names_itself_ends(store: Store) -> None:
     fields = json.loads(store.storage.read(path))
     fields["outputs"]["itself"] = handle.model_dump(mode="json")
     fields["parents"]["itself"] = handle.model_dump(mode="json")
-    rewrite(store, path, seal(fields))
+    rewrite(store, path, sealed_json.encode(fields))
     assert store.is_whole(handle)
     use(store, handle)
 

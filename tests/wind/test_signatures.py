@@ -23,13 +23,13 @@ from wind.audit.verification import Verification
 from wind.errors import ConfigError, DatasetError
 from wind.exchange.archives import export_archive, import_archive
 from wind.fingerprints import digest
+from wind.store import sealed_json
 from wind.store.computations import Computation, made_by, record, recorded
 from wind.store.datasets import Store
 from wind.store.garbage import collect
 from wind.store.handles import Dataset, folder_of
 from wind.store.origins import not_computed_here
 from wind.store.references import find_version
-from wind.store.sealed_json import seal
 from wind.store.stamps import is_ours, stamped
 from wind.store.versions import Content, Version, Versions, history
 
@@ -148,7 +148,7 @@ def edit(store: Store, name: str, **changes: Any) -> None:
     """Change a record as somebody does who seals it again, and has no key of ours."""
     fields = json.loads(store.storage.read(name))
     assert all(fields.get(field) != value for field, value in changes.items())
-    store.storage.write(name, seal({**fields, **changes}))
+    store.storage.write(name, sealed_json.encode({**fields, **changes}))
 
 
 def files_of(store: Store, number: int) -> tuple[str, str]:
@@ -442,7 +442,8 @@ def test_an_import_believes_what_is_signed(
     training = find_version(theirs, "demo").content.datasets["training"]
     unsigned = Computation(dataset=training, stage="training", spec={"unsigned": True})
     theirs.storage.write(
-        f"computations/training/{training.fingerprint}/{unsigned.key()}.json", seal(unsigned)
+        f"computations/training/{training.fingerprint}/{unsigned.key()}.json",
+        sealed_json.encode(unsigned),
     )
     ours = Store(tmp_path / "ours")
     version = import_archive(ours, archive_of(theirs), signed_by=tmp_path / "allowed").version

@@ -17,11 +17,11 @@ from tests.wind.versions_case import dataset, three_iterations, verify, version
 from wind.audit.verification import Verification
 from wind.config.recipe import DistillConfig
 from wind.exchange.archives import export_archive, import_archive
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, Dataset, folder_of
 from wind.store.references import find_version
-from wind.store.sealed_json import opened, seal
 from wind.store.versions import Version, Versions, tag_text
 
 
@@ -185,14 +185,14 @@ def test_every_corruption_is_found_with_file_and_reason(
 def test_every_bit_of_a_sealed_record_counts(few: Path) -> None:
     path = next(few.glob("datasets/rewards/*/manifest.json"))
     content = path.read_bytes()
-    assert opened(content)["kind"] == "rewards"
+    assert sealed_json.read(content)["kind"] == "rewards"
     for position in range(len(content)):
         for bit in range(8):
             flipped = (
                 content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
             )
             with pytest.raises(ValueError, match=r"cannot be read|edited"):
-                opened(flipped)
+                sealed_json.read(flipped)
 
 
 def test_every_bit_of_a_tag_counts(few: Path) -> None:
@@ -243,7 +243,7 @@ def edit(store: Store, name: str, change: Callable[[dict[str, Any]], None]) -> N
     """Edit a sealed record as somebody would who knows of its seal."""
     fields = json.loads(store.storage.read(name))
     change(fields)
-    store.storage.write(name, seal(fields))
+    store.storage.write(name, sealed_json.encode(fields))
 
 
 MANIFEST_EDITS: dict[str, Callable[[dict[str, Any]], None]] = {

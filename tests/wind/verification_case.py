@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 from wind.config.recipe import InferenceConfig, SamplingConfig
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec
+from wind.store import sealed_json
 from wind.store.computations import Computation, record
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
-from wind.store.sealed_json import seal
 from wind.store.versions import Content, Version, Versions
 
 TRAIN = ["a", "b", "c", "d"]
@@ -256,7 +256,7 @@ def check(store: Store, dataset: Dataset) -> str:
         "page_sha256": hashlib.sha256(page).hexdigest(),
         "path": f"{name}.html",
     }
-    store.storage.write(f"{name}.json", seal(result))
+    store.storage.write(f"{name}.json", sealed_json.encode(result))
     store.storage.write(f"{name}.html", page)
     store.storage.write(f"checks/{dataset.name}/{dataset.fingerprint}/latest", f"{key}\n".encode())
     return key

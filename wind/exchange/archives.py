@@ -33,13 +33,13 @@ from wind.config.recipe import Name
 from wind.errors import ConfigError, DatasetError, InputError, first_line
 from wind.exchange.exports import appearing, checked_chunks
 from wind.records import Record
+from wind.store import sealed_json
 from wind.store.computations import BESIDE, recorded
 from wind.store.datasets import MANIFEST, MODEL_FILES, Store
 from wind.store.handles import AnyHandle, folder_of
 from wind.store.origins import Origin, origins
 from wind.store.pins import hold
 from wind.store.provenance import ENVIRONMENTS, PATCHES, described_by
-from wind.store.sealed_json import parsed
 from wind.store.stamps import Kind, is_ours, restamped
 from wind.store.storage import CHUNK_BYTES
 from wind.store.versions import Version, Versions, history
@@ -512,7 +512,7 @@ def _keep(store: Store, name: str, content: bytes, *, is_trusted: bool) -> None:
     if kind is None or not is_trusted:
         store.storage.create(name, content)
     elif not store.storage.create(name, restamped(kind, content)) and not is_ours(
-        kind, parsed(store.storage.read(name))
+        kind, sealed_json.read_unsealed(store.storage.read(name))
     ):
         store.storage.write(name, restamped(kind, content))
 

@@ -19,9 +19,9 @@ from wind.code.observed import Observed
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.records import Record
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model, label, noun
-from wind.store.sealed_json import opened, parsed
 from wind.store.stamps import is_ours, refuse, stamped
 
 # folders of records beside the content, by the noun and the fingerprint that they are about
@@ -199,7 +199,7 @@ def _ours(store: Store, name: str) -> Computation | None:
     """The record `name` if it has our stamp; one that has not is remembered as refused."""
     text = store.storage.read(name)
     computation = _checked(store, name, text)
-    if is_ours("computation", parsed(text)):
+    if is_ours("computation", sealed_json.read_unsealed(text)):
         return computation
     refuse(store.address, name)
     return None
@@ -215,7 +215,7 @@ def _checked(store: Store, name: str, text: bytes) -> Computation:
     """
     where = f"{store.storage.url}/{name}"
     try:
-        computation = Computation.model_validate(opened(text))
+        computation = Computation.model_validate(sealed_json.read(text))
     except ValidationError as error:
         raise DatasetError(
             f"{where} is not a record of a computation ({error.error_count()} errors): remove it"

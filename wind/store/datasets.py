@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from wind.errors import DatasetError, InputError, StageError, first_line
 from wind.fingerprints import ahead, file_digest, stream_digest
-from wind.store import pins, schemas
+from wind.store import pins, schemas, sealed_json
 from wind.store.handles import (
     FINGERPRINT,
     AnyHandle,
@@ -45,7 +45,6 @@ from wind.store.incoming import MODEL_FILES as MODEL_FILES
 from wind.store.incoming import WEIGHTS as WEIGHTS
 from wind.store.incoming import copied, model_files, no_room, parameters, sizes, stored_file
 from wind.store.roots import storage_for
-from wind.store.sealed_json import opened, parsed, seal
 from wind.store.shards import Content, check_order, mapped, shard_name, write_shard
 from wind.store.stamps import is_ours, refuse, stamped
 from wind.store.storage import Entry, Held, LocalStorage, Storage
@@ -124,7 +123,7 @@ class Store:
         path = f"{self.where(handle)}/{MANIFEST}"
         try:
             manifest = Manifest.model_validate(
-                opened(self.storage.read(f"{folder_of(handle)}/{MANIFEST}"))
+                sealed_json.read(self.storage.read(f"{folder_of(handle)}/{MANIFEST}"))
             )
         except FileNotFoundError:
             raise DatasetError(
@@ -325,7 +324,9 @@ class Store:
                 continue
             path = f"{folder}/{fingerprint}/{MANIFEST}"
             try:
-                handle = handle_of(name, fingerprint, parsed(self.storage.read(path))["rows"])
+                handle = handle_of(
+                    name, fingerprint, sealed_json.read_unsealed(self.storage.read(path))["rows"]
+                )
             except FileNotFoundError:
                 continue  # not published, or removed
             except (ValueError, KeyError, OSError) as error:
@@ -562,7 +563,7 @@ class Store:
 
         The manifest is sealed now, unless it was `written` before.
         """
-        content = written or seal(manifest)
+        content = written or sealed_json.encode(manifest)
         self._mark(handle)
         target = folder_of(handle)
         with self.storage.lock(f"{target}.lock") as held:
@@ -616,7 +617,7 @@ class Partial:
         """What the manifest will say of shard `index`, and what else was kept beside it."""
         name = f"{self.folder}/{_name_beside(index)}"
         try:
-            kept = opened(self._store.storage.read(name))
+            kept = sealed_json.read(self._store.storage.read(name))
             if not is_ours("shard", kept) or kept["folder"] != self.folder:
                 refuse(self._store.address, name)
                 raise ValueError("was not written by us")

@@ -17,8 +17,8 @@ from typing import Final
 from wind.errors import InputError
 from wind.files import open_plain
 from wind.fingerprints import stream_digest
+from wind.store import sealed_json
 from wind.store.handles import StoredFile
-from wind.store.sealed_json import parsed
 from wind.store.storage import CHUNK_BYTES
 
 MANIFEST: Final = "manifest.json"
@@ -112,7 +112,7 @@ def parameters(paths: Sequence[Path]) -> int:
             with open_plain(path, path.parent) as file:
                 length = int.from_bytes(file.read(8), "little")
                 # a wrong length would ask for all memory there is
-                header = parsed(file.read(min(length, LARGEST_HEADER)))
+                header = sealed_json.read_unsealed(file.read(min(length, LARGEST_HEADER)))
             total += sum(
                 math.prod(entry["shape"])
                 for name, entry in header.items()

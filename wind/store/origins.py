@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import StringConstraints
 
 from wind.records import Record
+from wind.store import sealed_json
 from wind.store.datasets import Store
-from wind.store.sealed_json import parsed
 from wind.store.stamps import is_ours
 
 if TYPE_CHECKING:  # a version has origins
@@ -55,6 +55,6 @@ def not_computed_here(store: Store, version: "Version") -> str | None:
 
 def _is_ours(store: Store, version: "Version") -> bool:
     try:
-        return is_ours("version", parsed(store.storage.read(version.file())))
+        return is_ours("version", sealed_json.read_unsealed(store.storage.read(version.file())))
     except (OSError, ValueError):
         return False

@@ -21,10 +21,10 @@ from typing import Any
 from wind.code.packages import packages
 from wind.fingerprints import digest
 from wind.redaction import redacted
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.git import Changes, changes
 from wind.store.handles import FINGERPRINT
-from wind.store.sealed_json import parsed
 
 ENVIRONMENTS, PATCHES = "environments", "patches"  # folders
 VARIABLES = re.compile(  # whose presence can change what or how fast something computes
@@ -87,7 +87,7 @@ def description_digest(name: str, content: bytes) -> str:
     if name.startswith(f"{PATCHES}/"):
         return hashlib.sha256(content).hexdigest()
     try:
-        return digest(parsed(content))
+        return digest(sealed_json.read_unsealed(content))
     except ValueError:
         return ""
 

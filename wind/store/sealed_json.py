@@ -21,7 +21,7 @@ DIGEST = "digest"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def seal(record: BaseModel | Mapping[str, Any]) -> bytes:
+def encode(record: BaseModel | Mapping[str, Any]) -> bytes:
     """`record` as JSON text whose last field is the digest of all others.
 
     The text is read back by whatever will read it later, so that nothing is published that cannot
@@ -35,17 +35,17 @@ def seal(record: BaseModel | Mapping[str, Any]) -> bytes:
             )
     content = {name: value for name, value in fields.items() if name != DIGEST}
     text = _text(content | {DIGEST: digest(content)})
-    read = opened(text)
+    written = read(text)
     if isinstance(record, BaseModel):
-        type(record).model_validate(read)
+        type(record).model_validate(written)
     return text
 
 
-def opened(text: bytes) -> dict[str, Any]:
+def read(text: bytes) -> dict[str, Any]:
     """The fields of a record whose seal holds, or that never had one. Raises ValueError saying why
     it is not as written.
     """
-    record = parsed(text)
+    record = read_unsealed(text)
     if DIGEST in record:
         if (
             digest({name: value for name, value in record.items() if name != DIGEST})
@@ -60,7 +60,7 @@ def opened(text: bytes) -> dict[str, Any]:
     return record
 
 
-def parsed(text: bytes) -> dict[str, Any]:
+def read_unsealed(text: bytes) -> dict[str, Any]:
     """The fields of a JSON object. Raises ValueError for anything else, however it is broken."""
     try:
         record = from_json(text, allow_inf_nan=False)

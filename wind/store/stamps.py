@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from wind.errors import ConfigError
 from wind.fingerprints import digest
 from wind.machine.user_path import state_folder
-from wind.store.sealed_json import DIGEST, opened, seal
+from wind.store import sealed_json
 
 VARIABLE: Final = "WIND_KEY_FILE"
 STAMP: Final = "stamp"
@@ -41,7 +41,14 @@ def stamp_of(kind: Kind, record: BaseModel | Mapping[str, Any]) -> str:
     """
     fields = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
     content = digest(
-        [kind, {name: value for name, value in fields.items() if name not in (STAMP, DIGEST)}]
+        [
+            kind,
+            {
+                name: value
+                for name, value in fields.items()
+                if name not in (STAMP, sealed_json.DIGEST)
+            },
+        ]
     )
     return hmac.new(_key(), content.encode(), "sha256").hexdigest()
 
@@ -49,7 +56,7 @@ def stamp_of(kind: Kind, record: BaseModel | Mapping[str, Any]) -> str:
 def stamped(kind: Kind, record: BaseModel | Mapping[str, Any]) -> bytes:
     """`record` as JSON text with our stamp, sealed. Raises what `stamp_of` and `seal` raise."""
     stamp = stamp_of(kind, record)
-    return seal(
+    return sealed_json.encode(
         record.model_copy(update={STAMP: stamp})
         if isinstance(record, BaseModel)
         else {**record, STAMP: stamp}
@@ -67,7 +74,7 @@ def restamped(kind: Kind, text: bytes) -> bytes:
     """The record `text`, whose sender is trusted, with our stamp. Raises ValueError if it is
     damaged.
     """
-    return stamped(kind, opened(text))
+    return stamped(kind, sealed_json.read(text))
 
 
 def refuse(root: str, name: str) -> None:

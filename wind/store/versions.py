@@ -20,10 +20,10 @@ from wind.config.recipe import Name
 from wind.errors import ConfigError, DatasetError, StageError, first_line
 from wind.fingerprints import digest
 from wind.records import Record
+from wind.store import sealed_json
 from wind.store.datasets import MANIFEST, Store
 from wind.store.handles import FINGERPRINT, AnyHandle, Dataset, Model, folder_of
 from wind.store.origins import Origin
-from wind.store.sealed_json import DIGEST, opened
 from wind.store.stamps import stamped
 from wind.store.storage import Storage
 
@@ -390,7 +390,7 @@ class Versions:
             if name in known or name in seals:
                 continue
             try:
-                fields = opened(self._storage.read(f"{name}/{MANIFEST}"))
+                fields = sealed_json.read(self._storage.read(f"{name}/{MANIFEST}"))
                 manifest = self._store.manifest(handle)
             except (OSError, ValueError):
                 # gone, as garbage collection leaves it, or damaged: nothing to vouch for
@@ -402,9 +402,15 @@ class Versions:
 
 def seal_of(manifest: Mapping[str, Any]) -> Seal:
     """The seal of a manifest's fields."""
-    claims = {name: value for name, value in manifest.items() if name not in ("provenance", DIGEST)}
+    claims = {
+        name: value
+        for name, value in manifest.items()
+        if name not in ("provenance", sealed_json.DIGEST)
+    }
     return Seal(
-        digest=digest({name: value for name, value in manifest.items() if name != DIGEST}),
+        digest=digest(
+            {name: value for name, value in manifest.items() if name != sealed_json.DIGEST}
+        ),
         claims=digest(claims),
     )
 

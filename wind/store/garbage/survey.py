@@ -14,12 +14,11 @@ from wind.config.recipe import RetentionConfig
 from wind.errors import DatasetError
 from wind.files import writer_of
 from wind.nesting import json_value
-from wind.store import pins
+from wind.store import pins, sealed_json
 from wind.store.computations import BESIDE
 from wind.store.datasets import CHECKPOINTS, FINISHED, MANIFEST, WEIGHTS, Store
 from wind.store.handles import FINGERPRINT, HANDLE, Manifest, Model, folder_of
 from wind.store.provenance import ENVIRONMENTS, PATCHES, described_by
-from wind.store.sealed_json import parsed
 from wind.store.storage import Entry, LocalStorage
 from wind.store.studies import studies
 from wind.store.versions import Version, Versions, runs
@@ -236,7 +235,7 @@ class Survey:
         ]
         try:
             records = [
-                parsed(self._storage.read(entry.name))
+                sealed_json.read_unsealed(self._storage.read(entry.name))
                 for entry in self._beside
                 if _tells(entry, gone)
             ]
