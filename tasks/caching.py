@@ -234,7 +234,7 @@ def _counts(run: Running[Any], found: AnyHandle | None, computation: str | None)
     if (
         found is None
         or computation is None
-        or not run.store.claim(found)
+        or not run.store.pin_if_whole(found)
         or not is_recorded(run.store, found, computation)
     ):
         return False

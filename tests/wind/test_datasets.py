@@ -307,12 +307,12 @@ def test_what_is_younger_than_its_manifest_is_hashed_until_it_was_claimed(
 
     with monkeypatch.context() as disk:
         disk.setattr(LocalStorage, "write", full)
-        assert store.claim(handle)
+        assert store.pin_if_whole(handle)
     hashed.clear()
     assert store.is_whole(handle)
-    assert store.claim(handle)
+    assert store.pin_if_whole(handle)
     assert hashed == ["part-00001.arrow"] * 2
-    assert store.claim(handle)
+    assert store.pin_if_whole(handle)
     assert (len(hashed), manifest.read_bytes()) == (2, content)
 
     with store.partial("training", "unfinished") as partial:

@@ -188,8 +188,8 @@ def test_an_environment_goes_with_the_last_record_that_names_it(
         collect(store)
         assert [store.storage.size(name) for name in names] == [2] * 4
     assert collect(store, keep_unfinished=True).items == ()
-    with pins.hold(store.storage) as name:
-        assert Store(store.root, name).claim(kept)
+    with pins.open_pin_set(store.storage) as name:
+        assert Store(store.root, name).pin_if_whole(kept)
         collect(store)
         assert [store.storage.size(name) for name in names] == [2] * 4
     assert {item.name for item in collect(store).items} == {names[1], names[2]}
@@ -316,7 +316,7 @@ def test_killed_at_any_removal_it_leaves_a_sound_store_and_the_next_finishes(
 @pytest.fixture
 def held(store: Store) -> Iterator[Store]:
     """The same store, as a run that is going on has it."""
-    with pins.hold(store.storage) as name:
+    with pins.open_pin_set(store.storage) as name:
         yield Store(store.root, name)
 
 
@@ -324,21 +324,21 @@ def test_a_run_keeps_what_it_found_and_what_it_made(store: Store, held: Store) -
     parent = dataset(store, "parent")
     found = dataset(store, "found", {"parent": parent})
     unknown = dataset(store, "unknown")
-    assert held.claim(found)
+    assert held.pin_if_whole(found)
     made = model(held, 1.0)
     assert {item.name for item in collect(store).items} == {folder_of(unknown)}
     assert all(held.verify(handle) for handle in (parent, found, made))
-    assert not held.claim(unknown)
+    assert not held.pin_if_whole(unknown)
 
 
-def test_a_hold_ends_with_its_run_however_that_ends(store: Store) -> None:
-    with pins.hold(store.storage) as name:
+def test_pins_end_with_their_run_however_that_ends(store: Store) -> None:
+    with pins.open_pin_set(store.storage) as name:
         found = dataset(Store(store.root, name), "found")
         assert collect(store).items == ()
     assert list(store.storage.files("holds")) == []
     assert [item.name for item in collect(store).items] == [folder_of(found)]
     # no lock: its holder is dead
-    pins.mark(store.storage, "killed", folder_of(found := dataset(store, "found")))
+    pins.pin(store.storage, "killed", folder_of(found := dataset(store, "found")))
     assert {item.kind for item in collect(store).items} == {"datasets", "holds of dead runs"}
     assert not store.is_whole(found)
     assert list(store.storage.files("holds")) == []
@@ -353,11 +353,11 @@ def test_collections_beside_a_run_lose_nothing_of_it(store: Store) -> None:
     broken: list[str] = []
 
     def work(number: int) -> None:
-        with pins.hold(store.storage) as name:
+        with pins.open_pin_set(store.storage) as name:
             mine, before = Store(store.root, name), None
             for step in range(6):
                 key = f"{number % 3} {step}"
-                if before is not None and not mine.claim(before):
+                if before is not None and not mine.pin_if_whole(before):
                     raise AssertionError(f"{before} was held and is gone")
                 before = dataset(mine, key, {"before": before} if before else {})
                 mine.verify(before)
@@ -438,7 +438,7 @@ def test_dropped_weights_come_back_when_they_are_published_again(
 def test_a_run_in_progress_keeps_the_weights_it_found(
     store: Store, held: Store, chain: list[Version]
 ) -> None:
-    held.claim(chain[0].content.datasets["training"])
+    held.pin_if_whole(chain[0].content.datasets["training"])
     collect(store, weights=1)
     assert weights_of(store, chain) == [True, False, True]
 

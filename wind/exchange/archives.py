@@ -38,7 +38,7 @@ from wind.store.computations import BESIDE, recorded
 from wind.store.datasets import MANIFEST, MODEL_FILES, Store
 from wind.store.handles import AnyHandle, folder_of
 from wind.store.origins import Origin, origins
-from wind.store.pins import hold
+from wind.store.pins import open_pin_set
 from wind.store.provenance import ENVIRONMENTS, PATCHES, described_by
 from wind.store.stamps import Kind, is_ours, restamped
 from wind.store.storage import CHUNK_BYTES
@@ -156,9 +156,9 @@ def import_archive(
     with archive.open("rb") as file:
         reader = _Reader(file, archive)
         index = reader.index()  # what is no archive leaves no store where there was none
-        with hold(store.storage) as held:
+        with open_pin_set(store.storage) as pin_set:
             # what it takes in is kept until its version is there
-            store = Store(store.address, held)
+            store = Store(store.address, pin_set)
             reader.refuse_too_large(index, store.local)
             scratch = store.scratch("imports")
             try:
@@ -466,7 +466,7 @@ def _adopt(
     stored = 0
     for handle in reachable(staged, chain):
         manifest = staged.manifest(handle)
-        if not store.claim(handle):
+        if not store.pin_if_whole(handle):
             store.adopt(staged.path(handle), handle, manifest)
             stored += 1
     for member in index.files:

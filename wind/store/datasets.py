@@ -68,10 +68,10 @@ class Store:
     ConfigError for a URL that cannot be opened.
     """
 
-    def __init__(self, root: Path | str, hold: str | None = None) -> None:
+    def __init__(self, root: Path | str, pin_set: str | None = None) -> None:
         self.storage: Storage = storage_for(os.fspath(root))
-        self.hold = hold  # of the run that this process works for, see `wind.store.pins`
-        self._marked: set[str] = set()
+        self.pin_set = pin_set  # of the run that this process works for, see `wind.store.pins`
+        self._pinned: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -224,18 +224,18 @@ class Store:
         seen.update(further)
         return further
 
-    def claim(self, handle: AnyHandle) -> bool:
+    def pin_if_whole(self, handle: AnyHandle) -> bool:
         """Whether `handle` is whole; from now on garbage collection leaves it until the run ends
-        whose hold this store has.
+        whose pins this store sets.
         """
-        self._mark(handle)
+        self._pin(handle)
         return self.is_whole(handle, renew=True)
 
-    def _mark(self, handle: AnyHandle) -> None:
-        if self.hold is not None and folder_of(handle) not in self._marked:
+    def _pin(self, handle: AnyHandle) -> None:
+        if self.pin_set is not None and folder_of(handle) not in self._pinned:
             with self.storage.lock(pins.COLLECTION_LOCK):
-                pins.mark(self.storage, self.hold, folder_of(handle))
-                self._marked.add(folder_of(handle))
+                pins.pin(self.storage, self.pin_set, folder_of(handle))
+                self._pinned.add(folder_of(handle))
 
     def verify(self, handle: AnyHandle) -> Manifest:
         """The manifest of `handle`, every checksum and the fingerprint recomputed. Raises
@@ -373,7 +373,7 @@ class Store:
         self._require_room("models", paths, folder)
         files = [stored_file(path, folder) for path in paths]
         model = Model(fingerprint=folder_fingerprint(files), parameters=parameters(paths))
-        if not self.claim(model):
+        if not self.pin_if_whole(model):
             self._publish_folder(
                 copied(self.scratch("models"), paths, files, folder),
                 model,
@@ -405,7 +405,7 @@ class Store:
         self._require_room("sources", paths, within)
         files = [stored_file(path, within) for path in paths]
         source = Source(fingerprint=folder_fingerprint(files), files=len(files))
-        if not self.claim(source):
+        if not self.pin_if_whole(source):
             self._publish_folder(
                 copied(self.scratch("sources"), paths, files, within),
                 source,
@@ -564,7 +564,7 @@ class Store:
         The manifest is sealed now, unless it was `written` before.
         """
         content = written or sealed_json.encode(manifest)
-        self._mark(handle)
+        self._pin(handle)
         target = folder_of(handle)
         with self.storage.lock(f"{target}.lock") as held:
             if self.is_whole(handle):

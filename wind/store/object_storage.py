@@ -66,7 +66,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _DroppedError(StageError):
+class _ConnectionResetError(StageError):
     """A connection was reset, and obstore did not try again."""
 
 
@@ -80,7 +80,7 @@ def _patient(method: Callable[P, R]) -> Callable[P, R]:
         for seconds in SECONDS_TO_WAIT:
             try:
                 return method(*args, **kwargs)
-            except _DroppedError:
+            except _ConnectionResetError:
                 time.sleep(seconds)
         return method(*args, **kwargs)
 
@@ -344,7 +344,7 @@ class ObjectStorage:
                 f"{self.url} refuses access: check the credentials in the environment, such as AWS_ACCESS_KEY_ID"
             )
         reason = _reason(error)
-        kind = _DroppedError if DROPPED in reason and RETRIED not in reason else StageError
+        kind = _ConnectionResetError if DROPPED in reason and RETRIED not in reason else StageError
         return kind(f"{self.url} does not answer as it should: {reason}; rerun when it does")
 
 

@@ -116,7 +116,7 @@ class Survey:
         self.unfinished = (
             [] if keep_unfinished else [item for item, is_free in unfinished if is_free]
         )
-        marked = pins.held(self._storage)
+        marked = pins.pinned(self._storage)
         self.abandoned = pins.abandoned(self._storage)
         self._is_quiet = not marked
         self._is_finished = self._is_quiet and len(self.unfinished) == len(unfinished)
