@@ -20,9 +20,10 @@ from wind.errors import ConfigError, DatasetError
 from wind.files import lock, unfinished_name
 from wind.store import computations, pins, studies
 from wind.store.computations import Computation
-from wind.store.datasets import CHECKPOINTS, FINISHED, Store
+from wind.store.datasets import Store
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, folder_of
+from wind.store.layout import CHECKPOINTS, FINISHED
 from wind.store.references import find_version
 from wind.store.storage import LocalStorage
 from wind.store.versions import Content, Version, Versions, everywhere

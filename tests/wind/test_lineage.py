@@ -15,6 +15,7 @@ from wind.audit.lineage import Lineage, chain, of_handle, of_prompt, of_version
 from wind.audit.lineage.drawing import mermaid, svg
 from wind.audit.lineage.layers import layout
 from wind.store.datasets import Store
+from wind.store.imports import import_source
 from wind.store.versions import Versions
 
 
@@ -197,7 +198,7 @@ def test_drawings_show_every_node_and_every_line_once(shared: Run) -> None:
 
 def test_a_name_that_means_something_to_a_drawing_is_only_a_name(run: Run, tmp_path: Path) -> None:
     (tmp_path / 'a"<b>#.jsonl').write_text('{"prompt": "x"}\n')
-    source = run.store.import_source([tmp_path / 'a"<b>#.jsonl'])
+    source = import_source(run.store, [tmp_path / 'a"<b>#.jsonl'])
     found = of_handle(run.store, source)
     assert "a#quot;#lt;b#gt;#35;.jsonl" in mermaid(found)
     assert 'a"<b>#.jsonl' in "".join(ElementTree.fromstring(svg(found)).itertext())

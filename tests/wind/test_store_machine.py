@@ -26,9 +26,10 @@ from hypothesis.stateful import (
 
 from wind.audit.verification import Verification
 from wind.fingerprints import digest
-from wind.store.datasets import Partial, Store
+from wind.store.datasets import Store
 from wind.store.garbage import collect
 from wind.store.handles import Dataset
+from wind.store.partial import Partial
 from wind.store.pins import open_pin_set
 
 Rows = tuple[tuple[int, float], ...]  # step and value, ordered by step

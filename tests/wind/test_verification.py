@@ -456,7 +456,7 @@ def test_rows_that_another_writer_left_out_of_order_are_found(
     generations = find_version(store, "tiny@1").content.datasets["generations"]
     rows = {**key([*TRAIN[1:], TRAIN[0]]), "reward": [0.25] * 8}
     with monkeypatch.context() as careless:
-        careless.setattr("wind.store.datasets.check_order", lambda table, key: None)
+        careless.setattr("wind.store.partial.check_order", lambda table, key: None)
         made = publish(store, "rewards", rows, {"generations": generations})
     verification = Verification(store)
     verification.dataset(made)

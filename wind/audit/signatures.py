@@ -22,8 +22,9 @@ from wind.errors import DatasetError, first_line
 from wind.fingerprints import canonical, digest
 from wind.records import Record
 from wind.store import sealed_json
-from wind.store.datasets import MANIFEST, Store
+from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, folder_of, noun
+from wind.store.layout import MANIFEST
 from wind.store.stamps import STAMP, Kind, is_ours
 from wind.store.versions import Folder, Key, Seal, Version, seal_of
 

@@ -35,8 +35,9 @@ from wind.exchange.exports import appearing, checked_chunks
 from wind.records import Record
 from wind.store import sealed_json
 from wind.store.computations import BESIDE, recorded
-from wind.store.datasets import MANIFEST, MODEL_FILES, Store
+from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, folder_of
+from wind.store.layout import MANIFEST, MODEL_FILES
 from wind.store.origins import Origin, origins
 from wind.store.pins import open_pin_set
 from wind.store.provenance import ENVIRONMENTS, PATCHES, described_by

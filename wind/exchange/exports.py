@@ -22,8 +22,9 @@ import pyarrow.parquet
 from wind.errors import ConfigError, DatasetError, first_line
 from wind.exchange.cards import dataset_card, model_card
 from wind.files import lock, sync_folder
-from wind.store.datasets import MODEL_FILES, Store
+from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, folder_of, label
+from wind.store.layout import MODEL_FILES
 from wind.store.references import find_dataset, find_version
 from wind.store.versions import Version, everywhere
 

@@ -25,8 +25,9 @@ from wind.files import read_plain
 from wind.nesting import json_value
 from wind.records import Record
 from wind.store.computations import Computation, is_recorded, key_of, made_by, record, used_by
-from wind.store.datasets import Partial, Store
+from wind.store.datasets import Store
 from wind.store.handles import HANDLE, AnyHandle, Dataset
+from wind.store.partial import Partial
 from wind.store.provenance import environment, provenance, reset_peak_memory
 
 STAGES = (  # of a run, in order

@@ -8,7 +8,6 @@ A file that is none (a FIFO, a device), or a link that leads out of its folder, 
 import hashlib
 import math
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,9 @@ from wind.files import open_plain
 from wind.fingerprints import stream_digest
 from wind.store import sealed_json
 from wind.store.handles import StoredFile
+from wind.store.layout import MANIFEST, MODEL_FILES, WEIGHTS
 from wind.store.storage import CHUNK_BYTES
 
-MANIFEST: Final = "manifest.json"
-WEIGHTS: Final = ".safetensors"
-MODEL_FILES: Final = re.compile(
-    r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)\Z"
-)
 LARGEST_HEADER: Final = 100_000_000  # bytes of a safetensors header: what the library itself reads
 
 

@@ -8,18 +8,22 @@ relative, with forward slashes; one that would leave the root is refused.
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pyarrow.fs
 
-from wind.errors import DatasetError
+from wind.errors import DatasetError, first_line
 from wind.files import atomic, atomic_write, lock, sync_folder, try_lock, unfinished_name
+from wind.fingerprints import ahead
 
 CHUNK_BYTES = 4 * 2**20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,43 @@ class Storage(Protocol):
 
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """The root as pyarrow sees it: names are the same."""
+
+
+@contextlib.contextmanager
+def fetched_ahead(
+    storage: Storage, folder: str, names: Sequence[str], look: Callable[[Path], T]
+) -> Iterator[Iterator[tuple[Path, T]]]:
+    """Fetch files in the background, one ahead of the caller.
+
+    Yields an iterator over `names`: a file of this machine with the content of `folder`/name, which
+    lasts until the next is asked for, and the result of `look` on it. Raises DatasetError for a
+    file that cannot be read.
+    """
+    held: deque[contextlib.ExitStack] = deque()
+
+    def fetch(name: str) -> tuple[Path, T]:
+        try:
+            with contextlib.ExitStack() as stack:
+                path = stack.enter_context(storage.fetched(f"{folder}/{name}"))
+                seen = look(path)
+                held.append(stack.pop_all())
+                return path, seen
+        except OSError as error:
+            raise DatasetError(
+                f"{storage.url}/{folder}/{name} cannot be read: {first_line(error)}"
+            ) from error
+
+    def each(fetched: Iterator[tuple[Path, T]]) -> Iterator[tuple[Path, T]]:
+        for path, seen in fetched:
+            yield path, seen
+            held.popleft().close()
+
+    try:
+        with ahead(fetch, names) as fetched:
+            yield each(fetched)
+    finally:
+        for stack in held:
+            stack.close()
 
 
 def checked_name(name: str, url: str) -> str:

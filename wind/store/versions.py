@@ -21,8 +21,9 @@ from wind.errors import ConfigError, DatasetError, StageError, first_line
 from wind.fingerprints import digest
 from wind.records import Record
 from wind.store import sealed_json
-from wind.store.datasets import MANIFEST, Store
+from wind.store.datasets import Store
 from wind.store.handles import FINGERPRINT, AnyHandle, Dataset, Model, folder_of
+from wind.store.layout import MANIFEST
 from wind.store.origins import Origin
 from wind.store.stamps import stamped
 from wind.store.storage import Storage

@@ -25,7 +25,7 @@ from wind.audit.verification.records import (
     verify_descriptions,
 )
 from wind.errors import DatasetError, first_line
-from wind.store.datasets import DROPPED, MANIFEST, WEIGHTS, Store
+from wind.store.datasets import Store
 from wind.store.handles import (
     FINGERPRINT,
     AnyHandle,
@@ -37,6 +37,7 @@ from wind.store.handles import (
     folder_of,
     handle_of,
 )
+from wind.store.layout import DROPPED, MANIFEST, WEIGHTS
 from wind.store.origins import not_computed_here
 from wind.store.schemas import KEYS
 from wind.store.shards import check_order

@@ -14,8 +14,9 @@ import json
 from dataclasses import dataclass
 
 from wind.store import pins
-from wind.store.datasets import DROPPED, MANIFEST, Store
+from wind.store.datasets import Store
 from wind.store.garbage.survey import Item, Manifests, Survey
+from wind.store.layout import DROPPED, MANIFEST
 from wind.store.storage import LocalStorage, Storage
 
 

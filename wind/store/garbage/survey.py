@@ -16,8 +16,9 @@ from wind.files import writer_of
 from wind.nesting import json_value
 from wind.store import pins, sealed_json
 from wind.store.computations import BESIDE
-from wind.store.datasets import CHECKPOINTS, FINISHED, MANIFEST, WEIGHTS, Store
+from wind.store.datasets import Store
 from wind.store.handles import FINGERPRINT, HANDLE, Manifest, Model, folder_of
+from wind.store.layout import CHECKPOINTS, FINISHED, MANIFEST, WEIGHTS
 from wind.store.provenance import ENVIRONMENTS, PATCHES, described_by
 from wind.store.storage import Entry, LocalStorage
 from wind.store.studies import studies
