@@ -21,8 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from wind.errors import StageError
 from wind.nesting import json_value
+from wind.store.storage import Held
 
 LEASE_SECONDS = 30.0
 RENEWALS = 3  # per lease
@@ -52,7 +55,7 @@ class Versioned(Protocol):
         """Remove `name`."""
 
 
-class Lease:
+class Lease(Held):
     """A lease that this process holds, until it is released or lost."""
 
     def __init__(self, store: Versioned, name: str, seconds: float) -> None:
@@ -107,8 +110,8 @@ class Lease:
                 )
             time.sleep(min(SECONDS_BETWEEN_POLLS, self._seconds / 10))
 
+    @override
     def check(self) -> None:
-        """Raise StageError unless the lease is still held: asked of the store."""
         with self._turn:
             self._renew()
             if self._is_lost:

@@ -8,7 +8,6 @@ connection) is tried again for a while, and then is one line.
 import contextlib
 import functools
 import hashlib
-import io
 import os
 import re
 import tempfile
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-import pyarrow as pa
 import pyarrow.fs
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -30,11 +28,13 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 from obstore.store import from_url
+from typing_extensions import override
 
 from wind.errors import ConfigError, StageError, first_line
 from wind.machine.environment import direct, variables
-from wind.store.leases import Lease, Version, lease
-from wind.store.storage import CHUNK_BYTES, Entry, Held, checked_name
+from wind.store.leases import Lease, Version, Versioned, lease
+from wind.store.object_files import RANGE_BYTES, ObjectFiles, RangedStorage
+from wind.store.storage import Entry, Held, checked_name
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -53,9 +53,7 @@ CLIENT: "Final[ClientConfig]" = {
     "connect_timeout": timedelta(seconds=5),
     "timeout": timedelta(seconds=60),
 }
-RANGE_BYTES: Final = 4 * CHUNK_BYTES  # of one request
 PART_BYTES: Final = 8 * 2**20  # of an upload, at least: there may be ten thousand
-READ_AHEAD_BYTES: Final = 2**20
 # what obstore says of a connection that was reset, and then of one it tried again
 DROPPED: Final = "error sending request"
 RETRIED: Final = " retries"
@@ -87,7 +85,7 @@ def _patient(method: Callable[P, R]) -> Callable[P, R]:
     return patient
 
 
-class ObjectStorage:
+class ObjectStorage(RangedStorage, Versioned):
     """A prefix in a bucket."""
 
     def __init__(self, root: str) -> None:
@@ -120,78 +118,79 @@ class ObjectStorage:
         except (BaseError, ValueError) as error:
             raise ConfigError(f"root {self.url} cannot be opened: {_reason(error)}") from error
 
+    @override
     @_patient
     def read(self, name: str) -> bytes:
-        """See `Storage`."""
         with self._asking(name):
             return bytes(self._store.get(name).bytes())
 
+    @override
     @_patient
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """At most `length` bytes of the file `name` from `start`, which lies within it."""
         with self._asking(name):
             return bytes(self._store.get_range(name, start=start, length=length))
 
+    @override
     def chunks(self, name: str) -> Iterator[bytes]:
-        """See `Storage`."""
         size = self._head(name)
         for start in range(0, size, RANGE_BYTES):
             yield self.read_range(name, start, min(RANGE_BYTES, size - start))
 
+    @override
     def size(self, name: str) -> int | None:
-        """See `Storage`."""
         try:
             return self._head(name)
         except FileNotFoundError:
             return None
 
+    @override
     def files(self, folder: str) -> Iterator[Entry]:
-        """See `Storage`."""
         for entry in sorted(self._list(folder), key=lambda entry: str(entry["path"])):
             yield Entry(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
+    @override
     @_patient
     def names(self, folder: str) -> list[str]:
-        """See `Storage`."""
         with self._asking(folder):
             found = self._store.list_with_delimiter(folder or None)
         paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
+    @override
     @_patient
     def write(self, name: str, content: bytes) -> None:
-        """See `Storage`."""
         with self._putting(name):
             self._store.put(name, content, use_multipart=False)
 
+    @override
     def create(self, name: str, content: bytes) -> bool:
-        """See `Storage`."""
         return self.create_version(name, content) is not None
 
+    @override
     @_patient
     def put(self, name: str, path: Path) -> None:
-        """See `Storage`."""
         size = path.stat().st_size
         part = max(PART_BYTES, size // 9_000)
         with self._putting(name):
             self._store.put(name, path, use_multipart=size > part, chunk_size=part)
 
+    @override
     @contextlib.contextmanager
     def building(self, name: str) -> Iterator[Path]:
-        """See `Storage`."""
         with self._scratch(name) as path:
             yield path
             self.put(name, path)
 
+    @override
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """See `Storage`."""
         with self._scratch(name) as path:
             with path.open("wb") as file:
                 for chunk in self.chunks(name):
                     file.write(chunk)
             yield path
 
+    @override
     def publish(
         self,
         source: str | Path,
@@ -201,9 +200,7 @@ class ObjectStorage:
         content: bytes,
         held: Held,
     ) -> None:
-        """See `Storage`. The last file appears by a conditional put, so that of two publishers one
-        is refused.
-        """
+        # The last file appears by a conditional put, so that of two publishers one is refused.
         held.check()
         for file in files:
             if isinstance(source, Path):
@@ -220,20 +217,20 @@ class ObjectStorage:
         if isinstance(source, str):
             self.delete(source)
 
+    @override
     @_patient
     def delete(self, name: str) -> None:
-        """See `Storage`."""
         names = [name, *(entry.name for entry in self.files(name))]
         with self._asking(name), contextlib.suppress(FileNotFoundError):
             self._store.delete(names)
 
+    @override
     def lock(self, name: str, *, wait: bool = True) -> AbstractContextManager[Lease]:
-        """See `Storage`."""
         return lease(self, checked_name(name, self.url), wait=wait)
 
+    @override
     @contextlib.contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
-        """See `Storage`."""
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(self.lock(name, wait=False))
@@ -242,29 +239,29 @@ class ObjectStorage:
             else:
                 yield True
 
+    @override
     def filesystem(self) -> pyarrow.fs.FileSystem:
-        """See `Storage`."""
-        return pyarrow.fs.PyFileSystem(_Handler(self))
+        return pyarrow.fs.PyFileSystem(ObjectFiles(self))
 
+    @override
     @_patient
     def read_version(self, name: str) -> tuple[bytes, Version]:
-        """See `Versioned`."""
         with self._asking(name):
             found = self._store.get(name)
             return bytes(found.bytes()), _version(found.meta)
 
+    @override
     @_patient
     def create_version(self, name: str, content: bytes) -> Version | None:
-        """See `Versioned`."""
         try:
             with self._putting(name):
                 return _version(self._store.put(name, content, mode="create", use_multipart=False))
         except AlreadyExistsError:
             return None
 
+    @override
     @_patient
     def replace_version(self, name: str, content: bytes, version: Version) -> Version | None:
-        """See `Versioned`."""
         try:
             with self._asking(name):
                 return _version(self._store.put(name, content, mode=version, use_multipart=False))
@@ -359,112 +356,6 @@ def cache_folder(url: str) -> Path:
         else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wind"
     )
     return folder.absolute() / hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
-class _Handler(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
-    """The objects as pyarrow reads them; nothing is written this way."""
-
-    def __init__(self, storage: ObjectStorage) -> None:
-        self._storage = storage
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Handler) and other._storage.url == self._storage.url
-
-    def __hash__(self) -> int:
-        return hash(self._storage.url)
-
-    def get_type_name(self) -> str:
-        """The scheme."""
-        return self._storage.url.partition(":")[0]
-
-    def normalize_path(self, path: str) -> str:
-        """The name itself."""
-        return path
-
-    def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
-        """What each name is."""
-        return [self._info(path) for path in paths]
-
-    def get_file_info_selector(
-        self, selector: pyarrow.fs.FileSelector
-    ) -> list[pyarrow.fs.FileInfo]:
-        """The files in a folder, or below it."""
-        folder = selector.base_dir.strip("/")
-        if selector.recursive:
-            entries = self._storage.files(folder)
-            return [
-                pyarrow.fs.FileInfo(entry.name, pyarrow.fs.FileType.File, size=entry.bytes)
-                for entry in entries
-            ]
-        return self.get_file_info(
-            [f"{folder}/{name}".lstrip("/") for name in self._storage.names(folder)]
-        )
-
-    def open_input_file(self, path: str) -> pa.NativeFile:
-        """A file for random access."""
-        size = self._storage.size(path)
-        if size is None:
-            raise FileNotFoundError(path)
-        return pa.PythonFile(
-            io.BufferedReader(_Reader(self._storage, path, size), READ_AHEAD_BYTES), mode="r"
-        )
-
-    open_input_stream = open_input_file
-
-    def _info(self, path: str) -> pyarrow.fs.FileInfo:
-        size = self._storage.size(path)
-        if size is not None:
-            return pyarrow.fs.FileInfo(path, pyarrow.fs.FileType.File, size=size)
-        is_folder = bool(self._storage.names(path))
-        return pyarrow.fs.FileInfo(
-            path, pyarrow.fs.FileType.Directory if is_folder else pyarrow.fs.FileType.NotFound
-        )
-
-    def _refuse(self, *arguments: Any, **options: Any) -> Any:
-        raise pa.ArrowNotImplementedError(
-            "datasets are written through Store, never through this file system"
-        )
-
-    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = (
-        move
-    ) = copy_file = _refuse
-    open_output_stream = open_append_stream = _refuse
-
-
-class _Reader(io.RawIOBase):
-    """An object as a file: each read is one request."""
-
-    def __init__(self, storage: ObjectStorage, name: str, size: int) -> None:
-        self._storage, self._name, self._size, self._position = storage, name, size, 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """The new position."""
-        self._position = (
-            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        )
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """How many bytes were read."""
-        length = min(len(buffer), self._size - self._position, RANGE_BYTES)
-        if length <= 0:
-            return 0
-        content = self._storage.read_range(self._name, self._position, length)
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
 
 
 def _allows_http() -> bool:

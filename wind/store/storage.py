@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pyarrow.fs
+from typing_extensions import override
 
 from wind.errors import DatasetError, first_line
 from wind.files import atomic, atomic_write, lock, sync_folder, try_lock, unfinished_name
@@ -170,7 +171,7 @@ def checked_name(name: str, url: str) -> str:
     return name
 
 
-class LocalStorage:
+class LocalStorage(Storage):
     """A folder of this machine."""
 
     def __init__(self, root: Path) -> None:
@@ -183,23 +184,23 @@ class LocalStorage:
         """Where `name` lies. Raises DatasetError if that is outside the root."""
         return self.root / checked_name(name, self.url)
 
+    @override
     def read(self, name: str) -> bytes:
-        """See `Storage`."""
         return self.path(name).read_bytes()
 
+    @override
     def chunks(self, name: str) -> Iterator[bytes]:
-        """See `Storage`."""
         with self.path(name).open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
+    @override
     def size(self, name: str) -> int | None:
-        """See `Storage`."""
         path = self.path(name)
         return path.stat().st_size if path.is_file() else None
 
+    @override
     def files(self, folder: str) -> Iterator[Entry]:
-        """See `Storage`."""
         found = (
             Path(above, name) for above, _, names in os.walk(self.path(folder)) for name in names
         )
@@ -211,18 +212,18 @@ class LocalStorage:
                         path.relative_to(self.root).as_posix(), state.st_size, state.st_mtime
                     )
 
+    @override
     def names(self, folder: str) -> list[str]:
-        """See `Storage`."""
         path = self.path(folder)
         return sorted(os.listdir(path)) if path.is_dir() else []
 
+    @override
     def write(self, name: str, content: bytes) -> None:
-        """See `Storage`."""
         with self.building(name) as path:
             path.write_bytes(content)
 
+    @override
     def create(self, name: str, content: bytes) -> bool:
-        """See `Storage`."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(unfinished_name(path.name))
@@ -236,24 +237,25 @@ class LocalStorage:
             partial.unlink(missing_ok=True)
         return True
 
+    @override
     def put(self, name: str, path: Path) -> None:
-        """See `Storage`."""
         with self.building(name) as partial:
             shutil.copyfile(path, partial)
 
+    @override
     @contextlib.contextmanager
     def building(self, name: str) -> Iterator[Path]:
-        """See `Storage`."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as partial:
             yield partial
 
+    @override
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """See `Storage`."""
         yield self.path(name)
 
+    @override
     def publish(
         self,
         source: str | Path,
@@ -263,7 +265,7 @@ class LocalStorage:
         content: bytes,
         held: Held,
     ) -> None:
-        """See `Storage`. The folder appears by one rename."""
+        # The folder appears by one rename.
         folder = self.path(source) if isinstance(source, str) else source
         for stray in [path for path in folder.iterdir() if path.name not in files]:
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
@@ -273,17 +275,17 @@ class LocalStorage:
         os.rename(folder, path)
         sync_folder(path.parent)
 
+    @override
     def delete(self, name: str) -> None:
-        """See `Storage`."""
         path = self.path(name)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
+    @override
     @contextlib.contextmanager
     def lock(self, name: str, *, wait: bool = True) -> Iterator[Held]:
-        """See `Storage`."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock(path, wait=wait):
@@ -292,21 +294,22 @@ class LocalStorage:
             finally:
                 path.unlink(missing_ok=True)
 
+    @override
     @contextlib.contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
-        """See `Storage`."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with try_lock(path) as is_held:
             yield is_held
 
+    @override
     def filesystem(self) -> pyarrow.fs.FileSystem:
-        """See `Storage`."""
         return pyarrow.fs.SubTreeFileSystem(self.address, pyarrow.fs.LocalFileSystem())
 
 
-class _Unbroken:
+class _Unbroken(Held):
     """A lock of the system, which cannot be lost while its holder lives."""
 
+    @override
     def check(self) -> None:
-        """Nothing to see."""
+        pass
