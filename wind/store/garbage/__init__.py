@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from wind.store import pins
 from wind.store.datasets import Store
-from wind.store.garbage.survey import Item, Manifests, Survey
+from wind.store.garbage.folders import Manifests
+from wind.store.garbage.survey import Item, Survey
 from wind.store.layout import DROPPED, MANIFEST
 from wind.store.storage import LocalStorage, Storage
 
