@@ -20,7 +20,8 @@ from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.origins import not_computed_here
 from wind.store.references import find_version
-from wind.store.versions import Version, Versions, seal_of
+from wind.store.seals import seal_of
+from wind.store.versions import Version, Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

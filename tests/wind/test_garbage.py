@@ -21,6 +21,7 @@ from wind.files import lock, unfinished_name
 from wind.store import computations, pins, studies
 from wind.store.computations import Computation
 from wind.store.datasets import Store
+from wind.store.forgetting import forget
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, folder_of
 from wind.store.layout import CHECKPOINTS, FINISHED
@@ -117,7 +118,7 @@ def test_what_a_version_reaches_through_parents_and_outputs_stays(store: Store) 
     )
     published = Versions(store, "demo").publish(content, checks={}, metrics={}, seconds={})
     assert collect(store).items == ()
-    Versions(store, "demo").forget([published])
+    forget(store, "demo", [published])
     freed = [item.name for item in collect(store).items]
     assert sorted(freed) == sorted(
         folder_of(handle) for handle in (source, dropped, middle, top, policy)
@@ -160,7 +161,7 @@ def test_unfinished_work_is_left_while_somebody_works_or_where_it_is_asked_for(
 
 def test_weights_that_no_version_gives_again_stay(store: Store, chain: list[Version]) -> None:
     """The version before was forgotten: what the next begins with is all that is left of it."""
-    Versions(store, "demo").forget([chain[1]], force=True)
+    forget(store, "demo", [chain[1]], force=True)
     collect(store, weights=1)
     assert [store.is_dropped(each.content.model_in) for each in chain] == [False, True, False]
     assert store.is_whole(chain[2].content.model_in)
@@ -505,11 +506,11 @@ def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(
 ) -> None:
     versions = Versions(store, "demo")
     with pytest.raises(ConfigError, match="demo@3 continues demo@2"):
-        versions.forget([chain[1]])
+        forget(store, versions.run, [chain[1]])
     versions.tag("best", chain[2])
     with pytest.raises(ConfigError, match="demo@3 has the tag 'best'"):
-        versions.forget([chain[2]])
-    versions.forget([chain[2]], force=True)
+        forget(store, versions.run, [chain[2]])
+    forget(store, versions.run, [chain[2]], force=True)
     assert find_version(store, "demo").number == 2
     assert versions.tags() == {"latest": chain[1].id}
     rewards = store.manifest(chain[2].content.datasets["training"]).parents["rewards"]
@@ -519,7 +520,7 @@ def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(
         for each in (rewards, chain[2].content.datasets["training"], chain[2].content.model_out)
     }
     assert version(store, 3, chain[1], chain[1].content.model_out).number == 4
-    versions.forget(list(versions))
+    forget(store, versions.run, list(versions))
     assert versions.tags() == {}
     assert len(collect(store).items) > 0
     assert [*store.handles("training"), *store.handles("models")] == []
@@ -530,9 +531,9 @@ def test_a_version_that_another_run_continues_is_not_forgotten(
 ) -> None:
     branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
     with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
-        Versions(store, "demo").forget(chain)
-    Versions(store, "branch").forget([branch])
-    Versions(store, "demo").forget(chain)
+        forget(store, "demo", chain)
+    forget(store, "branch", [branch])
+    forget(store, "demo", chain)
 
 
 def test_a_version_whose_twin_another_run_continues_can_be_forgotten(
@@ -545,6 +546,6 @@ def test_a_version_whose_twin_another_run_continues_can_be_forgotten(
     branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
     assert branch.digest_before == chain[1].digest
     with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
-        Versions(store, "demo").forget(chain)
-    Versions(store, "twin").forget(twins)
+        forget(store, "demo", chain)
+    forget(store, "twin", twins)
     assert [each.run for each in everywhere(store)] == ["branch", "demo", "demo", "demo"]

@@ -15,8 +15,8 @@ from wind.audit.lineage import Lineage, chain, of_handle, of_prompt, of_version
 from wind.audit.lineage.drawing import mermaid, svg
 from wind.audit.lineage.layers import layout
 from wind.store.datasets import Store
+from wind.store.forgetting import forget
 from wind.store.imports import import_source
-from wind.store.versions import Versions
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_a_chain_goes_on_in_the_run_that_it_was_branched_from(store: Store) -> N
     made = three_iterations(store)
     branch = version(store, 3, made[1], made[1].content.model_out, run="branch")
     assert chain(store, branch) == [*made[:2], branch]
-    Versions(store, "demo").forget(made[:1], force=True)
+    forget(store, "demo", made[:1], force=True)
     assert chain(store, branch) == [made[1], branch]
 
 

@@ -26,6 +26,7 @@ from wind.fingerprints import digest
 from wind.store import sealed_json
 from wind.store.computations import Computation, made_by, record, recorded
 from wind.store.datasets import Store
+from wind.store.forgetting import forget
 from wind.store.garbage import collect
 from wind.store.handles import Dataset, folder_of
 from wind.store.origins import not_computed_here
@@ -532,12 +533,12 @@ def test_a_signature_is_kept_as_long_as_its_version(
     theirs.storage.write(stray, b"")
     assert [item.name for item in collect(theirs).items] == [stray]
     assert problems(theirs, allowed) == ["", ""]
-    Versions(theirs, "demo").forget([first], force=True)
+    forget(theirs, "demo", [first], force=True)
     assert {entry.name.split("/")[3] for entry in theirs.storage.files("runs/demo/signatures")} == {
         last.id
     }
     assert problems(theirs, allowed) == [""]
-    Versions(theirs, "demo").forget([last])
+    forget(theirs, "demo", [last])
     assert list(theirs.storage.files("runs/demo/signatures")) == []
 
 

@@ -19,10 +19,12 @@ from wind.config.recipe import DistillConfig
 from wind.exchange.archives import export_archive, import_archive
 from wind.store import sealed_json
 from wind.store.datasets import Store
+from wind.store.forgetting import forget
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, Dataset, folder_of
 from wind.store.references import find_version
-from wind.store.versions import Version, Versions, tag_text
+from wind.store.tags import tag_text
+from wind.store.versions import Version, Versions
 
 
 def findings(store: Store) -> list[str]:
@@ -538,10 +540,10 @@ def test_weights_that_a_policy_dropped_are_noted(store: Store) -> None:
 
 def test_what_was_forgotten_is_noted_where_another_continues_it(store: Store) -> None:
     _, second, third = three_iterations(store)
-    Versions(store, "demo").forget([third])
+    forget(store, "demo", [third])
     assert notes(store) == []
     assert version(store, 4, second, second.content.model_out).number == 4
-    Versions(store, "demo").forget([second], force=True)
+    forget(store, "demo", [second], force=True)
     collect(store)
     assert (
         f"{store.url}/runs/demo/versions has no version {second.id[:12]} any more, which another continues: it was forgotten"

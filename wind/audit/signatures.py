@@ -25,8 +25,9 @@ from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, folder_of, noun
 from wind.store.layout import MANIFEST
+from wind.store.seals import Seal, seal_of
 from wind.store.stamps import STAMP, Kind, is_ours
-from wind.store.versions import Folder, Key, Seal, Version, seal_of
+from wind.store.versions import Folder, Key, Version
 
 NAMESPACE: Final = "wind-version"
 # what `Versions.adopt` says anew
