@@ -14,9 +14,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.wind.versions_case import dataset, model, three_iterations, verify, version
+from tests.wind.versions_case import (
+    Listing,
+    dataset,
+    listing,
+    model,
+    three_iterations,
+    verify,
+)
 from wind.config.recipe import RetentionConfig
-from wind.errors import ConfigError, DatasetError
+from wind.errors import DatasetError
 from wind.files import lock, unfinished_name
 from wind.store import computations, pins, studies
 from wind.store.computations import Computation
@@ -25,25 +32,14 @@ from wind.store.forgetting import forget
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, folder_of
 from wind.store.layout import CHECKPOINTS, FINISHED
-from wind.store.references import find_version
 from wind.store.storage import LocalStorage
-from wind.store.versions import Content, Version, Versions, everywhere
-
-Listing = dict[str, int]
+from wind.store.versions import Content, Version, Versions
 
 
 @pytest.fixture
 def chain(store: Store) -> list[Version]:
     """Three iterations of a run."""
     return three_iterations(store)
-
-
-def listing(store: Store) -> Listing:
-    return {
-        entry.name: entry.bytes
-        for tree in store.storage.names("")
-        for entry in store.storage.files(tree)
-    }
 
 
 def lost(store: Store, before: Listing) -> Listing:
@@ -470,82 +466,3 @@ def test_states_of_the_last_trainings_are_kept(store: Store, chain: list[Version
     assert store.storage.names(CHECKPOINTS) == ["key1", "key2"]
     collect(store, optimizer_states=0)
     assert store.storage.names(CHECKPOINTS) == []
-
-
-# ------------------------------------------------------------------------------ tags and forgetting
-
-
-def test_a_tag_is_moved_by_force_only(store: Store, chain: list[Version]) -> None:
-    versions = Versions(store, "demo")
-    versions.tag("best", chain[1])
-    versions.tag("best", chain[1])
-    assert find_version(store, "demo@best").number == 2
-    with pytest.raises(ConfigError, match="demo@best points to demo@2: give --force"):
-        versions.tag("best", chain[2])
-    versions.tag("best", chain[2], force=True)
-    assert find_version(store, "demo@best").number == 3
-    versions.untag("best")
-    with pytest.raises(ConfigError, match="demo has no tag 'best'"):
-        versions.untag("best")
-
-
-@pytest.mark.parametrize(
-    "name", ["latest", "3", "0003", "", "../x", "a/b", ".x", "a b", "x" * 65, "a\n", "..", "ä"]
-)
-def test_what_cannot_be_a_tag(store: Store, chain: list[Version], name: str) -> None:
-    before = listing(store)
-    with pytest.raises(ConfigError, match="cannot be"):
-        Versions(store, "demo").tag(name, chain[0], force=True)
-    with pytest.raises(ConfigError, match="cannot be"):
-        Versions(store, "demo").untag(name)
-    assert listing(store) == before
-
-
-def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(
-    store: Store, chain: list[Version]
-) -> None:
-    versions = Versions(store, "demo")
-    with pytest.raises(ConfigError, match="demo@3 continues demo@2"):
-        forget(store, versions.run, [chain[1]])
-    versions.tag("best", chain[2])
-    with pytest.raises(ConfigError, match="demo@3 has the tag 'best'"):
-        forget(store, versions.run, [chain[2]])
-    forget(store, versions.run, [chain[2]], force=True)
-    assert find_version(store, "demo").number == 2
-    assert versions.tags() == {"latest": chain[1].id}
-    rewards = store.manifest(chain[2].content.datasets["training"]).parents["rewards"]
-    freed = {item.name for item in collect(store).items}
-    assert freed == {
-        folder_of(each)
-        for each in (rewards, chain[2].content.datasets["training"], chain[2].content.model_out)
-    }
-    assert version(store, 3, chain[1], chain[1].content.model_out).number == 4
-    forget(store, versions.run, list(versions))
-    assert versions.tags() == {}
-    assert len(collect(store).items) > 0
-    assert [*store.handles("training"), *store.handles("models")] == []
-
-
-def test_a_version_that_another_run_continues_is_not_forgotten(
-    store: Store, chain: list[Version]
-) -> None:
-    branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
-    with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
-        forget(store, "demo", chain)
-    forget(store, "branch", [branch])
-    forget(store, "demo", chain)
-
-
-def test_a_version_whose_twin_another_run_continues_can_be_forgotten(
-    store: Store, chain: list[Version]
-) -> None:
-    """Two runs of one recipe have the same versions; each continues its own."""
-    facts: dict[str, Any] = {"checks": {}, "metrics": {}, "seconds": {}}
-    twins = [Versions(store, "twin").publish(each.content, **facts) for each in chain[:2]]
-    assert [each.id for each in twins] == [each.id for each in chain[:2]]
-    branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
-    assert branch.digest_before == chain[1].digest
-    with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
-        forget(store, "demo", chain)
-    forget(store, "twin", twins)
-    assert [each.run for each in everywhere(store)] == ["branch", "demo", "demo", "demo"]
