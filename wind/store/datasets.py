@@ -120,7 +120,7 @@ class Store:
         return published.is_whole(self.storage, handle)
 
     def pin_if_whole(self, handle: AnyHandle) -> bool:
-        """Pin `handle` in this store's pin set, and return whether it is whole."""
+        """Pin `handle` in this store's pin set; return whether it is whole."""
         self._pin(handle)
         return published.is_whole(self.storage, handle, renew=True)
 
@@ -132,7 +132,7 @@ class Store:
         return Published(self.storage, handle).is_dropped()
 
     def dropped_models(self, handle: AnyHandle) -> Iterator[Model]:
-        """Yield the models among all direct and indirect outputs whose weights a policy removed."""
+        """Yield the models among all outputs whose weights a policy removed."""
         return published.dropped_models(self.storage, handle)
 
     def verify(self, handle: AnyHandle) -> Manifest:
@@ -145,7 +145,7 @@ class Store:
     # ------------------------------------------------------------------------------------ reading
 
     def open(self, handle: Dataset, shard: int | None = None) -> "pyarrow.dataset.Dataset":
-        """Open all shards of `handle`, or shard number `shard`, as a pyarrow dataset in row order."""
+        """Open `handle`, or one shard, as a pyarrow dataset in row order."""
         import pyarrow.dataset
 
         manifest = self.manifest(handle)
@@ -180,7 +180,7 @@ class Store:
     def frame(
         self, handle: Dataset, columns: Sequence[str] | None = None, shard: int | None = None
     ) -> "pl.DataFrame":
-        """Read the rows of `handle`, or of one shard, as a polars frame."""
+        """Read the rows of `handle`, or one shard, as a polars frame."""
         import polars as pl
 
         frame = pl.from_arrow(self.read(handle, columns, shard))
@@ -209,20 +209,20 @@ class Store:
 
     @contextlib.contextmanager
     def partial(self, name: str, key: str) -> Iterator[Partial]:
-        """Open the unfinished dataset of one stage key, and lock out other processes.
+        """Lock and open the unfinished dataset of one stage key.
 
-        A process that computes the same waits for the lock.
+        Another process that computes the same waits for the lock.
         """
         folder = f"partial/{name}/{key}"
         with self.storage.lock(f"{folder}.lock") as held:
             yield Partial(self.storage, name, folder, held, self.publish)
 
     def open_partial(self, name: str, key: str) -> Partial:
-        """Open an unfinished dataset in a worker, whose parent process locks and publishes it."""
+        """Open an unfinished dataset in a worker, whose parent locks and publishes."""
         return Partial(self.storage, name, f"partial/{name}/{key}", None, self.publish)
 
     def scratch(self, name: str) -> Path:
-        """Create an empty folder of this machine, to build what is then moved into the store."""
+        """Create a local folder to build what then moves into the store."""
         folder = self.local / "partial" / name / f"scratch-{os.getpid()}-{secrets.token_hex(8)}"
         # Unlike a folder of tempfile it has the permissions of the umask, and keeps them in the
         # store.
@@ -245,7 +245,7 @@ class Store:
     def publish_folder(
         self, folder: Path, handle: Model | Source, files: list[StoredFile], **facts: Any
     ) -> None:
-        """Publish the `files` in a folder of this machine, which is moved, as `handle`.
+        """Publish the `files` in a local folder, which is moved, as `handle`.
 
         `facts` are further fields of the manifest.
         """
@@ -260,9 +260,9 @@ class Store:
         self.publish(folder, handle, manifest)
 
     def adopt(self, folder: Path, handle: AnyHandle, manifest: Manifest) -> None:
-        """Publish a verified folder of another store, which is moved, with the manifest it has.
+        """Publish a folder of another store, which is moved, with its manifest.
 
-        Nothing changes if the same content is here already.
+        The folder must be verified. Nothing changes if the same content is here already.
         """
         self.publish(folder, handle, manifest, (folder / MANIFEST).read_bytes())
 

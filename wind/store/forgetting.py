@@ -1,4 +1,4 @@
-"""Forgetting: versions removed from a run, so that the next collection frees their data."""
+"""Forgetting: removing versions from a run, so that collections free their data."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from wind.store.versions import Version, Versions, everywhere
 
 
 def forget(store: Store, run: str, versions: Sequence[Version], *, force: bool = False) -> None:
-    """Remove the records of `versions` of `run`; the next collection frees their data.
+    """Remove versions of `run`; the next collection frees their data.
 
     Their numbers are never given again, and `latest` moves to the last version that stays. Raises
     ConfigError, unless `force`, if another tag points to one of `versions` and would go with it, or
@@ -50,7 +50,7 @@ def _refuse_if_tagged(run: str, tagged: Mapping[str, str]) -> None:
 
 
 def _refuse_if_continued(store: Store, run: str, names: Mapping[str, str]) -> None:
-    """Raise ConfigError if a version that stays continues one of `names`, by id."""
+    """Raise ConfigError if a version that stays continues one of `names`."""
     goes: list[Version] = []
     stays: list[Version] = []
     for version in everywhere(store):

@@ -1,4 +1,4 @@
-"""Imports: models and input files from outside, copied into a store under their fingerprint."""
+"""Imports: models and input files copied into a store from outside."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from wind.store.layout import MANIFEST
 
 
 def import_model(store: Store, folder: Path, **facts: Any) -> Model:
-    """Copy a Hugging Face folder into `store`, unless the same content is there.
+    """Copy a Hugging Face folder into `store`, unless it is there.
 
     Only weights as safetensors are copied; `facts` are further fields of the manifest. Raises
     NotPlainError for anything but a plain file, or for a link that leads out of the folder, and
@@ -31,11 +31,11 @@ def import_model(store: Store, folder: Path, **facts: Any) -> Model:
 def import_source(
     store: Store, paths: Sequence[Path], within: Path | None = None, **facts: Any
 ) -> Source:
-    """Copy input files into `store` under their own names, unless the same content is there.
+    """Copy input files into `store`, unless the same content is there.
 
-    `paths` are the files of the folder `within`, or were named one by one. Raises InputError for a
-    name that the store needs for itself or cannot keep, NotPlainError and StageError as
-    `import_model` does.
+    The copies keep their names. `paths` are the files of the folder `within`, or were named one by
+    one. Raises InputError for a name that the store needs for itself or cannot keep, NotPlainError
+    and StageError as `import_model` does.
     """
     paths = sorted(paths)
     for path in paths:
@@ -58,7 +58,7 @@ def import_source(
 
 
 def _require_room(store: Store, name: str, paths: Sequence[Path], within: Path | None) -> None:
-    """Raise StageError if this machine has no room for a copy of `paths`.
+    """Raise StageError if this machine has no room for `paths`.
 
     Content whose names and sizes are those of something stored needs none.
     """

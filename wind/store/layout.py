@@ -1,4 +1,4 @@
-"""Names of the files and folders in a store that several modules use."""
+"""Layout: names of files and folders in every store."""
 
 import re
 from typing import Final

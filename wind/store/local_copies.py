@@ -10,7 +10,7 @@ from wind.store.storage import LocalStorage, Storage
 
 
 def local_copy(storage: Storage, handle: AnyHandle) -> Path:
-    """Return a folder of this machine with the files of `handle`, copying them if need be.
+    """Return a local folder with the files of `handle`, copied if absent.
 
     Raises DatasetError if a file does not have the checksum of its manifest.
     """
@@ -22,7 +22,7 @@ def local_copy(storage: Storage, handle: AnyHandle) -> Path:
 
 
 def _copy(storage: Storage, cache: LocalStorage, published: Published) -> None:
-    """Copy each file that is not in `cache` once its checksum is right, and then the manifest."""
+    """Copy the files that `cache` lacks, checked, and then the manifest."""
     folder = published.folder
     for file in published.manifest().files:
         if cache.size(f"{folder}/{file.name}") == file.bytes:

@@ -17,7 +17,7 @@ class RangedStorage(Storage, Protocol):
     """A storage that reads parts of files."""
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Read up to `length` bytes of the file `name` from `start`, which lies within it."""
+        """Read up to `length` bytes of the file `name` from `start`."""
 
 
 class ObjectFiles(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]

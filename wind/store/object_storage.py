@@ -1,8 +1,8 @@
-"""A store in a bucket: S3 and what speaks like it, Google Cloud Storage, Azure.
+"""Storage in a bucket: S3 and compatible services, Google Cloud Storage, Azure.
 
 Credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...) and
-appear in no config, manifest or message. What fails in passing (500, 503, a refused or dropped
-connection) is tried again for a while, and then is one line.
+appear in no config, manifest or message. Transient failures (500, 503, a refused or dropped
+connection) are retried for a while, and then reported in one line.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from typing_extensions import override
 
 from wind.errors import ConfigError, StageError, first_line
 from wind.machine.environment import direct, variables
-from wind.store.leases import Lease, Version, Versioned, lease
+from wind.store.leases import Lease, ObjectVersion, Versioned, lease
 from wind.store.object_files import RANGE_BYTES, ObjectFiles, RangedStorage
 from wind.store.storage import Entry, Held, checked_name
 
@@ -53,11 +53,11 @@ CLIENT: "Final[ClientConfig]" = {
     "connect_timeout": timedelta(seconds=5),
     "timeout": timedelta(seconds=60),
 }
-PART_BYTES: Final = 8 * 2**20  # of an upload, at least: there may be ten thousand
-# what obstore says of a connection that was reset, and then of one it tried again
-DROPPED: Final = "error sending request"
+PART_BYTES: Final = 8 * 2**20  # least size of a part: an upload has at most ten thousand
+# How obstore reports a connection that was reset, and one that it retried.
+RESET: Final = "error sending request"
 RETRIED: Final = " retries"
-# after a connection was reset
+# Waits between attempts after a connection was reset.
 SECONDS_TO_WAIT: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0, 4.0)
 
 P = ParamSpec("P")
@@ -65,16 +65,14 @@ R = TypeVar("R")
 
 
 class _ConnectionResetError(StageError):
-    """A connection was reset, and obstore did not try again."""
+    """A connection was reset, and obstore did not retry."""
 
 
-def _patient(method: Callable[P, R]) -> Callable[P, R]:
-    """`method`, which may be repeated, called again after a reset connection: obstore tries again
-    after everything else.
-    """
+def _retried(method: Callable[P, R]) -> Callable[P, R]:
+    """Retry an idempotent `method` after a reset connection, which obstore does not."""
 
     @functools.wraps(method)
-    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+    def retried(*args: P.args, **kwargs: P.kwargs) -> R:
         for seconds in SECONDS_TO_WAIT:
             try:
                 return method(*args, **kwargs)
@@ -82,21 +80,24 @@ def _patient(method: Callable[P, R]) -> Callable[P, R]:
                 time.sleep(seconds)
         return method(*args, **kwargs)
 
-    return patient
+    return retried
 
 
 class ObjectStorage(RangedStorage, Versioned):
-    """A prefix in a bucket."""
+    """Storage under a prefix of a bucket.
+
+    Raises ConfigError if `root` is no URL of an object store, or contains a secret.
+    """
 
     def __init__(self, root: str) -> None:
-        """Raises ConfigError if `root` is no URL of an object store, or holds a secret."""
         self.url = self.address = root.rstrip("/")
         parts = urlsplit(self.url)
         if parts.scheme.lower() not in SCHEMES or not parts.netloc:
             raise ConfigError(
-                f"root {_safe(root)} cannot be opened: name a folder, or s3://BUCKET/PREFIX, gs://... or az://..."
+                f"root {_safe(root)} cannot be opened: name a folder, or s3://BUCKET/PREFIX, "
+                "gs://... or az://..."
             )
-        # abfs://container@account is how Azure names a bucket; a colon before it would be a
+        # Azure writes buckets as abfs://container@account. A colon before the @ would be a
         # password.
         if (
             ":" in parts.netloc.rpartition("@")[0]
@@ -105,11 +106,12 @@ class ObjectStorage(RangedStorage, Versioned):
             or (parts.username and "s3" in parts.scheme)
         ):
             raise ConfigError(
-                f"root {_safe(root)} holds more than a bucket and a prefix: credentials belong in the environment"
+                f"root {_safe(root)} holds more than a bucket and a prefix: "
+                "credentials belong in the environment"
             )
         self.local = cache_folder(self.url)
         try:
-            with variables(direct()):  # which proxies there are is read here
+            with variables(direct()):  # this call reads the proxy settings
                 self._store: Any = from_url(
                     self.url,
                     retry_config=RETRY,
@@ -119,15 +121,15 @@ class ObjectStorage(RangedStorage, Versioned):
             raise ConfigError(f"root {self.url} cannot be opened: {_reason(error)}") from error
 
     @override
-    @_patient
+    @_retried
     def read(self, name: str) -> bytes:
-        with self._asking(name):
+        with self._requesting(name):
             return bytes(self._store.get(name).bytes())
 
     @override
-    @_patient
+    @_retried
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        with self._asking(name):
+        with self._requesting(name):
             return bytes(self._store.get_range(name, start=start, length=length))
 
     @override
@@ -149,15 +151,15 @@ class ObjectStorage(RangedStorage, Versioned):
             yield Entry(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
     @override
-    @_patient
+    @_retried
     def names(self, folder: str) -> list[str]:
-        with self._asking(folder):
+        with self._requesting(folder):
             found = self._store.list_with_delimiter(folder or None)
         paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
     @override
-    @_patient
+    @_retried
     def write(self, name: str, content: bytes) -> None:
         with self._putting(name):
             self._store.put(name, content, use_multipart=False)
@@ -167,7 +169,7 @@ class ObjectStorage(RangedStorage, Versioned):
         return self.create_version(name, content) is not None
 
     @override
-    @_patient
+    @_retried
     def put(self, name: str, path: Path) -> None:
         size = path.stat().st_size
         part = max(PART_BYTES, size // 9_000)
@@ -212,16 +214,17 @@ class ObjectStorage(RangedStorage, Versioned):
             f"{target}/{last}", content
         ):
             raise StageError(
-                f"{self.url}/{target} was published by another process meanwhile: rerun to go on with that"
+                f"{self.url}/{target} was published by another process meanwhile: "
+                "rerun to go on with that"
             )
         if isinstance(source, str):
             self.delete(source)
 
     @override
-    @_patient
+    @_retried
     def delete(self, name: str) -> None:
         names = [name, *(entry.name for entry in self.files(name))]
-        with self._asking(name), contextlib.suppress(FileNotFoundError):
+        with self._requesting(name), contextlib.suppress(FileNotFoundError):
             self._store.delete(names)
 
     @override
@@ -244,15 +247,15 @@ class ObjectStorage(RangedStorage, Versioned):
         return pyarrow.fs.PyFileSystem(ObjectFiles(self))
 
     @override
-    @_patient
-    def read_version(self, name: str) -> tuple[bytes, Version]:
-        with self._asking(name):
+    @_retried
+    def read_version(self, name: str) -> tuple[bytes, ObjectVersion]:
+        with self._requesting(name):
             found = self._store.get(name)
             return bytes(found.bytes()), _version(found.meta)
 
     @override
-    @_patient
-    def create_version(self, name: str, content: bytes) -> Version | None:
+    @_retried
+    def create_version(self, name: str, content: bytes) -> ObjectVersion | None:
         try:
             with self._putting(name):
                 return _version(self._store.put(name, content, mode="create", use_multipart=False))
@@ -260,34 +263,37 @@ class ObjectStorage(RangedStorage, Versioned):
             return None
 
     @override
-    @_patient
-    def replace_version(self, name: str, content: bytes, version: Version) -> Version | None:
+    @_retried
+    def replace_version(
+        self, name: str, content: bytes, version: ObjectVersion
+    ) -> ObjectVersion | None:
         try:
-            with self._asking(name):
+            with self._requesting(name):
                 return _version(self._store.put(name, content, mode=version, use_multipart=False))
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None
 
-    @_patient
+    @_retried
     def _head(self, name: str) -> int:
-        """The size of the file `name`. Raises FileNotFoundError if there is none."""
-        with self._asking(name):
+        """Return the size of the file `name`. Raises FileNotFoundError if there is none."""
+        with self._requesting(name):
             return int(self._store.head(name)["size"])
 
-    @_patient
+    @_retried
     def _list(self, folder: str) -> list[Any]:
-        """What obstore knows of every file below `folder`."""
-        with self._asking(folder):
+        """Return obstore's metadata of every file below `folder`."""
+        with self._requesting(folder):
             return [entry for page in self._store.list(folder or None) for entry in page]
 
-    @_patient
+    @_retried
     def _copy(self, source: str, target: str) -> None:
-        with self._asking(source):
+        with self._requesting(source):
             self._store.copy(source, target)
 
     def _holds(self, name: str, content: bytes) -> bool:
-        """Whether a refused put had worked after all: the answer may have been lost on its way, and
-        the request tried again.
+        """Return whether a refused put had succeeded after all.
+
+        Its answer may have been lost, and the request retried.
         """
         try:
             return self.read(name) == content
@@ -296,7 +302,7 @@ class ObjectStorage(RangedStorage, Versioned):
 
     @contextlib.contextmanager
     def _scratch(self, name: str) -> Iterator[Path]:
-        """A file of this machine that is gone after the block."""
+        """Yield a file of this machine that is removed after the block."""
         checked_name(name, self.url)
         folder = self.local / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
@@ -309,9 +315,9 @@ class ObjectStorage(RangedStorage, Versioned):
 
     @contextlib.contextmanager
     def _putting(self, name: str) -> Iterator[None]:
-        """Where `name` need not be there, what is not found is the bucket."""
+        """Translate the errors of a put: not found means no bucket."""
         try:
-            with self._asking(name):
+            with self._requesting(name):
                 yield
         except FileNotFoundError as error:
             raise ConfigError(
@@ -319,17 +325,17 @@ class ObjectStorage(RangedStorage, Versioned):
             ) from error
 
     @contextlib.contextmanager
-    def _asking(self, name: str) -> Iterator[None]:
-        """The errors of the block in this project's words; refused conditions pass."""
+    def _requesting(self, name: str) -> Iterator[None]:
+        """Translate obstore's errors to this project's; a refused condition passes unchanged."""
         checked_name(name, self.url)
         try:
             yield
         except (AlreadyExistsError, PreconditionError):
             raise
         except (FileNotFoundError, BaseError) as error:
-            raise self._told(error, name) from error
+            raise self._translated(error, name) from error
 
-    def _told(self, error: Exception, name: str) -> Exception:
+    def _translated(self, error: Exception, name: str) -> Exception:
         if "NoSuchBucket" in str(error):
             return ConfigError(
                 f"{self.url} has no bucket: make it first, or set `root` to one that is there"
@@ -338,16 +344,19 @@ class ObjectStorage(RangedStorage, Versioned):
             return FileNotFoundError(f"{self.url}/{name} is not there")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             return ConfigError(
-                f"{self.url} refuses access: check the credentials in the environment, such as AWS_ACCESS_KEY_ID"
+                f"{self.url} refuses access: check the credentials in the environment, "
+                "such as AWS_ACCESS_KEY_ID"
             )
         reason = _reason(error)
-        kind = _ConnectionResetError if DROPPED in reason and RETRIED not in reason else StageError
+        kind = _ConnectionResetError if RESET in reason and RETRIED not in reason else StageError
         return kind(f"{self.url} does not answer as it should: {reason}; rerun when it does")
 
 
 def cache_folder(url: str) -> Path:
-    """The folder of this machine for the store at `url`, copies of models among it: below
-    $WIND_CACHE or ~/.cache/wind.
+    """Return this machine's cache folder for the store at `url`.
+
+    Copies of models are there, among others. It is below $WIND_CACHE, $XDG_CACHE_HOME/wind or
+    ~/.cache/wind.
     """
     home = os.environ.get("WIND_CACHE")
     folder = (
@@ -359,22 +368,20 @@ def cache_folder(url: str) -> Path:
 
 
 def _allows_http() -> bool:
-    """Whether the environment asks for plain HTTP, as of a server on this machine."""
+    """Return whether the environment allows plain HTTP, as for local servers."""
     names = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
     return any(os.environ.get(name, "").lower() in ("1", "true") for name in names)
 
 
-def _version(meta: Any) -> Version:
+def _version(meta: Any) -> ObjectVersion:
     return {key: meta[key] for key in ("e_tag", "version") if meta.get(key) is not None}
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, up to where a server's own page begins, without what might be a
-    signature in a URL.
-    """
+    """Return the first line of an error, without HTML or URL signatures."""
     return _safe(first_line(error).partition(": <")[0])
 
 
 def _safe(text: str) -> str:
-    """`text` without the parts of a URL that may hold a secret."""
+    """Remove the parts of URLs in `text` that may contain a secret."""
     return re.sub(r"(//[^\s?]*)\?\S*", r"\1", re.sub(r"//[^/@\s]*:[^/@\s]*@", "//", text))

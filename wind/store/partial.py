@@ -1,4 +1,4 @@
-"""Unfinished datasets: the shards that a stage has finished, until they are published."""
+"""Unfinished datasets: shards that a stage has finished, not yet published."""
 
 import contextlib
 import os
@@ -40,14 +40,14 @@ class Partial:
         self.folder = folder
 
     def missing(self, shards: int) -> list[int]:
-        """Return which of shards 0..`shards`-1 are absent or no longer as they were written."""
+        """Return which of shards 0..`shards`-1 are absent or not as written."""
         stored = {
             entry.name.rpartition("/")[2]: entry for entry in self._storage.files(self.folder)
         }
         return [index for index in range(shards) if not self._is_finished(index, stored)]
 
     def _is_finished(self, index: int, stored: Mapping[str, Entry]) -> bool:
-        """Return whether shard `index` is present and older than the record written after it."""
+        """Return whether shard `index` is present, unchanged and older than its record."""
         shard, beside = stored.get(shard_name(index)), stored.get(_name_beside(index))
         if shard is None or beside is None or shard.modified > beside.modified:
             return False
@@ -56,14 +56,14 @@ class Partial:
         return False
 
     def beside(self, index: int) -> dict[str, Any]:
-        """Return what was kept beside shard `index`.
+        """Return the facts that `write` kept beside shard `index`.
 
         Raises DatasetError if it is not what was written.
         """
         return self._kept(index)[1]
 
     def _kept(self, index: int) -> tuple[StoredFile, dict[str, Any]]:
-        """Return what the manifest will say of shard `index`, and what else was kept beside it."""
+        """Return the manifest entry of shard `index`, and what was kept beside."""
         name = f"{self.folder}/{_name_beside(index)}"
         try:
             kept = sealed_json.read(self._storage.read(name))

@@ -34,7 +34,7 @@ def open_pin_set(storage: Storage) -> Iterator[str]:
 
 
 def pin(storage: Storage, pin_set: str, folder: str) -> None:
-    """Keep the dataset or model in `folder`, present or not, while `pin_set` is open."""
+    """Keep the content of `folder`, present or not, while `pin_set` is open."""
     storage.write(f"{FOLDER}/{pin_set}/{folder}", b"")
 
 

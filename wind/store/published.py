@@ -1,4 +1,4 @@
-"""Published content: one dataset, model or source, as its manifest describes it and as it is stored."""
+"""Published content: a dataset, model or source, as described and as stored."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -160,7 +160,7 @@ class Published:
             )
 
     def further_outputs(self, seen: set[AnyHandle]) -> list[AnyHandle]:
-        """Return the outputs that are not in `seen`, and add them to it.
+        """Return the outputs not yet in `seen`, and add them.
 
         A forged manifest may name itself.
         """
@@ -173,7 +173,7 @@ class Published:
         return further
 
     def _examine(self, files: Sequence[StoredFile]) -> tuple[Content, list[StoredFile]]:
-        """Read the stored `files`: their content, and what a manifest must say of each.
+        """Read the stored `files`: their content, and a manifest entry for each.
 
         No file is parsed before its checksum is right.
         """
@@ -190,7 +190,7 @@ class Published:
 
 
 def is_whole(storage: Storage, handle: AnyHandle, *, renew: bool = False) -> bool:
-    """Return whether `handle` and all its outputs are stored as they were published.
+    """Return whether `handle` and all its outputs look as they were published.
 
     This is the cheap check before a cache hit. A file of the recorded size that is not younger than
     the manifest, which was written after it, counts as unchanged; a younger one is hashed. An
@@ -215,7 +215,10 @@ def is_whole(storage: Storage, handle: AnyHandle, *, renew: bool = False) -> boo
 
 
 def dropped_models(storage: Storage, handle: AnyHandle) -> Iterator[Model]:
-    """Yield the models among all direct and indirect outputs whose weights a policy removed."""
+    """Yield the models among all outputs whose weights a policy removed.
+
+    Outputs of outputs are among them.
+    """
     waiting, seen = [handle], {handle}
     while waiting:
         for output in Published(storage, waiting.pop()).further_outputs(seen):

@@ -1,4 +1,4 @@
-"""Names: how a user calls a version, a dataset or a model."""
+"""References: how users name versions, datasets and models."""
 
 import re
 
@@ -13,8 +13,10 @@ REFERENCE = re.compile(
 
 
 def find_version(store: Store, name: str) -> Version:
-    """The version called `name`: RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six
-    digits of an id.
+    """Return the version that `name` refers to.
+
+    `name` is RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six digits of an id. Raises
+    ConfigError unless exactly one version matches.
     """
     match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
     if match and match["run"] in runs(store):
@@ -39,8 +41,9 @@ def find_version(store: Store, name: str) -> Version:
 
 
 def find_dataset(store: Store, name: str) -> AnyHandle:
-    """The dataset or model called VERSION:NOUN or NOUN/DIGITS. Raises ConfigError if none is, or
-    several are.
+    """Return the dataset or model that `name`, VERSION:NOUN or NOUN/DIGITS, refers to.
+
+    Raises ConfigError if there is none, or several.
     """
     version, colon, dataset = name.rpartition(":")
     if colon:
@@ -54,6 +57,7 @@ def find_dataset(store: Store, name: str) -> AnyHandle:
     ]
     if len(matches) != 1:
         raise ConfigError(
-            f"{name!r} names {len(matches)} datasets in {store.url}: give VERSION:NOUN, or NOUN/ and more digits"
+            f"{name!r} names {len(matches)} datasets in {store.url}: "
+            "give VERSION:NOUN, or NOUN/ and more digits"
         )
     return matches[0]

@@ -1,4 +1,4 @@
-"""Seals: what the manifests that a version relies on said when it was published."""
+"""Seals: digests of the manifests that a version relies on."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from wind.store.layout import MANIFEST
 
 
 class Seal(Record):
-    """What a manifest said when a version that relies on it was published."""
+    """Digests of a manifest when a version relying on it was published."""
 
     digest: str  # the manifest's own
     claims: str  # the same without provenance, which a repair by the same computation changes
@@ -28,8 +28,8 @@ def seal_of(manifest: Mapping[str, Any]) -> Seal:
 def seals_of(store: Store, handles: Iterable[AnyHandle], known: Collection[str]) -> dict[str, Seal]:
     """Seal the manifests of `handles` and of everything they were computed from.
 
-    Returns the seals by the folder of the content. Folders in `known` are left out, and so is what
-    only they lead to, and what is missing, as garbage collection leaves it, or damaged: there is
+    Returns the seals by the folder of the content. Folders in `known` are left out, with what only
+    they lead to. So is content that is damaged, or that garbage collection removed: there is
     nothing to vouch for.
     """
     seals: dict[str, Seal] = {}

@@ -1,8 +1,8 @@
-"""Where a store keeps its files: a folder of this machine or an object store, by names relative to
-its root.
+"""Storage: the files of a store, wherever it keeps them.
 
-Whatever lies below `<root>` is reached through a `Storage`: the same few verbs for both. Names are
-relative, with forward slashes; one that would leave the root is refused.
+All files below `<root>` are reached through a `Storage`, which has the same few verbs for a folder
+of this machine and for an object store. Names are relative to the root, with forward slashes; a
+name that would leave the root is refused.
 """
 
 import contextlib
@@ -40,53 +40,63 @@ class Held(Protocol):
     """A lock that this process holds."""
 
     def check(self) -> None:
-        """Raise StageError if the lock was lost to another process meanwhile: to be asked before
-        anything is published.
+        """Raise StageError if another process has taken the lock over.
+
+        Call this before anything is published.
         """
 
 
 class Storage(Protocol):
-    """The verbs of a place that keeps files. Each raises FileNotFoundError for a name that is not
-    there, unless it says more.
+    """A place that keeps files.
 
-    An object store that does not answer is a StageError, one that refuses access a ConfigError.
+    Methods raise FileNotFoundError for a name that is absent, unless they say otherwise. An object
+    store raises StageError if it does not answer, ConfigError if it refuses access.
     """
 
     url: str  # as the user named it
     address: str  # the same for a process in another folder
-    # a folder of this machine for what belongs to the store and need not be shared: the root
-    # itself, or a cache
+    # A folder of this machine for what belongs to the store but need not be shared: the root
+    # itself, or a cache.
     local: Path
 
     def read(self, name: str) -> bytes:
-        """The content of the file `name`."""
+        """Read the file `name`."""
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The content of the file `name`, a few megabytes at a time."""
+        """Read the file `name`, a few megabytes at a time."""
 
     def size(self, name: str) -> int | None:
-        """The size of the file `name` in bytes, or None if it is not there."""
+        """Return the size of a file in bytes, or None without one."""
 
     def files(self, folder: str) -> Iterator[Entry]:
-        """Every file below `folder`, in order of name; nothing if there is none."""
+        """Yield all files below `folder`, which may be absent, by name."""
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files and folders in `folder`, sorted; nothing if there are none."""
+        """Return the names of files and folders in `folder`, sorted.
+
+        There are none in an absent folder.
+        """
 
     def write(self, name: str, content: bytes) -> None:
-        """Write the file `name` so that a reader sees the old content or all of the new."""
+        """Write the file `name` atomically.
+
+        A reader sees either the old content or all of the new.
+        """
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write the file `name` unless it is there; of two who try, one is told True."""
+        """Write the file `name` unless it exists; return whether it was written.
+
+        Of several concurrent calls, exactly one returns True.
+        """
 
     def put(self, name: str, path: Path) -> None:
-        """Let the content of `name` be that of the file `path` of this machine."""
+        """Write the file `name` with the content of `path` on this machine."""
 
     def building(self, name: str) -> AbstractContextManager[Path]:
-        """A file of this machine for the block to write; at its end its content is that of `name`."""
+        """Yield a local file to write, which becomes `name` after the block."""
 
     def fetched(self, name: str) -> AbstractContextManager[Path]:
-        """A file of this machine with the content of `name`, for the block to read."""
+        """Yield a local file with the content of `name` to read."""
 
     def publish(
         self,
@@ -97,34 +107,35 @@ class Storage(Protocol):
         content: bytes,
         held: Held,
     ) -> None:
-        """Let the `files` of the folder `source` appear as the folder `target`, and the file
-        `last`, with `content`, after them.
+        """Move `files` from `source` to `target`, then write the file `last`.
 
-        The source, a name or a folder on the file system of `local`, is gone afterwards with
-        whatever else it held; the target must not be there. Raises StageError if the lock `held` on
-        it was lost.
+        Args:
+            source: the name of a folder, or a folder on the file system of `local`. It is gone
+                afterwards, with all its other files.
+            target: the name of a folder, which must not exist.
+            files: the names of the files in `source` to publish.
+            last: the name of the file that appears after them.
+            content: its content.
+            held: the lock on `target`. Raises StageError if it was lost.
         """
 
     def delete(self, name: str) -> None:
-        """Remove the file `name`, or everything below the folder `name`; nothing happens if there
-        is none.
-        """
+        """Remove the file or folder `name`, if there is one."""
 
     def lock(self, name: str, *, wait: bool = True) -> AbstractContextManager[Held]:
-        """Hold the lock `name` for the block, alone among all processes; a dead holder does not
-        keep it.
+        """Hold the exclusive lock `name` for the block. The lock of a dead process is free.
 
-        Raises BlockingIOError, whose `strerror` says who holds it, if it is taken and `wait` is
-        False.
+        Raises BlockingIOError if it is taken and `wait` is False; its `strerror` says who holds it.
         """
 
     def try_lock(self, name: str) -> AbstractContextManager[bool]:
-        """Hold the lock `name` for the block if it is free; whether it was. Leaves no file where
-        there was none.
+        """Hold the lock `name` if it is free; yield whether it was.
+
+        Leaves no file where there was none.
         """
 
     def filesystem(self) -> pyarrow.fs.FileSystem:
-        """The root as pyarrow sees it: names are the same."""
+        """Return a pyarrow file system at the root, with the same names."""
 
 
 @contextlib.contextmanager
@@ -165,14 +176,14 @@ def fetched_ahead(
 
 
 def checked_name(name: str, url: str) -> str:
-    """`name`, if it stays within the root at `url`. Raises DatasetError if not."""
+    """Return `name`. Raises DatasetError if it leads out of the root at `url`."""
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise DatasetError(f"{name!r} is not a name within {url}")
     return name
 
 
 class LocalStorage(Storage):
-    """A folder of this machine."""
+    """Storage in a folder of this machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -181,7 +192,7 @@ class LocalStorage(Storage):
         self.address = os.fspath(root.absolute())
 
     def path(self, name: str) -> Path:
-        """Where `name` lies. Raises DatasetError if that is outside the root."""
+        """Return the path of `name`. Raises DatasetError if it is outside the root."""
         return self.root / checked_name(name, self.url)
 
     @override
@@ -308,7 +319,7 @@ class LocalStorage(Storage):
 
 
 class _Unbroken(Held):
-    """A lock of the system, which cannot be lost while its holder lives."""
+    """A lock of the operating system, which a living holder cannot lose."""
 
     @override
     def check(self) -> None:

@@ -29,7 +29,7 @@ class Tags:
         return {name: version for name, version in found.items() if version is not None}
 
     def id_of(self, name: str) -> str | None:
-        """Return the version id that the tag `name` points to, or None if there is no such tag.
+        """Return the version id of the tag `name`, or None without one.
 
         Raises DatasetError if the tag cannot be read.
         """
@@ -53,7 +53,7 @@ class Tags:
 
 
 def tag_text(run: str, name: str, version: str) -> bytes:
-    """Return the content of a tag file: the version id, and a digest that ties it to the tag."""
+    """Encode a tag: version id, and a digest of run, tag, id."""
     return f"{version} {digest([run, name, version])}\n".encode()
 
 

@@ -36,7 +36,7 @@ Folder = Annotated[
 
 
 class Content(Record):
-    """What determines a version.
+    """The content of a version: everything that determines its id.
 
     The same content gives the same id, on any machine and under any run name.
     """
@@ -141,9 +141,9 @@ class Versions:
         seconds: Mapping[str, float],
         computations: Mapping[str, str] | None = None,
     ) -> Version:
-        """Publish `content` under the next number, unless the run has it, and tag it `latest`.
+        """Publish `content` unless the run has it, and tag it `latest`.
 
-        Returns the version, new or not.
+        A new version gets the next number. Returns the version, new or not.
         """
         with self._storage.lock(f"{self._folder}/versions.lock") as held:
             published = list(self)
@@ -194,11 +194,11 @@ class Versions:
         return False
 
     def adopt(self, version: Version) -> bool:
-        """Add `version` of another store with its number, unless the run has it.
+        """Add `version` of another store unless the run has it.
 
-        Returns whether it was added. It is sealed again, over the manifests and versions of this
-        store, unless an older release published it. `latest` moves to it from the version before
-        it. Raises ConfigError if another version has its number.
+        Returns whether it was added. It keeps its number. It is sealed again, over the manifests
+        and versions of this store, unless an older release published it. `latest` moves to it from
+        the version before it. Raises ConfigError if another version has its number.
         """
         with self._storage.lock(f"{self._folder}/versions.lock"):
             if self.has(version):
@@ -216,7 +216,7 @@ class Versions:
         return True
 
     def _ties(self, content: Content, before: int, published: Sequence[Version]) -> dict[str, Any]:
-        """Return the fields that tie a version to its manifests and to the version before it.
+        """Return the fields that tie a version to manifests and its predecessor.
 
         `before` is the last number that was used before it.
         """
@@ -232,7 +232,7 @@ class Versions:
         return [int(match[1]) for match in matches if match]
 
     def _digest_of(self, wanted: str | None, published: Sequence[Version]) -> str:
-        """Return the digest of the record of version `wanted`, in this run or another one."""
+        """Return the digest of the record of version `wanted`, in any run."""
         if wanted is None:
             return ""
         ours = next((version for version in published if version.id == wanted), None)
@@ -240,7 +240,7 @@ class Versions:
         return found.digest if found else ""
 
     def _seals(self, content: Content, published: Sequence[Version]) -> dict[str, Seal]:
-        """Seal the manifests that `content` relies on, unless an earlier version of its chain did."""
+        """Seal the manifests of `content` that no earlier version has sealed."""
         by_id = {version.id: version for version in published}
         known: set[str] = set()
         before = by_id.pop(content.previous or "", None)
@@ -256,7 +256,7 @@ class Versions:
         return self._tags.ids()
 
     def tagged(self, name: str) -> Version | None:
-        """Return the version that the tag `name` points to, if there is one."""
+        """Return the version that the tag `name` points to, if any."""
         wanted = self._tags.id_of(name)
         return next((version for version in self if version.id == wanted), None) if wanted else None
 
@@ -294,7 +294,7 @@ class Versions:
     # ---------------------------------------------------------------------------- where it starts
 
     def base(self) -> Version | None:
-        """Return the version that the run was last begun from with `wind run --from`.
+        """Return the version that `wind run --from` last began the run from.
 
         None if it began with its own policy. Raises ConfigError if that version is gone.
         """
@@ -311,7 +311,7 @@ class Versions:
         return base
 
     def begin_from(self, base: Version | None) -> None:
-        """Record which version the run begins from, for the runs that continue it."""
+        """Record which version the run begins from, for those who continue it."""
         if base is None:
             self._storage.delete(f"{self._folder}/base")
         else:
@@ -329,12 +329,12 @@ def runs(store: Store) -> list[str]:
 
 
 def everywhere(store: Store) -> Iterator[Version]:
-    """Yield the versions of all runs; one that several runs have comes once for each."""
+    """Yield the versions of all runs, repeating those that several have."""
     return (version for run in runs(store) for version in Versions(store, run))
 
 
 def history(store: Store, version: Version, *, is_whole: bool = True) -> list[Version]:
-    """Return `version` and all versions it continues, in any run, first iteration first.
+    """Return `version` and all versions it continues, first iteration first.
 
     Several runs have the same version after an import under another name; the one returned is the
     record that the next version was published after. Raises DatasetError if a version is not in the
@@ -364,7 +364,7 @@ def _with_id(store: Store, wanted: str) -> Version | None:
 
 
 def _text(version: Version) -> bytes:
-    """Return the record of `version` without the fields that only sealed records have."""
+    """Encode `version` without the fields that only sealed records have."""
     sealed = {
         "manifests",
         "number_before",

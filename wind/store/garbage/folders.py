@@ -1,4 +1,4 @@
-"""Stored folders as a collection sees them: datasets, models and sources, and what they name."""
+"""Stored folders as a collection sees them, and what they name."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ class Manifests:
         self._read: dict[Entry, Manifest | None] = {}
 
     def of(self, entry: Entry) -> Manifest | None:
-        """Return the manifest in the file `entry`, or None if it cannot be read."""
+        """Return the manifest in `entry`, or None if it is unreadable."""
         if entry not in self._read:
             try:
                 self._read[entry] = Manifest.model_validate_json(
@@ -36,7 +36,7 @@ class Manifests:
 
 @dataclass
 class Folder:
-    """The files of a dataset, model or source that are present, complete or not."""
+    """A stored dataset, model or source, as far as it is present."""
 
     name: str
     files: list[Entry] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Folder:
 
 
 class Folders:
-    """All stored folders by name, and the files beside them that belong to none."""
+    """All stored folders by name, and the stray files beside them."""
 
     def __init__(self, storage: Storage, manifests: Manifests) -> None:
         self.by_name: dict[str, Folder] = {}
@@ -101,7 +101,7 @@ class Folders:
         return reached
 
     def outside(self, kept: set[str]) -> list[Folder]:
-        """Return the folders that are not in `kept`, each before all folders that it names."""
+        """Return the folders not in `kept`, each before those it names."""
         waiting = {name: folder for name, folder in self.by_name.items() if name not in kept}
         named_by = Counter(
             name for folder in waiting.values() for name in set(folder.names()) - {folder.name}
@@ -121,7 +121,7 @@ class Folders:
         return ordered
 
     def models_below(self, names: list[str]) -> Iterator[str]:
-        """Yield the models among all direct and indirect outputs of the folders called `names`."""
+        """Yield the models among all outputs of the folders called `names`."""
         waiting = list(names)
         while waiting:
             folder = self.by_name.get(waiting.pop())

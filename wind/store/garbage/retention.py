@@ -1,4 +1,4 @@
-"""Retention: the weights and optimizer states that the policies of the runs keep."""
+"""Retention: the weights and optimizer states that policies keep."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from wind.store.versions import Version, Versions
 
 @dataclass
 class Retained:
-    """What policies keep, by the folders of the models."""
+    """The weights and states that policies keep, by model folder."""
 
     weights: set[str] = field(default_factory=set)
     states: set[str] = field(default_factory=set)  # of the trainings that produced these models
@@ -54,13 +54,16 @@ def retained(
 
 
 def _trained(folders: Folders, version: Version) -> set[str]:
-    """Return the models that `version` produced: its policy, and any others of its training."""
+    """Return the models that the training of `version` produced, policy included."""
     datasets = [folder_of(dataset) for dataset in version.content.datasets.values()]
     return {folder_of(version.content.model_out), *folders.models_below(datasets)}
 
 
 def _policy(store: Store, run: str) -> RetentionConfig:
-    """Return the policy in the run's last config, or the default, which keeps all, without one."""
+    """Return the policy in the run's last config, or the default.
+
+    The default, which keeps all weights, is for configs that are missing or cannot be read.
+    """
     try:
         content = json_value(store.storage.read(f"runs/{run}/config.json"))
         return RetentionConfig.model_validate(content.get("retention", {}))

@@ -1,4 +1,4 @@
-"""What a store contains, and which of it nothing keeps."""
+"""Surveys: what a store contains, and which of it nothing keeps."""
 
 import re
 from collections import defaultdict
@@ -36,7 +36,7 @@ class Item:
 
 
 class Survey:
-    """What a store contains, and which of it nothing keeps.
+    """A survey of a store: its content, and what nothing keeps.
 
     The order of looking is what makes it safe: first what is stored, then pins, then versions. What
     is stored was pinned before it appeared, and a run that has ended since has left its versions
@@ -115,7 +115,7 @@ class Survey:
 
     @cached_property
     def dropped(self) -> list[Folder]:
-        """The kept models whose weights no policy keeps and no running process needs."""
+        """Kept models whose weights no policy keeps and no process needs."""
         needed = self._retained.weights | self._live
         return [
             folder
@@ -208,7 +208,7 @@ class Survey:
 
     @cached_property
     def cached(self) -> list[Item]:
-        """The same in this machine's cache of an object store."""
+        """Left-behind files and free locks in this machine's object-store cache."""
         if isinstance(self._storage, LocalStorage):
             return []
         cache = LocalStorage(self._store.local)
@@ -266,7 +266,10 @@ class Survey:
                 yield Item("optimizer states", folder, size)
 
     def _finished(self, folder: str) -> str | None:
-        """Return the fingerprint of the model that the training in `folder` produced, if any."""
+        """Return the fingerprint of the model of a finished training.
+
+        None if the training in `folder` has not finished.
+        """
         try:
             return str(json_value(self._storage.read(f"{folder}/{FINISHED}"))["model"])
         except (OSError, ValueError, KeyError, TypeError):

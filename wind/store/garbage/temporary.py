@@ -1,4 +1,4 @@
-"""Temporary files and folders: which process was writing them, and whether it still runs."""
+"""Temporary files and folders: whose they are, and which are left behind."""
 
 import os
 import re
@@ -9,7 +9,7 @@ SCRATCH = re.compile(r"scratch-(\d+)-.*")
 
 
 def process_of(name: str) -> int | None:
-    """Return the process in the name of a temporary file or folder; None for other names."""
+    """Return the process id in a temporary name; None for others."""
     match = SCRATCH.fullmatch(name)
     return int(match[1]) if match else writer_of(name)
 
