@@ -7,7 +7,7 @@ from wind.audit.lineage import Lineage, of_handle, of_prompt, of_version
 from wind.audit.prompt_history import find_prompt
 from wind.errors import ConfigError
 from wind.store.datasets import Store
-from wind.store.references import find, named
+from wind.store.references import find_dataset, find_version
 from wind.store.versions import Version
 
 PROMPT_ID = re.compile(r"^[0-9a-f]{1,32}$")
@@ -19,9 +19,11 @@ def lineage_of(store: Store, name: str, run: str | None = None) -> Lineage:
     """
     version, colon, _ = name.rpartition(":")
     if colon or "/" in name:
-        return of_handle(store, named(store, name), find(store, version) if colon else None)
+        return of_handle(
+            store, find_dataset(store, name), find_version(store, version) if colon else None
+        )
     try:
-        return of_version(store, find(store, name))
+        return of_version(store, find_version(store, name))
     except ConfigError:
         if not PROMPT_ID.fullmatch(name):
             raise

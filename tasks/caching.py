@@ -22,9 +22,9 @@ from wind.config.base import without_defaults
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.stages import Spec
+from wind.store import sealed_json
 from wind.store.computations import is_recorded, used_by
 from wind.store.handles import HANDLE, AnyHandle, Model, label
-from wind.store.sealed_json import parsed
 from wind.store.storage import LocalStorage
 
 # beside the fields of a handle in a task's result: the key of what made it
@@ -201,11 +201,11 @@ def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]
     JSON, and needs no server.
     """
     try:
-        record = parsed(run.store.storage.read(f"results/{key}"))
+        record = sealed_json.read_unsealed(run.store.storage.read(f"results/{key}"))
         if Path(record["metadata"]["storage_key"]).name != key:
             # another key's: it was moved, and its handle is no result of this one
             return None, None
-        return _parsed(parsed(record["result"].encode()))
+        return _parsed(sealed_json.read_unsealed(record["result"].encode()))
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -219,7 +219,7 @@ def _counts(run: Running[Any], found: AnyHandle | None, computation: str | None)
     if (
         found is None
         or computation is None
-        or not run.store.claim(found)
+        or not run.store.pin_if_whole(found)
         or not is_recorded(run.store, found, computation)
     ):
         return False

@@ -28,7 +28,7 @@ from wind.redaction import Redactor, redacted
 from wind.stages import STAGES, Job, Spec
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
-from wind.store.pins import hold
+from wind.store.pins import open_pin_set
 from wind.store.roots import storage_for
 from wind.store.stamps import VARIABLE, lacks_key, refused
 from wind.store.versions import Version
@@ -238,15 +238,17 @@ def start(
     # What a run within a study makes is needed until the study has put it into a dataset of its
     # own.
     shared = (
-        around.store.hold if around is not None and around.store.address == store.address else None
+        around.store.pin_set
+        if around is not None and around.store.address == store.address
+        else None
     )
     _redact_logs()
     with (
         _alone(store, config.run, wanted=not planning),
-        nullcontext(shared) if shared or planning else hold(store.storage) as held,
+        nullcontext(shared) if shared or planning else open_pin_set(store.storage) as pin_set,
         workers as pool,
     ):
-        store = Store(store.address, held)
+        store = Store(store.address, pin_set)
         run = Running(
             config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh
         )

@@ -57,7 +57,7 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
         begin.policy,
         *([begin.anchor] if config.reference.kind == "ema" else []),
     ):
-        if not here.store.claim(model):
+        if not here.store.pin_if_whole(model):
             why = (
                 "was dropped by a retention policy"
                 if here.store.is_dropped(model)

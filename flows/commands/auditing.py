@@ -12,7 +12,7 @@ from wind.errors import ConfigError, DatasetError
 from wind.files import atomic_write
 from wind.machine.terminal import say, say_json
 from wind.store.datasets import Store
-from wind.store.references import REFERENCE, find, named
+from wind.store.references import REFERENCE, find_dataset, find_version
 from wind.store.versions import history, runs
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def verify_content(
     if name is None:
         verification.everything()
     elif "/" in name or ":" in name:
-        verification.dataset(named(store, name))
+        verification.dataset(find_dataset(store, name))
     else:
         _verify_version(verification, name)
     if as_json:
@@ -120,7 +120,9 @@ def diff(
 
     store = Store(root)
     are_runs = all(name in runs(store) for name in (before, after))
-    found = difference(store, find(store, before), find(store, after), aligned=are_runs)
+    found = difference(
+        store, find_version(store, before), find_version(store, after), aligned=are_runs
+    )
     say_json(found) if as_json else show_audit.difference(found)
 
 
@@ -130,7 +132,7 @@ def _verify_version(verification: "Verification", name: str) -> None:
     """
     match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
     try:
-        found = find(verification.store, name)
+        found = find_version(verification.store, name)
     except (ConfigError, DatasetError) as error:
         is_there = match is not None and match["run"] in runs(verification.store)
         if (
@@ -154,7 +156,7 @@ def _verify_signed(
     if name is None or "/" in name or ":" in name:
         raise ConfigError("--signed-by needs a version: wind verify RUN@2 --signed-by ann.pub")
     allowed, store = Allowed(signed_by), verification.store
-    chain = history(store, find(store, name), is_whole=False)
+    chain = history(store, find_version(store, name), is_whole=False)
     for version in chain:
         verification.version(version.run, version.number)
     found = [] if verification.findings else [signed(store, version, allowed) for version in chain]
@@ -188,7 +190,7 @@ def _reproduce(
 
     if name is None:
         raise ConfigError("--reproduce needs a version: wind verify RUN@2 --reproduce rewards")
-    version = find(store, name)
+    version = find_version(store, name)
     handles = version.content.datasets
     if stage not in handles:
         raise ConfigError(f"{name} has no dataset {stage!r}: it has {', '.join(handles)}")

@@ -16,7 +16,7 @@ from wind.machine.terminal import say, say_json
 from wind.nesting import json_value
 from wind.store.datasets import Store
 from wind.store.handles import label
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, everywhere
 
 commands = typer.Typer()
@@ -40,7 +40,7 @@ def check(
     `--run-code`.
     """
     store = Store(root)
-    version = find(store, name)
+    version = find_version(store, name)
     recorded_checks, foreign = _recorded_checks(store, version.run)
     checks = checks_config(recorded_checks, set_ or ())
     kept = [each for each in conditions_in(checks) if each in foreign]

@@ -8,10 +8,10 @@ from flows import show
 from flows.options import Json, Root
 from wind.errors import ConfigError
 from wind.machine.terminal import say_json
-from wind.store import studies
+from wind.store import forgetting, studies
 from wind.store.datasets import Store
 from wind.store.garbage import collect
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Versions, runs
 
 commands = typer.Typer()
@@ -41,7 +41,7 @@ def tag_version(
 ) -> None:
     """Give a version a name that stays: RUN@NAME."""
     store = Store(root)
-    version = find(store, name)
+    version = find_version(store, name)
     if delete:
         Versions(store, version.run).untag(tag)
     else:
@@ -89,11 +89,11 @@ def forget(
     if "@" not in name and (
         name in runs(store) or name in {study.run for study in studies.studies(store)}
     ):
-        Versions(store, name).forget(list(Versions(store, name)), force=force)
+        forgetting.forget(store, name, list(Versions(store, name)), force=force)
         studies.forget(store, name)
     else:
-        version = find(store, name)
-        Versions(store, version.run).forget([version], force=force)
+        version = find_version(store, name)
+        forgetting.forget(store, version.run, [version], force=force)
 
 
 @commands.command()

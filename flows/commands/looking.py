@@ -10,7 +10,7 @@ from flows.options import Json, Root, print_versions
 from wind.errors import ConfigError
 from wind.machine.terminal import say_json
 from wind.store.datasets import Store
-from wind.store.references import find, named
+from wind.store.references import find_dataset, find_version
 from wind.store.versions import Versions
 from wind.store.versions import runs as runs_of
 
@@ -46,7 +46,7 @@ def show_version(
     as_json: Json = False,
 ) -> None:
     """Show one version: datasets, checks, metrics, parents."""
-    version = find(Store(root), name)
+    version = find_version(Store(root), name)
     say_json(version) if as_json else show.version(Store(root), version)
 
 
@@ -66,7 +66,7 @@ def rows(
     from wind.exchange.sql import select
 
     store = Store(root)
-    found = pl.from_arrow(select(store, named(store, name), where=where, limit=limit))
+    found = pl.from_arrow(select(store, find_dataset(store, name), where=where, limit=limit))
     assert isinstance(found, pl.DataFrame)
     say_json(found.fill_nan(None).to_dicts()) if as_json else show.frame(found)
 
@@ -123,7 +123,9 @@ def sql(
     if sum([csv is not None, parquet is not None, as_json]) > 1 or (name and run_name):
         raise ConfigError("give one of --json, --csv and --parquet, and either VERSION or --run")
     store = Store(root)
-    found = [find(store, name)] if name else list(Versions(store, _only_run(store, run_name)))
+    found = (
+        [find_version(store, name)] if name else list(Versions(store, _only_run(store, run_name)))
+    )
     with answer(store, found, query) as rows:
         if csv or parquet:
             say_json({"rows": write_rows(rows, csv=csv, parquet=parquet)}, None)

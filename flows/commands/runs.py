@@ -27,7 +27,7 @@ from wind.machine.environment import unset, variables
 from wind.machine.terminal import say, say_json
 from wind.stages import STAGES
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, Versions, runs
 
 commands = typer.Typer()
@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Run a recipe, or continue it: what is in the cache is not computed again."""
     loaded = load(config, set_, iterations)
-    _distill(loaded, as_json=as_json, base=find(Store(loaded.root), base) if base else None)
+    _distill(loaded, as_json=as_json, base=find_version(Store(loaded.root), base) if base else None)
 
 
 @commands.command()
@@ -90,7 +90,7 @@ def plan(
     from flows.plan import planned
 
     loaded = load(config, set_, iterations)
-    steps = planned(loaded, find(Store(loaded.root), base) if base else None)
+    steps = planned(loaded, find_version(Store(loaded.root), base) if base else None)
     if as_json:
         say_json(steps)
     else:

@@ -13,7 +13,7 @@ from wind.files import atomic_write, read_plain
 from wind.machine.terminal import complain, say, say_json
 from wind.store.datasets import Store
 from wind.store.origins import not_computed_here
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, history
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def sign(
         None if key is None else private_key(key.expanduser(), _ask if sys.stdin.isatty() else None)
     )
     store = Store(root)
-    chain = history(store, find(store, name), is_whole=False)
+    chain = history(store, find_version(store, name), is_whole=False)
     _verify(store, chain)
     wanted = list(zip(chain, statements(store, chain), strict=True))[-1 if only else 0 :]
     if private is not None:

@@ -21,7 +21,7 @@ from wind.config.loading import load_config
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.shards import shard_name
 from wind.store.versions import Versions
 
@@ -63,7 +63,7 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
     """What is recomputed is what changed and what depends on it, never more and never less."""
     recipe = finished_recipe
     store = Store(tmp_path / "store")
-    first = find(store, "tiny")
+    first = find_version(store, "tiny")
     assert verify(store, first) > 0
 
     assert run(recipe()) == []
@@ -84,7 +84,7 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
         "score_logps",
         *AFTER_TRAINING,
     ]
-    latest = find(store, "tiny")
+    latest = find_version(store, "tiny")
     assert latest.content.iteration == 2
     assert latest.content.previous == first.id
     for name, dataset in latest.content.datasets.items():  # drift is since the same part of before

@@ -9,7 +9,7 @@ from flows.commands import init
 from flows.commands.init import FILES, STARTER
 from tests.flows.conftest import Wind
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_what_it_writes_runs(
     assert "14 datasets to compute, 0 in the cache" in out
     code, _, complaints = command("run", "mine.yaml")
     assert code == 0, complaints
-    rewards = find(Store("store"), "mine@1").content.datasets["rewards"]
+    rewards = find_version(Store("store"), "mine@1").content.datasets["rewards"]
     assert rewards.rows == 8  # one prompt to train on, the other is held out
 
 

@@ -16,7 +16,7 @@ from wind.config.recipe import DistillConfig
 from wind.errors import DatasetError
 from wind.store.datasets import Store
 from wind.store.garbage import collect
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, Versions, history
 
 Recipe = Callable[..., DistillConfig]
@@ -36,7 +36,7 @@ def test_a_run_goes_on_from_any_version_and_through_collections(
     finished_recipe: Recipe, wind: Wind
 ) -> None:
     store = Store("store")
-    first = find(store, "tiny@1")
+    first = find_version(store, "tiny@1")
     ended = threading.Event()
 
     def sweep() -> None:

@@ -26,6 +26,7 @@ from wind.prompts import import_prompts, prompts_spec, split_of
 from wind.stages import Job, Place, compute_shard, missing_shards, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
+from wind.store.imports import import_model
 
 SUMS: list[dict[str, Any]] = [
     {"prompt": f"{number}+{number}=", "answer": 2 * number, "level": number % 3}
@@ -43,7 +44,7 @@ def prompts_of(
 ) -> Dataset:
     config = PromptsConfig(source=str(source), **fields)
     handle = import_prompts(store, config)
-    spec = prompts_spec(store, config, handle, store.import_model(tokenizer), seed)
+    spec = prompts_spec(store, config, handle, import_model(store, tokenizer), seed)
     return run(
         Job(stage="prompts", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root))),
         lambda done, total: None,
@@ -755,7 +756,7 @@ def test_a_shard_without_what_came_with_it_is_computed_again(
 ) -> None:
     config = PromptsConfig(source=str(write_jsonl(tmp_path / "p.jsonl", [*SUMS, SUMS[0]])))
     spec = prompts_spec(
-        store, config, import_prompts(store, config), store.import_model(tiny_model), 0
+        store, config, import_prompts(store, config), import_model(store, tiny_model), 0
     )
     job = Job(stage="prompts", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root)))
     with store.partial("prompts", job.key()) as partial:

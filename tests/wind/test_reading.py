@@ -16,7 +16,7 @@ from tests.wind.reading_case import PROMPTS
 from wind.errors import ConfigError
 from wind.exchange.reading import Rows, StoreReader
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def test_a_dataset_is_a_lazy_frame(store: Store, reader: StoreReader) -> None:
     assert joined["response"].to_list() == ["b21"]
     assert rows.arrow().count_rows() == 4
     assert rows.manifest.numbers == {"mean_reward": 3.5}
-    assert rows.handle == find(store, "demo@2").content.datasets["rewards"]
+    assert rows.handle == find_version(store, "demo@2").content.datasets["rewards"]
 
 
 def test_only_what_is_asked_for_is_read(reader: StoreReader) -> None:

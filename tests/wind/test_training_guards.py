@@ -24,6 +24,7 @@ from wind.errors import TrainingError
 from wind.machine.environment import variables
 from wind.objectives import objective_for
 from wind.store.datasets import Store
+from wind.store.imports import import_model
 from wind.training.assignments import World
 from wind.training.batches import COLUMNS, Plan, as_rows, load_rows
 from wind.training.guards import marks, refuse_marked, refuse_norm
@@ -273,7 +274,7 @@ def test_a_policy_that_was_never_finite_is_not_blamed_on_the_learning_rate(
         TrainingError,
         match=r"^step 1 was not taken: .* so its weights or training\.precision are at fault$",
     ):
-        train(make_spec(inputs | {"policy": store.import_model(folder)}), store)
+        train(make_spec(inputs | {"policy": import_model(store, folder)}), store)
 
 
 @slow
@@ -283,7 +284,7 @@ def test_an_on_policy_training_names_step_and_prompt_too(
     write_reward(tmp_path, monkeypatch)
     reward = (tmp_path / "counted_digits.py").read_text().replace("float(sum(", "1e60 * float(sum(")
     (tmp_path / "counted_digits.py").write_text(reward)
-    policy = store.import_model(tiny_model)
+    policy = import_model(store, tiny_model)
     with pytest.raises(
         TrainingError,
         match=r"^step 1 was not taken: the loss of prompts? [0-9a-f]{32}.* or its slope is not finite",

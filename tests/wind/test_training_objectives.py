@@ -32,6 +32,7 @@ from wind.selections import SelectionsSpec, selections
 from wind.stages import Shard
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
+from wind.store.imports import import_model
 from wind.win_rates import win_rates
 
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
@@ -172,7 +173,7 @@ def test_fresh_samples(
     settings: dict[str, Any],
 ) -> None:
     write_reward(tmp_path, monkeypatch)
-    policy = store.import_model(tiny_model)
+    policy = import_model(store, tiny_model)
     spec = fresh_spec(store, policy, settings)
     shard = roll(spec, store)
     samples, of_anchor = spec.sampling.samples_per_prompt, least_anchor_samples(spec.objective)
@@ -199,7 +200,7 @@ def test_fresh_samples_at_extremes(
     write_reward(tmp_path, monkeypatch)
     body = "    return [1e100 * (-1) ** (sum(map(ord, response)) % 2) for response in responses]\n"
     (tmp_path / "counted_digits.py").write_text(f"def digits(prompts, responses, answers):\n{body}")
-    policy = store.import_model(tiny_model)
+    policy = import_model(store, tiny_model)
     spec = fresh_spec(store, policy, settings)
     spec = spec.model_copy(
         update={"sampling": spec.sampling.model_copy(update={"max_new_tokens": 1})}

@@ -33,13 +33,14 @@ from wind.config.recipe import Name
 from wind.errors import ConfigError, DatasetError, InputError, first_line
 from wind.exchange.exports import appearing, checked_chunks
 from wind.records import Record
+from wind.store import sealed_json
 from wind.store.computations import BESIDE, recorded
-from wind.store.datasets import MANIFEST, MODEL_FILES, Store
+from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, folder_of
+from wind.store.layout import MANIFEST, MODEL_FILES
 from wind.store.origins import Origin, origins
-from wind.store.pins import hold
+from wind.store.pins import open_pin_set
 from wind.store.provenance import ENVIRONMENTS, PATCHES, described_by
-from wind.store.sealed_json import parsed
 from wind.store.stamps import Kind, is_ours, restamped
 from wind.store.storage import CHUNK_BYTES
 from wind.store.versions import Version, Versions, history
@@ -156,9 +157,9 @@ def import_archive(
     with archive.open("rb") as file:
         reader = _Reader(file, archive)
         index = reader.index()  # what is no archive leaves no store where there was none
-        with hold(store.storage) as held:
+        with open_pin_set(store.storage) as pin_set:
             # what it takes in is kept until its version is there
-            store = Store(store.address, held)
+            store = Store(store.address, pin_set)
             reader.refuse_too_large(index, store.local)
             scratch = store.scratch("imports")
             try:
@@ -466,7 +467,7 @@ def _adopt(
     stored = 0
     for handle in reachable(staged, chain):
         manifest = staged.manifest(handle)
-        if not store.claim(handle):
+        if not store.pin_if_whole(handle):
             store.adopt(staged.path(handle), handle, manifest)
             stored += 1
     for member in index.files:
@@ -512,7 +513,7 @@ def _keep(store: Store, name: str, content: bytes, *, is_trusted: bool) -> None:
     if kind is None or not is_trusted:
         store.storage.create(name, content)
     elif not store.storage.create(name, restamped(kind, content)) and not is_ours(
-        kind, parsed(store.storage.read(name))
+        kind, sealed_json.read_unsealed(store.storage.read(name))
     ):
         store.storage.write(name, restamped(kind, content))
 

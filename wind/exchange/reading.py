@@ -21,7 +21,7 @@ import pyarrow.dataset
 from wind.errors import ConfigError, DatasetError, first_line
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Manifest, Model, folder_of, label
-from wind.store.references import find, named
+from wind.store.references import find_dataset, find_version
 from wind.store.schemas import KEYS
 from wind.store.storage import LocalStorage
 from wind.store.versions import Version, Versions, runs
@@ -173,7 +173,11 @@ class VersionReader:
         store.
         """
         before = self._version.content.previous
-        return None if before is None else VersionReader(self._store, find(self._store, before))
+        return (
+            None
+            if before is None
+            else VersionReader(self._store, find_version(self._store, before))
+        )
 
 
 class StoreReader:
@@ -204,13 +208,13 @@ class StoreReader:
         """The version called RUN, RUN@latest, RUN@3, RUN@TAG, or six digits of its id. Raises
         ConfigError if none is.
         """
-        return VersionReader(self._store, find(self._store, name))
+        return VersionReader(self._store, find_version(self._store, name))
 
     def dataset(self, name: str) -> Rows:
         """The dataset called NOUN/DIGITS of its fingerprint, or VERSION:NOUN. Raises ConfigError if
         none is, or several are.
         """
-        handle = named(self._store, name)
+        handle = find_dataset(self._store, name)
         if not isinstance(handle, Dataset):
             raise ConfigError(
                 f"{label(handle)} is not a dataset: its files are in {self._store.path(handle)}"

@@ -21,6 +21,7 @@ from wind.models.pretrained import Kind, read_json, refuse_code
 from wind.redaction import without_home
 from wind.store.datasets import Store
 from wind.store.handles import Model, label
+from wind.store.imports import import_model
 from wind.store.incoming import model_files
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def import_policy(store: Store, config: PolicyConfig, kind: Kind = "AutoModelFor
         origin = {"hub": config.path, "revision": config.revision, "commit": folder.name}
     try:
         _check_folder(folder, config.path, kind)
-        return store.import_model(folder, provenance={"origin": origin})
+        return import_model(store, folder, provenance={"origin": origin})
     except WindError:
         raise
     except NotPlainError as error:

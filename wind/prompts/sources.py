@@ -27,6 +27,7 @@ from wind.prompts.splits import KEYWORDS, by_split
 from wind.redaction import without_home
 from wind.store.datasets import Store
 from wind.store.handles import Source
+from wind.store.imports import import_source
 from wind.store.provenance import provenance
 
 ACCEPTED = "a .jsonl, .parquet or .arrow file, a `datasets` folder, or a Hub dataset id"
@@ -85,8 +86,8 @@ def _import_files(store: Store, config: PromptsConfig, path: Path, started: floa
         raise ConfigError(f"prompts.source {unreadable[0]} may not be read: check its permissions")
     origin = {"path": without_home(config.source)}
     within = path if path.is_dir() else None  # a file that the user names may itself be a link
-    return store.import_source(
-        paths, within, provenance={"origin": origin, **provenance(store, started)}
+    return import_source(
+        store, paths, within, provenance={"origin": origin, **provenance(store, started)}
     )
 
 
@@ -270,8 +271,8 @@ def _import_from_hub(store: Store, config: PromptsConfig, started: float) -> Sou
         "subset": config.subset,
         "split": split,
     }
-    source = store.import_source(
-        [path], provenance={"origin": origin, **provenance(store, started)}
+    source = import_source(
+        store, [path], provenance={"origin": origin, **provenance(store, started)}
     )
     path.unlink()
     scratch.rmdir()

@@ -25,8 +25,9 @@ from wind.files import read_plain
 from wind.nesting import json_value
 from wind.records import Record
 from wind.store.computations import Computation, is_recorded, key_of, made_by, record, used_by
-from wind.store.datasets import Partial, Store
+from wind.store.datasets import Store
 from wind.store.handles import HANDLE, AnyHandle, Dataset
+from wind.store.partial import Partial
 from wind.store.provenance import environment, provenance, reset_peak_memory
 
 STAGES = (  # of a run, in order
@@ -86,7 +87,7 @@ class Place(Record):
 
     root: str
     device: str = "cpu"  # cpu | cuda
-    hold: str | None = None  # of the run it works for, see `wind.store.pins`
+    pin_set: str | None = None  # of the run it works for, see `wind.store.pins`
     keep_state: bool = False  # whether a training leaves its last checkpoint
     # whether what other versions of packages computed is to be computed anew
     same_packages: bool = False
@@ -154,7 +155,7 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
     """The stage of `job`, its validated spec, and the store it works in."""
     stage = stage_named(job.stage)
     try:
-        return stage, stage.spec.model_validate(job.spec), Store(job.place.root, job.place.hold)
+        return stage, stage.spec.model_validate(job.spec), Store(job.place.root, job.place.pin_set)
     except ValidationError as error:
         raise ConfigError(f"the spec of {job.stage} is wrong: {first_line(error)}") from error
 
@@ -269,7 +270,7 @@ def published(job: Job) -> Dataset | None:
     _, _, store = parse(job)
     for handle in made_by(store, job.stage, job.key()):
         if (
-            store.claim(handle)
+            store.pin_if_whole(handle)
             and not any(store.dropped_models(handle))
             and is_recorded(store, handle, job.key())
             and not _is_changed(used_by(store, handle, job.key()), job)

@@ -19,7 +19,7 @@ from wind.errors import InputError, TrainingError
 from wind.files import atomic_write
 from wind.models.sequence_logps import SequenceLogps
 from wind.nesting import json_value
-from wind.store.datasets import MANIFEST, MODEL_FILES
+from wind.store.layout import MANIFEST, MODEL_FILES
 from wind.training.batches import Rows, micro_batch
 from wind.training.policies import declared_shapes, load_policy
 

@@ -23,8 +23,9 @@ from wind.code.packages import packages
 from wind.files import lock
 from wind.fingerprints import digest
 from wind.stages import Place, Progress, Shard
-from wind.store.datasets import CHECKPOINTS, FINISHED, Store
+from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Model
+from wind.store.layout import CHECKPOINTS, FINISHED
 from wind.store.provenance import provenance
 from wind.store.storage import LocalStorage
 from wind.training import FitSpec, TrainingSpec, rank

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from wind.nesting import json_value
-from wind.store.datasets import CHECKPOINTS, Store
+from wind.store.datasets import Store
+from wind.store.layout import CHECKPOINTS
 from wind.store.storage import LocalStorage
 from wind.training.assignments import World
 from wind.training.checkpoints import MARKER, PREFIX, is_our_checkpoint, step_folder, written_by

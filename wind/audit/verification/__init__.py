@@ -25,7 +25,7 @@ from wind.audit.verification.records import (
     verify_descriptions,
 )
 from wind.errors import DatasetError, first_line
-from wind.store.datasets import DROPPED, MANIFEST, WEIGHTS, Store
+from wind.store.datasets import Store
 from wind.store.handles import (
     FINGERPRINT,
     AnyHandle,
@@ -37,10 +37,13 @@ from wind.store.handles import (
     folder_of,
     handle_of,
 )
+from wind.store.layout import DROPPED, MANIFEST, WEIGHTS
 from wind.store.origins import not_computed_here
 from wind.store.schemas import KEYS
+from wind.store.seals import Seal, seal_of
 from wind.store.shards import check_order
-from wind.store.versions import NUMBERED, TAG, USED_NUMBER, Seal, Version, runs, seal_of, tag_text
+from wind.store.tags import TAG, tag_text
+from wind.store.versions import NUMBERED, USED_NUMBER, Version, runs
 
 FOLDERS = ("models", "sources")
 

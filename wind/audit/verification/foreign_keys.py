@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from wind.audit.verification.files import Files
 from wind.errors import DatasetError
 from wind.fingerprints import TableFingerprint
-from wind.store.datasets import MANIFEST
 from wind.store.handles import AnyHandle, Dataset, Manifest, folder_of
+from wind.store.layout import MANIFEST
 from wind.store.schemas import FOREIGN_KEYS, PROMPT, SAMPLE, ForeignKey
 
 EXAMPLES = 3
