@@ -11,7 +11,6 @@ from tasks.rollouts import train_on_policy, training_of
 from tasks.selections import select_rows
 from tasks.training import train_policy
 from tasks.win_rates import estimate_win_rates
-from wind.config.objectives import refresh_steps
 from wind.store.handles import Dataset, Model
 
 
@@ -20,7 +19,9 @@ def train(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
     among them.
     """
     on_which = (
-        _on_stored_samples if refresh_steps(given.config.objective) is None else _on_fresh_samples
+        _on_stored_samples
+        if given.config.objective.steps_per_refresh is None
+        else _on_fresh_samples
     )
     return on_which(given, policy, reference)
 

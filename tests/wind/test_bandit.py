@@ -12,7 +12,7 @@ from tests.wind.exact_case import ROCK_PAPER_SCISSORS, assert_close, seeded
 from wind.bandit import FLOOR, exact_rows, instance_of, part_rows, parts, sampled_rows
 from wind.bandit.algorithms import proven_factor, sampled_algorithms
 from wind.bandit.instances import INSTANCES, RARE, Instance, cyclic, joined
-from wind.bandit.sampling import Draw, draw, minimised, solved
+from wind.bandit.sampling import Draw, draw, minimized, solved
 from wind.config.objectives import Rows
 from wind.config.recipe import BanditSection
 from wind.games import is_constant_sum, wind_update
@@ -233,10 +233,10 @@ def test_wind_that_sees_all_responses_makes_the_exact_step(risk: str) -> None:
     logp = wind_update(game.ref, game.ref, game.preferences, beta=BETA, eta=ETA)
     # epsilon below every win rate: beyond it a risk is no longer the minimum of P = q.
     loss = partial(OBJECTIVES["wind"], risk=risk, beta=BETA, eta=ETA, shift="centred", epsilon=1e-4)
-    fit = partial(solved, ridge=1e-9) if risk == "squared" else minimised
+    fit = partial(solved, ridge=1e-9) if risk == "squared" else minimized
     found = fit(loss, everything(game, logp), logp)
     exact = wind_update(logp, game.ref, game.preferences, beta=BETA, eta=ETA)
-    # `minimised` holds by RIDGE
+    # `minimized` holds by RIDGE
     assert_close(found, exact, atol=1e-7 if risk == "squared" else 5e-3)
 
 

@@ -13,12 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.wind.objective_case import CASES, batch_of, chosen, config_of, gradient_of, loss_of
-from wind.config.objectives import (
-    AnyObjectiveConfig,
-    draws_from_anchor,
-    least_anchor_samples,
-    least_samples,
-)
+from wind.config.objectives import AnyObjectiveConfig
 from wind.objectives import Batch
 from wind.rewards.functions import LARGEST
 
@@ -38,8 +33,8 @@ def kinds(objective: AnyObjectiveConfig, more: int) -> list[float]:
     """Of each row of a group whether it is of the anchor: the fewest of either kind, and `more` of
     each.
     """
-    of_anchor = least_anchor_samples(objective) + more if draws_from_anchor(objective) else 0
-    return [0.0] * (least_samples(objective) + more) + [1.0] * of_anchor
+    of_anchor = objective.least_anchor_samples + more if objective.draws_from_anchor else 0
+    return [0.0] * (objective.facts.least_samples + more) + [1.0] * of_anchor
 
 
 @st.composite
@@ -59,7 +54,7 @@ def batches(draw: Callable[..., Any], objective: AnyObjectiveConfig) -> tuple[to
         )
 
     columns = {"logp_policy": moved(), "logp_reference": moved()}
-    if draws_from_anchor(objective):
+    if objective.draws_from_anchor:
         columns["from_anchor"] = torch.tensor(from_anchor * groups, dtype=torch.float64)
     return logps_B, chosen(batch, slice(None), **columns)
 
@@ -84,7 +79,7 @@ def test_far_from_where_it_was_sampled_the_slope_is_what_a_float32_squares(
     objective = config_of(**settings)
     from_anchor = kinds(objective, 1)
     _, batch = batch_of([[float(row) for row in range(len(from_anchor))]])
-    columns = {"from_anchor": torch.tensor(from_anchor)} if draws_from_anchor(objective) else {}
+    columns = {"from_anchor": torch.tensor(from_anchor)} if objective.draws_from_anchor else {}
     gradient_B = gradient_of(
         batch.logp_policy + apart, chosen(batch, slice(None), **columns), **settings
     )

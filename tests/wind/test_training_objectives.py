@@ -23,7 +23,7 @@ from tests.wind.training_case import (
     train,
     weights,
 )
-from wind.config.objectives import SelectionConfig, least_anchor_samples, least_samples, rows_for
+from wind.config.objectives import SelectionConfig
 from wind.config.recipe import WinRateConfig
 from wind.errors import TrainingError
 from wind.rewards.functions import LARGEST
@@ -64,7 +64,7 @@ def selected(store: Store, inputs: Inputs, settings: dict[str, Any]) -> Inputs:
         rewards=inputs["rewards"],
         win_rates=inputs["win_rates"],
         win_rate=WinRateConfig(),
-        selection=SelectionConfig(rows=rows_for(config_of(**settings))[0]),
+        selection=SelectionConfig(rows=config_of(**settings).facts.rows[0]),
         seed=3,
         iteration=1,
     )
@@ -113,9 +113,9 @@ def extreme(store: Store, inputs: Inputs) -> Inputs:
 def fresh_spec(store: Store, policy: Model, settings: dict[str, Any]) -> RolloutsSpec:
     """One step on the fewest fresh samples that the objective takes."""
     objective = config_of(**settings, refresh_steps=1)
-    of_anchor = least_anchor_samples(objective)
+    of_anchor = objective.least_anchor_samples
     anchored = {"anchor_samples": of_anchor} if of_anchor else {}
-    samples = least_samples(objective)
+    samples = objective.facts.least_samples
     return rollouts_spec(
         store, policy, settings | anchored, samples=samples, batch_prompts=PROMPTS + 1, **ONE_STEP
     )
@@ -142,7 +142,7 @@ def assert_learned(store: Store, training: Shard, start: Model) -> None:
 def test_stored_samples(
     store: Store, inputs_of: Callable[[int], Inputs], settings: dict[str, Any]
 ) -> None:
-    inputs = inputs_of(least_samples(config_of(**settings)))
+    inputs = inputs_of(config_of(**settings).facts.least_samples)
     training = train(make_spec(selected(store, inputs, settings), settings, **ONE_STEP), store)
     assert_learned(store, training, inputs["policy"])
 
@@ -151,7 +151,7 @@ def test_stored_samples(
 def test_stored_samples_at_extremes(
     store: Store, inputs_of: Callable[[int], Inputs], settings: dict[str, Any]
 ) -> None:
-    inputs = extreme(store, inputs_of(least_samples(config_of(**settings))))
+    inputs = extreme(store, inputs_of(config_of(**settings).facts.least_samples))
     spec = make_spec(selected(store, inputs, settings), settings, **ONE_STEP)
     if settings["name"] in SCALED:
         with pytest.raises(
@@ -175,7 +175,7 @@ def test_fresh_samples(
     policy = store.import_model(tiny_model)
     spec = fresh_spec(store, policy, settings)
     shard = roll(spec, store)
-    samples, of_anchor = spec.sampling.samples_per_prompt, least_anchor_samples(spec.objective)
+    samples, of_anchor = spec.sampling.samples_per_prompt, spec.objective.least_anchor_samples
     drawn = (
         pl.DataFrame(shard.table)
         .group_by("prompt_id")

@@ -26,7 +26,6 @@ import torch
 from wind.bandit.algorithms import Sampled, Update, exact_updates, sampled_algorithms
 from wind.bandit.instances import INSTANCES, Instance, joined
 from wind.bandit.sampling import draw
-from wind.config.objectives import least_samples
 from wind.config.recipe import BanditSection
 from wind.fingerprints import digest
 from wind.games import duality_gap, kl, solve
@@ -196,7 +195,7 @@ def parts(section: BanditSection) -> list[tuple[int, str]]:
             (n, name)
             for n in section.samples
             for name, each in sampled.items()
-            if n >= least_samples(each.objective)
+            if n >= each.objective.facts.least_samples
         }
         | {(n, name) for n in floor for name in FLOOR_ALGORITHMS}
     )

@@ -143,7 +143,7 @@ def solved(
     return logits_C_Y.log_softmax(-1)
 
 
-def minimised(loss: Loss, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
+def minimized(loss: Loss, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
     """The minimiser of any `loss` that has one, by L-BFGS with line search: risks with a kink are
     no case for Newton; [C, Y].
     """
