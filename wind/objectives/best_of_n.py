@@ -40,9 +40,9 @@ def bonbon(logps_B: torch.Tensor, batch: Batch, *, alpha: float, contrast: str) 
     (arXiv 2406.00832; MATH 3.2, 4.4). Groups are the best and the worst row of each prompt,
     selected from n = `samples`. Let h be the log-ratio of the two against `logp_policy`, the law
     that the n were drawn from, and 1/(2 beta*) = (n - 1) H_{n-1} the mean of h under best-of-n, see
-    `target_margin`. `contrast` is "ipo", (h - 1/(2 beta*))^2, as in the paper, or "dpo", -log
-    sigmoid(beta* h), which is what the authors' code computes. A group whose rewards are equal has
-    no contrast. `alpha`, in [0, 1], is the weight of the likelihood.
+    `target_margin`. `contrast` is "ipo", (h - 1/(2 beta*))^2, as in the paper, or "dpo",
+    -log sigmoid(beta* h), which is what the authors' code computes. A group whose rewards are equal
+    has no contrast. `alpha`, in [0, 1], is the weight of the likelihood.
     """
     pairs_M = pairs_of(batch)
     h_M = pairs_M.difference(logps_B - batch.logp_policy)
@@ -54,8 +54,8 @@ def bonbon(logps_B: torch.Tensor, batch: Batch, *, alpha: float, contrast: str) 
 def target_margin(n: torch.Tensor) -> torch.Tensor:
     """Return BoNBoN's margin between best and worst, in nats.
 
-    1/(2 beta*_n) = (n - 1) H_{n-1} (MATH 3.2, 4.2) is the mean of log(pi^(n)/pi)(best) -
-    log(pi^(n)/pi)(worst), with pi^(n) the law of best of `n` draws from pi.
+    1/(2 beta*_n) = (n - 1) H_{n-1} (MATH 3.2, 4.2) is the mean of
+    log(pi^(n)/pi)(best) - log(pi^(n)/pi)(worst), with pi^(n) the law of best of `n` draws from pi.
     """
     return (n - 1) * (torch.digamma(n) + EULER)  # H_{n-1} = digamma(n) + Euler's constant
 
@@ -101,8 +101,8 @@ def jbond(logps_B: torch.Tensor, batch: Batch, *, jeffreys: float, gamma: float)
 def anchor_quantiles(batch: Batch) -> torch.Tensor:
     """Estimate each row's quantile p among the anchor's samples, [B].
 
-    p = (1 + #{j: r_j <= r})/(M + 1) against the M other samples of the anchor in the group (MATH
-    0.2, 1.4). It lies in (0, 1]: with the 1 it is never 0, and too high by (1 - p)/(M + 1) on
+    p = (1 + #{j: r_j <= r})/(M + 1) against the M other samples of the anchor in the group
+    (MATH 0.2, 1.4). It lies in (0, 1]: with the 1 it is never 0, and too high by (1 - p)/(M + 1) on
     average.
     """
     above_B, rows_B = anchors_above(batch)

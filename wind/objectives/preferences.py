@@ -57,8 +57,8 @@ def inpo(logps_B: torch.Tensor, batch: Batch, *, eta: float, tau: float) -> torc
 
     with h against (tau `logp_reference` + (eta - tau) `logp_policy`)/eta. `eta` is an inverse step
     size, `tau` the weight of the KL divergence from the reference. The update is WIND's at
-    beta = tau and step 1/(eta - tau): over all pairs the gradient is 2n/(n - 1) times that of WIND's
-    centered squared risk with self-counting win rates.
+    beta = tau and step 1/(eta - tau): over all pairs the gradient is 2n/(n - 1) times that of
+    WIND's centered squared risk with self-counting win rates.
 
     In a pair of equal rewards either row is preferred as often as the other: its target is 0, and
     leaving it out would bias the update. The authors' best-against-worst pairs are not the

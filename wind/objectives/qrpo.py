@@ -16,8 +16,8 @@ def qrpo(logps_B: torch.Tensor, batch: Batch, *, beta: float) -> torch.Tensor:
     in squared units of the quantile. u is the share of the group's other rows whose reward is no
     larger, which is the quantile of the reward under the law that was sampled. That law,
     `logp_policy`, is therefore also the base of the log-ratio; it is the authors' reference at the
-    first iteration. Without ties u is uniform on [0, 1] in the limit of many rows, and Z = beta
-    (e^(1/beta) - 1); the optimum is the tilt pi_t exp(u/beta)/Z (MATH 0.4).
+    first iteration. Without ties u is uniform on [0, 1] in the limit of many rows, and
+    Z = beta (e^(1/beta) - 1); the optimum is the tilt pi_t exp(u/beta)/Z (MATH 0.4).
 
     `logps_B` [B] is log pi_theta in nats. `beta` is the weight of the KL divergence from pi_t. The
     form is that of the authors' code (CLAIRE-Labo, commit 0d80ee5, transform "identity"), which

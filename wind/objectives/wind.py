@@ -56,14 +56,19 @@ def residuals(
 ) -> torch.Tensor:
     """Return every row's residual of the regression, in nats, [B].
 
-    It is d - eta lam (P - c); its square is the squared risk (MATH 2.6c in the scale of 2.6b).
-    `logps_B`, `beta` and `eta` are those of `wind`. `shift` names the intercept c:
+        e = d - eta lam (P - c)                           (MATH 2.6c in the scale of 2.6b)
 
-    "half" and "strict" are constants, see `INTERCEPTS`. "learned" is `batch.intercept`, trained on
-    the same loss. "plug_in" estimates the normalizer from the group's own rows, log Z_t = log mean
-    exp((1 - lam) log(pi_ref/pi_t) + eta lam P) (MATH 2.6 e): biased low, and at large eta decided
-    by one row. "centred" profiles the intercept out, prompt by prompt: the squared risk is then the
-    variance of the residual within each group, half the mean of (e_i - e_j)^2 over all ordered
+    Its square is the squared risk. `logps_B`, `beta` and `eta` are those of `wind`; `shift` names
+    the intercept c:
+
+        half, strict   constants, see `INTERCEPTS`
+        learned        `batch.intercept`, trained on the same loss
+        plug_in        the normalizer, estimated from the group's own rows (MATH 2.6 e):
+                       log Z_t = log mean exp((1 - lam) log(pi_ref/pi_t) + eta lam P)
+        centred        profiled out, prompt by prompt: e minus its mean over the group
+
+    "plug_in" is biased low, and at large eta decided by one row. With "centred" the squared risk is
+    the variance of the residual within each group, half the mean of (e_i - e_j)^2 over all ordered
     pairs of its rows, and a common movement of a group costs nothing.
     """
     lam = 1 / (1 + beta * eta)
@@ -111,11 +116,12 @@ INTERCEPTS: Final[Mapping[str, Callable[[float], float]]] = {"half": half, "stri
 def kl_risk(predicted_B: torch.Tensor, win_rate_B: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Return the KL divergence of every row, in nats, [B].
 
-    It is KL(Ber(P) || Ber(q)), 0 where q = P (MATH 2.7), with q in `predicted_B` [B] and P in
-    `win_rate_B` [B]. q is linear in log pi_theta and leaves [0, 1] freely, where a clipped q would
-    have no gradient. `log_extended` takes the place of the logarithm, so that the risk stays convex
-    in q and, for P inside (0, 1), pulls back from either side with a slope of P / epsilon or (1 -
-    P) / epsilon.
+        KL(Ber(P) || Ber(q)), 0 where q = P                                       (MATH 2.7)
+
+    `predicted_B` [B] holds q, `win_rate_B` [B] holds P. q is linear in log pi_theta and leaves [0,
+    1] freely, where a clipped q would have no gradient. `log_extended`, with its `epsilon`, takes
+    the place of the logarithm, so that the risk stays convex in q and, for P inside (0, 1), pulls
+    back from either side with a slope of P / epsilon or (1 - P) / epsilon.
     """
     entropy_B = -(torch.xlogy(win_rate_B, win_rate_B) + torch.xlogy(1 - win_rate_B, 1 - win_rate_B))
     return _cross_entropy(predicted_B, win_rate_B, epsilon) - entropy_B
@@ -124,8 +130,9 @@ def kl_risk(predicted_B: torch.Tensor, win_rate_B: torch.Tensor, epsilon: float)
 def nce_risk(predicted_B: torch.Tensor, win_rate_B: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Return the risk of telling winners from losers, in nats, [B].
 
-    It is (MATH 2.7a) -2 (P log q + (1 - P) log(1 - q)) of every row, with q in `predicted_B` and P
-    in `win_rate_B`, [B]; `epsilon` is that of `log_extended`.
+        -2 (P log q + (1 - P) log(1 - q))                                        (MATH 2.7a)
+
+    `predicted_B` [B] holds q, `win_rate_B` [B] holds P; `epsilon` is that of `log_extended`.
 
     Over the n (n - 1) ordered pairs i != j of a group, R = -E[log q_winner + log(1 - q_loser)],
     where i wins with probability P_ij = 1 - P_ji. Row i stands in 2 (n - 1) of them and wins with
@@ -142,12 +149,13 @@ def nce_noise_risk(
 ) -> torch.Tensor:
     """Return the risk of telling winners from noise, in nats, [B].
 
-    It is (MATH 2.7) -2 P log h - log(1 - h) of every row, with h = 2q/(1 + 2q), q in `predicted_B`
-    and P in `win_rate_B`, [B]. Winners of duels have the law 2 P_t pi_t, noise the law pi_t, the
-    samples, and h is the posterior of "winner" that q implies. In rows, -E_winner log h weighs each
-    by 2 P and -E_noise log(1 - h) by 1. The slope in q is 2 (q - P) / (q (1 + 2q)): q = P is the
-    minimum. Below `epsilon` log h continues as a straight line, and below 0 the noise has nothing
-    left to gain.
+        -2 P log h - log(1 - h),  h = 2q/(1 + 2q)                                 (MATH 2.7)
+
+    `predicted_B` [B] holds q, `win_rate_B` [B] holds P. Noise are the samples of pi_t. Winners of
+    duels have the law 2 P_t pi_t, noise the law pi_t, and h is the posterior of "winner" that q
+    implies. In rows, -E_winner log h weighs each by 2 P and -E_noise log(1 - h) by 1. The slope in
+    q is 2 (q - P) / (q (1 + 2q)): q = P is the minimum. Below `epsilon` log h continues as a
+    straight line, and below 0 the noise has nothing left to gain.
     """
     inside_B = predicted_B.clamp(min=epsilon)
     below_B = (predicted_B - inside_B) / (epsilon * (1 + 2 * epsilon))
