@@ -1,4 +1,4 @@
-"""Each objective says what the pipeline must know of it, and what it says is true."""
+"""The facts of each objective are complete and true."""
 
 import gc
 from collections.abc import Mapping
@@ -141,7 +141,7 @@ def test_the_loss_gets_every_field_but_those_about_sampling() -> None:
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """How many elements the largest tensor had that was computed meanwhile."""
+    """Record the number of elements of the largest tensor computed."""
 
     elements = 0
 
@@ -161,15 +161,13 @@ def descendants(section: Any) -> list[Any]:
 
 
 def rows_of_method() -> dict[str, tuple[str, str]]:
-    """By objective, the cells `least N` and `rows` of the table of section 3."""
+    """Return the cells `least N` and `rows` of docs/method.md by objective."""
     lines = METHOD.read_text().splitlines()
-    start = lines.index(
-        "| name | least `N` | rows | reads | only the order of rewards counts | sampled from |"
-    )
+    start = next(i for i, line in enumerate(lines) if line.startswith("| name | fits the update |"))
     found: dict[str, tuple[str, str]] = {}
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
             break
-        names, least, rows, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        names, _, least, rows, *_ = (cell.strip() for cell in line.strip("|").split("|"))
         found |= {name.strip("` "): (least, rows) for name in names.split(",")}
     return found
