@@ -1,5 +1,7 @@
-"""The bandits have the difficulty they are named for, samples are judged and counted right, and
-fits find what is known.
+"""The bandit study: instances, draws, fits, and rows.
+
+Bandits have the difficulty they are named for, samples are judged and counted right, and fits find
+what is known.
 """
 
 from functools import partial
@@ -43,7 +45,7 @@ def instance(name: str, prompts: int = 6, responses: int = 9) -> Instance:
 
 
 @pytest.mark.parametrize("name", INSTANCES)
-def test_every_instance_is_constant_sum_with_a_normalised_reference(name: str) -> None:
+def test_every_instance_is_constant_sum_with_a_normalized_reference(name: str) -> None:
     game = instance(name)
     assert is_constant_sum(game.matrix).all()
     assert_close(game.ref.logsumexp(-1), torch.zeros(6, dtype=torch.float64))

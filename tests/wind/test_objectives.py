@@ -1,5 +1,6 @@
-"""What holds for every objective: its gradient, its mean over rows, its blindness to order, its
-behaviour at ties.
+"""Properties of every objective.
+
+Its gradient, its mean over rows, its invariance to order, its behavior at ties.
 """
 
 import inspect

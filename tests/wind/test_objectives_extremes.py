@@ -1,5 +1,6 @@
-"""Objectives where numbers are extreme: far log-ratios, rewards as large as are let in, ties
-everywhere, groups of the fewest.
+"""Objectives where numbers are extreme.
+
+Far log-ratios, the largest rewards that are admitted, ties everywhere, groups of the fewest rows.
 """
 
 import math
@@ -30,8 +31,9 @@ rewards = st.sampled_from([-LARGEST, 0.0, 1.0, LARGEST]) | st.floats(-LARGEST, L
 
 
 def kinds(objective: AnyObjectiveConfig, more: int) -> list[float]:
-    """Of each row of a group whether it is of the anchor: the fewest of either kind, and `more` of
-    each.
+    """Return 1 for each row of the anchor, else 0.
+
+    The rows of a group are the fewest of either kind, and `more` of each.
     """
     of_anchor = objective.least_anchor_samples + more if objective.draws_from_anchor else 0
     return [0.0] * (objective.facts.least_samples + more) + [1.0] * of_anchor
@@ -39,8 +41,9 @@ def kinds(objective: AnyObjectiveConfig, more: int) -> list[float]:
 
 @st.composite
 def batches(draw: Callable[..., Any], objective: AnyObjectiveConfig) -> tuple[torch.Tensor, Batch]:
-    """Up to three groups whose policies differ by up to FAR nats in a row; rewards of a group may
-    all be equal.
+    """Draw up to three groups whose policies are far apart.
+
+    They differ by up to FAR nats in a row; the rewards of a group may all be equal.
     """
     from_anchor = kinds(objective, draw(st.integers(0, 2)))
     size, groups = len(from_anchor), draw(st.integers(1, 3))
@@ -73,8 +76,9 @@ def test_loss_and_gradient_are_finite(settings: dict[str, Any], data: st.DataObj
 def test_far_from_where_it_was_sampled_the_slope_is_what_a_float32_squares(
     settings: dict[str, Any], apart: float
 ) -> None:
-    """Rewards of ordinary size: training sums the squares of what the slope becomes in float32,
-    whose largest is 3e38.
+    """Rewards of ordinary size.
+
+    Training sums the squares of what the slope becomes in float32, whose largest is 3e38.
     """
     objective = config_of(**settings)
     from_anchor = kinds(objective, 1)
