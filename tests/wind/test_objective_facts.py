@@ -26,7 +26,7 @@ def test_a_section_without_facts_is_refused_where_it_is_defined() -> None:
 
 
 def test_an_anchored_section_also_says_how_many_samples_of_its_anchor_it_needs() -> None:
-    with pytest.raises(TypeError, match=r"^Forgetful does not set `least_anchor_samples`: The sma"):
+    with pytest.raises(TypeError, match=r"^Forgetful does not set `least_anchor_samples`: The few"):
 
         class Forgetful(objectives.AnchoredObjectiveConfig):
             name: Literal["forgetful"]

@@ -1,4 +1,4 @@
-"""The algorithms of the bandit study: exact updates, and objectives fitted to samples.
+"""The algorithms of the bandit study: exact updates and fitted objectives.
 
 Each has the name that the dataset `bandit` gives it. Every algorithm starts at the reference. The
 solution pi* is that of the regularized game at `beta`. INPO, Nash-MD and IPO get the parameters
@@ -49,10 +49,10 @@ Update = Callable[[torch.Tensor, int], torch.Tensor]
 
 @dataclass(frozen=True)
 class Sampled:
-    """An objective of `wind.objectives`, its rows, and the estimator of its win rates.
+    """An objective, its rows, and the estimator of its win rates.
 
-    `self_counting` chooses the self-counting win rates, else they are leave-one-out. `rows` selects
-    among the samples of each group; "auto" is the selection of the objective's own paper.
+    `self_counting` chooses the self-counting win rates; otherwise they are leave-one-out. `rows`
+    selects among the samples of each group; "auto" is the selection of the objective's own paper.
     """
 
     objective: ObjectiveSection
@@ -61,7 +61,7 @@ class Sampled:
 
     @property
     def in_blocks(self) -> bool:
-        """True if the loss is computed in small blocks of groups, which cost less together."""
+        """True if small blocks of groups cost less than one batch."""
         return self.objective.facts.compares_all_rows
 
     @property
@@ -70,9 +70,10 @@ class Sampled:
         return self.objective.facts.rows[0] if self.rows == "auto" else self.rows
 
     def fit(self, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
-        """Return the next policy, fitted to the samples `drawn` from `logp_C_Y`; [C, Y], nats.
+        """Return the next policy, [C, Y], nats.
 
-        It is the minimizer of the loss if there is one, otherwise the end of a few descent steps.
+        It is fitted to the samples `drawn` from the policy `logp_C_Y`: the minimizer of the loss if
+        there is one, otherwise the end of a few descent steps.
         """
         fit = FITS[self.objective.facts.minimum]
         return fit(loss_for(self.objective), drawn, logp_C_Y)
@@ -116,13 +117,14 @@ def exact_updates(instance: Instance, beta: float, eta: float) -> Mapping[str, U
 
 
 def sampled_algorithms(beta: float, eta: float) -> Mapping[str, Sampled]:
-    """Return the sampled algorithms by name: WIND with each risk and intercept, and all others.
+    """Return the sampled algorithms by name.
 
-    `beta` is the regularization strength of the game, `eta` WIND's step size. `wind` is this
-    project's default: squared risk, intercept 1/2, leave-one-out win rates. A centered risk belongs
-    with the self-counting win rates, which centering asks for (MATH 5.2); `wind_self_counting` and
-    `wind_centred_leave_one_out` are the two wrong pairings. Every other objective of
-    `wind.objectives` is there under its own name, with its defaults where nothing is set here.
+    They are WIND with each risk and intercept, and every other objective of `wind.objectives` under
+    its own name, with its defaults where nothing is set here. `beta` is the regularization strength
+    of the game, `eta` WIND's step size. `wind` is this project's default: squared risk, intercept
+    1/2, leave-one-out win rates. A centered risk belongs with the self-counting win rates, which
+    centering asks for (MATH 5.2); `wind_self_counting` and `wind_centred_leave_one_out` are the two
+    wrong pairings.
     """
     wind = partial(WindObjectiveConfig, beta=beta, eta=eta)
     centered = partial(wind, shift="centred")
@@ -161,10 +163,11 @@ def sampled_algorithms(beta: float, eta: float) -> Mapping[str, Sampled]:
 
 
 def proven_factor(algorithm: str, beta: float, eta: float) -> float | None:
-    """Return the proven bound on KL(pi* || pi) after an exact iteration, relative to before.
+    """Return the factor by which KL(pi* || pi) is proven to shrink.
 
-    `beta` is the regularization strength, `eta` the step size of `wind`. The bound is
-    1 / (1 + beta step) where step <= 4 beta (MATH 2.5); None where nothing is proved.
+    Every exact iteration of `algorithm` shrinks it at least by 1 / (1 + beta step) where step <= 4
+    beta (MATH 2.5); None where nothing is proved. `beta` is the regularization strength, `eta` the
+    step size of `wind`.
     """
     steps = {"wind": eta, "wind_slow": beta}
     return (

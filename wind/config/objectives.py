@@ -1,9 +1,10 @@
-"""Config sections of the objectives: their parameters, and facts the pipeline needs about each.
+"""Config sections of the objectives.
 
-The loss of a section is the function of the same name in `wind.objectives`. Parameters keep the
-names of each method's own paper, so one letter may mean different things in two sections: `eta` is
-a step size in `wind` and `sppo`, an inverse step size in `inpo`, and the weight of the reward in
-`rebel`. docs/method.md, section 4, lists them side by side.
+Each holds the parameters of one objective, and the facts that the pipeline needs about it. Its loss
+is the function of the same name in `wind.objectives`. Parameters keep the names of each method's
+own paper, so one letter may mean different things in two sections: `eta` is a step size in `wind`
+and `sppo`, an inverse step size in `inpo`, and the weight of the reward in `rebel`. docs/method.md,
+section 4, lists them side by side.
 """
 
 from abc import abstractmethod
@@ -27,7 +28,7 @@ ALL: Final[tuple[Rows, ...]] = ("all",)
 
 
 class SelectionConfig(Section):
-    """Which of a prompt's responses train the policy, and with which label (MATH 2.8)."""
+    """Which responses to a prompt train, with which label (MATH 2.8)."""
 
     rows: Rows = "auto"
     # a prompt trains only if its selected rewards differ by more than this; null: always
@@ -38,15 +39,17 @@ class SelectionConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Facts about an objective that its parameters do not show; none has a default.
+    """Facts about an objective that its parameters do not show.
 
-    `rows` lists the selections that it can be trained on, its own paper's first. It is `ALL` for an
-    objective that compares a row with all other rows of its prompt. `least_samples` is the smallest
-    number of samples of the policy per prompt. `minimum` is the kind of minimum that the loss has
-    over tabular policies: that of a "quadratic" function of the log-probabilities, which Newton's
-    method finds; some "other" one, which a line search finds; or "none", so that only a fixed
-    number of descent steps defines an update. `compares_all_rows` says that the cost of the loss
-    grows with the square of the rows in a batch, so that small batches are cheaper.
+    None has a default. `rows` lists the selections that it can be trained on, its own paper's
+    first. It is `ALL` for an objective that compares a row with all other rows of its prompt.
+    `least_samples` is the smallest number of samples of the policy per prompt.
+
+    `minimum` is the kind of minimum that the loss has over tabular policies: that of a "quadratic"
+    function of the log-probabilities, which Newton's method finds; some "other" one, which a line
+    search finds; or "none", so that only a fixed number of descent steps defines an update.
+    `compares_all_rows` says that the cost of the loss grows with the square of the rows in a batch,
+    so that small batches are cheaper.
     """
 
     rows: tuple[Rows, ...]
@@ -81,7 +84,7 @@ class ObjectiveSection(Section):
     @property
     @abstractmethod
     def facts(self) -> Facts:
-        """The rows it trains on, its least samples, its minimum, and whether it compares rows."""
+        """The rows it trains on, its least samples, and its loss's shape."""
 
     def parameters(self) -> dict[str, Any]:
         """Return the keyword arguments of the loss."""
@@ -89,7 +92,7 @@ class ObjectiveSection(Section):
 
     @property
     def learns_intercept(self) -> bool:
-        """True if a head for the intercept is trained along with the policy."""
+        """True if a head for the intercept is trained as well."""
         return False
 
     @property
@@ -100,18 +103,19 @@ class ObjectiveSection(Section):
 
     @property
     def draws_from_anchor(self) -> bool:
-        """True if fresh samples are drawn from the reference as well as from the policy."""
+        """True if fresh samples come from the reference as well."""
         return False
 
     @property
     def least_anchor_samples(self) -> int:
-        """The smallest number of fresh samples of the anchor per prompt; 0 if none are drawn."""
+        """The fewest fresh samples of the anchor per prompt, or 0."""
         return 0
 
     def anchor_samples_for(self, policy_samples: int) -> int:
-        """Return how many fresh samples of the anchor a prompt gets; 0 if none are drawn.
+        """Return the fresh samples of the anchor per prompt, or 0.
 
-        `policy_samples` is the number of samples of the policy per prompt.
+        `policy_samples` is the number of samples of the policy per prompt. 0 means that none are
+        drawn.
         """
         return 0
 
@@ -130,7 +134,10 @@ class WindObjectiveConfig(ObjectiveSection):
 
     @property
     def facts(self) -> Facts:
-        """The plug-in intercept averages over all rows of a prompt, and only risks are curved."""
+        """The plug-in intercept needs all rows of a prompt.
+
+        Only the squared risk is quadratic in the log-probabilities.
+        """
         is_plug_in = self.shift == "plug_in"
         return Facts(
             rows=ALL if is_plug_in else ANY,
@@ -141,7 +148,7 @@ class WindObjectiveConfig(ObjectiveSection):
 
     @property
     def learns_intercept(self) -> bool:
-        """True if a head for the intercept is trained along with the policy."""
+        """True if a head for the intercept is trained as well."""
         return self.shift == "learned"
 
 
@@ -186,7 +193,10 @@ class InpoObjectiveConfig(ObjectiveSection):
 
 
 class DpoObjectiveConfig(ObjectiveSection):
-    """DPO (MATH 5.1); the default beta of 0.1 is TRL's, with which iterative DPO runs."""
+    """DPO (MATH 5.1).
+
+    The default beta of 0.1 is TRL's, with which iterative DPO runs.
+    """
 
     facts: ClassVar = Facts(rows=PAIR, least_samples=2, minimum="none", compares_all_rows=True)
 
@@ -197,7 +207,7 @@ class DpoObjectiveConfig(ObjectiveSection):
 
 
 class IpoObjectiveConfig(ObjectiveSection):
-    """IPO; the default tau of 0.1 is TRL's, where it is called beta."""
+    """IPO; the default tau of 0.1 is TRL's, called beta there."""
 
     facts: ClassVar = Facts(rows=PAIR, least_samples=2, minimum="quadratic", compares_all_rows=True)
 
@@ -206,7 +216,10 @@ class IpoObjectiveConfig(ObjectiveSection):
 
 
 class RebelObjectiveConfig(ObjectiveSection):
-    """REBEL; the default eta of 1 is that of its code for summarization."""
+    """REBEL.
+
+    The default eta of 1 is that of its code for summarization.
+    """
 
     facts: ClassVar = Facts(rows=ANY, least_samples=2, minimum="quadratic", compares_all_rows=True)
 
@@ -261,24 +274,28 @@ class AnchoredObjectiveConfig(ObjectiveSection):
 
     @property
     def draws_from_anchor(self) -> bool:
-        """True if fresh samples are drawn from the reference as well as from the policy."""
+        """True if fresh samples come from the reference as well."""
         return self.refresh_steps is not None
 
     @property
     @abstractmethod
     def least_anchor_samples(self) -> int:
-        """The smallest number of fresh samples of the anchor per prompt; 0 if none are drawn."""
+        """The fewest fresh samples of the anchor per prompt, or 0."""
 
     def anchor_samples_for(self, policy_samples: int) -> int:
-        """Return how many fresh samples of the anchor a prompt gets; 0 if none are drawn.
+        """Return the fresh samples of the anchor per prompt, or 0.
 
-        `policy_samples` is the number of samples of the policy per prompt.
+        `policy_samples` is the number of samples of the policy per prompt. 0 means that none are
+        drawn.
         """
         return (self.anchor_samples or policy_samples) if self.draws_from_anchor else 0
 
 
 class BondObjectiveConfig(AnchoredObjectiveConfig):
-    """BOND (MATH 1.3); the paper's iterative runs use n = 2 or 4."""
+    """BOND (MATH 1.3).
+
+    The paper's iterative runs use n = 2 or 4.
+    """
 
     name: Literal["bond"]
     # the target is best-of-n of the anchor; at most the number of samples of the anchor
@@ -295,18 +312,24 @@ class BondObjectiveConfig(AnchoredObjectiveConfig):
 
     @property
     def facts(self) -> Facts:
-        """Stored samples of the policy are samples of the anchor too, of which n are needed."""
+        """Stored samples of the policy are the anchor's too.
+
+        n of them are needed.
+        """
         least = 1 if self.draws_from_anchor else self.n
         return Facts(rows=ALL, least_samples=least, minimum="none", compares_all_rows=True)
 
     @property
     def least_anchor_samples(self) -> int:
-        """Return n, the smallest number of fresh samples of the anchor; 0 if none are drawn."""
+        """The fewest fresh samples of the anchor per prompt: n, or 0."""
         return self.n if self.draws_from_anchor else 0
 
 
 class JbondObjectiveConfig(AnchoredObjectiveConfig):
-    """J-BOND (MATH 1.6); Algorithm 2 draws one sample of the policy and two of the anchor."""
+    """J-BOND (MATH 1.6).
+
+    Algorithm 2 draws one sample of the policy and two of the anchor.
+    """
 
     name: Literal["jbond"]
     # weight of a further KL divergence from the anchor; the paper tries 0 to 2
@@ -314,18 +337,24 @@ class JbondObjectiveConfig(AnchoredObjectiveConfig):
 
     @property
     def facts(self) -> Facts:
-        """A stored sample is compared with two others, which stand in for the anchor's."""
+        """A stored sample is compared with two others.
+
+        They stand in for the anchor's.
+        """
         least = 1 if self.draws_from_anchor else 3
         return Facts(rows=ALL, least_samples=least, minimum="none", compares_all_rows=True)
 
     @property
     def least_anchor_samples(self) -> int:
-        """Return 2, the smallest number of fresh samples of the anchor; 0 if none are drawn."""
+        """The fewest fresh samples of the anchor per prompt: 2, or 0."""
         return 2 if self.draws_from_anchor else 0
 
 
 class GrpoObjectiveConfig(ObjectiveSection):
-    """GRPO; 0.04 is the KL weight of its paper, 0.2 the clipping range of PPO."""
+    """GRPO.
+
+    0.04 is the KL weight of its paper, 0.2 the clipping range of PPO.
+    """
 
     facts: ClassVar = Facts(rows=ALL, least_samples=2, minimum="none", compares_all_rows=False)
 
