@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.wind.objective_case import CASES, config_of, gradient_of, loss_of, random_batch
 from wind.config import objectives
-from wind.config.objectives import ON_POLICY, SECTIONS, Facts, ObjectiveSection
+from wind.config.objective_facts import Facts, ObjectiveSection
+from wind.config.objectives import ON_POLICY, SECTIONS
 from wind.objectives import OBJECTIVES
 
 METHOD = Path(__file__).parents[2] / "docs" / "method.md"
@@ -53,7 +54,7 @@ def test_section_loss_test_case_and_row_of_the_method_belong_together() -> None:
     places = {
         "ObjectiveSection (a section of wind/config/objectives.py)": {
             section.model_fields["name"].annotation.__args__[0]
-            for section in descendants(objectives.ObjectiveSection)
+            for section in descendants(ObjectiveSection)
             if section.model_fields["name"].annotation is not str
         },
         "AnyObjectiveConfig (the union in wind/config/objectives.py)": set(SECTIONS),

@@ -16,13 +16,8 @@ import torch
 
 from wind.bandit.instances import Instance
 from wind.bandit.sampling import Draw, descended, minimized, solved
-from wind.config.objectives import (
-    SECTIONS,
-    Minimum,
-    ObjectiveSection,
-    Rows,
-    WindObjectiveConfig,
-)
+from wind.config.objective_facts import Minimum, ObjectiveSection, Rows
+from wind.config.objectives import SECTIONS, WindObjectiveConfig
 from wind.games import (
     inpo_update,
     log_win_rate_update,

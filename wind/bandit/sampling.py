@@ -15,7 +15,7 @@ from typing import Final
 import torch
 
 from wind.bandit.instances import Instance
-from wind.config.objectives import Rows
+from wind.config.objective_facts import Rows
 from wind.objectives import Batch
 
 # weight of the hold on the logits, relative to a loss that is a mean over the prompt's rows

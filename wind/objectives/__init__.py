@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from wind.config.objectives import ObjectiveSection
+from wind.config.objective_facts import ObjectiveSection
 from wind.objectives.batch import Batch, Metrics, Objective, metrics
 from wind.objectives.best_of_n import bonbon, bond, jbond, raft
 from wind.objectives.policy_gradients import grpo, rloo
