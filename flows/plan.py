@@ -6,7 +6,6 @@ from typing import Any
 from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.audit.diff import Side, newest, reasons
-from wind.config.objectives import refresh_steps
 from wind.config.recipe import DistillConfig, SamplingConfig
 from wind.generations import sampled_prompts
 from wind.machine.terminal import complain
@@ -127,7 +126,7 @@ def _rows(here: Running[DistillConfig], event: Event) -> int | None:
             for past in here.events
             if past.dataset == event.dataset and past.iteration == event.iteration
         ]
-        is_stored = refresh_steps(here.config.objective) is None
+        is_stored = here.config.objective.steps_per_refresh is None
         return train if is_stored and before and before[0] is event else held_out
     return None
 

@@ -11,7 +11,6 @@ from tasks.rollouts import train_on_rollouts, training_of
 from tasks.selections import select_rows
 from tasks.training import train_policy
 from tasks.win_rates import estimate_win_rates
-from wind.config.objectives import refresh_steps
 from wind.config.recipe import DistillConfig
 from wind.generations import GenerationsSpec
 from wind.logps import LogpsSpec
@@ -39,7 +38,7 @@ def train(
     inputs: dict[str, Any] = {"prompts": prompts, "reward": reward}
     inputs |= {"policy": policy, "reference": reference}
     inputs |= {"split": "train", "iteration": iteration, "parts": config.prompts.parts}
-    if refresh_steps(config.objective) is not None:
+    if config.objective.steps_per_refresh is not None:
         return _on_fresh_samples(config, inputs)
     return _on_stored_samples(config, inputs)
 

@@ -20,7 +20,7 @@ from tasks.devices import described, device_of, refuse_missing_gpus
 from tasks.progress import Terminal
 from tasks.workers import Pool
 from wind.code.named_code import is_own, note_own
-from wind.config.objectives import SelectionConfig, rows_for
+from wind.config.objectives import SelectionConfig
 from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
 from wind.errors import ConfigError, StageError, first_line
 from wind.nesting import json_value
@@ -162,7 +162,7 @@ def selection_of(config: DistillConfig) -> SelectionConfig:
     """The rows that train: as configured, or those of the objective's own paper."""
     if config.selection.rows != "auto":
         return config.selection
-    return config.selection.model_copy(update={"rows": rows_for(config.objective)[0]})
+    return config.selection.model_copy(update={"rows": config.objective.facts.rows[0]})
 
 
 def refuse_wrong_checks(config: RunConfig) -> None:

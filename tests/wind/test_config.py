@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from wind.config.loading import load_config
-from wind.config.objectives import AnyObjectiveConfig, WindObjectiveConfig, anchor_samples
+from wind.config.objectives import AnyObjectiveConfig, WindObjectiveConfig
 from wind.config.recipe import ClassifierRewardConfig, DistillConfig, RuleRewardConfig
 from wind.errors import ConfigError
 
@@ -333,7 +333,7 @@ def test_samples_of_policy_and_anchor_are_counted_apart(recipe: Path) -> None:
 
 def test_the_recipe_of_jbond_is_algorithm_2() -> None:
     recipe = load_config(Path(__file__).parents[2] / "configs" / "llama3-ultrafeedback-jbond.yaml")
-    assert (recipe.sampling.samples_per_prompt, anchor_samples(recipe.objective, 1)) == (1, 2)
+    assert (recipe.sampling.samples_per_prompt, recipe.objective.anchor_samples_for(1)) == (1, 2)
     assert (recipe.training.epochs, recipe.responses_per_prompt()) == (1, 3)
 
 

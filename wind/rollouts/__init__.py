@@ -16,7 +16,6 @@ import polars as pl
 import pyarrow as pa
 from pydantic import model_validator
 
-from wind.config.objectives import refresh_steps
 from wind.config.recipe import InferenceConfig, SamplingConfig, WinRateConfig
 from wind.rewards import Reward, Rule
 from wind.stages import Place, Progress, Shard, Stage
@@ -42,7 +41,7 @@ class RolloutsSpec(FitSpec):
 
     @model_validator(mode="after")
     def _samples_afresh(self) -> Self:
-        if refresh_steps(self.objective) is None:
+        if self.objective.steps_per_refresh is None:
             raise ValueError(
                 f"the objective {self.objective.name} has no refresh_steps: it is for stored samples"
             )
@@ -51,7 +50,7 @@ class RolloutsSpec(FitSpec):
     @property
     def refresh(self) -> int:
         """How many optimiser steps a refresh serves."""
-        steps = refresh_steps(self.objective)
+        steps = self.objective.steps_per_refresh
         assert steps is not None, "validated"
         return steps
 

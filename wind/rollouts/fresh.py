@@ -18,7 +18,6 @@ import pyarrow as pa
 import torch
 
 from wind.code.observed import noted
-from wind.config.objectives import anchor_samples, draws_from_anchor
 from wind.files import atomic, atomic_write
 from wind.generations import sampled_prompts
 from wind.rewards import JUDGED_BY, Pairwise, judging_prompts, responses, reward_model
@@ -134,7 +133,7 @@ class FreshRows:
         `prompts` has step, prompt_token_ids and the columns of JUDGED_BY.
         """
         samples, drawn = self._spec.sampling.samples_per_prompt, []
-        if of_anchor := anchor_samples(self._spec.objective, samples):
+        if of_anchor := self._spec.objective.anchor_samples_for(samples):
             self._frozen.fill(self._anchor.whole)
             drawn = [self._frozen.draw(prompts, "anchor", of_anchor, first_index=samples)]
         self._frozen.fill(self._policy.whole)
@@ -221,7 +220,7 @@ def as_steps(table: pa.Table, prompts: pl.DataFrame, spec: RolloutsSpec) -> tupl
         from_anchor=pl.col("drawn_from") == "anchor",
         samples=pl.len().over("step", "prompt_id", "drawn_from"),
     )
-    rows = as_rows(frame, "group", [*COLUMNS, *["from_anchor"] * draws_from_anchor(spec.objective)])
+    rows = as_rows(frame, "group", [*COLUMNS, *["from_anchor"] * spec.objective.draws_from_anchor])
     return rows, frame["step"].to_numpy()[rows.starts[:-1]].astype(np.int64)
 
 

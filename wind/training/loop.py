@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from wind.config.objectives import learns_intercept
 from wind.fingerprints import digest
 from wind.models import deterministic
 from wind.objectives import Batch, Metrics, Objective, objective_for
@@ -51,7 +50,7 @@ def train_rank(
     )
     with deterministic():
         seed = int(digest(["adapters", spec.seed, spec.iteration])[:15], 16)
-        with_intercept = learns_intercept(spec.objective)
+        with_intercept = spec.objective.learns_intercept
         engine = start_engine(
             store.path(spec.policy), spec.training, seed, with_intercept=with_intercept
         )
