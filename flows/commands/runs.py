@@ -135,11 +135,9 @@ def bootstrap(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Make the demo's base policy, reward model and prompts from nothing."""
-    with prefect("store"):
-        from flows.bootstrap import bootstrap as make
-        from flows.outages import finished
+    from wind.demo import make_demo
 
-        say_json(finished(make)(out, seed))
+    say_json(make_demo(out, seed))
 
 
 def _distill(
