@@ -53,7 +53,8 @@ def authorization(secret: str) -> str:
 def write_secret(path: Path, secret: str) -> None:
     """Write the secret to a file that only this user can read.
 
-    This holds from the moment that the file exists."""
+    This holds from the moment that the file exists.
+    """
     with atomic(path) as partial:
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
         partial.write_text(secret)

@@ -55,11 +55,11 @@ def prefect(root: str) -> Iterator[None]:
     home = storage_for(root).local.absolute() / "prefect"
     wanted = {**QUIET, "PREFECT_HOME": str(home)}
     with variables(unset(wanted)), prefect_api(home) as server:
-        from flows.outages import told
+        from flows.outages import reporting
 
         if server is not None:
             server.wait()
-        with told():
+        with reporting():
             yield
 
 

@@ -89,7 +89,7 @@ def is_gone(patience: float = SECONDS_TO_COME_BACK) -> bool:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def reporting() -> Iterator[None]:
     """Report the block's events to Prefect's server.
 
     At its end what is left is sent, unless the server has vanished. Raises StageError in one line

@@ -90,7 +90,8 @@ def docs(
 ) -> None:
     """Write a page of all data checks of a run.
 
-    Each result gets a page of its own beside it."""
+    Each result gets a page of its own beside it.
+    """
     from data_checks.docs import docs as pages
 
     store = Store(root)

@@ -95,7 +95,8 @@ class Observer:
     def report(self) -> dict[str, Any]:
         """Return everything as JSON, without files that no longer exist.
 
-        Those were the code's own."""
+        Those were the code's own.
+        """
         files = {
             path: digest
             for path, digest in self.files.items()

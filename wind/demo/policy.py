@@ -122,7 +122,8 @@ def _config(tokenizer: Any) -> LlamaConfig:
 def _generation_config(tokenizer: Any) -> GenerationConfig:
     """Return a config that stops at the end of turn or text.
 
-    So do chat models."""
+    So do chat models.
+    """
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|eos|>")],

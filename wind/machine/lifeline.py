@@ -74,7 +74,8 @@ def _become(command: list[str]) -> None:
 def _begin(command: list[str]) -> int:
     """Start the command in its own session; return its process id.
 
-    It is bound to this process."""
+    It is bound to this process.
+    """
     parent = os.getpid()
     if (child := os.fork()) == 0:
         os.setsid()

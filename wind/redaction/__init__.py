@@ -155,7 +155,8 @@ def _redacted(value: Any, of_environment: re.Pattern[str]) -> Any:
 def _secrets(text: str, of_environment: re.Pattern[str]) -> Iterator[Span]:
     """Yield the locations of secrets in `text`.
 
-    They come in any order and may overlap."""
+    They come in any order and may overlap.
+    """
     yield from (found.span() for found in of_environment.finditer(text))
     if "PRIVATE KEY" in text:
         yield from _private_keys(text)
@@ -212,7 +213,8 @@ def _merged(found: Iterable[Span]) -> Iterator[Span]:
 def _cut(text: str, wanted: int, of_environment: re.Pattern[str]) -> int:
     """Return a cut near `wanted` that splits no secret.
 
-    Nor does it split a secret from its name."""
+    Nor does it split a secret from its name.
+    """
     before = text.rfind(" ", 0, wanted) + 1
     place = before if before > wanted - OVERLAP else wanted
     last = 0

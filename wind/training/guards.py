@@ -62,7 +62,8 @@ def refuse_marked(marks_K_G: torch.Tensor, prompt_ids: Sequence[str], step: int)
 def refuse_norm(norm: float, prompt_ids: Sequence[str], step: int) -> None:
     """Raise TrainingError if the gradient norm is not finite.
 
-    The message names step and prompts."""
+    The message names step and prompts.
+    """
     if not math.isfinite(norm):
         raise TrainingError(
             f"step {step} was not taken: the norm of its gradient is not finite, although its "
