@@ -35,10 +35,10 @@ def check(
 ) -> None:
     """Repeat the data checks of a version, without recomputing it.
 
-    It uses the current suites, and the thresholds of the run unless --set changes them. The results
-    are kept beside the earlier ones. Python files with checks run only if `--set
-    checks.files=[...]` names them, and row conditions of a config that somebody else ran only with
-    `--run-code`.
+    It uses the current suites, and the thresholds of the run unless --set
+    changes them. The results are kept beside the earlier ones. Python files with
+    checks run only if `--set checks.files=[...]` names them, and row conditions
+    of a config that somebody else ran only with `--run-code`.
     """
     store = Store(root)
     version = find(store, name)

@@ -123,8 +123,8 @@ def gc(
 ) -> None:
     """Remove everything that is no longer needed.
 
-    That is what no version, study or running process needs, and what the retention policies of the
-    runs do not keep.
+    That is everything that no version, study or running process uses, and that
+    the retention policies of the runs do not keep.
     """
     collected = collect(
         Store(root),

@@ -122,8 +122,9 @@ def sql(
 ) -> None:
     """Query the datasets of a run in SQL.
 
-    Each dataset is a view with its columns, `iteration` and `version`, and so is the list of
-    `versions`. Without VERSION and --run, the store must have a single run, which is queried.
+    Each dataset is a view with its columns, `iteration` and `version`, and so is
+    the list of `versions`. Without VERSION and --run, the store must have a
+    single run, which is queried.
     """
     from flows.query_output import print_json, print_rows, write_rows
     from wind.exchange.sql import answer

@@ -146,8 +146,8 @@ def push_to_hub(
 ) -> None:
     """Push datasets or a model to the Hugging Face Hub.
 
-    X is a version, whose datasets are pushed, one dataset, or a model (VERSION:model_out); its card
-    is pushed with it.
+    X is a version, whose datasets are pushed, one dataset, or a model
+    (VERSION:model_out); its card is pushed with it.
     """
     wanted = repository(destination)
     require_token()

@@ -56,8 +56,9 @@ def rerun(
 ) -> None:
     """Recompute a stage and everything that depends on it.
 
-    Nothing before it is recomputed. The config is the one in the store. If somebody else ran it, as
-    in a copied store, code that it names needs `--run-code`.
+    Nothing before it is recomputed. The config is the one in the store. If
+    somebody else ran it, as in a copied store, code that it names needs
+    `--run-code`.
     """
     from tasks.running import KeptConfig
     from wind.code.named_code import code_in, require_leave
@@ -119,7 +120,8 @@ def serve(
 ) -> None:
     """Serve a recipe on a schedule.
 
-    The recipe becomes a Prefect deployment, and each due run continues it by one iteration.
+    The recipe becomes a Prefect deployment, and each due run continues it by one
+    iteration.
     """
     if (cron is None) == (interval is None):
         raise ConfigError('say when to run: either --cron "0 2 * * *" or --interval SECONDS')

@@ -48,7 +48,7 @@ def import_prompts(store: Store, config: PromptsConfig) -> Source:
 
 
 def _import_files(store: Store, config: PromptsConfig, path: Path, started: float) -> Source:
-    """Copy a file, or the data files of a folder, into the store.
+    """Copy a file, or a folder's data files, into the store.
 
     Links in the folder must not lead outside of it.
     """
