@@ -23,7 +23,7 @@ from data_checks.base import (
 )
 from wind.config.checks import ChecksConfig
 from wind.config.objectives import AnyObjectiveConfig, ObjectiveConfig
-from wind.generations import sampled_prompts
+from wind.prompt_parts import sampled_prompts
 
 KEY = ("step", "prompt_id", "sample_index")
 GROUP = ("step", "prompt_id", "drawn_from")

@@ -1,5 +1,6 @@
-"""The contextual-bandit study: what every algorithm does where the solution is known, as datasets,
-figures and tables.
+"""The contextual-bandit study: all algorithms on problems with known solutions.
+
+Its results are datasets, figures and tables.
 """
 
 from pathlib import Path
@@ -19,7 +20,10 @@ from wind.store.handles import Dataset
 
 @flow(name="bandit", flow_run_name="{config.run}", persist_result=False)
 def bandit(config: BanditConfig, out: Path) -> dict[str, Dataset]:
-    """Play, fit, draw; returns the two datasets. What is drawn into `out` is a function of them."""
+    """Play, fit and draw; return the two datasets.
+
+    What is drawn into `out` is a function of them.
+    """
     played = checked(play_bandits(BanditSpec.of(config, {})))
     fitted = checked(fit_rates(RatesSpec(bandit=played, section=config.bandit)))
     draw(played, fitted, config, out)
@@ -28,8 +32,9 @@ def bandit(config: BanditConfig, out: Path) -> dict[str, Dataset]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def draw(bandit: Dataset, rates: Dataset, config: BanditConfig, out: Path) -> None:
-    """Write the figures, as SVG and PNG, and the tables into `out`."""
-    from wind.bandit.figures import write  # Matplotlib: a second to import
+    """Write the figures, as SVG and PNG, and the tables to `out`."""
+    # imports Matplotlib, which takes a second
+    from wind.bandit.figures import write
 
     store = running().store
     write(store.frame(bandit), store.frame(rates), config, out)

@@ -7,8 +7,8 @@ from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.audit.diff import Side, newest, reasons
 from wind.config.recipe import DistillConfig, SamplingConfig
-from wind.generations import sampled_prompts
 from wind.machine.terminal import complain
+from wind.prompt_parts import sampled_prompts
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.stamps import refused

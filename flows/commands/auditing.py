@@ -1,4 +1,4 @@
-"""Commands that prove what is stored."""
+"""Commands that verify and explain what is stored."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -25,24 +25,26 @@ commands = typer.Typer()
 def verify_content(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[X]", help="a version or a dataset; everything, if left out"),
+        typer.Argument(metavar="[X]", help="A version or a dataset; everything if left out."),
     ] = None,
     reproduce: Annotated[
         str | None,
         typer.Option(
-            metavar="STAGE", help="compute this dataset of the version again, and compare"
+            metavar="STAGE", help="Recompute this dataset of the version, and compare the results."
         ),
     ] = None,
     scratch: Annotated[
-        Path | None, typer.Option(help="a folder to reproduce in; by default one within the store")
+        Path | None,
+        typer.Option(help="The folder to reproduce in; by default, one within the store."),
     ] = None,
     run_code: RunCode = False,
     signed_by: SignedBy = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Recompute every checksum, seal and foreign key of a version and its parents, of a dataset, or
-    of the whole store.
+    """Verify a version with its parents, a dataset, or the whole store.
+
+    Every checksum, seal and foreign key is recomputed.
     """
     from wind.audit.verification import Verification
 
@@ -90,7 +92,7 @@ def lineage(
 ) -> None:
     """Show every ancestor, up to the files that came from outside."""
     from flows import show_audit
-    from flows.subjects import lineage_of
+    from flows.references import lineage_of
     from wind.audit.lineage import drawing
 
     found = lineage_of(Store(root), name, run_name)
@@ -107,14 +109,17 @@ def lineage(
 
 @commands.command()
 def diff(
-    before: Annotated[str, typer.Argument(metavar="A", help="a version, or a run")],
+    before: Annotated[str, typer.Argument(metavar="A", help="A version, or a run.")],
     after: Annotated[
-        str, typer.Argument(metavar="B", help="the other; of two runs also iteration by iteration")
+        str,
+        typer.Argument(
+            metavar="B", help="The other one; two runs are also compared iteration by iteration."
+        ),
     ],
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Show what differs between two versions, and why each dataset was computed anew."""
+    """Show what differs between two versions, and why each dataset was recomputed."""
     from flows import show_audit
     from wind.audit.diff import difference
 
@@ -127,8 +132,9 @@ def diff(
 
 
 def _verify_version(verification: "Verification", name: str) -> None:
-    """Verify the version called `name`; all of its run, where what is damaged keeps it from being
-    found.
+    """Verify the version called `name`.
+
+    Verifies its whole run if damage prevents finding the version.
     """
     match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
     try:
@@ -149,7 +155,7 @@ def _verify_version(verification: "Verification", name: str) -> None:
 def _verify_signed(
     verification: "Verification", name: str | None, signed_by: Path, *, as_json: bool
 ) -> None:
-    """Verify the version called `name`, and that it and all it continues are signed as they are."""
+    """Verify a version, and that it and all its predecessors are signed."""
     from wind.audit.allowed_signers import Allowed
     from wind.audit.signatures import require, signed
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wind.generations import part_of
+from wind.prompt_parts import part_of
 from wind.store.datasets import Store
 from wind.store.references import find_version
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cells import read_recipes
 from flows.compare import Study, study
+from flows.grid import read_recipes
 from tasks.running import start
 from wind.store.datasets import Store
 from wind.store.versions import runs
@@ -150,7 +150,7 @@ def test_a_setting_is_chosen_on_the_first_seed_and_reported_on_the_others(
     for arguments, says in (
         (
             ("compare", "tiny.yaml", "--try", "training.lr=1,2", "--seeds", "0"),
-            "--try takes the first seed",
+            "--try uses the first seed",
         ),
         (("compare", "tiny.yaml", "--seeds", "0,0"), "must be different whole numbers"),
         (("compare", "tiny.yaml", "--seeds", "0,x"), "must be different whole numbers"),

@@ -133,7 +133,7 @@ def test_what_cannot_be_kept_so_is_one_line_and_2(wind: Wind) -> None:
         (("forget", "demo@2"), "demo@3 continues demo@2"),
         (("forget", "demo"), "demo@1 has the tag 'best'"),
         (("forget", "nobody"), "no version is called 'nobody'"),
-        (("gc", "--keep-weights", "0"), "--keep-weights '0' must be all, tagged, or how many"),
+        (("gc", "--keep-weights", "0"), "--keep-weights '0' must be all, tagged, or a number"),
         (("gc", "--keep-states", "-1"), "--keep-states"),
         (("run", "tiny.yaml", "--from", "nobody@1"), "no version is called 'nobody@1'"),
     ]

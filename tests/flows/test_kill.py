@@ -82,7 +82,7 @@ def test_an_interrupted_run_leaves_no_process(recipe: Callable[..., DistillConfi
         said = process.communicate()[1]
         assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
         assert (how == signal.SIGINT) == (
-            b"error: interrupted; rerun to go on from the finished shards\n" in said
+            b"error: interrupted; rerun to resume from the finished shards\n" in said
         )
         assert_all_gone(mark)
 

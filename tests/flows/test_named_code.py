@@ -201,4 +201,4 @@ def test_a_job_that_is_no_file_is_one_line(
     monkeypatch.setattr(sys, "argv", ["wind.rewards", "job.json"])
     with pytest.raises(SystemExit):
         stages.main("rewards")
-    assert "job.json is a FIFO, and no plain file" in capfd.readouterr().err
+    assert "job.json is a FIFO, not a plain file" in capfd.readouterr().err

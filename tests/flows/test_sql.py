@@ -156,7 +156,7 @@ def test_what_does_not_fit_in_memory_is_on_disk_meanwhile(
 def test_a_table_of_more_than_anybody_reads_is_one_line(
     versions: list[Version], command: Wind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.answers.MOST_SHOWN", 2**20)
+    monkeypatch.setattr("flows.query_output.MOST_SHOWN", 2**20)
     code, out, err = command("sql", "SELECT i FROM range(1000000) r(i)")
     assert (code, out) == (2, "")
     assert (

@@ -377,7 +377,7 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     assert message_of("no.yaml") == " does not exist: give the path of a recipe, a YAML file"
     assert (
         message_of(tmp_path)
-        == " is a folder, and no plain file: give the path of a recipe, a YAML file"
+        == " is a folder, not a plain file: give the path of a recipe, a YAML file"
     )
     (tmp_path / "bytes.yaml").write_bytes(b"run: \xff\n")
     assert "cannot be read: " in message_of(tmp_path / "bytes.yaml")

@@ -213,7 +213,7 @@ def test_a_tokenizer_class_that_is_none_is_one_line(folder: Path, name: str, fil
     edit(folder / "tokenizer_config.json", tokenizer_class=None)
     edit(folder / file, tokenizer_class=name)
     with pytest.raises(
-        InputError, match=rf"tokenizer_class '{name}' of its {file} is no tokenizer"
+        InputError, match=rf"tokenizer_class '{name}' in its {file} is not a tokenizer"
     ):
         tokenizer_of(folder)
 

@@ -552,7 +552,7 @@ def test_an_answer_without_a_text_is_named(store: Store, tiny_model: Path, tmp_p
     )
     with pytest.raises(
         InputError,
-        match=r"p.parquet row 2 has a 'answer' that has no text \(bytes is no answer\): convert that",
+        match=r"p.parquet row 2 has a 'answer' that cannot be written as text \(bytes is no answer\): convert that",
     ):
         prompts_of(store, tiny_model, tmp_path / "p.parquet")
 
@@ -641,7 +641,7 @@ TEXT = b'{"prompt": "1="}\n'
         (TEXT + b'"1="\n', "p.jsonl line 2 is not a JSON object"),
         (
             TEXT + b'{"prompt": "1", "x": NaN}\n',
-            "p.jsonl line 2 is not JSON (NaN is no JSON number)",
+            "p.jsonl line 2 is not JSON (NaN is not a JSON number)",
         ),
         (
             TEXT + b'{"prompt": "\xff"}\n',
@@ -706,7 +706,7 @@ def test_a_bad_row_is_named(
 def test_messages_need_a_template(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": [{"role": "user", "content": "1"}]}])
     with pytest.raises(
-        InputError, match=r"p.jsonl line 1 has messages, and prompts.template none renders none"
+        InputError, match=r"p.jsonl line 1 has messages, which prompts.template none cannot render"
     ):
         prompts_of(store, tiny_model, tmp_path / "p.jsonl", template="none")
 

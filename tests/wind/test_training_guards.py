@@ -225,8 +225,9 @@ def test_a_gradient_that_overflows_stays_out_of_the_weights(
             store,
         )
     assert str(error.value) == (
-        "step 2 was not taken: the norm of its gradient is not finite, and its losses are: look at the size of the rewards "
-        f"and of the objective's settings, and at prompts {', '.join(ours)}"
+        "step 2 was not taken: the norm of its gradient is not finite, although its losses are: "
+        "check the size of the rewards and of the objective's settings, "
+        f"and prompts {', '.join(ours)}"
     )
     assert seen == [(True, False), (False, True)]  # the first step was finite and moved the weights
 
@@ -237,8 +238,9 @@ def test_the_prompt_whose_loss_is_not_finite_is_named(store: Store, inputs: Inpu
     with pytest.raises(TrainingError) as error:
         train(make_spec(rewarded(store, inputs, ours[2], 1e60), {"name": "rebel"}), store)
     assert str(error.value) == (
-        f"step 2 was not taken: the loss of prompt {ours[2]} or its slope is not finite, and the log-probabilities are: "
-        "look at the rewards there and at the settings of the objective"
+        f"step 2 was not taken: the loss of prompt {ours[2]} or its slope is not finite, "
+        "although the log-probabilities are: check the rewards there and the settings of the "
+        "objective"
     )
 
 

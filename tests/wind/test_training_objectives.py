@@ -161,7 +161,7 @@ def test_stored_samples_at_extremes(
     if settings["name"] in SCALED:
         with pytest.raises(
             TrainingError,
-            match=r"^step 1 was not taken: the loss of prompts? .* look at the rewards there",
+            match=r"^step 1 was not taken: the loss of prompts? .* check the rewards there",
         ):
             train(spec, store)
     else:
@@ -212,7 +212,7 @@ def test_fresh_samples_at_extremes(
     if settings["name"] in SCALED:
         with pytest.raises(
             TrainingError,
-            match=r"^step 1 was not taken: the loss of prompts? .* look at the rewards there",
+            match=r"^step 1 was not taken: the loss of prompts? .* check the rewards there",
         ):
             roll(spec, store)
     else:

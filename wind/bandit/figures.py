@@ -12,7 +12,7 @@ from wind.bandit import FLOOR, FLOOR_ALGORITHMS, exact_iterations
 from wind.bandit.algorithms import proven_factor
 from wind.bandit.instances import INSTANCES
 from wind.config.recipe import BanditConfig, BanditSection
-from wind.figures import GREY, look, save, style
+from wind.figures import GRAY, look, save, style
 from wind.files import atomic_write
 
 NAMES: Final[Mapping[str, str]] = {
@@ -82,11 +82,11 @@ def exact_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
             if factor is not None:
                 last = exact_iterations(section)
                 axis.plot(
-                    [0, last], [start, start * factor**last], color=GREY, linewidth=0.9, zorder=1
+                    [0, last], [start, start * factor**last], color=GRAY, linewidth=0.9, zorder=1
                 )
         axis.set(title=instance, xlabel="iteration", yscale="log", ylim=(SMALLEST_KL, LARGEST_KL))
     axes[0].set_ylabel("KL(π* ‖ π), nats")
-    axes[0].plot([], [], color=GREY, linewidth=0.9, label="proven, 1/(1 + βη)")
+    axes[0].plot([], [], color=GRAY, linewidth=0.9, label="proven, 1/(1 + βη)")
     _legend_below(figure, axes[0])
     return figure
 
@@ -204,7 +204,7 @@ def floor_figure(rates: pl.DataFrame, section: BanditSection) -> Figure:
         axis.plot(
             [over[0], over[-1]],
             [0.5, 0.5 * over[0] / over[-1]],
-            color=GREY,
+            color=GRAY,
             linewidth=0.9,
             zorder=1,
             label="guide: -1",

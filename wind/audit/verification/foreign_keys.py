@@ -128,7 +128,8 @@ class ForeignKeys:
     def _sampled(self, generations: Dataset, prompts: Dataset, manifest: Manifest) -> None:
         """Verify that exactly the prompts that were due were answered."""
         # which most verifications do not need
-        from wind.generations import GenerationsSpec, sampled_prompts
+        from wind.generations import GenerationsSpec
+        from wind.prompt_parts import sampled_prompts
 
         try:
             spec = GenerationsSpec.model_validate(manifest.computed_by.get("spec"))
