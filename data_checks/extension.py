@@ -27,6 +27,7 @@ from wind.code.functions import files_digest, shown_path
 from wind.config.checks import ChecksConfig, ExtraExpectation
 from wind.errors import ConfigError, InputError, first_line
 from wind.machine.user_path import from_source, use_user_path
+from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS, TIE_SHARE
 from wind.store.handles import label
 from wind.store.schemas import KEYS, SCHEMAS
 
@@ -36,15 +37,15 @@ CLASSES: Final = sorted(
     if re.match("Expect(Column|Compound|Multicolumn|Select|TableRow)", name)
 )
 RESPONSE: Final = {
-    "response_tokens": pl.col("response_token_ids").list.len(),
+    "response_tokens": RESPONSE_TOKENS,
     "response_characters": pl.col("response").str.len_chars(),
-    "is_truncated": pl.col("finish_reason") == "length",
+    "is_truncated": IS_TRUNCATED,
 }
 COMPUTED: Final[dict[str, dict[str, pl.Expr]]] = {  # columns beside the stored ones, by dataset
     "prompts": {"prompt_tokens": pl.col("prompt_token_ids").list.len()},
     "generations": RESPONSE,
     "rollouts": RESPONSE,
-    "win_rates": {"tie_share": pl.col("ties") / pl.sum_horizontal("wins", "ties", "losses")},
+    "win_rates": {"tie_share": TIE_SHARE},
 }
 COLUMN_ARGUMENTS: Final = ("column", "column_A", "column_B")
 

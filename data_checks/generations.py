@@ -21,6 +21,7 @@ from data_checks.base import (
 )
 from wind.config.checks import ChecksConfig
 from wind.generations import sampled_prompts
+from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
 
 
 def rows(generations: Subject) -> pl.DataFrame:
@@ -32,9 +33,9 @@ def rows(generations: Subject) -> pl.DataFrame:
         "finish_reason",
         "seed",
         finite("logp_sampler"),
-        response_tokens=pl.col("response_token_ids").list.len(),
+        response_tokens=RESPONSE_TOKENS,
         is_empty=pl.col("response").str.strip_chars() == "",
-        is_truncated=pl.col("finish_reason") == "length",
+        is_truncated=IS_TRUNCATED,
     )
     return known(frame, prompts_of(generations), ["prompt_id"])
 

@@ -19,6 +19,7 @@ from data_checks.base import (
     unique,
 )
 from wind.config.checks import ChecksConfig
+from wind.quantities import RESPONSE_TOKENS
 
 
 def rows(logps: Subject) -> pl.DataFrame:
@@ -70,4 +71,4 @@ SUITE = (
 def generations_of(logps: Subject) -> pl.DataFrame:
     """The generations and how many tokens each has."""
     frame = logps.parent("generations").rows(*GENERATION, "response_token_ids")
-    return frame.select(*GENERATION, sampled_tokens=pl.col("response_token_ids").list.len())
+    return frame.select(*GENERATION, sampled_tokens=RESPONSE_TOKENS)

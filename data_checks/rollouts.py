@@ -24,6 +24,7 @@ from data_checks.base import (
 from wind.config.checks import ChecksConfig
 from wind.config.objectives import AnyObjectiveConfig, ObjectiveConfig, anchor_samples
 from wind.generations import sampled_prompts
+from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
 
 KEY = ("step", "prompt_id", "sample_index")
 GROUP = ("step", "prompt_id", "drawn_from")
@@ -40,9 +41,9 @@ def rows(rollouts: Subject) -> pl.DataFrame:
         "finish_reason",
         "seed",
         finite(*numbers),
-        response_tokens=pl.col("response_token_ids").list.len(),
+        response_tokens=RESPONSE_TOKENS,
         is_empty=pl.col("response").str.strip_chars() == "",
-        is_truncated=pl.col("finish_reason") == "length",
+        is_truncated=IS_TRUNCATED,
     )
     return known(frame, train_prompts(rollouts), ["prompt_id"])
 

@@ -22,6 +22,7 @@ from data_checks.base import (
     unique,
 )
 from wind.config.checks import ChecksConfig
+from wind.quantities import TIE_SHARE
 
 TOLERANCE = 1e-9  # of a mean of N win rates in float64
 
@@ -32,13 +33,10 @@ def rows(win_rates: Subject) -> pl.DataFrame:
     frame = win_rates.rows(*GENERATION, "win_rate", "wins", "ties", "losses").select(
         *GENERATION,
         finite("win_rate"),
-        "ties",
+        tie_share=TIE_SHARE,
         comparisons=pl.sum_horizontal("wins", "ties", "losses"),
     )
-    siblings = pl.col("samples") - 1
-    return known(frame, parent, GENERATION).with_columns(
-        siblings=siblings, tie_share=pl.col("ties") / siblings
-    )
+    return known(frame, parent, GENERATION).with_columns(siblings=pl.col("samples") - 1)
 
 
 def rows_expectations(win_rates: Subject, checks: ChecksConfig) -> list[Expectation]:
