@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from wind.machine.terminal import PlainConsole, harmless, is_unicode, say
+from wind.metric_table import shown_in
 from wind.store.datasets import Store
 from wind.store.handles import label
 from wind.store.origins import not_computed_here
@@ -38,14 +39,6 @@ __all__ = [
     "versions",
 ]
 
-SUMMARY = (
-    ("win rate", "win_rate", 3),
-    ("reward", "mean_reward", 3),
-    ("gold accuracy", "accuracy", 3),
-    ("its rise", "accuracy_gain", 3),
-    ("KL", "kl_k1", 3),
-    ("length", "response_tokens", 1),
-)
 INPUT = re.compile(r"^input (.+) changed$")
 TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts", "evaluation")
 # the datasets that only an evaluation needs
@@ -58,12 +51,13 @@ def versions(store: Store, found: Sequence[Version]) -> None:
         say(f"no versions in {store.url}")
         return
     timed = [stage for stage in TIMED if any(stage in version.seconds for version in found)]
-    metrics = [("version", "iteration", *(title for title, _, _ in SUMMARY))]
+    summary = shown_in("versions")
+    metrics = [("version", "iteration", *(metric.title for metric in summary))]
     seconds = [("seconds", *timed)]
     places = []
     for version in found:
         name = f"{version.run}@{version.number}"
-        cells = (_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY)
+        cells = (_number(version.metrics.get(each.name), each.digits) for each in summary)
         metrics.append((name, str(version.content.iteration), *cells))
         seconds.append((name, *(f"{_seconds(version, stage):.1f}" for stage in timed)))
         path = f"{store.url}/{version.file()}"

@@ -14,9 +14,9 @@ from wind.audit.lineage import Lineage, Node
 from wind.audit.lineage.drawing import caption
 from wind.audit.prompt_history import Answers, History
 from wind.machine.terminal import PlainConsole, harmless, say
+from wind.metric_table import shown_in
 
 LONGEST = 400  # characters of a response that a terminal shows; JSON has all
-ALIGNED = ("win_rate", "mean_reward", "accuracy", "kl_k1", "response_tokens")
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,52}\b")  # its first digits are enough for people
 STYLES = {
     "version": "bold yellow",
@@ -105,11 +105,12 @@ def difference(found: Difference) -> None:
         )
     if metrics := [_metric(change) for change in found.metrics if change.before != change.after]:
         _print(("metric", "before", "after", "difference"), metrics)
+    shown = {metric.name for metric in shown_in("diff")}
     aligned = [
         (str(each.iteration), each.before, each.after, *_metric(change))
         for each in found.iterations
         for change in each.metrics
-        if change.name in ALIGNED
+        if change.name in shown
     ]
     if aligned:
         _print(("iteration", "of", "and of", "metric", "before", "after", "difference"), aligned)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from wind.comparison.figures import draw_frontier, draw_heat, known_curves
-from wind.comparison.seed_averages import Estimate, Standing
+from wind.comparison.seed_averages import Estimate, SeedAverage
 
 
-def standing(setting: str, win_rate: float, kl: float, samples: float | None = None) -> Standing:
+def average(setting: str, win_rate: float, kl: float, samples: float | None = None) -> SeedAverage:
     curves = {
         "win_rate": (
             Estimate(value=0.5),
@@ -18,7 +18,7 @@ def standing(setting: str, win_rate: float, kl: float, samples: float | None = N
         ),
         "kl_k1": (Estimate(value=0.0), Estimate(value=kl)),
     }
-    return Standing(
+    return SeedAverage(
         recipe="wind", setting=setting, seeds=(0,), curves=curves, to_target={"samples": samples}
     )
 
@@ -48,10 +48,10 @@ def test_the_tilt_has_the_highest_win_rate_and_wind_crosses_best_of_n() -> None:
 @pytest.mark.slow
 def test_a_heat_map_says_its_numbers_and_what_was_not_reached(tmp_path: Path) -> None:
     cells = {
-        ("0.1", "1"): standing("a", 0.61, 0.25),
-        ("0.1", "9"): standing("b", 0.87, 1.5, 1234.4),
-        ("1", "1"): standing("c", 0.72, 0.125, 2000.0),
-        ("1", "9"): standing("d", 0.73, 0.5, 512.0),
+        ("0.1", "1"): average("a", 0.61, 0.25),
+        ("0.1", "9"): average("b", 0.87, 1.5, 1234.4),
+        ("1", "1"): average("c", 0.72, 0.125, 2000.0),
+        ("1", "9"): average("d", 0.73, 0.5, 512.0),
     }
     draw_heat(cells, ("objective.beta", "objective.eta"), ["win_rate", "kl_k1"], 0.7, tmp_path)
     drawn = (tmp_path / "sweep.svg").read_text()
@@ -73,7 +73,7 @@ def test_a_heat_map_says_its_numbers_and_what_was_not_reached(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_drawing_is_the_same_bytes_every_time(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        draw_frontier([standing("a", 0.7, 0.4), standing("b", 0.8, 0.9)], tmp_path / name)
+        draw_frontier([average("a", 0.7, 0.4), average("b", 0.8, 0.9)], tmp_path / name)
     for suffix in ("svg", "png"):
         first, second = (
             (tmp_path / name / f"frontier.{suffix}").read_bytes() for name in ("first", "second")
