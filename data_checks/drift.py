@@ -92,7 +92,7 @@ QUANTITIES: Final[Mapping[str, Mapping[str, Quantity]]] = {
 
 
 def shifts(subject: Subject, previous: Subject) -> pl.DataFrame:
-    """Tabulate the quantities of `subject`: one row each, with the means and the shift.
+    """Tabulate each quantity of `subject` with its means and its shift.
 
     A quantity without values in one of the two datasets has no row.
     """
