@@ -1,4 +1,4 @@
-"""The report of a study: a table in the terminal, and a page with figures."""
+"""Report a study as a terminal table and a page with figures."""
 
 import itertools
 from collections.abc import Sequence
@@ -84,9 +84,10 @@ def report(store: Store, found: "Study", *, target: float, metrics: Sequence[str
 
 
 def numbers(store: Store, found: "Study") -> pl.DataFrame:
-    """Return the reported rows of the comparison, in the order of the runs.
+    """Return the reported rows of the comparison.
 
-    The metric `seconds` is added: no fingerprint covers it, so the dataset has no such rows.
+    They are in the order of the runs. The metric `seconds` is added: no fingerprint covers it, so
+    the dataset has no such rows.
     """
     rows = store.frame(found.comparison)
     parts = []
@@ -116,7 +117,10 @@ def show(report: Report) -> None:
 
 
 def write(report: Report, found: "Study", command: str, folder: Path) -> None:
-    """Write `folder`/README.md, with the command, the table and the notes, and its figures."""
+    """Write `folder`/README.md and its figures.
+
+    The page has the command, the table and the notes.
+    """
     columns = _filled_columns(report)
     lines = [
         f"    {command}",
@@ -174,7 +178,10 @@ def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]
 
 
 def _notes(store: Store, found: "Study", target: float, last: int) -> list[str]:
-    """Return the sentences below the table, which say how its numbers were obtained."""
+    """Return the notes below the table.
+
+    They say how its numbers were obtained.
+    """
     seeds = sorted({run.seed for run in found.reported})
     shown = (
         f"Means over the seeds {', '.join(map(str, seeds))}"
@@ -218,15 +225,19 @@ def _notes(store: Store, found: "Study", target: float, last: int) -> list[str]:
 
 
 def _filled_columns(report: Report) -> list[list[str]]:
-    """Return the columns that have a number or a text, each as a title and its cells."""
+    """Return the columns that have a number or a text.
+
+    Each is a list of its title and its cells.
+    """
     columns = [list(column) for column in zip(report.header(), *report.rows(), strict=True)]
     return [column for column in columns if any(cell not in ("", "-") for cell in column[1:])]
 
 
 def _seconds(version: Version) -> float:
-    """Sum the seconds of sampling, judging and training in the iteration of `version`.
+    """Sum the training seconds in the iteration of `version`.
 
-    Cached datasets count with the seconds that they took when they were computed.
+    They are those of sampling, judging and training. Cached datasets count with the seconds that
+    they took when they were computed.
     """
     spent = {noun: seconds for noun, seconds in version.seconds.items() if noun not in NOT_TRAINING}
     if "rollouts" in spent:

@@ -1,4 +1,4 @@
-"""The table of metrics: how each is titled, its unit, its digits, and which direction is better.
+"""The table of metrics: titles, units, digits, and better directions.
 
 Everything that shows metrics reads this table; `wind.metrics` computes them. It imports nothing
 heavy, so that a command can start without polars.
@@ -129,5 +129,8 @@ METRICS: Final = {
 
 
 def shown_in(view: View) -> list[Metric]:
-    """List the metrics that `view` shows without being asked, in the order of the table."""
+    """List the metrics that `view` shows without being asked.
+
+    They are in the order of the table.
+    """
     return [metric for metric in METRICS.values() if view in metric.shown_in]

@@ -1,4 +1,4 @@
-"""Metrics: the numbers of one iteration, each with its 95% interval over prompts.
+"""The metrics of one iteration, each with its 95% bootstrap interval.
 
 One row is one number. Intervals are percentile bootstraps that resample *prompts*, not responses:
 the responses to a prompt are not independent, and treating them as if they were would make every
@@ -90,9 +90,10 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def kl_k3(log_ratios: Floats) -> Floats:
-    """Compute e^-l - 1 + l for each l = log pi(y) - log pi_ref(y).
+    """Compute e^-l - 1 + l, the k3 estimate of the KL.
 
-    It is never negative, and its mean over samples y of pi is KL(pi || pi_ref).
+    l is the log-ratio log pi(y) - log pi_ref(y). The estimate is never negative, and its mean over
+    samples y of pi is KL(pi || pi_ref).
     """
     values: Floats = np.expm1(np.minimum(-log_ratios, MAX_EXPONENT)) + log_ratios
     return values.clip(min=0.0)  # rounding can leave -1e-17
@@ -133,9 +134,9 @@ def distinct_responses(generations: pl.DataFrame) -> pl.DataFrame:
 
 
 def last_loss(training: pl.DataFrame) -> tuple[float, int]:
-    """Return the mean `loss` over the last tenth of the steps, and the number of those steps.
+    """Return the mean loss over the last tenth of the steps.
 
-    Raises DatasetError if no loss is recorded.
+    The second value is the number of those steps. Raises DatasetError if no loss is recorded.
     """
     losses = training.filter(pl.col("metric") == "loss").sort("step")["value"]
     if not len(losses):
@@ -147,13 +148,13 @@ def last_loss(training: pl.DataFrame) -> tuple[float, int]:
 def estimate(
     values: pl.DataFrame, samples: int, generator: np.random.Generator
 ) -> tuple[float, float | None, float | None]:
-    """Return the mean of `values` and the ends of its 95% bootstrap interval.
+    """Estimate the mean of `values` and its 95% bootstrap interval.
 
-    `values` has the columns prompt_id and value; the percentile bootstrap draws `samples` resamples
-    of prompts. A resample's mean is the ratio of its summed values to its summed counts, so prompts
-    with more rows weigh more, as in the mean itself. The interval is widened if need be to hold the
-    mean, which percentiles of a skewed or constant sample can miss. Fewer than two prompts have no
-    interval: both ends are None.
+    Returns the mean and the two ends of the interval. `values` has the columns prompt_id and value;
+    the percentile bootstrap draws `samples` resamples of prompts. A resample's mean is the ratio of
+    its summed values to its summed counts, so prompts with more rows weigh more, as in the mean
+    itself. The interval is widened if need be to hold the mean, which percentiles of a skewed or
+    constant sample can miss. Fewer than two prompts have no interval: both ends are None.
     """
     prompts = (
         values.group_by("prompt_id")

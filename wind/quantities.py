@@ -1,4 +1,4 @@
-"""Quantities derived from the rows of a dataset, and how far one moved between two datasets.
+"""Quantities derived from dataset rows, and measures of how they move.
 
 Metrics, data checks, drift warnings and `wind diff` all take their formulas from here, so no two of
 them can disagree about a number.
@@ -24,14 +24,17 @@ OF_POLICY: Final = pl.col("drawn_from") == "policy"
 
 
 def is_duplicate(*group: str) -> pl.Expr:
-    """True for a response whose text occurs in an earlier row of its group."""
+    """True for a response whose text an earlier row has.
+
+    Only rows of the same group are compared.
+    """
     return ~pl.struct(*group, "response").is_first_distinct()
 
 
 def tie_share_of_rewards(*group: str) -> pl.Expr:
-    """Share of a response's siblings in its group that have exactly its reward.
+    """Share of a response's siblings that have exactly its reward.
 
-    NaN for a response without siblings.
+    Siblings are the other rows of its group. NaN for a response without siblings.
     """
     return (pl.len().over(*group, "reward") - 1) / (pl.len().over(*group) - 1)
 

@@ -1,4 +1,4 @@
-"""Drift since the iteration before: by how much each quantity moved, and what is made of it."""
+"""Drift since the iteration before: how far each quantity moved, and the verdict on it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

@@ -1,10 +1,12 @@
-"""Figures: the curves drawn in, by their formulas, and what a drawing says."""
+"""Figures: the curves in closed form, and the texts and colors of a drawing."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from wind.comparison.figures import draw_frontier, draw_heat, known_curves
 from wind.comparison.seed_averages import Estimate, SeedAverage
@@ -17,6 +19,7 @@ def average(setting: str, win_rate: float, kl: float, samples: float | None = No
             Estimate(value=win_rate, low=win_rate - 0.1, high=win_rate + 0.1),
         ),
         "kl_k1": (Estimate(value=0.0), Estimate(value=kl)),
+        "truncated_share": (Estimate(value=0.0), Estimate(value=kl / 10)),
     }
     return SeedAverage(
         recipe="wind", setting=setting, seeds=(0,), curves=curves, to_target={"samples": samples}
@@ -68,6 +71,23 @@ def test_a_heat_map_says_its_numbers_and_what_was_not_reached(tmp_path: Path) ->
         "0.12",
     ):
         assert f">{text}</text>" in drawn
+
+
+@pytest.mark.slow
+def test_a_heat_map_is_brighter_where_a_metric_is_better(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used: list[str] = []
+    imshow = Axes.imshow
+
+    def recorded(axes: Axes, values: Any, **options: Any) -> Any:
+        used.append(options["cmap"])
+        return imshow(axes, values, **options)
+
+    monkeypatch.setattr(Axes, "imshow", recorded)
+    cells = {("1", "1"): average("a", 0.6, 0.2, 9.0), ("1", "2"): average("b", 0.7, 0.3, 8.0)}
+    draw_heat(cells, ("beta", "eta"), ["win_rate", "truncated_share"], 0.5, tmp_path)
+    assert used == ["viridis_r", "viridis", "viridis_r"]  # costs and truncation: less is better
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Comparison: the metrics of several runs in one table, and what each run had spent.
+"""The metrics and costs of several runs in one table.
 
 One row is one number of one iteration of one run: each of the run's metrics, and two counts since
 its start. Work that two runs share through the cache is charged to both, as if each had run alone.
@@ -36,7 +36,7 @@ class Iteration(Record):
     rewards: Dataset | None = None
 
     def run(self) -> tuple[str, str, int]:
-        """Return the recipe, setting and seed, which tell its run from the others."""
+        """Return the recipe, setting and seed, which identify its run."""
         return self.recipe, self.setting, self.seed
 
 
@@ -98,7 +98,7 @@ def _compute(
 
 
 def _count(store: Store, handle: Dataset) -> int:
-    """Count the rows of `handle`, or the comparisons behind the rewards of a pairwise model.
+    """Count the rows of `handle`, or a pairwise model's comparisons.
 
     A pairwise model scores every ordered pair of different responses: each row has a list of
     preferences, one of them over itself.

@@ -1,4 +1,4 @@
-"""Figures of a comparison: win rate against KL, learning curves, and sweeps of settings."""
+"""Figures of a comparison: win rate against KL, learning curves, sweeps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,9 +41,10 @@ def draw_frontier(averages: Sequence[SeedAverage], folder: Path) -> None:
 def draw_curves(
     averages: Sequence[SeedAverage], metrics: Sequence[str], folder: Path, name: str
 ) -> None:
-    """Draw each of `metrics` over iterations, one panel per metric and one line per average.
+    """Draw each of `metrics` over iterations.
 
-    Bars are the intervals after the last iteration.
+    There is a panel per metric, and a line per average. Bars are the intervals after the last
+    iteration.
     """
     columns = 2 if len(metrics) == 4 else min(len(metrics), 3)
     rows = -(-len(metrics) // columns)
@@ -74,9 +75,9 @@ def draw_curves(
 
 
 def draw_gold(averages: Sequence[SeedAverage], folder: Path) -> None:
-    """Draw gold accuracy against the win rate by the reward that was trained on.
+    """Draw gold accuracy against the win rate by the reward.
 
-    Each average is a path over iterations.
+    The win rate is by the reward that was trained on. Each average is a path over iterations.
     """
     with _figure(folder, "gold", (5.6, 3.6)) as figure:
         axes = figure.subplots()
@@ -96,7 +97,7 @@ def draw_line(
     metrics: Sequence[str],
     folder: Path,
 ) -> None:
-    """Draw each of `metrics` after the last iteration over the values of one setting.
+    """Draw `metrics` after the last iteration over one setting.
 
     `values` are those of the setting `axis`, one per average; each metric has a panel.
     """
@@ -185,10 +186,10 @@ def draw_heat(
 
 
 def known_curves(reach: float) -> dict[str, list[AgainstReference]]:
-    """Compute the win rates and KLs that are known in closed form, up to a KL of `reach`.
+    """Compute the win rates and KLs known in closed form.
 
-    They are those of best of n, of the tilt and of WIND's solutions (MATH 0.4). No policy
-    has a higher win rate for its KL than the tilt, by rewards without ties.
+    They go up to a KL of `reach`. They are those of best of n, of the tilt and of WIND's solutions
+    (MATH 0.4). No policy has a higher win rate for its KL than the tilt, by rewards without ties.
     """
     curves = {
         "best of n": [best_of_n_figures(float(n)) for n in np.geomspace(1, 1000, 500)],
@@ -279,7 +280,10 @@ def _legend_beside(figure: Figure, axes: Axes) -> None:
 
 @contextmanager
 def _figure(folder: Path, name: str, size: tuple[float, float]) -> Iterator[Figure]:
-    """Open a figure of `size` inches, and save it as `folder`/`name` at the end."""
+    """Open a figure of `size` inches, and save it at the end.
+
+    Its file is `folder`/`name`.
+    """
     with style():
         figure = Figure(size)
         yield figure

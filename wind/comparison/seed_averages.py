@@ -1,4 +1,4 @@
-"""Seed averages: the metrics and costs of each recipe and setting, averaged over seeds.
+"""Metrics and costs of each recipe and setting, averaged over seeds.
 
 A recipe under one setting is run with several seeds; the seed decides the split of the prompts, the
 samples and the order of training. Its curve is the mean over seeds with the Student t interval
@@ -20,7 +20,10 @@ CELL = ("recipe", "setting")
 
 
 class Estimate(Record):
-    """A mean over seeds, with its 95% interval if there are two or more."""
+    """A mean over seeds, with its 95% interval.
+
+    A single seed has no interval.
+    """
 
     value: float
     low: float | None = None
@@ -39,11 +42,14 @@ class SeedAverage(Record):
     to_target: dict[str, float | None] = {}
 
     def name(self) -> str:
-        """Return the recipe and its setting, which tell it from others in a table."""
+        """Return the recipe and its setting, as tables show them."""
         return f"{self.recipe} {self.setting}".strip()
 
     def last(self, metric: str) -> Estimate | None:
-        """Return `metric` after the last iteration, or None if it was not measured."""
+        """Return `metric` after the last iteration.
+
+        None if it was not measured.
+        """
         return self.curves.get(metric, (None,))[-1]
 
 
@@ -93,7 +99,10 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
 
 def t_quantile(degrees: int) -> float:
-    """Return the t with P(|T| < t) = 95% for `degrees` >= 1 degrees of freedom."""
+    """Return the two-sided 95% quantile of Student's t.
+
+    It is the t with P(|T| < t) = 95% for `degrees` >= 1 degrees of freedom.
+    """
     from scipy import stats  # most of a second to import
 
     return float(stats.t.ppf((1 + LEVEL) / 2, degrees))
