@@ -29,7 +29,7 @@ def rows(prompts: Subject) -> pl.DataFrame:
         # equal texts have equal numbers
         text=pl.col("prompt").rank("dense"),
         splits_of_group=pl.col("split").n_unique().over("group"),
-        # prompts with equal token ids are the same, whatever their texts
+        # prompts with equal token ids are the same prompt, even if their texts differ
         splits_of_prompt=pl.max_horizontal(pl.col("split").n_unique().over(same) for same in found),
         content_characters=pl.col("messages").list.eval(content).list.sum(),
         prompt_tokens=tokens.list.len(),

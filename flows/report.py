@@ -197,7 +197,7 @@ def _notes(store: Store, found: "Study", target: float, last: int) -> list[str]:
         f"{shown}, after iteration {last}{brackets}. "
         "The seed decides the split of the prompts, the samples and the order of training.",
         "Win rate and KL are against the initial policy on held-out prompts: "
-        "the win rate by the reward that was learnt from, ties one half; the KL in nats. "
+        "the win rate by the reward that was learned from, ties one half; the KL in nats. "
         "Gold accuracy is by the gold answers.",
     ]
     chose = sorted({run.seed for run in found.runs} - set(seeds))

@@ -85,7 +85,7 @@ def draw_gold(averages: Sequence[SeedAverage], folder: Path) -> None:
             axes.plot(*_path(average, "win_rate", "accuracy"), label=name, **line)
             _cross(axes, average.last("win_rate"), average.last("accuracy"), line["color"])
         axes.set(
-            xlabel="win rate by the reward learnt from", ylabel=METRICS["accuracy"].axis_label()
+            xlabel="win rate by the reward learned from", ylabel=METRICS["accuracy"].axis_label()
         )
         _legend_beside(figure, axes)
 
