@@ -21,6 +21,7 @@ from wind.config.recipe import InferenceConfig, SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.models import load_tokenizer, policy_positions, stop_token_ids, vocabulary_size
 from wind.prompt_parts import sampled_prompts
+from wind.quantities import IS_TRUNCATED
 from wind.stages import Place, Progress, Shard, Spec, Stage
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
@@ -139,9 +140,9 @@ def numbers(spec: GenerationsSpec, table: pa.Table) -> dict[str, float]:
         "mean_response_tokens": pc.mean(
             pc.list_value_length(table.column("response_token_ids"))
         ).as_py(),
-        "truncated_share": pc.mean(
-            pc.equal(table.column("finish_reason"), "length").cast(pa.float64())
-        ).as_py(),
+        "truncated_share": pl.DataFrame(table.select(["finish_reason"]))
+        .select(IS_TRUNCATED.mean())
+        .item(),
         "mean_logp_sampler": pc.mean(table.column("logp_sampler")).as_py(),
     }
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from wind.config.recipe import InferenceConfig, SamplingConfig, WinRateConfig
+from wind.quantities import IS_TRUNCATED, OF_POLICY
 from wind.rewards import Reward, Rule
 from wind.stages import Place, Progress, Shard, Stage
 from wind.store.datasets import Store
@@ -90,15 +91,13 @@ def numbers(spec: RolloutsSpec, table: pa.Table) -> dict[str, float]:
     truncated samples were cut at the token limit.
     """
     frame = pl.DataFrame(table.select(["step", "drawn_from", "reward", "finish_reason"])).filter(
-        pl.col("drawn_from") == "policy"
+        OF_POLICY
     )
     rewards = frame.group_by("step").agg(pl.col("reward").mean()).sort("step")["reward"].to_list()
-    truncated_share = (frame["finish_reason"] == "length").mean()
-    assert isinstance(truncated_share, float)
     return {
         "first_reward": rewards[0],
         "last_reward": rewards[-1],
-        "truncated_share": truncated_share,
+        "truncated_share": frame.select(IS_TRUNCATED.mean()).item(),
     }
 
 
