@@ -11,7 +11,7 @@ from tasks.bandit import play_bandits
 from tasks.checks import checked
 from tasks.rates import fit_rates
 from tasks.running import running
-from wind.config.recipe import BanditConfig
+from wind.config.bandit import BanditConfig
 from wind.store.handles import Dataset
 
 

@@ -7,7 +7,8 @@ from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.audit.diff import Side, newest, reasons
 from wind.config.objectives import refresh_steps
-from wind.config.recipe import DistillConfig, SamplingConfig
+from wind.config.recipe import DistillConfig
+from wind.config.sampling import SamplingConfig
 from wind.generations import sampled_prompts
 from wind.machine.terminal import complain
 from wind.store.datasets import Store

@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.bandit import BanditSpec
-from wind.config.recipe import BanditSection
+from wind.config.bandit import BanditSection
 from wind.store.handles import Dataset
 
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config.recipe import InferenceConfig, SamplingConfig
+from wind.config.models import InferenceConfig
+from wind.config.sampling import SamplingConfig
 from wind.generations import GenerationsSpec
 from wind.store.handles import Dataset, Model
 

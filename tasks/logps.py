@@ -2,7 +2,7 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config.recipe import InferenceConfig
+from wind.config.models import InferenceConfig
 from wind.logps import LogpsSpec
 from wind.store.handles import Dataset, Model
 

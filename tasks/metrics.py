@@ -2,7 +2,7 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config.recipe import EvaluationConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.metrics import MetricsSpec
 from wind.store.handles import Dataset
 

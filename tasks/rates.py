@@ -2,7 +2,7 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config.recipe import BanditSection
+from wind.config.bandit import BanditSection
 from wind.rates import RatesSpec
 from wind.store.handles import Dataset
 

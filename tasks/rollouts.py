@@ -3,8 +3,11 @@
 from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
+from wind.config.models import InferenceConfig
 from wind.config.objectives import ObjectiveConfig
-from wind.config.recipe import InferenceConfig, SamplingConfig, TrainingConfig, WinRateConfig
+from wind.config.rewards import WinRateConfig
+from wind.config.sampling import SamplingConfig
+from wind.config.training import TrainingConfig
 from wind.rewards import Reward
 from wind.rollouts import RolloutsSpec
 from wind.store.handles import Dataset, Model

@@ -21,7 +21,9 @@ from tasks.progress import Terminal
 from tasks.workers import Pool
 from wind.code.named_code import is_own, note_own
 from wind.config.objectives import SelectionConfig, rows_for
-from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
+from wind.config.recipe import DistillConfig
+from wind.config.rewards import RuleRewardConfig
+from wind.config.runs import RunConfig
 from wind.errors import ConfigError, StageError, first_line
 from wind.nesting import json_value
 from wind.redaction import Redactor, redacted

@@ -3,7 +3,7 @@
 from tasks.caching import dataset_task
 from tasks.stages import compute
 from wind.config.objectives import SelectionConfig
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.selections import SelectionsSpec
 from wind.store.handles import Dataset
 

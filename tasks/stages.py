@@ -14,7 +14,9 @@ from tasks.pages import if_the_server_answers
 from tasks.running import running
 from tasks.workers import kind_of
 from wind.code.digests import code_digest, code_of, source_of
-from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
+from wind.config.recipe import DistillConfig
+from wind.config.rewards import RuleRewardConfig
+from wind.config.runs import RunConfig
 from wind.stages import Job, Place, Spec, published, run
 from wind.store.handles import Dataset
 

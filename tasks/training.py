@@ -4,7 +4,7 @@ from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
 from wind.config.objectives import ObjectiveConfig
-from wind.config.recipe import TrainingConfig
+from wind.config.training import TrainingConfig
 from wind.fingerprints import digest
 from wind.store.handles import Dataset, Model
 from wind.training import TrainingSpec

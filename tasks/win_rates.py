@@ -2,7 +2,7 @@
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.store.handles import Dataset
 from wind.win_rates import WinRatesSpec
 

@@ -20,7 +20,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
-from wind.config.recipe import WorkersConfig
+from wind.config.runs import WorkersConfig
 from wind.errors import StageError, by_name, killed_by
 from wind.machine import processes
 from wind.redaction import redacted_lines

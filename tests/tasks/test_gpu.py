@@ -20,13 +20,10 @@ from tests.wind.policy_case import save_random_policy
 from tests.wind.rollouts_case import prompts_of, rollouts_spec, write_reward
 from tests.wind.test_reward_models import job, llama_reward_model
 from tests.wind.training_case import DEEPSPEED_WARNINGS, Inputs, distance, make_inputs, make_spec
-from wind.config.recipe import (
-    ClassifierRewardConfig,
-    InferenceConfig,
-    PairwiseRewardConfig,
-    SamplingConfig,
-    WorkersConfig,
-)
+from wind.config.models import InferenceConfig
+from wind.config.rewards import ClassifierRewardConfig, PairwiseRewardConfig
+from wind.config.runs import WorkersConfig
+from wind.config.sampling import SamplingConfig
 from wind.generations import GenerationsSpec
 from wind.logps import LogpsSpec
 from wind.machine import devices

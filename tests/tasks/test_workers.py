@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from tasks.workers import Pool
-from wind.config.recipe import WinRateConfig, WorkersConfig
+from wind.config.rewards import WinRateConfig
+from wind.config.runs import WorkersConfig
 from wind.errors import InputError, StageError
 from wind.stages import Job, Place
 from wind.store.datasets import Store

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from tests.wind.versions_case import dataset, model, three_iterations, verify, version
-from wind.config.recipe import RetentionConfig
+from wind.config.runs import RetentionConfig
 from wind.errors import ConfigError, DatasetError
 from wind.files import lock, unfinished_name
 from wind.store import computations, pins, studies

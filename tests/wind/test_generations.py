@@ -20,7 +20,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from wind.config.recipe import InferenceConfig, PolicyConfig, SamplingConfig
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.generations import (
     GenerationsSpec,

@@ -11,7 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from wind.config.recipe import TODAY, ClassifierRewardConfig, InferenceConfig
+from wind.config.models import InferenceConfig
+from wind.config.rewards import ClassifierRewardConfig
+from wind.config.templates import TODAY
 from wind.errors import WindError
 from wind.rewards import Classifier, Pairwise, RewardsSpec, resolve_reward
 from wind.rewards.functions import Responses

@@ -13,7 +13,7 @@ import pytest
 
 import wind.stages
 import wind.win_rates
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.stages import Job, Place, Shard, published, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, folder_of

@@ -24,7 +24,7 @@ from tests.wind.training_case import (
     weights,
 )
 from wind.config.objectives import SelectionConfig, least_anchor_samples, least_samples, rows_for
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.errors import TrainingError
 from wind.rewards.functions import LARGEST
 from wind.rollouts import RolloutsSpec

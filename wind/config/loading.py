@@ -12,9 +12,11 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from wind.config.bandit import BanditConfig
 from wind.config.base import Section
 from wind.config.checks import ChecksConfig
-from wind.config.recipe import BanditConfig, DistillConfig, RunConfig
+from wind.config.recipe import DistillConfig
+from wind.config.runs import RunConfig
 from wind.errors import ConfigError, shown
 from wind.files import NotPlainError, plain_text
 from wind.nesting import DEEPEST

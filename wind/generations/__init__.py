@@ -17,7 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config.recipe import InferenceConfig, SamplingConfig
+from wind.config.models import InferenceConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.models import load_tokenizer, policy_positions, stop_token_ids, vocabulary_size
 from wind.stages import Place, Progress, Shard, Spec, Stage

@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from wind.config.recipe import SamplingConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import InputError
 from wind.generations import Request, Sample, not_finite
 from wind.models import deterministic

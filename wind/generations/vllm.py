@@ -18,7 +18,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any, Final
 
-from wind.config.recipe import SamplingConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import ConfigError, InputError, StageError, WindError, first_line
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec, Request, Sample, not_finite

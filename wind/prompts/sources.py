@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wind.config.recipe import PromptsConfig
+from wind.config.prompts import PromptsConfig
 from wind.errors import ConfigError, InputError, first_line
 from wind.files import NotPlainError, read_plain
 from wind.nesting import json_value

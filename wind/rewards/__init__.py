@@ -21,19 +21,16 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from wind.code.functions import source_digest, sources
-from wind.config.base import Section
-from wind.config.recipe import (
-    TODAY,
+from wind.config.base import Function, Name, Section
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.rewards import (
     ClassifierRewardConfig,
     CorruptionConfig,
-    Function,
-    InferenceConfig,
-    Name,
     PairwiseRewardConfig,
-    PolicyConfig,
     RewardConfig,
     RuleRewardConfig,
 )
+from wind.config.templates import TODAY
 from wind.errors import ConfigError, DatasetError
 from wind.files import open_plain, plain_text
 from wind.fingerprints import stream_digest

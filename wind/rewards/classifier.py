@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from wind.config.recipe import DType, InferenceConfig
+from wind.config.models import DType, InferenceConfig
 from wind.errors import InputError
 from wind.models import load_tokenizer
 from wind.models.templates import Template

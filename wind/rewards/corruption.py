@@ -7,7 +7,7 @@ sample number: equal responses to a prompt keep equal rewards, and every run see
 
 import numpy as np
 
-from wind.config.recipe import CorruptionConfig
+from wind.config.rewards import CorruptionConfig
 from wind.fingerprints import digest
 from wind.rewards import RewardModel
 from wind.rewards.functions import Floats, Responses

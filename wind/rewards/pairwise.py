@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wind.config.recipe import InferenceConfig
+from wind.config.models import InferenceConfig
 from wind.errors import InputError
 from wind.models import load_tokenizer
 from wind.models.templates import Template

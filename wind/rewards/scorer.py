@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wind.config.recipe import DType
+from wind.config.models import DType
 from wind.errors import InputError
 from wind.models import attention_of, deterministic, positions_of
 from wind.models.pretrained import load_model

@@ -16,8 +16,10 @@ import polars as pl
 import pyarrow as pa
 from pydantic import model_validator
 
+from wind.config.models import InferenceConfig
 from wind.config.objectives import refresh_steps
-from wind.config.recipe import InferenceConfig, SamplingConfig, WinRateConfig
+from wind.config.rewards import WinRateConfig
+from wind.config.sampling import SamplingConfig
 from wind.rewards import Reward, Rule
 from wind.stages import Place, Progress, Shard, Stage
 from wind.store.datasets import Store

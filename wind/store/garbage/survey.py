@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wind.config.recipe import RetentionConfig
+from wind.config.runs import RetentionConfig
 from wind.errors import DatasetError
 from wind.files import writer_of
 from wind.nesting import json_value
