@@ -11,7 +11,6 @@ from tasks.generations import sample_generations
 from tasks.logps import score_logps
 from tasks.rewards import score_rewards
 from wind.evaluation import resolve_match
-from wind.rewards import Pairwise
 from wind.store.handles import Dataset, Model
 
 
@@ -39,7 +38,7 @@ def evaluate(given: Given, policy: Model, reference: Model) -> Evaluation:
         before.get("eval_generations"),
     )
     theirs = checked(sample_generations(reference, prompts, "eval", sampling, inference, seed, 0))
-    if isinstance(reward, Pairwise):
+    if reward.gives_preferences:
         our_rewards = checked(
             score_rewards(prompts, ours, reward, inference, opponents=theirs),
             before.get("eval_rewards"),

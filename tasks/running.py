@@ -22,7 +22,6 @@ from tasks.workers import Pool
 from wind.code.named_code import is_own, note_own
 from wind.config.objectives import SelectionConfig, rows_for
 from wind.config.recipe import DistillConfig
-from wind.config.rewards import RuleRewardConfig
 from wind.config.runs import RunConfig
 from wind.errors import ConfigError, StageError, first_line
 from wind.nesting import json_value
@@ -168,10 +167,8 @@ def refuse_wrong_checks(config: RunConfig) -> None:
     if config.checks.extra or config.checks.files:
         from data_checks import validation  # Great Expectations: seconds to import
 
-        reward = config.reward if isinstance(config, DistillConfig) else None
-        validation.refuse_wrong_checks(
-            config.checks, reward.components if isinstance(reward, RuleRewardConfig) else ()
-        )
+        components = config.reward.component_names() if isinstance(config, DistillConfig) else ()
+        validation.refuse_wrong_checks(config.checks, components)
 
 
 def keep_config(store: Store, config: RunConfig) -> None:

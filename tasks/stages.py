@@ -15,7 +15,6 @@ from tasks.running import running
 from tasks.workers import kind_of
 from wind.code.digests import code_digest, code_of, source_of
 from wind.config.recipe import DistillConfig
-from wind.config.rewards import RuleRewardConfig
 from wind.config.runs import RunConfig
 from wind.stages import Job, Place, Spec, published, run
 from wind.store.handles import Dataset
@@ -61,7 +60,7 @@ def _function_seconds(config: RunConfig, stage: str) -> float | None:
         return None
     if stage == "evaluation":
         return config.evaluation.match_timeout
-    return config.reward.timeout if isinstance(config.reward, RuleRewardConfig) else None
+    return config.reward.seconds_per_call()
 
 
 def _computed(job: Job) -> Dataset:

@@ -28,7 +28,9 @@ from wind.generations import GenerationsSpec
 from wind.logps import LogpsSpec
 from wind.machine import devices
 from wind.machine.processes import environment
-from wind.rewards import Classifier, Pairwise, resolve_reward
+from wind.rewards import resolve_reward
+from wind.rewards.kinds.classifier import Classifier
+from wind.rewards.kinds.pairwise import Pairwise
 from wind.stages import Job, Place, Spec
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model

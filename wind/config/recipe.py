@@ -75,7 +75,7 @@ class DistillConfig(RunConfig):
         }
         for name, section in sections.items():
             if isinstance(given := chosen.get(name, {}), Mapping):
-                fields[name] = dict.fromkeys(section.paths(), "") | given
+                fields[name] = {**dict.fromkeys(section.paths(), ""), **given}
         return cls.model_validate(fields)
 
     def defaults(self) -> tuple[str, ...]:

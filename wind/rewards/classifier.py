@@ -14,8 +14,9 @@ from wind.config.models import DType, InferenceConfig
 from wind.errors import InputError
 from wind.models import load_tokenizer
 from wind.models.templates import Template
-from wind.rewards import Classifier, Pairwise
 from wind.rewards.functions import Floats, Responses
+from wind.rewards.kinds.classifier import Classifier
+from wind.rewards.kinds.pairwise import Pairwise
 from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
 from wind.store.datasets import Store

@@ -9,8 +9,8 @@ import numpy as np
 
 from wind.config.rewards import CorruptionConfig
 from wind.fingerprints import digest
-from wind.rewards import RewardModel
 from wind.rewards.functions import Floats, Responses
+from wind.rewards.kinds.base import RewardModel
 from wind.stages import Progress
 
 

@@ -29,9 +29,9 @@ from wind.config.models import InferenceConfig
 from wind.errors import InputError
 from wind.models import load_tokenizer
 from wind.models.templates import Template
-from wind.rewards import Pairwise
 from wind.rewards.classifier import load_classifier, template_of
 from wind.rewards.functions import Floats, Responses, asked
+from wind.rewards.kinds.pairwise import Pairwise
 from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
 from wind.store.datasets import Store

@@ -20,7 +20,7 @@ from wind.config.models import InferenceConfig
 from wind.config.objectives import refresh_steps
 from wind.config.rewards import WinRateConfig
 from wind.config.sampling import SamplingConfig
-from wind.rewards import Reward, Rule
+from wind.rewards.kinds import Reward
 from wind.stages import Place, Progress, Shard, Stage
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Model
@@ -59,16 +59,12 @@ class RolloutsSpec(FitSpec):
 
     def parents(self) -> dict[str, AnyHandle]:
         """The stored inputs; a reward's model is one of them, as `model`."""
-        return super().parents() | (
-            {} if isinstance(self.reward, Rule) else {"model": self.reward.model}
-        )
+        return super().parents() | self.reward.parents()
 
 
 def schema_of(spec: RolloutsSpec) -> pa.Schema:
     """The columns of the rollouts of `spec`."""
-    return rewards_schema(
-        spec.reward.components if isinstance(spec.reward, Rule) else (), "rollouts"
-    )
+    return rewards_schema(spec.reward.component_names(), "rollouts")
 
 
 def compute(
