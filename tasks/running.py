@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from data_checks.results import CheckResult
@@ -23,7 +22,9 @@ from wind.code.named_code import is_own, note_own
 from wind.config.objectives import SelectionConfig, rows_for
 from wind.config.recipe import DistillConfig
 from wind.config.runs import RunConfig
+from wind.config.sampling import Backend
 from wind.errors import ConfigError, StageError, first_line
+from wind.generations import auto_backend
 from wind.nesting import json_value
 from wind.redaction import Redactor, redacted
 from wind.stages import STAGES, Job
@@ -145,12 +146,11 @@ def running() -> Running[Any]:
     return _running.get()
 
 
-def backend_of(config: DistillConfig) -> Literal["transformers", "vllm"]:
-    """The sampler: as configured, or vllm on a GPU where its worker's interpreter has it."""
+def backend_of(config: DistillConfig) -> Backend:
+    """Return the sampler: as configured, or the one that auto takes on the workers' device."""
     if config.sampling.backend != "auto":
         return config.sampling.backend
-    has_vllm = "vllm" in config.workers.python or find_spec("vllm") is not None
-    return "vllm" if device_of(config) == "cuda" and has_vllm else "transformers"
+    return auto_backend(device_of(config), config.workers.python)
 
 
 def selection_of(config: DistillConfig) -> SelectionConfig:

