@@ -1,4 +1,4 @@
-"""The base of every section of the config, and helpers that compare settings with their defaults."""
+"""The base of every section of the config, and comparison with defaults."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin

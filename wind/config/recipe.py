@@ -79,7 +79,7 @@ class DistillConfig(RunConfig):
         return cls.model_validate(fields)
 
     def defaults(self) -> tuple[str, ...]:
-        """Return the dotted names of settings at their defaults, which a version's id leaves out."""
+        """Return the dotted names of settings at their defaults; a version's id omits them."""
         return tuple(sorted(at_defaults(self, self.recipe())))
 
     def responses_per_prompt(self) -> int:

@@ -1,8 +1,7 @@
-"""Classifier rewards: a stored sequence-classification model with one output reads prompt and
-response.
+"""How a classifier reward scores: a sequence-classification model reads prompt and response.
 
-The model's own tokenizer and chat template are used, never the policy's, and their word is law, see
-`wind.models.templates`. An input is never truncated, and is scored as `wind.rewards.scorer` says.
+It uses its own tokenizer and chat template, never the policy's, exactly as they are (see
+`wind.models.templates`). Inputs are never truncated; `wind.rewards.scorer` runs them.
 """
 
 import json
@@ -24,8 +23,9 @@ from wind.store.handles import label
 
 
 class ClassifierReward:
-    """A `RewardModel` that asks a sequence-classification model; without a template it reads text
-    pairs.
+    """A `RewardModel` that runs a sequence-classification model.
+
+    Without a template it reads text pairs.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class ClassifierReward:
         self._template = template
 
     def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
-        """The model's output for each row, computed in its dtype and returned from float32.
+        """Return the model's output for each row, computed in its dtype, widened to float32.
 
-        Raises ConfigError for a missing or wrong template, and InputError, naming the row, for a
-        response that it refuses, for an input longer than the model's positions, and for an output
+        Raises ConfigError for a missing or wrong template. Raises InputError, naming the row, for a
+        response that the template refuses, an input longer than the model's positions, or an output
         that is not finite.
         """
         return {"reward": self._scorer.outputs(self._encode(rows), rows.where, progress)}
@@ -58,10 +58,10 @@ class ClassifierReward:
 def classifier(
     root: str, reward: Classifier, inference: InferenceConfig, device: str
 ) -> ClassifierReward:
-    """The reward model of the store at `root`, loaded on `device` and kept for the next shard.
+    """Load the reward model of the store at `root` on `device`; it is kept for the next shard.
 
-    Raises InputError in one line if the folder does not load, has not exactly one output, or lacks
-    weights.
+    Raises InputError, in one line, if the folder does not load, does not have exactly one output,
+    or lacks weights.
     """
     store = Store(root)
     name = f"reward model {label(reward.model)}"
@@ -73,7 +73,7 @@ def classifier(
 
 
 def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Template | None:
-    """The template by which a reward model reads conversations, None where it reads plain texts."""
+    """Return the template a reward model reads conversations by, None if it reads plain texts."""
     if reward.template == "none":
         return None
     arguments = json.loads(reward.template_arguments)
@@ -83,12 +83,14 @@ def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Tem
 
 
 def load_classifier(folder: Path, name: str, dtype: DType) -> Any:
-    """The sequence-classification model in `folder`, as `load_scored` loads it. Raises InputError
-    for more outputs than one.
+    """Load the sequence-classification model in `folder` by `load_scored`.
+
+    Raises InputError unless it has exactly one output.
     """
     model = load_scored(folder, name, dtype)
     if model.config.num_labels != 1:
         raise InputError(
-            f"{name} has {model.config.num_labels} outputs: name a sequence-classification model with one"
+            f"{name} has {model.config.num_labels} outputs: "
+            "name a sequence-classification model with one"
         )
     return model
