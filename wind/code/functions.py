@@ -1,4 +1,4 @@
-"""The source of a user's function, `module:function`, found and digested without running it.
+"""The source of a user's function, found and digested without running it.
 
 The digest covers the module's source and every module from the same folder that its import
 statements reach, so that editing a helper counts as editing the function. Data files and imports by
@@ -53,9 +53,10 @@ def sources(setting: str, function: str) -> dict[str, str]:
 
 
 def files_digest(setting: str, path: Path) -> str:
-    """Return the digest of a Python file and of the modules beside it that it imports.
+    """Return the digest of a Python file and its imports.
 
-    Raises ConfigError, in one line, if there is no such file, or if it does not parse.
+    Only modules beside the file count. Raises ConfigError, in one line, if there is no such file,
+    or if it does not parse.
     """
     importlib.invalidate_caches()
     if not path.is_file() or path.suffix != ".py":
@@ -85,7 +86,10 @@ def find_module(name: str) -> ModuleSpec | None:
 
 
 def _top_level(name: str) -> ModuleSpec | None:
-    """Return what `import name` finds, with the user's folders last on the import path."""
+    """Return what `import name` finds.
+
+    The user's folders come last on the import path.
+    """
     for finder in sys.meta_path:
         spec = finder.find_spec(name, [*sys.path, *user_path()] if finder is PathFinder else None)
         if spec is not None:
@@ -102,7 +106,10 @@ def source_file(spec: ModuleSpec) -> Path | None:
 
 
 def shown_path(path: str) -> str:
-    """Return a path as the user would type it: relative if it is below the current folder."""
+    """Return a path as the user would type it.
+
+    It is relative if it is below the current folder.
+    """
     return (
         str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
     )
@@ -142,9 +149,9 @@ def _binds(text: str, filename: str, name: str) -> bool:
 
 
 def _beside(setting: str, name: str, source: Path) -> dict[str, Path]:
-    """Return the sources of a module and of its imports from the same folder, by module name.
+    """Return the sources of a module and its imports, by module name.
 
-    Imports are followed transitively.
+    Only imports from the same folder count. Imports are followed transitively.
     """
     folder = _folder(name, source)
     found: dict[str, Path] = {}
@@ -167,7 +174,10 @@ def _beside(setting: str, name: str, source: Path) -> dict[str, Path]:
 
 
 def _folder(name: str, source: Path) -> Path:
-    """Return the folder on the import path that holds the top-level module of `name`."""
+    """Return the folder on the import path that holds `name`.
+
+    It holds the top-level module.
+    """
     depth = name.count(".") + (source.name == "__init__.py")
     return source.resolve().parents[depth]
 
@@ -185,7 +195,10 @@ def _is_own(imported: str, name: str, folder: Path) -> bool:
 
 
 def _imports(text: str, module: str, path: Path) -> Iterator[str]:
-    """Yield every name in a source's import statements that may be a module, and its parents."""
+    """Yield every name that a source imports as a possible module.
+
+    The parents of a dotted name are yielded, too.
+    """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(text)):
         names = []
@@ -200,7 +213,10 @@ def _imports(text: str, module: str, path: Path) -> Iterator[str]:
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:
-    """Return the module that an import statement is from, with leading dots resolved."""
+    """Return the module that an import statement is from.
+
+    Leading dots are resolved against `package`.
+    """
     if not node.level:
         return node.module or ""
     parents = package.split(".")

@@ -24,7 +24,7 @@ class Section(Record):
 
     @classmethod
     def paths(cls) -> list[str]:
-        """Return the required settings that a recorded recipe leaves out, which are paths."""
+        """Return the required settings that a recorded recipe omits: paths."""
         return [
             name
             for name, field in cls.model_fields.items()
@@ -33,7 +33,10 @@ class Section(Record):
 
 
 def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and value of every setting in a dumped section and its subsections."""
+    """Yield the dotted name and value of every setting.
+
+    `section` is dumped; its subsections are included.
+    """
     for name, value in section.items():
         if isinstance(value, dict):
             yield from flattened(value, f"{prefix}{name}.")
@@ -42,7 +45,7 @@ def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def without_defaults(value: Any) -> Any:
-    """Return `value` as JSON, without the settings of sections that are at their defaults.
+    """Return `value` as JSON, without settings at their defaults.
 
     A field that names the kind of a section is kept. The result does not change when a later
     release adds a setting.
@@ -86,7 +89,10 @@ def at_defaults(section: BaseModel, dumped: Mapping[str, Any]) -> Iterator[str]:
 
 
 def setting_of(recorded: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a dotted setting in a recorded recipe of any form, None if absent."""
+    """Return the value of a dotted setting in a recorded recipe.
+
+    The recipe may have any form; None if the setting is absent.
+    """
     value: Any = recorded
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -94,7 +100,10 @@ def setting_of(recorded: Mapping[str, Any], name: str) -> Any:
 
 
 def without(dumped: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """Return a dumped section without the settings and subsections of these dotted `names`."""
+    """Return a dumped section without the settings `names`.
+
+    Names are dotted, and may be those of subsections.
+    """
     return {
         name: without(value, names, f"{prefix}{name}.") if isinstance(value, dict) else value
         for name, value in dumped.items()

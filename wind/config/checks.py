@@ -1,4 +1,7 @@
-"""The config of the data checks: thresholds, drift, and the user's own expectations."""
+"""The config of the data checks.
+
+Thresholds, bounds on drift, and the user's own expectations.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -11,7 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Bounds(Section):
-    """How far a quantity may move, up or down, from one iteration to the next."""
+    """How far a quantity may move, up or down, between iterations."""
 
     # beyond it: a warning
     warn: float | None = Field(None, ge=0)
@@ -43,7 +46,7 @@ class DriftConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _keeps_the_other_bound(cls, given: Any) -> Any:
-        """Keep the default of one bound of a quantity if only the other is set."""
+        """Keep a bound's default if only the other is set."""
         if not isinstance(given, Mapping):
             return given
         defaults = {name: field.default.model_dump() for name, field in cls.model_fields.items()}

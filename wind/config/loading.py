@@ -1,4 +1,7 @@
-"""Load a recipe from YAML and command-line overrides, or say in one line what is wrong with it."""
+"""Load a recipe from YAML and command-line overrides.
+
+A mistake in it becomes one line that says what is wrong.
+"""
 
 import difflib
 import math
@@ -24,12 +27,12 @@ YAML_NODES = 10_000
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfig:
-    """Load the recipe in the YAML file at `path`, with `overrides` such as `training.lr=1e-6`.
+    """Load the recipe at `path`, a YAML file, with `overrides`.
 
-    Values of overrides are YAML. Relative paths in a recipe are relative to the folder in which the
-    run is started, not to the recipe. Raises ConfigError, in one line that names the file and the
-    dotted setting, for the first mistake (misspelled keys come before all others), with the number
-    of further ones.
+    An override is text such as `training.lr=1e-6`. Values of overrides are YAML. Relative paths in
+    a recipe are relative to the folder in which the run is started, not to the recipe. Raises
+    ConfigError, in one line that names the file and the dotted setting, for the first mistake
+    (misspelled keys come before all others), with the number of further ones.
     """
     try:
         content = _yaml(plain_text(Path(path)), str(path))
@@ -158,9 +161,9 @@ def _yaml(text: str, where: str) -> Any:
 def _measured(
     node: yaml.Node, known: dict[yaml.Node, tuple[float, int]] | None = None
 ) -> tuple[float, int]:
-    """Return the number of values in `node` and their depth, with aliases expanded.
+    """Return the number of values in `node` and their depth.
 
-    A node that contains itself has infinitely many.
+    Aliases are expanded. A node that contains itself has infinitely many.
     """
     known = {} if known is None else known
     if not isinstance(node, yaml.CollectionNode):
@@ -202,7 +205,10 @@ def _override(content: dict[Any, Any], override: str) -> None:
 
 
 def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
-    """Return a pydantic error as one line: the setting, its value, and what is allowed or meant."""
+    """Return a pydantic error as one line.
+
+    It names the setting, its value, and what is allowed or was meant.
+    """
     name, section = _setting(error["loc"], config)
     kind, context, given = error["type"], error.get("ctx", {}), shown(error["input"])
     if kind == "extra_forbidden":
@@ -227,7 +233,7 @@ def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
 
 
 def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str, type[Section]]:
-    """Return the dotted name of pydantic's `location`, and the section that holds the setting."""
+    """Return the dotted name of pydantic's `location`, and its section."""
     names: list[str] = []
     owner: type[Section] = config
     inside: list[type[Section]] = [config]
@@ -255,14 +261,20 @@ def _named(name: str) -> str:
 
 
 def _sections(annotation: Any) -> list[type[Section]]:
-    """Return the sections that a field can hold: one, several of a union, or none."""
+    """Return the sections that a field can hold.
+
+    One, several of a union, or none.
+    """
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
 def _tag(section: type[Section], name: str) -> Any:
-    """Return the value of the field `name` that selects `section` in a union, if it has one."""
+    """Return the value of the field `name` that selects `section`.
+
+    None if it is not selected by that field in a union.
+    """
     field = section.model_fields.get(name)
     return next(iter(get_args(field.annotation)), None) if field else None
 
@@ -276,7 +288,7 @@ def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def _meant(name: str, section: type[Section], config: type[Section]) -> str:
-    """Suggest a setting for the unknown `name` in `section`, or list all there are."""
+    """Suggest a setting for the unknown `name`, or list all."""
     owner, _, leaf = name.rpartition(".")
     leaf = leaf.lower().replace("-", "_")
     words = leaf.split("_")

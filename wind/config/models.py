@@ -1,4 +1,4 @@
-"""The policy a run starts from, its reference, and how frozen models run."""
+"""The base policy, the reference, and how frozen models run."""
 
 from typing import ClassVar, Literal, Self
 

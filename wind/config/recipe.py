@@ -1,9 +1,10 @@
-"""A recipe: one frozen record of small sections, read from YAML by `wind.config.loading`.
+"""A recipe: one frozen record of small sections.
 
-A section holds exactly the values that determine a stage's content, because it is part of that
-stage's cache key. What cannot change content (the store, worker processes, interpreters) lives in
-`root` and in the sections of `wind.config.runs`, which no key includes; a few settings inside a
-section name files or limit time, and are listed in its `beside_content`.
+`wind.config.loading` reads it from YAML. A section holds exactly the values that determine a
+stage's content, because it is part of that stage's cache key. What cannot change content (the
+store, worker processes, interpreters) lives in `root` and in the sections of `wind.config.runs`,
+which no key includes; a few settings inside a section name files or limit time, and are listed in
+its `beside_content`.
 """
 
 from collections.abc import Mapping
@@ -62,9 +63,10 @@ class DistillConfig(RunConfig):
 
     @classmethod
     def of_recipe(cls, chosen: Mapping[str, Any]) -> Self:
-        """Return the config of a recorded recipe, with this release's defaults and empty paths.
+        """Return the config of a recorded recipe.
 
-        `chosen` holds the settings that were not at their defaults. Raises ValidationError.
+        Defaults are this release's, and paths are empty. `chosen` holds the settings that were not
+        at their defaults. Raises ValidationError.
         """
         fields = {"run": "recorded", **chosen}
         kind = str(setting_of(chosen, "reward.kind"))
@@ -79,7 +81,10 @@ class DistillConfig(RunConfig):
         return cls.model_validate(fields)
 
     def defaults(self) -> tuple[str, ...]:
-        """Return the dotted names of settings at their defaults; a version's id omits them."""
+        """Return the dotted names of settings at their defaults.
+
+        A version's id omits them.
+        """
         return tuple(sorted(at_defaults(self, self.recipe())))
 
     def responses_per_prompt(self) -> int:

@@ -12,7 +12,10 @@ from wind.config.templates import TODAY, TemplateArguments
 
 
 class CorruptionConfig(Section):
-    """Faults planted in a reward, to see how learning from it hurts the true objective."""
+    """Faults planted in a reward.
+
+    They show how learning from it hurts the true objective.
+    """
 
     # standard deviation of Gaussian noise, in units of the reward
     noise: float = Field(0.0, ge=0)
@@ -34,7 +37,10 @@ class RewardSection(Section):
         return ()
 
     def seconds_per_call(self) -> float | None:
-        """Return the time limit for one call of the user's function, None for no limit."""
+        """Return the time limit for one call of the user's function.
+
+        In seconds; None for no limit.
+        """
         return None
 
 
@@ -84,7 +90,10 @@ class ClassifierRewardConfig(RewardSection):
 
 
 class PairwiseRewardConfig(RewardSection):
-    """A model that compares two responses to a prompt: preferences, no scalar reward."""
+    """A model that compares two responses to a prompt.
+
+    It gives preferences, and no scalar reward.
+    """
 
     beside_content: ClassVar = frozenset({"path"})
 
@@ -117,7 +126,10 @@ REWARD_SECTIONS: Final[Mapping[str, type[RewardSection]]] = {
 
 
 class WinRateConfig(Section):
-    """The estimator of win rates from N rewards; a tie counts one half in both."""
+    """The estimator of win rates from N rewards.
+
+    A tie counts one half in both estimators.
+    """
 
     # unbiased: leave-one-out; self_counting: SPPO's, which compares a response with itself too
     estimator: Literal["unbiased", "self_counting"] = "unbiased"

@@ -1,4 +1,7 @@
-"""Where and how a run computes, what it checks and keeps: nothing here determines content."""
+"""Where a run computes, what it checks, and what it keeps.
+
+Nothing here determines content.
+"""
 
 from collections.abc import Iterator
 from typing import Any, Literal, Self
@@ -57,7 +60,10 @@ class CacheConfig(Section):
 
 
 class RunConfig(Section):
-    """The settings that every flow has besides its own sections; none determines content."""
+    """The settings that every flow has besides its own sections.
+
+    None of them determines content.
+    """
 
     run: Name
     root: str = "./store"

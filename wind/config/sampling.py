@@ -1,4 +1,4 @@
-"""How responses are drawn from a policy, and the samplers that can draw them."""
+"""How responses are drawn from a policy, and by which samplers."""
 
 from collections.abc import Mapping
 from typing import Final, Literal

@@ -50,7 +50,10 @@ class GenerationsSpec(Spec):
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to answer N times; sample i draws from `seed + i`."""
+    """One prompt to answer N times.
+
+    Sample i draws from `seed + i`.
+    """
 
     prompt_id: str
     prompt_token_ids: Sequence[int]
@@ -81,15 +84,18 @@ class Sampler(Protocol):
 
 
 def request_seed(seed: int, iteration: int, split: str, prompt_id: str) -> int:
-    """Return the seed of a prompt's first sample, below 2**62; sample i has this plus i."""
+    """Return the seed of a prompt's first sample, below 2**62.
+
+    Sample i has this plus i.
+    """
     content = hashlib.sha256(f"{seed}/{iteration}/{split}/{prompt_id}".encode()).digest()
     return int.from_bytes(content[:8], "big") >> (64 - SEED_BITS)
 
 
 def part_of(prompt_id: str, seed: int, parts: int) -> int:
-    """Return which part of the train split a prompt is in, 0 .. `parts` - 1.
+    """Return which part of the train split a prompt is in.
 
-    A function of the prompt's id and the seed alone.
+    Parts count from 0 to `parts` - 1. The part depends only on the prompt's id and the seed.
     """
     return (
         int.from_bytes(hashlib.sha256(f"{seed}/part/{prompt_id}".encode()).digest()[:8], "big")
@@ -118,7 +124,7 @@ def sampled_prompts(
 
 
 def not_finite(request: Request) -> InputError:
-    """Return the error for a policy whose logits for `request` are NaN or infinite."""
+    """Return the error for logits that are NaN or infinite."""
     return InputError(
         f"the policy's logits are not finite on prompt {request.prompt_id}: "
         "it diverged in training or overflows its dtype"
@@ -126,7 +132,10 @@ def not_finite(request: Request) -> InputError:
 
 
 def shards(spec: GenerationsSpec, store: Store) -> int:
-    """Return the number of shards of `shard_prompts` prompts. Raises InputError for no prompts."""
+    """Return the number of shards of `shard_prompts` prompts.
+
+    Raises InputError if there are no prompts.
+    """
     if spec.sampling.backend == "auto":
         raise ConfigError(
             f"sampling.backend is {spec.sampling.backend!r} in a spec: "
@@ -191,10 +200,10 @@ def numbers(spec: GenerationsSpec, table: pa.Table) -> dict[str, float]:
 
 
 def response_text(tokenizer: Any, prompt_token_ids: Sequence[int], sample: Sample) -> str:
-    """Return the response as text, without special tokens and the token that ended it.
+    """Return the response as text.
 
-    It is decoded together with its prompt, because SentencePiece drops the leading space of a
-    continuation decoded alone.
+    It lacks special tokens and the token that ended it, special or not. It is decoded together with
+    its prompt, because SentencePiece drops the leading space of a continuation decoded alone.
     """
 
     def decoded(token_ids: Sequence[int]) -> str:
@@ -216,10 +225,11 @@ def _prompts(spec: GenerationsSpec, store: Store, *columns: str) -> pl.DataFrame
 
 
 def check_fits(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) -> None:
-    """Refuse prompts that the policy in `folder` has no positions or embeddings for.
+    """Refuse prompts that the policy cannot read.
 
-    Engines would each report them differently. Raises ConfigError for a prompt that is too long
-    with its response, InputError for a token id that the policy does not embed.
+    The policy in `folder` may lack positions or embeddings for them. Engines would each report them
+    differently. Raises ConfigError for a prompt that is too long with its response, InputError for
+    a token id that the policy does not embed.
     """
     positions, vocabulary = policy_positions(folder), vocabulary_size(folder)
     sizes = prompts.select(
@@ -298,7 +308,7 @@ def _vllm(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
 
 @dataclass(frozen=True)
 class SamplerEntry:
-    """How one sampler is loaded, where it runs, and when `sampling.backend: auto` takes it."""
+    """How a sampler is loaded, where it runs, when auto takes it."""
 
     load: Callable[[Store, GenerationsSpec, Place], Sampler]
     # the kind of worker it runs in, whose interpreter `workers.python` may name

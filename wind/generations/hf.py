@@ -1,4 +1,4 @@
-"""Sampling with transformers, for CPUs and for models that vLLM does not support.
+"""Sampling with transformers, for CPUs and models that vLLM lacks.
 
 A batched loop with a key-value cache replaces `generate`: every response draws from its own random
 generator, so that its tokens do not depend on its neighbors. Each prompt is prefilled once, and its
@@ -95,10 +95,11 @@ class TransformersSampler:
 def batched(
     lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int, *, equal: bool = False
 ) -> Iterator[list[Part]]:
-    """Yield batches of parts, longest prompts first, of at most `batch_tokens` padded tokens.
+    """Yield batches of parts, longest prompts first.
 
-    With `equal`, the prompts of a batch have the same length. A prompt's samples stay together
-    unless they alone exceed the limit; a single sample that exceeds it runs by itself.
+    A batch has at most `batch_tokens` padded tokens. With `equal`, the prompts of a batch have the
+    same length. A prompt's samples stay together unless they alone exceed the limit; a single
+    sample that exceeds it runs by itself.
     """
     pending: list[Part] = []
     order = sorted(range(len(lengths)), key=lambda request: (-lengths[request], request))
@@ -177,7 +178,10 @@ class _Cached:
 
 
 class _Batch:
-    """The state of one batch: running rows, their cache, and what every row has drawn so far."""
+    """The state of one batch.
+
+    The running rows, their cache, and what every row has drawn so far.
+    """
 
     def __init__(
         self,
@@ -216,7 +220,10 @@ class _Batch:
         self._prefill()
 
     def step(self) -> bool:
-        """Draw one token for every running row, and return whether any row is left to run."""
+        """Draw one token for every running row.
+
+        Returns whether any row is left to run.
+        """
         uniform = self._uniforms_B_T[self._rows, self._step]
         tokens, logps, is_finite = draw(self._logits, uniform, self._sampling)
         running = ~self._ended[self._rows]
@@ -243,7 +250,10 @@ class _Batch:
         ]
 
     def _prefill(self) -> None:
-        """Run every prompt once, left-padded, and copy its cache and logits to its samples."""
+        """Run every prompt once, for all its samples.
+
+        Prompts are padded on the left; cache and logits are copied to the samples.
+        """
         width = max(len(request.prompt_token_ids) for request in self._requests)
         ids = np.zeros((len(self._requests), width), dtype=np.int64)
         mask = np.zeros((len(self._requests), width), dtype=np.int64)
@@ -262,7 +272,7 @@ class _Batch:
         self._logits = logits[self._prompt_of_row]
 
     def _compact(self, tokens: torch.Tensor) -> None:
-        """Drop ended rows if enough have ended, then run the rest one token further."""
+        """Drop ended rows if many have ended; advance the rest."""
         running = ~self._ended[self._rows]
         if int(running.sum()) <= COMPACT_SHARE * len(self._rows):
             kept = running.nonzero().squeeze(1)
@@ -289,11 +299,12 @@ def uniforms(seeds: Sequence[int], steps: int) -> np.ndarray[tuple[int, int], np
 def draw(
     logits_B_V: torch.Tensor, uniform_B: torch.Tensor, sampling: SamplingConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw one token per row by the inverse CDF, in vocabulary order and float64.
+    """Draw one token per row by the inverse CDF.
 
-    The distribution has temperature applied, then top-k, then top-p. `logits_B_V` is `[B, V]`,
-    `uniform_B` `[B]` in [0, 1). Returns three `[B]`: the tokens, their log-probabilities in nats
-    under the unfiltered distribution at temperature 1, and whether the logits were finite.
+    It is taken in vocabulary order and float64. The distribution has temperature applied, then
+    top-k, then top-p. `logits_B_V` is `[B, V]`, `uniform_B` `[B]` in [0, 1). Returns three `[B]`:
+    the tokens, their log-probabilities in nats under the unfiltered distribution at temperature 1,
+    and whether the logits were finite.
     """
     logits_B_V = logits_B_V.double()
     logits_B_V = logits_B_V - logits_B_V.amax(dim=1, keepdim=True)

@@ -1,11 +1,12 @@
-"""Sampling with vLLM: one engine per process, which loads new weights in place if that is exact.
+"""Sampling with vLLM, with one engine per process.
 
-Child i of a request samples with the request's seed plus i, so that rows record the same seeds as
-with transformers; the random numbers behind a seed are vLLM's own. Nothing that could change a
-result is left to defaults: sampling parameters of the model's generation config are ignored, only
-the given stop tokens stop, and the prefix cache starts every call empty. Where vLLM leaves the
-choice, nothing is compiled with nvcc at the first start; what no setting prevents (on some GPUs
-FlashInfer is the only attention) fails with the name of the missing tool.
+The engine loads new weights in place if that is exact. Child i of a request samples with the
+request's seed plus i, so that rows record the same seeds as with transformers; the random numbers
+behind a seed are vLLM's own. Nothing that could change a result is left to defaults: sampling
+parameters of the model's generation config are ignored, only the given stop tokens stop, and the
+prefix cache starts every call empty. Where vLLM leaves the choice, nothing is compiled with nvcc at
+the first start; what no setting prevents (on some GPUs FlashInfer is the only attention) fails with
+the name of the missing tool.
 """
 
 import gc
@@ -118,7 +119,10 @@ class VllmSampler:
         ]
 
     def _finish(self, progress: Progress, total: int) -> list[Any]:
-        """Run the engine until all requests are finished; return outputs in their order."""
+        """Run the engine until all requests are finished.
+
+        Returns the outputs in the order of the requests.
+        """
         engine = self._llm.llm_engine
         finished: list[Any] = []
         while engine.has_unfinished_requests():
@@ -158,11 +162,12 @@ class VllmSampler:
 
 
 def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> VllmSampler:
-    """Load the policy in `folder`, to sample sequences of up to `max_model_len` tokens.
+    """Load the policy in `folder`.
 
-    A warm engine of the same shape loads the new weights in place, in milliseconds, if its class is
-    in `EXACT_IN_PLACE`; otherwise a new engine starts, in seconds on a warm worker. Raises
-    ConfigError if vLLM is not installed and InputError for a model it cannot load.
+    It samples sequences of up to `max_model_len` tokens. A warm engine of the same shape loads the
+    new weights in place, in milliseconds, if its class is in `EXACT_IN_PLACE`; otherwise a new
+    engine starts, in seconds on a warm worker. Raises ConfigError if vLLM is not installed and
+    InputError for a model it cannot load.
     """
     global _warm
     config = {
@@ -258,10 +263,10 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
 
 
 def _import_model(folder: Path) -> None:
-    """Import the class of the model in `folder`, which the engine in this process will need.
+    """Import the class of the model in `folder`.
 
-    vLLM would otherwise inspect it in a separate process first; importing vLLM there takes most of
-    the time of a first start.
+    The engine in this process will need it. vLLM would otherwise inspect it in a separate process
+    first; importing vLLM there takes most of the time of a first start.
     """
     from vllm import ModelRegistry
 

@@ -1,4 +1,4 @@
-"""Rewards: a number for each response, or a preference over each other response to its prompt.
+"""Rewards: a number, or a row of preferences, for each response.
 
 One row is one generation as the reward sees it. A *rule* is a user's Python function over a batch
 of prompts, responses and gold answers; a *classifier* is a stored sequence-classification model
@@ -50,15 +50,15 @@ class RewardsSpec(Spec):
         return self
 
     def parents(self) -> dict[str, AnyHandle]:
-        """Return the stored inputs; a reward's model is one of them, as `model`."""
+        """Return the stored inputs, a reward's `model` among them."""
         return super().parents() | self.reward.parents()
 
 
 def judging_prompts(store: Store, prompts: Dataset, *further: str) -> pl.DataFrame:
-    """Return what responses to `prompts` are judged by: the columns JUDGED_BY and `further` ones.
+    """Return what responses to `prompts` are judged by.
 
-    `conversation` is the JSON of a prompt's messages with all their fields, null where role and
-    text are all they have.
+    That is the columns JUDGED_BY and `further` ones. `conversation` is the JSON of a prompt's
+    messages with all their fields, null where role and text are all they have.
     """
     frame = store.frame(prompts, [*JUDGED_BY[:3], "meta", *further])
     field = store.manifest(prompts).computed_by.get("spec", {}).get("field")
@@ -71,9 +71,9 @@ def judging_prompts(store: Store, prompts: Dataset, *further: str) -> pl.DataFra
 
 
 def responses(prompts: pl.DataFrame, generations: pl.DataFrame) -> Responses:
-    """Join `generations` with what their prompts are judged by, in the order of `generations`.
+    """Join `generations` with what their prompts are judged by.
 
-    Raises DatasetError if a prompt is missing.
+    The order is that of `generations`. Raises DatasetError if a prompt is missing.
     """
     rows = generations.join(
         prompts, on="prompt_id", how="left", maintain_order="left", validate="m:1"

@@ -36,11 +36,11 @@ class ClassifierReward:
         self._template = template
 
     def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
-        """Return the model's output for each row, computed in its dtype, widened to float32.
+        """Return the model's output for each row.
 
-        Raises ConfigError for a missing or wrong template. Raises InputError, naming the row, for a
-        response that the template refuses, an input longer than the model's positions, or an output
-        that is not finite.
+        It is computed in the model's dtype and widened to float32. Raises ConfigError for a missing
+        or wrong template. Raises InputError, naming the row, for a response that the template
+        refuses, an input longer than the model's positions, or an output that is not finite.
         """
         return {"reward": self._scorer.outputs(self._encode(rows), rows.where, progress)}
 
@@ -58,10 +58,10 @@ class ClassifierReward:
 def classifier(
     root: str, reward: Classifier, inference: InferenceConfig, device: str
 ) -> ClassifierReward:
-    """Load the reward model of the store at `root` on `device`; it is kept for the next shard.
+    """Load the reward model on `device`, and keep it loaded.
 
-    Raises InputError, in one line, if the folder does not load, does not have exactly one output,
-    or lacks weights.
+    It is in the store at `root`, and kept for the next shard. Raises InputError, in one line, if
+    the folder does not load, does not have exactly one output, or lacks weights.
     """
     store = Store(root)
     name = f"reward model {label(reward.model)}"
@@ -73,7 +73,10 @@ def classifier(
 
 
 def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Template | None:
-    """Return the template a reward model reads conversations by, None if it reads plain texts."""
+    """Return the template by which a reward model reads conversations.
+
+    None if it reads plain texts.
+    """
     if reward.template == "none":
         return None
     arguments = json.loads(reward.template_arguments)

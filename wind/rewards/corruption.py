@@ -15,11 +15,12 @@ from wind.stages import Progress
 
 
 def corrupted(rewards_B: Floats, rows: Responses, corruption: CorruptionConfig) -> Floats:
-    """Return `k r + bias c + noise z` for each row: [B], in units of the reward.
+    """Return `k r + bias c + noise z` for each row.
 
-    r is the row's reward in `rewards_B`, and c the number of characters in its response. k is 0 for
-    a share `sparsity` of all responses and 1 for the others; z is standard normal. Both are drawn
-    from a hash of the seed, the prompt and the response.
+    The shape is [B], the unit that of the reward. r is the row's reward in `rewards_B`, and c the
+    number of characters in its response. k is 0 for a share `sparsity` of all responses and 1 for
+    the others; z is standard normal. Both are drawn from a hash of the seed, the prompt and the
+    response.
     """
     draws = [
         _draw(corruption.seed, prompt_id, response)

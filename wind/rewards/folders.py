@@ -22,9 +22,9 @@ HEAD = ("head_layer.1.weight", "head_layer.1.bias", "head_layer.4.weight", "head
 
 
 def check_one_output(folder: Path, name: str) -> None:
-    """Refuse a model whose config says that it is no classifier with one output.
+    """Refuse a model that is no classifier with one output.
 
-    `name` is what the config calls the model. Raises InputError.
+    Raises InputError if its config says so. `name` is the model's name in the recipe.
     """
     config = _config(folder, name)
     kinds = config.get("architectures") or []
@@ -70,7 +70,10 @@ def pairwise_architecture(folder: Path, name: str, asked: str) -> Architecture:
 
 
 def check_pairrm(folder: Path, name: str) -> None:
-    """Raise InputError unless the folder has a PairRM's config, special tokens and head."""
+    """Raise InputError unless the folder holds a PairRM.
+
+    It needs a PairRM's config, special tokens and head.
+    """
     config = _config(folder, name)
     if config.get("model_type") != "deberta-v2":
         raise InputError(
@@ -129,7 +132,7 @@ def _added_tokens(folder: Path, name: str) -> dict[str, int]:
 
 
 def _weights(folder: Path) -> set[str]:
-    """Return the names of all stored weights, from the headers of their files."""
+    """Return the names of all stored weights, from file headers."""
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Calls of a user's function over a batch of responses, and checks of what it returns.
+"""Calls of a user's function, and checks of what it returns.
 
 This is the boundary to foreign code, for `reward.function` and `evaluation.match` alike. Anything
 that goes wrong beyond it becomes one line that names the function, the row or the place in its
@@ -54,7 +54,7 @@ class Responses:
         return [asked(messages) for messages in self.messages]
 
     def conversation(self, row: int) -> list[dict[str, Any]]:
-        """Return the messages of a row's prompt, as a chat template reads them."""
+        """Return the messages of a row's prompt for a chat template."""
         whole = self.conversations[row] if self.conversations else None
         if whole is not None:
             return list(json.loads(whole))
@@ -86,9 +86,10 @@ class UserFunction:
     def __call__(self, rows: Responses) -> dict[str, Column]:
         """Call the function on the prompts, responses and answers of `rows`.
 
-        There must be at least one row. Returns its columns by name; a bare sequence is named "". Raises InputError if the source
-        was edited, if the call takes too long or ends its process, and for any exception of the
-        function, naming it, its place in the user's file, and the first prompt of the batch.
+        There must be at least one row. Returns columns by name; a bare sequence is named "". Raises
+        InputError if the source was edited, if the call takes too long or ends its process, and for
+        any exception of the function, naming it, its place in the user's file, and the first prompt
+        of the batch.
         """
         prompts = rows.prompts()
         request = {
@@ -103,7 +104,10 @@ class UserFunction:
         return columns
 
     def _host(self) -> Host:
-        """Return the function's warm host, or a new one that has loaded the planned source."""
+        """Return the function's warm host, or start one.
+
+        A new host has loaded the source of the plan.
+        """
         key = (self.name, self.source_digest, self.device, *user_path())
         if (host := warm_host(key)) is not None:
             if not host.observed.changed():
@@ -162,10 +166,10 @@ class UserFunction:
 
 
 def checked_numbers(what: str, column: Column, rows: Responses) -> Floats:
-    """Return the values of a column from a host; `what` names it in messages.
+    """Return the values of a column from a host.
 
-    Raises InputError if they are not numbers, naming the first row whose value is not a finite
-    number.
+    `what` names the column in messages. Raises InputError if they are not numbers, naming the first
+    row whose value is not a finite number.
     """
     if "problem" in column:
         row = column["row"]
@@ -177,7 +181,10 @@ def checked_numbers(what: str, column: Column, rows: Responses) -> Floats:
 
 
 def refuse_non_finite(what: str, values: Floats, where: Callable[[int], str]) -> None:
-    """Raise InputError if any value is NaN, infinite, or beyond LARGEST, naming the first row."""
+    """Raise InputError if a value is NaN, infinite, or beyond LARGEST.
+
+    The message names the first such row, as `where` does.
+    """
     wrong = np.flatnonzero(~np.isfinite(values) | (np.abs(values) > LARGEST))
     if wrong.size:
         more = f" (and {wrong.size - 1} more rows)" if wrong.size > 1 else ""
@@ -189,7 +196,10 @@ def refuse_non_finite(what: str, values: Floats, where: Callable[[int], str]) ->
 
 
 def asked(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return the content of a prompt's last user message, or of its last message if it has none."""
+    """Return the content of a prompt's last user message.
+
+    If there is none, that of its last message.
+    """
     return next(
         (message["content"] for message in reversed(messages) if message["role"] == "user"),
         messages[-1]["content"],

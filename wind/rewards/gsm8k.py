@@ -14,9 +14,10 @@ SPELLING: Final = str.maketrans({"\N{MINUS SIGN}": "-", "$": None, "£": None, "
 
 
 def exact_match(prompts: list[str], responses: list[str], answers: list[str | None]) -> list[float]:
-    """Return 1 for each response whose last number is that of its gold answer, else 0.
+    """Return 1 for each response with the right last number, else 0.
 
-    A response without a number is wrong. Raises ValueError for a gold answer without a number.
+    The right number is that of the gold answer. A response without a number is wrong. Raises
+    ValueError for a gold answer without a number.
     """
     return [
         float(last_number(response) == _gold(answer))

@@ -1,7 +1,7 @@
-"""The host of a user's function: a process of its own, in which the function cannot touch ours.
+"""The host of a user's function: a process of its own.
 
-`wind.rewards.hosts` runs this file as a plain script. Its argument is the descriptor of a socket,
-on which it answers each line of JSON with another:
+The function cannot touch our process. `wind.rewards.hosts` runs this file as a plain script. Its
+argument is the descriptor of a socket, on which it answers each line of JSON with another:
 
     {"load": "module:function"}
         {"loaded": true}, or {"type": "int"} if it is not callable
@@ -43,7 +43,10 @@ UNREAL = "mMc"
 
 
 class RefusedError(Exception):
-    """The function returned something that is not numbers; `row` says where, None for all."""
+    """The function returned something that is not numbers.
+
+    `row` says where; None if it is all of the column.
+    """
 
     def __init__(self, problem: str, row: int | None = None) -> None:
         super().__init__(problem)
@@ -77,7 +80,10 @@ class Host:
     def call(
         self, prompts: list[str], responses: list[str], answers: list[str | None]
     ) -> dict[str, Any]:
-        """Call the function on one batch, and return its result as columns of floats."""
+        """Call the function on one batch.
+
+        Returns its result as columns of floats.
+        """
         returned = self._function(prompts, responses, answers)
         if _has_awaitables(returned):
             returned = self._runner.run(_awaited(returned))
@@ -117,7 +123,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes], folder: str) -> None:
 
 
 def _answered(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the result of `compute`, or what the user's code raised in it."""
+    """Return the result of `compute`, or what it raised."""
     ours = os.getpid()
     answer, error = {}, None
     try:
@@ -136,9 +142,9 @@ def _answered(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _end_fork(error: BaseException | None) -> None:
-    """End a process that the user's code forked and that returned from it.
+    """End a process that the user's code forked.
 
-    The process that forked it answers.
+    It returned from the function. The process that forked it answers.
     """
     if error is not None and not isinstance(error, SystemExit):
         traceback.print_exception(error)
@@ -152,7 +158,10 @@ def _has_awaitables(returned: Any) -> bool:
 
 
 async def _awaited(returned: Any) -> Any:
-    """Await `returned`, and then, all at once, the awaitables in it if it is a list."""
+    """Await `returned` and the awaitables in it.
+
+    Those of a list are awaited all at once.
+    """
     if inspect.isawaitable(returned):
         returned = await returned
     if not _has_awaitables(returned):
@@ -165,9 +174,9 @@ async def _awaited(returned: Any) -> Any:
 
 
 def _named(returned: Any) -> dict[str, Any]:
-    """Return the columns of a mapping, a data frame, or a list of mappings, by name.
+    """Return the columns of a mapping or data frame, by name.
 
-    Anything else is one column named "".
+    A list of mappings will do, too. Anything else is one column named "".
     """
     if isinstance(returned, Mapping):
         return {str(name): column for name, column in returned.items()}
@@ -186,7 +195,7 @@ def _named(returned: Any) -> dict[str, Any]:
 
 
 def _floats(column: Any, count: int) -> dict[str, Any]:
-    """Return the `count` values of a column, or what is wrong with it."""
+    """Return the `count` values of a column, or its problem."""
     try:
         listed = _listed(column)
         if len(listed) != count:
@@ -255,9 +264,10 @@ def _said(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> tuple[str, int | None] | None:
-    """Return the file and line of the innermost frame in the user's code.
+    """Return the file and line where the user's code failed.
 
-    Frames of installed packages and of Python itself do not count.
+    It is the innermost frame in that code. Frames of installed packages and of Python itself do not
+    count.
     """
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     own = [

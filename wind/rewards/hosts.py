@@ -1,4 +1,4 @@
-"""The hosts of this process: a warm process for each user's function that it calls.
+"""The hosts of this process, one for each user's function.
 
 What a host does is in `wind.rewards.host`. A host ends with this process, and everything that the
 user's code started ends with the host.
@@ -37,7 +37,10 @@ SCRIPT: Final = Path(__file__).with_name("host.py")
 
 
 class EndedError(Exception):
-    """A host ended before it answered; `how` it ended and what it `said` last."""
+    """A host ended before it answered.
+
+    `how` it ended, and what it `said` last.
+    """
 
     def __init__(self, how: str, said: str) -> None:
         super().__init__(f"{how}; {said}")
@@ -46,7 +49,10 @@ class EndedError(Exception):
 
 
 class Host:
-    """A process that runs one function of the user's. Raises OSError if it cannot be started."""
+    """A process that runs one of the user's functions.
+
+    Raises OSError if it cannot be started.
+    """
 
     def __init__(self, device: str) -> None:
         self._socket, theirs = socket.socketpair()
@@ -162,7 +168,10 @@ def warm_host(key: tuple[str, ...]) -> Host | None:
 
 
 def keep_warm(key: tuple[str, ...], host: Host) -> None:
-    """Keep `host` for the next call under `key`, and at most `WARM` hosts in all."""
+    """Keep `host` for the next call under `key`.
+
+    At most `WARM` hosts are kept in all.
+    """
     _warm[key] = host
     while len(_warm) > WARM:
         _warm.pop(next(iter(_warm))).end()

@@ -68,7 +68,10 @@ class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
         return embeddings
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
-        """Return `logits` [B, 1]: f of each row of `input_ids` [B, T], with each marker once."""
+        """Return `logits` [B, 1]: f of each row.
+
+        A row of `input_ids` [B, T] has each marker once.
+        """
         states_B_T_H = self.pretrained_model(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state
@@ -81,7 +84,7 @@ class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
         return SimpleNamespace(logits=difference_B_K.mean(dim=1, keepdim=True))
 
     def _scores(self, source_B_H: torch.Tensor, candidate_B_H: torch.Tensor) -> torch.Tensor:
-        """Return the head's number per task [B, K] for one candidate beside its source."""
+        """Return the head's number per task [B, K] for one candidate."""
         hidden_B_H = torch.tanh(
             self.head_layer["1"](torch.cat([source_B_H, candidate_B_H], dim=-1))
         )
@@ -120,7 +123,7 @@ class PairRMEncoder:
     def __call__(
         self, rows: Responses, row: int, response_a: str, response_b: str, where: str
     ) -> tuple[Encoded, bool]:
-        """Return the token ids of (prompt, a, b), and whether a text was cut.
+        """Return the token ids, and whether a text was cut.
 
         Raises InputError for turns that do not alternate.
         """
@@ -134,10 +137,11 @@ class PairRMEncoder:
         return {"input_ids": ids}, len(ids) < len(prompt) + len(first) + len(second)
 
     def _tokens(self, field: str, text: str) -> list[int]:
-        """Encode `[CLS] marker text [SEP]`, with markers and separators in `text` made spaces.
+        """Encode `[CLS] marker text [SEP]`.
 
-        The published model does so for the separator. Here markers are replaced too; otherwise a
-        response could write itself into the other's place.
+        Markers and separators in `text` become spaces. The published model does so for the
+        separator. Here markers are replaced too; otherwise a response could write itself into the
+        other's place.
         """
         for token in self._reserved:
             text = text.replace(token, " ")
@@ -177,5 +181,5 @@ def source_and_turns(messages: Messages, where: str) -> tuple[str, str]:
 
 
 def _cut(ids: list[int], length: int) -> list[int]:
-    """Cut `ids` on the right to `length`, keeping the separator at the end."""
+    """Cut `ids` on the right to `length`, keeping the separator."""
     return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]

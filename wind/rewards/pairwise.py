@@ -1,4 +1,4 @@
-"""How a pairwise reward judges: a preference for every two responses to a prompt.
+"""How a pairwise reward judges every two responses to a prompt.
 
 A model reads the prompt and two responses and gives f(a, b), the logit that a beats b when a comes
 first. Models favor a position, so both orders are scored,
@@ -45,15 +45,18 @@ class PairEncoder(Protocol):
     def __call__(
         self, rows: Responses, row: int, response_a: str, response_b: str, where: str
     ) -> tuple[Encoded, bool]:
-        """Return the token ids for the prompt of `row`, and whether a text was cut to fit.
+        """Return the token ids, and whether a text was cut.
 
-        `where` names the pair in messages.
+        The prompt is that of `row`. `where` names the pair in messages.
         """
         ...
 
 
 class PairwiseReward:
-    """A model with one output for a prompt and two responses, and the encoder of its input."""
+    """A model that compares two responses, and its encoder.
+
+    It has one output for a prompt and two responses.
+    """
 
     def __init__(self, scorer: Scorer, encode: PairEncoder) -> None:
         self._scorer = scorer
@@ -141,7 +144,10 @@ class _Inputs:
         self._numbers: dict[tuple[int, ...], int] = {}
 
     def number(self, encoded: Encoded, where: str) -> int:
-        """Return the number of the input with these token ids; a new one is appended."""
+        """Return the number of the input with these token ids.
+
+        A new input is appended.
+        """
         key = tuple(encoded["input_ids"] + encoded.get("token_type_ids", []))
         if key not in self._numbers:
             self._numbers[key] = len(self.encoded)
@@ -150,19 +156,19 @@ class _Inputs:
         return self._numbers[key]
 
     def where(self, number: int) -> str:
-        """How the input is named in messages: the pair that asked for it first."""
+        """Return the input's name in messages: its first pair."""
         return self._wheres[number]
 
 
 class CrossEncoderInputs:
-    """Turns a prompt and two responses into a cross-encoder's input; nothing is cut.
+    """Turns a prompt and two responses into a cross-encoder's input.
 
-    Without a template, that is the tokenizer's pair of the user's last message and both responses
-    with a separator between, for a BERT [CLS] prompt [SEP] a [SEP] b [SEP]; a separator inside a
-    text becomes a space. A template reads `messages`, `response_a` and `response_b`, and is
-    followed exactly (see `wind.models.templates`). Raises InputError for a tokenizer without a
-    separator, ConfigError for one without a chat template, and InputError for a template that does
-    not read all three.
+    Nothing is cut. Without a template, the input is the tokenizer's pair of the user's last message
+    and both responses with a separator between: for a BERT, [CLS] prompt [SEP] a [SEP] b [SEP]. A
+    separator inside a text becomes a space. A template reads `messages`, `response_a` and
+    `response_b`, and is followed exactly (see `wind.models.templates`). Raises InputError for a
+    tokenizer without a separator, ConfigError for one without a chat template, and InputError for a
+    template that does not read all three.
     """
 
     def __init__(self, name: str, tokenizer: Any, template: Template | None) -> None:
@@ -212,9 +218,10 @@ class CrossEncoderInputs:
 
 
 def constant_sum(forward: Floats, backward: Floats) -> Floats:
-    """Return P(a > b) from the logits f(a, b) and f(b, a), of any shape.
+    """Return P(a > b) from the logits of both orders.
 
-    Swapping the two arguments gives exactly 1 - P.
+    `forward` is f(a, b) and `backward` f(b, a), of any shape. Swapping the two arguments gives
+    exactly 1 - P.
     """
     difference = forward - backward
     # the sigmoid of half the difference, at least 1/2
@@ -238,10 +245,10 @@ def mean_preference(preferences_M: Sequence[float], *, is_self: bool) -> float:
 def pairwise_reward(
     root: str, reward: Pairwise, inference: InferenceConfig, device: str
 ) -> PairwiseReward:
-    """Load the reward model of the store at `root` on `device`; it is kept for the next shard.
+    """Load the reward model on `device`, and keep it loaded.
 
-    Raises InputError, in one line, if the folder does not load, lacks weights or special tokens, or
-    does not have exactly one output.
+    It is in the store at `root`, and kept for the next shard. Raises InputError, in one line, if
+    the folder does not load, lacks weights or special tokens, or does not have exactly one output.
     """
     store = Store(root)
     name, folder = f"reward model {label(reward.model)}", store.path(reward.model)

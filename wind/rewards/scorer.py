@@ -1,9 +1,10 @@
-"""Scores of a frozen model with one output: token ids in, length-sorted batches, floats out.
+"""Scores of a frozen model with one output.
 
-Classifiers and pairwise reward models share this. The model's own template or tokenizer turns texts
-into inputs (see `wind.models.templates`), which are never truncated here. The batch changes a score
-by rounding at most. A checkpoint without a trained head is refused, because transformers would
-initialize one at random.
+Token ids go in, in length-sorted batches, and floats come out. Classifiers and pairwise reward
+models share this. The model's own template or tokenizer turns texts into inputs (see
+`wind.models.templates`), which are never truncated here. The batch changes a score by rounding at
+most. A checkpoint without a trained head is refused, because transformers would initialize one at
+random.
 """
 
 import itertools
@@ -38,11 +39,12 @@ class Scorer:
         self._pads_freely = model.config.get_text_config().pad_token_id is None
 
     def outputs(self, inputs: list[Encoded], where: Where, progress: Progress) -> Floats:
-        """Return the outputs [B] for `inputs`, computed in the model's dtype, widened to float32.
+        """Return the outputs [B] for `inputs`.
 
-        Equal inputs are computed once: in batches of different shapes their last bits would differ,
-        and equal responses would not tie. Raises InputError for an input longer than the model's
-        positions, a token id that it does not embed, or an output that is not finite.
+        They are computed in the model's dtype and widened to float32. Equal inputs are computed
+        once: in batches of different shapes their last bits would differ, and equal responses would
+        not tie. Raises InputError for an input longer than the model's positions, a token id that
+        it does not embed, or an output that is not finite.
         """
         self._refuse_long(inputs, where)
         self._refuse_unknown(inputs, where)
@@ -151,10 +153,10 @@ def load_scored(folder: Path, name: str, dtype: DType, loader: Any = None) -> An
 def encode_chats(
     template: Template, chats: list[list[dict[str, Any]]], where: Where, **variables: Any
 ) -> list[Encoded]:
-    """Encode conversations as the template lays them out; `variables` are for the template.
+    """Encode conversations as the template lays them out.
 
-    Raises InputError naming the first one that the template refuses, that renders to nothing, or
-    that begins with two BOS tokens.
+    `variables` are for the template. Raises InputError naming the first one that the template
+    refuses, that renders to nothing, or that begins with two BOS tokens.
     """
     texts = template.texts(chats, where, **variables)
     encoded = _rows(template.token_ids(texts))
@@ -194,7 +196,10 @@ def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
 
 
 def max_positions(model: Any) -> int | None:
-    """Return the longest input the model has positions for, in tokens; None for no limit."""
+    """Return the longest input the model has positions for.
+
+    In tokens; None if there is no limit.
+    """
     config = model.config.get_text_config()
     if getattr(config, "relative_attention", False) and not getattr(
         config, "position_biased_input", True
@@ -211,7 +216,10 @@ def max_positions(model: Any) -> int | None:
 
 
 def _rows(encoding: Any) -> list[Encoded]:
-    """Split a tokenizer's batch into one record per row, without its padding mask."""
+    """Split a tokenizer's batch into one record per row.
+
+    The padding mask is left out.
+    """
     names = [name for name in ("input_ids", "token_type_ids") if name in encoding]
     return [
         {name: list(encoding[name][row]) for name in names}

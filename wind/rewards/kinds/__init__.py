@@ -1,6 +1,7 @@
-"""The kinds of reward. Each is a module here, and its section of a recipe in `wind.config.rewards`.
+"""The kinds of reward.
 
-A new kind is listed in `Reward`; nothing else asks which kind a reward is.
+Each is a module here, with its section of a recipe in `wind.config.rewards`. A new kind is listed
+in `Reward`; nothing else asks which kind a reward is.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,5 +1,6 @@
 """The base of every kind of reward, as a spec holds one."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -23,11 +24,12 @@ Judge = Callable[[Responses, Responses | None, Progress], Mapping[str, Any]]
 
 
 class RewardKind(Section):
-    """A reward without any path: settings, digests of code, and handles of stored models.
+    """A reward as a spec holds it, without any path.
 
-    A kind adds its settings, a field `kind` (a Literal with one value, which is the default), and
-    `judge`. The other methods describe a reward that scores each response by itself, reads no
-    stored model and has no components; a kind overrides those that differ.
+    It has settings, digests of code, and handles of stored models. A kind adds its settings, a
+    field `kind` (a Literal with one value, which is the default), and `judge`. The other methods
+    describe a reward that scores each response by itself, reads no stored model and has no
+    components; a kind overrides those that differ.
     """
 
     # Whether a row holds a preference for each other response to the prompt.
@@ -35,13 +37,15 @@ class RewardKind(Section):
 
     @classmethod
     def resolve(cls, store: Store, config: Any) -> Self:
-        """Return the reward for `config`, this kind's section of a recipe: the same settings.
+        """Return the reward for `config`, this kind's section of a recipe.
 
-        A kind whose section names paths or code overrides this. It imports neither the user's
-        function nor torch, and raises ConfigError or InputError, in one line.
+        By default it has the same settings. A kind whose section names paths or code overrides
+        this. It imports neither the user's function nor torch, and raises ConfigError or
+        InputError, in one line.
         """
         return cls.model_validate(config.model_dump())
 
+    @abstractmethod
     def judge(
         self, store: Store, inference: InferenceConfig, device: str, function_seconds: float | None
     ) -> Judge:
@@ -49,7 +53,6 @@ class RewardKind(Section):
 
         One call of a user's function may take `function_seconds`, or any time if that is None.
         """
-        raise NotImplementedError
 
     def parents(self) -> dict[str, AnyHandle]:
         """Return the stored inputs, by field name."""
@@ -74,15 +77,18 @@ class RewardModel(Protocol):
     """A model or function that scores each response by itself."""
 
     def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
-        """Return the column `reward` and one per component, a finite float for each of `rows`.
+        """Return the column `reward` and one per component.
 
-        Raises InputError if it cannot.
+        Each has a finite float for each of `rows`. Raises InputError if it cannot.
         """
         ...
 
 
 def scalar_judge(model: RewardModel, corruption: CorruptionConfig | None) -> Judge:
-    """Return a judge that scores each response by itself, with the faults of `corruption`."""
+    """Return a judge that scores each response by itself.
+
+    It plants the faults of `corruption`, if any.
+    """
     if corruption is not None:
         from wind.rewards.corruption import CorruptedReward
 
@@ -106,7 +112,10 @@ def import_model(store: Store, path: str, revision: str | None) -> Model:
 
 
 def template_text(template: str) -> str:
-    """Return the text of a Jinja file; "chat" and "none" are returned as they are."""
+    """Return the text of a Jinja file, or "chat" or "none".
+
+    Those two are returned as they are.
+    """
     if template in ("chat", "none"):
         return template
     try:

@@ -14,7 +14,10 @@ from wind.store.handles import Model
 
 
 class Classifier(RewardKind):
-    """A stored model, and how a prompt and a response become its input."""
+    """A stored model, and how its input is made.
+
+    The input is a prompt and a response.
+    """
 
     kind: Literal["classifier"] = "classifier"
     model: Model
@@ -27,7 +30,10 @@ class Classifier(RewardKind):
 
     @classmethod
     def resolve(cls, store: Store, config: ClassifierRewardConfig) -> Self:
-        """Copy the model into the store, if its files say that it has one output."""
+        """Copy the model into the store.
+
+        Raises InputError if its files say that it does not have one output.
+        """
         model = import_model(store, config.path, config.revision)
         check_one_output(store.path(model), config.path)
         return cls(

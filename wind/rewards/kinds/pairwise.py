@@ -22,7 +22,10 @@ PAIRRM_RESPONSE_TOKENS = 412
 
 
 class Pairwise(RewardKind):
-    """A stored model, and how a prompt and two responses become its input."""
+    """A stored model, and how its input is made.
+
+    The input is a prompt and two responses.
+    """
 
     gives_preferences: ClassVar[bool] = True
 
@@ -40,7 +43,7 @@ class Pairwise(RewardKind):
 
     @classmethod
     def resolve(cls, store: Store, config: PairwiseRewardConfig) -> Self:
-        """Copy the model into the store, and tell its architecture by its files.
+        """Copy the model into the store, and read its architecture.
 
         Raises ConfigError for settings of the other architecture.
         """
