@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from wind.answers import is_same
 from wind.code.functions import source_digest
-from wind.config.recipe import EvaluationConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError, InputError
 from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
 from wind.rewards import judging_prompts, responses

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from wind.config.recipe import EvaluationConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.metric_table import shown_in

@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from wind.bandit import FLOOR, FLOOR_ALGORITHMS
 from wind.bandit.algorithms import proven_factor
-from wind.config.recipe import BanditSection
+from wind.config.bandit import BanditSection
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 from wind.store.datasets import Store
 from wind.store.handles import Dataset

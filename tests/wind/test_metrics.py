@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wind.config.recipe import EvaluationConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError
 from wind.metric_table import METRICS
 from wind.metrics import (

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, NoReturn
 
 from pydantic import Field, ValidationError
 
-from wind.config.recipe import Name
+from wind.config.base import Name
 from wind.errors import ConfigError, DatasetError, InputError, first_line
 from wind.exchange.exports import appearing, checked_chunks
 from wind.records import Record
