@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 from rich.table import Table
 
-from flows.show import EVALUATED
 from wind.comparison.seed_averages import Estimate, Standing, standings
 from wind.errors import ConfigError
 from wind.files import atomic_write
 from wind.machine.terminal import PlainConsole, say
+from wind.stages import costs
 from wind.store.datasets import Store
 from wind.store.handles import label
 from wind.store.versions import Version
@@ -37,7 +37,6 @@ COLUMNS = {  # of the table: title and digits of a metric after the last iterati
     "truncated_share": ("truncated", 3),
 }
 ALWAYS = ("win_rate", "accuracy", "kl_k1")
-NOT_TRAINING = ("prompts", *EVALUATED, "metrics")  # datasets whose seconds are no cost of learning
 COSTS = {"samples": "samples", "reward_calls": "reward calls", "seconds": "seconds"}
 
 
@@ -235,7 +234,8 @@ def _said(report: Report) -> list[list[str]]:
 
 def _seconds(version: Version) -> float:
     """What sampling, judging and training took in the iteration of `version`, whenever that was."""
-    spent = {noun: seconds for noun, seconds in version.seconds.items() if noun not in NOT_TRAINING}
+    learning = costs("training")
+    spent = {noun: seconds for noun, seconds in version.seconds.items() if noun in learning}
     if "rollouts" in spent:
         del spent["training"]  # is part of it
     return sum(spent.values())

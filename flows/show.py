@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from wind.machine.terminal import PlainConsole, harmless, is_unicode, say
+from wind.stages import costs, roles
 from wind.store.datasets import Store
 from wind.store.handles import label
 from wind.store.origins import not_computed_here
@@ -47,9 +48,6 @@ SUMMARY = (
     ("length", "response_tokens", 1),
 )
 INPUT = re.compile(r"^input (.+) changed$")
-TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts", "evaluation")
-# the datasets that only an evaluation needs
-EVALUATED = ("eval_generations", "eval_rewards", "eval_logps", "evaluation")
 
 
 def versions(store: Store, found: Sequence[Version]) -> None:
@@ -57,7 +55,11 @@ def versions(store: Store, found: Sequence[Version]) -> None:
     if not found:
         say(f"no versions in {store.url}")
         return
-    timed = [stage for stage in TIMED if any(stage in version.seconds for version in found)]
+    timed = [
+        stage
+        for stage, role in roles().items()
+        if role.is_timed and any(stage in version.seconds for version in found)
+    ]
     metrics = [("version", "iteration", *(title for title, _, _ in SUMMARY))]
     seconds = [("seconds", *timed)]
     places = []
@@ -78,7 +80,8 @@ def _seconds(version: Version, stage: str) -> float:
     prompts took.
     """
     return sum(
-        version.seconds.get(name, 0) for name in (EVALUATED if stage == "evaluation" else (stage,))
+        version.seconds.get(name, 0)
+        for name in (costs("evaluation") if stage == "evaluation" else (stage,))
     )
 
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Generic, Literal, Self, TypeVar
+from types import SimpleNamespace
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 from data_checks.results import CheckResult
 from tasks.devices import described, device_of, refuse_missing_gpus
@@ -25,9 +26,10 @@ from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
 from wind.errors import ConfigError, StageError, first_line
 from wind.nesting import json_value
 from wind.redaction import Redactor, redacted
-from wind.stages import STAGES, Job
+from wind.stages import Job, Side, stage_named
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.nouns import STAGES
 from wind.store.pins import hold
 from wind.store.roots import storage_for
 from wind.store.stamps import VARIABLE, lacks_key, refused
@@ -70,8 +72,8 @@ class Running(Generic[C]):
     refresh: str | None = None  # dataset from which `wind rerun --from` computes anew
     iteration: int = 0
     keys: dict[AnyHandle, str] = field(default_factory=dict)  # of the computation that last made it
-    # what comes before the names of what is made of generations
-    sides: dict[AnyHandle, str] = field(default_factory=dict)
+    # prefixes of the names that versions have for them
+    sides: dict[Dataset, Side] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     # the last of each dataset, by fingerprint
     checks: dict[str, CheckResult] = field(default_factory=dict)
@@ -83,8 +85,8 @@ class Running(Generic[C]):
     def note(self, event: Event) -> None:
         """Keep `event` for the summary and say it."""
         self.events.append(event)
-        if event.dataset == "generations" and event.handle is not None:
-            self.sides[event.handle] = event.name.removesuffix("generations")
+        if isinstance(event.handle, Dataset):
+            self.sides[event.handle] = cast(Side, event.name.removesuffix(event.dataset))
         if not self.planning and isinstance(event.handle, Dataset):
             self.terminal.line(
                 f"  {event.task:<18} {event.outcome:<8} {event.handle.rows:>9} rows  {event.handle.fingerprint[:12]}"
@@ -99,15 +101,15 @@ class Running(Generic[C]):
         )
 
     def name_of(self, dataset: str, inputs: Mapping[str, Any]) -> str:
-        """How versions call the `dataset` that a task computes of `inputs`: of held-out prompts it
-        begins with its side.
+        """Return what versions call the `dataset` that a task computes from `inputs`.
+
+        A dataset about held-out prompts has a prefix that says whose responses it is about.
         """
-        if dataset == "generations":
-            on_held_out = "eval_" if inputs["iteration"] else "reference_"
-            return f"{'' if inputs['split'] == 'train' else on_held_out}generations"
-        if dataset in ("rewards", "logps"):
-            return f"{self.sides.get(inputs['generations'], '')}{dataset}"
-        return dataset
+        role = stage_named(dataset).role
+        if role is None:
+            return dataset
+        spec: Any = SimpleNamespace(**inputs)
+        return f"{role.side(spec, lambda parent: self.sides.get(parent, ''))}{dataset}"
 
     def warning(self) -> str | None:
         """One line on hits that other versions of packages computed, where that is wanted."""

@@ -14,8 +14,8 @@ from tasks.pages import if_the_server_answers
 from tasks.running import running
 from tasks.workers import kind_of
 from wind.code.digests import code_digest, code_of, source_of
-from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
-from wind.stages import Job, Place, Spec, published, run
+from wind.config.recipe import DistillConfig, RunConfig
+from wind.stages import Job, Place, Spec, published, run, stage_named
 from wind.store.handles import Dataset
 
 SECONDS_BETWEEN_UPDATES = 2.0
@@ -54,12 +54,11 @@ def compute(stage: str, spec: Spec) -> Dataset:
 
 
 def _function_seconds(config: RunConfig, stage: str) -> float | None:
-    """How many seconds one call of the user's function in `stage` may take."""
-    if not isinstance(config, DistillConfig):
+    """Return how many seconds one call of the user's function in `stage` may take."""
+    role = stage_named(stage).role
+    if role is None or not isinstance(config, DistillConfig):
         return None
-    if stage == "evaluation":
-        return config.evaluation.match_timeout
-    return config.reward.timeout if isinstance(config.reward, RuleRewardConfig) else None
+    return role.function_seconds(config)
 
 
 def _computed(job: Job) -> Dataset:

@@ -18,39 +18,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any
 
 from wind.config.recipe import WorkersConfig
 from wind.errors import StageError, by_name, killed_by
 from wind.machine import processes
 from wind.redaction import redacted_lines
-from wind.stages import Find, Job, missing_shards, parse, publish
+from wind.stages import Find, Job, WorkerKind, missing_shards, parse, publish, stage_named
 from wind.store.handles import Dataset
 
-Kind = Literal["transformers", "vllm", "training"]
-HEAVY: Final[dict[str, Kind]] = {  # stages; all others are light
-    "prompts": "transformers",
-    "generations": "transformers",
-    "rewards": "transformers",
-    "logps": "transformers",
-    "training": "training",
-    "rollouts": "training",
-    "bandit": "transformers",
-}
 LOG_LINES = 5
 # for the last lines of a dead process to arrive: a child of its own may still hold the pipe
 LOG_SECONDS = 2.0
 
 
-def kind_of(job: Job) -> Kind | None:
-    """The workers that compute `job`; None for a light stage, which a run computes in its own
-    process.
+def kind_of(job: Job) -> WorkerKind | None:
+    """Return the kind of worker that computes `job`; None for a light stage.
+
+    A run computes light stages in its own process.
     """
-    if job.stage == "generations" and job.spec["sampling"]["backend"] == "vllm":
-        return "vllm"
-    if job.stage == "evaluation" and job.spec["evaluation"]["match"] is not None:
-        return "transformers"  # what a user's function prints goes to a worker's log
-    return HEAVY.get(job.stage)
+    stage = stage_named(job.stage)
+    return stage.worker(stage.spec.model_validate(job.spec))
 
 
 class Worker:
@@ -147,12 +135,12 @@ class Pool:
         self._config = config
         self._device = device
         self._logs = logs
-        self._workers: dict[tuple[Kind, int], Worker] = {}
+        self._workers: dict[tuple[WorkerKind, int], Worker] = {}
 
     def compute(
         self,
         job: Job,
-        kind: Kind,
+        kind: WorkerKind,
         progress: Callable[[float, float], None],
         find: Find | None = None,
     ) -> Dataset:
@@ -178,7 +166,11 @@ class Pool:
         self._workers.clear()
 
     def _compute_shards(
-        self, job: Job, kind: Kind, missing: Sequence[int], progress: Callable[[float, float], None]
+        self,
+        job: Job,
+        kind: WorkerKind,
+        missing: Sequence[int],
+        progress: Callable[[float, float], None],
     ) -> int:
         """The peak memory, in bytes, of the workers that computed the shards `missing`."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -208,7 +200,7 @@ class Pool:
     def _lane(
         self,
         job: Job,
-        kind: Kind,
+        kind: WorkerKind,
         index: int,
         waiting: "queue.SimpleQueue[int]",
         count: "Count",
@@ -229,7 +221,7 @@ class Pool:
             count.within(shard)(1, 1)
         return peak
 
-    def _worker(self, kind: Kind, index: int) -> Worker:
+    def _worker(self, kind: WorkerKind, index: int) -> Worker:
         python = self._config.python.get(kind, sys.executable)
         if (
             kind == "training"
@@ -250,7 +242,7 @@ class Pool:
             )
         return worker
 
-    def _environment(self, kind: Kind, index: int, python: str) -> dict[str, str]:
+    def _environment(self, kind: WorkerKind, index: int, python: str) -> dict[str, str]:
         """The environment of worker number `index` of `kind`, run by the interpreter `python`."""
         changes = {
             "HF_HUB_OFFLINE": "1",  # everything a stage needs is in the store
@@ -273,7 +265,7 @@ class Pool:
             changes["CUDA_VISIBLE_DEVICES"] = names[index]
         return processes.environment(**changes)
 
-    def _make_room(self, kind: Kind) -> None:
+    def _make_room(self, kind: WorkerKind) -> None:
         """On a GPU, end the workers of every other kind: exiting is the one sure way to give its
         memory back.
         """

@@ -15,9 +15,9 @@ from data_checks.results import all_recorded, contents, failed, passed, recorded
 from data_checks.validation import SUITES, validate
 from wind.config.checks import ChecksConfig
 from wind.errors import DataCheckError, DatasetError
-from wind.stages import STAGES, STUDIES
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
+from wind.store.nouns import STAGES, STUDIES
 from wind.store.sealed_json import opened, seal
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests.wind.exact_case import ROCK_PAPER_SCISSORS, assert_close, seeded
-from wind.bandit import FLOOR, exact_rows, instance_of, part_rows, parts, sampled_rows
+from wind.bandit import FLOOR
 from wind.bandit.algorithms import proven_factor, sampled_algorithms
 from wind.bandit.instances import INSTANCES, RARE, Instance, cyclic, joined
 from wind.bandit.sampling import Draw, draw, minimised, solved
+from wind.bandit.study import exact_rows, instance_of, part_rows, parts, sampled_rows
 from wind.config.objectives import Rows
 from wind.config.recipe import BanditSection
 from wind.games import is_constant_sum, wind_update

@@ -26,6 +26,7 @@ from wind.config.recipe import (
     TODAY,
     ClassifierRewardConfig,
     CorruptionConfig,
+    DistillConfig,
     Function,
     InferenceConfig,
     Name,
@@ -38,10 +39,18 @@ from wind.errors import ConfigError, DatasetError
 from wind.files import open_plain, plain_text
 from wind.fingerprints import stream_digest
 from wind.rewards.folders import check_one_output, pairwise_architecture
-from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.stages import Place, Progress, Role, Shard, Spec, Stage, as_many_as
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
-from wind.store.schemas import preferences_schema, rewards_schema
+from wind.store.schemas import (
+    PROMPT,
+    PROMPT_ID,
+    SAMPLE,
+    SAMPLE_INDEX,
+    Column,
+    Declaration,
+    ForeignKey,
+)
 
 if TYPE_CHECKING:
     from wind.rewards.functions import Floats, Responses
@@ -52,6 +61,37 @@ PAIRRM_PROMPT_TOKENS = 1224
 PAIRRM_RESPONSE_TOKENS = 412
 # the columns of `judging_prompts`
 JUDGED_BY: Final = ("prompt_id", "messages", "answer", "conversation")
+
+
+# Columns of a pairwise reward, beside which `reward` is the mean preference over the others.
+PREFERENCES = (
+    Column(
+        "preferences",
+        pa.list_(pa.field("item", pa.float64(), nullable=False)),
+        "P(this response beats response j) in [0, 1], by the sample_index of the responses to the "
+        "prompt, 1/2 at its own place; or by that of the opponents it was scored against",
+    ),
+    Column("cut_share", pa.float64(), "[0, 1], its comparisons that read a text cut to fit"),
+)
+DATASET = Declaration(
+    row="one response as the reward sees it",
+    columns=(
+        PROMPT_ID,
+        SAMPLE_INDEX,
+        Column(
+            "reward",
+            pa.float64(),
+            "higher is better; of a pairwise reward the mean preference over the others",
+        ),
+    ),
+    optional_columns=PREFERENCES,
+    has_components=True,
+    key=SAMPLE,
+    foreign_keys=(
+        ForeignKey(SAMPLE, "generations", is_one_to_one=True),
+        ForeignKey(PROMPT, "opponents"),
+    ),
+)
 
 
 class Rule(Section):
@@ -160,7 +200,7 @@ def _rule(config: RuleRewardConfig) -> Rule:
     reserved = [
         name
         for name in config.components
-        if name in preferences_schema().names or config.components.count(name) > 1
+        if name in DATASET.with_optional_columns().names or config.components.count(name) > 1
     ]
     if reserved:
         raise ConfigError(
@@ -331,14 +371,14 @@ def _compute(
             )
             opponents = responses(prompts, theirs)
         judge = pairwise_reward(store.address, spec.reward, spec.inference, place.device)
-        schema, made = preferences_schema(), judge.preferences(rows, opponents, progress)
+        schema, made = DATASET.with_optional_columns(), judge.preferences(rows, opponents, progress)
     else:
         components = spec.reward.components if isinstance(spec.reward, Rule) else ()
         model = reward_model(
             spec.reward, spec.inference, store, place.device, place.function_seconds
         )
         made = model.rewards(rows, progress)
-        schema = rewards_schema(components)
+        schema = DATASET.with_components(components)
     return Shard(
         pa.table({"prompt_id": rows.prompt_ids, "sample_index": rows.sample_indexes, **made}),
         schema=schema,
@@ -370,4 +410,28 @@ def _numbers(spec: RewardsSpec, table: pa.Table) -> dict[str, float]:
     }
 
 
-STAGE = Stage(name="rewards", spec=RewardsSpec, shards=_shards, compute=_compute, numbers=_numbers)
+def function_seconds(config: DistillConfig) -> float | None:
+    """Return how many seconds one call of a rule's function may take."""
+    return config.reward.timeout if isinstance(config.reward, RuleRewardConfig) else None
+
+
+STAGE: Final[Stage[RewardsSpec]] = Stage(
+    name="rewards",
+    spec=RewardsSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=_shards,
+    compute=_compute,
+    numbers=_numbers,
+    worker=lambda spec: "transformers",
+    role=Role(
+        phase="training",
+        sides=("", "eval_", "reference_"),
+        side=lambda spec, side_of: side_of(spec.generations),
+        history=("train", "eval"),
+        is_timed=True,
+        expected=as_many_as("generations"),
+        related_parents={},
+        function_seconds=function_seconds,
+    ),
+)

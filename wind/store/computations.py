@@ -21,6 +21,8 @@ from wind.fingerprints import digest
 from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model, label, noun
+from wind.store.nouns import STAGES
+from wind.store.schemas import declared
 from wind.store.sealed_json import opened, parsed
 from wind.store.stamps import is_ours, refuse, stamped
 
@@ -166,7 +168,7 @@ def by_manifest(store: Store, handle: AnyHandle) -> Computation | None:
 def _maker(store: Store, handle: AnyHandle) -> Dataset | None:
     """The dataset of whose computation the model `handle` was an output."""
     if isinstance(handle, Model):
-        for stage in ("training", "rollouts"):
+        for stage in (each for each in STAGES if declared(each).has_models):
             for dataset in store.handles(stage):
                 if (
                     isinstance(dataset, Dataset)

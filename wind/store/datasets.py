@@ -500,7 +500,8 @@ class Store:
         """The content of the stored `files`, and what a manifest must say of each; no file is
         parsed before its checksum.
         """
-        content, found = Content(schemas.KEYS.get(noun(handle), ())), []
+        declaration = schemas.find_declaration(noun(handle))
+        content, found = Content(() if declaration is None else declaration.key), []
         with self._fetched(
             folder_of(handle), [file.name for file in files], file_digest
         ) as fetched:
@@ -637,8 +638,9 @@ class Partial:
 
         Raises DatasetError if a column does not fit, or the rows are not in order of their key.
         """
-        table = schemas.conform(table, schema or schemas.SCHEMAS[self._name])
-        name, key = shard_name(index), schemas.KEYS[self._name]
+        declaration = schemas.declared(self._name)
+        table = schemas.conform(table, schema or declaration.schema)
+        name, key = shard_name(index), declaration.key
         with contextlib.ExitStack() as stack, ThreadPoolExecutor(2) as pool:
             checked = pool.submit(check_order, table, key)
             with self._store.storage.building(f"{self.folder}/{name}") as path:
@@ -678,7 +680,7 @@ class Partial:
         Raises StageError if the lock was lost to another process.
         """
         content, files = (
-            Content(schemas.KEYS[self._name]),
+            Content(schemas.declared(self._name).key),
             [self._kept(index)[0] for index in range(shards)],
         )
         with self._store._fetched(
