@@ -1,6 +1,4 @@
-"""How a task computes its dataset: in this process when it is light, in the run's workers when it
-is heavy.
-"""
+"""Compute the dataset of a task: in this process if its stage is light, otherwise in a worker."""
 
 import time
 from typing import Any
@@ -22,10 +20,10 @@ SECONDS_BETWEEN_UPDATES = 2.0
 
 
 def compute(stage: str, spec: Spec) -> Dataset:
-    """The dataset of `spec`, computed by workers, or here when the stage is light.
+    """Compute the dataset of `spec`, by workers or, if the stage is light, in this process.
 
-    In a plan nothing is computed: the handle stands for what is not known yet, the same for every
-    task with that job.
+    A plan computes nothing: the returned handle stands for a dataset that is not known yet, and is
+    the same for every task with the same job.
     """
     here = running()
     place = Place(
@@ -65,7 +63,7 @@ def _computed(job: Job) -> Dataset:
     here, stage, kind = running(), job.stage, kind_of(job)
 
     def find(job: Job) -> Dataset | None:
-        """What another run has published while this one waited for the lock."""
+        """Find what another run published while this one waited for the lock."""
         found = None if here.is_refreshed(stage) else published(job)
         if found is not None:
             here.taken.add(found.fingerprint)

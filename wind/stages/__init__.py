@@ -1,8 +1,8 @@
-"""What a stage is: a spec in, shards of rows out, one dataset published at the end.
+"""The record of a stage, and its run: a spec in, shards of rows out, one dataset published.
 
-Every stage module offers one `STAGE`. A stage runs the same way from a Prefect task, in a worker
-process, or by hand: `python -m wind.generations spec.json`, where the file is a `Job`, as kept in
-the manifest of every dataset under `computed_by`.
+Every stage module has one `STAGE`, which says all that is known of the stage. A stage runs the same
+way from a Prefect task, in a worker process, or by hand: `python -m wind.stages FILE`, where the
+file is a `Job`, or the manifest of a dataset, which keeps its job under `computed_by`.
 """
 
 import math
@@ -100,7 +100,7 @@ class Shard:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-# What trains models, and what answers on GPUs, needs packages and memory of its own.
+# Kinds of workers: each may have an interpreter of its own, see `workers.python`.
 WorkerKind = Literal["transformers", "vllm", "training"]
 # What the name of a dataset in a version begins with: nothing, or one of these if it is about
 # held-out prompts, of the policy or of the reference.
@@ -125,7 +125,7 @@ class Role(Generic[S]):
 
     # What its seconds are counted as the cost of; None: of neither.
     phase: Literal["training", "evaluation"] | None
-    # The sides of its datasets: `names` of a version are made of them.
+    # The sides of its datasets, of which `Stage.names` is made.
     sides: tuple[Side, ...]
     side: Callable[[S, SideOf], Side]  # that of the dataset with this spec
     # The splits to whose prompts it adds columns in a prompt's history (`wind prompt`).
