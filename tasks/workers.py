@@ -1,5 +1,4 @@
-"""Worker processes: where heavy stages run, so that they can be killed, measured and given back
-whole.
+"""Worker processes: heavy stages run in them, so that they can be killed and measured.
 
 A pool starts processes `python -m wind.stages.worker` on demand, keeps them warm, hands shards to
 whichever is free, and takes their errors back as this project's own. A worker and whatever it
@@ -76,8 +75,9 @@ class Worker:
         self._logging.start()
 
     def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """What the worker says of the finished shard. Raises the error that it met, or StageError
-        if it died.
+        """Have the worker compute a shard, and return its seconds and peak memory in bytes.
+
+        Raises the error that the worker met, or StageError if it died.
         """
         try:
             request = {"job": job.model_dump(mode="json"), "shard": shard, "folder": os.getcwd()}
@@ -97,7 +97,7 @@ class Worker:
         raise self._died(job)
 
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Return whether the process is still running."""
         return self._process.poll() is None
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class Worker:
                 stream.close()
 
     def _keep_log(self, log: IO[bytes]) -> None:
-        """Write what the process says to `log`, line by line and without secrets, until it ends."""
+        """Copy the output of the process to `log`, line by line and without secrets."""
         assert self._process.stdout is not None
         with self._process.stdout as said, log:
             for line in redacted_lines(said):
@@ -144,8 +144,9 @@ class Pool:
         progress: Callable[[float, float], None],
         find: Find | None = None,
     ) -> Dataset:
-        """The dataset of `job`: its missing shards are computed by the workers, then it is
-        published; or what `find` has.
+        """Compute the missing shards of `job` in the workers, and publish its dataset.
+
+        If `find` returns a dataset once the lock is held, that is returned instead.
         """
         started = time.time()
         stage, _, store = parse(job)
@@ -172,7 +173,7 @@ class Pool:
         missing: Sequence[int],
         progress: Callable[[float, float], None],
     ) -> int:
-        """The peak memory, in bytes, of the workers that computed the shards `missing`."""
+        """Compute the shards `missing`; return the peak memory of the workers, in bytes."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         for shard in missing:
             waiting.put(shard)
@@ -243,7 +244,7 @@ class Pool:
         return worker
 
     def _environment(self, kind: WorkerKind, index: int, python: str) -> dict[str, str]:
-        """The environment of worker number `index` of `kind`, run by the interpreter `python`."""
+        """Return the environment of worker `index` of `kind`, run by the interpreter `python`."""
         changes = {
             "HF_HUB_OFFLINE": "1",  # everything a stage needs is in the store
             "TOKENIZERS_PARALLELISM": "false",
@@ -266,8 +267,9 @@ class Pool:
         return processes.environment(**changes)
 
     def _make_room(self, kind: WorkerKind) -> None:
-        """On a GPU, end the workers of every other kind: exiting is the one sure way to give its
-        memory back.
+        """On a GPU, end the workers of every other kind.
+
+        Exiting is the only reliable way to free GPU memory.
         """
         if self._device == "cuda" and self._config.keep_warm != "always":
             for other in [place for place in self._workers if place[0] != kind]:
@@ -275,14 +277,14 @@ class Pool:
 
 
 class Count:
-    """Progress of several workers as one: finished shards, and the parts of those in work."""
+    """Joint progress of several workers: finished shards, and parts of unfinished ones."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self._parts: dict[int, float] = {}
 
     def within(self, shard: int) -> Callable[[int, int], None]:
-        """The progress function of one shard."""
+        """Return the progress function of one shard."""
 
         def progress(done: int, total: int) -> None:
             self._parts[shard] = done / max(total, 1)
@@ -290,5 +292,5 @@ class Count:
         return progress
 
     def done(self) -> float:
-        """How many shards are done, parts included."""
+        """Return how many shards are done, parts included."""
         return round(sum(list(self._parts.values())), 2)
