@@ -14,9 +14,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from wind.stages import STAGES
 from wind.store.datasets import Store
 from wind.store.handles import Manifest
+from wind.store.nouns import STAGES
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from wind.exchange import reading
 from wind.fingerprints import digest, file_digest
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
+from wind.store.nouns import STAGES
 from wind.store.versions import Content, Versions
 from wind.win_rates import WinRatesSpec
 
@@ -257,7 +258,7 @@ def make_versions(folder: str, count: int) -> None:
             recipe=recipe,
             datasets={
                 name: Dataset(name=name, fingerprint=digest([index, name]), rows=index)
-                for name in stages.STAGES
+                for name in STAGES
             },
             model_in=model,
             model_out=model,
@@ -268,9 +269,9 @@ def make_versions(folder: str, count: int) -> None:
             name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": index}
             for name in ("win_rate", "mean_reward", "kl_k1")
         }
-        seconds = dict.fromkeys(stages.STAGES, 1.0)
+        seconds = dict.fromkeys(STAGES, 1.0)
         Versions(Store(folder), run).publish(
-            content, checks=dict.fromkeys(stages.STAGES, 5), metrics=metrics, seconds=seconds
+            content, checks=dict.fromkeys(STAGES, 5), metrics=metrics, seconds=seconds
         )
 
 

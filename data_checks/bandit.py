@@ -8,10 +8,10 @@ import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, unique
+from wind.bandit import DATASET
 from wind.config.checks import ChecksConfig
-from wind.store.schemas import KEYS
 
-KEY = KEYS["bandit"]
+KEY = DATASET.key
 RUN = ("samples", "algorithm", "instance", "prompts", "seed", "metric")
 STEP = (*RUN[:-1], "iteration")
 ROUNDING = 1e-12  # nats: the rounding error of a KL near zero

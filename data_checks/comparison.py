@@ -6,10 +6,10 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, unique
 from data_checks.metrics import numbers, numbers_expectations
+from wind.comparison import DATASET
 from wind.config.checks import ChecksConfig
-from wind.store.schemas import KEYS
 
-KEY = KEYS["comparison"]
+KEY = DATASET.key
 RUN = ("recipe", "setting", "seed")
 
 

@@ -29,7 +29,7 @@ from wind.errors import ConfigError, InputError, first_line
 from wind.machine.user_path import from_source, use_user_path
 from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS, TIE_SHARE
 from wind.store.handles import label
-from wind.store.schemas import KEYS, SCHEMAS
+from wind.store.schemas import declared
 
 CLASSES: Final = sorted(
     name
@@ -67,11 +67,11 @@ def refuse_wrong(
                 f"checks.extra.{noun}: no dataset with checks is called so; "
                 f"{_meant(noun, datasets)}"
             )
-        further = components if noun in ("rewards", "rollouts") else ()
+        further = components if declared(noun).has_components else ()
         for index, each in enumerate(extra):
             place = _place(noun, index)
             for column in _columns(_expectation(place, each)):
-                _require(place, column, [*_known(noun, SCHEMAS[noun]), *further])
+                _require(place, column, [*_known(noun, declared(noun).schema), *further])
     for file in checks.files:
         _functions(file, datasets)
 
@@ -130,7 +130,7 @@ def _frame(name: str, subject: Subject, expectations: list[Expectation]) -> Fram
     Its key is that of the dataset.
     """
     noun = subject.handle.name
-    key, known = KEYS[noun], _known(noun, subject.store.open(subject.handle).schema)
+    key, known = declared(noun).key, _known(noun, subject.store.open(subject.handle).schema)
     columns = dict.fromkeys(
         column for each in expectations for column in _columns(each) if column not in key
     )

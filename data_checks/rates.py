@@ -6,9 +6,9 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import Frame, Subject, finite, is_finite, is_known, unique, with_parent
 from wind.config.checks import ChecksConfig
-from wind.store.schemas import KEYS
+from wind.rates import DATASET
 
-KEY = KEYS["rates"]
+KEY = DATASET.key
 RUN = ("algorithm", "instance")
 COUNTED = ("floor", "contraction")  # never negative
 

@@ -117,7 +117,7 @@ def key(
             None if previous is None else previous.model_dump(mode="json"),
             checks.model_dump(mode="json", exclude={"files"}),
             [files_digest("checks.files", Path(file)) for file in checks.files],
-            code_of("data_checks.validation"),
+            code_of("data_checks.validation", f"data_checks.{handle.name}"),
             version("great_expectations"),
         ]
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import cache
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,22 +27,7 @@ from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
 from great_expectations.util import convert_to_json_serializable
 
-from data_checks import (
-    bandit,
-    comparison,
-    drift,
-    evaluation,
-    generations,
-    logps,
-    metrics,
-    prompts,
-    rates,
-    rewards,
-    rollouts,
-    selections,
-    training,
-    win_rates,
-)
+from data_checks import drift
 from data_checks.base import Frame, Subject, Suite
 from data_checks.extension import extra_frames, refuse_wrong
 from data_checks.parts import in_parts
@@ -52,24 +38,14 @@ from wind.fingerprints import digest
 from wind.redaction import redacted
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
+from wind.store.nouns import STAGES, STUDIES
 from wind.store.stamps import stamped
 
 __all__ = ["SUITES", "CheckResult", "failed", "recorded", "refuse_wrong_checks", "validate"]
 
+# The suite of each dataset, which is in the module of its name.
 SUITES: Final[Mapping[str, Suite]] = {
-    "prompts": prompts.SUITE,
-    "generations": generations.SUITE,
-    "rewards": rewards.SUITE,
-    "win_rates": win_rates.SUITE,
-    "selections": selections.SUITE,
-    "logps": logps.SUITE,
-    "training": training.SUITE,
-    "rollouts": rollouts.SUITE,
-    "evaluation": evaluation.SUITE,
-    "metrics": metrics.SUITE,
-    "comparison": comparison.SUITE,
-    "bandit": bandit.SUITE,
-    "rates": rates.SUITE,
+    noun: import_module(f"data_checks.{noun}").SUITE for noun in (*STAGES, *STUDIES)
 }
 
 Frames = Mapping[str, ExpectationSuiteValidationResult]

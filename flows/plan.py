@@ -1,4 +1,4 @@
-"""What a run would do: the flow itself, walked through without computing anything."""
+"""The plan of a run: the flow itself, walked through without computing anything."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,18 @@ from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.audit.diff import Side, newest, reasons
 from wind.config.recipe import DistillConfig
-from wind.config.sampling import SamplingConfig
 from wind.machine.terminal import complain
-from wind.prompt_parts import sampled_prompts
+from wind.stages import Expected, stage_named
 from wind.store.datasets import Store
-from wind.store.handles import Dataset
+from wind.store.handles import AnyHandle, Dataset
 from wind.store.stamps import refused
 from wind.store.versions import Version
 
 
 def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str, Any]]:
-    """One entry per stage and iteration: outcome "cached" or "run", and why; rows, tokens (at
-    most), megabytes, seconds.
+    """Return one entry per stage and iteration: whether it is cached or would run, why, its size.
 
+    The outcome is "cached" or "run"; the size is rows, tokens (at most), megabytes and seconds.
     What would run is estimated from the newest dataset of the same noun in the store, scaled by
     rows; null where there is none.
     """
@@ -49,18 +48,16 @@ def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
             "megabytes": round(manifest.bytes() / 1e6, 2),
             "seconds": 0.0,
         }
-    rows = _rows(here, event)
+    expected = _expected(here, event)
+    rows = None if expected is None else expected.rows
     if event.outcome == "cached":  # computed by then: the same stage stands earlier in this plan
         return step | {"rows": rows, "megabytes": 0.0, "seconds": 0.0}
-    sampling = getattr(event.spec, "sampling", None)
     like = _newest(here.store, event.dataset)
     scale = rows / like.rows if rows and like and like.rows else None
     return step | {
         "outcome": "run",
         "rows": rows,
-        "tokens": rows * sampling.max_new_tokens
-        if rows and isinstance(sampling, SamplingConfig)
-        else None,
+        "tokens": None if expected is None else expected.tokens,
         "megabytes": round(like.bytes() * scale / 1e6, 2) if like and scale else None,
         "seconds": round(like.provenance.get("seconds", 0.0) * scale, 1)
         if like and scale
@@ -69,9 +66,7 @@ def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
 
 
 def _why(here: Running[DistillConfig], event: Event, before: Side | None) -> list[str]:
-    """What is other than in the run's version `before`, for a stage that would run; nothing for one
-    that would not.
-    """
+    """Return why a stage would run: what changed since the run's version `before`."""
     if event.outcome != "planned" or event.handle is None:
         return []
     if before is None or event.name not in before.computations:
@@ -90,46 +85,28 @@ def _why(here: Running[DistillConfig], event: Event, before: Side | None) -> lis
     ]
 
 
-def _rows(here: Running[DistillConfig], event: Event) -> int | None:
-    """The rows that a stage will have, where that follows from the prompts; the prompts must be in
-    the cache.
+def _expected(here: Running[DistillConfig], event: Event) -> Expected | None:
+    """Return the size of a dataset that is planned; None where that does not follow from its spec.
+
+    It never does unless the prompts are in the cache.
     """
-    prompts = next(
-        (
-            past.handle
-            for past in here.events
-            if past.dataset == "prompts" and past.outcome == "cached"
-        ),
-        None,
-    )
-    if not isinstance(prompts, Dataset):
-        return None
-    frame = here.store.frame(prompts, ["prompt_id", "split"])
-    sampled = {
-        split: len(
-            sampled_prompts(
-                frame, split, here.config.seed, event.iteration or 1, here.config.prompts.parts
-            )
-        )
-        for split in ("train", "eval")
-    }
-    train = sampled["train"] * here.config.sampling.samples_per_prompt
-    held_out = sampled["eval"] * here.config.evaluation.samples_per_prompt
-    if event.dataset in ("win_rates", "selections"):
-        return train
-    if event.dataset == "rollouts":
-        return sampled["train"] * here.config.responses_per_prompt()
-    if event.dataset == "evaluation":
-        return held_out
-    if event.dataset in ("generations", "rewards", "logps"):
-        before = [
-            past
-            for past in here.events
-            if past.dataset == event.dataset and past.iteration == event.iteration
-        ]
-        is_stored = here.config.objective.steps_per_refresh is None
-        return train if is_stored and before and before[0] is event else held_out
-    return None
+
+    def expected(handle: AnyHandle) -> Expected | None:
+        job = here.planned.get(handle.fingerprint)
+        if job is None:
+            return None
+        stage = stage_named(job.stage)
+        if stage.role is None:
+            return None
+        return stage.role.expected(stage.spec.model_validate(job.spec), here.store, rows_of)
+
+    def rows_of(handle: Dataset) -> int | None:
+        if handle.fingerprint not in here.planned:
+            return handle.rows
+        size = expected(handle)
+        return None if size is None else size.rows
+
+    return None if event.handle is None else expected(event.handle)
 
 
 def _newest(store: Store, noun: str) -> Any:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 from rich.table import Table
 
-from flows.show import EVALUATED
 from wind import comparison
 from wind.comparison.seed_averages import Estimate, SeedAverage, seed_averages
 from wind.errors import ConfigError
 from wind.files import atomic_write
 from wind.machine.terminal import PlainConsole, say
 from wind.metric_table import METRICS, Metric, shown_in
+from wind.stages import costs
 from wind.store.datasets import Store
 from wind.store.handles import label
 from wind.store.versions import Version
@@ -23,8 +23,6 @@ from wind.store.versions import Version
 if TYPE_CHECKING:
     from flows.compare import Study
 
-# the datasets whose seconds are no cost of training
-NOT_TRAINING = ("prompts", *EVALUATED, "metrics")
 COSTS = (*comparison.COSTS, "seconds")
 
 
@@ -239,7 +237,8 @@ def _seconds(version: Version) -> float:
     They are those of sampling, judging and training. Cached datasets count with the seconds that
     they took when they were computed.
     """
-    spent = {noun: seconds for noun, seconds in version.seconds.items() if noun not in NOT_TRAINING}
+    learning = costs("training")
+    spent = {noun: seconds for noun, seconds in version.seconds.items() if noun in learning}
     if "rollouts" in spent:
         del spent["training"]  # part of the rollouts
     return sum(spent.values())

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from wind.machine.terminal import PlainConsole, harmless, is_unicode, say
 from wind.metric_table import shown_in
+from wind.stages import costs, roles
 from wind.store.datasets import Store
 from wind.store.handles import label
 from wind.store.origins import not_computed_here
@@ -40,9 +41,6 @@ __all__ = [
 ]
 
 INPUT = re.compile(r"^input (.+) changed$")
-TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts", "evaluation")
-# the datasets that only the evaluation needs
-EVALUATED = ("eval_generations", "eval_rewards", "eval_logps", "evaluation")
 
 
 def versions(store: Store, found: Sequence[Version]) -> None:
@@ -53,7 +51,11 @@ def versions(store: Store, found: Sequence[Version]) -> None:
     if not found:
         say(f"no versions in {store.url}")
         return
-    timed = [stage for stage in TIMED if any(stage in version.seconds for version in found)]
+    timed = [
+        stage
+        for stage, role in roles().items()
+        if role.is_timed and any(stage in version.seconds for version in found)
+    ]
     summary = shown_in("versions")
     metrics = [("version", "iteration", *(metric.title for metric in summary))]
     seconds = [("seconds", *timed)]
@@ -76,7 +78,8 @@ def _seconds(version: Version, stage: str) -> float:
     Those of an evaluation include the sampling and judging of the held-out prompts.
     """
     return sum(
-        version.seconds.get(name, 0) for name in (EVALUATED if stage == "evaluation" else (stage,))
+        version.seconds.get(name, 0)
+        for name in (costs("evaluation") if stage == "evaluation" else (stage,))
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 from data_checks.results import CheckResult
 from tasks.devices import described, device_of, refuse_missing_gpus
@@ -27,9 +27,10 @@ from wind.errors import ConfigError, StageError, first_line
 from wind.generations import auto_backend
 from wind.nesting import json_value
 from wind.redaction import Redactor, redacted
-from wind.stages import STAGES, Job, Spec
+from wind.stages import Job, Side, Spec, stage_named
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.nouns import STAGES
 from wind.store.pins import open_pin_set
 from wind.store.roots import storage_for
 from wind.store.stamps import VARIABLE, lacks_key, refused
@@ -74,8 +75,8 @@ class Running(Generic[C]):
     iteration: int = 0
     last: Version | None = None  # that of the iteration before, once there is one
     keys: dict[AnyHandle, str] = field(default_factory=dict)  # of the computation that last made it
-    # what comes before the names of what is made of generations
-    sides: dict[AnyHandle, str] = field(default_factory=dict)
+    # prefixes of the names that versions have for them
+    sides: dict[Dataset, Side] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     # the last of each dataset, by fingerprint
     checks: dict[str, CheckResult] = field(default_factory=dict)
@@ -87,8 +88,8 @@ class Running(Generic[C]):
     def note(self, event: Event) -> None:
         """Keep `event` for the summary and say it."""
         self.events.append(event)
-        if event.dataset == "generations" and event.handle is not None:
-            self.sides[event.handle] = event.name.removesuffix("generations")
+        if isinstance(event.handle, Dataset):
+            self.sides[event.handle] = cast(Side, event.name.removesuffix(event.dataset))
         if not self.planning and isinstance(event.handle, Dataset):
             self.terminal.line(
                 f"  {event.task:<19} {event.outcome:<8} {event.handle.rows:>9} rows  {event.handle.fingerprint[:12]}"
@@ -108,14 +109,14 @@ class Running(Generic[C]):
             and STAGES.index(stage) >= STAGES.index(self.refresh)
         )
 
-    def name_of(self, dataset: str, spec: Any) -> str:
-        """How versions call the `dataset` of `spec`: of held-out prompts it begins with its side."""
-        if dataset == "generations":
-            on_held_out = "eval_" if spec.iteration else "reference_"
-            return f"{'' if spec.split == 'train' else on_held_out}generations"
-        if dataset in ("rewards", "logps"):
-            return f"{self.sides.get(spec.generations, '')}{dataset}"
-        return dataset
+    def name_of(self, dataset: str, spec: Spec) -> str:
+        """Return what versions call the `dataset` of `spec`.
+
+        A dataset about held-out prompts has a prefix that says whose responses it is about.
+        """
+        role = stage_named(dataset).role
+        side = role.side(spec, lambda parent: self.sides.get(parent, "")) if role else ""
+        return f"{side}{dataset}"
 
     def warning(self) -> str | None:
         """One line on hits that other versions of packages computed, where that is wanted."""

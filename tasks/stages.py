@@ -1,6 +1,4 @@
-"""How a task computes its dataset: in this process when it is light, in the run's workers when it
-is heavy.
-"""
+"""Compute the dataset of a task: in this process if its stage is light, otherwise in a worker."""
 
 import time
 from typing import Any
@@ -16,17 +14,17 @@ from tasks.workers import kind_of
 from wind.code.digests import code_digest, code_of, source_of
 from wind.config.recipe import DistillConfig
 from wind.config.runs import RunConfig
-from wind.stages import Job, Place, Spec, published, run
+from wind.stages import Job, Place, Spec, published, run, stage_named
 from wind.store.handles import Dataset
 
 SECONDS_BETWEEN_UPDATES = 2.0
 
 
 def compute(stage: str, spec: Spec) -> Dataset:
-    """The dataset of `spec`, computed by workers, or here when the stage is light.
+    """Compute the dataset of `spec`, by workers or, if the stage is light, in this process.
 
-    In a plan nothing is computed: the handle stands for what is not known yet, the same for every
-    task with that job.
+    A plan computes nothing: the returned handle stands for a dataset that is not known yet, and is
+    the same for every task with the same job.
     """
     here = running()
     place = Place(
@@ -55,19 +53,18 @@ def compute(stage: str, spec: Spec) -> Dataset:
 
 
 def _function_seconds(config: RunConfig, stage: str) -> float | None:
-    """How many seconds one call of the user's function in `stage` may take."""
-    if not isinstance(config, DistillConfig):
+    """Return how many seconds one call of the user's function in `stage` may take."""
+    role = stage_named(stage).role
+    if role is None or not isinstance(config, DistillConfig):
         return None
-    if stage == "evaluation":
-        return config.evaluation.match_timeout
-    return config.reward.seconds_per_call()
+    return role.function_seconds(config)
 
 
 def _computed(job: Job) -> Dataset:
     here, stage, kind = running(), job.stage, kind_of(job)
 
     def find(job: Job) -> Dataset | None:
-        """What another run has published while this one waited for the lock."""
+        """Find what another run published while this one waited for the lock."""
         found = None if here.is_refreshed(stage) else published(job)
         if found is not None:
             here.taken.add(found.fingerprint)

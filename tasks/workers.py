@@ -1,5 +1,4 @@
-"""Worker processes: where heavy stages run, so that they can be killed, measured and given back
-whole.
+"""Worker processes: heavy stages run in them, so that they can be killed and measured.
 
 A pool starts processes `python -m wind.stages.worker` on demand, keeps them warm, hands shards to
 whichever is free, and takes their errors back as this project's own. A worker and whatever it
@@ -18,41 +17,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any
 
 from wind.config.runs import WorkersConfig
-from wind.config.sampling import Backend
 from wind.errors import StageError, by_name, killed_by
-from wind.generations import SAMPLERS
 from wind.machine import processes
 from wind.redaction import redacted_lines
-from wind.stages import Find, Job, missing_shards, parse, publish
+from wind.stages import Find, Job, WorkerKind, missing_shards, parse, publish, stage_named
 from wind.store.handles import Dataset
 
-Kind = Literal[Backend, "training"]
-HEAVY: Final[dict[str, Kind]] = {  # stages; all others are light
-    "prompts": "transformers",
-    "generations": "transformers",
-    "rewards": "transformers",
-    "logps": "transformers",
-    "training": "training",
-    "rollouts": "training",
-    "bandit": "transformers",
-}
 LOG_LINES = 5
 # for the last lines of a dead process to arrive: a child of its own may still hold the pipe
 LOG_SECONDS = 2.0
 
 
-def kind_of(job: Job) -> Kind | None:
-    """The workers that compute `job`; None for a light stage, which a run computes in its own
-    process.
+def kind_of(job: Job) -> WorkerKind | None:
+    """Return the kind of worker that computes `job`; None for a light stage.
+
+    A run computes light stages in its own process.
     """
-    if job.stage == "generations" and (backend := job.spec["sampling"]["backend"]) in SAMPLERS:
-        return SAMPLERS[backend].workers
-    if job.stage == "evaluation" and job.spec["evaluation"]["match"] is not None:
-        return "transformers"  # what a user's function prints goes to a worker's log
-    return HEAVY.get(job.stage)
+    stage = stage_named(job.stage)
+    return stage.worker(stage.spec.model_validate(job.spec))
 
 
 class Worker:
@@ -90,8 +75,9 @@ class Worker:
         self._logging.start()
 
     def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """What the worker says of the finished shard. Raises the error that it met, or StageError
-        if it died.
+        """Have the worker compute a shard, and return its seconds and peak memory in bytes.
+
+        Raises the error that the worker met, or StageError if it died.
         """
         try:
             request = {"job": job.model_dump(mode="json"), "shard": shard, "folder": os.getcwd()}
@@ -111,7 +97,7 @@ class Worker:
         raise self._died(job)
 
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Return whether the process is still running."""
         return self._process.poll() is None
 
     def close(self) -> None:
@@ -123,7 +109,7 @@ class Worker:
                 stream.close()
 
     def _keep_log(self, log: IO[bytes]) -> None:
-        """Write what the process says to `log`, line by line and without secrets, until it ends."""
+        """Copy the output of the process to `log`, line by line and without secrets."""
         assert self._process.stdout is not None
         with self._process.stdout as said, log:
             for line in redacted_lines(said):
@@ -149,17 +135,18 @@ class Pool:
         self._config = config
         self._device = device
         self._logs = logs
-        self._workers: dict[tuple[Kind, int], Worker] = {}
+        self._workers: dict[tuple[WorkerKind, int], Worker] = {}
 
     def compute(
         self,
         job: Job,
-        kind: Kind,
+        kind: WorkerKind,
         progress: Callable[[float, float], None],
         find: Find | None = None,
     ) -> Dataset:
-        """The dataset of `job`: its missing shards are computed by the workers, then it is
-        published; or what `find` has.
+        """Compute the missing shards of `job` in the workers, and publish its dataset.
+
+        If `find` returns a dataset once the lock is held, that is returned instead.
         """
         started = time.time()
         stage, _, store = parse(job)
@@ -180,9 +167,13 @@ class Pool:
         self._workers.clear()
 
     def _compute_shards(
-        self, job: Job, kind: Kind, missing: Sequence[int], progress: Callable[[float, float], None]
+        self,
+        job: Job,
+        kind: WorkerKind,
+        missing: Sequence[int],
+        progress: Callable[[float, float], None],
     ) -> int:
-        """The peak memory, in bytes, of the workers that computed the shards `missing`."""
+        """Compute the shards `missing`; return the peak memory of the workers, in bytes."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         for shard in missing:
             waiting.put(shard)
@@ -210,7 +201,7 @@ class Pool:
     def _lane(
         self,
         job: Job,
-        kind: Kind,
+        kind: WorkerKind,
         index: int,
         waiting: "queue.SimpleQueue[int]",
         count: "Count",
@@ -231,7 +222,7 @@ class Pool:
             count.within(shard)(1, 1)
         return peak
 
-    def _worker(self, kind: Kind, index: int) -> Worker:
+    def _worker(self, kind: WorkerKind, index: int) -> Worker:
         python = self._config.python.get(kind, sys.executable)
         if (
             kind == "training"
@@ -252,8 +243,8 @@ class Pool:
             )
         return worker
 
-    def _environment(self, kind: Kind, index: int, python: str) -> dict[str, str]:
-        """The environment of worker number `index` of `kind`, run by the interpreter `python`."""
+    def _environment(self, kind: WorkerKind, index: int, python: str) -> dict[str, str]:
+        """Return the environment of worker `index` of `kind`, run by the interpreter `python`."""
         changes = {
             "HF_HUB_OFFLINE": "1",  # everything a stage needs is in the store
             "TOKENIZERS_PARALLELISM": "false",
@@ -275,9 +266,10 @@ class Pool:
             changes["CUDA_VISIBLE_DEVICES"] = names[index]
         return processes.environment(**changes)
 
-    def _make_room(self, kind: Kind) -> None:
-        """On a GPU, end the workers of every other kind: exiting is the one sure way to give its
-        memory back.
+    def _make_room(self, kind: WorkerKind) -> None:
+        """On a GPU, end the workers of every other kind.
+
+        Exiting is the only reliable way to free GPU memory.
         """
         if self._device == "cuda" and self._config.keep_warm != "always":
             for other in [place for place in self._workers if place[0] != kind]:
@@ -285,14 +277,14 @@ class Pool:
 
 
 class Count:
-    """Progress of several workers as one: finished shards, and the parts of those in work."""
+    """Joint progress of several workers: finished shards, and parts of unfinished ones."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self._parts: dict[int, float] = {}
 
     def within(self, shard: int) -> Callable[[int, int], None]:
-        """The progress function of one shard."""
+        """Return the progress function of one shard."""
 
         def progress(done: int, total: int) -> None:
             self._parts[shard] = done / max(total, 1)
@@ -300,5 +292,5 @@ class Count:
         return progress
 
     def done(self) -> float:
-        """How many shards are done, parts included."""
+        """Return how many shards are done, parts included."""
         return round(sum(list(self._parts.values())), 2)

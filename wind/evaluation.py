@@ -7,6 +7,8 @@ against the reference's: the win rate is the mean preference, and so are both re
 over the other. `wind.metrics` computes means and intervals.
 """
 
+from typing import Any, Final
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -19,13 +21,60 @@ from wind.errors import DatasetError, InputError
 from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
 from wind.rewards import judging_prompts, responses
 from wind.rewards.functions import UserFunction, checked_numbers
-from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.stages import Place, Progress, Role, Shard, Spec, Stage, WorkerKind, as_many_as, one_side
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import (
+    PROMPT,
+    PROMPT_ID,
+    SAMPLE,
+    SAMPLE_INDEX,
+    Column,
+    Declaration,
+    ForeignKey,
+)
 from wind.win_rates import opponents_rewards, win_rates_against, win_rates_of_preferences
 
-KEY = ("prompt_id", "sample_index")
+DATASET = Declaration(
+    row="one eval prompt and sample: the policy's response beside the reference's",
+    columns=(
+        PROMPT_ID,
+        SAMPLE_INDEX,
+        Column("reward_policy", pa.float64(), "of the policy's response"),
+        Column("reward_reference", pa.float64(), "of the reference's response"),
+        Column(
+            "win_rate",
+            pa.float64(),
+            "of this response against all of the reference's on the prompt, ties one half",
+        ),
+        Column("tie_share", pa.float64(), "[0, 1], of the same comparisons"),
+        Column("response_tokens_policy", pa.int32(), ">= 1"),
+        Column("response_tokens_reference", pa.int32(), ">= 1"),
+        Column(
+            "is_truncated_policy", pa.bool_(), "whether max_new_tokens ended the policy's response"
+        ),
+        Column(
+            "is_truncated_reference",
+            pa.bool_(),
+            "whether max_new_tokens ended the reference's response",
+        ),
+        Column("logp_policy", pa.float64(), "of the policy's response under the policy"),
+        Column("logp_reference", pa.float64(), "of the policy's response under the reference"),
+        Column(
+            "accuracy_policy", pa.float64(), "0 | 1, null without a gold answer", is_nullable=True
+        ),
+        Column("accuracy_reference", pa.float64(), "0 | 1, likewise", is_nullable=True),
+    ),
+    key=SAMPLE,
+    foreign_keys=(
+        ForeignKey(PROMPT, "prompts"),
+        ForeignKey(SAMPLE, "generations_policy", is_one_to_one=True),
+        ForeignKey(SAMPLE, "rewards_policy", is_one_to_one=True),
+        ForeignKey(SAMPLE, "logps", is_one_to_one=True),
+        ForeignKey(PROMPT, "generations_reference", is_one_to_one=True),
+    ),
+)
+KEY = DATASET.key
 
 
 class EvaluationSpec(Spec):
@@ -84,7 +133,7 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
                 f"and {len(rows)} belong together: "
                 "sample both with the same prompts and samples_per_prompt"
             )
-    return rows.sort(KEY).select(SCHEMAS["evaluation"].names)
+    return rows.sort(KEY).select(DATASET.schema.names)
 
 
 def _judged_alike(
@@ -240,9 +289,45 @@ def _numbers(spec: EvaluationSpec, table: pa.Table) -> dict[str, float]:
     }
 
 
-STAGE = Stage(
-    name="evaluation", spec=EvaluationSpec, shards=_shards, compute=_compute, numbers=_numbers
-)
+def _worker(spec: EvaluationSpec) -> WorkerKind | None:
+    # What a user's function prints goes to a worker's log.
+    return None if spec.evaluation.match is None else "transformers"
 
-if __name__ == "__main__":
-    main("evaluation")
+
+def _function_seconds(config: Any) -> float | None:
+    seconds: float | None = config.evaluation.match_timeout
+    return seconds
+
+
+STAGE: Final[Stage[EvaluationSpec]] = Stage(
+    name="evaluation",
+    spec=EvaluationSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=_shards,
+    compute=_compute,
+    numbers=_numbers,
+    worker=_worker,
+    role=Role(
+        phase="evaluation",
+        sides=("",),
+        side=one_side,
+        history=("eval",),
+        is_timed=True,
+        expected=as_many_as("generations_policy"),
+        related_parents={
+            "eval_": {
+                "prompts": "prompts",
+                "generations": "generations_policy",
+                "rewards": "rewards_policy",
+                "logps": "logps",
+            },
+            "reference_": {
+                "prompts": "prompts",
+                "generations": "generations_reference",
+                "rewards": "rewards_reference",
+            },
+        },
+        function_seconds=_function_seconds,
+    ),
+)

@@ -6,7 +6,7 @@ with like (MATH section 0: sums over response tokens including the stop token).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -14,12 +14,27 @@ import pyarrow.compute as pc
 
 from wind.config.models import InferenceConfig
 from wind.errors import DatasetError, InputError
-from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.stages import Place, Progress, Role, Shard, Spec, Stage, as_many_as, no_function
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
+from wind.store.schemas import PROMPT_ID, SAMPLE, SAMPLE_INDEX, Column, Declaration, ForeignKey
 
 if TYPE_CHECKING:
     import torch
+
+
+DATASET = Declaration(
+    row="one response under the frozen models",
+    columns=(
+        PROMPT_ID,
+        SAMPLE_INDEX,
+        Column("logp_policy", pa.float64(), "nats <= 0, sum over response tokens"),
+        Column("logp_reference", pa.float64(), "nats <= 0, likewise, under the reference"),
+        Column("response_tokens", pa.int32(), ">= 1"),
+    ),
+    key=SAMPLE,
+    foreign_keys=(ForeignKey(SAMPLE, "generations", is_one_to_one=True),),
+)
 
 
 class LogpsSpec(Spec):
@@ -178,7 +193,23 @@ def padded(
     return ids_B_T, attention_B_T, response_B_T
 
 
-STAGE = Stage(name="logps", spec=LogpsSpec, shards=shards, compute=compute, numbers=numbers)
-
-if __name__ == "__main__":
-    main("logps")
+STAGE: Final[Stage[LogpsSpec]] = Stage(
+    name="logps",
+    spec=LogpsSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=shards,
+    compute=compute,
+    numbers=numbers,
+    worker=lambda spec: "transformers",
+    role=Role(
+        phase="training",
+        sides=("", "eval_"),
+        side=lambda spec, side_of: side_of(spec.generations),
+        history=("train",),
+        is_timed=True,
+        expected=as_many_as("generations"),
+        related_parents={},
+        function_seconds=no_function,
+    ),
+)

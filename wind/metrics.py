@@ -15,6 +15,8 @@ How metrics are titled and where they are shown is in `wind.metric_table`: a new
 there and its formula here.
 """
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -25,10 +27,21 @@ from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.metric_table import shown_in
 from wind.quantities import LOG_RATIO, TIE_SHARE
-from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.stages import (
+    Place,
+    Progress,
+    Role,
+    Shard,
+    Spec,
+    Stage,
+    light,
+    no_function,
+    one_side,
+    unforeseen,
+)
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import Column, Declaration
 
 LEVEL = 0.95
 # Sums of e^600 still fit a float64: one absurd response must not make a whole metric infinite.
@@ -37,6 +50,21 @@ MAX_EXPONENT = 600.0
 BLOCK = 2**22
 
 Floats = npt.NDArray[np.float64]
+
+
+DATASET = Declaration(
+    row="one number of one iteration",
+    columns=(
+        Column("iteration", pa.int32(), "1-based; 0 is the policy that the run began with"),
+        Column("metric", pa.string(), "what is measured"),
+        Column("value", pa.float64(), "of the metric"),
+        Column("low", pa.float64(), "95% interval, null where none is estimated", is_nullable=True),
+        Column("high", pa.float64(), "the upper end of that interval", is_nullable=True),
+        Column("n", pa.int64(), "rows behind the value"),
+    ),
+    key=("iteration", "metric"),
+    foreign_keys=(),
+)
 
 
 class MetricsSpec(Spec):
@@ -221,7 +249,7 @@ def _compute(
     progress(len(rows), len(rows))
     columns = zip(*sorted(rows), strict=True)
     table = pa.table(
-        [[spec.iteration] * len(rows), *map(list, columns)], names=SCHEMAS["metrics"].names
+        [[spec.iteration] * len(rows), *map(list, columns)], names=DATASET.schema.names
     )
     return Shard(table)
 
@@ -232,7 +260,23 @@ def _numbers(spec: MetricsSpec, table: pa.Table) -> dict[str, float]:
     return {name: values[name] for name in noted if name in values}
 
 
-STAGE = Stage(name="metrics", spec=MetricsSpec, shards=_shards, compute=_compute, numbers=_numbers)
-
-if __name__ == "__main__":
-    main("metrics")
+STAGE: Final[Stage[MetricsSpec]] = Stage(
+    name="metrics",
+    spec=MetricsSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=_shards,
+    compute=_compute,
+    numbers=_numbers,
+    worker=light,
+    role=Role(
+        phase=None,
+        sides=("",),
+        side=one_side,
+        history=(),
+        is_timed=False,
+        expected=unforeseen,
+        related_parents={},
+        function_seconds=no_function,
+    ),
+)

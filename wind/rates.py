@@ -30,12 +30,29 @@ import polars as pl
 import pyarrow as pa
 
 from wind.bandit import FLOOR, FLOOR_ALGORITHMS
-from wind.bandit.algorithms import proven_factor
 from wind.config.bandit import BanditSection
-from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.stages import Place, Progress, Shard, Spec, Stage, light
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import Column, Declaration
+
+DATASET = Declaration(
+    row="one number that the trajectories of a bandit run amount to",
+    columns=(
+        Column("samples", pa.int32(), "0: exact, or what varies"),
+        Column("algorithm", pa.string(), "of `wind.bandit.algorithms`"),
+        Column("instance", pa.string(), "of `wind.bandit.instances`"),
+        Column("prompts", pa.int32(), "0: what varies"),
+        Column("quantity", pa.string(), "what the value is of"),
+        Column("value", pa.float64(), "of the quantity"),
+        Column(
+            "error", pa.float64(), "standard error, null where none is estimated", is_nullable=True
+        ),
+        Column("n", pa.int64(), "numbers behind the value"),
+    ),
+    key=("samples", "algorithm", "instance", "prompts", "quantity"),
+    foreign_keys=(),
+)
 
 RUN: Final = ("samples", "algorithm", "instance", "prompts")
 # the fewest points whose slope has a standard error
@@ -125,10 +142,10 @@ def rates(bandit: pl.DataFrame, section: BanditSection) -> pl.DataFrame:
         rows += [
             (*run, quantity, value, None, 1) for quantity, value in _of_path(run, paths, section)
         ]
-    empty = pl.DataFrame(SCHEMAS["rates"].empty_table())
-    found = pl.DataFrame(rows, schema=empty.schema, orient="row")
-    columns = SCHEMAS["rates"].names
-    return pl.concat([found, *(frame.select(columns).cast(empty.schema) for frame in frames)]).sort(
+    declared = pl.Schema(pl.from_arrow(DATASET.schema.empty_table()).schema)  # type: ignore[union-attr]
+    found = pl.DataFrame(rows, schema=declared, orient="row")
+    columns = DATASET.schema.names
+    return pl.concat([found, *(frame.select(columns).cast(declared) for frame in frames)]).sort(
         *RUN, "quantity"
     )
 
@@ -141,6 +158,8 @@ def _of_path(
     last_third = np.arange(len(kl_T)) > (len(kl_T) - 1) * 2 / 3
     found = [("contraction", contraction(kl_T, float(kl_T[last_third].mean()) if samples else 0.0))]
     if not samples:
+        from wind.bandit.algorithms import proven_factor  # torch: seconds to import
+
         found.append(
             ("contraction_proven", proven_factor(str(algorithm), section.beta, section.eta))
         )
@@ -200,7 +219,14 @@ def _numbers(spec: RatesSpec, table: pa.Table) -> dict[str, float]:
     }
 
 
-STAGE = Stage(name="rates", spec=RatesSpec, shards=_shards, compute=_compute, numbers=_numbers)
-
-if __name__ == "__main__":
-    main("rates")
+STAGE: Final[Stage[RatesSpec]] = Stage(
+    name="rates",
+    spec=RatesSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=_shards,
+    compute=_compute,
+    numbers=_numbers,
+    worker=light,
+    role=None,
+)

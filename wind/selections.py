@@ -10,6 +10,8 @@ row of ascending rank k has the true win rate k/(N + 1), where the unbiased esti
 - 1) and the self-counting one (k - 1/2)/N (MATH 2.8). The label `rank` corrects this.
 """
 
+from typing import Final
+
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,12 +20,37 @@ from wind.config.objectives import SelectionConfig
 from wind.config.rewards import WinRateConfig
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import digest
-from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.stages import (
+    Place,
+    Progress,
+    Role,
+    Shard,
+    Spec,
+    Stage,
+    as_many_as,
+    light,
+    no_function,
+    one_side,
+)
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import PROMPT_ID, SAMPLE, SAMPLE_INDEX, Column, Declaration, ForeignKey
 
-KEY = ("prompt_id", "sample_index")
+DATASET = Declaration(
+    row="one response and what training does with it",
+    columns=(
+        PROMPT_ID,
+        SAMPLE_INDEX,
+        Column("role", pa.string(), "all | best | worst | random | unused | below_margin"),
+        Column("label", pa.float64(), "[0, 1], the win rate that training is told"),
+    ),
+    key=SAMPLE,
+    foreign_keys=(
+        ForeignKey(SAMPLE, "rewards", is_one_to_one=True),
+        ForeignKey(SAMPLE, "win_rates", is_one_to_one=True),
+    ),
+)
+KEY = DATASET.key
 TRAINED = ("all", "best", "worst", "random")  # the roles of the rows that training sees
 
 
@@ -73,7 +100,7 @@ def selections(rows: pl.DataFrame, spec: SelectionsSpec) -> pl.DataFrame:
             role=pl.when(is_close).then(pl.lit("below_margin")).otherwise("role"),
             label=_label(spec, samples),
         )
-        .select(SCHEMAS["selections"].names)
+        .select(DATASET.schema.names)
     )
 
 
@@ -141,9 +168,23 @@ def _numbers(spec: SelectionsSpec, table: pa.Table) -> dict[str, float]:
     return {"trained_share": trained / table.num_rows}
 
 
-STAGE = Stage(
-    name="selections", spec=SelectionsSpec, shards=_shards, compute=_compute, numbers=_numbers
+STAGE: Final[Stage[SelectionsSpec]] = Stage(
+    name="selections",
+    spec=SelectionsSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=_shards,
+    compute=_compute,
+    numbers=_numbers,
+    worker=light,
+    role=Role(
+        phase="training",
+        sides=("",),
+        side=one_side,
+        history=("train",),
+        is_timed=False,
+        expected=as_many_as("rewards"),
+        related_parents={},
+        function_seconds=no_function,
+    ),
 )
-
-if __name__ == "__main__":
-    main("selections")

@@ -7,18 +7,53 @@ cost is that of a sort, not N x N. With preferences the N x N matrix is already 
 be transitive: a cycle is no error, and its members may well end up with the same win rate.
 """
 
+from typing import Final
+
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.config.rewards import WinRateConfig
 from wind.errors import InputError
-from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.stages import (
+    Place,
+    Progress,
+    Role,
+    Shard,
+    Spec,
+    Stage,
+    as_many_as,
+    light,
+    no_function,
+    one_side,
+)
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import PROMPT_ID, SAMPLE, SAMPLE_INDEX, Column, Declaration, ForeignKey
 
-KEY = ("prompt_id", "sample_index")
+DATASET = Declaration(
+    row="one response against its N-1 siblings",
+    columns=(
+        PROMPT_ID,
+        SAMPLE_INDEX,
+        Column("win_rate", pa.float64(), "[0, 1], mean 1/2 over the N of a prompt"),
+        Column(
+            "wins",
+            pa.int32(),
+            "siblings with a lower reward; of preferences: beaten with a probability above 1/2",
+        ),
+        Column("ties", pa.int32(), "siblings with an equal reward, itself not counted"),
+        Column("losses", pa.int32(), "the other siblings"),
+        Column(
+            "rank",
+            pa.int32(),
+            "1 is best; equal rewards, or win rates of preferences, are ordered by sample_index",
+        ),
+    ),
+    key=SAMPLE,
+    foreign_keys=(ForeignKey(SAMPLE, "rewards", is_one_to_one=True),),
+)
+KEY = DATASET.key
 # to which win rates of preferences are compared: sums of other terms may differ by rounding
 DECIMALS = 12
 
@@ -68,7 +103,7 @@ def win_rates(rewards: pl.DataFrame, config: WinRateConfig) -> pl.DataFrame:
         counted.with_columns(win_rate=estimators[config.estimator])
         # of equal rows the first sample ranks first
         .with_columns(rank=by_rate if "preferences" in rewards.columns else by_reward)
-        .select(SCHEMAS["win_rates"].names)
+        .select(DATASET.schema.names)
     )
 
 
@@ -276,9 +311,23 @@ def _numbers(spec: WinRatesSpec, table: pa.Table) -> dict[str, float]:
     }
 
 
-STAGE = Stage(
-    name="win_rates", spec=WinRatesSpec, shards=_shards, compute=_compute, numbers=_numbers
+STAGE: Final[Stage[WinRatesSpec]] = Stage(
+    name="win_rates",
+    spec=WinRatesSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=_shards,
+    compute=_compute,
+    numbers=_numbers,
+    worker=light,
+    role=Role(
+        phase="training",
+        sides=("",),
+        side=one_side,
+        history=("train",),
+        is_timed=True,
+        expected=as_many_as("rewards"),
+        related_parents={},
+        function_seconds=no_function,
+    ),
 )
-
-if __name__ == "__main__":
-    main("win_rates")

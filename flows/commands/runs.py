@@ -25,8 +25,8 @@ from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError
 from wind.machine.environment import unset, variables
 from wind.machine.terminal import say, say_json
-from wind.stages import STAGES
 from wind.store.datasets import Store
+from wind.store.nouns import STAGES
 from wind.store.references import find_version
 from wind.store.versions import Version, Versions, runs
 

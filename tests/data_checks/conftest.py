@@ -15,7 +15,7 @@ from wind.errors import DataCheckError
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
 from wind.store.imports import import_model, import_source
-from wind.store.schemas import KEYS, SCHEMAS, preferences_schema, rewards_schema
+from wind.store.schemas import declared
 
 Rows = list[dict[str, Any]]
 Fault = Callable[[Rows], object]  # changes the rows in place
@@ -143,7 +143,7 @@ class Chain:
         rows = self.rows(name, split)
         if fault is not None:
             fault(rows)
-        schema = self.rewards_schema() if name == "rewards" else SCHEMAS[name]
+        schema = self.rewards_schema() if name == "rewards" else declared(name).schema
         outputs = (
             {"dropped": self._publish("prompts.dropped", [DROPPED], {}, {}, {})}
             if name == "prompts"
@@ -168,7 +168,7 @@ class Chain:
 
     def rewards_schema(self) -> pa.Schema:
         """That of a rule with one component."""
-        return rewards_schema(("length",))
+        return declared("rewards").with_components(("length",))
 
     def check(self, name: str, fault: Fault | None = None, split: str | None = None) -> CheckResult:
         """Check the dataset under the default thresholds."""
@@ -217,9 +217,10 @@ class Chain:
     ) -> Dataset:
         self.published += 1
         with self.store.partial(name, f"{self.published:064x}") as partial:
-            declared = schema or SCHEMAS[name]
-            in_order = sorted(rows, key=lambda row: tuple(row[column] for column in KEYS[name]))
-            partial.write(0, pa.Table.from_pylist(in_order, declared), declared)
+            known = declared(name)
+            columns = schema or known.schema
+            in_order = sorted(rows, key=lambda row: tuple(row[column] for column in known.key))
+            partial.write(0, pa.Table.from_pylist(in_order, columns), columns)
             numbers = {"source_rows": 7.0}
             computed_by = {"spec": spec}
             return partial.publish(
@@ -340,7 +341,7 @@ class PairwiseChain(Chain):
 
     def rewards_schema(self) -> pa.Schema:
         """That of a pairwise reward."""
-        return preferences_schema()
+        return declared("rewards").with_optional_columns()
 
 
 class OpponentsChain(PairwiseChain):

@@ -15,10 +15,10 @@ from data_checks.results import all_recorded, contents, failed, passed, recorded
 from data_checks.validation import SUITES, validate
 from wind.config.checks import ChecksConfig
 from wind.errors import DataCheckError, DatasetError
-from wind.stages import STAGES, STUDIES
 from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
+from wind.store.nouns import STAGES, STUDIES
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain
@@ -137,7 +137,9 @@ def test_a_recorded_pass_is_used_again_while_all_it_depends_on_is_the_same(
     result = validate(handle, chain.store, checks)
     assert passed(chain.store, handle, checks) == result
     assert passed(chain.store, handle, ChecksConfig(max_tie_share=0.5)) is None
-    monkeypatch.setattr("data_checks.results.code_of", lambda module: {module: "edited"})
+    monkeypatch.setattr(
+        "data_checks.results.code_of", lambda *modules: dict.fromkeys(modules, "edited")
+    )
     assert passed(chain.store, handle, checks) is None
     monkeypatch.undo()
     chain.store.storage.write(result.path, b"<html>")  # the page alone

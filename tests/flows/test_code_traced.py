@@ -19,9 +19,10 @@ from wind.code import digests, loading
 from wind.code.digests import code_of, is_neutral
 from wind.comparison import ComparisonSpec, Iteration
 from wind.config.loading import bandit_config
-from wind.stages import STAGES, STUDIES, Job, Place, run
+from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
+from wind.store.nouns import STAGES, STUDIES
 from wind.store.references import find_version
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.flows.conftest import Wind
-from wind import stages
 from wind.code.functions import source_digest
+from wind.stages.__main__ import main
 from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.references import find_version
@@ -178,9 +178,9 @@ def test_a_stage_by_hand_runs_no_function_unasked(
 ) -> None:
     digest = source_digest("reward.function", "planted:planted")
     manifest = forged("rewards", reward__function="planted:planted", reward__source_digest=digest)
-    monkeypatch.setattr(sys, "argv", ["wind.rewards", str(manifest), "--root", "store"])
+    monkeypatch.setattr(sys, "argv", ["wind.stages", str(manifest), "--root", "store"])
     with pytest.raises(SystemExit) as ended:
-        stages.main("rewards")
+        main()
     said = capfd.readouterr().err
     assert ended.value.code == 2
     assert said.startswith(
@@ -189,7 +189,7 @@ def test_a_stage_by_hand_runs_no_function_unasked(
     assert said.count("\n") == 1
     assert not RAN.exists()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--run-code"])
-    stages.main("rewards")
+    main()
     assert shown("planted:planted", planted) in capfd.readouterr().err
     assert RAN.exists()
 
@@ -198,7 +198,7 @@ def test_a_job_that_is_no_file_is_one_line(
     wind: Wind, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo("job.json")
-    monkeypatch.setattr(sys, "argv", ["wind.rewards", "job.json"])
+    monkeypatch.setattr(sys, "argv", ["wind.stages", "job.json"])
     with pytest.raises(SystemExit):
-        stages.main("rewards")
+        main()
     assert "job.json is a FIFO, not a plain file" in capfd.readouterr().err

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import declared
 
 STOP = [2, 9, 17, 30]  # more than the tokenizer's </s>
 
@@ -64,5 +64,5 @@ def stored_prompts(store: Store, prompts: Sequence[Sequence[int]]) -> Dataset:
         for row, ids in enumerate(prompts)
     ]
     with store.partial("prompts", "given") as partial:
-        partial.write(0, pa.Table.from_pylist(rows, schema=SCHEMAS["prompts"]))
+        partial.write(0, pa.Table.from_pylist(rows, schema=declared("prompts").schema))
         return partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from tests.wind.exact_case import ROCK_PAPER_SCISSORS, assert_close, seeded
-from wind.bandit import FLOOR, exact_rows, instance_of, part_rows, parts, sampled_rows
+from wind.bandit import FLOOR
 from wind.bandit.algorithms import proven_factor, sampled_algorithms
 from wind.bandit.instances import INSTANCES, RARE, Instance, cyclic, joined
 from wind.bandit.sampling import Draw, draw, minimized, solved
+from wind.bandit.study import exact_rows, instance_of, part_rows, parts, sampled_rows
 from wind.config.bandit import BanditSection
 from wind.config.objective_facts import Rows
 from wind.games import is_constant_sum, wind_update

@@ -20,9 +20,10 @@ from wind.config.training import LoraConfig
 from wind.errors import StageError
 from wind.fingerprints import digest
 from wind.machine.processes import environment, python
-from wind.stages import STAGES, STUDIES, Job, Place, Shard, run, stage_named
+from wind.stages import Job, Place, Shard, run, stage_named
 from wind.store.computations import recorded
 from wind.store.datasets import Store
+from wind.store.nouns import STAGES, STUDIES
 from wind.win_rates import STAGE
 
 ALL = (*STAGES, *STUDIES)
@@ -76,7 +77,8 @@ def test_nothing_is_imported_by_a_computed_name_but_stages_and_their_ranks() -> 
                 else:
                     found.add((name, ast.unparse(imported)))
     assert found == {
-        ("wind.stages", "f'wind.{name}'"),
+        ("wind.store.nouns", "f'wind.{noun}'"),
+        ("data_checks.validation", "f'data_checks.{noun}'"),
         ("wind.training.rank", "module"),
         ("wind.rewards.host", "module"),  # the user's
     }
@@ -203,7 +205,7 @@ def test_a_stage_run_by_hand_is_filed_under_the_code_that_ran(copy: Path) -> Non
     module = copy / "wind" / "win_rates.py"
     module.write_text(f"{module.read_text()}\nEDITED = True\n")
     manifest = store.path(made) / "manifest.json"
-    command = python("-m", "wind.win_rates", str(manifest), "--root", str(store.root))
+    command = python("-m", "wind.stages", str(manifest), "--root", str(store.root))
     subprocess.run(
         command,
         check=True,

@@ -11,7 +11,7 @@ from wind.fingerprints import digest
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.schemas import SCHEMAS, preferences_schema
+from wind.store.schemas import declared
 
 
 def published(store: Store, name: str, rows: list[Mapping[str, Any]]) -> Dataset:
@@ -82,7 +82,7 @@ def test_numbers_and_costs_of_two_runs(store: Store) -> None:
     )
     made = run(job, lambda done, total: None)
     found = store.frame(made)
-    assert found.columns == SCHEMAS["comparison"].names
+    assert found.columns == declared("comparison").schema.names
     assert found.select("recipe", "setting", "iteration", "metric", "value").rows() == [
         ("dpo", "lr=1", 0, "reward_calls", 0.0),
         ("dpo", "lr=1", 0, "samples", 0.0),
@@ -118,7 +118,7 @@ def test_a_pairwise_reward_is_charged_for_both_orders_of_every_two(store: Store)
         }
         for i in range(3)
     ]
-    schema = preferences_schema()
+    schema = declared("rewards").with_optional_columns()
     with store.partial("rewards", "pairwise") as partial:
         partial.write(0, pa.Table.from_pylist(rows, schema), schema)
         compared = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})

@@ -68,7 +68,7 @@ def test_a_record_stays_unless_it_is_damaged(tmp_path: Path) -> None:
     made = computed(store, rewards, "old", modules)
     (path,) = (tmp_path / "computations" / "win_rates" / made.fingerprint).iterdir()
     content = path.read_bytes()
-    for same in (modules, None):  # by hand, as `python -m wind.win_rates`, no module is known
+    for same in (modules, None):  # by hand, by `python -m wind.stages`, no module is known
         computed(store, rewards, "old", same)
         assert path.read_bytes() == content  # each has other times
     computed(store, rewards, "old", modules | {"tasks.win_rates.estimate_win_rates": "2"})

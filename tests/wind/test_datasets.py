@@ -28,7 +28,7 @@ from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
 from wind.store.imports import import_model, import_source
-from wind.store.schemas import SCHEMAS, conform
+from wind.store.schemas import conform, declared
 from wind.store.shards import shard_name
 from wind.store.storage import LocalStorage
 
@@ -151,16 +151,16 @@ PROMPT: dict[str, Any] = {
 )
 def test_rows_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
-        conform(pa.Table.from_pylist([PROMPT | change]), SCHEMAS["prompts"])
+        conform(pa.Table.from_pylist([PROMPT | change]), declared("prompts").schema)
 
 
 def test_columns_are_ordered_and_counted() -> None:
     turned = pa.Table.from_pylist([dict(reversed(PROMPT.items()))])
-    assert conform(turned, SCHEMAS["prompts"]).schema == SCHEMAS["prompts"]
+    assert conform(turned, declared("prompts").schema).schema == declared("prompts").schema
     with pytest.raises(DatasetError, match=r"missing \['meta'\]"):
-        conform(turned.drop_columns("meta"), SCHEMAS["prompts"])
+        conform(turned.drop_columns("meta"), declared("prompts").schema)
     with pytest.raises(DatasetError, match="columns do not fit"):
-        conform(turned.append_column("meta", pa.array(["{}"])), SCHEMAS["prompts"])
+        conform(turned.append_column("meta", pa.array(["{}"])), declared("prompts").schema)
 
 
 # ------------------------------------------------------------------------------------------- damage

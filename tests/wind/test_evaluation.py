@@ -16,7 +16,7 @@ from wind.evaluation import evaluation, exact_match, resolve_match
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.schemas import preferences_schema
+from wind.store.schemas import declared
 
 KEY = {"prompt_id": ["a", "a", "b", "b"], "sample_index": [0, 1, 0, 1]}
 
@@ -213,7 +213,7 @@ def job(
     if preferences is not None:
         spec |= {
             "rewards_policy": publish(
-                store, "rewards", preferences, preferences_schema()
+                store, "rewards", preferences, declared("rewards").with_optional_columns()
             ).model_dump()
         }
         del spec["rewards_reference"]

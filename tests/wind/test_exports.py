@@ -12,10 +12,8 @@ from safetensors.numpy import load_file
 
 from tests.wind.reading_case import PROMPTS
 from wind.errors import ConfigError, DatasetError
-from wind.exchange.cards import column_notes
 from wind.exchange.exports import Subject, appearing, export_hf, export_model, export_parquet
 from wind.store.datasets import Store
-from wind.store.schemas import SCHEMAS
 from wind.store.shards import shard_name
 from wind.store.versions import Version
 
@@ -100,19 +98,6 @@ def test_a_dataset_folder_has_a_config_for_each_noun_and_a_card(
     ):
         assert said in card
     assert str(tmp_path) not in card
-
-
-def test_the_card_says_what_the_schemas_say() -> None:
-    notes = column_notes()
-    assert set(notes) >= set(SCHEMAS)
-    for name, schema in SCHEMAS.items():
-        assert list(notes[name].columns) == schema.names
-        assert notes[name].row, name
-    assert notes["generations"].columns["logp_sampler"].startswith("nats <= 0")
-    assert (
-        notes["prompts"].columns["messages"] == "role and text; a plain string is one user message"
-    )
-    assert notes["prompts"].row == "one prompt"
 
 
 def test_a_model_folder_has_its_weights_and_a_card(

@@ -38,7 +38,7 @@ from wind.models import import_policy
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import declared
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def prompts(store: Store, token_ids: Sequence[Sequence[int]], splits: Sequence[s
         for row, (ids, split) in enumerate(zip(token_ids, splits, strict=True))
     ]
     with store.partial("prompts", "test") as partial:
-        partial.write(0, pa.Table.from_pylist(rows, schema=SCHEMAS["prompts"]))
+        partial.write(0, pa.Table.from_pylist(rows, schema=declared("prompts").schema))
         return partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
 
 

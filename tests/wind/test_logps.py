@@ -18,7 +18,7 @@ from wind.models import import_policy
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import declared
 
 PROMPTS = [[1, 5], [1, 6, 7, 8, 9, 10], [1, 11, 12]]
 
@@ -31,7 +31,9 @@ def publish(
         for index, start in enumerate(starts):
             partial.write(
                 index,
-                pa.Table.from_pylist(list(rows[start : start + shard_rows]), schema=SCHEMAS[name]),
+                pa.Table.from_pylist(
+                    list(rows[start : start + shard_rows]), schema=declared(name).schema
+                ),
             )
         return partial.publish(len(starts), parents={}, computed_by={}, numbers={}, provenance={})
 

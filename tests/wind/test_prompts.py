@@ -743,7 +743,7 @@ def test_the_manifest_alone_computes_the_same_prompts_again(
     copy = tmp_path / "spec.json"
     copy.write_bytes(manifest.read_bytes())
     manifest.unlink()
-    command = [sys.executable, "-m", "wind.prompts", str(copy), "--root", str(store.root)]
+    command = [sys.executable, "-m", "wind.stages", str(copy), "--root", str(store.root)]
     result = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )

@@ -9,7 +9,7 @@ from tests.wind.training_case import publish
 from wind.audit.reproduce import differences
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.schemas import rewards_schema
+from wind.store.schemas import declared
 
 
 def rewards(store: Store, values: list[float]) -> Dataset:
@@ -58,7 +58,7 @@ def test_other_columns_are_told_without_a_comparison_of_rows(tmp_path: Path) -> 
         "length": [2.0],
     }
     with again.partial("rewards", "0" * 64) as partial:
-        partial.write(0, pa.table(columns), rewards_schema(("length",)))
+        partial.write(0, pa.table(columns), declared("rewards").with_components(("length",)))
         made = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
     (line,) = differences(store, rewards(store, [3.0]), again, made)
     assert line.startswith(

@@ -137,7 +137,7 @@ def test_a_killed_run_leaves_nothing_and_resumes(
             }
         )
     )
-    command = processes.python("-m", "wind.training", str(job), "--root", str(store.root))
+    command = processes.python("-m", "wind.stages", str(job), "--root", str(store.root))
     work = work_folder(spec, store)
     with processes.start(command, env=processes.environment(), stdout=subprocess.DEVNULL) as run:
         try:

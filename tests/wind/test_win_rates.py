@@ -14,7 +14,7 @@ from wind.errors import InputError
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.schemas import preferences_schema
+from wind.store.schemas import declared
 from wind.win_rates import win_rates, win_rates_against
 
 UNBIASED = WinRateConfig(estimator="unbiased")
@@ -348,7 +348,7 @@ def test_a_matrix_that_is_none_is_refused(matrix: Sequence[Sequence[float]], mes
 def test_the_stage_reads_preferences(store: Store) -> None:
     with store.partial("rewards", "made") as partial:
         rows = preferences_frame([CIRCLE]).with_columns(cut_share=pl.lit(0.0))
-        partial.write(0, rows.to_arrow(), preferences_schema())
+        partial.write(0, rows.to_arrow(), declared("rewards").with_optional_columns())
         rewards = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
     spec = {"rewards": rewards.model_dump(), "win_rate": UNBIASED.model_dump()}
     made = run(

@@ -38,7 +38,7 @@ from wind.stages import Job
 from wind.store.computations import Computation, computation_of
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
-from wind.store.schemas import KEYS
+from wind.store.schemas import declared
 from wind.store.versions import Version, Versions
 
 HEX = re.compile(r"^[0-9a-f]{32,64}$")
@@ -282,7 +282,7 @@ def row_changes(store: Store, name: str, before: Dataset, after: Dataset) -> Dat
     """The rows of `after` against those of `before`, joined by key. Raises DatasetError if one of
     them cannot be read.
     """
-    key = list(KEYS[after.name])
+    key = list(declared(after.name).key)
     schemas = [store.open(handle).schema for handle in (before, after)]
     values = [
         column for column in schemas[1].names if column in schemas[0].names and column not in key

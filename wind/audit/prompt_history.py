@@ -2,8 +2,8 @@
 each.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -12,16 +12,12 @@ import pyarrow.compute as pc
 from wind.audit.lineage import chain, named
 from wind.errors import ConfigError, DatasetError, first_line
 from wind.records import Record
+from wind.stages import roles
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
 from wind.store.references import find_version
 from wind.store.versions import Version, runs
 
-# What is joined to the responses, in this order; of held-out prompts the policy's side of the
-# evaluation.
-STORED = ("generations", "rewards", "win_rates", "selections", "logps")
-ON_POLICY = ("rollouts",)
-HELD_OUT = ("eval_generations", "eval_rewards", "evaluation")
 # columns that the iteration, or the text, tells
 UNSAID = ("prompt_id", "policy", "seed", "response_token_ids")
 # names of the evaluation's columns that say of a held-out response what other datasets say of one
@@ -103,17 +99,13 @@ def _answers(store: Store, version: Version, prompt_id: str, split: str) -> Answ
     content = version.content
     damage: list[str] = []
     if split == "eval":
-        rows = _joined(
-            store, [datasets[name] for name in HELD_OUT if name in datasets], prompt_id, damage
-        ).rename(OF_POLICY, strict=False)
+        rows = _joined(store, _told(datasets, "eval"), prompt_id, damage)
+        rows = rows.rename(OF_POLICY, strict=False)
         rows = _beside_reference(
             store, rows, datasets.get("reference_generations"), prompt_id, damage
         )
     else:
-        names = ON_POLICY if "rollouts" in datasets else STORED
-        rows = _joined(
-            store, [datasets[name] for name in names if name in datasets], prompt_id, damage
-        )
+        rows = _joined(store, _told(datasets, "train"), prompt_id, damage)
     best_first = [name for name in ("step", "drawn_from", "rank") if name in rows.columns]
     descending = [name == "drawn_from" for name in best_first]  # policy before anchor
     if best_first and "rank" in rows.columns:
@@ -127,6 +119,19 @@ def _answers(store: Store, version: Version, prompt_id: str, split: str) -> Answ
         rows=rows.drop([name for name in UNSAID if name in rows.columns]).to_dicts(),
         damage=damage,
     )
+
+
+def _told(datasets: Mapping[str, Dataset], split: Literal["train", "eval"]) -> list[Dataset]:
+    """Return those of a version's `datasets` that tell about responses to the prompts of `split`.
+
+    Of held-out prompts they are the policy's side of the evaluation.
+    """
+    names = [
+        f"eval_{noun}" if split == "eval" and "eval_" in role.sides else noun
+        for noun, role in roles().items()
+        if split in role.history
+    ]
+    return [datasets[name] for name in names if name in datasets]
 
 
 def _joined(

@@ -8,7 +8,7 @@ import pyarrow as pa
 from wind.errors import shown
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, label
-from wind.store.schemas import KEYS
+from wind.store.schemas import declared
 
 
 def differences(store: Store, recorded: AnyHandle, again: Store, made: AnyHandle) -> list[str]:
@@ -53,7 +53,7 @@ def _rows_that_differ(
             ]
             if rows and column not in first:
                 row = left.slice(rows[0], 1).to_pylist()[0]
-                key = "/".join(str(row[name])[:12] for name in KEYS[made.name])
+                key = "/".join(str(row[name])[:12] for name in declared(made.name).key)
                 first[column] = (
                     f"first in row {start + rows[0]} ({key}): {shown(now[rows[0]])}, was {shown(then[rows[0]])}"
                 )

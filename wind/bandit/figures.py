@@ -8,9 +8,10 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wind.bandit import FLOOR, FLOOR_ALGORITHMS, exact_iterations
+from wind.bandit import FLOOR, FLOOR_ALGORITHMS
 from wind.bandit.algorithms import proven_factor
 from wind.bandit.instances import INSTANCES
+from wind.bandit.study import exact_iterations
 from wind.config.bandit import BanditConfig, BanditSection
 from wind.figures import GRAY, look, save, style
 from wind.files import atomic_write

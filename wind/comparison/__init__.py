@@ -5,16 +5,42 @@ its start. Work that two runs share through the cache is charged to both, as if 
 """
 
 from collections import defaultdict
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
 from wind.records import Record
-from wind.stages import Place, Progress, Shard, Spec, Stage, main
+from wind.stages import Place, Progress, Shard, Spec, Stage, light
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset
-from wind.store.schemas import KEYS, SCHEMAS
+from wind.store.schemas import Column, Declaration
+
+DATASET = Declaration(
+    row="one number of one iteration of one run",
+    columns=(
+        Column("recipe", pa.string(), "the recipe of the run"),
+        Column(
+            "setting", pa.string(), "what was set beside the recipe, empty for the recipe as it is"
+        ),
+        Column("seed", pa.int64(), "of the run"),
+        Column("iteration", pa.int32(), "0 is the policy that all began with"),
+        Column(
+            "metric",
+            pa.string(),
+            "those of metrics; samples and reward_calls, spent since iteration 0",
+        ),
+        Column("value", pa.float64(), "of the metric"),
+        Column(
+            "low", pa.float64(), "as in metrics: over the prompts of this one run", is_nullable=True
+        ),
+        Column("high", pa.float64(), "the upper end of that interval", is_nullable=True),
+        Column("n", pa.int64(), "rows behind the value"),
+    ),
+    key=("recipe", "setting", "seed", "iteration", "metric"),
+    foreign_keys=(),
+)
 
 # cumulative counts, with the dataset whose rows are counted
 COSTS = {"samples": "generations", "reward_calls": "rewards"}
@@ -91,10 +117,8 @@ def _compute(
             both.select(*(pl.lit(value).alias(name) for name, value in of_run.items()), pl.all())
         )
         progress(done, len(spec.iterations))
-    table: pa.Table = (
-        pl.concat(frames).sort(KEYS["comparison"]).select(SCHEMAS["comparison"].names).to_arrow()
-    )
-    return Shard(table)
+    compared = pl.concat(frames).sort(DATASET.key).select(DATASET.schema.names)
+    return Shard(compared.to_arrow())
 
 
 def _count(store: Store, handle: Dataset) -> int:
@@ -113,9 +137,14 @@ def _numbers(spec: ComparisonSpec, table: pa.Table) -> dict[str, float]:
     return {"runs": len(runs), "iterations": max(each.iteration for each in spec.iterations)}
 
 
-STAGE = Stage(
-    name="comparison", spec=ComparisonSpec, shards=_shards, compute=_compute, numbers=_numbers
+STAGE: Final[Stage[ComparisonSpec]] = Stage(
+    name="comparison",
+    spec=ComparisonSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=_shards,
+    compute=_compute,
+    numbers=_numbers,
+    worker=light,
+    role=None,
 )
-
-if __name__ == "__main__":
-    main("comparison")

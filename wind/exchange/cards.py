@@ -2,40 +2,26 @@
 Hub.
 
 A card says what it is, from what, how it was made and how it did. Every word comes from the
-version, the manifests and `wind/store/schemas.py`; there are no times, hosts or local paths in it,
-and the licence is left to whoever publishes.
+version, the manifests and the declarations of the datasets; there are no times, hosts or local
+paths in it, and the license is left to whoever publishes.
 """
 
-import ast
-import inspect
-import io
 import re
-import tokenize
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import PurePath
 from typing import Any
 
 import yaml
 
 from wind.config.base import setting_of
-from wind.store import schemas
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Manifest, Model, Source, label
+from wind.store.schemas import find_declaration
 from wind.store.versions import Version, history
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 PAPER = "[WIND](https://arxiv.org/abs/2410.20727), iterative best-of-N distillation by win-rate dominance"
 LICENCE = "Not stated here: it follows from those of the prompts and models above. Add `license:` to the head of this file."
-
-
-@dataclass
-class Notes:
-    """What `wind/store/schemas.py` says of one dataset in words."""
-
-    row: str = ""  # what one row is
-    columns: dict[str, str] = field(default_factory=dict)  # unit, range, meaning
 
 
 def dataset_card(
@@ -63,7 +49,7 @@ def dataset_card(
         [
             title,
             handle.rows,
-            column_notes().get(handle.name, Notes()).row,
+            _row(handle),
             f"`{handle.fingerprint[:12]}`",
         ]
         for title, handle in datasets.items()
@@ -105,39 +91,6 @@ def model_card(store: Store, name: str, version: Version | None, model: Model) -
     return "\n\n".join(parts) + "\n"
 
 
-@cache
-def column_notes() -> Mapping[str, Notes]:
-    """What `wind/store/schemas.py` says beside each dataset and column, by the dataset's noun;
-    empty without its source.
-    """
-    try:
-        source = inspect.getsource(schemas)
-    except OSError:
-        return {}
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokens
-        if token.type == tokenize.COMMENT
-    }
-    notes = {}
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.value, ast.Dict):
-            continue
-        for name, schema in zip(node.value.keys, node.value.values, strict=True):
-            if isinstance(name, ast.Constant) and isinstance(schema, ast.Call):
-                columns = {
-                    each.elts[0].value: comments.get(each.end_lineno or 0, "")
-                    for each in schema.args
-                    if isinstance(each, ast.Tuple) and isinstance(each.elts[0], ast.Constant)
-                }
-                row = comments.get(name.lineno - 1, "").split(";")[0]
-                notes[str(name.value)] = Notes(
-                    row, {str(column): note for column, note in columns.items()}
-                )
-    return notes
-
-
 def _identity(version: Version | None) -> str:
     if version is None:
         return ""
@@ -147,10 +100,16 @@ def _identity(version: Version | None) -> str:
     )
 
 
+def _row(handle: Dataset) -> str:
+    declaration = find_declaration(handle.name)
+    return "" if declaration is None else declaration.row
+
+
 def _columns(store: Store, handle: Dataset) -> str:
-    notes = column_notes().get(handle.name, Notes())
+    declaration = find_declaration(handle.name)
+    meanings = {} if declaration is None else declaration.meanings()
     rows = [
-        [f"`{column.name}`", f"`{column.type}`", notes.columns.get(column.name, "")]
+        [f"`{column.name}`", f"`{column.type}`", meanings.get(column.name, "")]
         for column in store.open(handle).schema
     ]
     return f"### {handle.name}\n\n{_table(['column', 'type', 'meaning'], rows)}"

@@ -22,7 +22,7 @@ from wind.errors import ConfigError, DatasetError, first_line
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Manifest, Model, folder_of, label
 from wind.store.references import find_dataset, find_version
-from wind.store.schemas import KEYS
+from wind.store.schemas import find_declaration
 from wind.store.storage import LocalStorage
 from wind.store.versions import Version, Versions, runs
 
@@ -239,7 +239,8 @@ def _scan(store: Store, handle: Dataset) -> pl.LazyFrame:
         )
     else:
         rows = pl.scan_pyarrow_dataset(store.open(handle))
-    return rows.set_sorted(list(KEYS[handle.name])) if handle.name in KEYS else rows
+    declaration = find_declaration(handle.name)
+    return rows if declaration is None else rows.set_sorted(list(declaration.key))
 
 
 def _mapped(store: Store, handle: Dataset) -> pa.Table:

@@ -24,13 +24,56 @@ from wind.errors import ConfigError, InputError
 from wind.models import load_tokenizer, policy_positions, stop_token_ids, vocabulary_size
 from wind.prompt_parts import sampled_prompts
 from wind.quantities import IS_TRUNCATED
-from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.stages import (
+    Expected,
+    Place,
+    Progress,
+    Role,
+    RowsOf,
+    Shard,
+    Side,
+    SideOf,
+    Spec,
+    Stage,
+    WorkerKind,
+    no_function,
+)
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import (
+    PROMPT,
+    PROMPT_ID,
+    SAMPLE,
+    SAMPLE_INDEX,
+    TOKENS,
+    Column,
+    Declaration,
+    ForeignKey,
+)
 
 # seed + sample_index stays an int64, and vLLM adds the index itself
 SEED_BITS: Final = 62
+
+
+DATASET = Declaration(
+    row="one response sampled by a named policy",
+    columns=(
+        PROMPT_ID,
+        SAMPLE_INDEX,
+        Column("policy", pa.string(), "fingerprint of the model that sampled it"),
+        Column("response", pa.string(), "text without special tokens"),
+        Column("response_token_ids", TOKENS, "includes the stop token when finish_reason is stop"),
+        Column(
+            "logp_sampler",
+            pa.float64(),
+            "nats <= 0, sum over response_token_ids at temperature 1, as the sampler saw it",
+        ),
+        Column("finish_reason", pa.string(), "stop | length"),
+        Column("seed", pa.int64(), "of this response's own random generator"),
+    ),
+    key=SAMPLE,
+    foreign_keys=(ForeignKey(PROMPT, "prompts"), ForeignKey(("policy",), "policy")),
+)
 
 
 class GenerationsSpec(Spec):
@@ -249,7 +292,7 @@ def _table(
         for request, samples_N in zip(requests, samples_P_N, strict=True)
         for index, sample in enumerate(samples_N)
     ]
-    return pa.Table.from_pylist(rows, schema=SCHEMAS["generations"])
+    return pa.Table.from_pylist(rows, schema=DATASET.schema)
 
 
 def _transformers(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
@@ -317,6 +360,42 @@ def auto_backend(device: str, interpreters: Collection[str]) -> Backend:
     )
 
 
-STAGE = Stage(
-    name="generations", spec=GenerationsSpec, shards=shards, compute=compute, numbers=numbers
+def _worker(spec: GenerationsSpec) -> WorkerKind:
+    backend = spec.sampling.backend
+    return "transformers" if backend == "auto" else SAMPLERS[backend].workers
+
+
+def _side(spec: GenerationsSpec, side_of: SideOf) -> Side:
+    """The reference answers held-out prompts once for all iterations, as iteration 0."""
+    if spec.split == "train":
+        return ""
+    return "eval_" if spec.iteration else "reference_"
+
+
+def _expected(spec: GenerationsSpec, store: Store, rows_of: RowsOf) -> Expected | None:
+    if rows_of(spec.prompts) is None:
+        return None
+    rows = len(_prompts(spec, store)) * spec.sampling.samples_per_prompt
+    return Expected(rows, rows * spec.sampling.max_new_tokens)
+
+
+STAGE: Final[Stage[GenerationsSpec]] = Stage(
+    name="generations",
+    spec=GenerationsSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=shards,
+    compute=compute,
+    numbers=numbers,
+    worker=_worker,
+    role=Role(
+        phase="training",
+        sides=("", "eval_", "reference_"),
+        side=_side,
+        history=("train", "eval"),
+        is_timed=True,
+        expected=_expected,
+        related_parents={},
+        function_seconds=no_function,
+    ),
 )

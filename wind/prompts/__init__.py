@@ -13,7 +13,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,12 +27,57 @@ from wind.files import plain_text
 from wind.prompts.messages import conversation_of, plain
 from wind.prompts.rows import Row, read_rows
 from wind.prompts.sources import import_prompts
-from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.stages import Place, Progress, Role, Shard, Spec, Stage, no_function, one_side, unforeseen
 from wind.store.datasets import Store
 from wind.store.handles import Model, Source
-from wind.store.schemas import SCHEMAS
+from wind.store.schemas import MESSAGE, PROMPT, TOKENS, Column, Declaration
 
 __all__ = ["STAGE", "PromptsSpec", "import_prompts", "prompts_spec"]
+
+
+DATASET = Declaration(
+    row="one prompt",
+    columns=(
+        Column("prompt_id", pa.string(), "32 hex digits: hash of the rendered prompt"),
+        Column("prompt", pa.string(), "rendered text, exactly what the token ids spell"),
+        Column(
+            "messages",
+            pa.list_(pa.field("item", MESSAGE, nullable=False)),
+            "role and text; a plain string is one user message",
+        ),
+        Column(
+            "prompt_token_ids",
+            TOKENS,
+            "as the chat template, or for plain text the tokenizer, gives them",
+        ),
+        Column("split", pa.string(), "train | eval"),
+        Column(
+            "answer",
+            pa.string(),
+            "gold answer as `wind.answers` writes it, null where none is known",
+            is_nullable=True,
+        ),
+        Column(
+            "meta",
+            pa.string(),
+            "JSON object: the row's other fields, "
+            "and its messages where `messages` does not say all",
+        ),
+    ),
+    key=PROMPT,
+    foreign_keys=(),
+)
+DROPPED = Declaration(
+    row="one row of a source that did not become a prompt, and why",
+    columns=(
+        Column("row", pa.int64(), "0-based position in the source"),
+        Column("prompt_id", pa.string(), "of the rendered prompt"),
+        Column("reason", pa.string(), "duplicate | too_long"),
+        Column("prompt_tokens", pa.int32(), "length of the rendered prompt"),
+    ),
+    key=("row",),
+    foreign_keys=(),
+)
 
 
 class PromptsSpec(Spec):
@@ -156,9 +201,9 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
     _require_both_splits(spec, kept, dropped)
     return Shard(
         table=pa.Table.from_pylist(
-            [kept[prompt_id] for prompt_id in sorted(kept)], schema=SCHEMAS["prompts"]
+            [kept[prompt_id] for prompt_id in sorted(kept)], schema=DATASET.schema
         ),
-        dropped=pa.Table.from_pylist(dropped, schema=SCHEMAS["prompts.dropped"]),
+        dropped=pa.Table.from_pylist(dropped, schema=DROPPED.schema),
         numbers={
             **_source_numbers(len(rows), Counter(row["reason"] for row in dropped), conflicting),
             "nan_answers": sum(is_nan(row.fields.get(spec.answer_field)) for row in rows),
@@ -313,6 +358,23 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-STAGE = Stage(
-    name="prompts", spec=PromptsSpec, shards=lambda spec, store: 1, compute=compute, numbers=numbers
+STAGE: Final[Stage[PromptsSpec]] = Stage(
+    name="prompts",
+    spec=PromptsSpec,
+    dataset=DATASET,
+    dropped=DROPPED,
+    shards=lambda spec, store: 1,
+    compute=compute,
+    numbers=numbers,
+    worker=lambda spec: "transformers",
+    role=Role(
+        phase=None,
+        sides=("",),
+        side=one_side,
+        history=(),
+        is_timed=False,
+        expected=unforeseen,
+        related_parents={},
+        function_seconds=no_function,
+    ),
 )

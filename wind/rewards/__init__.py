@@ -9,7 +9,7 @@ and source code the spec, as text or digests.
 """
 
 import json
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import polars as pl
 import pyarrow as pa
@@ -18,10 +18,11 @@ from pydantic import model_validator
 
 from wind.config.models import InferenceConfig
 from wind.errors import DatasetError
+from wind.rewards.columns import DATASET
 from wind.rewards.functions import Responses
 from wind.rewards.kinds import Reward as Reward
 from wind.rewards.kinds import resolve_reward as resolve_reward
-from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.stages import Place, Progress, Role, Shard, Spec, Stage, as_many_as
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset
 
@@ -133,4 +134,29 @@ def _numbers(spec: RewardsSpec, table: pa.Table) -> dict[str, float]:
     }
 
 
-STAGE = Stage(name="rewards", spec=RewardsSpec, shards=_shards, compute=_compute, numbers=_numbers)
+def function_seconds(config: Any) -> float | None:
+    """Return how many seconds one call of a user's function may take, by a recipe's config."""
+    seconds: float | None = config.reward.seconds_per_call()
+    return seconds
+
+
+STAGE: Final[Stage[RewardsSpec]] = Stage(
+    name="rewards",
+    spec=RewardsSpec,
+    dataset=DATASET,
+    dropped=None,
+    shards=_shards,
+    compute=_compute,
+    numbers=_numbers,
+    worker=lambda spec: "transformers",
+    role=Role(
+        phase="training",
+        sides=("", "eval_", "reference_"),
+        side=lambda spec, side_of: side_of(spec.generations),
+        history=("train", "eval"),
+        is_timed=True,
+        expected=as_many_as("generations"),
+        related_parents={},
+        function_seconds=function_seconds,
+    ),
+)

@@ -9,7 +9,7 @@ single number, so that all responses can be ordered. The numbers of the optimize
 output `training`, a dataset like that of a training on stored rows, whose outputs are the models.
 """
 
-from typing import Self
+from typing import Final, Self
 
 import polars as pl
 import pyarrow as pa
@@ -18,13 +18,67 @@ from pydantic import model_validator
 from wind.config.models import InferenceConfig
 from wind.config.rewards import WinRateConfig
 from wind.config.sampling import SamplingConfig
+from wind.prompt_parts import sampled_prompts
 from wind.quantities import IS_TRUNCATED, OF_POLICY
+from wind.rewards import function_seconds
 from wind.rewards.kinds import Reward
-from wind.stages import Place, Progress, Shard, Stage
+from wind.stages import Expected, Place, Progress, Role, RowsOf, Shard, Stage, one_side
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Model
-from wind.store.schemas import rewards_schema
+from wind.store.schemas import PROMPT, PROMPT_ID, SAMPLE, TOKENS, Column, Declaration, ForeignKey
 from wind.training import FitSpec
+
+DATASET = Declaration(
+    row="one response sampled by the policy in training, or by its anchor",
+    columns=(
+        Column("step", pa.int32(), "1-based optimiser step that it was sampled for"),
+        PROMPT_ID,
+        Column(
+            "sample_index",
+            pa.int32(),
+            "0 .. N-1 of the policy, then N .. 2N-1 of the anchor, "
+            "where the objective draws from it",
+        ),
+        Column(
+            "drawn_from",
+            pa.string(),
+            "policy | anchor, as it was when the samples of this step were drawn",
+        ),
+        Column("response", pa.string(), "text without special tokens"),
+        Column("response_token_ids", TOKENS, "includes the stop token when finish_reason is stop"),
+        Column("finish_reason", pa.string(), "stop | length"),
+        Column("seed", pa.int64(), "of this response's own random generator"),
+        Column(
+            "reward",
+            pa.float64(),
+            "higher is better; of a pairwise reward the mean preference over the others",
+        ),
+        Column(
+            "win_rate",
+            pa.float64(),
+            "[0, 1], among those drawn from the same for the same prompt and step: mean 1/2",
+        ),
+        Column(
+            "rank",
+            pa.int32(),
+            "among the same; 1 is best, equal rewards are ordered by sample_index",
+        ),
+        Column(
+            "logp_policy",
+            pa.float64(),
+            "nats <= 0, under the policy when the samples of this step were drawn",
+        ),
+        Column(
+            "logp_reference",
+            pa.float64(),
+            "nats <= 0, under the reference at that time: an ema moves",
+        ),
+    ),
+    has_components=True,
+    has_models=True,
+    key=("step", *SAMPLE),
+    foreign_keys=(ForeignKey(PROMPT, "prompts"),),
+)
 
 
 class RolloutsSpec(FitSpec):
@@ -67,7 +121,7 @@ class RolloutsSpec(FitSpec):
 
 def schema_of(spec: RolloutsSpec) -> pa.Schema:
     """Return the schema of the rollouts of `spec`."""
-    return rewards_schema(spec.reward.component_names(), "rollouts")
+    return DATASET.with_components(spec.reward.component_names())
 
 
 def compute(
@@ -99,10 +153,34 @@ def numbers(spec: RolloutsSpec, table: pa.Table) -> dict[str, float]:
     }
 
 
-STAGE = Stage(
+def _expected(spec: RolloutsSpec, store: Store, rows_of: RowsOf) -> Expected | None:
+    if rows_of(spec.prompts) is None:
+        return None
+    prompts = store.frame(spec.prompts, ["prompt_id", "split"])
+    asked = sampled_prompts(prompts, "train", spec.seed, spec.iteration, spec.parts)
+    samples = spec.sampling.samples_per_prompt
+    drawn = samples + spec.objective.anchor_samples_for(samples)
+    rows = len(asked) * spec.training.epochs * drawn
+    return Expected(rows, rows * spec.sampling.max_new_tokens)
+
+
+STAGE: Final[Stage[RolloutsSpec]] = Stage(
     name="rollouts",
     spec=RolloutsSpec,
+    dataset=DATASET,
+    dropped=None,
     shards=lambda spec, store: 1,
     compute=compute,
     numbers=numbers,
+    worker=lambda spec: "training",
+    role=Role(
+        phase="training",
+        sides=("",),
+        side=one_side,
+        history=("train",),
+        is_timed=True,
+        expected=_expected,
+        related_parents={},
+        function_seconds=function_seconds,
+    ),
 )

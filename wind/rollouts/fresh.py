@@ -24,7 +24,7 @@ from wind.rollouts import RolloutsSpec, schema_of
 from wind.rollouts.anchor import PRECISION, Anchor
 from wind.rollouts.frozen import FrozenPolicy
 from wind.store.datasets import Store
-from wind.store.schemas import KEYS, conform
+from wind.store.schemas import conform, declared
 from wind.training.assignments import OBSERVED, Assignment, World
 from wind.training.batches import COLUMNS, Integers, Rows, as_rows
 from wind.training.export import save_weights
@@ -125,7 +125,7 @@ class FreshRows:
         )
         schema = schema_of(self._spec)
         table = gathered(conform(rows.select(schema.names).to_arrow(), schema), self._world)
-        table = table.sort_by([(name, "ascending") for name in KEYS["rollouts"]])
+        table = table.sort_by([(name, "ascending") for name in declared("rollouts").key])
         if self._world.rank == 0:
             path = rollouts_file(self._work, first)
             path.parent.mkdir(exist_ok=True)

@@ -1,49 +1,32 @@
-"""What a stage is: a spec in, shards of rows out, one dataset published at the end.
+"""The record of a stage, and its run: a spec in, shards of rows out, one dataset published.
 
-Every stage module offers one `STAGE`. A stage runs the same way from a Prefect task, in a worker
-process, or by hand: `python -m wind.generations spec.json`, where the file is a `Job`, as kept in
-the manifest of every dataset under `computed_by`.
+Every stage module has one `STAGE`, which says all that is known of the stage. A stage runs the same
+way from a Prefect task, in a worker process, or by hand: `python -m wind.stages FILE`, where the
+file is a `Job`, or the manifest of a dataset, which keeps its job under `computed_by`.
 """
 
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import pyarrow as pa
 from pydantic import ValidationError
 
-from wind.code.digests import code_digest, code_of, refuse_edited
+from wind.code.digests import refuse_edited
 from wind.code.observed import Observed, noting
-from wind.errors import OUT_OF_MEMORY, ConfigError, StageError, WindError, first_line
-from wind.files import read_plain
-from wind.nesting import json_value
+from wind.config.recipe import DistillConfig
+from wind.errors import ConfigError, StageError, first_line
 from wind.records import Record
 from wind.store.computations import Computation, is_recorded, key_of, made_by, record, used_by
 from wind.store.datasets import Store
 from wind.store.handles import HANDLE, AnyHandle, Dataset
+from wind.store.nouns import STAGES, STUDIES, record_of
 from wind.store.partial import Partial
 from wind.store.provenance import environment, provenance, reset_peak_memory
-
-STAGES = (  # of a run, in order
-    "prompts",
-    "generations",
-    "rewards",
-    "win_rates",
-    "selections",
-    "logps",
-    "training",
-    "rollouts",
-    "evaluation",
-    "metrics",
-)
-# computed from finished runs, or from none: no part of any run
-STUDIES = ("comparison", "bandit", "rates")
+from wind.store.schemas import Declaration
 
 
 class Progress(Protocol):
@@ -130,25 +113,123 @@ class Shard:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Stage(Generic[S]):
-    """How one dataset is computed."""
+# Kinds of workers: each may have an interpreter of its own, see `workers.python`.
+WorkerKind = Literal["transformers", "vllm", "training"]
+# What the name of a dataset in a version begins with: nothing, or one of these if it is about
+# held-out prompts, of the policy or of the reference.
+Side = Literal["", "eval_", "reference_"]
+# The side of a dataset that was made before in the same iteration.
+SideOf = Callable[[Dataset], Side]
+# The rows of a dataset that is stored or planned; None where that is not known yet.
+RowsOf = Callable[[Dataset], int | None]
 
-    name: str
+
+@dataclass(frozen=True)
+class Expected:
+    """The size of a dataset that is not computed yet."""
+
+    rows: int
+    tokens: int | None = None  # at most so many are sampled for it; None where none are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role(Generic[S]):
+    """What a stage is for in a run, and what is said of it to users."""
+
+    # What its seconds are counted as the cost of; None: of neither.
+    phase: Literal["training", "evaluation"] | None
+    # The sides of its datasets, of which `Stage.names` is made.
+    sides: tuple[Side, ...]
+    side: Callable[[S, SideOf], Side]  # that of the dataset with this spec
+    # The splits to whose prompts it adds columns in a prompt's history (`wind prompt`).
+    history: tuple[Literal["train", "eval"], ...]
+    # Whether the table of `wind versions` has a column for its seconds.
+    is_timed: bool
+    # The size that a plan tells before the dataset is computed, where it follows from the spec.
+    expected: Callable[[S, Store, RowsOf], Expected | None]
+    # Parents whose rows must be about one another, by side: for each dataset, or model, that a
+    # foreign key names, the field of the spec.
+    related_parents: Mapping[Side, Mapping[str, str]]
+    # The most seconds that one call of a user's function may take; None: any number.
+    function_seconds: Callable[[DistillConfig], float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Generic[S]):
+    """Everything that is known of a stage: how one dataset is computed, and what it is."""
+
+    name: str  # the noun of the dataset, and the name of the module
     spec: type[S]
+    dataset: Declaration
+    dropped: Declaration | None  # of the rows that did not make it, where some may not
     shards: Callable[[S, Store], int]  # how many shards the spec has; the same on every call
     compute: Callable[[S, Store, int, Place, Progress], Shard]
     numbers: Callable[[S, pa.Table], dict[str, float]]  # the telling numbers of the finished table
+    # The workers that compute it; None: it is light, and a run computes it in its own process.
+    worker: Callable[[S], WorkerKind | None]
+    role: Role[S] | None  # None for a study, which is no part of a run
+
+    def names(self) -> tuple[str, ...]:
+        """Return what versions, and what leads to them, call the stage's datasets."""
+        return tuple(f"{side}{self.name}" for side in self.role.sides) if self.role else ()
+
+
+def light(spec: Spec) -> None:
+    """The worker of a stage that takes no longer than starting one."""
+
+
+def one_side(spec: Spec, side_of: SideOf) -> Side:
+    """The side of a stage that is run once in an iteration."""
+    return ""
+
+
+def as_many_as(parent: str) -> Callable[[Spec, Store, RowsOf], Expected | None]:
+    """Expect a row for each row of the parent that the spec calls `parent`."""
+
+    def expected(spec: Spec, store: Store, rows_of: RowsOf) -> Expected | None:
+        handle = spec.parents()[parent]
+        assert isinstance(handle, Dataset)
+        rows = rows_of(handle)
+        return None if rows is None else Expected(rows)
+
+    return expected
+
+
+def unforeseen(spec: Spec, store: Store, rows_of: RowsOf) -> None:
+    """The expected size of a dataset whose rows do not follow from its spec."""
+
+
+def no_function(config: DistillConfig) -> None:
+    """The time limit of a stage that calls no function of the user."""
 
 
 def stage_named(name: str) -> Stage[Any]:
-    """The stage whose dataset is called `name`."""
+    """Return the stage whose dataset is called `name`. Raises ConfigError if there is none."""
     if name not in (*STAGES, *STUDIES):
         raise ConfigError(
             f"no stage is called {name!r}: the stages are {', '.join((*STAGES, *STUDIES))}"
         )
-    stage: Stage[Any] = import_module(f"wind.{name}").STAGE
+    stage: Stage[Any] = record_of(name)
     return stage
+
+
+def roles() -> dict[str, Role[Any]]:
+    """Return the roles of the stages of a run, by noun, in their order."""
+    return {name: role for name in STAGES if (role := stage_named(name).role) is not None}
+
+
+def costs(phase: Literal["training", "evaluation"]) -> tuple[str, ...]:
+    """Return the names, in a version, of the datasets whose seconds are the cost of `phase`.
+
+    Whatever is about held-out prompts is a cost of evaluation.
+    """
+    side: Side = "eval_" if phase == "evaluation" else ""
+    return tuple(
+        f"{each}{noun}"
+        for noun, role in roles().items()
+        for each in role.sides
+        if (each == side if len(role.sides) > 1 else role.phase == phase)
+    )
 
 
 def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
@@ -292,55 +373,6 @@ def run(job: Job, progress: Progress, find: Find | None = None) -> Dataset:
         for index in missing_shards(job, partial):
             compute_shard(job, index, progress)
         return publish(job, partial, started)
-
-
-def main(name: str) -> None:
-    """Run a stage by hand: `python -m wind.<stage> spec.json [--root ROOT] [--device cpu|cuda]`;
-    prints the handle.
-
-    The file is a job or the manifest of a dataset, whose recorded spec is then computed again. It
-    is data, whoever wrote it: a function that it names runs only with `--run-code`.
-    """
-    from wind.machine.terminal import ArgumentParser, complain, say  # rich, which no worker needs
-
-    parser = ArgumentParser(
-        prog=f"python -m wind.{name}", description=f"Compute the dataset {name} from its spec."
-    )
-    parser.add_argument("spec", type=Path, help="a job, or a dataset's manifest.json")
-    parser.add_argument("--root", default="./store", help="the store (default: ./store)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--run-code", action="store_true", help="run the function that the spec names"
-    )
-    arguments = parser.parse_args()
-    from wind.code.named_code import functions_in, require_leave
-
-    try:
-        job = _read_job(name, arguments.spec, Place(root=arguments.root, device=arguments.device))
-        require_leave(
-            str(arguments.spec), list(functions_in(parse(job)[1])), run_code=arguments.run_code
-        )
-        say(run(job, lambda done, total: None).model_dump_json())
-    except WindError as error:
-        complain(f"error: {error}")
-        sys.exit(error.exit_code)
-    except MemoryError:
-        complain(f"error: {OUT_OF_MEMORY}")
-        sys.exit(1)
-
-
-def _read_job(name: str, path: Path, place: Place) -> Job:
-    try:
-        content = json_value(read_plain(path))
-        recorded = content.get("computed_by", content)
-        job = Job(stage=recorded["stage"], spec=recorded["spec"], place=place)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is neither a job nor a manifest with a recorded spec: {error!r}"
-        ) from error
-    if job.stage != name:
-        raise ConfigError(f"{path} is a spec of {job.stage}: run python -m wind.{job.stage}")
-    return job.model_copy(update={"code": code_digest(name), "modules": code_of(f"wind.{name}")})
 
 
 def _publish_dropped(store: Store, job: Job, index: int, table: pa.Table) -> Dataset:

@@ -22,6 +22,8 @@ from wind.records import Record
 from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model, label, noun
+from wind.store.nouns import STAGES
+from wind.store.schemas import declared
 from wind.store.stamps import is_ours, refuse, stamped
 
 # Trees of records about content, by its noun and fingerprint.
@@ -172,7 +174,7 @@ def by_manifest(store: Store, handle: AnyHandle) -> Computation | None:
 def _maker(store: Store, handle: AnyHandle) -> Dataset | None:
     """Return the dataset whose computation also produced the model `handle`."""
     if isinstance(handle, Model):
-        for stage in ("training", "rollouts"):
+        for stage in (each for each in STAGES if declared(each).has_models):
             for dataset in store.handles(stage):
                 if (
                     isinstance(dataset, Dataset)

@@ -88,8 +88,9 @@ class Partial:
         lasts until the dataset is published. Raises DatasetError if a column does not fit, or the
         rows are not in order of their key.
         """
-        table = schemas.conform(table, schema or schemas.SCHEMAS[self._name])
-        name, key = shard_name(index), schemas.KEYS[self._name]
+        declaration = schemas.declared(self._name)
+        table = schemas.conform(table, schema or declaration.schema)
+        name, key = shard_name(index), declaration.key
         with contextlib.ExitStack() as stack, ThreadPoolExecutor(2) as pool:
             checked = pool.submit(check_order, table, key)
             with self._storage.building(f"{self.folder}/{name}") as path:
@@ -152,7 +153,7 @@ class Partial:
 
     def _content(self, files: list[StoredFile]) -> Content:
         """Read the content of `files`. Raises DatasetError if one is not as it was written."""
-        content = Content(schemas.KEYS[self._name])
+        content = Content(schemas.declared(self._name).key)
         names = [file.name for file in files]
         with fetched_ahead(self._storage, self.folder, names, os.path.getsize) as fetched:
             for file, (path, size) in zip(files, fetched, strict=True):

@@ -177,7 +177,8 @@ class Published:
 
         No file is parsed before its checksum is right.
         """
-        content, found = Content(schemas.KEYS.get(noun(self.handle), ())), []
+        declaration = schemas.find_declaration(noun(self.handle))
+        content, found = Content(() if declaration is None else declaration.key), []
         is_dataset = isinstance(self.handle, Dataset)
         names = [file.name for file in files]
         with fetched_ahead(self._storage, self.folder, names, file_digest) as fetched:

@@ -6,16 +6,29 @@ trained is in memory. An interrupted training resumes from its last checkpoint, 
 and ends with the same bytes as an uninterrupted one.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import polars as pl
 import pyarrow as pa
 
 from wind.config.objectives import ObjectiveConfig
 from wind.config.training import TrainingConfig
-from wind.stages import Place, Progress, Shard, Spec, Stage
+from wind.stages import Place, Progress, Role, Shard, Spec, Stage, no_function, one_side, unforeseen
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
+from wind.store.schemas import Column, Declaration
+
+DATASET = Declaration(
+    row="one number of one optimiser step",
+    columns=(
+        Column("step", pa.int32(), "1-based optimiser step"),
+        Column("metric", pa.string(), "what is measured: loss, gradient norm, learning rate, ..."),
+        Column("value", pa.float64(), "of the metric at this step"),
+    ),
+    has_models=True,
+    key=("step", "metric"),
+    foreign_keys=(),
+)
 
 
 class FitSpec(Spec):
@@ -64,10 +77,26 @@ def numbers(spec: FitSpec, table: pa.Table) -> dict[str, float]:
     return {"steps": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}
 
 
-STAGE = Stage(
+# What foreign keys name is in the spec by the same name.
+_RELATED = ("prompts", "policy", "generations", "rewards", "win_rates", "selections", "logps")
+
+STAGE: Final[Stage[TrainingSpec]] = Stage(
     name="training",
     spec=TrainingSpec,
+    dataset=DATASET,
+    dropped=None,
     shards=lambda spec, store: 1,
     compute=compute,
     numbers=numbers,
+    worker=lambda spec: "training",
+    role=Role(
+        phase="training",
+        sides=("",),
+        side=one_side,
+        history=(),
+        is_timed=True,
+        expected=unforeseen,
+        related_parents={"": {name: name for name in _RELATED}},
+        function_seconds=no_function,
+    ),
 )

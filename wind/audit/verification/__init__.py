@@ -39,7 +39,7 @@ from wind.store.handles import (
 )
 from wind.store.layout import DROPPED, MANIFEST, WEIGHTS
 from wind.store.origins import not_computed_here
-from wind.store.schemas import KEYS
+from wind.store.schemas import find_declaration
 from wind.store.seals import Seal, seal_of
 from wind.store.shards import check_order
 from wind.store.tags import TAG, tag_text
@@ -487,16 +487,16 @@ class Verification:
                     f"{folder}/{MANIFEST}", f"does not describe what lies beside it: {error}"
                 )
             return
-        if isinstance(handle, Dataset) and handle.name in KEYS:
-            self._order(handle, folder, manifest)
+        if isinstance(handle, Dataset) and (known := find_declaration(handle.name)) is not None:
+            self._order(handle, folder, manifest, known.key)
 
-    def _order(self, handle: Dataset, folder: str, manifest: Manifest) -> None:
+    def _order(
+        self, handle: Dataset, folder: str, manifest: Manifest, key: tuple[str, ...]
+    ) -> None:
         """Verify what joins rely on: the rows of each shard are in order of their key."""
         for index, file in enumerate(manifest.files):
             try:
-                check_order(
-                    self.store.read(handle, KEYS[handle.name], shard=index), KEYS[handle.name]
-                )
+                check_order(self.store.read(handle, key, shard=index), key)
             except DatasetError as error:
                 self._files.find(f"{folder}/{file.name}", f"is out of order: {error}")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from functools import cache
 
 import polars as pl
 import pyarrow as pa
@@ -11,58 +11,17 @@ from pydantic import ValidationError
 from wind.audit.verification.files import Files
 from wind.errors import DatasetError
 from wind.fingerprints import TableFingerprint
+from wind.stages import roles
 from wind.store.handles import AnyHandle, Dataset, Manifest, folder_of
 from wind.store.layout import MANIFEST
-from wind.store.schemas import FOREIGN_KEYS, PROMPT, SAMPLE, ForeignKey
+from wind.store.schemas import PROMPT, SAMPLE, ForeignKey, find_declaration
 
 EXAMPLES = 3
-
-# How the datasets that belong together are called where they are: by the names that foreign keys
-# know them by.
-TRAIN: Final = {
-    name: name
-    for name in (
-        "prompts",
-        "generations",
-        "rewards",
-        "win_rates",
-        "selections",
-        "logps",
-        "rollouts",
-        "policy",
-    )
-}
-POLICY: Final = {
-    "prompts": "prompts",
-    "generations": "generations_policy",
-    "rewards": "rewards_policy",
-    "logps": "logps",
-}
-REFERENCE: Final = {
-    "prompts": "prompts",
-    "generations": "generations_reference",
-    "rewards": "rewards_reference",
-}
-ASSEMBLED: Final[dict[str, tuple[dict[str, str], ...]]] = {
-    "training": (TRAIN,),
-    "evaluation": (POLICY, REFERENCE),
-}
-OF_VERSION: Final = (
-    TRAIN | {"policy": "model_in"},
-    {
-        "prompts": "prompts",
-        "policy": "model_out",
-        "evaluation": "evaluation",
-        **{name: f"eval_{name}" for name in ("generations", "rewards", "logps")},
-        "generations_policy": "eval_generations",
-        "rewards_policy": "eval_rewards",
-    },
-)
 
 
 @dataclass
 class ForeignKeys:
-    """The foreign keys that were verified so far, each once; what is given must be whole."""
+    """Verification of foreign keys, each of them once; the given datasets must be intact."""
 
     files: Files
     _verified: set[tuple[str, str, ForeignKey]] = field(default_factory=set)
@@ -71,25 +30,26 @@ class ForeignKeys:
         self, child: Dataset, parents: Mapping[str, AnyHandle], manifest: Manifest
     ) -> None:
         """Verify the keys of `child` in its `parents`, and those of its parents in one another."""
-        for key in FOREIGN_KEYS.get(child.name, ()):
+        for key in _foreign_keys(child):
             if key.parent in parents:
                 self._relation(child, parents[key.parent], key)
-        self._of_all(parents, ASSEMBLED.get(child.name, ()))
+        role = roles().get(child.name)
+        self._of_all(parents, [] if role is None else [*role.related_parents.values()])
         prompts = parents.get("prompts")
         if child.name == "generations" and isinstance(prompts, Dataset):
             self._sampled(child, prompts, manifest)
 
     def of_version(self, handles: Mapping[str, AnyHandle]) -> None:
-        """Verify the keys between the `handles` of a version, by the names that it has for them."""
-        self._of_all(handles, OF_VERSION)
+        """Verify the keys between the `handles` of a version, which are given by name."""
+        self._of_all(handles, _related_in_version())
 
     def _of_all(
-        self, handles: Mapping[str, AnyHandle], assemblies: Sequence[Mapping[str, str]]
+        self, handles: Mapping[str, AnyHandle], related: Sequence[Mapping[str, str]]
     ) -> None:
-        for names in assemblies:
-            known = {role: handles[called] for role, called in names.items() if called in handles}
+        for names in related:
+            known = {target: handles[name] for target, name in names.items() if name in handles}
             for child in (each for each in known.values() if isinstance(each, Dataset)):
-                for key in FOREIGN_KEYS.get(child.name, ()):
+                for key in _foreign_keys(child):
                     if key.parent in known:
                         self._relation(child, known[key.parent], key)
 
@@ -159,8 +119,9 @@ class ForeignKeys:
         return pl.scan_pyarrow_dataset(self.files.store.open(dataset)).select(columns)
 
     def _keys(self, dataset: Dataset) -> str:
-        """The fingerprint of the key columns alone: rows are sorted by key, so equal keys have
-        equal ones.
+        """Return the fingerprint of the key columns alone.
+
+        Rows are sorted by key, so equal keys have equal fingerprints.
         """
         scanner = self.files.store.open(dataset).scanner(columns=list(SAMPLE))
         fingerprint = TableFingerprint(scanner.projected_schema)
@@ -168,18 +129,42 @@ class ForeignKeys:
         return fingerprint.hexdigest()
 
     def _offenders(self, dataset: Dataset, rows: pl.LazyFrame, key: ForeignKey, what: str) -> bool:
-        """Whether `rows` of `dataset` has any: a finding, with the first."""
+        """Report `rows` of `dataset` as a finding, with the first keys; return whether any are."""
         counted = rows.select(pl.struct(key.columns).alias("key"), pl.len().alias("count"))
         found = counted.head(EXAMPLES).collect(engine="streaming")
         if len(found):
             examples = ", ".join(
                 "/".join(str(value)[:12] for value in row.values()) for row in found["key"]
             )
-            self._find(
-                dataset,
-                f"has {found['count'][0]} rows whose {' and '.join(key.columns)} {what}: {examples}",
-            )
+            columns = " and ".join(key.columns)
+            self._find(dataset, f"has {found['count'][0]} rows whose {columns} {what}: {examples}")
         return bool(len(found))
 
     def _find(self, dataset: Dataset, what: str) -> None:
         self.files.find(f"{folder_of(dataset)}/{MANIFEST}", what)
+
+
+def _foreign_keys(child: Dataset) -> tuple[ForeignKey, ...]:
+    declaration = find_declaration(child.name)
+    return () if declaration is None else declaration.foreign_keys
+
+
+@cache
+def _related_in_version() -> tuple[Mapping[str, str], ...]:
+    """Return which datasets and models of a version must agree: what trained, what was evaluated.
+
+    Each mapping goes from what a foreign key calls its parent to the name in the version.
+    """
+    trained = {"policy": "model_in"}
+    evaluated = {"policy": "model_out"}
+    for noun, role in roles().items():
+        if role.phase != "evaluation":
+            trained[noun] = noun
+        if role.phase != "training":
+            evaluated[noun] = noun
+        elif "eval_" in role.sides:
+            evaluated[noun] = f"eval_{noun}"
+    for role in roles().values():
+        of_policy = role.related_parents.get("eval_", {})
+        evaluated |= {field: evaluated[target] for target, field in of_policy.items()}
+    return trained, evaluated

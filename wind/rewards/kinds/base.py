@@ -12,11 +12,11 @@ from wind.config.models import InferenceConfig, PolicyConfig
 from wind.config.rewards import CorruptionConfig
 from wind.errors import ConfigError
 from wind.files import plain_text
+from wind.rewards.columns import DATASET
 from wind.rewards.functions import Floats, Responses
 from wind.stages import Progress
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Model
-from wind.store.schemas import preferences_schema, rewards_schema
 
 # Turns responses, and the opponents to compare them with (None: their siblings), into columns with
 # one entry per response.
@@ -65,8 +65,8 @@ class RewardKind(Section):
     def row_schema(self) -> pa.Schema:
         """Return the columns of the dataset `rewards`."""
         if self.gives_preferences:
-            return preferences_schema()
-        return rewards_schema(self.component_names())
+            return DATASET.with_optional_columns()
+        return DATASET.with_components(self.component_names())
 
     def numbers(self, table: pa.Table) -> dict[str, float]:
         """Return numbers about the finished dataset that only this kind has."""

@@ -19,11 +19,11 @@ from wind.config.rewards import CorruptionConfig, RuleRewardConfig
 from wind.errors import ConfigError, InputError
 from wind.files import open_plain
 from wind.fingerprints import stream_digest
+from wind.rewards.columns import DATASET
 from wind.rewards.functions import Floats, Responses, UserFunction, checked_numbers
 from wind.rewards.kinds.base import Judge, RewardKind, scalar_judge
 from wind.stages import Progress
 from wind.store.datasets import Store
-from wind.store.schemas import preferences_schema
 
 
 class Rule(RewardKind):
@@ -101,7 +101,7 @@ class RuleReward:
 
 
 def _check_components(components: tuple[str, ...]) -> None:
-    taken = preferences_schema().names
+    taken = DATASET.with_optional_columns().names
     for name in components:
         if name in taken or components.count(name) > 1:
             raise ConfigError(
