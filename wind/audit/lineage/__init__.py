@@ -30,6 +30,7 @@ TOLD = (
     "source",
     "revision",
 )
+UNITS = {"dataset": "rows", "model": "weights", "source": "files"}
 HELD_OUT = {
     "reference_generations": "generations_reference",
     "reference_rewards": "rewards_reference",
@@ -55,6 +56,28 @@ class Node(Record):
     prompt: dict[str, Any] | None = None
     elsewhere: str | None = None  # of a version: why it cannot be taken for computed here
     damage: str | None = None  # what is wrong with it, where it is missing or not whole
+
+    def caption(self) -> tuple[str, str]:
+        """Return the title of the node and one line of detail, which may be empty."""
+        if self.kind == "version":
+            return self.name, f"iteration {self.count}"
+        if self.kind == "prompt":
+            return self.name, (self.prompt or {}).get("row") or ""
+        title, _, fingerprint = self.name.partition("/")
+        return title, f"{fingerprint}  {self._files() or self._amount()}"
+
+    def _files(self) -> str:
+        """Name the first file of a source and count the others; empty for anything else."""
+        if not self.files:
+            return ""
+        others = len(self.files) - 1
+        return f"{self.files[0]['name']} and {others} more" if others else self.files[0]["name"]
+
+    def _amount(self) -> str:
+        """Return the count with its unit, in millions from ten million on."""
+        count = self.count or 0
+        number = f"{count:,}" if count < 10**7 else f"{count / 1e6:,.0f} M"
+        return f"{number} {UNITS[self.kind] if count != 1 else UNITS[self.kind].removesuffix('s')}"
 
 
 class Edge(Record):
