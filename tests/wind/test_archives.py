@@ -15,8 +15,9 @@ import pytest
 from tests.wind.versions_case import verify
 from wind.audit.verification import Verification
 from wind.errors import ConfigError, DatasetError, InputError, WindError
-from wind.exchange import archives
 from wind.exchange.archives import export_archive, import_archive, reachable
+from wind.exchange.archives.layout import Index, Member, header, padding
+from wind.exchange.archives.reader import ArchiveReader
 from wind.fingerprints import digest
 from wind.store.computations import Computation, record
 from wind.store.datasets import Store
@@ -448,15 +449,13 @@ def test_a_sparse_archive_is_refused_before_anything_is_unpacked(
 ) -> None:
     """Its index may list what nobody wrote; a file system hands it out as zeros."""
     with archive.open("rb") as file:
-        index = archives._Reader(file, archive).index()
+        index = ArchiveReader(file, archive).index()
     huge = index.model_copy(
         update={"files": [each.model_copy(update={"bytes": 2**42}) for each in _models(index)]}
     )
-    content = archives._text(huge)
-    monkeypatch.setattr(archives, "_unpack", lambda *arguments: pytest.fail("began to unpack"))
-    archive.write_bytes(
-        archives._header("archive.json", len(content)) + content + archives._padding(len(content))
-    )
+    content = huge.text()
+    monkeypatch.setattr(ArchiveReader, "unpack", lambda *arguments: pytest.fail("began to unpack"))
+    archive.write_bytes(header("archive.json", len(content)) + content + padding(len(content)))
     with pytest.raises(InputError, match=r"ends before the \d+ bytes that it lists: copy it again"):
         import_archive(other, archive)
     with archive.open("r+b") as file:
@@ -468,5 +467,5 @@ def test_a_sparse_archive_is_refused_before_anything_is_unpacked(
     assert not (other.root / "partial").exists()
 
 
-def _models(index: Any) -> list[Any]:
+def _models(index: Index) -> list[Member]:
     return [each for each in index.files if each.name.endswith(".safetensors")][:1]
