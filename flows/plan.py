@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.distill import distill
 from tasks.running import Event, Running, start
-from wind.audit.diff import Side, newest, reasons
+from wind.audit.recomputation import ComputedVersion, newest, reasons
 from wind.config.objectives import refresh_steps
 from wind.config.recipe import DistillConfig, SamplingConfig
 from wind.generations import sampled_prompts
@@ -68,7 +68,7 @@ def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
     }
 
 
-def _why(here: Running[DistillConfig], event: Event, before: Side | None) -> list[str]:
+def _why(here: Running[DistillConfig], event: Event, before: ComputedVersion | None) -> list[str]:
     """What is other than in the run's version `before`, for a stage that would run; nothing for one
     that would not.
     """

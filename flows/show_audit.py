@@ -9,7 +9,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.show import reasons
-from wind.audit.diff import Change, DatasetDifference, Difference, Shift
+from wind.audit.changes import Change
+from wind.audit.diff import DatasetDifference, Difference, Shift
 from wind.audit.lineage import Lineage, Node
 from wind.audit.prompt_history import Answers, History
 from wind.machine.terminal import PlainConsole, harmless, say

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wind.audit.diff import setting_changes
+from wind.audit.changes import setting_changes
 from wind.store.datasets import Store
 from wind.store.references import find
 from wind.store.versions import Version
