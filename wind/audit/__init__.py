@@ -1,3 +1,1 @@
-"""What an auditor asks of a store: is it whole, who made what of what, what changed, can it be
-repeated.
-"""
+"""What an auditor asks of a store: is it intact, how was it made, what changed, does it reproduce."""
