@@ -1,4 +1,4 @@
-"""Commands that prove what is stored."""
+"""Commands that audit a store: verify, lineage and diff."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,24 +24,23 @@ commands = typer.Typer()
 def verify_content(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[X]", help="a version or a dataset; everything, if left out"),
+        typer.Argument(metavar="[X]", help="a version or a dataset; without it, the whole store"),
     ] = None,
     reproduce: Annotated[
         str | None,
-        typer.Option(
-            metavar="STAGE", help="compute this dataset of the version again, and compare"
-        ),
+        typer.Option(metavar="STAGE", help="recompute this dataset of the version, and compare"),
     ] = None,
     scratch: Annotated[
-        Path | None, typer.Option(help="a folder to reproduce in; by default one within the store")
+        Path | None, typer.Option(help="a folder to reproduce in; by default one in the store")
     ] = None,
     run_code: RunCode = False,
     signed_by: SignedBy = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Recompute every checksum, seal and foreign key of a version and its parents, of a dataset, or
-    of the whole store.
+    """Recompute the checksums, seals and foreign keys of what is stored.
+
+    X is a version, with all its ancestors, or a dataset; without X the whole store is verified.
     """
     from wind.audit.verification import Verification
 
@@ -106,12 +105,15 @@ def lineage(
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="a version, or a run")],
     after: Annotated[
-        str, typer.Argument(metavar="B", help="the other; of two runs also iteration by iteration")
+        str,
+        typer.Argument(
+            metavar="B", help="the other one; two runs are also compared iteration by iteration"
+        ),
     ],
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Show what differs between two versions, and why each dataset was computed anew."""
+    """Show what changed between two versions, and why datasets were recomputed."""
     from flows import show_audit
     from wind.audit.diff import difference
 
@@ -122,8 +124,9 @@ def diff(
 
 
 def _verify_version(verification: "Verification", name: str) -> None:
-    """Verify the version called `name`; all of its run, where what is damaged keeps it from being
-    found.
+    """Verify the version called `name`.
+
+    If damage keeps it from being found, all of its run is verified.
     """
     match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
     try:
@@ -144,7 +147,10 @@ def _verify_version(verification: "Verification", name: str) -> None:
 def _verify_signed(
     verification: "Verification", name: str | None, signed_by: Path, *, as_json: bool
 ) -> None:
-    """Verify the version called `name`, and that it and all it continues are signed as they are."""
+    """Verify the version called `name`, and its signatures.
+
+    All versions that it continues must be signed too, as they are in the store.
+    """
     from wind.audit.allowed_signers import Allowed
     from wind.audit.signatures import require, signed
 

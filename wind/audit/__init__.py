@@ -1,1 +1,1 @@
-"""What an auditor asks of a store: is it intact, how was it made, what changed, does it reproduce."""
+"""Audits of a store: integrity, lineage, differences, reproduction and signatures."""

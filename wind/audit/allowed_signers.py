@@ -1,4 +1,6 @@
-"""The SSH keys to trust: a `.pub` file, or an `allowed_signers` file of OpenSSH.
+"""The SSH keys to trust, from a `.pub` or `allowed_signers` file.
+
+An `allowed_signers` file is that of OpenSSH.
 
 An option on a line is either honored or refused, never ignored: it may say when, or for what, a key
 does not count.
@@ -32,7 +34,7 @@ MOMENT: Final = re.compile(r"\d{8}(?:\d{4}(?:\d{2})?)?Z?")
 
 @dataclass(frozen=True)
 class Entry:
-    """A trusted key, and the limits on when and for what it counts."""
+    """A trusted key, with the times and purposes it counts for."""
 
     principal: str
     blob: bytes
@@ -41,7 +43,10 @@ class Entry:
     before: datetime | None = None
 
     def refusal(self, namespace: str, now: datetime) -> str | None:
-        """Return why the key does not count for `namespace` at `now`; None if it does."""
+        """Return why the key does not count now, or None.
+
+        `namespace` is the purpose that the signature was given for.
+        """
         if self.namespaces is not None and not _matches(namespace, self.namespaces):
             return f"is for the namespaces {self.namespaces}, not for {namespace}"
         if self.after is not None and now < self.after:
@@ -52,10 +57,13 @@ class Entry:
 
 
 class Allowed:
-    """The trusted keys of a `.pub` file or an `allowed_signers` file of OpenSSH."""
+    """The trusted keys of a `.pub` or `allowed_signers` file."""
 
     def __init__(self, path: Path) -> None:
-        """Read the keys in the file at `path`; raise ConfigError naming a line that is wrong."""
+        """Read the keys in the file at `path`.
+
+        Raises ConfigError naming the line that is wrong.
+        """
         content = read_keys(
             path,
             forbidden=0o002,
@@ -109,7 +117,10 @@ class Allowed:
 
 
 def _entry(line: str, *, is_alone: bool) -> Entry:
-    """Parse a line of either kind of file; raise ValueError saying what is wrong with it."""
+    """Parse a line of either kind of file.
+
+    Raises ValueError saying what is wrong with it.
+    """
     if WORD.sub("", line).strip():
         raise ValueError("a quotation mark in it is not closed")
     words = WORD.findall(line)

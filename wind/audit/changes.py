@@ -30,7 +30,10 @@ class Change(Record):
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[Change]:
-    """Yield the values that differ, by dotted name; a handle counts as one value."""
+    """Yield the values that differ, by dotted name.
+
+    A handle counts as one value. What only one side has is None on the other.
+    """
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)
         if (
@@ -56,7 +59,7 @@ def setting_changes(before: Settings, after: Settings) -> Iterator[Change]:
 
 
 def _is_added(name: str, without: Settings, within: Settings) -> bool:
-    """Tell whether only `within` has the setting `name`, and has it at its default."""
+    """Tell whether only `within` has this setting, at its default."""
     parts = name.split(".")
     section: Any = without[0]
     for part in parts[:-1]:

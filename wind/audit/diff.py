@@ -1,4 +1,4 @@
-"""Diff: what changed between two versions, and why each dataset was recomputed.
+"""Diff: what changed between two versions, and why datasets were recomputed.
 
 Distributions are compared by the two-sample Kolmogorov-Smirnov statistic over rows. The responses
 to a prompt are not independent, so the p-value counts prompts in place of rows, which can only make
@@ -211,7 +211,10 @@ def row_changes(store: Store, name: str, before: Dataset, after: Dataset) -> Dat
 
 
 def shifts(store: Store, before: Dataset, after: Dataset) -> list[Shift]:
-    """Measure how far the quantities of a dataset moved; empty without quantities or rows."""
+    """Measure how far the quantities of a dataset moved.
+
+    Empty if the dataset has no such quantities, or no rows.
+    """
     quantities = QUANTITIES.get(after.name, {})
     if not quantities or not before.rows or not after.rows:
         return []

@@ -1,4 +1,4 @@
-"""Prompt history: the responses to one prompt in every iteration of a run.
+"""Prompt history: the responses to one prompt, iteration by iteration.
 
 Each response comes with everything recorded about it: its reward, win rate, rank and
 log-probabilities.
@@ -90,7 +90,7 @@ def find_prompt(store: Store, digits: str, run: str | None = None) -> tuple[list
 
 
 def history(store: Store, version: Version, prompt_id: str) -> History:
-    """Collect the responses to a prompt in the iterations up to that of `version`."""
+    """Collect the responses to a prompt, up to the iteration of `version`."""
     prompts = version.content.datasets["prompts"]
     (prompt,) = _rows(store, prompts, prompt_id).to_dicts()
     iterations = [
@@ -159,7 +159,7 @@ def _joined(
 def _beside_reference(
     store: Store, rows: pl.DataFrame, reference: Dataset | None, prompt_id: str, damage: list[str]
 ) -> pl.DataFrame:
-    """Add to `rows` the response of the reference that the evaluation compares each with."""
+    """Add the response of the reference that each was compared with."""
     if reference is None or rows.is_empty():
         return rows
     theirs = _joined(store, [reference], prompt_id, damage)
@@ -174,7 +174,10 @@ def _rows(store: Store, handle: Dataset, prompt_id: str) -> pl.DataFrame:
 
 
 def _beginning(store: Store, prompts: Dataset, digits: str) -> list[str]:
-    """List the ids in `prompts` that begin with `digits`; empty if it cannot be read."""
+    """List the ids in `prompts` that begin with `digits`.
+
+    Empty if the dataset cannot be read.
+    """
     try:
         rows = _read(
             store, prompts, pc.starts_with(pc.field("prompt_id"), pattern=digits), ["prompt_id"]

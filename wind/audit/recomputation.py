@@ -1,4 +1,4 @@
-"""Why a dataset was recomputed, or would be: what changed in the key of its computation.
+"""Why a dataset was, or would be, recomputed.
 
 A dataset is recomputed if, and only if, a part of its key changed: an input, a field of its spec,
 or the source of a module that computes it. `reasons` names those parts, both for a computation that
@@ -142,7 +142,7 @@ def reasons(before: Computation | None, after: Computation | Job) -> list[str]:
 
 
 def recomputed(before: ComputedVersion, after: ComputedVersion) -> Iterator[Recomputed]:
-    """Yield the datasets of `after` that were recomputed since `before`, with the reasons."""
+    """Yield the datasets that were recomputed since `before`, with the reasons."""
     for name, computation in after.computations.items():
         old = before.computations.get(name)
         if old is None or old.key() != computation.key() or old.modules != computation.modules:

@@ -31,7 +31,7 @@ def differences(store: Store, recorded: AnyHandle, again: Store, made: AnyHandle
 def _rows_that_differ(
     store: Store, recorded: Dataset, again: Store, made: Dataset
 ) -> Iterator[str]:
-    """Yield one line for each column that differs, with the first row where it does.
+    """Yield one line per column that differs, with its first row.
 
     Memory holds one batch of each side.
     """
@@ -70,7 +70,7 @@ def _rows_that_differ(
 def _paired(
     one: Iterator[pa.RecordBatch], other: Iterator[pa.RecordBatch]
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """Yield the batches of two tables in pairs, cut so that both cover the same rows."""
+    """Yield pairs of batches, cut so that both cover the same rows."""
     left, right = next(one, None), next(other, None)
     while left is not None and right is not None:
         rows = min(left.num_rows, right.num_rows)

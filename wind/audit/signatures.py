@@ -1,12 +1,12 @@
-"""Signed versions: the holder of a key vouches for a version, wherever it is moved.
+"""Signed versions: somebody with a key vouches for a version.
 
-A signature covers a statement, which is canonical JSON. It has the version's id, which binds all
-content, its name, and the digests of what no hash binds: the record of the version, except for what
-changes when it moves; the records of the computations and check results that it names; and what the
-manifests claim. What the statement of an earlier version says, which is signed on its own, is not
-repeated. Statement and signature are next to each other, in
-`<root>/runs/<run>/signatures/<version id>/<sha256 of the key>.json` and `.sig`, so that
-`ssh-keygen -Y verify -n wind-version` can check them too.
+Others can rely on a signature wherever the version has been moved. It covers a statement, which is
+canonical JSON. It has the version's id, which binds all content, its name, and the digests of what
+no hash binds: the record of the version, except for what changes when it moves; the records of the
+computations and check results that it names; and what the manifests claim. What the statement of an
+earlier version says, which is signed on its own, is not repeated. Statement and signature are next
+to each other, in `<root>/runs/<run>/signatures/<version id>/<sha256 of the key>.json` and `.sig`,
+so that `ssh-keygen -Y verify -n wind-version` can check them too.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class Statement(Record):
 
 @dataclass(frozen=True)
 class Signed:
-    """The trusted signer of a version, or the reason why there is none."""
+    """The trusted signer of a version, or why there is none."""
 
     version: Version
     signer: str = ""
@@ -85,9 +85,10 @@ class Signed:
 
 
 def statements(store: Store, chain: Sequence[Version]) -> list[Statement]:
-    """Return the statement to sign for each version of `chain`, the first iteration first.
+    """Return the statement to sign for each version of `chain`.
 
-    The versions must have been verified.
+    The statements are in the order of `chain`, the first iteration first. The versions must have
+    been verified.
     """
     stated: set[str] = set()
     entered: set[AnyHandle] = set()
@@ -142,9 +143,10 @@ def take(store: Store, staged: Store, version: Version, verified: str) -> None:
 
 
 def signed(store: Store, version: Version, allowed: Allowed) -> Signed:
-    """Find a signature of `version`, as it is in the store, by one of the `allowed` keys.
+    """Find a signature of `version` by one of the `allowed` keys.
 
-    One valid signature is enough. The version must have been verified: its content has its id.
+    One signature that is valid for the version as it is in the store is enough. The version must
+    have been verified: its content has its id.
     """
     problems: list[tuple[bool, str]] = []
     for stem in _stems(store, version):
@@ -187,7 +189,7 @@ def require(found: Sequence[Signed]) -> None:
 def _compared(
     store: Store, version: Version, text: bytes, signer: str
 ) -> tuple[Statement, tuple[str, ...]]:
-    """Compare the signed statement `text` with the store, and return it with notes.
+    """Compare a signed statement with the store; return it with notes.
 
     The notes list what has changed since it was signed, with our own stamp vouching for the change.
     Raises SignatureError if the statement is about another version, or if anything else differs.
@@ -267,7 +269,10 @@ def _file_name(signature: Signature) -> str:
 
 
 def _reached(store: Store, handles: set[AnyHandle], entered: set[AnyHandle]) -> list[AnyHandle]:
-    """List `handles` and their ancestors that are not in `entered` yet, and add them to it."""
+    """List `handles` and their ancestors that are not yet in `entered`.
+
+    Adds them to `entered`.
+    """
     waiting, found = [*handles], []
     while waiting:
         handle = waiting.pop()
@@ -280,7 +285,10 @@ def _reached(store: Store, handles: set[AnyHandle], entered: set[AnyHandle]) -> 
 
 
 def _named_records(store: Store, version: Version, handles: set[AnyHandle]) -> Iterator[str]:
-    """Yield the files of the computations and check results of `handles` in `version`."""
+    """Yield the files of computations and check results that `version` names.
+
+    Only records about one of `handles` are yielded.
+    """
     named = {
         "checks": {*version.check_results.values()},
         "computations": {*version.computations.values()},
@@ -296,7 +304,7 @@ def _named_records(store: Store, version: Version, handles: set[AnyHandle]) -> I
 
 
 def _digest_of(version: Version) -> str:
-    """Return the digest of a version's record that is the same in every store.
+    """Return a digest of a version's record, the same in every store.
 
     Fields at their defaults are left out, so those that a later release adds do not change it.
     """

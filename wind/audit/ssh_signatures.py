@@ -115,7 +115,7 @@ def fingerprint(blob: bytes) -> str:
 
 
 def public_key(blob: bytes) -> tuple[bytes, Public, bytes]:
-    """Parse a public key into its kind, the key, and the application of a token.
+    """Parse a public key into its kind, key, and token application.
 
     A token signs its application along with each message; it is empty for other keys. Raises
     ValueError for a key that is not supported.
@@ -228,7 +228,10 @@ def private_key(path: Path, passphrase: Callable[[], str] | None = None) -> Priv
 
 
 def _is_encrypted(content: bytes) -> bool:
-    """Tell whether an OpenSSH private key has a passphrase; False for a damaged one."""
+    """Tell whether an OpenSSH private key has a passphrase.
+
+    False for a damaged key.
+    """
     try:
         text = (
             b"".join(content.split()).partition(b"OPENSSHPRIVATEKEY-----")[2].partition(b"-----")[0]
@@ -264,7 +267,7 @@ def read_keys(path: Path, *, forbidden: int, remedy: str) -> bytes:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature as it was read; nothing in it is verified before `require`."""
+    """A signature as read; nothing in it is verified before `require`."""
 
     blob: bytes  # the public key
     namespace: bytes

@@ -1,4 +1,6 @@
-"""Cards: the README.md of an exported dataset or model folder, for readers and for the Hub.
+"""Cards: the README.md of an exported dataset or model folder.
+
+They are written for people and for the Hugging Face Hub.
 
 A card says what the export is, what it was made from, how it was made and how well it did. Every
 fact in it comes from the version, the manifests and `wind/store/schemas.py`. It contains no times,
@@ -91,7 +93,10 @@ def dataset_card(
 
 
 def model_card(store: Store, name: str, version: Version | None, model: Model) -> str:
-    """Return the card of an exported model; `version` is the one that produced it, if any."""
+    """Return the card of an exported model.
+
+    `version` is the one that produced it, if any.
+    """
     first = history(store, version)[0].content.model_in if version else model
     base, revision = _origin(store.manifest(first))
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["wind", "best-of-n"]}

@@ -32,7 +32,7 @@ HELD_OUT = ("evaluation", "metrics")
 
 @dataclass(frozen=True)
 class Exportable:
-    """A version with all its datasets, one dataset, or one model, resolved from its name."""
+    """What a name stands for: a version, a dataset or a model."""
 
     name: str
     version: Version | None
@@ -75,7 +75,7 @@ def export_parquet(store: Store, subject: Exportable, destination: Path) -> None
 
 
 def export_hf(store: Store, subject: Exportable, destination: Path) -> None:
-    """Write the datasets of `subject` as a Hugging Face dataset folder with its card.
+    """Write datasets as a Hugging Face dataset folder with its card.
 
     `datasets.load_dataset(destination, NOUN)` reads it. The splits are `train` and `eval`: prompts
     are split by their column; an `eval_` dataset, and what is measured on it, is `eval`.
@@ -95,7 +95,7 @@ def export_hf(store: Store, subject: Exportable, destination: Path) -> None:
 
 
 def export_model(store: Store, subject: Exportable, destination: Path) -> None:
-    """Write the model of `subject` as a Hugging Face folder with its card."""
+    """Write a model as a Hugging Face folder with its card."""
     _require(subject.model, subject, "is no model: use --format hf or parquet")
     assert subject.model is not None
     with appearing(destination) as folder:
@@ -117,7 +117,7 @@ def export_model(store: Store, subject: Exportable, destination: Path) -> None:
 
 
 def checked_chunks(store: Store, name: str, size: int, sha256: str) -> Iterator[bytes]:
-    """Yield the chunks of a stored file while checking its size and sha256.
+    """Yield the chunks of a stored file, checking size and sha256.
 
     Raises DatasetError, before the first chunk or after the last, if the file differs from its
     manifest.
@@ -139,7 +139,9 @@ def checked_chunks(store: Store, name: str, size: int, sha256: str) -> Iterator[
 
 @contextlib.contextmanager
 def appearing(destination: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or folder that becomes `destination` after the block.
+    """Yield a temporary path that becomes `destination` after the block.
+
+    The block makes a file or a folder of it.
 
     When the block ends, everything is synced and appears with one rename. What a killed process
     left under the temporary path is removed first. Raises ConfigError if `destination` exists and
@@ -197,7 +199,9 @@ def _config_of(store: Store, subject: Exportable, name: str) -> tuple[str, str]:
 def _write_shards(
     store: Store, handle: Dataset, folder: Path, prefix: str, where: pc.Expression | None = None
 ) -> int:
-    """Write the rows of each shard that meet `where`, and return the number of files written.
+    """Write the rows that meet `where`, one file per shard.
+
+    Returns the number of files written.
 
     A shard without such rows gets no file.
     """

@@ -1,4 +1,7 @@
-"""Pushing an exported folder to the Hugging Face Hub: one commit, private unless asked otherwise."""
+"""Pushing an exported folder to the Hugging Face Hub.
+
+A push is one commit, to a private repository unless it is to be public.
+"""
 
 import re
 from pathlib import Path
@@ -18,7 +21,7 @@ def repository(url: str) -> str:
 
 
 def require_token() -> None:
-    """Raise ConfigError if there is no Hub token, or if the Hub is set offline."""
+    """Raise ConfigError if pushing is impossible: offline, or without a token."""
     from huggingface_hub import get_token
     from huggingface_hub.constants import is_offline_mode
 
@@ -31,7 +34,7 @@ def require_token() -> None:
 def push(
     folder: Path, repository: str, kind: Literal["model", "dataset"], *, public: bool, message: str
 ) -> str:
-    """Commit the files of `folder` to a repository and return the URL of the commit.
+    """Commit the files of `folder`, and return the URL of the commit.
 
     The repository is created if it does not exist. Raises ConfigError if the Hub refuses, or if the
     repository is public and `public` is false; StageError if the Hub cannot be reached.

@@ -1,4 +1,4 @@
-"""Reading a store from Python: versions by name, and their datasets as lazy polars frames.
+"""Reading a store from Python: versions, and datasets as polars frames.
 
     >>> import polars as pl
     >>> import wind
@@ -51,7 +51,7 @@ def open(root: Path | str) -> "StoreReader":
 
 
 class DatasetFrame(pl.LazyFrame):
-    """The rows of one dataset as a lazy polars frame, sorted by key.
+    """The rows of one dataset: a lazy polars frame, sorted by key.
 
     >>> rewards = wind.open("store").version("demo@latest").rewards
     >>> rewards.filter(pl.col("reward") > 3).select("sample_index", "reward").collect().rows()
@@ -83,7 +83,7 @@ class DatasetFrame(pl.LazyFrame):
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest: what the dataset holds, its parents, and how it was computed."""
+        """The manifest: content, parents, and how the dataset was computed."""
         return self._store.manifest(self.handle)
 
     def arrow(self) -> pyarrow.dataset.Dataset:
@@ -130,7 +130,7 @@ class ModelReader:
 
 
 class VersionReader:
-    """One dataset version; each of its datasets is an attribute and an item.
+    """A dataset version; its datasets are attributes and items.
 
     >>> version = wind.open("store").version("demo@2")
     >>> version.generations.select("response").collect()["response"].to_list()
@@ -244,7 +244,9 @@ class StoreReader:
         return [VersionReader(self._store, version) for version in Versions(self._store, run)]
 
     def version(self, name: str) -> VersionReader:
-        """Find a version by RUN, RUN@latest, RUN@3, RUN@TAG, or six digits of its id.
+        """Find a version by name: RUN, RUN@latest, RUN@3, RUN@TAG.
+
+        Six digits of its id will do as well.
 
         Raises ConfigError if there is none.
         """
@@ -283,7 +285,10 @@ def _scan(store: Store, handle: Dataset) -> pl.LazyFrame:
 
 
 def _mapped(store: Store, handle: Dataset) -> pa.Table:
-    """Return the rows as a table, memory-mapped from the shards where they are local."""
+    """Return the rows as a table, memory-mapped from local shards.
+
+    Shards that are not local are read into memory.
+    """
     if not isinstance(store.storage, LocalStorage):
         return store.read(handle)
     try:

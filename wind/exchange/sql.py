@@ -1,4 +1,6 @@
-"""SQL over the datasets of a run, by DuckDB: each noun is a view over all versions.
+"""SQL over the datasets of a run, by DuckDB.
+
+Each noun is a view over all versions.
 
 A view reads the shards lazily. It has the dataset's columns and, unless the dataset has columns of
 those names itself, `iteration` and `version` (RUN@NUMBER). The table `versions` has one row per
@@ -39,7 +41,7 @@ TOO_LARGE: Final = (
 
 @contextmanager
 def answer(store: Store, versions: Sequence[Version], query: str) -> Iterator[pa.RecordBatchReader]:
-    """Run `query` over the datasets of `versions` and yield its rows, batch by batch.
+    """Run `query` over the datasets of `versions`, in batches of rows.
 
     Raises ConfigError, also while the batches are read: with DuckDB's own message if the query is
     wrong, or if it needs more than MEMORY.
@@ -57,7 +59,7 @@ def answer(store: Store, versions: Sequence[Version], query: str) -> Iterator[pa
 
 
 def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> pa.Table:
-    """Return the first `limit` rows of a dataset that meet the SQL condition `where`.
+    """Return the first `limit` rows that meet the SQL condition `where`.
 
     Raises ConfigError if the condition is not a single SQL expression, or needs more than MEMORY.
     """
@@ -96,7 +98,10 @@ def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _taken() -> int:
-    """Return the bytes of data memory of this process, as RLIMIT_DATA counts them."""
+    """Return the data memory of this process, in bytes.
+
+    It is counted as RLIMIT_DATA does.
+    """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[5])
     except (OSError, IndexError):
@@ -146,7 +151,10 @@ def _nouns(versions: Sequence[Version]) -> list[str]:
 def _view(
     connection: duckdb.DuckDBPyConnection, store: Store, versions: Sequence[Version], name: str
 ) -> None:
-    """Create the view `name` over that dataset in all `versions` that have it."""
+    """Create the view `name` over that dataset in all `versions`.
+
+    Versions without the dataset are skipped.
+    """
     selects = []
     columns: dict[Dataset, list[str]] = {}  # an unchanged dataset is in many versions
     for version in versions:

@@ -1,4 +1,4 @@
-"""Lineage: the graph of every ancestor of stored content, back to the imported files.
+"""Lineage: every ancestor of stored content, back to the imported files.
 
 A node is a version, a dataset, a model, a source or a single prompt. An edge leads from an input to
 what was made from it, and is labeled with the name that one has for the other. Where several
@@ -60,7 +60,7 @@ class Node(Record):
     damage: str | None = None  # what is missing or damaged; None if nothing is
 
     def caption(self) -> tuple[str, str]:
-        """Return the title of the node and one line of detail, which may be empty."""
+        """Return a title and a line of detail, which may be empty."""
         if self.kind == "version":
             return self.name, f"iteration {self.count}"
         if self.kind == "prompt":
@@ -69,7 +69,10 @@ class Node(Record):
         return title, f"{fingerprint}  {self._files() or self._amount()}"
 
     def _files(self) -> str:
-        """Name the first file of a source and count the others; empty for anything else."""
+        """Name the first file of a source and count the others.
+
+        Empty for anything but a source.
+        """
         if not self.files:
             return ""
         others = len(self.files) - 1
@@ -83,7 +86,7 @@ class Node(Record):
 
 
 class Edge(Record):
-    """An edge of the graph, from an input to what was made from it."""
+    """An edge, from an input to what was made from it."""
 
     parent: str
     child: str
@@ -92,7 +95,10 @@ class Edge(Record):
 
 
 class Lineage(Record):
-    """A node and its ancestors; the edges are in the order in which a child names its parents."""
+    """A graph of one node and all its ancestors.
+
+    The edges are in the order in which each child names its parents.
+    """
 
     root: str
     nodes: dict[str, Node]
@@ -133,7 +139,7 @@ def of_handle(store: Store, handle: AnyHandle, version: Version | None = None) -
 
 
 def of_prompt(store: Store, version: Version, prompt_id: str) -> Lineage:
-    """Return the lineage of one prompt of `version`, with the source row it was made from."""
+    """Return the lineage of one prompt, with its row in the source."""
     prompts = version.content.datasets["prompts"]
     rows = store.frame(prompts, ["prompt_id", "prompt", "split", "answer", "messages"])
     row = rows.row(by_predicate=pl.col("prompt_id") == prompt_id, named=True)
@@ -159,7 +165,7 @@ def chain(store: Store, version: Version) -> list[Version]:
 
 
 def used(store: Store, versions: Iterable[Version]) -> dict[AnyHandle, str]:
-    """Map every dataset of `versions` to the key of the computation that it came from.
+    """Map every dataset of `versions` to the key of its computation.
 
     Where several versions have the same dataset, the last one counts. The outputs of a computation,
     such as a trained model, have the key of the dataset they were made with.
@@ -176,7 +182,11 @@ def used(store: Store, versions: Iterable[Version]) -> dict[AnyHandle, str]:
 
 
 def named(store: Store, version: Version) -> dict[str, Dataset]:
-    """Return the datasets of `version`, and those of the reference in its evaluation, by name."""
+    """Return the datasets of `version` and of its reference, by name.
+
+    The datasets of the reference are those that the evaluation of `version` compared with. The
+    names are those that computations have for them.
+    """
     datasets = dict(version.content.datasets)
     if "evaluation" in datasets:
         evaluation = _computation(
@@ -192,7 +202,10 @@ def named(store: Store, version: Version) -> dict[str, Dataset]:
 def _grown(
     store: Store, root: Node | None, start: Mapping[str, AnyHandle], keys: Mapping[AnyHandle, str]
 ) -> Lineage:
-    """Build the graph of `start` and all its ancestors, with `root` below them if there is one."""
+    """Build the graph of `start` and all its ancestors.
+
+    If there is a `root`, it is the child of everything in `start`.
+    """
     nodes = {root.id: root} if root else {}
     edges = (
         [Edge(parent=_id(handle), child=root.id, name=name) for name, handle in start.items()]
@@ -268,7 +281,7 @@ def _node(
 def _computation(
     store: Store, handle: AnyHandle, key: str | None
 ) -> tuple[Computation | None, str | None]:
-    """Return the computation that made `handle`, and what is wrong with its record.
+    """Return the computation that made `handle`, and any damage to its record.
 
     If the record is damaged, the computation is read from the manifest, if that is possible.
     """
@@ -289,7 +302,7 @@ def _recorded(store: Store, handle: AnyHandle) -> int:
 
 
 def _row_of(store: Store, prompts: Dataset, messages: list[dict[str, str]]) -> str | None:
-    """Return where in its source a prompt stands, such as `prompts.jsonl line 3`.
+    """Locate a prompt in its source, such as `prompts.jsonl line 3`.
 
     None if the source cannot be read.
     """

@@ -41,7 +41,10 @@ def _look(node: Node) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Escape the characters that would end a quoted Mermaid label or start a tag in it."""
+    """Escape text for a quoted Mermaid label.
+
+    Only these characters would end the label or start a tag in it.
+    """
     for sign, name in (("#", "#35;"), ('"', "#quot;"), ("<", "#lt;"), (">", "#gt;")):
         text = text.replace(sign, name)
     return text

@@ -26,7 +26,7 @@ from wind.store.versions import Version
 
 @dataclass
 class Verification:
-    """The progress and findings of verifying one store; each thing is verified once."""
+    """The findings of verifying one store; everything is verified once."""
 
     store: Store
     # The store is an excerpt of another: it need not hold a run's tags or all of its versions.
@@ -111,11 +111,14 @@ class Verification:
         self._foreign_keys.of_version(self._folders.whole(version.handles()))
 
     def dataset(self, handle: AnyHandle) -> None:
-        """Verify a dataset, model or source, and its foreign keys into its parents."""
+        """Verify a dataset, model or source, and its foreign keys.
+
+        The foreign keys of a dataset refer to rows of its parents.
+        """
         self._folders.dataset(handle)
 
     def _compare_seals(self, version: Version) -> None:
-        """Compare the manifests read so far with the seals that `version` was published with."""
+        """Compare the manifests with the seals that `version` was published with."""
         record = version.file()
         for folder, seal in version.manifests.items():
             now, name = self._folders.seals.get(folder), f"{folder}/{MANIFEST}"
@@ -134,7 +137,7 @@ class Verification:
             self._sealed.add(folder)
 
     def _require_seals(self, version: Version) -> None:
-        """Find what `version` names although no version in its chain has the seal of it."""
+        """Find what `version` names although its chain has no seal of it."""
         # What a forgotten version had the seals of is not known.
         if not version.digest or version.file() in self._records.incomplete:
             return
@@ -170,7 +173,10 @@ class Verification:
                 self._files.find(name, "has other metrics than its dataset of metrics")
 
     def _rows(self, metrics: Dataset) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a dataset of metrics, with None in place of NaN as in records."""
+        """Yield rows of metrics, with None in place of NaN.
+
+        Records of versions have None there, since JSON has no NaN.
+        """
         for row in self.store.read(metrics).to_pylist():
             yield {
                 key: None if isinstance(value, float) and value != value else value

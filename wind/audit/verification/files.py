@@ -1,4 +1,4 @@
-"""Reading the files of a store for verification, and keeping what it finds."""
+"""The files of a store as verification reads them, and its findings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ class Finding:
 
 @dataclass
 class Files:
-    """The files of one store; a file that cannot be read becomes a finding, not an error."""
+    """The files of one store; an unreadable file is a finding."""
 
     store: Store
     findings: list[Finding]
@@ -40,7 +40,10 @@ class Files:
         return self.store.storage.names(folder)
 
     def plain(self, folder: str) -> dict[str, int]:
-        """Return the sizes of the plain files in `folder`, by name, without links and folders."""
+        """Return the sizes of the plain files in `folder`, by name.
+
+        Links and folders are not plain files.
+        """
         if folder not in self._plain:
             entries = self.store.storage.files(folder)
             self._plain[folder] = {
@@ -67,7 +70,7 @@ class Files:
             return None
 
     def sealed(self, name: str, old: str) -> dict[str, Any] | None:
-        """Return the fields of the sealed JSON record `name`, or None if it is damaged.
+        """Return the fields of a sealed JSON record, None if damaged.
 
         `old` is the note about a record without a seal, which an older release wrote.
         """

@@ -1,4 +1,4 @@
-"""Verification of stored folders: the manifest of each, and every file it lists."""
+"""Verification of stored folders: their manifests and files."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -56,12 +56,15 @@ class Folders:
                 waiting += [*manifest.parents.values(), *manifest.outputs.values()]
 
     def dataset(self, handle: AnyHandle) -> None:
-        """Verify a dataset, model or source, and its foreign keys into its parents."""
+        """Verify a dataset, model or source, and its foreign keys.
+
+        The foreign keys of a dataset refer to rows of its parents.
+        """
         self._folder(handle)
         self._relations(handle)
 
     def unreferenced(self, noun: str, folder: str) -> None:
-        """Verify a folder found on disk, unless a handle already led to it."""
+        """Verify a folder that no handle has led to so far."""
         if folder in self.manifests:
             return
         manifest = self._manifest(folder)
@@ -83,7 +86,10 @@ class Folders:
         }
 
     def _folder(self, handle: AnyHandle) -> Manifest | None:
-        """Return the manifest of `handle` once all its files are verified; None on a finding."""
+        """Verify all files of `handle` and return its manifest.
+
+        None if anything was found.
+        """
         folder = folder_of(handle)
         if folder not in self.manifests:
             self.manifests[folder] = None
@@ -105,7 +111,7 @@ class Folders:
         return manifest
 
     def _manifest(self, folder: str) -> Manifest | None:
-        """Return the manifest in `folder`, or None if it is missing or damaged."""
+        """Return the manifest in `folder`, None if missing or damaged."""
         name = f"{folder}/{MANIFEST}"
         if not self.files.names(folder):
             self.files.find(
@@ -132,7 +138,10 @@ class Folders:
         return manifest
 
     def _verify_files(self, handle: AnyHandle, folder: str, manifest: Manifest) -> None:
-        """Verify that the folder holds the files of its manifest, byte for byte, and no others."""
+        """Verify that a folder holds exactly the files of its manifest.
+
+        Their sizes and checksums must match, so every byte is covered.
+        """
         before = len(self.files.findings)
         present = set(self.files.names(folder))
         self._verify_listing(handle, folder, manifest, present)
@@ -155,7 +164,7 @@ class Folders:
     def _verify_listing(
         self, handle: AnyHandle, folder: str, manifest: Manifest, present: set[str]
     ) -> None:
-        """Verify the names and sizes of the files that are `present` in the folder."""
+        """Verify the names and sizes of the files `present` in a folder."""
         plain = self.files.plain(folder)
         is_dropped = isinstance(handle, Model) and DROPPED in plain
         listed = {MANIFEST, *(file.name for file in manifest.files)}
@@ -188,7 +197,7 @@ class Folders:
             )
 
     def _verify_order(self, handle: Dataset, folder: str, manifest: Manifest) -> None:
-        """Verify that the rows of each shard are sorted by key, which joins rely on."""
+        """Verify that each shard is sorted by key, as joins require."""
         key = KEYS[handle.name]
         for index, file in enumerate(manifest.files):
             try:
@@ -197,7 +206,7 @@ class Folders:
                 self.files.find(f"{folder}/{file.name}", f"is out of order: {error}")
 
     def _relations(self, handle: AnyHandle) -> None:
-        """Verify the foreign keys of `handle` into its parents, and between its parents."""
+        """Verify the foreign keys of `handle`, and those among its parents."""
         manifest = self.manifests.get(folder_of(handle))
         if not isinstance(handle, Dataset) or manifest is None or handle in self._related:
             return

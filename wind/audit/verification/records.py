@@ -20,7 +20,10 @@ OLD = "was written by an older release, without the digest of its content"
 
 
 def verify_checks(files: Files, version: Version, called: str, handle: Dataset) -> None:
-    """Verify the check results and pages of `handle`, including the one that `version` names."""
+    """Verify the check results of `handle` and their pages.
+
+    The result that `version` names must be among them.
+    """
     folder = f"checks/{handle.name}/{handle.fingerprint}"
     results = [f"{folder}/{name}" for name in files.names(folder) if name.endswith(".json")]
     if f"{handle.fingerprint}.json" in files.names(f"checks/{handle.name}"):
@@ -63,7 +66,7 @@ def verify_defaults(files: Files, version: Version) -> None:
 
 
 def _deviations(name: str, said: Any, default: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the settings that differ, each with its value in `said` and in `default`."""
+    """Yield the settings that differ, with both of their values."""
     if isinstance(said, Mapping) and isinstance(default, Mapping):
         for each in said.keys() & default.keys():
             yield from _deviations(f"{name}.{each}", said[each], default[each])
@@ -103,7 +106,7 @@ def verify_computations(files: Files, folder: str) -> None:
 
 
 def verify_descriptions(files: Files, provenance: Any) -> None:
-    """Verify that the environments and the patch in `provenance` hash to their names."""
+    """Verify that the environments and patch of `provenance` hash to their names."""
     for name in described_by(provenance):
         folder, _, leaf = name.partition("/")
         if leaf not in files.names(folder):

@@ -16,7 +16,7 @@ UNTIED_TAG = "was written by an older release, without the digest that ties it t
 
 @dataclass
 class VersionRecords:
-    """The records of versions verified so far in one store, each read once."""
+    """The records of versions in one store, each read once."""
 
     files: Files
     # files of versions with a gap in the chain before them: one was forgotten or lost
@@ -26,7 +26,7 @@ class VersionRecords:
     _tagged: set[str] = field(default_factory=set)  # runs whose numbers and tags were verified
 
     def record(self, run: str, name: str) -> Version | None:
-        """Return the version in the file `name`, or None if the file is damaged."""
+        """Return the version in the file `name`, None if damaged."""
         if name not in self._records:
             self._records[name] = self._read(run, name)
         return self._records[name]
@@ -38,7 +38,10 @@ class VersionRecords:
         ]
 
     def numbers_and_tags(self, run: str) -> None:
-        """Verify that no version of `run` is missing and that each tag points to one of them."""
+        """Verify that no version of `run` is missing, and its tags.
+
+        Each tag must point to a version of the run.
+        """
         if run in self._tagged:
             return
         self._tagged.add(run)
@@ -109,7 +112,11 @@ class VersionRecords:
         return version
 
     def _verify_numbers(self, run: str, versions: dict[str, Version]) -> None:
-        """Verify that the number before each version is taken, by a record or a forgotten one."""
+        """Verify that the numbers of the versions have no gaps.
+
+        The number before each version must be taken, by a record or by a version that was
+        forgotten.
+        """
         used = {
             int(match[1])
             for match in map(USED_NUMBER.fullmatch, self.files.names(f"runs/{run}/versions"))
@@ -181,7 +188,10 @@ class VersionRecords:
         return None
 
     def _is_forgotten(self, wanted: str) -> bool:
-        """Tell whether a version with the id `wanted` was forgotten, in any run."""
+        """Tell whether the version with the id `wanted` was forgotten.
+
+        Looks in all runs.
+        """
         return any(
             (self.files.read(f"runs/{run}/versions/{name}") or b"").decode(errors="replace").strip()
             == wanted

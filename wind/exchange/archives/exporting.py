@@ -71,7 +71,10 @@ def reachable(store: Store, versions: Sequence[Version]) -> list[AnyHandle]:
 
 
 def archive_members(store: Store, chain: Sequence[Version]) -> Iterator[Member]:
-    """Yield the files of an archive of `chain`, with size and sha256 as the store has them."""
+    """Yield the files of an archive of `chain`.
+
+    Sizes and sha256 are those that the store has.
+    """
     described: set[str] = set()  # environments and patches
     for version in chain:
         yield _record(store, version.file())
@@ -92,7 +95,7 @@ def archive_members(store: Store, chain: Sequence[Version]) -> Iterator[Member]:
 
 
 def _beside(store: Store, folder: str) -> Iterator[str]:
-    """Yield the check results and records of computations about what is stored in `folder`."""
+    """Yield the check results and records of computations about a folder."""
     for tree in BESIDE:
         prefix = f"{tree}/{folder.removeprefix('datasets/')}"
         names = [f"{prefix}/{name}" for name in store.storage.names(prefix)]

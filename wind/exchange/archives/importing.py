@@ -1,4 +1,4 @@
-"""Importing an archive: verify all of it in a scratch folder, then publish it."""
+"""Importing an archive: verify it in a scratch folder, then publish it."""
 
 import re
 import shutil
@@ -39,7 +39,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Sender:
-    """The origin of one version of an archive, and which of its records are trusted."""
+    """The origin of a version, and which of its records are trusted."""
 
     origin: Origin
     records: frozenset[str] | None  # files of computations and check results; None for all
@@ -104,7 +104,7 @@ def import_archive(
 
 
 def _refuse_late_trust(store: Store, version: Version) -> None:
-    """Raise ConfigError if `version` was imported before from a sender who was not trusted.
+    """Raise ConfigError if `version` was imported before without trust.
 
     Its record states the origin and is never rewritten.
     """
@@ -205,7 +205,7 @@ def _adopt(
     index: Index,
     senders: Sequence[_Sender],
 ) -> Imported:
-    """Publish everything staged in `store`: content, then the records beside it, then versions."""
+    """Publish everything staged: content first, records beside it, versions last."""
     stored = 0
     for handle in reachable(staged, chain):
         manifest = staged.manifest(handle)
@@ -234,7 +234,10 @@ def _take_signatures(
     renamed: Sequence[Version],
     senders: Sequence[_Sender],
 ) -> None:
-    """Keep the signatures of versions that keep their name, which is part of what was signed."""
+    """Keep the signatures of versions that keep their name.
+
+    The name is part of what was signed.
+    """
     same = [
         (version, sender)
         for sent, version, sender in zip(chain, renamed, senders, strict=True)
@@ -248,7 +251,7 @@ def _take_signatures(
 
 
 def _keep(store: Store, name: str, content: bytes, *, is_trusted: bool) -> None:
-    """Store a record from beside the content as it is, or with our stamp if it is trusted."""
+    """Store a record as it came, with our stamp if trusted."""
     kind = STAMPED.get(name.split("/")[0]) if name.endswith(".json") else None
     if kind is None or not is_trusted:
         store.storage.create(name, content)

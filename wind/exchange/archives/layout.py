@@ -1,4 +1,4 @@
-"""The layout of an archive: which files it may hold, its index, and its tar headers."""
+"""The layout of an archive: its files, index and tar headers."""
 
 import re
 import tarfile
@@ -45,7 +45,10 @@ class Member(Record):
     sha256: Annotated[str, Field(pattern=f"^{DIGITS}$")]
 
     def is_expected(self) -> bool:
-        """Tell whether a version can need this file, under the name it has in a store."""
+        """Tell whether a version can need this file.
+
+        Its name must be one that a store uses, and a record must be small enough to hold in memory.
+        """
         if RECORDS.fullmatch(self.name):
             return self.bytes <= INDEX_BYTES
         content = CONTENT.fullmatch(self.name)
@@ -74,12 +77,18 @@ class Index(Record):
 
 
 def header(name: str, size: int) -> bytes:
-    """Return the tar header of a plain file; it depends on nothing but its name and size."""
+    """Return the tar header of a plain file.
+
+    It depends on nothing but the name and the size.
+    """
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = size, 0o644
     return entry.tobuf(tarfile.PAX_FORMAT)
 
 
 def padding(size: int) -> bytes:
-    """Return the zeros that fill the last block of a file of `size` bytes."""
+    """Return the zeros that fill the last block of a file.
+
+    `size` is that of the file, in bytes.
+    """
     return bytes(-size % BLOCK)

@@ -1,4 +1,7 @@
-"""Reading an archive front to back, refusing every byte that its index does not call for."""
+"""Reading an archive front to back, and refusing unexpected bytes.
+
+Unexpected is whatever the index does not call for.
+"""
 
 import hashlib
 import os
@@ -26,7 +29,7 @@ from wind.store.storage import CHUNK_BYTES
 
 
 class ArchiveReader:
-    """Reads one archive from an open file; each method continues where the last one stopped."""
+    """Reads an archive; each method continues where the last stopped."""
 
     def __init__(self, file: BinaryIO, archive: Path) -> None:
         self._file = file
@@ -55,7 +58,9 @@ class ArchiveReader:
         return index
 
     def refuse_too_large(self, index: Index, folder: Path) -> None:
-        """Raise InputError if the archive is cut short, or too large for the disk of `folder`.
+        """Raise InputError if the archive is cut short, or too large.
+
+        Too large is what does not fit on the disk of `folder`.
 
         A sparse file can claim sizes that nobody wrote. Unpacking it would fill the disk before its
         end shows what it is.
@@ -72,7 +77,7 @@ class ArchiveReader:
             )
 
     def unpack(self, index: Index, folder: Path) -> None:
-        """Write every file that the index lists below `folder`, and read to the end.
+        """Write every file of the index below `folder`; read to the end.
 
         Raises InputError if any of them has another size or sha256 than listed, or if anything
         follows.
