@@ -310,7 +310,7 @@ def test_a_name_that_no_version_needs_is_refused(archive: Path, other: Store, na
         archive,
         [members[0], *sorted([*members[1:], (plain(name), b"{}")], key=lambda each: each[0].name)],
     )
-    with pytest.raises(InputError, match="which is no file of a version"):
+    with pytest.raises(InputError, match="which is not a file of a version"):
         import_archive(other, archive)
     assert content(other) == {}
 
@@ -344,8 +344,8 @@ def test_what_is_not_exactly_the_listed_bytes_is_refused(archive: Path, other: S
     twice = [members[0], members[1], *members[1:]]
     longer = [members[0], (members[1][0], members[1][1] + b" "), *members[2:]]
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: forged.write_bytes(whole + b"x"), "goes on behind its end"),
-        (lambda: forged.write_bytes(whole + bytes(512)), "goes on behind its end"),
+        (lambda: forged.write_bytes(whole + b"x"), "goes on after its end"),
+        (lambda: forged.write_bytes(whole + bytes(512)), "goes on after its end"),
         (lambda: forged.write_bytes(whole[:-1]), "ends before its end"),
         (lambda: forged.write_bytes(whole[: len(whole) // 2]), "ends before"),
         (lambda: forged.write_bytes(b""), "ends before its head"),
@@ -461,7 +461,7 @@ def test_a_sparse_archive_is_refused_before_anything_is_unpacked(
     with archive.open("r+b") as file:
         file.truncate(2**43)
     with pytest.raises(
-        InputError, match=r"holds \d+ bytes, and there are \d+ free at .*: free space, or give"
+        InputError, match=r"holds \d+ bytes, but only \d+ are free at .*: free space, or give"
     ):
         import_archive(other, archive)
     assert not (other.root / "partial").exists()

@@ -200,7 +200,7 @@ def test_a_destination_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     for nothing in (Path("/"), target / ".."):
         with pytest.raises(ConfigError, match="name a new folder"), appearing(nothing):
             pass
-    with pytest.raises(ConfigError, match="is there already"), appearing(target) as partial:
+    with pytest.raises(ConfigError, match="already exists"), appearing(target) as partial:
         pass
     assert list(files(target.parent)) == ["out/whole.json"]
 

@@ -209,7 +209,7 @@ def _moment(text: str) -> datetime:
         moment = datetime.strptime(text.removesuffix("Z").ljust(14, "0"), "%Y%m%d%H%M%S")
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is no time: write YYYYMMDD or YYYYMMDDHHMM, with Z for UTC"
+            f"{text!r} is not a time: write YYYYMMDD or YYYYMMDDHHMM, with Z for UTC"
         ) from error
     return moment.replace(tzinfo=UTC) if text.endswith("Z") else moment.astimezone()
 

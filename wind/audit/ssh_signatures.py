@@ -297,14 +297,14 @@ def parsed_signature(content: bytes) -> Signature:
         lines = content.decode("ascii").split() if len(content) <= LARGEST else []
         begin, end = BEGIN.split(), END.split()
         if lines[: len(begin)] != begin or lines[-len(end) :] != end:
-            raise ValueError("it is no SSH signature")
+            raise ValueError("it is not an SSH signature")
         wire = Wire(base64.b64decode("".join(lines[len(begin) : -len(end)]), validate=True))
         if wire.take(len(MAGIC)) != MAGIC or int.from_bytes(wire.take(4), "big") != 1:
-            raise ValueError("it is of no known version")
+            raise ValueError("its version is not known")
         blob, namespace, _, named_hash, signature = (wire.string() for _ in range(5))
         wire.end()
         if named_hash not in HASHES:
-            raise ValueError("it is of an unknown hash")
+            raise ValueError("its hash is not known")
     except ValueError as error:  # binascii and Unicode errors are ValueErrors too
         raise SignatureError(f"is damaged: {error}") from error
     return Signature(blob, namespace, named_hash, signature)

@@ -58,7 +58,7 @@ class Exportable:
             return cls(label(handle), None, {handle.name: handle}, None)
         if not isinstance(handle, Model):
             raise ConfigError(
-                f"{label(handle)} is no dataset and no model: its files are in {folder_of(handle)}"
+                f"{label(handle)} is neither a dataset nor a model: its files are in {folder_of(handle)}"
             )
         return cls(label(handle), _origin_of(store, handle), {}, handle)
 
@@ -96,14 +96,14 @@ def export_hf(store: Store, subject: Exportable, destination: Path) -> None:
 
 def export_model(store: Store, subject: Exportable, destination: Path) -> None:
     """Write a model as a Hugging Face folder with its card."""
-    _require(subject.model, subject, "is no model: use --format hf or parquet")
+    _require(subject.model, subject, "is not a model: use --format hf or parquet")
     assert subject.model is not None
     with appearing(destination) as folder:
         folder.mkdir()
         for file in store.manifest(subject.model).files:
             if "/" in file.name or not MODEL_FILES.fullmatch(file.name):
                 raise DatasetError(
-                    f"{label(subject.model)} names {file.name!r}, which is no file of a model; "
+                    f"{label(subject.model)} names {file.name!r}, which is not a file of a model; "
                     "run `wind verify`"
                 )
             with (folder / file.name).open("xb") as copy:
@@ -157,7 +157,7 @@ def appearing(destination: Path) -> Iterator[Path]:
         try:
             is_folder = destination.is_dir() and not destination.is_symlink()
             if os.path.lexists(destination) and not (is_folder and not any(destination.iterdir())):
-                raise ConfigError(f"{destination} is there already: remove it or name another")
+                raise ConfigError(f"{destination} already exists: remove it or name another")
             _remove(partial)
             yield partial
             _sync(partial)

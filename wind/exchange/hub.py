@@ -16,7 +16,7 @@ def repository(url: str) -> str:
     """Return the repository id in hub:ORG/NAME; raise ConfigError for anything else."""
     match = HUB_URL.fullmatch(url)
     if match is None:
-        raise ConfigError(f"{url!r} is no repository of the Hub: write hub:ORG/NAME")
+        raise ConfigError(f"{url!r} is not a Hub repository: write hub:ORG/NAME")
     return match["id"]
 
 
@@ -46,7 +46,7 @@ def push(
         hub.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
         if not public and not hub.repo_info(repository, repo_type=kind).private:
             raise ConfigError(
-                f"{repository} is there already and public: give --public, or another name"
+                f"{repository} already exists and is public: give --public, or another name"
             )
         return hub.upload_folder(
             repo_id=repository, folder_path=folder, repo_type=kind, commit_message=message

@@ -73,7 +73,7 @@ class Folders:
         try:
             handle = handle_of(noun, folder.rpartition("/")[2], manifest.rows)
         except ValidationError:
-            self.files.find(folder, "is no folder of a dataset")
+            self.files.find(folder, "is not the folder of a dataset")
             return
         self.dataset(handle)
 
@@ -105,7 +105,8 @@ class Folders:
         manifest = self.manifests[folder]
         if manifest is not None and manifest.rows != count(handle):
             self.files.find(
-                f"{folder}/{MANIFEST}", f"counts {manifest.rows}, and what names it {count(handle)}"
+                f"{folder}/{MANIFEST}",
+                f"counts {manifest.rows}, but what refers to it says {count(handle)}",
             )
             return None
         return manifest

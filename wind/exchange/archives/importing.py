@@ -181,7 +181,9 @@ def _history(staged: Store, index: Index, archive: Path) -> list[Version]:
     )
     versions = {version.id: version for run in runs for version in Versions(staged, run)}
     if index.version not in versions:
-        raise InputError(f"{archive} does not hold the version {index.version[:12]} that it is of")
+        raise InputError(
+            f"{archive} does not hold version {index.version[:12]}, which its index names"
+        )
     chain = history(staged, versions[index.version])
     if chain[-1].run != index.run:
         raise InputError(
@@ -192,7 +194,9 @@ def _history(staged: Store, index: Index, archive: Path) -> list[Version]:
     if wanted != listed:
         some = min(wanted ^ listed)
         raise InputError(
-            f"{archive} {'lacks' if some in wanted else 'has, and no version in it needs,'} {some}"
+            f"{archive} lacks {some}"
+            if some in wanted
+            else f"{archive} has {some}, which no version in it needs"
         )
     return chain
 

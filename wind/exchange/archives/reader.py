@@ -72,7 +72,7 @@ class ArchiveReader:
         free = shutil.disk_usage(next(each for each in existing if each.exists())).free
         if free < wanted:
             self.refuse(
-                f"holds {wanted} bytes, and there are {free} free at {folder}: "
+                f"holds {wanted} bytes, but only {free} are free at {folder}: "
                 "free space, or give another --root"
             )
 
@@ -101,7 +101,7 @@ class ArchiveReader:
             self._expect(padding(member.bytes), f"the end of {member.name}")
         self._expect(END, "its end")
         if self._file.read(1):
-            self.refuse("goes on behind its end: it is damaged or not what it says")
+            self.refuse("goes on after its end: it is damaged or not what it says")
 
     def refuse(self, why: str) -> NoReturn:
         """Raise InputError about the archive."""
@@ -122,7 +122,7 @@ class ArchiveReader:
         for member in index.files:
             if not member.is_expected():
                 self.refuse(
-                    f"lists {member.name!r} of {member.bytes} bytes, which is no file of a version"
+                    f"lists {member.name!r} of {member.bytes} bytes, which is not a file of a version"
                 )
 
     def _chunks(self, size: int) -> Iterator[bytes]:
