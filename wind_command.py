@@ -1,10 +1,9 @@
-"""The console script `wind`: takes the user's PYTHONPATH off the import path, then runs the command
-line.
+"""The console script `wind`: clean the import path, then run.
 
-PYTHONPATH comes before Python's own modules and before ours, so that a user's `random.py` or
-`flows/` in it would stand for them. This module's name is nobody else's, and before the path is
-right it imports only what every Python has imported by then. The user's folders are used where the
-user's code is imported, see `wind.machine.user_path`.
+Python puts PYTHONPATH before its own modules and ours, so that a user's `random.py` or `flows/` in
+it would replace them. This module's name is unique, and until the path is right it imports only
+what every Python has already imported. The user's folders are used where the user's code is
+imported (`wind.machine.user_path`).
 """
 
 import os

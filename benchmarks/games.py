@@ -1,8 +1,8 @@
-"""What exact games cost: python benchmarks/games.py [--prompts N] [--responses N] [--iterations N]
-[--beta B]
+"""Benchmark exact games: python benchmarks/games.py [--prompts N] [--beta B] ...
 
-Times the exact WIND update on random rewards, iterated from the reference, and the solution of the
-same games for some of the prompts; prints both and how far the iterate is from its solution.
+The options are --prompts, --responses, --iterations, --solved and --beta. Times the exact WIND
+update on random rewards, iterated from the reference, and the solution of the same games for some
+of the prompts; prints both, and the distance of the iterate from its solution.
 """
 
 import argparse
@@ -42,18 +42,18 @@ def main() -> None:
 
     seconds, logp_P_Y = timed(iterated)
     print(
-        f"{shape[0]} prompts x {shape[1]} responses, beta = {beta}, {torch.get_num_threads()} threads"
+        f"{shape[0]} prompts x {shape[1]} responses, beta = {beta}, "
+        f"{torch.get_num_threads()} threads"
     )
     print(f"{arguments.iterations} exact updates   {seconds:7.2f} s")
     seconds, solution_P_Y = timed(solved)
     print(f"{len(solution_P_Y)} games solved      {seconds:7.2f} s")
-    print(
-        f"KL to the solution   {float(kl(solution_P_Y, logp_P_Y[: len(solution_P_Y)]).max()):.1e} nats at most"
-    )
+    distance = float(kl(solution_P_Y, logp_P_Y[: len(solution_P_Y)]).max())
+    print(f"KL to the solution   {distance:.1e} nats at most")
 
 
 def timed(compute: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
-    """The seconds that `compute` takes, and its result."""
+    """Return the seconds that `compute` takes, and its result."""
     began = time.monotonic()
     result = compute()
     return time.monotonic() - began, result

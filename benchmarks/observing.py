@@ -1,8 +1,10 @@
-"""What observing a user's function costs: python benchmarks/observing.py [--calls N] [--rounds N]
+"""Benchmark the observation of a user's function.
+
+Usage: python benchmarks/observing.py [--calls N] [--rounds N]
 
 The same rule, which imports NumPy and reads a file, is called in a host that observes and in one
-that does not, in turns. Printed are the medians of a start, of a call on 64 responses, and their
-ratios; then what comparing a record with the files costs.
+that does not, in turns. Prints the medians of a start, of a call on 64 responses, and their ratios;
+then the time to compare a record with the files.
 """
 
 import argparse
@@ -24,7 +26,8 @@ import json, numpy
 
 def score(prompts, responses, answers):
     weight = json.load(open("weights.json"))["w"]
-    return [weight * float(numpy.mean([ord(letter) for letter in response])) for response in responses]
+    means = [numpy.mean([ord(letter) for letter in response]) for response in responses]
+    return [weight * float(mean) for mean in means]
 """
 UNOBSERVED = """
 import runpy, sys
@@ -77,14 +80,15 @@ def main() -> None:
     for what, found in (("start", starts), ("call", calls)):
         ours, plain = (statistics.median(found[name]) for name in scripts)
         print(
-            f"{what:<6} observed {1e3 * ours:8.2f} ms   not observed {1e3 * plain:8.2f} ms   ratio {ours / plain:5.2f}"
+            f"{what:<6} observed {1e3 * ours:8.2f} ms   not observed {1e3 * plain:8.2f} ms   "
+            f"ratio {ours / plain:5.2f}"
         )
     used = f"{len(seen.files)} files and {len(seen.packages)} packages"
     print(f"compare a record of {used} {1e3 * statistics.median(compared):8.2f} ms")
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes."""
+    """Return the seconds that `work` takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

@@ -1,9 +1,10 @@
-"""What a run costs beside its stages' own compute: python benchmarks/overhead.py [CONFIG] [--set
-K=V ...]
+"""Benchmark the overhead of a run beyond its stages' own compute.
+
+Usage: python benchmarks/overhead.py [CONFIG] [--set K=V ...]
 
 Runs a recipe in an empty store, then again with nothing changed, and prints: wall time, the sum of
-what the stages computed, the share that is overhead (start-up, checks, Prefect, publishing), the
-time of the identical rerun, and each stage's peak memory.
+the stages' compute, the share of overhead (start-up, checks, Prefect, publishing), the time of the
+identical rerun, and each stage's peak memory.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def timed(config: str, settings: Sequence[str]) -> float:
-    """The seconds that `wind run` takes as a whole process."""
+    """Return the seconds that `wind run` takes as a separate process."""
     command = [sys.executable, "-m", "flows.cli", "run", config]
     began = time.monotonic()
     subprocess.run(
@@ -48,7 +49,7 @@ def timed(config: str, settings: Sequence[str]) -> float:
 
 
 def print_table(manifests: dict[str, list[Manifest]], first: float, again: float) -> None:
-    """One line per stage, then the shares."""
+    """Print one line per stage, then the shares."""
     total = 0.0
     print(f"{'stage':<14}{'datasets':>9}{'seconds':>10}{'peak MB':>10}")
     for name, entries in manifests.items():

@@ -1,11 +1,12 @@
-"""What the store costs at scale: python benchmarks/store.py [--rows N] [--repeats N] [--versions N]
-[--folder PATH]
+"""Benchmark the store at scale.
 
-Win rates of random rewards, written, verified, checked and joined by the store, each beside what
-plain libraries take for the same bytes in the same run; then `wind versions` over many versions.
-Every part runs in a process of its own, so that its peak memory is its own. Repetitions of the two
-sides take turns and the best of each counts. A ratio is the speed of the store as a share of that
-of the plain side.
+Usage: python benchmarks/store.py [--rows N] [--repeats N] [--versions N] [--folder PATH]
+
+Win rates of random rewards are written, verified, checked and joined by the store, each compared
+with what plain libraries take for the same bytes in the same run; then `wind versions` over many
+versions. Every part runs in its own process, so that its peak memory is its own. Repetitions of the
+two sides take turns, and the best of each counts. A ratio is the speed of the store as a share of
+that of the plain side.
 """
 
 import argparse
@@ -37,7 +38,8 @@ from wind.store.handles import Dataset, Model, label
 from wind.store.versions import Content, Versions
 from wind.win_rates import WinRatesSpec
 
-N = 8  # responses to a prompt
+# responses per prompt
+N = 8
 SHARD_ROWS = 62_500 * N
 VERSIONS_PER_RUN = 50
 TOUCHED_MB = 2048
@@ -46,12 +48,15 @@ FACTS: dict[str, Any] = {"parents": {}, "computed_by": {}, "numbers": {}, "prove
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of the benchmark measured."""
+    """Measurements of one part of the benchmark."""
 
-    seconds: dict[str, float]  # by side
+    # by side
+    seconds: dict[str, float]
     bytes: int
-    peak_memory: int  # of its process, bytes
-    began_memory: int  # of the same before its work, with everything imported
+    # of its process, in bytes
+    peak_memory: int
+    # of the same process before its work, with everything imported
+    began_memory: int
 
 
 def main() -> None:
@@ -62,16 +67,18 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=1000)
     parser.add_argument(
         "--folder",
-        help="where to work; its disk is what is measured (default: the temporary folder)",
+        help="The folder to work in, whose disk is measured (default: the temporary folder).",
     )
     arguments = parser.parse_args()
     rows = -(-arguments.rows // SHARD_ROWS) * SHARD_ROWS
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         print(
-            f"{rows} rows of win rates in {rows // SHARD_ROWS} shards, {os.cpu_count()} processors, {folder}"
+            f"{rows} rows of win rates in {rows // SHARD_ROWS} shards, "
+            f"{os.cpu_count()} processors, {folder}"
         )
         print(
-            f"{'':<9}{'side':<42}{'seconds':>9}{'rows/s':>13}{'MB/s':>8}{'ratio':>7}{'peak MB':>9}{'began':>7}",
+            f"{'':<9}{'side':<42}{'seconds':>9}{'rows/s':>13}{'MB/s':>8}{'ratio':>7}"
+            f"{'peak MB':>9}{'began':>7}",
             flush=True,
         )
         rewards = in_its_own_process(make_rewards, folder, rows)
@@ -93,7 +100,7 @@ def main() -> None:
 
 
 def make_rewards(folder: str, rows: int) -> Dataset:
-    """Random rewards of which some tie, as a dataset."""
+    """Store random rewards, some of them tied, as a dataset."""
     with Store(folder).partial("rewards", "0") as partial:
         for index in range(rows // SHARD_ROWS):
             partial.write(index, rewards_of(index))
@@ -101,7 +108,7 @@ def make_rewards(folder: str, rows: int) -> Dataset:
 
 
 def rewards_of(shard: int) -> pa.Table:
-    """The rewards of one shard, prompts in order."""
+    """Return the rewards of one shard, prompts in order."""
     prompts = SHARD_ROWS // N
     rewards = np.random.default_rng(shard).normal(size=SHARD_ROWS).round(1)
     prompt_ids = [f"{shard * prompts + prompt:032x}" for prompt in range(prompts)]
@@ -115,7 +122,7 @@ def rewards_of(shard: int) -> pa.Table:
 
 
 def compute(folder: str, rewards: Dataset) -> tuple[Dataset, Part]:
-    """The stage win_rates, as a run computes it."""
+    """Compute the stage win_rates as a run does."""
     spec = WinRatesSpec(rewards=rewards, win_rate=WinRateConfig())
     job = stages.Job(
         stage="win_rates", spec=spec.model_dump(mode="json"), place=stages.Place(root=folder)
@@ -127,8 +134,9 @@ def compute(folder: str, rewards: Dataset) -> tuple[Dataset, Part]:
 
 
 def write(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Part:
-    """Written and published: shards, fingerprint, checksums, everything synced; against files that
-    are written and hashed.
+    """Measure writing and publishing against plain writing and hashing.
+
+    The store writes shards, fingerprint and checksums, and syncs everything.
     """
     store, memory = Store(folder), peak_memory()
 
@@ -175,14 +183,15 @@ def write(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Pa
 
 
 def tables(store: Store, handle: Dataset) -> Iterator[pa.Table]:
-    """The shards one by one, in memory."""
+    """Yield the shards one by one, in memory."""
     for index in range(len(store.manifest(handle).files)):
         yield store.read(handle, shard=index)
 
 
 def verify(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Part:
-    """Every checksum and the fingerprint, against reading the same files and the sha256 of their
-    bytes.
+    """Measure verifying against reading and hashing the same files.
+
+    The store checks every checksum and the fingerprint.
     """
     store, memory = Store(folder), peak_memory()
     paths = [store.path(win_rates) / file.name for file in store.manifest(win_rates).files]
@@ -200,7 +209,7 @@ def verify(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> P
 
 
 def check(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Part:
-    """The suite of win rates, rewards joined to them."""
+    """Measure the suite of win rates, with rewards joined to them."""
     store, memory = Store(folder), peak_memory()
     seconds = best(
         folder, {"suite, Great Expectations": lambda: validate(win_rates, store, ChecksConfig())}, 1
@@ -209,8 +218,9 @@ def check(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Pa
 
 
 def join(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Part:
-    """Win rates joined with rewards by key and summed up, through the reader and by plain polars on
-    the same files.
+    """Measure joining win rates and rewards, and aggregating the result.
+
+    The join is by key; the reader is compared with plain polars on the same files.
     """
     store, reader, memory = Store(folder), reading.open(folder), peak_memory()
 
@@ -229,12 +239,13 @@ def join(folder: str, win_rates: Dataset, rewards: Dataset, repeats: int) -> Par
     }
     size = store.manifest(win_rates).bytes() + store.manifest(rewards).bytes()
     sides["reader: wind.open, lazy"]()
-    peak = peak_memory()  # of the reader alone: polars by itself takes several times as much
+    # that of the reader alone: polars by itself takes several times as much
+    peak = peak_memory()
     return Part(best(folder, sides, repeats), size, peak, memory)
 
 
 def make_versions(folder: str, count: int) -> None:
-    """Versions that name nothing stored, in runs of fifty."""
+    """Publish versions that name nothing stored, in runs of fifty."""
     recipe = load_config(Path(__file__).parents[1] / "configs" / "demo.yaml").model_dump(
         mode="json"
     )
@@ -264,8 +275,9 @@ def make_versions(folder: str, count: int) -> None:
 
 
 def print_versions(folder: str, count: int, repeats: int) -> None:
-    """The command as a process: wall time, and the processor time that a busy machine does not
-    change.
+    """Measure the command as a process.
+
+    Prints wall time, and the processor time, which does not depend on the machine's load.
     """
     print(f"\n{'':<9}{'process':<42}{'seconds':>9}{'of CPU':>9}")
     for name, command in (
@@ -276,13 +288,12 @@ def print_versions(folder: str, count: int, repeats: int) -> None:
         (f"wind versions, of {count}", ["-m", "flows.cli", "versions", "--root", folder]),
     ):
         runs = [process_seconds([sys.executable, *command]) for _ in range(repeats)]
-        print(
-            f"{'versions':<9}{name:<42}{min(wall for wall, _ in runs):>9.2f}{min(cpu for _, cpu in runs):>9.2f}"
-        )
+        wall, cpu = (min(times) for times in zip(*runs, strict=True))
+        print(f"{'versions':<9}{name:<42}{wall:>9.2f}{cpu:>9.2f}")
 
 
 def process_seconds(command: list[str]) -> tuple[float, float]:
-    """Wall and processor seconds of a command."""
+    """Return the wall and processor seconds of a command."""
     before, began = os.times(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
@@ -293,8 +304,9 @@ def process_seconds(command: list[str]) -> tuple[float, float]:
 
 
 def best(folder: str, sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """The least seconds of each side, which take turns. A side that times itself returns its
-    seconds.
+    """Return the best time of each side, in seconds; sides take turns.
+
+    A side that times itself returns its seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -307,8 +319,9 @@ def best(folder: str, sides: dict[str, Callable[[], Any]], repeats: int) -> dict
 
 
 def touch_memory(folder: str) -> None:
-    """Have memory at hand for the files that a side writes: a virtual machine pays for the first
-    touch, whosever it is.
+    """Touch memory for the files that a side writes.
+
+    A virtual machine pays for the first touch of memory, whoever makes it.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         for _ in range(TOUCHED_MB):
@@ -316,7 +329,7 @@ def touch_memory(folder: str) -> None:
 
 
 def print_part(name: str, part: Part, rows: int) -> None:
-    """One line per side; the last is the store's."""
+    """Print one line per side; the last is the store's."""
     *_, store = part.seconds
     for side, seconds in part.seconds.items():
         rates = f"{seconds:>9.2f}{rows / seconds:>13,.0f}{part.bytes / seconds / 1e6:>8.0f}"
@@ -329,15 +342,16 @@ def print_part(name: str, part: Part, rows: int) -> None:
 
 
 def peak_memory() -> int:
-    """The most resident memory that this process had so far, pages of mapped files included, in
-    bytes.
+    """Return this process's peak resident memory in bytes.
+
+    Includes pages of mapped files.
     """
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 def in_its_own_process(measure: Callable[..., Any], *arguments: Any) -> Any:
-    """What `measure` returns, from a new process that ends then."""
+    """Return the result of `measure` from a new process, which then ends."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 

@@ -20,7 +20,7 @@ from data_checks.base import (
     unique,
 )
 from wind.config.checks import ChecksConfig
-from wind.generations import sampled_prompts
+from wind.prompt_parts import sampled_prompts
 
 
 def rows(generations: Subject) -> pl.DataFrame:

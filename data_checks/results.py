@@ -10,7 +10,7 @@ before it. `latest` names the key of the last one: `success: false` there is the
 import hashlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from wind.code.digests import code_of
 from wind.code.functions import files_digest
@@ -18,10 +18,15 @@ from wind.config.checks import ChecksConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.records import Record
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import FINGERPRINT, Dataset, label
-from wind.store.sealed_json import opened
 from wind.store.stamps import is_ours, refuse
+
+# Datasets whose drift since the iteration before is judged, see `data_checks.drift`.
+DRIFTING: Final = frozenset(
+    {"generations", "rewards", "win_rates", "evaluation", "rollouts", "metrics"}
+)
 
 
 class CheckResult(Record):
@@ -54,7 +59,7 @@ def contents(store: Store, handle: Dataset, key: str | None = None) -> dict[str,
     if key is None and (latest := _latest(store, handle)):
         names = [result_name(handle, latest)]
     try:
-        content = opened(store.storage.read(names[0]))
+        content = sealed_json.read(store.storage.read(names[0]))
         CheckResult.model_validate(_fields(content))
     except FileNotFoundError:
         return None

@@ -22,8 +22,8 @@ from data_checks.base import (
     unique,
 )
 from wind.config.checks import ChecksConfig
-from wind.config.objectives import AnyObjectiveConfig, ObjectiveConfig, anchor_samples
-from wind.generations import sampled_prompts
+from wind.config.objectives import AnyObjectiveConfig, ObjectiveConfig
+from wind.prompt_parts import sampled_prompts
 
 KEY = ("step", "prompt_id", "sample_index")
 GROUP = ("step", "prompt_id", "drawn_from")
@@ -167,7 +167,7 @@ def samples_meant(rollouts: Subject) -> dict[str, int]:
         rollouts.setting("objective")
     )
     samples = rollouts.setting("sampling", "samples_per_prompt")
-    return {"policy": samples, "anchor": anchor_samples(objective, samples)}
+    return {"policy": samples, "anchor": objective.anchor_samples_for(samples)}
 
 
 def train_prompts(rollouts: Subject) -> pl.DataFrame:

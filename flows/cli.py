@@ -1,5 +1,6 @@
-"""The command line `wind`: a thin face of the flows. Results go to standard output, everything else
-to standard error.
+"""Iterative best-of-N distillation as reproducible dataset versions.
+
+Results go to standard output, everything else to standard error.
 
 Exit codes: 0 done, 1 the run failed, 2 bad config or arguments, 3 a data check blocked the run.
 """
@@ -11,7 +12,17 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
-from flows.commands import auditing, checking, keeping, looking, moving, runs, signing, studies
+from flows.commands import (
+    auditing,
+    checking,
+    init,
+    keeping,
+    looking,
+    moving,
+    runs,
+    signing,
+    studies,
+)
 from wind.errors import OUT_OF_MEMORY, WindError
 from wind.files import NotPlainError
 from wind.machine.environment import direct, variables
@@ -21,17 +32,21 @@ from wind.redaction import redacted
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
 )
-for module in (runs, studies, looking, auditing, checking, keeping, moving, signing):
+for module in (init, runs, studies, looking, auditing, checking, keeping, moving, signing):
     app.add_typer(module.commands)
 
-INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, without a word
-# typer carries its own click, and does not export this name
+# typer turns a KeyboardInterrupt into this code without a message
+INTERRUPTED = 130
+# typer bundles its own click, and does not export this name
 USAGE_ERROR: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error, never a traceback."""
-    # a log that cannot be sent is no reason to write over what the command says
+    """Run the command line.
+
+    A user's mistake is one line on standard error, never a traceback.
+    """
+    # a log record that cannot be sent must not interfere with the command's output
     logging.raiseExceptions = False
     guard()
     try:
@@ -46,7 +61,7 @@ def main() -> None:
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except ValidationError as error:
-        # only Prefect's are called so, and are read where it is imported
+        # only Prefect's titles end like this, when its settings are read on import
         if not error.title.endswith("Settings"):
             raise
         _fail(_refused_settings(error), 2)
@@ -57,18 +72,22 @@ def main() -> None:
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         _fail(
-            f"{error.strerror or error}{place}; free space or permissions, then rerun: finished shards are kept",
+            f"{error.strerror or error}{place}; "
+            "free space or permissions, then rerun: finished shards are kept",
             1,
         )
     except KeyboardInterrupt:
-        _fail("interrupted; rerun to go on from the finished shards", INTERRUPTED)
+        _fail("interrupted; rerun to resume from the finished shards", INTERRUPTED)
 
 
 def _refused_settings(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))
-    where = "a variable that begins with PREFECT_, a .env or a prefect.toml in this folder, or a Prefect profile"
-    return f"Prefect's {error.title} refuse {name} {first['input']!r} ({first['msg']}): correct it in {where}"
+    return (
+        f"Prefect's {error.title} refuse {name} {first['input']!r} ({first['msg']}): correct it in "
+        "a variable that begins with PREFECT_, a .env or a prefect.toml in this folder, "
+        "or a Prefect profile"
+    )
 
 
 def _fail(message: str, code: int) -> None:

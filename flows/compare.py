@@ -1,9 +1,8 @@
-"""Several recipes, or one under several settings, side by side: runs like any other, one after the
-other.
+"""Run several recipes, or one under several settings, and compare them.
 
-All share one store, so that what two of them have in common (the samples of the first iteration,
-their rewards, the evaluation of the initial policy) is computed once; and one pool of workers, so
-that engines are imported once.
+They are ordinary runs, one after the other. All share one store, so that what two of them have in
+common (the samples of the first iteration, their rewards, the evaluation of the initial policy) is
+computed once; and one pool of workers, so that engines are imported once.
 """
 
 from collections import Counter
@@ -12,19 +11,19 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from flows.cells import Cell
 from flows.distill import distill
 from flows.evaluate import evaluate
-from flows.given import Given
+from flows.grid import Cell
 from tasks.checks import checked
-from tasks.comparison import tabulate
-from tasks.metrics import measure
+from tasks.comparison import tabulate_comparison
+from tasks.metrics import measure_metrics
 from tasks.running import Event, keep_config, running, start
 from tasks.sources import import_reward
-from wind.comparison import Iteration
+from wind.comparison import ComparisonSpec, Iteration
 from wind.comparison.seed_averages import best_setting
 from wind.config.recipe import DistillConfig
 from wind.errors import WindError
+from wind.metrics import MetricsSpec
 from wind.store.handles import Dataset
 from wind.store.versions import Version
 
@@ -35,12 +34,13 @@ class Run:
 
     cell: Cell
     seed: int
-    initial: Dataset  # metrics of the policy it began with, against itself
+    # metrics of the policy it began with, against itself
+    initial: Dataset
     versions: Sequence[Version]
     events: Sequence[Event]
 
     def iterations(self) -> Iterator[Iteration]:
-        """What the comparison reads of it."""
+        """Yield the datasets of every iteration, as the comparison reads them."""
         run = {"recipe": self.cell.recipe, "setting": self.cell.setting, "seed": self.seed}
         yield Iteration.model_validate(run | {"iteration": 0, "metrics": self.initial})
         for version in self.versions:
@@ -57,30 +57,31 @@ class Run:
             yield Iteration.model_validate(counted)
 
     def win_rate(self) -> float:
-        """That of the last iteration."""
+        """Return the win rate of the last iteration."""
         return float(self.versions[-1].metrics["win_rate"]["value"])
 
 
 @dataclass(frozen=True)
 class Study:
-    """What came of all runs."""
+    """The results of all runs."""
 
     comparison: Dataset
     runs: Sequence[Run]
-    reported: Sequence[Run]  # those whose seed chose no setting, of the chosen settings only
+    # runs of the chosen settings whose seed was not used to choose
+    reported: Sequence[Run]
 
     def outcomes(self) -> Counter[str]:
-        """How many datasets the runs computed and found in the cache."""
+        """Count the datasets that the runs computed or found cached."""
         return Counter(event.outcome for run in self.runs for event in run.events)
 
 
 @flow(name="study", flow_run_name="{name}", persist_result=False, validate_parameters=False)
 def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> Study:
-    """Run each cell with each seed and put their numbers in one dataset.
+    """Run each cell with each seed, and tabulate their metrics.
 
-    A recipe with several cells is tried with all of them on the first seed, and with the one of the
-    highest final win rate on the others: the seed that chose is not reported, or the luckiest
-    setting would be.
+    A recipe with several cells is tried with all of them on the first seed, and only the one with
+    the highest final win rate on the others. The seed that chose is not reported: that would report
+    the luckiest setting.
     """
     done: list[Run] = []
     reported: list[Run] = []
@@ -96,9 +97,9 @@ def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> 
         chosen = tried[best_setting({setting: run.win_rate() for setting, run in tried.items()})]
         rest = [finish(chosen.cell, seed) for seed in seeds[1:]]
         reported += rest if len(cells) > 1 else [chosen, *rest]
-    return Study(
-        checked(tabulate(tuple(each for run in done for each in run.iterations()))), done, reported
-    )
+    iterations = tuple(each for run in done for each in run.iterations())
+    comparison = checked(tabulate_comparison(ComparisonSpec(iterations=iterations)))
+    return Study(comparison, done, reported)
 
 
 def _run(cell: Cell, seed: int) -> Run:
@@ -114,21 +115,20 @@ def _run(cell: Cell, seed: int) -> Run:
 
 
 def _measure_initial(config: DistillConfig, first: Version) -> Dataset:
-    """The metrics of the policy that the run began with, against itself; the same for every run
-    with its conditions.
+    """Measure the run's initial policy against itself.
+
+    The result is the same for every run under its conditions.
     """
     initial, prompts = first.content.model_in, first.content.datasets["prompts"]
+    reward = import_reward(config.reward)
     held_out = evaluate(
-        Given(config, prompts, import_reward(config.reward), iteration=0), initial, initial
+        config, 0, prompts=prompts, reward=reward, policy=initial, reference=initial
     )
-    metrics = measure(
-        held_out.evaluation,
-        held_out.generations,
-        None,
-        None,
-        None,
-        config.evaluation.content(),
-        config.seed,
-        0,
+    spec = MetricsSpec(
+        evaluation=held_out["evaluation"],
+        generations=held_out["eval_generations"],
+        evaluation_config=config.evaluation.content(),
+        seed=config.seed,
+        iteration=0,
     )
-    return checked(metrics)
+    return checked(measure_metrics(spec))

@@ -1,13 +1,13 @@
-"""Scheduled distillation: the flow as a Prefect deployment, served from this process.
+"""Scheduled distillation: the flow as a Prefect deployment served from here.
 
 Each due run continues the run by one iteration: an iteration that was begun and not finished is the
-next one, and its finished stages come from the cache. A run that comes due while another is going
-on is refused by the run's lock.
+next one, and its finished stages come from the cache. A run that comes due during another is
+refused by the run's lock.
 
 What runs is decided here. The config goes from this process to the flow runs, which are its
 children, and never through Prefect's server: nothing that is written there, whether parameters, an
-entrypoint, pull steps or job variables, names code, paths or interpreters. A flow run may ask for
-more iterations, and for nothing else.
+entrypoint, pull steps or job variables, can name code, paths or interpreters. A flow run may ask
+for more iterations, and for nothing else.
 """
 
 import asyncio
@@ -45,7 +45,8 @@ from wind.store.versions import Versions
 
 SECONDS_BETWEEN_TRIES = 3.0
 SECONDS_BETWEEN_POLLS = 2
-MOST_ITERATIONS: Final = 100  # of one flow run
+# of one flow run
+MOST_ITERATIONS: Final = 100
 # the runner's own would answer anybody
 NO_OTHER_SERVER: Final = {"PREFECT_RUNNER_SERVER_ENABLE": "false"}
 Iterations = Annotated[
@@ -54,8 +55,9 @@ Iterations = Annotated[
 
 
 def continued_by(config: DistillConfig) -> Flow[..., Any]:
-    """The flow that continues the run of `config`, which a flow run cannot change; the state's
-    message names the version.
+    """Return the flow that continues the run of `config`.
+
+    A flow run cannot change the config; the message of its state names the version.
     """
 
     @flow(
@@ -68,7 +70,8 @@ def continued_by(config: DistillConfig) -> Flow[..., Any]:
     def continue_run(iterations: Iterations = 1) -> State[Any]:
         if type(iterations) is not int or not 1 <= iterations <= MOST_ITERATIONS:
             return Failed(
-                message=f"refused: iterations is {iterations!r}, not a number from 1 to {MOST_ITERATIONS}"
+                message=f"refused: iterations is {iterations!r}, "
+                f"not a number from 1 to {MOST_ITERATIONS}"
             )
         return continue_run_of(config, iterations)
 
@@ -78,26 +81,27 @@ def continued_by(config: DistillConfig) -> Flow[..., Any]:
 async def name_unknown_parameters(
     flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]
 ) -> None:
-    """Let a flow run that names parameters which `flow` does not have end as failed, and say which.
+    """Fail a flow run that names unknown parameters, and say which.
 
-    Prefect calls no flow with such parameters: the process of the flow run ends, and its state says
-    no more than that.
+    Prefect does not call a flow with such parameters: the process of the flow run ends, and its
+    state says no more than that.
     """
     unknown = sorted(flow_run.parameters.keys() - flow.parameters.properties.keys())
     if not unknown:
         return
     known = ", ".join(flow.parameters.properties)
     refused: State[Any] = Failed(
-        message=f"refused: {', '.join(map(repr, unknown))}: a flow run may say {known}, and nothing else"
+        message=f"refused: {', '.join(map(repr, unknown))}: "
+        f"a flow run may say {known}, and nothing else"
     )
     async with get_client() as client:
-        # a crash is an end: nothing else may follow it
+        # a crash is final: no other state may follow it unless forced
         await client.set_flow_run_state(flow_run.id, refused, force=True)
 
 
 def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
-    """Compute so many more iterations of the run; what became of it."""
-    # was for this process: what a reward starts is to find its modules as ever
+    """Compute further iterations of the run, and return the resulting state."""
+    # it was meant for this process: what a reward starts must find its modules as usual
     os.environ.pop("PYTHONSAFEPATH", None)
     try:
         with start(config, quiet=True) as here:
@@ -112,7 +116,7 @@ def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
 
 
 def finished_iterations(config: DistillConfig) -> int:
-    """How many iterations of this recipe the run has published."""
+    """Return the number of published iterations of this recipe."""
     versions = Versions(Store(config.root), config.run)
     wanted = config.recipe(), config.defaults()
     base = versions.base()
@@ -129,8 +133,8 @@ def finished_iterations(config: DistillConfig) -> int:
 def serve_forever(schedule: Schedule) -> None:
     """Continue the run on a schedule, through outages of the Prefect server.
 
-    With PREFECT_API_URL set, against that server; otherwise against an embedded one with its UI,
-    restarted when it dies.
+    Uses the server at PREFECT_API_URL if that is set, otherwise an embedded one with its UI, which
+    is restarted when it dies.
     """
     refuse_wrong_checks(schedule.config)
     storage = storage_for(schedule.config.root)
@@ -139,13 +143,14 @@ def serve_forever(schedule: Schedule) -> None:
     )
     refuse_strange_proxies()
     if url := os.environ.get(VARIABLE, ""):
-        require_url(url)  # one that does not answer yet is waited for
+        # one that does not answer yet is waited for
+        require_url(url)
         with variables(of_another_server(url)):
             _serve_again_and_again(schedule, url.removesuffix("/api"), None)
     server = EmbeddedServer(storage.local.absolute() / "prefect", port=schedule.port, services=True)
     reached = {**server.variables, **NO_OTHER_SERVER}
     try:
-        # The variables are for the flow runs, which are processes of their own.
+        # The variables are for the flow runs, which are separate processes.
         with (
             variables({**of_another_server(None), **reached}),
             temporary_settings(
@@ -160,15 +165,18 @@ def serve_forever(schedule: Schedule) -> None:
 def _serve_again_and_again(
     schedule: Schedule, page: str, server: EmbeddedServer | None
 ) -> NoReturn:
-    """Serve, and try again when Prefect's server was away; `server` is ours, to be started."""
+    """Serve, and try again whenever Prefect's server was away.
+
+    `server` is our own, which is started if need be; None for somebody else's.
+    """
     terminal = Terminal()
     while True:
         if server is not None and not server.alive():
             server.start()
             server.wait()
         terminal.line(f"serving {schedule.config.run} at {page}; stop with Ctrl-C")
-        # A server that is away ends the runner with one of these: it is started again until the
-        # server is back.
+        # A missing server ends the runner with one of these: it is restarted until the server is
+        # back.
         with suppress(httpx.HTTPError, RuntimeError, ExceptionGroup):
             asyncio.run(_serve(schedule))
         terminal.line(
@@ -178,13 +186,13 @@ def _serve_again_and_again(
 
 
 async def _serve(schedule: Schedule) -> None:
-    """Register the deployment and run what comes due, until the server goes away."""
+    """Serve the deployment until the server goes away."""
     config = schedule.config
     async with get_client() as client:
         await client.hello()
     runner = Runner(name=config.run, query_seconds=SECONDS_BETWEEN_POLLS, pause_on_shutdown=False)
-    # With the flow in hand the runner asks the server for nothing but when, how many iterations,
-    # and whether to stop.
+    # Given the flow itself, the runner asks the server only when to run, how many iterations, and
+    # whether to stop.
     await runner.aadd_flow(
         continued_by(config),
         name=config.run,
@@ -192,7 +200,8 @@ async def _serve(schedule: Schedule) -> None:
         interval=timedelta(seconds=schedule.interval) if schedule.interval else None,
         parameters={"iterations": 1},
         entrypoint_type=EntrypointType.MODULE_PATH,
-        description=f"Continue {config.run}, whose config a flow run cannot change: {_digest(config)}.",
+        description=f"Continue {config.run}, whose config a flow run cannot change: "
+        f"{_digest(config)}.",
         tags=["wind"],
     )
     await runner.start()

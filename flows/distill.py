@@ -5,22 +5,23 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.evaluate import evaluate
-from flows.given import Given
 from flows.train import train
 from tasks.checks import checked
-from tasks.metrics import measure
+from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
 from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
 from tasks.versions import beginning, iterations, publish_version, tell_changes
 from wind.config.recipe import DistillConfig
+from wind.metrics import MetricsSpec
 from wind.store.versions import Version
 
 
 @flow(name="distill", flow_run_name="{config.run}", persist_result=False)
 def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Version]:
-    """Each iteration the policy learns to win against itself; returns one dataset version per
-    iteration, those after `base`.
+    """Teach the policy, iteration by iteration, to win against itself.
+
+    Returns one dataset version per iteration, those after `base` where there is one; none in a plan.
     """
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
@@ -30,35 +31,33 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     versions: list[Version] = []
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
-        last = versions[-1] if versions else begin.after
-        given = Given(config, prompts, reward, iteration, last.content.datasets if last else {})
-        trained_on = train(given, policy, reference)
-        training = trained_on["training"]
-        trained, anchor = trained_model(training), moved_anchor(training, reference)
         opponent = initial if config.evaluation.against == "initial" else reference
-        held_out = evaluate(given, trained, opponent)
-        metrics = checked(
-            measure(
-                held_out.evaluation,
-                held_out.generations,
-                training,
-                trained_on.get("rewards"),
-                trained_on.get("win_rates"),
-                config.evaluation.content(),
-                config.seed,
-                iteration,
-            ),
-            given.before.get("metrics"),
+        datasets = train(
+            config, iteration, prompts=prompts, reward=reward, policy=policy, reference=reference
         )
-        datasets = {
-            "prompts": prompts,
-            **trained_on,
-            "eval_generations": held_out.generations,
-            "eval_rewards": held_out.rewards,
-            "eval_logps": held_out.logps,
-            "evaluation": held_out.evaluation,
-            "metrics": metrics,
-        }
-        publish_version(begin, versions, iteration, datasets, policy, trained, reference)
+        trained = trained_model(datasets["training"])
+        anchor = moved_anchor(datasets["training"], reference)
+        held_out = evaluate(
+            config, iteration, prompts=prompts, reward=reward, policy=trained, reference=opponent
+        )
+        metrics = checked(
+            measure_metrics(
+                MetricsSpec(
+                    evaluation=held_out["evaluation"],
+                    generations=held_out["eval_generations"],
+                    training=datasets["training"],
+                    rewards=datasets.get("rewards"),
+                    win_rates=datasets.get("win_rates"),
+                    evaluation_config=config.evaluation.content(),
+                    seed=config.seed,
+                    iteration=iteration,
+                )
+            )
+        )
+        datasets = {"prompts": prompts, **datasets, **held_out, "metrics": metrics}
+        version = publish_version(
+            iteration, datasets, model_in=policy, model_out=trained, reference=reference
+        )
+        versions += [version] if version else []
         policy = trained
     return versions

@@ -1,68 +1,65 @@
-"""Evaluation: any checkpoint against any reference on held-out prompts, through the same tasks that
-a run trains with.
-"""
+"""Evaluation of any policy against any reference, through the tasks that a run trains with."""
 
-from dataclasses import dataclass
+from typing import Any
 
-from flows.given import Given
 from tasks.checks import checked
-from tasks.evaluation import compare_policies
+from tasks.evaluation import evaluate_policy
 from tasks.generations import sample_generations
 from tasks.logps import score_logps
 from tasks.rewards import score_rewards
-from wind.evaluation import resolve_match
-from wind.rewards import Pairwise
+from wind.config.recipe import DistillConfig
+from wind.evaluation import EvaluationSpec, resolve_match
+from wind.generations import GenerationsSpec
+from wind.logps import LogpsSpec
+from wind.rewards import Pairwise, Reward, RewardsSpec
 from wind.store.handles import Dataset, Model
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation read and wrote."""
+def evaluate(
+    config: DistillConfig,
+    iteration: int,
+    *,
+    prompts: Dataset,
+    reward: Reward,
+    policy: Model,
+    reference: Model,
+) -> dict[str, Dataset]:
+    """Evaluate `policy` against `reference` on the eval split; return the datasets by name.
 
-    generations: Dataset
-    rewards: Dataset
-    logps: Dataset
-    evaluation: Dataset
-
-
-def evaluate(given: Given, policy: Model, reference: Model) -> Evaluation:
-    """`policy` against `reference` on the eval split; the reference's side is the same for every
-    iteration.
+    The reference's side is the same for every iteration, so its datasets are found in the cache.
     """
-    config, prompts, reward, before = given.config, given.prompts, given.reward, given.before
-    sampling = config.sampling.model_copy(
-        update={"samples_per_prompt": config.evaluation.samples_per_prompt}
+    samples = config.evaluation.samples_per_prompt
+    sampling = config.sampling.model_copy(update={"samples_per_prompt": samples})
+    inputs: dict[str, Any] = {"prompts": prompts, "reward": reward}
+    inputs |= {"policy": policy, "reference": reference, "split": "eval", "sampling": sampling}
+
+    def sampled(policy: Model, iteration: int) -> Dataset:
+        spec = GenerationsSpec.of(config, inputs, policy=policy, iteration=iteration)
+        return checked(sample_generations(spec))
+
+    def scored(generations: Dataset, opponents: Dataset | None = None) -> Dataset:
+        spec = RewardsSpec.of(config, inputs, generations=generations, opponents=opponents)
+        return checked(score_rewards(spec))
+
+    ours, theirs = sampled(policy, iteration), sampled(reference, 0)
+    # Preferences over the reference's responses hold both sides.
+    is_pairwise = isinstance(reward, Pairwise)
+    our_rewards = scored(ours, opponents=theirs) if is_pairwise else scored(ours)
+    their_rewards = None if is_pairwise else scored(theirs)
+    logps = checked(score_logps(LogpsSpec.of(config, inputs, generations=ours)))
+    spec = EvaluationSpec(
+        prompts=prompts,
+        generations_policy=ours,
+        generations_reference=theirs,
+        rewards_policy=our_rewards,
+        rewards_reference=their_rewards,
+        logps=logps,
+        evaluation=config.evaluation.content(),
+        match_digest=resolve_match(config.evaluation),
     )
-    inference, seed = config.inference, config.seed
-    ours = checked(
-        sample_generations(policy, prompts, "eval", sampling, inference, seed, given.iteration),
-        before.get("eval_generations"),
-    )
-    theirs = checked(sample_generations(reference, prompts, "eval", sampling, inference, seed, 0))
-    if isinstance(reward, Pairwise):
-        our_rewards = checked(
-            score_rewards(prompts, ours, reward, inference, opponents=theirs),
-            before.get("eval_rewards"),
-        )
-        their_rewards = None
-    else:
-        our_rewards = checked(
-            score_rewards(prompts, ours, reward, inference), before.get("eval_rewards")
-        )
-        their_rewards = checked(score_rewards(prompts, theirs, reward, inference))
-    logps = checked(score_logps(prompts, ours, policy, reference, inference))
-    match = resolve_match(config.evaluation)
-    evaluation = checked(
-        compare_policies(
-            prompts,
-            ours,
-            theirs,
-            our_rewards,
-            their_rewards,
-            logps,
-            config.evaluation.content(),
-            match,
-        ),
-        before.get("evaluation"),
-    )
-    return Evaluation(ours, our_rewards, logps, evaluation)
+    return {
+        "eval_generations": ours,
+        "eval_rewards": our_rewards,
+        "eval_logps": logps,
+        "evaluation": checked(evaluate_policy(spec)),
+    }

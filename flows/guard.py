@@ -1,10 +1,11 @@
-"""The guard before every server of ours: requests of its own host and origin, with its secret, and
-no others.
+"""The guard in front of every server of ours.
 
-A browser sends requests to this machine for any page that is open in it, and a name of that page's
-own may resolve to this machine. So the host and the origin must be ours, and nobody without the
-secret gets an answer, browser or program. Who starts the server generates the secret, and keeps it
-in a file that only this user can read; a browser shows it in the URL once, and then as a cookie.
+It passes on requests to its own host, from its own origin, with its secret, and no others. A
+browser sends requests to this machine for any page that is open in it, and a domain name of that
+page's owner may resolve to this machine. So host and origin must be ours, and without the secret no
+browser or program gets an answer. The process that starts the server generates the secret, and
+keeps it in a file that only this user can read; a browser presents it once in the URL, and then as
+a cookie.
 """
 
 import base64
@@ -22,8 +23,10 @@ from wind.errors import StageError
 from wind.files import atomic
 
 HOST: Final = "127.0.0.1"
-PARAMETER: Final = "secret"  # of the URL that signs a browser in; redacted by this name
-SUBPROTOCOL: Final = "prefect"  # of WebSockets whose first message authenticates
+# URL parameter that signs a browser in; redacted by this name
+PARAMETER: Final = "secret"
+# of WebSockets whose first message authenticates
+SUBPROTOCOL: Final = "prefect"
 SAFE: Final = ("GET", "HEAD", "OPTIONS")
 ADDED: Final = (
     (b"content-security-policy", b"frame-ancestors 'none'"),
@@ -40,20 +43,27 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def authorization(secret: str) -> str:
-    """The header that shows the secret, as Prefect's client writes it for PREFECT_API_AUTH_STRING."""
+    """Return the header with the secret.
+
+    Prefect's client sends it for PREFECT_API_AUTH_STRING.
+    """
     return f"Basic {base64.b64encode(secret.encode()).decode()}"
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """Put the secret into the file at `path`, which nobody but this user can read at any moment."""
+    """Write the secret to a file that only this user can read.
+
+    This holds from the moment that the file exists.
+    """
     with atomic(path) as partial:
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
         partial.write_text(secret)
 
 
 def read_secret(path: Path) -> str:
-    """The secret in the file at `path`. Raises StageError if somebody else may have read or written
-    it.
+    """Read the secret from the file at `path`.
+
+    Raises StageError if somebody else may have read or written it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with open(descriptor, encoding="utf-8") as file:
@@ -68,15 +78,14 @@ def read_secret(path: Path) -> str:
 
 
 def serve(application: Application, listener: socket.socket, secret: str) -> None:
-    """Serve `application` behind the guard at `listener`, a socket of the loopback, until the
-    process ends.
+    """Serve `application` behind the guard on a loopback socket, indefinitely.
 
-    The only way to serve anything here: a test finds any other.
+    This is the only way to serve anything here: a test finds any other.
     """
     import uvicorn
 
     guard = Guard(application, port=listener.getsockname()[1], secret=secret)
-    # No access log: the URL that signs a browser in would be in it.
+    # No access log: it would contain the URL that signs a browser in.
     config = uvicorn.Config(
         guard, log_level="warning", access_log=False, proxy_headers=False, server_header=False
     )
@@ -84,19 +93,21 @@ def serve(application: Application, listener: socket.socket, secret: str) -> Non
 
 
 class Guard:
-    """An ASGI application that passes on what its own user asks for, and refuses the rest in one
-    line.
+    """ASGI application that passes on its user's requests and refuses the rest.
+
+    A refusal is one line.
     """
 
     def __init__(self, application: Application, *, port: int, secret: str) -> None:
         self._application = application
         self._host = f"{HOST}:{port}"
         self._origin = f"http://{self._host}"
-        self._cookie = f"wind-{port}"  # cookies are of a host, whatever the port
+        # cookies belong to a host, whatever the port
+        self._cookie = f"wind-{port}"
         self._secret = secret
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request, or a WebSocket, or pass it on."""
+        """Answer a request or a WebSocket, or pass it on."""
         if scope["type"] == "lifespan":
             await self._application(scope, receive, send)
             return
@@ -122,7 +133,7 @@ class Guard:
             await _refuse(scope, send, 401, refusal)
 
     def _foreign(self, headers: Headers) -> str | None:
-        """Why a request is not of this server's host and origin; None if it is."""
+        """Return why a request's host or origin is foreign, or None."""
         if _one(headers, b"host") != self._host:
             return f"this server answers as {self._host} only"
         if not set(_all(headers, b"origin")) <= {self._origin}:
@@ -132,21 +143,22 @@ class Guard:
         return None
 
     def _unknown(self, scope: Message) -> str | None:
-        """Why a request does not come from who knows the secret; None if it does."""
+        """Return why a request does not show the secret, or None."""
         headers = scope["headers"]
         if _is_equal(_one(headers, b"authorization"), authorization(self._secret)):
             return None
         if not _is_equal(self._cookies(headers).get(self._cookie), self._secret):
             return "the secret is missing or wrong: open the URL that `wind serve` printed"
-        # A browser sends the cookie by itself, whoever wrote the request; that of a page says which
-        # page.
+        # A browser adds the cookie to any request; for a request from a page, the origin tells
+        # which page.
         if scope.get("method") not in SAFE and not _all(headers, b"origin"):
-            return "a request that changes something, or a WebSocket, has to say its origin"
+            return "a request that changes something, or a WebSocket, must name its origin"
         return None
 
     def _told_first(self, receive: Receive, send: Send) -> tuple[Receive, Send]:
-        """The two ends of a WebSocket of Prefect's client: its first message shows the secret, and
-        nothing passes before.
+        """Wrap a client's WebSocket so that it must show the secret.
+
+        Nothing passes before the first message of Prefect's client shows it.
         """
         is_known = False
 
@@ -170,13 +182,14 @@ class Guard:
         return receive_known, send_known
 
     async def _sign_in(self, scope: Message, send: Send, shown: str) -> None:
-        """Give a browser that shows the secret the cookie, and an address without the secret."""
+        """Give a browser with the secret a cookie and a plain URL."""
         if not _is_equal(shown, self._secret):
             await _refuse(
                 scope,
                 send,
                 401,
-                "the secret in the URL is of another server: open the URL that `wind serve` printed last",
+                "the secret in the URL is that of another server: "
+                "open the URL that `wind serve` printed last",
             )
             return
         rest = urlencode(
@@ -198,7 +211,7 @@ class Guard:
         await _answer(send, 303, b"", headers)
 
     def _cookies(self, headers: Headers) -> dict[str, str]:
-        """The cookies of a request, by name."""
+        """Return the cookies of a request, by name."""
         pairs = [
             pair.strip().partition("=")
             for value in _all(headers, b"cookie")
@@ -207,7 +220,7 @@ class Guard:
         return {name: value for name, _, value in pairs}
 
     def _without_secret(self, headers: Headers) -> list[tuple[bytes, bytes]]:
-        """The headers, with nothing in them that a log of the application must not have."""
+        """Return the headers without anything that the application must not log."""
         kept = [
             (name, value) for name, value in headers if name not in (b"authorization", b"cookie")
         ]
@@ -220,7 +233,7 @@ class Guard:
 
 
 def _token(message: Message) -> str | None:
-    """What a message of Prefect's client shows as its secret."""
+    """Return the secret that a message of Prefect's client shows, or None."""
     try:
         shown = json.loads(message.get("text") or "null")
     except ValueError:
@@ -230,7 +243,7 @@ def _token(message: Message) -> str | None:
 
 
 def _closed_to_others(send: Send) -> Send:
-    """`send`, with headers that keep other pages from reading, framing or embedding an answer."""
+    """Keep other pages from reading, framing or embedding an answer."""
     added = {name for name, _ in ADDED}
 
     async def closed(message: Message) -> None:
@@ -267,7 +280,7 @@ async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[byte
 
 
 def _is_equal(given: str | None, wanted: str) -> bool:
-    """Whether they are equal, in a time that does not tell how much of them is."""
+    """Compare in a time that does not reveal how much is equal."""
     return given is not None and hmac.compare_digest(given.encode(), wanted.encode())
 
 
@@ -276,6 +289,6 @@ def _all(headers: Headers, wanted: bytes) -> list[str]:
 
 
 def _one(headers: Headers, wanted: bytes) -> str | None:
-    """The value of a header that there is once; None if it is missing, or there more than once."""
+    """Return the value of a header that occurs exactly once, else None."""
     found = _all(headers, wanted)
     return found[0] if len(found) == 1 else None

@@ -1,4 +1,4 @@
-"""What the commands share: their options, and a Prefect API."""
+"""Options that commands share, and their Prefect API."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,57 +18,59 @@ from wind.store.datasets import Store
 from wind.store.roots import storage_for
 from wind.store.versions import Version
 
-Config = Annotated[Path, typer.Argument(help="a YAML file, such as configs/demo.yaml")]
+Config = Annotated[Path, typer.Argument(help="A YAML file, such as configs/demo.yaml.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="K=V", help="override a field: --set training.lr=1e-6"),
+    typer.Option("--set", metavar="K=V", help="Override a field, as in --set training.lr=1e-6."),
 ]
 Iterations = Annotated[
-    int | None, typer.Option(min=1, help="how many iterations, in place of the config's")
+    int | None, typer.Option(min=1, help="Override the config's number of iterations.")
 ]
 From = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="VERSION", help="the version to continue, in place of the beginning"
+        "--from", metavar="VERSION", help="Continue this version instead of starting afresh."
     ),
 ]
-Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="the store")]
+Root = Annotated[str, typer.Option(envvar="WIND_ROOT", help="The folder or URL of the store.")]
 RunCode = Annotated[
-    bool, typer.Option("--run-code", help="run code that is named by data, after showing it")
+    bool, typer.Option("--run-code", help="Show code that is named by data, and run it.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SignedBy = Annotated[
     Path | None,
     typer.Option(
         metavar="ALLOWED",
-        help="believe what is signed by a key in this .pub or allowed_signers file, and nothing else",
+        help="Accept only what is signed by a key in this .pub or allowed_signers file.",
     ),
 ]
 
 
 @contextmanager
 def prefect(root: str) -> Iterator[None]:
-    """A Prefect API for the block; Prefect itself is imported while an embedded server starts."""
+    """Provide a Prefect API for the block.
+
+    Prefect itself is imported while an embedded server starts.
+    """
     home = storage_for(root).local.absolute() / "prefect"
     wanted = {**QUIET, "PREFECT_HOME": str(home)}
     with variables(unset(wanted)), prefect_api(home) as server:
-        from flows.outages import told
+        from flows.outages import reporting
 
         if server is not None:
             server.wait()
-        with told():
+        with reporting():
             yield
 
 
 def load(path: Path, overrides: list[str] | None, iterations: int | None) -> DistillConfig:
-    """The config in the file at `path`, with its overrides."""
+    """Load the config file at `path` with its overrides."""
     extra = [] if iterations is None else [f"iterations={iterations}"]
     return load_config(path, [*(overrides or []), *extra])
 
 
 def print_versions(store: Store, found: list[Version], *, as_json: bool) -> None:
-    """The versions `found`, as JSON or as tables."""
+    """Print `found` as JSON or as tables."""
     if as_json:
         say_json([version.model_dump(mode="json") for version in found])
     else:

@@ -1,9 +1,9 @@
-"""Prefect's server going away in the middle: a run needs it to begin a flow, and for nothing that
-it makes.
+"""Outages of Prefect's server in the middle of a run.
 
-The embedded server comes back, see `flows.server`, and is waited for. One that somebody else runs
-may not: then what the flow made counts, its page in Prefect does not tell the end, and nothing
-waits for an answer that will not come.
+A run needs the server to begin a flow, and for nothing that it produces. The embedded server
+restarts (`flows.server`), and is waited for. A server that somebody else runs may not: then the
+flow's results count, its page in Prefect does not show the end, and nothing waits for an answer
+that will not come.
 """
 
 import socket
@@ -26,14 +26,15 @@ from wind.machine.terminal import complain
 
 SECONDS_TO_COME_BACK = 2.0
 SECONDS_TO_DRAIN = 5.0
-TRIES_TO_RECONNECT = 3  # without a pause, so that a server that is gone costs no time
+# without a pause, so that a vanished server costs no time
+TRIES_TO_RECONNECT = 3
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def finished(flow: Flow[P, R]) -> Callable[P, R]:
-    """`flow`, which returns what it made even if Prefect's server is gone by then."""
+    """Make `flow` return its result even if Prefect's server has vanished."""
     made: list[R] = []
     impatience = ExitStack()
 
@@ -56,7 +57,8 @@ def finished(flow: Flow[P, R]) -> Callable[P, R]:
                 if not made:
                     raise
         complain(
-            f"the Prefect server at {PREFECT_API_URL.value()} is gone and does not know how this run ended"
+            f"the Prefect server at {PREFECT_API_URL.value()} is gone "
+            "and does not know how this run ended"
         )
         return made[0]
 
@@ -64,8 +66,9 @@ def finished(flow: Flow[P, R]) -> Callable[P, R]:
 
 
 def is_gone(patience: float = SECONDS_TO_COME_BACK) -> bool:
-    """Whether nothing listens any more where Prefect's API was, and does not begin to within so
-    many seconds.
+    """Return True if nothing listens at Prefect's API, even after a while.
+
+    Waits up to `patience` seconds for something to listen there again.
     """
     parts = urlsplit(PREFECT_API_URL.value() or "")
     deadline = time.monotonic() + patience
@@ -80,16 +83,17 @@ def is_gone(patience: float = SECONDS_TO_COME_BACK) -> bool:
             if time.monotonic() > deadline:
                 return True
             time.sleep(0.2)
-        except OSError:  # behind a proxy, for example: Prefect's own client will find out
+        # behind a proxy, for example: Prefect's own client will find out
+        except OSError:
             return False
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """For the block, Prefect's server is told what happens; at its end what was not told yet is, if
-    the server is there.
+def reporting() -> Iterator[None]:
+    """Report the block's events to Prefect's server.
 
-    Raises StageError, one line, if the server is gone when a flow is to begin.
+    At its end what is left is sent, unless the server has vanished. Raises StageError in one line
+    if it has vanished when a flow is to begin.
     """
     EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=TRIES_TO_RECONNECT)
     try:
@@ -99,7 +103,8 @@ def told() -> Iterator[None]:
         if not str(error.request.url).startswith(url):
             raise
         raise StageError(
-            f"the Prefect server at {url} is gone ({first_line(error)}); rerun to go on from the finished shards"
+            f"the Prefect server at {url} is gone ({first_line(error)}); "
+            "rerun to resume from the finished shards"
         ) from None
     finally:
         EventsWorker.set_client_override(None)
@@ -107,12 +112,15 @@ def told() -> Iterator[None]:
 
 
 def _drain() -> None:
-    """Send what Prefect's threads still hold; without a server they would wait for it when this
-    process ends.
+    """Send what Prefect's threads still hold.
+
+    Without a server they would wait for it when this process ends.
     """
-    services = list(APILogWorker._instances.values())  # type: ignore[misc]  # of all kinds: there is one mapping of them
+    # one mapping has the services of all kinds
+    services = list(APILogWorker._instances.values())  # type: ignore[misc]
     working = [(service._loop, service._task) for service in services]
     APILogWorker.drain_all(timeout=0 if services and is_gone(0) else SECONDS_TO_DRAIN)
     for loop, task in working:
         if loop is not None and task is not None:
-            loop.call_soon_threadsafe(task.cancel)  # which does nothing to one that is done
+            # has no effect on a task that is done
+            loop.call_soon_threadsafe(task.cancel)

@@ -6,10 +6,9 @@ from typing import Any
 from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.audit.recomputation import ComputedVersion, newest, reasons
-from wind.config.objectives import refresh_steps
 from wind.config.recipe import DistillConfig, SamplingConfig
-from wind.generations import sampled_prompts
 from wind.machine.terminal import complain
+from wind.prompt_parts import sampled_prompts
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.stamps import refused
@@ -52,7 +51,7 @@ def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
     rows = _rows(here, event)
     if event.outcome == "cached":  # computed by then: the same stage stands earlier in this plan
         return step | {"rows": rows, "megabytes": 0.0, "seconds": 0.0}
-    sampling = event.inputs.get("sampling")
+    sampling = getattr(event.spec, "sampling", None)
     like = _newest(here.store, event.dataset)
     scale = rows / like.rows if rows and like and like.rows else None
     return step | {
@@ -127,7 +126,7 @@ def _rows(here: Running[DistillConfig], event: Event) -> int | None:
             for past in here.events
             if past.dataset == event.dataset and past.iteration == event.iteration
         ]
-        is_stored = refresh_steps(here.config.objective) is None
+        is_stored = here.config.objective.steps_per_refresh is None
         return train if is_stored and before and before[0] is event else held_out
     return None
 

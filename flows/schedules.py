@@ -1,8 +1,8 @@
-"""Schedules, served in a process that leaves none behind.
+"""Serve schedules in a process that leaves none behind.
 
-Prefect's runner starts each flow run as a process, which imports for seconds before anything of
-ours runs in it. So the runner, and the embedded server with it, are in a process under keepers: all
-that was started there ends with it, or with the command.
+Prefect's runner starts each flow run as a process that imports for seconds before it runs any of
+our code. So the runner, and with it the embedded server, is in a process under keepers: everything
+started there ends with it, or with the command.
 """
 
 import subprocess
@@ -15,18 +15,22 @@ from wind.machine import processes
 
 
 class Schedule(BaseModel):
-    """What to serve and when it is due, by either `cron` or `interval`."""
+    """A recipe to serve, due by either `cron` or `interval`."""
 
     config: DistillConfig
     cron: str | None
     interval: float | None  # seconds
-    port: int  # of the embedded server; 0 for any
+    # of the embedded server; 0 for any free one
+    port: int
 
 
 def serve_kept(schedule: Schedule) -> int:
-    """The exit code of `wind serve-forever` for `schedule`. Raises StageError if it was killed."""
-    # The flow runs are Pythons that Prefect starts: they, too, are to take no module from the
-    # current folder.
+    """Run `wind serve-forever` for `schedule`, and return its exit code.
+
+    Raises StageError if it was killed.
+    """
+    # Prefect starts the flow runs as Python processes, which must not import modules from the
+    # current folder either.
     environment = processes.environment(PYTHONSAFEPATH="1")
     command = processes.python("-m", "flows.cli", "serve-forever")
     serving = processes.start(command, env=environment, stdin=subprocess.PIPE, descendants=True)
@@ -37,6 +41,6 @@ def serve_kept(schedule: Schedule) -> int:
     if serving.returncode < 0:
         how = killed_by(-serving.returncode)
         raise StageError(
-            f"the process that served {schedule.config.run} {how}; serve again to go on"
+            f"the process that served {schedule.config.run} {how}; serve again to continue"
         )
     return serving.returncode

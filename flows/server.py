@@ -1,9 +1,8 @@
-"""The embedded Prefect server: a child of this process that keeps its database under the store's
-root and dies with us.
+"""The embedded Prefect server: a child process that ends with ours.
 
-Prefect's own ephemeral server outlives a killed parent. Ours is started again when it dies: the
-port stays open meanwhile, so who asks something waits for the answer, and the database is
-transactional.
+Its database lies under the store's root. Prefect's own ephemeral server outlives a killed parent.
+Ours is restarted when it dies: the port stays open in the meantime, so that clients wait for the
+answer, and the database is transactional.
 """
 
 import errno
@@ -23,9 +22,11 @@ from wind.files import lock
 from wind.machine import processes
 
 START_SECONDS = 120.0
-MOST_FAILURES = 3  # to start again, in a row
-SECRET_FILE = "secret"  # the file in the server's home that holds it
-# Prefect's and Great Expectations' own voices; a run speaks for itself, and reports to nobody
+# failed restarts in a row
+MOST_FAILURES = 3
+# file in the server's home
+SECRET_FILE = "secret"
+# silences Prefect and Great Expectations; a run prints its own lines and reports to nobody
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -37,37 +38,44 @@ QUIET = {
 
 
 class EmbeddedServer:
-    """A Prefect API on a loopback port, for those who have its secret."""
+    """A Prefect API on a loopback port, guarded by a secret."""
 
     def __init__(self, home: Path, *, port: int = 0, services: bool = False) -> None:
-        """Take the port, or any for 0. Raises ConfigError if it is taken."""
+        """Take the port, or any free one for 0.
+
+        Raises ConfigError if it is taken.
+        """
         self._home = home
         self._services = services
-        # a new one each time: somebody may have handed over the home
+        # a new one each time: somebody else may have had access to the home
         self._secret = secrets.token_urlsafe(32)
         self._listener = _listener(port)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}/api"
         self._process: processes.Process | None = None
         self._is_wanted = False
-        self._change = threading.Lock()  # of the process
-        self._turn = ExitStack()  # two that start at once on a new home would both make the tables
+        # guards the process
+        self._change = threading.Lock()
+        # two servers that start at once on a new home would both create the tables
+        self._turn = ExitStack()
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables by which Prefect's client reaches this server."""
+        """Variables by which Prefect's client reaches this server."""
         return {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self._secret}
 
     @property
     def page(self) -> str:
-        """The URL with the secret, which signs a browser in: for the user's eyes, and for nothing
-        that is kept.
+        """URL with the secret, which signs a browser in.
+
+        It is for the user's eyes only, and must not be stored.
         """
         return f"http://{HOST}:{self.port}/?{PARAMETER}={self._secret}"
 
     def start(self) -> None:
-        """Start the server without waiting for it; another with the same home that is starting
-        comes first.
+        """Start the server without waiting for it.
+
+        Another one that is starting in the same home goes first.
         """
         self._home.mkdir(parents=True, exist_ok=True)
         if self._listener.fileno() < 0:
@@ -77,19 +85,21 @@ class EmbeddedServer:
         self._begin()
 
     def wait(self) -> None:
-        """Return when the API answers; from then on the server is started again when it dies.
+        """Wait until the API answers, and keep the server running.
 
-        Raises StageError with the log's place if it does not come up.
+        From then on it is restarted when it dies. Raises StageError with the log's path if it does
+        not start.
         """
         with self._turn:
             if not self._answers():
                 raise StageError(
-                    f"the embedded Prefect server did not start on port {self.port}: see {self._home}/server.log"
+                    f"the embedded Prefect server did not start on port {self.port}: "
+                    f"see {self._home}/server.log"
                 )
         threading.Thread(target=self._keep, name="keeper of Prefect's server", daemon=True).start()
 
     def alive(self) -> bool:
-        """Whether the server runs, or is being started again."""
+        """Return True if the server runs, or is being restarted."""
         return self._is_wanted and self._listener.fileno() >= 0
 
     def stop(self) -> None:
@@ -102,9 +112,9 @@ class EmbeddedServer:
         self._turn.close()
 
     def _begin(self) -> None:
-        """Start the process, unless the server was stopped meanwhile."""
+        """Start the process, unless the server has been stopped in the meantime."""
         environment = {
-            # It is ours alone, whatever the user has set for another.
+            # It is ours alone, so settings for other servers must not apply.
             **{
                 name: value
                 for name, value in processes.environment().items()
@@ -112,7 +122,7 @@ class EmbeddedServer:
             },
             **QUIET,
             "PREFECT_HOME": str(self._home),
-            # in its working folder: no name is a URL
+            # relative to its working folder, since not every path can be part of a URL
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
             "PREFECT_SERVER_UI_ENABLED": str(self._services).lower(),
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
@@ -122,7 +132,7 @@ class EmbeddedServer:
         with self._change, (self._home / "server.log").open("ab") as log:
             if not self._is_wanted:
                 return
-            # not in the arguments, nor in the environment
+            # visible neither in the arguments nor in the environment
             write_secret(self._home / SECRET_FILE, self._secret)
             descriptor = self._listener.fileno()
             self._process = processes.start(
@@ -137,7 +147,7 @@ class EmbeddedServer:
             )
 
     def _answers(self) -> bool:
-        """Whether the server answers before it ends or the time is over."""
+        """Return True if the server answers in time."""
         deadline = time.monotonic() + START_SECONDS
         direct_to_it = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         health = urllib.request.Request(
@@ -156,9 +166,7 @@ class EmbeddedServer:
         return False
 
     def _keep(self) -> None:
-        """Start the server again whenever it dies, until it is stopped or does not come up any
-        more.
-        """
+        """Restart the server until it is stopped or fails to start."""
         failures = 0
         while self._process is not None and failures < MOST_FAILURES:
             self._process.wait()
@@ -168,12 +176,14 @@ class EmbeddedServer:
             with suppress(OSError), lock(self._home / "start.lock"):
                 self._begin()
                 failures = 0 if self._answers() else failures
-        self._listener.close()  # whoever asks is refused at once, and need not wait
+        # clients are refused at once and need not wait
+        self._listener.close()
 
 
 def serve(listener: socket.socket, *, services: bool) -> None:
-    """Serve the Prefect API at `listener` to those who have the secret; with `services`, its
-    scheduler and UI too.
+    """Serve the Prefect API on `listener` to clients that have the secret.
+
+    With `services`, serves its scheduler and UI too.
     """
     from prefect.server.api.server import create_app
 
@@ -181,8 +191,9 @@ def serve(listener: socket.socket, *, services: bool) -> None:
 
 
 def _listener(port: int) -> socket.socket:
-    """A socket that listens on the loopback, at any port for 0. Raises ConfigError if the port is
-    taken.
+    """Return a socket that listens on the loopback.
+
+    Port 0 stands for any free port. Raises ConfigError if the port is taken.
     """
     try:
         return socket.create_server((HOST, port))
@@ -190,7 +201,8 @@ def _listener(port: int) -> socket.socket:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise ConfigError(
-            f"port {port} cannot be had ({error.strerror}): choose another with --port, or 0 for any"
+            f"port {port} is not available ({error.strerror}): "
+            "choose another with --port, or 0 for any"
         ) from None
 
 

@@ -1,104 +1,63 @@
-"""The training of one iteration: on samples drawn before it, each stage a dataset, or on samples
-drawn while it goes on.
-"""
+"""One iteration's training, on samples drawn before it or while it goes on."""
 
-from flows.given import Given
+from collections.abc import Mapping
+from typing import Any
+
 from tasks.checks import checked
 from tasks.generations import sample_generations
 from tasks.logps import score_logps
 from tasks.rewards import score_rewards
-from tasks.rollouts import train_on_policy, training_of
+from tasks.rollouts import train_on_rollouts, training_of
 from tasks.selections import select_rows
 from tasks.training import train_policy
 from tasks.win_rates import estimate_win_rates
-from wind.config.objectives import refresh_steps
+from wind.config.recipe import DistillConfig
+from wind.generations import GenerationsSpec
+from wind.logps import LogpsSpec
+from wind.rewards import Reward, RewardsSpec
+from wind.rollouts import RolloutsSpec
+from wind.selections import SelectionsSpec
 from wind.store.handles import Dataset, Model
+from wind.training import TrainingSpec
+from wind.win_rates import WinRatesSpec
 
 
-def train(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
-    """Train `policy` on the train split; the datasets that came of it, by their nouns, `training`
-    among them.
+def train(
+    config: DistillConfig,
+    iteration: int,
+    *,
+    prompts: Dataset,
+    reward: Reward,
+    policy: Model,
+    reference: Model,
+) -> dict[str, Dataset]:
+    """Train `policy` on the train split; return the datasets that came of it, by their nouns.
+
+    `training` is always among them: its manifest names the model that was trained.
     """
-    on_which = (
-        _on_stored_samples if refresh_steps(given.config.objective) is None else _on_fresh_samples
-    )
-    return on_which(given, policy, reference)
+    inputs: dict[str, Any] = {"prompts": prompts, "reward": reward}
+    inputs |= {"policy": policy, "reference": reference}
+    inputs |= {"split": "train", "iteration": iteration, "parts": config.prompts.parts}
+    if config.objective.steps_per_refresh is not None:
+        return _on_fresh_samples(config, inputs)
+    return _on_stored_samples(config, inputs)
 
 
-def _on_stored_samples(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
-    config, prompts, reward, iteration, before = (
-        given.config,
-        given.prompts,
-        given.reward,
-        given.iteration,
-        given.before,
-    )
-    generations = checked(
-        sample_generations(
-            policy,
-            prompts,
-            "train",
-            config.sampling,
-            config.inference,
-            config.seed,
-            iteration,
-            config.prompts.parts,
-        ),
-        before.get("generations"),
-    )
-    rewards = checked(
-        score_rewards(prompts, generations, reward, config.inference), before.get("rewards")
-    )
-    win_rates = checked(estimate_win_rates(rewards, config.win_rate), before.get("win_rates"))
-    selections = checked(
-        select_rows(rewards, win_rates, config.win_rate, config.selection, config.seed, iteration)
-    )
-    logps = checked(score_logps(prompts, generations, policy, reference, config.inference))
-    training = checked(
-        train_policy(
-            policy,
-            prompts,
-            generations,
-            rewards,
-            win_rates,
-            selections,
-            logps,
-            config.objective,
-            config.training,
-            config.seed,
-            iteration,
-        )
-    )
-    return {
-        "generations": generations,
-        "rewards": rewards,
-        "win_rates": win_rates,
-        "selections": selections,
-        "logps": logps,
-        "training": training,
-    }
+def _on_stored_samples(config: DistillConfig, inputs: Mapping[str, Any]) -> dict[str, Dataset]:
+    made: dict[str, Any] = dict(inputs)
+    made["generations"] = checked(sample_generations(GenerationsSpec.of(config, made)))
+    made["rewards"] = checked(score_rewards(RewardsSpec.of(config, made)))
+    made["win_rates"] = checked(estimate_win_rates(WinRatesSpec.of(config, made)))
+    made["selections"] = checked(select_rows(SelectionsSpec.of(config, made)))
+    made["logps"] = checked(score_logps(LogpsSpec.of(config, made)))
+    made["training"] = checked(train_policy(TrainingSpec.of(config, made)))
+    return {name: made[name] for name in made if name not in inputs}
 
 
-def _on_fresh_samples(given: Given, policy: Model, reference: Model) -> dict[str, Dataset]:
-    config = given.config
-    # the ranks sample, whoever else does
+def _on_fresh_samples(config: DistillConfig, inputs: Mapping[str, Any]) -> dict[str, Dataset]:
+    # The ranks sample, whoever samples elsewhere.
     sampling = config.sampling.model_copy(update={"backend": "transformers"})
-    rollouts = checked(
-        train_on_policy(
-            policy,
-            reference,
-            config.reference.rate or 0.0,
-            given.prompts,
-            given.reward,
-            sampling,
-            config.inference,
-            config.win_rate,
-            config.objective,
-            config.training,
-            config.seed,
-            given.iteration,
-            config.prompts.parts,
-        ),
-        given.before.get("rollouts"),
-    )
+    rate = config.reference.rate or 0.0
+    spec = RolloutsSpec.of(config, inputs, sampling=sampling, rate=rate)
+    rollouts = checked(train_on_rollouts(spec))
     return {"rollouts": rollouts, "training": checked(training_of(rollouts))}

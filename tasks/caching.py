@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from prefect import Task
 from prefect.cache_policies import CachePolicy
@@ -21,48 +21,43 @@ from wind.code.digests import code_digest, source_of
 from wind.config.base import without_defaults
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.stages import Spec
+from wind.store import sealed_json
 from wind.store.computations import is_recorded, used_by
 from wind.store.handles import HANDLE, AnyHandle, Model, label
-from wind.store.sealed_json import parsed
 from wind.store.storage import LocalStorage
 
 # beside the fields of a handle in a task's result: the key of what made it
 COMPUTATION = "computation"
 
-P = ParamSpec("P")
+S = TypeVar("S", bound=Spec)
 R = TypeVar("R", bound=AnyHandle)
 
 
 @dataclass
 class StageKey(CachePolicy):
-    """What a task of the stage `noun` is given, its own source, and the source of all that computes
-    the stage.
-    """
+    """A key of the spec, the task's own source, and the source of all that computes the stage."""
 
     noun: str = ""
 
     def compute_key(
         self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str | None:
-        """The digest of it all; a setting at its default is left out, so that one that a later
-        release adds changes no key.
-        """
+        """Digest all of it but settings at their defaults: one that a later release adds is none."""
         given = {name: without_defaults(value) for name, value in inputs.items()}
         return digest([self.noun, given, source_of(f"tasks.{self.noun}"), code_digest(self.noun)])
 
 
-def dataset_task(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function that computes one stored thing, named as its module is, a cached Prefect
-    task.
+def dataset_task(function: Callable[[S], R]) -> Callable[[S], R]:
+    """Make a function of a spec, which computes the dataset its module is named for, a cached task.
 
-    In a run, a hit whose dataset is damaged is computed anew. In a plan nothing is computed: what
-    the cache has is returned, the rest is noted and returned as a handle that stands for what is
-    not known yet.
+    In a run, a hit whose dataset is damaged is computed again. In a plan nothing is computed: hits
+    are returned, and anything else is recorded and stands for a dataset that is not known yet.
     """
 
     @functools.wraps(function)
-    def compute(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        made = function(*args, **kwargs)
+    def compute(spec: S) -> dict[str, Any]:
+        made = function(spec)
         return {**made.model_dump(mode="json"), COMPUTATION: running().keys.get(made)}
 
     cached: Task[..., dict[str, Any]] = Task(
@@ -76,74 +71,67 @@ def dataset_task(function: Callable[P, R]) -> Callable[P, R]:
     stage = _CachedStage(function, cached)
 
     @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        bound = inspect.signature(function).bind(*args, **kwargs)
-        bound.apply_defaults()
-        return cast(R, stage.call(bound))
+    def call(spec: S) -> R:
+        return cast(R, stage.call(spec))
 
     return call
 
 
 @dataclass(frozen=True)
 class _CachedStage:
-    """A function that computes one stored thing, and the Prefect task that keeps what it returned."""
+    """A function that computes one dataset, and the Prefect task that keeps what it returned."""
 
     function: Callable[..., AnyHandle]
     cached: Task[..., dict[str, Any]]
 
-    def call(self, bound: inspect.BoundArguments, *, anew: bool = False) -> AnyHandle:
-        """What the function returns, of the cache unless it has none that is whole or it is wanted
-        `anew`; the run notes it.
+    def call(self, spec: Spec, *, anew: bool = False) -> AnyHandle:
+        """Return the result from the cache if it has an intact one and `anew` is false.
+
+        Otherwise compute it. Either way the run records an event.
         """
-        run, noun, inputs = running(), _noun(self.function), dict(bound.arguments)
-        key = _key(self.cached, inputs)
+        run, noun = running(), _noun(self.function)
+        key = _key(self.cached, spec)
         found, computation = _look_up(run, key)
-        hit = (
-            found
-            if not anew and not run.is_refreshed(noun) and _counts(run, found, computation)
-            else None
-        )
+        is_wanted = not anew and not run.is_refreshed(noun)
+        hit = found if is_wanted and _counts(run, found, computation) else None
         if hit is not None:
-            again = functools.partial(self.call, bound, anew=True)
+            again = functools.partial(self.call, spec, anew=True)
             run.trainings |= dict.fromkeys(run.store.dropped_models(hit), again)
         else:
-            _restore_weights(run, inputs)
+            _restore_weights(run, spec)
         outcome: Outcome
         if run.planning:
-            handle, outcome = self._planned(run, bound, hit)
+            handle, outcome = self._planned(run, spec, hit)
         else:
-            handle, computation, outcome = self._made(run, bound, key, is_hit=hit is not None)
-        name = run.name_of(noun, inputs)
+            handle, computation, outcome = self._made(run, spec, key, is_hit=hit is not None)
         run.note(
             Event(
-                self.function.__name__,
-                noun,
-                name,
-                run.iteration or None,
-                outcome,
-                handle,
-                computation,
-                inputs,
+                task=self.function.__name__,
+                dataset=noun,
+                name=run.name_of(noun, spec),
+                iteration=run.iteration or None,
+                outcome=outcome,
+                handle=handle,
+                key=computation,
+                spec=spec,
             )
         )
         return handle
 
     def _planned(
-        self, run: Running[Any], bound: inspect.BoundArguments, hit: AnyHandle | None
+        self, run: Running[Any], spec: Spec, hit: AnyHandle | None
     ) -> tuple[AnyHandle, Outcome]:
-        """The `hit`, or what stands for the thing that a run would compute: it is planned once."""
+        """Return the hit, or what stands for the dataset a run would compute; it is planned once."""
         if hit is not None:
             return hit, "cached"
         before = set(run.planned)
-        handle = self.function(*bound.args, **bound.kwargs)
+        handle = self.function(spec)
         return handle, "planned" if handle.fingerprint in run.planned.keys() - before else "cached"
 
     def _made(
-        self, run: Running[Any], bound: inspect.BoundArguments, key: str, *, is_hit: bool
+        self, run: Running[Any], spec: Spec, key: str, *, is_hit: bool
     ) -> tuple[AnyHandle, str | None, Outcome]:
-        """What the task run returns, which Prefect takes from the record `key` if that is a hit,
-        and the computation's key.
-        """
+        """Run the task, which takes a hit from the record `key`; also return its computation."""
         name = self.function.__name__
         configured = self.cached.with_options(
             result_storage=_results(run),
@@ -152,7 +140,7 @@ class _CachedStage:
         )
         if is_hit:
             _bring_record(run, key)
-        handle, computation = _parsed(configured(*bound.args, **bound.kwargs))
+        handle, computation = _parsed(configured(spec))
         if not is_hit:
             _share_record(run, key)
         outcome: Outcome = "cached" if is_hit or handle.fingerprint in run.taken else "computed"
@@ -160,13 +148,13 @@ class _CachedStage:
         return handle, computation, outcome
 
 
-def _restore_weights(run: Running[Any], inputs: dict[str, Any]) -> None:
-    """Train anew what a stage that must be computed needs and a retention policy dropped.
+def _restore_weights(run: Running[Any], spec: Spec) -> None:
+    """Retrain the models of `spec` whose weights a retention policy dropped.
 
-    Raises DatasetError if this run did not make it, or if training did not give the same weights
-    again.
+    Raises DatasetError if this run did not train one of them, or if training did not give the same
+    weights again.
     """
-    for model in inputs.values():
+    for _, model in spec:
         if not isinstance(model, Model) or not run.store.is_dropped(model):
             continue
         if model in run.trainings:
@@ -201,14 +189,11 @@ def _share_record(run: Running[Any], key: str) -> None:
         run.store.storage.write(f"results/{key}", (_results(run) / key).read_bytes())
 
 
-def _key(cached: Task[..., dict[str, Any]], inputs: dict[str, Any]) -> str:
-    """The key that Prefect computes for `inputs`."""
+def _key(cached: Task[..., dict[str, Any]], spec: Spec) -> str:
+    """The key that Prefect computes for `spec`."""
     policy = cast(CachePolicy, cached.cache_policy)
-    return str(
-        policy.compute_key(
-            task_ctx=cast(Any, SimpleNamespace(task=cached)), inputs=inputs, flow_parameters={}
-        )
-    )
+    context = cast(Any, SimpleNamespace(task=cached))
+    return str(policy.compute_key(context, inputs={"spec": spec}, flow_parameters={}))
 
 
 def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]:
@@ -216,11 +201,11 @@ def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]
     JSON, and needs no server.
     """
     try:
-        record = parsed(run.store.storage.read(f"results/{key}"))
+        record = sealed_json.read_unsealed(run.store.storage.read(f"results/{key}"))
         if Path(record["metadata"]["storage_key"]).name != key:
             # another key's: it was moved, and its handle is no result of this one
             return None, None
-        return _parsed(parsed(record["result"].encode()))
+        return _parsed(sealed_json.read_unsealed(record["result"].encode()))
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -234,7 +219,7 @@ def _counts(run: Running[Any], found: AnyHandle | None, computation: str | None)
     if (
         found is None
         or computation is None
-        or not run.store.claim(found)
+        or not run.store.pin_if_whole(found)
         or not is_recorded(run.store, found, computation)
     ):
         return False

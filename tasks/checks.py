@@ -7,23 +7,23 @@ from importlib import import_module
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from data_checks.results import CheckResult, passed
+from data_checks.results import DRIFTING, CheckResult, passed
 from tasks.running import running
 from wind.store.handles import Dataset, label
 
 VALIDATION = "data_checks.validation"
 
 
-def checked(dataset: Dataset, previous: Dataset | None = None) -> Dataset:
-    """`dataset`, once its suite holds and it did not drift too far from `previous`, that of the
-    iteration before.
+def checked(dataset: Dataset) -> Dataset:
+    """Return `dataset` once its suite holds and it has not drifted too far.
 
-    A changed suite or threshold checks again and recomputes nothing. Warnings are said and kept
-    with the result. Raises DataCheckError, which ends the run before the next stage spends
-    anything.
+    Drift is measured against the dataset of the same name in the iteration before. A changed suite
+    or threshold checks again and recomputes nothing. Warnings are printed and kept with the result.
+    Raises DataCheckError, which ends the run before the next stage spends anything.
     """
     here = running()
     if not here.planning:
+        previous = here.previous(dataset) if dataset.name in DRIFTING else None
         check = check_dataset.with_options(
             task_run_name=f"check {dataset.name} {here.iteration or ''}"
         )
@@ -37,16 +37,14 @@ def checked(dataset: Dataset, previous: Dataset | None = None) -> Dataset:
 
 
 def prepare_checks() -> None:
-    """Import what checks a dataset while workers compute it: Great Expectations takes seconds, and
-    this process only waits.
-    """
+    """Import the data checks while workers compute, since Great Expectations takes seconds."""
     if VALIDATION not in sys.modules:
         threading.Thread(target=import_module, args=(VALIDATION,)).start()
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def check_dataset(dataset: Dataset, previous: Dataset | None) -> CheckResult:
-    """What the suite of `dataset` says of it."""
+    """Run the suite of `dataset`."""
     # Great Expectations: seconds to import, and often not needed
     from data_checks.validation import validate
 

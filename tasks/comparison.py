@@ -1,12 +1,12 @@
-"""The numbers of several runs, side by side."""
+"""Put the numbers of several runs side by side."""
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.comparison import ComparisonSpec, Iteration
+from wind.comparison import ComparisonSpec
 from wind.store.handles import Dataset
 
 
 @dataset_task
-def tabulate(iterations: tuple[Iteration, ...]) -> Dataset:
-    """One row is one number of one iteration of one run."""
-    return compute("comparison", ComparisonSpec(iterations=iterations))
+def tabulate_comparison(spec: ComparisonSpec) -> Dataset:
+    """Tabulate the metrics of several runs: one row per run, iteration and metric."""
+    return compute("comparison", spec)

@@ -1,34 +1,12 @@
-"""The evaluation of a policy against a reference."""
+"""Evaluate a policy against a reference."""
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config.recipe import EvaluationConfig
 from wind.evaluation import EvaluationSpec
 from wind.store.handles import Dataset
 
 
 @dataset_task
-def compare_policies(
-    prompts: Dataset,
-    generations_policy: Dataset,
-    generations_reference: Dataset,
-    rewards_policy: Dataset,
-    rewards_reference: Dataset | None,
-    logps: Dataset,
-    evaluation: EvaluationConfig,
-    match: str,
-) -> Dataset:
-    """One row is one held-out prompt and sample, the policy's response beside the reference's;
-    `match` digests the gold check.
-    """
-    spec = EvaluationSpec(
-        prompts=prompts,
-        generations_policy=generations_policy,
-        generations_reference=generations_reference,
-        rewards_policy=rewards_policy,
-        rewards_reference=rewards_reference,
-        logps=logps,
-        evaluation=evaluation,
-        match_digest=match,
-    )
+def evaluate_policy(spec: EvaluationSpec) -> Dataset:
+    """Compare the policy's held-out responses with the reference's, row by row."""
     return compute("evaluation", spec)

@@ -1,4 +1,4 @@
-"""The prompts of a run, and the models and files from outside that it starts from."""
+"""Load the prompts of a run."""
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
@@ -8,5 +8,5 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def load_prompts(spec: PromptsSpec) -> Dataset:
-    """One row is one prompt, rendered to token ids and assigned to a split by its hash."""
+    """Render prompts to token ids and assign each to a split by its hash."""
     return compute("prompts", spec)

@@ -1,28 +1,12 @@
-"""The rewards of sampled responses."""
+"""Score sampled responses."""
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
-from wind.config.recipe import InferenceConfig
-from wind.rewards import Reward, RewardsSpec
+from wind.rewards import RewardsSpec
 from wind.store.handles import Dataset
 
 
 @dataset_task
-def score_rewards(
-    prompts: Dataset,
-    generations: Dataset,
-    reward: Reward,
-    inference: InferenceConfig,
-    opponents: Dataset | None = None,
-) -> Dataset:
-    """One row is one response as the reward sees it; a pairwise one beside its siblings, or beside
-    the `opponents`' responses.
-    """
-    spec = RewardsSpec(
-        prompts=prompts,
-        generations=generations,
-        opponents=opponents,
-        reward=reward,
-        inference=inference,
-    )
+def score_rewards(spec: RewardsSpec) -> Dataset:
+    """Score every response, or compare it with its siblings or with its opponents' responses."""
     return compute("rewards", spec)

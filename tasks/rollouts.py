@@ -1,49 +1,15 @@
-"""The training of the next policy on its own fresh samples."""
+"""Train the next policy on its own fresh samples."""
 
 from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
-from wind.config.objectives import ObjectiveConfig
-from wind.config.recipe import InferenceConfig, SamplingConfig, TrainingConfig, WinRateConfig
-from wind.rewards import Reward
 from wind.rollouts import RolloutsSpec
-from wind.store.handles import Dataset, Model
+from wind.store.handles import Dataset
 
 
 @dataset_task
-def train_on_policy(
-    policy: Model,
-    reference: Model,
-    rate: float,
-    prompts: Dataset,
-    reward: Reward,
-    sampling: SamplingConfig,
-    inference: InferenceConfig,
-    win_rate: WinRateConfig,
-    objective: ObjectiveConfig,
-    training: TrainingConfig,
-    seed: int,
-    iteration: int,
-    parts: int,
-) -> Dataset:
-    """One row is one response that trained the policy; the training, with the model it made, is the
-    dataset's output.
-    """
-    spec = RolloutsSpec(
-        policy=policy,
-        reference=reference,
-        rate=rate,
-        prompts=prompts,
-        reward=reward,
-        sampling=sampling,
-        inference=inference,
-        win_rate=win_rate,
-        objective=objective,
-        training=training,
-        seed=seed,
-        iteration=iteration,
-        parts=parts,
-    )
+def train_on_rollouts(spec: RolloutsSpec) -> Dataset:
+    """Train the next policy while it samples: one row per response; the training is an output."""
     return compute("rollouts", spec)
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,17 +20,18 @@ from tasks.devices import described, device_of, refuse_missing_gpus
 from tasks.progress import Terminal
 from tasks.workers import Pool
 from wind.code.named_code import is_own, note_own
-from wind.config.objectives import SelectionConfig, rows_for
+from wind.config.objectives import SelectionConfig
 from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
 from wind.errors import ConfigError, StageError, first_line
 from wind.nesting import json_value
 from wind.redaction import Redactor, redacted
-from wind.stages import STAGES, Job
+from wind.stages import STAGES, Job, Spec
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
-from wind.store.pins import hold
+from wind.store.pins import open_pin_set
 from wind.store.roots import storage_for
 from wind.store.stamps import VARIABLE, lacks_key, refused
+from wind.store.versions import Version
 
 Outcome = Literal["computed", "cached", "planned"]
 
@@ -51,7 +52,7 @@ class Event:
     outcome: Outcome
     handle: AnyHandle | None
     key: str | None  # of the computation; None where an older cache does not tell
-    inputs: dict[str, Any]
+    spec: Spec
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Running(Generic[C]):
     taken: set[str] = field(default_factory=set)
     refresh: str | None = None  # dataset from which `wind rerun --from` computes anew
     iteration: int = 0
+    last: Version | None = None  # that of the iteration before, once there is one
     keys: dict[AnyHandle, str] = field(default_factory=dict)  # of the computation that last made it
     # what comes before the names of what is made of generations
     sides: dict[AnyHandle, str] = field(default_factory=dict)
@@ -87,8 +89,14 @@ class Running(Generic[C]):
             self.sides[event.handle] = event.name.removesuffix("generations")
         if not self.planning and isinstance(event.handle, Dataset):
             self.terminal.line(
-                f"  {event.task:<18} {event.outcome:<8} {event.handle.rows:>9} rows  {event.handle.fingerprint[:12]}"
+                f"  {event.task:<19} {event.outcome:<8} {event.handle.rows:>9} rows  {event.handle.fingerprint[:12]}"
             )
+
+    def previous(self, dataset: Dataset) -> Dataset | None:
+        """The dataset that plays the part of `dataset` in the iteration before."""
+        names = (event.name for event in reversed(self.events) if event.handle == dataset)
+        name = next(names, dataset.name)
+        return self.last.content.datasets.get(name) if self.last else None
 
     def is_refreshed(self, stage: str) -> bool:
         """Whether `wind rerun --from` asked for `stage`, or one before it, to be computed anew."""
@@ -98,15 +106,13 @@ class Running(Generic[C]):
             and STAGES.index(stage) >= STAGES.index(self.refresh)
         )
 
-    def name_of(self, dataset: str, inputs: Mapping[str, Any]) -> str:
-        """How versions call the `dataset` that a task computes of `inputs`: of held-out prompts it
-        begins with its side.
-        """
+    def name_of(self, dataset: str, spec: Any) -> str:
+        """How versions call the `dataset` of `spec`: of held-out prompts it begins with its side."""
         if dataset == "generations":
-            on_held_out = "eval_" if inputs["iteration"] else "reference_"
-            return f"{'' if inputs['split'] == 'train' else on_held_out}generations"
+            on_held_out = "eval_" if spec.iteration else "reference_"
+            return f"{'' if spec.split == 'train' else on_held_out}generations"
         if dataset in ("rewards", "logps"):
-            return f"{self.sides.get(inputs['generations'], '')}{dataset}"
+            return f"{self.sides.get(spec.generations, '')}{dataset}"
         return dataset
 
     def warning(self) -> str | None:
@@ -156,7 +162,7 @@ def selection_of(config: DistillConfig) -> SelectionConfig:
     """The rows that train: as configured, or those of the objective's own paper."""
     if config.selection.rows != "auto":
         return config.selection
-    return config.selection.model_copy(update={"rows": rows_for(config.objective)[0]})
+    return config.selection.model_copy(update={"rows": config.objective.facts.rows[0]})
 
 
 def refuse_wrong_checks(config: RunConfig) -> None:
@@ -232,15 +238,17 @@ def start(
     # What a run within a study makes is needed until the study has put it into a dataset of its
     # own.
     shared = (
-        around.store.hold if around is not None and around.store.address == store.address else None
+        around.store.pin_set
+        if around is not None and around.store.address == store.address
+        else None
     )
     _redact_logs()
     with (
         _alone(store, config.run, wanted=not planning),
-        nullcontext(shared) if shared or planning else hold(store.storage) as held,
+        nullcontext(shared) if shared or planning else open_pin_set(store.storage) as pin_set,
         workers as pool,
     ):
-        store = Store(store.address, held)
+        store = Store(store.address, pin_set)
         run = Running(
             config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh
         )

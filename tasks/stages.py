@@ -31,7 +31,7 @@ def compute(stage: str, spec: Spec) -> Dataset:
     place = Place(
         root=here.store.address,
         device=device_of(here.config),
-        hold=here.store.hold,
+        pin_set=here.store.pin_set,
         keep_state=here.config.retention.optimizer_states > 0,
         same_packages=here.config.cache.packages == "key",
         function_seconds=_function_seconds(here.config, stage),

@@ -1,43 +1,16 @@
-"""The training of the next policy."""
+"""Train the next policy on stored samples."""
 
 from tasks.caching import dataset_task
 from tasks.running import running
 from tasks.stages import compute
-from wind.config.objectives import ObjectiveConfig
-from wind.config.recipe import TrainingConfig
 from wind.fingerprints import digest
 from wind.store.handles import Dataset, Model
 from wind.training import TrainingSpec
 
 
 @dataset_task
-def train_policy(
-    policy: Model,
-    prompts: Dataset,
-    generations: Dataset,
-    rewards: Dataset,
-    win_rates: Dataset,
-    selections: Dataset,
-    logps: Dataset,
-    objective: ObjectiveConfig,
-    training: TrainingConfig,
-    seed: int,
-    iteration: int,
-) -> Dataset:
-    """One row is one number of one optimiser step; the model it made is the dataset's output."""
-    spec = TrainingSpec(
-        policy=policy,
-        prompts=prompts,
-        generations=generations,
-        rewards=rewards,
-        win_rates=win_rates,
-        selections=selections,
-        logps=logps,
-        objective=objective,
-        training=training,
-        seed=seed,
-        iteration=iteration,
-    )
+def train_policy(spec: TrainingSpec) -> Dataset:
+    """Train the next policy: one row per step and number; the model is the dataset's output."""
     return compute("training", spec)
 
 

@@ -40,6 +40,7 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
         policy = import_policy(config.policy)
         return Beginning(policy, policy, policy)
     here, content, name = running(), base.content, f"{base.run}@{base.number}"
+    here.last = base
     if content.iteration >= config.iterations:
         raise ConfigError(
             f"{name} is iteration {content.iteration}, and iterations is {config.iterations}: "
@@ -56,7 +57,7 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
         begin.policy,
         *([begin.anchor] if config.reference.kind == "ema" else []),
     ):
-        if not here.store.claim(model):
+        if not here.store.pin_if_whole(model):
             why = (
                 "was dropped by a retention policy"
                 if here.store.is_dropped(model)
@@ -98,21 +99,17 @@ def iterations(begin: Beginning, count: int) -> Iterator[int]:
 
 
 def publish_version(
-    begin: Beginning,
-    versions: list[Version],
     iteration: int,
     datasets: Mapping[str, Dataset],
+    *,
     model_in: Model,
     model_out: Model,
     reference: Model,
-) -> None:
-    """Append the version of `iteration` to `versions`; the iteration before is the last of them, or
-    where the run begins.
-    """
+) -> Version | None:
+    """Publish the version of `iteration` and return it; None in a plan."""
     here = running()
     if here.planning:
-        return
-    previous = versions[-1] if versions else begin.after
+        return None
     content = Content(
         iteration=iteration,
         recipe=here.config.recipe(),
@@ -121,9 +118,10 @@ def publish_version(
         model_in=model_in,
         model_out=model_out,
         reference=reference,
-        previous=previous.id if previous else None,
+        previous=here.last.id if here.last else None,
     )
-    versions.append(publish.with_options(task_run_name=f"publish version {iteration}")(content))
+    here.last = publish.with_options(task_run_name=f"publish version {iteration}")(content)
+    return here.last
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from wind.config.recipe import Function, Name
 from wind.prompts.sources import COMMIT, HUB_ID
 from wind.store.handles import FINGERPRINT, Dataset, StoredFile
-from wind.store.incoming import MODEL_FILES
-from wind.store.versions import NUMBERED, TAG, USED_NUMBER
+from wind.store.layout import MODEL_FILES
+from wind.store.tags import TAG
+from wind.store.versions import NUMBERED, USED_NUMBER
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [

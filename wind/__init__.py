@@ -1,7 +1,7 @@
 """WIND: win-rate dominance, iterative best-of-N distillation of language models.
 
 Every iteration t the policy answers each prompt N times, the responses are rewarded, each gets its
-empirical win rate against its siblings, and the policy is fitted to the regularised
+empirical win rate against its siblings, and the policy is fitted to the regularized
 win-rate-dominance update (arXiv 2410.20727; MATH (2.4a)):
 
     pi_{t+1}(y)  ~  pi_t(y)^lam * pi_ref(y)^(1-lam) * exp(eta * lam * P_t(y)),
@@ -11,7 +11,7 @@ Glossary. *prompt*: what is asked. *generation*: one sampled row; its text is th
 *reward*: a scalar for one response. *win rate*: the probability that a response beats one drawn
 from the same policy, ties one half. *policy*: the model being trained; *reference*: the frozen
 model it is held to. *logp*: log-probability of a whole response, the sum over its tokens including
-the end-of-sequence token. *iteration*: one round of sample, reward, train; *step*: one optimiser
+the end-of-sequence token. *iteration*: one round of sample, reward, train; *step*: one optimizer
 update. Axis suffixes: _P prompts, _N samples of one prompt, _B batch rows, _T tokens, _Y responses
 of a finite set.
 """
@@ -22,16 +22,15 @@ from wind.code import loading
 
 __all__ = ["open"]
 
-loading.install()  # before any other module of this project is imported
+# before any other module of this project is imported
+loading.install()
 
 if TYPE_CHECKING:
     from wind.exchange.reading import open as open
 else:
 
     def __getattr__(name):
-        """`wind.open`, imported when it is first asked for: every module of the package imports
-        this one.
-        """
+        """Import `wind.open` on first access, since every module imports this package."""
         if name == "open":
             from wind.exchange.reading import open
 

@@ -1,15 +1,14 @@
-"""Gold answers: one text for a value of any type, and when a response equals it.
+"""Gold answers: their text, and when a response equals one.
 
 | value | text |
 |---|---|
-| text | as it is |
-| integer, and a float or decimal without a fraction | its digits: 72, 72.0 and a decimal 72.00 are
-`72` |
+| text | the text itself |
+| integer; float or decimal without a fraction | its digits: 72, 72.0 and a decimal 72.00 are `72` |
 | other float, other decimal | the shortest decimal notation: `0.5`, `1e+300` |
 | true, false | `true`, `false` |
 | date, time, timestamp | ISO 8601: `2024-07-26`, `2024-07-26T00:00:00` |
 | duration | as Python writes it: `1:30:00` |
-| list, object | JSON with sorted keys, what is in it likewise: `["4", 4, true]` |
+| list, object | JSON with sorted keys, its contents likewise: `["4", 4, true]` |
 | null, not a number | no answer |
 
 An integer column with one missing value arrives as floats, which is why 72.0 has the text of 72.
@@ -27,8 +26,9 @@ EXACT: Final = 2**53  # floats below it have digits of their own
 
 
 def canonical(value: Any) -> str | None:
-    """The text of an answer, None for a missing one. Raises TypeError for what has none, such as
-    bytes.
+    """Return the text of an answer, None for a missing one.
+
+    Raises TypeError for a value that has none, such as bytes.
     """
     if value is None or is_nan(value):
         return None
@@ -36,16 +36,18 @@ def canonical(value: Any) -> str | None:
 
 
 def is_nan(value: Any) -> bool:
-    """True for a float that is not a number: what stands for a missing value in a column of floats."""
+    """Return True for a float that is not a number.
+
+    That is how a column of floats marks a missing value.
+    """
     return isinstance(value, float) and math.isnan(value)
 
 
 def is_same(response: str, answer: str) -> bool:
-    """True if both are the same text but for surrounding white space, or both are numbers, and
-    equal ones.
+    """Return True if both are the same text, or equal numbers.
 
-    A number is digits with a sign, a decimal point and an exponent, all but the digits optional;
-    1,000 is a text.
+    White space around them is ignored. A number is digits with a sign, a decimal point and an
+    exponent, all but the digits optional; 1,000 is a text.
     """
     response, answer = response.strip(), answer.strip()
     if response == answer:
@@ -78,8 +80,9 @@ def _number(value: Any) -> str:
 
 
 def _json(value: Any) -> Any:
-    """`value` as JSON can hold it: numbers as above, null for what is not finite, the text of
-    everything else.
+    """Return `value` as JSON can hold it.
+
+    Numbers are as above, null stands for those that are not finite, and all else is its text.
     """
     if isinstance(value, dict):
         return {str(name): _json(item) for name, item in value.items()}

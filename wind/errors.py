@@ -1,15 +1,15 @@
-"""Everything this project raises on purpose.
+"""Everything that this project raises on purpose.
 
     WindError
     ├── ConfigError      exit 2   a config, an argument, or a path it names, is wrong
     ├── InputError       exit 1   an input's content is wrong: a prompt row, a reward, a model
     ├── DatasetError     exit 1   a stored dataset or model is missing, damaged or unfit
     ├── DataCheckError   exit 3   a data check blocked the run
-    ├── StageError       exit 1   a stage's process failed, or a run is in the way of another
+    ├── StageError       exit 1   a stage's process failed, or another run is in the way
     └── TrainingError    exit 1   training diverged or its export did not verify
 
-Each message is one line: what is wrong, where, and what to do; secrets are taken out of it. All are
-picklable: one string is their whole state.
+Each message is one line that says what is wrong, where, and what to do; secrets are removed from
+it. All are picklable: their whole state is one string.
 """
 
 import signal
@@ -19,12 +19,16 @@ from pydantic import ValidationError
 
 from wind.redaction import redacted
 
-OUT_OF_MEMORY: Final = "out of memory: lower inference.batch_tokens, training.micro_prompts or workers.processes, then rerun"
-LONGEST: Final = 400  # characters of a line that another library says
+OUT_OF_MEMORY: Final = (
+    "out of memory: lower inference.batch_tokens, training.micro_prompts or workers.processes, "
+    "then rerun"
+)
+# characters of a line from another library
+LONGEST: Final = 400
 
 
 class WindError(Exception):
-    """Root of the project's errors; `exit_code` is what the command line ends with."""
+    """Root of the project's errors; `exit_code` is the command line's exit code."""
 
     exit_code: ClassVar[int] = 1
 
@@ -33,21 +37,24 @@ class WindError(Exception):
 
 
 class ConfigError(WindError, ValueError):
-    """A config file, a command-line argument, or a path named in one, is wrong."""
+    """A config, an argument, or a path named in one is wrong."""
 
     exit_code = 2
 
 
 class InputError(WindError, ValueError):
-    """The content of an input is wrong: a prompt row, a reward, a model folder."""
+    """An input is wrong: a prompt row, a reward, a model."""
 
 
 class DatasetError(WindError, ValueError):
-    """A stored dataset or model is missing, damaged, or does not fit its schema."""
+    """A stored dataset or model is missing, damaged or unfit."""
 
 
 class DataCheckError(WindError, ValueError):
-    """A data check failed: the dataset stays for inspection and nothing downstream runs."""
+    """A data check failed.
+
+    The dataset stays for inspection, and nothing downstream runs.
+    """
 
     exit_code = 3
 
@@ -61,16 +68,18 @@ class TrainingError(WindError, RuntimeError):
 
 
 def by_name(name: str, message: str) -> WindError:
-    """The error of class `name` with `message`: how an error crosses from a worker process to its
-    parent.
+    """Return the error of class `name` with `message`.
+
+    This is how an error crosses from a worker process to its parent.
     """
     kinds = {kind.__name__: kind for kind in WindError.__subclasses__()}
     return kinds.get(name, StageError)(message)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what `error` says, or its name; where a value does not fit a model, the
-    field and what is wrong.
+    """Return the first line of an error's message, or the error's name.
+
+    If a value does not fit a pydantic model, this is the field and what is wrong with it.
     """
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
@@ -86,17 +95,16 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(value: Any, length: int = 60) -> str:
-    """A value as a message shows it, in at most `length` characters."""
+    """Return a value for a message, in at most `length` characters."""
     try:
         text = "empty" if value is None else repr(value)
-    except ValueError:  # an integer of thousands of digits
+    # an integer of thousands of digits
+    except ValueError:
         text = "a number too long to print"
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def killed_by(signum: int) -> str:
-    """What happened to a process that the signal `signum` ended, with the likely reason where the
-    signal has one.
-    """
+    """Describe how a process ended by signal `signum`, with the likely reason."""
     reason = ", as the system does when memory runs out" if signum == signal.SIGKILL else ""
     return f"was killed by {signal.Signals(signum).name}{reason}"

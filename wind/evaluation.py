@@ -1,10 +1,10 @@
-"""Evaluation: on held-out prompts, each response of the policy beside the reference's.
+"""Evaluation: the policy's responses to held-out prompts, beside the reference's.
 
 One row is one eval prompt and sample: the policy's response number i, its win rate against *all*
 responses of the reference to the same prompt (ties one half, MATH 7; equal responses tie), and next
 to it the reference's response number i. With a pairwise reward the policy's responses were scored
 against the reference's: the win rate is the mean preference, and so are both rewards, each side's
-over the other. Means and intervals are `wind.metrics`.
+over the other. `wind.metrics` computes means and intervals.
 """
 
 import numpy as np
@@ -28,33 +28,39 @@ KEY = ("prompt_id", "sample_index")
 
 
 class EvaluationSpec(Spec):
-    """Two policies' rewarded responses to the eval prompts, and the first one's log-probabilities."""
+    """Two policies' rewarded responses to the eval prompts.
+
+    The log-probabilities are those of the first policy's responses.
+    """
 
     prompts: Dataset
     generations_policy: Dataset
     generations_reference: Dataset
-    rewards_policy: Dataset  # of a pairwise reward: against the reference's responses
+    # with a pairwise reward: against the reference's responses
+    rewards_policy: Dataset
     # None with a pairwise reward, whose preferences hold both sides
     rewards_reference: Dataset | None = None
     logps: Dataset  # of the policy's responses, under the policy and under the reference
     evaluation: EvaluationConfig
-    match_digest: str = ""  # of the source of evaluation.match, see `resolve_match`
+    # of the source of evaluation.match, see `resolve_match`
+    match_digest: str = ""
 
 
 def resolve_match(config: EvaluationConfig) -> str:
-    """The digest of the source of `evaluation.match`, empty where there is none. Raises ConfigError
-    as `source_digest` does.
+    """Return the digest of the source of `evaluation.match`.
+
+    It is empty if that is unset. Raises ConfigError as `source_digest` does.
     """
     return "" if config.match is None else source_digest("evaluation.match", config.match)
 
 
 def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFrame) -> pl.DataFrame:
-    """The evaluation rows, one per row of `policy`, sorted by key.
+    """Return the evaluation rows, one per row of `policy`, sorted by key.
 
     `policy` and `reference` have the key, response, reward, response_tokens, is_truncated and
     accuracy; with a pairwise reward the policy also has its preferences over the reference's
-    responses, and the reference no reward. `logps` has the key and both log-probabilities. Raises
-    InputError where one of them lacks a prompt and sample that another has.
+    responses, and the reference no reward. `logps` has the key and both log-probabilities, in nats.
+    Raises InputError where one of them lacks a prompt and sample that another has.
     """
     if "preferences" in policy.columns:
         wins = win_rates_of_preferences(policy)
@@ -73,7 +79,8 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
         rows = rows.join(other, on=KEY, how="inner", validate="1:1")
         if not len(rows) == len(policy) == len(other):
             raise InputError(
-                f"evaluation has {len(policy)} responses of the policy and {len(other)} {what}, and {len(rows)} belong together: "
+                f"evaluation has {len(policy)} responses of the policy and {len(other)} {what}, "
+                f"and {len(rows)} belong together: "
                 "sample both with the same prompts and samples_per_prompt"
             )
     return rows.sort(KEY).select(SCHEMAS["evaluation"].names)
@@ -82,11 +89,11 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
 def _judged_alike(
     policy: pl.DataFrame, reference: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Key and reward of both sides, equal responses to a prompt with the same reward: that of the
-    reference's first.
+    """Return key and reward of both sides, equal responses with equal rewards.
 
-    Each side was scored by itself, and the last bits of a model's output hang on what else is in
-    the batch: by them a response would win or lose against itself.
+    Equal responses to a prompt get the reward of the reference's first. Each side was scored by
+    itself, and the last bits of a model's output depend on what else is in the batch: because of
+    them a response would win or lose against itself.
     """
     sides = [
         side.select(*KEY, "response", "reward").with_columns(side=pl.lit(place))
@@ -100,8 +107,10 @@ def _judged_alike(
 
 
 def exact_match(rows: pl.DataFrame) -> pl.Series:
-    """1 where `response` is the same as `answer`, see `wind.answers.is_same`, 0 where not, null
-    without an answer.
+    """Return the accuracy of each row by comparison with its gold answer.
+
+    It is 1 where `response` is the same as `answer`, see `wind.answers.is_same`, 0 where it is not,
+    and null without an answer.
     """
     pairs = zip(rows["response"], rows["answer"], strict=True)
     return pl.Series(
@@ -115,9 +124,11 @@ def exact_match(rows: pl.DataFrame) -> pl.Series:
 
 
 def function_match(match: UserFunction, prompts: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
-    """What the user's function says of each response with a gold answer, 0 or 1; null without one.
+    """Return the accuracy of each row by the user's function.
 
-    Raises InputError for everything it can do wrong, and for another number.
+    `match` judges the responses with a gold answer, 0 or 1; the others are null. `prompts` are the
+    prompts it sees. Raises InputError for everything that the function can do wrong, and for any
+    other number.
     """
     answered = rows.with_row_index("row").filter(pl.col("answer").is_not_null())
     accuracy = np.full(len(rows), None, dtype=object)
@@ -146,8 +157,10 @@ def _side(
     generations: Dataset,
     rewards: Dataset | None,
 ) -> pl.DataFrame:
-    """One policy's responses: key, what its rewards say of it, response, response_tokens,
-    is_truncated, accuracy.
+    """Return one policy's responses with their rewards and accuracy.
+
+    The columns are the key, those of its rewards, response, response_tokens, is_truncated and
+    accuracy.
     """
     columns = [*KEY, "response", "response_token_ids", "finish_reason"]
     sampled = store.frame(generations, columns)
@@ -186,12 +199,16 @@ def _side(
 
 
 def _rewards(spec: EvaluationSpec, store: Store, rewards: Dataset) -> pl.DataFrame:
-    """Key and reward, and with a pairwise reward the preferences over the reference's responses."""
+    """Return key and reward, and the preferences of a pairwise reward.
+
+    The preferences are over the reference's responses.
+    """
     if spec.rewards_reference is not None:
         return store.frame(rewards, [*KEY, "reward"])
     if "preferences" not in store.open(rewards).schema.names:
         raise DatasetError(
-            f"{label(rewards)} has no preferences: a scalar reward needs the reference's rewards beside it"
+            f"{label(rewards)} has no preferences: "
+            "a scalar reward needs the reference's rewards beside it"
         )
     return store.frame(rewards, [*KEY, "reward", "preferences"])
 

@@ -1,6 +1,4 @@
-"""Files: those that come from outside are plain, those of ours never half there, and locks die with
-their holder.
-"""
+"""Read plain files, write atomically, and lock until the holder dies."""
 
 import contextlib
 import errno
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 UNFINISHED = re.compile(r"\..*\.(\d+)-\d+\.partial")
-# bytes of a text that is read at once: the largest tokenizers have half of it
+# bytes of a text that is read at once; the largest tokenizers have half of it
 LARGEST_TEXT: Final = 64 * 2**20
 KINDS: Final = {
     stat.S_IFDIR: "a folder",
@@ -27,13 +25,13 @@ KINDS: Final = {
 
 
 class NotPlainError(OSError):
-    """What was to be read, or replaced, is no plain file, or a link that leads out of its folder."""
+    """A path is not a plain file, or leaves its folder."""
 
 
 def open_plain(path: Path, within: Path | None = None) -> BufferedReader:
-    """The plain file at `path`, open for reading; a link is followed.
+    """Open the plain file at `path` for reading, following links.
 
-    Of a file in the folder `within`, links may lead into that folder, and from a snapshot in a
+    For a file in the folder `within`, links may lead into that folder, and from a snapshot in a
     cache of the Hub into the blobs of the same repository. Nothing but a plain file is opened, so
     that nothing waits for a writer. Raises NotPlainError in one line, and OSError as `open` does.
     """
@@ -47,7 +45,8 @@ def open_plain(path: Path, within: Path | None = None) -> BufferedReader:
     _require_plain(path, os.stat(real))
     descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _require_plain(path, os.fstat(descriptor))  # it may be another by now
+        # it may have been replaced by now
+        _require_plain(path, os.fstat(descriptor))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -55,8 +54,9 @@ def open_plain(path: Path, within: Path | None = None) -> BufferedReader:
 
 
 def read_plain(path: Path, within: Path | None = None) -> bytes:
-    """The content of a plain file, a small one, see `open_plain`. Raises NotPlainError also for one
-    beyond `LARGEST_TEXT`.
+    """Return the content of a small plain file, opened as by `open_plain`.
+
+    Raises NotPlainError also for a file larger than `LARGEST_TEXT`.
     """
     with open_plain(path, within) as file:
         content = file.read(LARGEST_TEXT + 1)
@@ -68,27 +68,27 @@ def read_plain(path: Path, within: Path | None = None) -> bytes:
 
 
 def plain_text(path: Path) -> str:
-    """The text of a plain file in UTF-8, each of its line ends one newline. Raises as `read_plain`
-    does, and UnicodeError.
+    """Return the text of a UTF-8 file with newlines as line ends.
+
+    Raises UnicodeError, and what `read_plain` raises.
     """
     return read_plain(path).decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _refuse_special(path: Path) -> None:
-    """Raise NotPlainError if `path` is there and no plain file."""
+    """Raise NotPlainError if something other than a plain file is at `path`."""
     with contextlib.suppress(FileNotFoundError):
         _require_plain(path, path.stat())
 
 
 def _require_plain(path: Path, state: os.stat_result) -> None:
     if not stat.S_ISREG(state.st_mode):
-        raise NotPlainError(
-            f"{path} is {KINDS.get(stat.S_IFMT(state.st_mode), 'something else')}, and no plain file"
-        )
+        kind = KINDS.get(stat.S_IFMT(state.st_mode), "something else")
+        raise NotPlainError(f"{path} is {kind}, not a plain file")
 
 
 def _reached_from(folder: Path) -> list[Path]:
-    """The folders, without links in their names, that links in `folder` may lead into."""
+    """Return the resolved folders that links in `folder` may lead into."""
     real = Path(os.path.realpath(folder))
     caches = [
         above.parents[1] for above in (real, *real.parents) if above.parent.name == "snapshots"
@@ -98,8 +98,9 @@ def _reached_from(folder: Path) -> list[Path]:
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the whole new one, never a
-    part.
+    """Write `content` to `path` atomically.
+
+    A reader sees the old file or the whole new one, never a part.
     """
     with atomic(path) as partial:
         partial.write_bytes(content)
@@ -107,11 +108,10 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on `path` for the block; the system frees it when the process dies,
-    however it dies.
+    """Hold an exclusive lock on `path` for the block.
 
-    Raises BlockingIOError, whose `strerror` names the process that holds it, if it is taken and
-    `wait` is False.
+    The system releases it when the process dies, however it dies. Raises BlockingIOError, whose
+    `strerror` names the process that holds it, if it is taken and `wait` is False.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -121,7 +121,7 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace")
             os.close(descriptor)
             raise BlockingIOError(errno.EWOULDBLOCK, f"process {holder}", os.fspath(path)) from None
-        # The holder before us may have removed the file: then our lock is on a name nobody else
+        # The previous holder may have removed the file: then our lock is on a name that nobody else
         # will find.
         if _is_at(descriptor, path):
             break
@@ -136,8 +136,9 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock on `path` for the block unless somebody does; whether it is held. Leaves no
-    file where there was none.
+    """Try to lock `path` for the block; yield True on success.
+
+    Leaves no file behind if there was none.
     """
     is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -148,7 +149,7 @@ def try_lock(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             is_held = False
         yield is_held
-        # the block may have removed it, and another have it by now
+        # the block may have removed it, and another process may have it by now
         if is_held and is_new and _is_at(descriptor, path):
             path.unlink()
     finally:
@@ -157,10 +158,10 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name for the block to write; at its end the content is synced and appears at
-    `path` by one rename.
+    """Yield a temporary path that becomes `path` at the end.
 
-    Raises NotPlainError if what is there is no file: a device, say, would be gone.
+    The content is synced, and appears by one rename. Raises NotPlainError if something
+    other than a file is there: a device, say, would be gone.
     """
     _refuse_special(path)
     partial = path.with_name(unfinished_name(path.name))
@@ -175,13 +176,14 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def unfinished_name(name: str) -> str:
-    """What the file `name` is called while this thread writes it."""
+    """Return the name of the file `name` while this thread writes it."""
     return f".{name}.{os.getpid()}-{threading.get_native_id()}.partial"
 
 
 def writer_of(name: str) -> int | None:
-    """The process that writes, or wrote, the unfinished file called `name`; None if it is not such
-    a name.
+    """Return the process that writes, or wrote, an unfinished file.
+
+    None if `name` is not the name of such a file.
     """
     match = UNFINISHED.fullmatch(name)
     return int(match[1]) if match else None

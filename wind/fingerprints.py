@@ -1,8 +1,8 @@
-"""Fingerprints: sha256 over content alone, never over times, hosts, paths or how rows were cut into
-shards.
+"""Fingerprints: sha256 over content alone.
 
-A table's fingerprint hashes each leaf of each column as one stream per kind of content (validity,
-lengths, values), so it is the same whatever the shard and chunk boundaries were.
+Times, hosts, paths, and the division of rows into shards do not enter. A table's fingerprint hashes
+each leaf of each column as one stream per kind of content (validity, lengths, values), so it is the
+same whatever the shard and chunk boundaries were.
 """
 
 import hashlib
@@ -18,45 +18,49 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-THREADS = 2  # that hash at once, beside the one that reads ahead
+# that hash at once, beside the one that reads ahead
+THREADS = 2
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def digest(value: Any) -> str:
-    """The sha256 hex digest of a JSON-able value in canonical form."""
+    """Return the sha256 hex digest of a JSON-able value in canonical form."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def canonical(value: Any) -> str:
-    """A JSON-able value in canonical form: sorted keys, no spaces, no NaN."""
+    """Return a JSON-able value as text in canonical form.
+
+    Keys are sorted, there are no spaces, and NaN raises ValueError.
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 hex digest of a file's bytes."""
+    """Return the sha256 hex digest of a file's bytes."""
     with path.open("rb") as file:
         return stream_digest(file)
 
 
 def stream_digest(file: BufferedReader) -> str:
-    """The sha256 hex digest of what is left to read of an open file."""
+    """Return the sha256 hex digest of the rest of an open file."""
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def ahead(compute: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
-    """`compute` of each item in order, one worked out in a second thread while the caller handles
-    the one before.
+    """Compute items in order, one ahead of the caller.
 
-    That pays for digests: hashing lets go of the interpreter's lock. What was not begun when the
-    block ends is not computed.
+    A second thread computes. The context manager gives an iterator over `compute` of the `items`.
+    That pays off for digests, since hashing releases the interpreter's lock. Items that were not
+    started when the block ends are not computed.
 
     A generator that ended its thread by itself would do so when it is collected, in any thread; in
-    one that just starts it would wait for ever.
+    one that is just starting it would wait forever.
     """
     with ThreadPoolExecutor(1) as pool:
         yield _in_order(pool, compute, items)
@@ -74,7 +78,10 @@ def _in_order(
 
 
 class TableFingerprint:
-    """Accumulates the fingerprint of a table that arrives batch by batch, in row order."""
+    """Accumulates the fingerprint of a table that arrives in batches.
+
+    The batches must come in row order.
+    """
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -82,10 +89,11 @@ class TableFingerprint:
         self._streams: dict[str, Any] = {}
 
     def update(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Add `batches`, whose schema must be the declared one; their columns are hashed side by
-        side.
+        """Add `batches`, whose schema must be the declared one.
+
+        Their columns are hashed in parallel.
         """
-        # An empty batch is no content: its empty streams would count.
+        # An empty batch has no content, but its empty streams would be counted.
         filled = [batch for batch in batches if batch.num_rows]
         self._rows += sum(batch.num_rows for batch in filled)
 
@@ -98,7 +106,7 @@ class TableFingerprint:
             list(pool.map(add, range(len(self._schema))))
 
     def hexdigest(self) -> str:
-        """The fingerprint of everything added so far."""
+        """Return the fingerprint of everything added so far."""
         schema = [[field.name, str(field.type), field.nullable] for field in self._schema]
         return digest(
             [
@@ -132,7 +140,10 @@ class TableFingerprint:
 
 
 def _string_bytes(column: pa.Array) -> memoryview:
-    """The UTF-8 bytes of a string array without nulls, end to end."""
+    """Return the UTF-8 bytes of a string array, end to end.
+
+    The array has no nulls.
+    """
     _, offsets_buffer, data = column.buffers()
     if data is None or len(column) == 0:
         return memoryview(b"")

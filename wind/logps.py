@@ -1,9 +1,8 @@
-"""Logps: the log-probability of every response under the policy that sampled it and under the
-reference, both frozen.
+"""Log-probabilities of the responses under the sampling policy and the reference.
 
-One row is one generation. Both numbers come from the same padded forward passes as training uses,
-not from the sampler, so that the log-ratios of an objective compare like with like (MATH section 0:
-sums over response tokens including the stop token).
+One row is one generation; both models are frozen. Both numbers come from the same padded forward
+passes that training uses, not from the sampler, so that the log-ratios of an objective compare like
+with like (MATH section 0: sums over response tokens including the stop token).
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,13 +33,14 @@ class LogpsSpec(Spec):
 
 
 def shards(spec: LogpsSpec, store: Store) -> int:
-    """As many as the generations have."""
+    """Return the number of shards, which is that of the generations."""
     return len(store.manifest(spec.generations).files)
 
 
 def compute(spec: LogpsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    """The log-probabilities of the rows of the generations' shard `index`; the unit of progress is
-    one scored sequence.
+    """Score the rows of the generations' shard `index`.
+
+    The unit of `progress` is one scored sequence.
     """
     rows = _rows(spec, store, index)
     models = [spec.policy] if spec.policy == spec.reference else [spec.policy, spec.reference]
@@ -69,8 +69,10 @@ def compute(spec: LogpsSpec, store: Store, index: int, place: Place, progress: P
 
 
 def numbers(spec: LogpsSpec, table: pa.Table) -> dict[str, float]:
-    """Mean log-probability under the policy, and the mean log-ratio to the reference: the plain
-    estimate of the KL, in nats.
+    """Return the mean log-probability and the mean log-ratio, in nats.
+
+    The first is under the policy. The second is of the policy to the reference: the plain estimate
+    of the KL divergence.
     """
     policy, reference = table.column("logp_policy"), table.column("logp_reference")
     return {
@@ -80,8 +82,10 @@ def numbers(spec: LogpsSpec, table: pa.Table) -> dict[str, float]:
 
 
 def batched(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Row numbers in batches of at most `batch_tokens` padded tokens, longest rows first; a row
-    longer than that runs alone.
+    """Yield row numbers in batches of at most `batch_tokens` padded tokens.
+
+    `lengths` holds the tokens of each row. The longest rows come first; a row longer than
+    `batch_tokens` runs alone.
     """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
@@ -95,8 +99,9 @@ def batched(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 def _rows(spec: LogpsSpec, store: Store, index: int) -> pl.DataFrame:
-    """The generations of one shard with their prompts' token ids, in key order. Raises DatasetError
-    if a prompt is missing.
+    """Return one shard's generations with their prompts' token ids, in key order.
+
+    Raises DatasetError if a prompt is missing.
     """
     generations = store.frame(
         spec.generations, ["prompt_id", "sample_index", "response_token_ids"], index
@@ -106,7 +111,8 @@ def _rows(spec: LogpsSpec, store: Store, index: int) -> pl.DataFrame:
     unknown = rows.filter(pl.col("prompt_token_ids").is_null())["prompt_id"]
     if len(unknown):
         raise DatasetError(
-            f"{label(spec.generations)} answers prompt {unknown[0]}, which {label(spec.prompts)} does not hold"
+            f"{label(spec.generations)} answers prompt {unknown[0]}, "
+            f"which {label(spec.prompts)} does not hold"
         )
     return rows
 
@@ -114,8 +120,9 @@ def _rows(spec: LogpsSpec, store: Store, index: int) -> pl.DataFrame:
 def _score(
     spec: LogpsSpec, store: Store, model: Model, rows: pl.DataFrame, place: Place, progress: Any
 ) -> list[float]:
-    """The log-probability of every row under `model`, in row order. Raises InputError naming the
-    prompt if one is not finite.
+    """Return the log-probability of every row under `model`, in nats.
+
+    They are in row order. Raises InputError naming the prompt if one is not finite.
     """
     import torch
 
@@ -142,7 +149,8 @@ def _score(
     for prompt_id, logp in zip(rows["prompt_id"], logps, strict=True):
         if not -float("inf") < logp < float("inf"):
             raise InputError(
-                f"{label(model)} gives log-probability {logp} to a response of prompt {prompt_id}: it diverged in training"
+                f"{label(model)} gives log-probability {logp} to a response of prompt {prompt_id}: "
+                "it diverged in training"
             )
     return logps
 
@@ -150,8 +158,9 @@ def _score(
 def padded(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """Token ids, attention mask and response mask of `prompt + response` rows, each `[B, T]`,
-    padded on the right with id 0.
+    """Return token ids, attention mask and response mask, each [B, T].
+
+    A row is `prompt + response`, padded on the right with id 0.
     """
     import torch
 

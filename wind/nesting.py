@@ -1,8 +1,8 @@
-"""How deep JSON and YAML may be nested: counted, so that no state of the process decides what can
-be read.
+"""Limit how deep JSON and YAML may be nested, by counting.
 
-Python's recursion limit is such a state: libraries raise it when they are imported, and what is
-left of it depends on the caller. Parquet and Arrow files have counted limits of their own.
+The state of the process must not decide what can be read. Python's recursion limit is such a state:
+libraries raise it when they are imported, and what is left of it depends on the caller. Parquet and
+Arrow files have counted limits of their own.
 """
 
 import json
@@ -10,14 +10,15 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-DEEPEST: Final = 64  # levels; a chat with tool schemas has about ten
+# levels; a chat with tool schemas has about ten
+DEEPEST: Final = 64
 
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[{]|[\]}]")
 
 
 def json_value(content: bytes, *, parse_constant: Callable[[str], Any] | None = None) -> Any:
-    """The value of a JSON text in UTF-8.
+    """Parse a JSON text in UTF-8.
 
     Raises ValueError (JSONDecodeError, UnicodeDecodeError) for any other text, and for one nested
     more than `DEEPEST` levels.
@@ -29,8 +30,9 @@ def json_value(content: bytes, *, parse_constant: Callable[[str], Any] | None = 
 
 
 def is_too_deep(text: str) -> bool:
-    """Whether the brackets of a JSON text, those within its strings aside, are nested more than
-    `DEEPEST` levels.
+    """Return True if brackets are nested more than `DEEPEST` levels.
+
+    Ignores those within the strings of the JSON text.
     """
     if text.count("[") + text.count("{") <= DEEPEST:
         return False

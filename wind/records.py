@@ -1,9 +1,9 @@
-"""The base of every record that is stored, sent to another process, or handed to a user."""
+"""The base of all stored, transmitted or returned records."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """A frozen record with exactly the fields it declares; an unknown one is refused."""
+    """A frozen record that accepts exactly the fields it declares."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,10 +1,11 @@
-"""Selections: which of a prompt's N responses the policy is trained on, and with what label.
+"""Selections: which of a prompt's responses train, with what label.
 
 One row is one response and its role: `all` where every row trains; `best`, `worst` or `random`
-where some do; `unused` for a row that was not chosen, and `below_margin` for every row of a prompt
-whose chosen two are too close. Nothing is dropped: the rows are those of the win rates.
+where some of the N do; `unused` for a row that was not selected, and `below_margin` for every row
+of a prompt whose two selected rewards are too close. Nothing is dropped: the rows are those of the
+win rates.
 
-A row that was chosen *for* being best or worst has a win rate biased outwards: over all draws, the
+A row that was selected *for* being best or worst has a win rate biased outward: over all draws, the
 row of ascending rank k has the true win rate k/(N + 1), where the unbiased estimate says (k - 1)/(N
 - 1) and the self-counting one (k - 1/2)/N (MATH 2.8). The label `rank` corrects this.
 """
@@ -27,19 +28,20 @@ TRAINED = ("all", "best", "worst", "random")  # the roles of the rows that train
 
 
 class SelectionsSpec(Spec):
-    """The responses to choose among and the choice."""
+    """The responses to select from, and the selection."""
 
     rewards: Dataset
     win_rates: Dataset
-    win_rate: WinRateConfig  # which estimate the label corrects
+    win_rate: WinRateConfig  # the estimator whose bias the label corrects
     selection: SelectionConfig
     seed: int
-    iteration: int  # 1-based; with the seed and the prompt it fixes the random row
+    iteration: int  # 1-based; fixes the random row, with the seed and the prompt
 
 
 def selections(rows: pl.DataFrame, spec: SelectionsSpec) -> pl.DataFrame:
-    """The selections rows of `rows` (prompt_id, sample_index, reward, win_rate, rank), sorted by
-    key.
+    """Return the selections rows of `rows`, sorted by key.
+
+    `rows` has prompt_id, sample_index, reward, win_rate and rank, where 1 is the best.
     """
     rank, samples = pl.col("rank"), pl.len().over("prompt_id")
     chosen = {
@@ -76,8 +78,11 @@ def selections(rows: pl.DataFrame, spec: SelectionsSpec) -> pl.DataFrame:
 
 
 def _label(spec: SelectionsSpec, samples: pl.Expr) -> pl.Expr:
-    """The win rate P, or k/(N + 1) at ascending rank k; tied rows share their ranks: k = 1 + (N -
-    1) P_U = 1/2 + N P_V.
+    """Return the label of each row.
+
+    It is the win rate P, or k/(N + 1) at ascending rank k. Tied rows share their ranks:
+    k = 1 + (N - 1) P_U = 1/2 + N P_V, for the unbiased estimate P_U and the self-counting one P_V.
+    `samples` is N.
     """
     if spec.selection.label == "win_rate":
         return pl.col("win_rate")
@@ -91,8 +96,9 @@ def _label(spec: SelectionsSpec, samples: pl.Expr) -> pl.Expr:
 
 
 def _drawn_ranks(rows: pl.DataFrame, spec: SelectionsSpec) -> pl.DataFrame:
-    """By prompt, the rank of one row other than the best, each with the same chance; seed,
-    iteration and prompt fix it.
+    """Return by prompt the rank of one row other than the best.
+
+    Each has the same chance; seed, iteration and prompt fix the draw.
     """
     sizes = rows.group_by("prompt_id").len()
     drawn = [
@@ -114,19 +120,23 @@ def _compute(
     rows = wins.join(rewards, on=KEY, how="inner", validate="1:1")
     if not len(rows) == len(wins) == len(rewards):
         raise DatasetError(
-            f"{label(spec.win_rates)} and {label(spec.rewards)} do not belong together: rerun win_rates"
+            f"{label(spec.win_rates)} and {label(spec.rewards)} do not belong together: "
+            "rerun win_rates"
         )
     progress(len(rows), len(rows))
     return Shard(selections(rows, spec).to_arrow())
 
 
 def _numbers(spec: SelectionsSpec, table: pa.Table) -> dict[str, float]:
-    """The share of rows that train. Raises InputError if there are none."""
+    """Return the share of rows that train.
+
+    Raises InputError if no row trains.
+    """
     trained = pc.sum(pc.is_in(table["role"], pa.array(TRAINED))).as_py()
     if not trained:
         raise InputError(
-            f"no prompt of {label(spec.rewards)} has rewards that differ by more than {spec.selection.margin}: "
-            "lower selection.margin"
+            f"no prompt of {label(spec.rewards)} has rewards that differ by more than "
+            f"{spec.selection.margin}: lower selection.margin"
         )
     return {"trained_share": trained / table.num_rows}
 

@@ -1,11 +1,10 @@
-"""Win rates: from the rewards or preferences of a prompt's N responses to how often each beats one
-drawn from the same policy.
+"""Win rates: how often each response beats its siblings.
 
-One row is one response against its N-1 siblings. Ties count one half, which keeps the mean over a
-prompt at exactly 1/2 and the preference constant-sum (MATH 0.1, convention 1). With rewards
-everything is ranks within the prompt, so the cost is that of a sort, not N x N. With preferences
-the N x N matrix is there already and nothing says that it is transitive: a cycle is no error, and
-its members may well end up with the same win rate.
+One row is one response against its N-1 siblings, drawn for the same prompt from the same policy.
+Ties count one half, which keeps the mean over a prompt at exactly 1/2 and the preference
+constant-sum (MATH 0.1, convention 1). With rewards everything is ranks within the prompt, so the
+cost is that of a sort, not N x N. With preferences the N x N matrix is already there and need not
+be transitive: a cycle is no error, and its members may well end up with the same win rate.
 """
 
 import polars as pl
@@ -20,7 +19,7 @@ from wind.store.handles import Dataset, label
 from wind.store.schemas import SCHEMAS
 
 KEY = ("prompt_id", "sample_index")
-# by which win rates of preferences differ or tie: sums of other terms may differ by a rounding
+# to which win rates of preferences are compared: sums of other terms may differ by rounding
 DECIMALS = 12
 
 
@@ -32,16 +31,18 @@ class WinRatesSpec(Spec):
 
 
 def win_rates(rewards: pl.DataFrame, config: WinRateConfig) -> pl.DataFrame:
-    """The win_rates rows of `rewards` (prompt_id, sample_index, reward; of a pairwise reward also
-    preferences), sorted by key.
+    """Return the win_rates rows of `rewards`, sorted by key.
 
-    With W siblings beaten and T tied of N-1: `unbiased` is the leave-one-out U-statistic (W + T/2)
-    / (N-1), `self_counting` is SPPO's V-statistic (W + T/2 + 1/2) / N (arXiv 2405.00675, App. A),
-    which shrinks the centred U by (N-1)/N (MATH 0.2). With preferences P_ij they are the sum of
-    P_ij over j other than i by N-1, and over all j by N (MATH 2.8, 4.1); wins, ties and losses then
-    count P_ij above, at and below 1/2, and the rank is that of the win rate. Raises InputError for
-    a NaN, for a prompt with a single response, and for preferences that are not one per response to
-    it.
+    `rewards` has prompt_id, sample_index and reward; those of a pairwise reward also preferences.
+    With W siblings beaten and T tied of N-1, the estimator `unbiased` of `config` is the
+    leave-one-out U-statistic (W + T/2) / (N-1), and `self_counting` is SPPO's V-statistic
+    (W + T/2 + 1/2) / N (arXiv 2405.00675, App. A), which shrinks the centered U by (N-1)/N (MATH
+    0.2). With preferences P_ij they are the sum of P_ij over j other than i divided by N-1, and
+    over all j divided by N (MATH 2.8, 4.1); wins, ties and losses then count P_ij above, at and
+    below 1/2, and the rank is that of the win rate.
+
+    Raises InputError for a NaN, for a prompt with a single response, and for rows whose preferences
+    are not one per response to their prompt.
     """
     _refuse(
         rewards.filter(pl.col("reward").is_nan()),
@@ -65,14 +66,17 @@ def win_rates(rewards: pl.DataFrame, config: WinRateConfig) -> pl.DataFrame:
     by_reward = pl.col("reward").rank("ordinal", descending=True).over("prompt_id")
     return (
         counted.with_columns(win_rate=estimators[config.estimator])
-        # equal: first sample first
+        # of equal rows the first sample ranks first
         .with_columns(rank=by_rate if "preferences" in rewards.columns else by_reward)
         .select(SCHEMAS["win_rates"].names)
     )
 
 
 def _counted_rewards(rewards: pl.DataFrame) -> pl.DataFrame:
-    """`rewards`, sorted by key, with wins, ties, losses and points: W + T/2."""
+    """Return `rewards`, sorted by key, with their counts.
+
+    The counts are wins, ties, losses and points: W + T/2.
+    """
     return (
         rewards.sort(KEY)
         .with_columns(
@@ -86,28 +90,31 @@ def _counted_rewards(rewards: pl.DataFrame) -> pl.DataFrame:
 
 
 def _counted_preferences(rewards: pl.DataFrame) -> pl.DataFrame:
-    """`rewards`, sorted by key, with wins, ties, losses and points: the sum of the preferences over
-    the siblings.
+    """Return `rewards`, sorted by key, with their counts.
+
+    The counts are wins, ties, losses and points: the sum of the preferences over the siblings.
     """
     _refuse(rewards.filter(_nan_preference()), "has the preference NaN: fix the reward")
     _refuse(
         rewards.filter(pl.col("preferences").list.len() != pl.len().over("prompt_id")),
-        "has not one preference for each response to its prompt: score all of them against each other",
+        "has not one preference for each response to its prompt: "
+        "score all of them against each other",
     )
     return rewards.sort(KEY).with_columns(
         wins=_preferences(pl.element() > 0.5),
-        ties=_preferences(pl.element() == 0.5) - 1,  # its own
+        # without the tie with itself
+        ties=_preferences(pl.element() == 0.5) - 1,
         losses=_preferences(pl.element() < 0.5),
         points=_preferences_sum() - 0.5,
     )
 
 
 def win_rates_of_preferences(preferences: pl.DataFrame) -> pl.DataFrame:
-    """The win rate of each row of `preferences` (prompt_id, sample_index, preferences) against its
-    opponents, and the share tied.
+    """Return each row's win rate against its opponents, and the share tied.
 
-    The preferences are of this row over the opponents; both are means over these. Returns key,
-    win_rate and tie_share, sorted by key. Raises InputError for a NaN.
+    `preferences` has prompt_id, sample_index and preferences, those of the row over each opponent;
+    both results are means over these. Returns key, win_rate and tie_share, sorted by key. Raises
+    InputError for a NaN.
     """
     _refuse(preferences.filter(_nan_preference()), "has the preference NaN: fix the reward")
     count = pl.col("preferences").list.len()
@@ -119,11 +126,11 @@ def win_rates_of_preferences(preferences: pl.DataFrame) -> pl.DataFrame:
 
 
 def opponents_rewards(preferences: pl.DataFrame, opponents: pl.DataFrame) -> pl.DataFrame:
-    """The mean preference of each of `opponents` (prompt_id, sample_index) over the rows of
-    `preferences`: 1 - theirs over it.
+    """Return each opponent's mean preference over the rows of its prompt.
 
-    Returns key and reward, sorted by key. Raises InputError unless each row has one preference for
-    each opponent on its prompt.
+    `opponents` has prompt_id and sample_index; the preference of an opponent over a row is 1 minus
+    that of the row in `preferences` over it. Returns key and reward, sorted by key. Raises
+    InputError unless each row has one preference for each opponent on its prompt.
     """
     placed = (
         opponents.select(KEY).sort(KEY).with_columns(place=pl.int_range(pl.len()).over("prompt_id"))
@@ -132,7 +139,8 @@ def opponents_rewards(preferences: pl.DataFrame, opponents: pl.DataFrame) -> pl.
     rows = preferences.join(counts, on="prompt_id", how="left")
     _refuse(
         rows.filter(pl.col("preferences").list.len() != pl.col("opponents").fill_null(0)),
-        "has not one preference for each response of the reference to its prompt: score them against each other",
+        "has not one preference for each response of the reference to its prompt: "
+        "score them against each other",
     )
     means = (
         preferences.select(
@@ -150,13 +158,13 @@ def opponents_rewards(preferences: pl.DataFrame, opponents: pl.DataFrame) -> pl.
 
 
 def win_rates_against(rewards: pl.DataFrame, opponents: pl.DataFrame) -> pl.DataFrame:
-    """The win rate of each row of `rewards` against all of its prompt's `opponents`, ties one half
-    (MATH 7), and the share tied.
+    """Return each row's win rate against its opponents, and tie share.
 
-    Both frames have prompt_id, sample_index, reward; M and L rows per prompt. Returns key, win_rate
-    and tie_share, sorted by key: (W + T/2) / L and T / L. Counting in the union and taking away the
-    own side avoids the M x L comparison. Raises InputError for a NaN reward and for a prompt
-    without opponents.
+    The opponents are all of the row's prompt. Both frames have prompt_id, sample_index and reward,
+    `rewards` M rows and `opponents` L rows per prompt. Returns key, win_rate (W + T/2) / L, with
+    ties one half (MATH 7), and tie_share T / L, sorted by key. Counting in the union and
+    subtracting the own side avoids the M x L comparison. Raises InputError for a NaN reward and for
+    a prompt without opponents.
     """
     columns = ["prompt_id", "sample_index", "reward"]
     union = pl.concat(
@@ -192,25 +200,31 @@ def win_rates_against(rewards: pl.DataFrame, opponents: pl.DataFrame) -> pl.Data
 
 
 def _smaller(reward: str, *within: str) -> pl.Expr:
-    """How many rows of the prompt (and of the same `within`) have a smaller reward."""
+    """Count the prompt's rows of smaller reward.
+
+    Only rows with the same values in the columns `within` count.
+    """
     return pl.col(reward).rank("min").over("prompt_id", *within).cast(pl.Int64) - 1
 
 
 def _not_larger(reward: str, *within: str) -> pl.Expr:
-    """How many rows of the prompt (and of the same `within`) have a smaller or equal reward, the
-    row itself counted.
+    """Count the prompt's rows of smaller or equal reward.
+
+    The row itself is one of them. Only rows with the same values in the columns `within` count.
     """
     return pl.col(reward).rank("max").over("prompt_id", *within).cast(pl.Int64)
 
 
 def _preferences(which: pl.Expr) -> pl.Expr:
-    """How many of a row's preferences are as `which` says."""
+    """Count a row's preferences for which `which` holds."""
     return pl.col("preferences").list.eval(which).list.sum().cast(pl.Int64)
 
 
 def _preferences_sum() -> pl.Expr:
-    """The sum of a row's preferences, in ascending order: the order of the others does not matter
-    to the last bit.
+    """Return the sum of a row's preferences.
+
+    It is summed in ascending order, so that the order of the opponents does not change the last
+    bit.
     """
     return pl.col("preferences").list.sort().list.sum()
 
@@ -248,7 +262,10 @@ def _compute(
 
 
 def _numbers(spec: WinRatesSpec, table: pa.Table) -> dict[str, float]:
-    """The share of comparisons that tie, and the mean win rate (1/2, or something is wrong)."""
+    """Return the share of comparisons that tie, and the mean win rate.
+
+    The latter is 1/2, or something is wrong.
+    """
     ties, decided = (
         pc.sum(table["ties"]).as_py(),
         pc.sum(pc.add(table["wins"], table["losses"])).as_py(),

@@ -1,4 +1,4 @@
-"""Commands that audit a store: verify, lineage and diff."""
+"""Commands that verify and explain what is stored."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ from flows.options import Json, Root, RunCode, SignedBy
 from wind.errors import ConfigError, DatasetError
 from wind.machine.terminal import say, say_json
 from wind.store.datasets import Store
-from wind.store.references import REFERENCE, find, named
+from wind.store.references import REFERENCE, find_dataset, find_version
 from wind.store.versions import history, runs
 
 if TYPE_CHECKING:
@@ -24,23 +24,26 @@ commands = typer.Typer()
 def verify_content(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[X]", help="a version or a dataset; without it, the whole store"),
+        typer.Argument(metavar="[X]", help="A version or a dataset; everything if left out."),
     ] = None,
     reproduce: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", help="recompute this dataset of the version, and compare"),
+        typer.Option(
+            metavar="STAGE", help="Recompute this dataset of the version, and compare the results."
+        ),
     ] = None,
     scratch: Annotated[
-        Path | None, typer.Option(help="a folder to reproduce in; by default one in the store")
+        Path | None,
+        typer.Option(help="The folder to reproduce in; by default, one within the store."),
     ] = None,
     run_code: RunCode = False,
     signed_by: SignedBy = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Recompute the checksums, seals and foreign keys of what is stored.
+    """Verify a version with its parents, a dataset, or the whole store.
 
-    X is a version, with all its ancestors, or a dataset; without X the whole store is verified.
+    Every checksum, seal and foreign key is recomputed.
     """
     from wind.audit.verification import Verification
 
@@ -55,7 +58,7 @@ def verify_content(
     if name is None:
         verification.everything()
     elif "/" in name or ":" in name:
-        verification.dataset(named(store, name))
+        verification.dataset(find_dataset(store, name))
     else:
         _verify_version(verification, name)
     if as_json:
@@ -71,17 +74,17 @@ def lineage(
         str,
         typer.Argument(
             metavar="X",
-            help="a version, VERSION:rewards, rewards/DIGITS, models/DIGITS, or a prompt's id",
+            help="A version, VERSION:rewards, rewards/DIGITS, models/DIGITS, or a prompt's id.",
         ),
     ],
     run_name: Annotated[
-        str | None, typer.Option("--run", help="for a prompt: the run to look in")
+        str | None, typer.Option("--run", help="For a prompt: the run to look in.")
     ] = None,
     form: Annotated[
         Literal["tree", "mermaid"],
         typer.Option(
             "--format",
-            help="what to print: a tree, or Mermaid text, which GitHub and mermaid-cli draw",
+            help="What to print: a tree, or Mermaid text, which GitHub and mermaid-cli draw.",
         ),
     ] = "tree",
     root: Root = "store",
@@ -89,7 +92,7 @@ def lineage(
 ) -> None:
     """Show every ancestor, back to the files that were imported."""
     from flows import show_audit
-    from flows.subjects import lineage_of
+    from flows.references import lineage_of
     from wind.audit.lineage.mermaid import flowchart
 
     found = lineage_of(Store(root), name, run_name)
@@ -103,34 +106,36 @@ def lineage(
 
 @commands.command()
 def diff(
-    before: Annotated[str, typer.Argument(metavar="A", help="a version, or a run")],
+    before: Annotated[str, typer.Argument(metavar="A", help="A version, or a run.")],
     after: Annotated[
         str,
         typer.Argument(
-            metavar="B", help="the other one; two runs are also compared iteration by iteration"
+            metavar="B", help="The other one; two runs are also compared iteration by iteration."
         ),
     ],
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Show what changed between two versions, and why datasets were recomputed."""
+    """Show what differs between two versions, and why each dataset was recomputed."""
     from flows import show_audit
     from wind.audit.diff import difference
 
     store = Store(root)
     are_runs = all(name in runs(store) for name in (before, after))
-    found = difference(store, find(store, before), find(store, after), aligned=are_runs)
+    found = difference(
+        store, find_version(store, before), find_version(store, after), aligned=are_runs
+    )
     say_json(found) if as_json else show_audit.difference(found)
 
 
 def _verify_version(verification: "Verification", name: str) -> None:
     """Verify the version called `name`.
 
-    If damage keeps it from being found, all of its run is verified.
+    Verifies its whole run if damage prevents finding the version.
     """
     match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
     try:
-        found = find(verification.store, name)
+        found = find_version(verification.store, name)
     except (ConfigError, DatasetError) as error:
         is_there = match is not None and match["run"] in runs(verification.store)
         if (
@@ -147,17 +152,14 @@ def _verify_version(verification: "Verification", name: str) -> None:
 def _verify_signed(
     verification: "Verification", name: str | None, signed_by: Path, *, as_json: bool
 ) -> None:
-    """Verify the version called `name`, and its signatures.
-
-    All versions that it continues must be signed too, as they are in the store.
-    """
+    """Verify a version, and that it and all its predecessors are signed."""
     from wind.audit.allowed_signers import Allowed
     from wind.audit.signatures import require, signed
 
     if name is None or "/" in name or ":" in name:
         raise ConfigError("--signed-by needs a version: wind verify RUN@2 --signed-by ann.pub")
     allowed, store = Allowed(signed_by), verification.store
-    chain = history(store, find(store, name), is_whole=False)
+    chain = history(store, find_version(store, name), is_whole=False)
     for version in chain:
         verification.version(version.run, version.number)
     found = [] if verification.findings else [signed(store, version, allowed) for version in chain]
@@ -191,7 +193,7 @@ def _reproduce(
 
     if name is None:
         raise ConfigError("--reproduce needs a version: wind verify RUN@2 --reproduce rewards")
-    version = find(store, name)
+    version = find_version(store, name)
     handles = version.content.datasets
     if stage not in handles:
         raise ConfigError(f"{name} has no dataset {stage!r}: it has {', '.join(handles)}")

@@ -1,4 +1,4 @@
-"""Commands about data checks: run them again, and show all of a run's."""
+"""Commands that repeat and show data checks."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from wind.machine.terminal import say, say_json
 from wind.nesting import json_value
 from wind.store.datasets import Store
 from wind.store.handles import label
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, everywhere
 
 commands = typer.Typer()
@@ -25,22 +25,23 @@ commands = typer.Typer()
 @commands.command()
 def check(
     name: Annotated[
-        str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id")
+        str,
+        typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id."),
     ],
     set_: Set = None,
     run_code: RunCode = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Run the data checks of a version again, with today's suites and the run's thresholds or
-    others. Recomputes nothing.
+    """Repeat the data checks of a version, without recomputing it.
 
-    The results are kept beside the earlier ones. Python files with checks are run only if `--set
-    checks.files=[...]` names them, and row conditions of a config that somebody else ran only with
-    `--run-code`.
+    It uses the current suites, and the thresholds of the run unless --set
+    changes them. The results are kept beside the earlier ones. Python files with
+    checks run only if `--set checks.files=[...]` names them, and row conditions
+    of a config that somebody else ran only with `--run-code`.
     """
     store = Store(root)
-    version = find(store, name)
+    version = find_version(store, name)
     recorded_checks, foreign = _recorded_checks(store, version.run)
     checks = checks_config(recorded_checks, set_ or ())
     kept = [each for each in conditions_in(checks) if each in foreign]
@@ -67,23 +68,30 @@ def check(
         show.checks(store, results)
     failed = [result for result in results.values() if not result.success]
     if failed:
-        first = f"{label(failed[0].handle)} failed {failed[0].failures[0]}; see {store.storage.url}/{failed[0].path}"
+        first = (
+            f"{label(failed[0].handle)} failed {failed[0].failures[0]}; "
+            f"see {store.storage.url}/{failed[0].path}"
+        )
         raise DataCheckError(
-            f"{len(failed)} of {len(results)} datasets of {version.run}@{version.number} fail: {first}"
+            f"{len(failed)} of {len(results)} datasets of {version.run}@{version.number} "
+            f"fail: {first}"
         )
 
 
 @commands.command()
 def docs(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="the name of a run")],
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The name of a run.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="folder that gets the pages (default: the run's own, in the store)"),
+        typer.Option(help="The folder to write the pages to; by default, the run's in the store."),
     ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Write one page with all data checks of a run, and the page of each result beside it."""
+    """Write a page of all data checks of a run.
+
+    Each result gets a page of its own beside it.
+    """
     from data_checks.docs import docs as pages
 
     store = Store(root)
@@ -104,10 +112,10 @@ def docs(
 
 
 def _recorded_checks(store: Store, run: str) -> tuple[dict[Any, Any], list[NamedCode]]:
-    """The section `checks` that the run last had, without Python files, and the code in it unless
-    this user ran that config.
+    """Return the run's last section `checks`, and its foreign code.
 
-    A store from elsewhere must not choose what is run.
+    Python files are removed from the section; the code is that in it, unless this user ran the
+    config. A store from elsewhere must not choose what is run.
     """
     name = f"runs/{run}/config.json"
     try:
@@ -117,14 +125,14 @@ def _recorded_checks(store: Store, run: str) -> tuple[dict[Any, Any], list[Named
         return {}, []
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(
-            f"{store.storage.url}/{name} is no config ({error}): restore it or remove it"
+            f"{store.storage.url}/{name} is not a config ({error}): restore it or remove it"
         ) from error
     checks.pop("files", None)
     return checks, [] if is_own(content) else list(conditions_in(checks_config(checks)))
 
 
 def _before(store: Store, version: Version) -> dict[str, Any]:
-    """The datasets of the iteration before, if it was published."""
+    """Return the datasets of the previous iteration, if it was published."""
     previous = version.content.previous
     found = next((each for each in everywhere(store) if each.id == previous), None)
     return {} if found is None else found.content.datasets

@@ -1,4 +1,4 @@
-"""Commands that say what is kept: tags, versions that are no longer wanted, and garbage collection."""
+"""Commands that decide what is kept: tags, forgetting, garbage collection."""
 
 from typing import Annotated
 
@@ -8,17 +8,17 @@ from flows import show
 from flows.options import Json, Root
 from wind.errors import ConfigError
 from wind.machine.terminal import say_json
-from wind.store import studies
+from wind.store import forgetting, studies
 from wind.store.datasets import Store
 from wind.store.garbage import collect
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Versions, runs
 
 commands = typer.Typer()
 
 Named = Annotated[
     str,
-    typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id"),
+    typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id."),
 ]
 
 
@@ -28,20 +28,21 @@ def tag_version(
     tag: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="letters, digits, dot, dash, underscore; not a number alone"
+            metavar="NAME",
+            help="The tag: letters, digits, dots, dashes and underscores, but not just a number.",
         ),
     ],
     delete: Annotated[
-        bool, typer.Option("--delete", help="remove the tag NAME from the run of VERSION")
+        bool, typer.Option("--delete", help="Remove the tag NAME from the run of VERSION.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="move the tag if it points to another version")
+        bool, typer.Option("--force", help="Move the tag if it points to another version.")
     ] = False,
     root: Root = "store",
 ) -> None:
-    """Give a version a name that stays: RUN@NAME."""
+    """Give a version a permanent name: RUN@NAME."""
     store = Store(root)
-    version = find(store, name)
+    version = find_version(store, name)
     if delete:
         Versions(store, version.run).untag(tag)
     else:
@@ -50,11 +51,13 @@ def tag_version(
 
 @commands.command()
 def tags(
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None,
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run; all runs if left out.")
+    ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """List the tags of a run, or of all runs, and the versions that they name."""
+    """List the tags of one or all runs, with their versions."""
     store = Store(root)
     if run_name is not None and run_name not in runs(store):
         raise ConfigError(
@@ -73,48 +76,55 @@ def forget(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|VERSION", help="a version, or all versions of a run, or a study"
+            metavar="RUN|VERSION", help="A version, or a run or study to forget completely."
         ),
     ],
     force: Annotated[
         bool,
-        typer.Option("--force", help="although a tag names it or another version continues it"),
+        typer.Option(
+            "--force", help="Forget it even if a tag names it or another version continues it."
+        ),
     ] = False,
     root: Root = "store",
 ) -> None:
-    """Remove the record of a version that is no longer wanted; `wind gc` then frees what nothing
-    else needs.
+    """Remove the record of an unwanted version.
+
+    `wind gc` then frees what nothing else needs.
     """
     store = Store(root)
     if "@" not in name and (
         name in runs(store) or name in {study.run for study in studies.studies(store)}
     ):
-        Versions(store, name).forget(list(Versions(store, name)), force=force)
+        forgetting.forget(store, name, list(Versions(store, name)), force=force)
         studies.forget(store, name)
     else:
-        version = find(store, name)
-        Versions(store, version.run).forget([version], force=force)
+        version = find_version(store, name)
+        forgetting.forget(store, version.run, [version], force=force)
 
 
 @commands.command()
 def gc(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="remove nothing; say what would be removed")
+        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
     keep_weights: Annotated[
-        str | None, typer.Option(metavar="all|tagged|K", help="in place of retention.weights")
+        str | None,
+        typer.Option(metavar="all|tagged|K", help="Override retention.weights of all runs."),
     ] = None,
     keep_states: Annotated[
-        int | None, typer.Option(min=0, help="in place of retention.optimizer_states")
+        int | None, typer.Option(min=0, help="Override retention.optimizer_states of all runs.")
     ] = None,
     keep_unfinished: Annotated[
-        bool, typer.Option("--keep-unfinished", help="leave what interrupted stages go on from")
+        bool,
+        typer.Option("--keep-unfinished", help="Keep what interrupted stages can resume from."),
     ] = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Remove what no version, study or running process needs, and what the retention policies of
-    the runs do not keep.
+    """Remove everything that is no longer needed.
+
+    That is everything that no version, study or running process uses, and that
+    the retention policies of the runs do not keep.
     """
     collected = collect(
         Store(root),
@@ -142,5 +152,5 @@ def _weights(text: str) -> str | int:
     if text.isdecimal() and int(text) >= 1:
         return int(text)
     raise ConfigError(
-        f"--keep-weights {text!r} must be all, tagged, or how many of the last versions, such as 2"
+        f"--keep-weights {text!r} must be all, tagged, or a number of latest versions, such as 2"
     )

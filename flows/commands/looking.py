@@ -1,4 +1,4 @@
-"""Commands that look at what is stored."""
+"""Commands that show what is stored."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from flows.options import Json, Root, print_versions
 from wind.errors import ConfigError
 from wind.machine.terminal import say_json
 from wind.store.datasets import Store
-from wind.store.references import find, named
+from wind.store.references import find_dataset, find_version
 from wind.store.versions import Versions
 from wind.store.versions import runs as runs_of
 
@@ -19,7 +19,9 @@ commands = typer.Typer()
 
 @commands.command()
 def versions(
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None,
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run; all runs if left out.")
+    ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
@@ -40,33 +42,34 @@ def versions(
 @commands.command("show")
 def show_version(
     name: Annotated[
-        str, typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id")
+        str,
+        typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id."),
     ],
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Show one version: datasets, checks, metrics, parents."""
-    version = find(Store(root), name)
+    """Show a version: its datasets, checks, metrics and parents."""
+    version = find_version(Store(root), name)
     say_json(version) if as_json else show.version(Store(root), version)
 
 
 @commands.command()
 def rows(
     name: Annotated[
-        str, typer.Argument(metavar="DATASET", help="VERSION:generations, or generations/DIGITS")
+        str, typer.Argument(metavar="DATASET", help="VERSION:generations, or generations/DIGITS.")
     ],
-    where: Annotated[str | None, typer.Option(help="an SQL condition on the columns")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 10,
+    where: Annotated[str | None, typer.Option(help="An SQL condition on the columns.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The maximum number of rows to show.")] = 10,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Look at the rows of a dataset."""
+    """Show rows of a dataset."""
     import polars as pl
 
     from wind.exchange.sql import select
 
     store = Store(root)
-    found = pl.from_arrow(select(store, named(store, name), where=where, limit=limit))
+    found = pl.from_arrow(select(store, find_dataset(store, name), where=where, limit=limit))
     assert isinstance(found, pl.DataFrame)
     say_json(found.fill_nan(None).to_dicts()) if as_json else show.frame(found)
 
@@ -76,18 +79,18 @@ def prompt(
     digits: Annotated[
         str,
         typer.Argument(
-            metavar="ID", help="digits of a prompt_id, which `wind rows RUN:prompts` shows"
+            metavar="ID", help="Digits of a prompt_id, which `wind rows RUN:prompts` shows."
         ),
     ],
     run_name: Annotated[
-        str | None, typer.Option("--run", help="which run, where several have the prompt")
+        str | None, typer.Option("--run", help="The run to look in, if several have the prompt.")
     ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Show one prompt's responses in every iteration side by side."""
+    """Show one prompt's responses in all iterations side by side."""
     from flows import show_audit
-    from flows.subjects import prompt_of
+    from flows.references import prompt_of
     from wind.audit.prompt_history import history
 
     store = Store(root)
@@ -99,31 +102,39 @@ def prompt(
 def sql(
     query: Annotated[
         str,
-        typer.Argument(help="such as 'SELECT iteration, avg(reward) FROM rewards GROUP BY ALL'"),
+        typer.Argument(
+            help="A query such as 'SELECT iteration, avg(reward) FROM rewards GROUP BY ALL'."
+        ),
     ],
     name: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="only this version")
+        str | None, typer.Argument(metavar="[VERSION]", help="Query only this version.")
     ] = None,
     run_name: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="all versions of this run")
+        str | None,
+        typer.Option("--run", metavar="RUN", help="Query all versions of this run."),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="write the rows to this file")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="write the rows to this file")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows to this CSV file.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write the rows to this Parquet file.")
+    ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Ask the datasets of a run in SQL: each is a view with its columns, `iteration` and `version`;
-    so are `versions`.
+    """Query the datasets of a run in SQL.
 
-    The only run, if none is named.
+    Each dataset is a view with its columns, `iteration` and `version`, and so is
+    the list of `versions`. Without VERSION and --run, the store must have a
+    single run, which is queried.
     """
-    from flows.answers import print_json, print_rows, write_rows
+    from flows.query_output import print_json, print_rows, write_rows
     from wind.exchange.sql import answer
 
     if sum([csv is not None, parquet is not None, as_json]) > 1 or (name and run_name):
         raise ConfigError("give one of --json, --csv and --parquet, and either VERSION or --run")
     store = Store(root)
-    found = [find(store, name)] if name else list(Versions(store, _only_run(store, run_name)))
+    found = (
+        [find_version(store, name)] if name else list(Versions(store, _only_run(store, run_name)))
+    )
     with answer(store, found, query) as rows:
         if csv or parquet:
             say_json({"rows": write_rows(rows, csv=csv, parquet=parquet)}, None)
@@ -134,7 +145,7 @@ def sql(
 
 
 def _only_run(store: Store, name: str | None) -> str:
-    """The run called `name`, or the only one there is."""
+    """Return the run called `name`, or the only one there is."""
     known = runs_of(store)
     if name in known:
         return str(name)

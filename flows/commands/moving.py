@@ -1,4 +1,4 @@
-"""Commands that move what is stored: out to other tools, to another machine, to the Hub."""
+"""Commands that move data to other tools, machines, or the Hub."""
 
 import tempfile
 from enum import StrEnum
@@ -21,7 +21,7 @@ commands = typer.Typer()
 What = Annotated[
     str,
     typer.Argument(
-        metavar="X", help="a version, VERSION:generations, VERSION:model_out, or NOUN/DIGITS"
+        metavar="X", help="A version, VERSION:generations, VERSION:model_out, or NOUN/DIGITS."
     ),
 ]
 
@@ -40,19 +40,21 @@ FOLDERS = {Format.HF: export_hf, Format.PARQUET: export_parquet, Format.MODEL: e
 def export(
     name: What,
     destination: Annotated[
-        Path, typer.Argument(metavar="DEST", help="a new folder, or the file of an archive")
+        Path, typer.Argument(metavar="DEST", help="A new folder, or the file of an archive.")
     ],
     form: Annotated[
         Format,
         typer.Option(
-            "--format", help="datasets with a card, plain Parquet, a model folder, or one file"
+            "--format",
+            help="What to write: datasets with a card, plain Parquet, a model folder, or one file.",
         ),
     ],
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Write a version, a dataset or a model for other tools, or a whole version with its parents
-    for another machine.
+    """Export a version, a dataset or a model for other tools.
+
+    As an archive, a whole version with its parents moves to another machine.
     """
     store = Store(root)
     subject = Exportable.of(store, name)
@@ -60,7 +62,7 @@ def export(
         FOLDERS[form](store, subject, destination)
     elif subject.version is None or not subject.datasets:
         raise ConfigError(
-            f"{name} is no version: an archive holds a version with all it was made of"
+            f"{name} is not a version: an archive holds a version and everything it was made of"
         )
     else:
         export_archive(store, subject.version, destination)
@@ -82,26 +84,29 @@ def export(
 @commands.command("import")
 def import_version(
     archive: Annotated[
-        Path, typer.Argument(metavar="FILE", help="what `wind export --format archive` wrote")
+        Path,
+        typer.Argument(metavar="FILE", help="A file written by `wind export --format archive`."),
     ],
     run_name: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="take it in as versions of this run")
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Import it as versions of this run."),
     ] = None,
     trust: Annotated[
         str | None,
         typer.Option(
             metavar="SENDER",
-            help="take this sender's computations and checks for your own; its versions say so for ever",
+            help="Trust this sender's computations and checks like your own; "
+            "its versions say so forever.",
         ),
     ] = None,
     signed_by: SignedBy = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Verify an archive, then take its version into the store with all it was made of."""
+    """Verify an archive, then import its version with its parents."""
     if not archive.is_file():
         raise ConfigError(
-            f"{archive} is not a file: name what `wind export --format archive` wrote"
+            f"{archive} is not a file: name one written by `wind export --format archive`"
         )
     store = Store(root)
     found = import_archive(store, archive, run_name, trust, signed_by)
@@ -131,16 +136,18 @@ def import_version(
 def push_to_hub(
     name: What,
     destination: Annotated[
-        str, typer.Argument(metavar="hub:ORG/NAME", help="a repository of the Hugging Face Hub")
+        str, typer.Argument(metavar="hub:ORG/NAME", help="A repository on the Hugging Face Hub.")
     ],
     public: Annotated[
-        bool, typer.Option("--public", help="let everybody see it; private otherwise")
+        bool, typer.Option("--public", help="Make the repository public instead of private.")
     ] = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Push a version's datasets, one dataset, or a model (VERSION:model_out) with its card to the
-    Hugging Face Hub.
+    """Push datasets or a model to the Hugging Face Hub.
+
+    X is a version, whose datasets are pushed, one dataset, or a model
+    (VERSION:model_out); its card is pushed with it.
     """
     wanted = repository(destination)
     require_token()

@@ -27,7 +27,7 @@ from wind.machine.environment import unset, variables
 from wind.machine.terminal import say, say_json
 from wind.stages import STAGES
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, Versions, runs
 
 commands = typer.Typer()
@@ -41,23 +41,24 @@ def run(
     base: From = None,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe, or continue it: what is in the cache is not computed again."""
+    """Run a recipe, or continue it; cached datasets are not recomputed."""
     loaded = load(config, set_, iterations)
-    _distill(loaded, as_json=as_json, base=find(Store(loaded.root), base) if base else None)
+    _distill(loaded, as_json=as_json, base=find_version(Store(loaded.root), base) if base else None)
 
 
 @commands.command()
 def rerun(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="the name of a run")],
-    stage: Annotated[str, typer.Option("--from", help=f"one of {', '.join(STAGES)}")],
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The name of a run.")],
+    stage: Annotated[str, typer.Option("--from", help=f"The stage, one of {', '.join(STAGES)}.")],
     run_code: RunCode = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Compute a stage anew, and what depends on it; nothing before it.
+    """Recompute a stage and everything that depends on it.
 
-    The config is the one in the store. If somebody else ran it, as in a copied store, code that it
-    names needs `--run-code`.
+    Nothing before it is recomputed. The config is the one in the store. If
+    somebody else ran it, as in a copied store, code that it names needs
+    `--run-code`.
     """
     from tasks.running import KeptConfig
     from wind.code.named_code import code_in, require_leave
@@ -86,11 +87,14 @@ def plan(
     base: From = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would take from the cache and what it would compute. Computes nothing."""
+    """Show what a run would compute or take from the cache.
+
+    Computes nothing.
+    """
     from flows.plan import planned
 
     loaded = load(config, set_, iterations)
-    steps = planned(loaded, find(Store(loaded.root), base) if base else None)
+    steps = planned(loaded, find_version(Store(loaded.root), base) if base else None)
     if as_json:
         say_json(steps)
     else:
@@ -103,12 +107,22 @@ def plan(
 @commands.command()
 def serve(
     config: Config,
-    cron: Annotated[str | None, typer.Option(help='when to run, such as "0 2 * * *"')] = None,
-    interval: Annotated[float | None, typer.Option(min=1, help="seconds between runs")] = None,
+    cron: Annotated[
+        str | None, typer.Option(help='The times to run at, such as "0 2 * * *".')
+    ] = None,
+    interval: Annotated[
+        float | None, typer.Option(min=1, help="The number of seconds between runs.")
+    ] = None,
     set_: Set = None,
-    port: Annotated[int, typer.Option(help="of the embedded Prefect server and its UI")] = 4200,
+    port: Annotated[
+        int, typer.Option(help="The port of the embedded Prefect server and its UI.")
+    ] = 4200,
 ) -> None:
-    """Serve a recipe as a Prefect deployment: each due run continues it by one iteration."""
+    """Serve a recipe on a schedule.
+
+    The recipe becomes a Prefect deployment, and each due run continues it by one
+    iteration.
+    """
     if (cron is None) == (interval is None):
         raise ConfigError('say when to run: either --cron "0 2 * * *" or --interval SECONDS')
     with variables(unset(QUIET)):
@@ -121,7 +135,7 @@ def serve(
 
 @commands.command(hidden=True)
 def serve_forever() -> None:
-    """Serve the schedule that standard input says as JSON: what `serve` starts."""
+    """Serve the schedule that `serve` passes as JSON on standard input."""
     from flows import deployments
 
     deployments.serve_forever(Schedule.model_validate_json(sys.stdin.buffer.read()))
@@ -130,16 +144,16 @@ def serve_forever() -> None:
 @commands.command()
 def bootstrap(
     out: Annotated[
-        Path, typer.Argument(help="folder that gets `base`, `reward` and the prompts")
+        Path, typer.Argument(help="The folder for `base`, `reward` and the prompts.")
     ] = Path("models"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The seed that everything is a function of.")
+    ] = 0,
 ) -> None:
     """Make the demo's base policy, reward model and prompts from nothing."""
-    with prefect("store"):
-        from flows.bootstrap import bootstrap as make
-        from flows.outages import finished
+    from wind.demo import make_demo
 
-        say_json(finished(make)(out, seed))
+    say_json(make_demo(out, seed))
 
 
 def _distill(

@@ -13,7 +13,7 @@ from wind.files import atomic_write, read_plain
 from wind.machine.terminal import complain, say, say_json
 from wind.store.datasets import Store
 from wind.store.origins import not_computed_here
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, history
 
 if TYPE_CHECKING:
@@ -27,28 +27,30 @@ def sign(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id"
+            metavar="VERSION", help="RUN, RUN@latest, RUN@3, RUN@TAG, or digits of an id."
         ),
     ],
     key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="the private SSH key to sign with")
+        Path | None, typer.Option(metavar="FILE", help="The private SSH key to sign with.")
     ] = None,
     by_hand: Annotated[
         Path | None,
         typer.Option(
             "--statements",
             metavar="FOLDER",
-            help="write what `ssh-keygen -Y sign` is to sign; given again, take its .sig files in",
+            help="Write statements for `ssh-keygen -Y sign`; given again, read their .sig files.",
         ),
     ] = None,
     only: Annotated[
-        bool, typer.Option("--only", help="this version, not those that it continues")
+        bool,
+        typer.Option("--only", help="Sign this version, and not those that it continues."),
     ] = False,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Verify a version and all it continues, then sign each, for `wind verify` and `wind import
-    --signed-by`.
+    """Verify a version and all it continues, then sign each.
+
+    The signatures are for `wind verify` and `wind import --signed-by`.
     """
     from wind.audit.signatures import NAMESPACE, statements
     from wind.audit.ssh_signatures import private_key
@@ -61,7 +63,7 @@ def sign(
         None if key is None else private_key(key.expanduser(), _ask if sys.stdin.isatty() else None)
     )
     store = Store(root)
-    chain = history(store, find(store, name), is_whole=False)
+    chain = history(store, find_version(store, name), is_whole=False)
     _verify(store, chain)
     wanted = list(zip(chain, statements(store, chain), strict=True))[-1 if only else 0 :]
     if private is not None:
@@ -78,7 +80,7 @@ def _ask() -> str:
 
 
 def _verify(store: Store, chain: Sequence[Version]) -> None:
-    """Raise DatasetError unless all of `chain` is whole: a signature says that it was."""
+    """Raise DatasetError unless all of `chain` is intact, which a signature states."""
     from wind.audit.verification import Verification
 
     verification = Verification(store)
@@ -88,8 +90,9 @@ def _verify(store: Store, chain: Sequence[Version]) -> None:
 
 
 def _signed_by_hand(folder: Path, wanted: "Sequence[Statement]") -> list[bytes]:
-    """The signatures that were made of the statements in `folder`, which are written there; none
-    before all are there.
+    """Write statements to `folder`, and return their signatures.
+
+    Returns none until all have been signed by hand.
     """
     files = [folder / f"{statement.version}.json" for statement in wanted]
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,8 @@ def _signed_by_hand(folder: Path, wanted: "Sequence[Statement]") -> list[bytes]:
         for file in missing:
             complain(f"to be signed: {file}")
         complain(
-            f"`ssh-keygen -Y sign -n wind-version -f KEY {folder}/*.json` signs them: then give this command again"
+            f"`ssh-keygen -Y sign -n wind-version -f KEY {folder}/*.json` signs them: "
+            "then give this command again"
         )
         return []
     return [read_plain(signature) for signature in signatures]
@@ -116,7 +120,7 @@ def _keep(
     *,
     as_json: bool,
 ) -> None:
-    """Keep the signatures that there are, and say so."""
+    """Store the given signatures, and report them."""
     from wind.audit.signatures import keep
     from wind.audit.ssh_signatures import SignatureError
 
@@ -132,8 +136,7 @@ def _keep(
         said.append({"version": name, "id": version.id, "key": by})
         if not as_json:
             elsewhere = not_computed_here(store, version)
-            say(
-                f"{name}  {version.id[:12]}  signed with {by}{f'  ({elsewhere})' if elsewhere else ''}"
-            )
+            where = f"  ({elsewhere})" if elsewhere else ""
+            say(f"{name}  {version.id[:12]}  signed with {by}{where}")
     if as_json:
         say_json(said)

@@ -16,42 +16,51 @@ from wind.machine.terminal import say_json
 from wind.store import studies
 
 if TYPE_CHECKING:
-    from flows.cells import Cell
+    from flows.grid import Cell
 
 commands = typer.Typer()
 
-Seeds = Annotated[str, typer.Option(help="seeds of the runs, such as 0,1,2")]
-Target = Annotated[float, typer.Option(min=0, max=1, help="win rate of which the cost is told")]
-Metrics = Annotated[str, typer.Option(help="what the figures show: win_rate,accuracy,entropy,...")]
-Out = Annotated[Path | None, typer.Option(help="folder that gets README.md and the figures")]
+Seeds = Annotated[str, typer.Option(help="The seeds of the runs, such as 0,1,2.")]
+Target = Annotated[float, typer.Option(min=0, max=1, help="The win rate whose cost is reported.")]
+Metrics = Annotated[
+    str, typer.Option(help="The metrics to draw, such as win_rate,accuracy,entropy.")
+]
+Out = Annotated[Path | None, typer.Option(help="The folder for README.md and the figures.")]
 
-BANDIT_PROCESSES = 8  # at most: the study has some ninety shards, and is done in seconds
+# the study has about ninety shards, which take seconds
+BANDIT_PROCESSES = 8
 
 
 @commands.command()
 def compare(
     configs: Annotated[
         list[Path],
-        typer.Argument(metavar="CONFIG...", help="recipes that differ in the algorithm only"),
+        typer.Argument(metavar="CONFIG...", help="Recipes that differ only in the algorithm."),
     ],
     set_: Set = None,
     seeds: Seeds = "0,1,2",
     tried: Annotated[
         list[str] | None,
-        typer.Option("--try", metavar="K=V1,V2", help="settings to choose from on the first seed"),
+        typer.Option(
+            "--try", metavar="K=V1,V2", help="Values of a setting to choose from on the first seed."
+        ),
     ] = None,
     target: Target = 0.7,
     metrics: Metrics = "win_rate,accuracy",
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Run several recipes with several seeds and compare them: win rates, KL, costs, figures."""
-    from flows.cells import read_recipes
+    """Run several recipes with several seeds, and compare them.
+
+    The comparison covers win rates, KL, costs and figures.
+    """
+    from flows.grid import read_recipes
 
     trials = read_recipes(configs, set_ or [], tried or [])
     if any(len(cells) > 1 for cells in trials) and len(_seeds(seeds)) < 2:
         raise ConfigError(
-            "--try takes the first seed to choose a setting, and reports the others: give --seeds two or more"
+            "--try uses the first seed to choose a setting, and reports the others: "
+            "give --seeds two or more"
         )
     _study(
         "compare", trials, _seeds(seeds), target=target, metrics=metrics, out=out, as_json=as_json
@@ -62,7 +71,8 @@ def compare(
 def sweep(
     config: Config,
     over: Annotated[
-        list[str], typer.Option(metavar="K=V1,V2", help="the values of one axis of the grid")
+        list[str],
+        typer.Option(metavar="K=V1,V2", help="The values of a setting, one axis of the grid."),
     ],
     set_: Set = None,
     seeds: Seeds = "0,1,2",
@@ -71,8 +81,8 @@ def sweep(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe under every combination of some settings, with several seeds."""
-    from flows.cells import grid
+    """Run a recipe under every combination of settings, with several seeds."""
+    from flows.grid import grid
 
     trials = [[cell] for cell in grid(config, set_ or [], over)]
     _study("sweep", trials, _seeds(seeds), target=target, metrics=metrics, out=out, as_json=as_json)
@@ -80,15 +90,18 @@ def sweep(
 
 @commands.command()
 def bandit(
-    out: Annotated[Path, typer.Option(help="folder that gets the figures and tables")] = Path(
+    out: Annotated[Path, typer.Option(help="The folder for the figures and tables.")] = Path(
         "docs/bandit"
     ),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the study.")] = 0,
     set_: Set = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Compare all algorithms on bandits whose solution is known: two datasets, figures, tables."""
+    """Compare all algorithms on bandits whose solution is known.
+
+    Produces two datasets, figures and tables.
+    """
     processes = min(os.cpu_count() or 1, BANDIT_PROCESSES)
     config = bandit_config(
         set_ or (), root=str(root), seed=seed, workers={"processes": processes, "device": "cpu"}
@@ -103,7 +116,8 @@ def bandit(
             studies.record(here.store, config.run, made)
             outcomes = here.outcomes()
             here.terminal.line(
-                f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; see {out}"
+                f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache; "
+                f"see {out}"
             )
             for line in disbelieved(here.store):
                 here.terminal.line(line)

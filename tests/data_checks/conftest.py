@@ -14,6 +14,7 @@ from wind.config.checks import ChecksConfig
 from wind.errors import DataCheckError
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.imports import import_model, import_source
 from wind.store.schemas import KEYS, SCHEMAS, preferences_schema, rewards_schema
 
 Rows = list[dict[str, Any]]
@@ -51,7 +52,7 @@ class Chain:
             self._model(folder, "policy"),
             self._model(folder, "reference"),
         )
-        self.source = store.import_source([self._file(folder / "prompts.jsonl", "{}")])
+        self.source = import_source(store, [self._file(folder / "prompts.jsonl", "{}")])
         self.published = 0
         self.parts = 1
         self.template = "chat"
@@ -306,7 +307,7 @@ class Chain:
             home / "tokenizer.json",
             json.dumps({"added_tokens": [{"id": 1, "content": "<s>"}], "model": {"vocab": {}}}),
         )
-        return self.store.import_model(home)
+        return import_model(self.store, home)
 
     def _file(self, path: Path, text: str) -> Path:
         path.write_text(text)

@@ -12,10 +12,9 @@ from data_checks.docs import docs
 from tests.wind.versions_case import three_iterations
 from wind.exchange.archives import export_archive, import_archive
 from wind.fingerprints import digest
-from wind.store import stamps
+from wind.store import sealed_json, stamps
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.sealed_json import seal
 from wind.store.stamps import stamped
 from wind.store.versions import Version
 
@@ -37,7 +36,9 @@ def judged(
         "suite": digest(suite),
     }
     result = {**facts, "page_sha256": hashlib.sha256(page).hexdigest(), "path": f"{name}.html"}
-    store.storage.write(f"{name}.json", stamped("check", result) if is_ours else seal(result))
+    store.storage.write(
+        f"{name}.json", stamped("check", result) if is_ours else sealed_json.encode(result)
+    )
     store.storage.write(f"{name}.html", page)
     store.storage.write(f"checks/{handle.name}/{handle.fingerprint}/latest", f"{key}\n".encode())
     return store.root / f"{name}.html"

@@ -16,9 +16,9 @@ from data_checks.validation import SUITES, validate
 from wind.config.checks import ChecksConfig
 from wind.errors import DataCheckError, DatasetError
 from wind.stages import STAGES, STUDIES
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
-from wind.store.sealed_json import opened, seal
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain
@@ -155,10 +155,10 @@ def test_a_pass_that_somebody_else_recorded_is_none(
     handle, checks = chain.dataset("rewards"), ChecksConfig()
     result = validate(handle, chain.store, checks)
     name = result_name(handle, result.key)
-    fields = opened(chain.store.storage.read(name))
-    chain.store.storage.write(name, seal({**fields, "expectations": 1}))
+    fields = sealed_json.read(chain.store.storage.read(name))
+    chain.store.storage.write(name, sealed_json.encode({**fields, "expectations": 1}))
     assert passed(chain.store, handle, checks) is None
-    chain.store.storage.write(name, seal(fields))
+    chain.store.storage.write(name, sealed_json.encode(fields))
     assert passed(chain.store, handle, checks) == result
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
     assert passed(chain.store, handle, checks) is None
@@ -219,12 +219,16 @@ def test_what_cannot_be_checked_is_said_in_one_line(chain: "Chain", store: Store
         validate(dropped, store, ChecksConfig())
     orphan = chain.dataset("metrics")
     manifest = store.path(orphan) / "manifest.json"
-    manifest.write_bytes(seal(json.loads(manifest.read_text().replace('"iteration":', '"round":'))))
+    manifest.write_bytes(
+        sealed_json.encode(json.loads(manifest.read_text().replace('"iteration":', '"round":')))
+    )
     with pytest.raises(DatasetError, match="records no iteration: rerun the stage"):
         validate(orphan, store, ChecksConfig())
     lonely = chain.dataset("win_rates")
     manifest = store.path(lonely) / "manifest.json"
-    manifest.write_bytes(seal(json.loads(manifest.read_text().replace('"rewards":', '"scores":'))))
+    manifest.write_bytes(
+        sealed_json.encode(json.loads(manifest.read_text().replace('"rewards":', '"scores":')))
+    )
     with pytest.raises(DatasetError, match="names no parent 'rewards': rerun the stage"):
         validate(lonely, store, ChecksConfig())
 

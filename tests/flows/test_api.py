@@ -15,7 +15,7 @@ from flows.api import prefect_api, refuse_strange_proxies, require_url
 from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "http://127.0.0.1:9"
@@ -152,7 +152,9 @@ def test_a_run_is_the_same_whatever_the_environment_and_the_name_of_its_root(
     assert ended.returncode == 0, ended.stderr
     assert set(os.listdir(tmp_path)) - there == {root}
     assert (tmp_path / root / "prefect" / "prefect.db").stat().st_size > 0
-    assert find(Store(tmp_path / root), "tiny").id == find(Store(finished), "tiny").id
+    assert (
+        find_version(Store(tmp_path / root), "tiny").id == find_version(Store(finished), "tiny").id
+    )
     for arguments in (
         ["versions"],
         ["show", "tiny"],
@@ -168,7 +170,7 @@ def test_a_run_is_the_same_whatever_the_environment_and_the_name_of_its_root(
     ):
         ended = wind(*arguments, "--root", root)
         assert ended.returncode == 0, (arguments, ended.stderr)
-    assert len(Store(root).read(find(Store(root), "tiny").content.datasets["rewards"])) > 0
+    assert len(Store(root).read(find_version(Store(root), "tiny").content.datasets["rewards"])) > 0
     shutil.rmtree(root)
     assert not (home() / ".cache").exists()  # nothing was compiled, or fetched
 

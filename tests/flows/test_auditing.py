@@ -14,7 +14,7 @@ from tasks.running import start
 from wind.audit.diff import difference
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -67,7 +67,7 @@ def test_a_plan_and_the_difference_agree(finished_recipe: Recipe, tmp_path: Path
 
 def test_the_commands_explain_a_run(finished_recipe: Recipe, wind: Wind, tmp_path: Path) -> None:
     finished_recipe()
-    version = find(Store(tmp_path / "store"), "tiny")
+    version = find_version(Store(tmp_path / "store"), "tiny")
     model, training = (
         version.content.model_out.fingerprint,
         version.content.datasets["training"].fingerprint,

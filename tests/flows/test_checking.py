@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "finished_recipe")]
@@ -25,7 +25,7 @@ def test_old_versions_are_checked_again_and_shown(wind: Wind) -> None:
     code, out, _ = wind("check", "tiny", "--set", "checks.max_empty_share=1", "--json")
     assert code == 0
     results = json.loads(out)
-    version = find(Store("store"), "tiny")
+    version = find_version(Store("store"), "tiny")
     # as it was checked by the run
     assert {name: result["key"] for name, result in results.items()} == version.check_results
     assert {name: result["expectations"] for name, result in results.items()} == version.checks

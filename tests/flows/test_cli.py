@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wind.generations import part_of
+from wind.prompt_parts import part_of
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "warm_workers")]
 
@@ -57,7 +57,7 @@ def test_a_run_can_be_looked_into_and_rerun(wind: Wind) -> None:
         "plan", "tiny.yaml", "--set", "prompts.parts=2", "--iterations", "2", "--json"
     )
     prompts = Store(Path("store")).frame(
-        find(Store(Path("store")), "tiny").content.datasets["prompts"]
+        find_version(Store(Path("store")), "tiny").content.datasets["prompts"]
     )
     parts = [
         part_of(row["prompt_id"], 0, 2) for row in prompts.to_dicts() if row["split"] == "train"

@@ -22,7 +22,7 @@ from wind.config.loading import bandit_config
 from wind.stages import STAGES, STUDIES, Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.references import find
+from wind.store.references import find_version
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_no_module_outside_its_key_executes_in_a_stage(
 ) -> None:
     finished_recipe()
     store = Store(tmp_path / "store")
-    content = find(store, "tiny").content
+    content = find_version(store, "tiny").content
     seen: dict[str, set[str]] = {}
     for dataset in dict.fromkeys(content.datasets.values()):
         computed_by = store.manifest(dataset).computed_by

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cells import read_recipes
 from flows.compare import Study, study
+from flows.grid import read_recipes
 from tasks.running import start
 from wind.store.datasets import Store
 from wind.store.versions import runs
@@ -57,8 +57,8 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
         "select_rows": 2,  # each objective's own
         "score_logps": 4,
         "train_policy": 2,
-        "compare_policies": 3,
-        "measure": 3,
+        "evaluate_policy": 3,
+        "measure_metrics": 3,
     }
     # With the first seed one of the two was run before, under another name; left are the other, and
     # the policy against itself.
@@ -68,8 +68,8 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
         "select_rows": 1,
         "score_logps": 2,
         "train_policy": 1,
-        "compare_policies": 2,
-        "measure": 2,
+        "evaluate_policy": 2,
+        "measure_metrics": 2,
     }
     store = Store(tmp_path / "store")
     assert set(runs(store)) == {"tiny", "one-s0", "one-s1", "two-s0", "two-s1"}
@@ -150,7 +150,7 @@ def test_a_setting_is_chosen_on_the_first_seed_and_reported_on_the_others(
     for arguments, says in (
         (
             ("compare", "tiny.yaml", "--try", "training.lr=1,2", "--seeds", "0"),
-            "--try takes the first seed",
+            "--try uses the first seed",
         ),
         (("compare", "tiny.yaml", "--seeds", "0,0"), "must be different whole numbers"),
         (("compare", "tiny.yaml", "--seeds", "0,x"), "must be different whole numbers"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data_checks.results import DRIFTING, recorded
 from flows.distill import distill
 from flows.plan import planned as plan
 from tasks.running import start
@@ -19,7 +20,8 @@ from wind.code import observed
 from wind.config.loading import load_config
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.handles import Dataset
+from wind.store.references import find_version
 from wind.store.shards import shard_name
 from wind.store.versions import Versions
 
@@ -30,8 +32,8 @@ AFTER_TRAINING = [
     "sample_generations",
     "score_rewards",
     "score_logps",
-    "compare_policies",
-    "measure",
+    "evaluate_policy",
+    "measure_metrics",
 ]
 
 
@@ -40,6 +42,13 @@ def run(config: DistillConfig, refresh: str | None = None) -> list[str]:
     with start(config, refresh=refresh, quiet=True) as here:
         distill(here.config)
         return [event.task for event in here.events if event.outcome == "computed"]
+
+
+def previous_of(store: Store, dataset: Dataset) -> Dataset | None:
+    """The dataset that the drift of `dataset` was judged against."""
+    result = recorded(store, dataset)
+    assert result is not None
+    return result.previous
 
 
 def planned(config: DistillConfig) -> list[str]:
@@ -54,7 +63,7 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
     """What is recomputed is what changed and what depends on it, never more and never less."""
     recipe = finished_recipe
     store = Store(tmp_path / "store")
-    first = find(store, "tiny")
+    first = find_version(store, "tiny")
     assert verify(store, first) > 0
 
     assert run(recipe()) == []
@@ -75,9 +84,13 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
         "score_logps",
         *AFTER_TRAINING,
     ]
-    latest = find(store, "tiny")
+    latest = find_version(store, "tiny")
     assert latest.content.iteration == 2
     assert latest.content.previous == first.id
+    for name, dataset in latest.content.datasets.items():  # drift is since the same part of before
+        is_judged = dataset.name in DRIFTING
+        before = first.content.datasets[name] if is_judged else None
+        assert previous_of(store, dataset) == before, name
 
     hotter = planned(recipe("sampling.temperature=2.0"))
     assert hotter[:5] == [
@@ -110,8 +123,8 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
         "score_rewards",
         "score_rewards",
         "score_logps",
-        "compare_policies",
-        "measure",
+        "evaluate_policy",
+        "measure_metrics",
     ]
 
     (tmp_path / "store").rename(tmp_path / "moved")
@@ -234,12 +247,12 @@ def test_on_policy_with_a_moving_anchor(
         "iterations=2",
     )
     one_iteration = [
-        "train_on_policy",
+        "train_on_rollouts",
         "sample_generations",
         "score_rewards",
         "score_logps",
-        "compare_policies",
-        "measure",
+        "evaluate_policy",
+        "measure_metrics",
     ]
     of_the_opponent = ["load_prompts", "sample_generations", "score_rewards"]
     assert sorted(planned(config)) == sorted([*of_the_opponent, *one_iteration, *one_iteration])
@@ -262,5 +275,5 @@ def test_on_policy_with_a_moving_anchor(
             "reference={kind: previous}",
             "iterations=1",
         )
-    )[0] == ("train_on_policy")
-    assert run(config, refresh="training")[0] == "train_on_policy"
+    )[0] == ("train_on_rollouts")
+    assert run(config, refresh="training")[0] == "train_on_rollouts"

@@ -16,11 +16,12 @@ from tasks.running import start
 from tests.flows.conftest import Recipe, Wind
 from tests.wind.test_archives import Members, forge, members_of, plain, position
 from wind.exchange.archives import export_archive
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.origins import not_computed_here
-from wind.store.references import find
-from wind.store.sealed_json import seal
-from wind.store.versions import Version, Versions, seal_of
+from wind.store.references import find_version
+from wind.store.seals import seal_of
+from wind.store.versions import Version, Versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -32,7 +33,7 @@ def sent(finished_recipe: Recipe) -> Path:
     """The archive of the finished run, all of whose records have the stamp of whoever runs the
     tests.
     """
-    export_archive(Store("store"), find(Store("store"), "tiny"), Path("sent.wind"))
+    export_archive(Store("store"), find_version(Store("store"), "tiny"), Path("sent.wind"))
     return Path("sent.wind")
 
 
@@ -47,7 +48,7 @@ def edited(members: Members, part: str, edit: Edit) -> dict[str, Any]:
     )
     fields: dict[str, Any] = json.loads(members[at][1])
     edit(fields)
-    members[at] = (members[at][0], seal(fields))
+    members[at] = (members[at][0], sealed_json.encode(fields))
     return fields
 
 
@@ -150,7 +151,7 @@ def imported(command: Wind, members: Members) -> tuple[Store, Version]:
     code, _, err = command("import", "sent.wind", "--root", "elsewhere")
     assert code == 0, err
     store = Store("elsewhere")
-    return store, find(store, "tiny")
+    return store, find_version(store, "tiny")
 
 
 def seconds(members: Members) -> None:
@@ -216,7 +217,7 @@ def test_what_cannot_be_verified_is_not_believed(
     forge(sent, members)
     assert command("import", "sent.wind", "--root", "elsewhere")[0] == 0
     config, store = finished_recipe("root=elsewhere"), Store("elsewhere")
-    version = find(store, "tiny")
+    version = find_version(store, "tiny")
     assert to_be_computed(config)[:1] == computed_first
     assert unchecked(store, version, config) == checked_again
     assert not_computed_here(store, version) == (
@@ -237,7 +238,7 @@ def test_an_archive_of_somebody_else_saves_nothing(
     monkeypatch.setenv("WIND_KEY_FILE", str(tmp_path / "key"))
     assert command("import", "sent.wind", "--root", "elsewhere")[0] == 0
     config, store = finished_recipe("root=elsewhere"), Store("elsewhere")
-    version = find(store, "tiny")
+    version = find_version(store, "tiny")
     names = list(version.content.datasets)
     assert set(to_be_computed(config)) == {*names, "reference_generations", "reference_rewards"}
     assert unchecked(store, version, config) == names

@@ -11,7 +11,7 @@ from tests.wind.versions_case import verify
 from wind.config.recipe import DistillConfig
 from wind.machine import devices
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 
 IN_BFLOAT16 = ("training.zero_stage=2", "training.precision=bfloat16", "inference.dtype=bfloat16")
 
@@ -27,4 +27,4 @@ def test_a_run_names_its_gpus_and_publishes_a_version(
         capsys.readouterr().err.splitlines()[0] == f"run tiny on {devices.listed(devices.gpus())}"
     )
     store = Store(tmp_path / "store")
-    assert verify(store, find(store, "tiny")) > 0
+    assert verify(store, find_version(store, "tiny")) > 0

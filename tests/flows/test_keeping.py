@@ -16,7 +16,7 @@ from wind.config.recipe import DistillConfig
 from wind.errors import DatasetError
 from wind.store.datasets import Store
 from wind.store.garbage import collect
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, Versions, history
 
 Recipe = Callable[..., DistillConfig]
@@ -36,7 +36,7 @@ def test_a_run_goes_on_from_any_version_and_through_collections(
     finished_recipe: Recipe, wind: Wind
 ) -> None:
     store = Store("store")
-    first = find(store, "tiny@1")
+    first = find_version(store, "tiny@1")
     ended = threading.Event()
 
     def sweep() -> None:
@@ -133,7 +133,7 @@ def test_what_cannot_be_kept_so_is_one_line_and_2(wind: Wind) -> None:
         (("forget", "demo@2"), "demo@3 continues demo@2"),
         (("forget", "demo"), "demo@1 has the tag 'best'"),
         (("forget", "nobody"), "no version is called 'nobody'"),
-        (("gc", "--keep-weights", "0"), "--keep-weights '0' must be all, tagged, or how many"),
+        (("gc", "--keep-weights", "0"), "--keep-weights '0' must be all, tagged, or a number"),
         (("gc", "--keep-states", "-1"), "--keep-states"),
         (("run", "tiny.yaml", "--from", "nobody@1"), "no version is called 'nobody@1'"),
     ]

@@ -27,7 +27,7 @@ EMBEDDED = {"PREFECT_API_URL": ""}  # a Prefect server of its own, which must di
 
 
 # at the beginning, between two stages, and as the run is about to end
-MOMENTS = ("load_prompts", "score_rewards", "measure")
+MOMENTS = ("load_prompts", "score_rewards", "measure_metrics")
 SECONDS_TO_END = 30  # ten on a machine that does nothing else
 
 
@@ -82,7 +82,7 @@ def test_an_interrupted_run_leaves_no_process(recipe: Callable[..., DistillConfi
         said = process.communicate()[1]
         assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
         assert (how == signal.SIGINT) == (
-            b"error: interrupted; rerun to go on from the finished shards\n" in said
+            b"error: interrupted; rerun to resume from the finished shards\n" in said
         )
         assert_all_gone(mark)
 
@@ -136,7 +136,7 @@ def test_a_run_ends_in_order_when_a_prefect_server_of_somebody_goes_away(
             said += line
             if MOMENTS[0].encode() in line:
                 server.stop()
-            if b"  measure " in line:
+            if b"  measure_metrics " in line:
                 measured = time.monotonic()
     assert process.wait(SECONDS) == 0, said
     assert 0 < time.monotonic() - measured < SECONDS_TO_END

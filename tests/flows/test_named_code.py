@@ -15,9 +15,9 @@ import pytest
 from tests.flows.conftest import Wind
 from wind import stages
 from wind.code.functions import source_digest
+from wind.store import sealed_json
 from wind.store.datasets import Store
-from wind.store.references import find
-from wind.store.sealed_json import seal
+from wind.store.references import find_version
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,7 +54,7 @@ def somebody_else(
 def forged(name: str, **changes: Any) -> Path:
     """The manifest of the version's dataset `name`, the spec in it changed at dotted places."""
     store = Store("store")
-    path = store.path(find(store, "tiny").content.datasets[name]) / "manifest.json"
+    path = store.path(find_version(store, "tiny").content.datasets[name]) / "manifest.json"
     fields: dict[str, Any] = json.loads(path.read_bytes())
     for place, value in changes.items():
         *above, last = place.split("__")
@@ -62,7 +62,7 @@ def forged(name: str, **changes: Any) -> Path:
         for each in above:
             part = part[each]
         part[last] = value
-    path.write_bytes(seal(fields))
+    path.write_bytes(sealed_json.encode(fields))
     return path
 
 
@@ -201,4 +201,4 @@ def test_a_job_that_is_no_file_is_one_line(
     monkeypatch.setattr(sys, "argv", ["wind.rewards", "job.json"])
     with pytest.raises(SystemExit):
         stages.main("rewards")
-    assert "job.json is a FIFO, and no plain file" in capfd.readouterr().err
+    assert "job.json is a FIFO, not a plain file" in capfd.readouterr().err

@@ -12,7 +12,7 @@ from tasks.running import start
 from tests.wind.versions_case import verify
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +36,9 @@ def test_a_run_in_a_bucket_makes_the_same_version(
     config = recipe(f"root={s3}")
     assert len(run(config)) == 14
     store = Store(s3)
-    version = find(store, "tiny")
-    assert version.id == find(Store(finished), "tiny").id
-    assert verify(store, version) == verify(Store(finished), find(Store(finished), "tiny"))
+    version = find_version(store, "tiny")
+    assert version.id == find_version(Store(finished), "tiny").id
+    assert verify(store, version) == verify(Store(finished), find_version(Store(finished), "tiny"))
     assert not (tmp_path / "store").exists()
     monkeypatch.setenv("WIND_CACHE", str(tmp_path / "another machine"))
     assert run(config) == []

@@ -13,7 +13,7 @@ from tests.wind.pairwise_case import digits, digits_cross_encoder
 from tests.wind.versions_case import verify
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def test_an_iteration_with_a_pairwise_reward(
     assert planned.count("score_rewards") == 2
 
     store = Store(tmp_path / "store")
-    version = find(store, "tiny")
+    version = find_version(store, "tiny")
     assert verify(store, version) > 0
     assert all(expectations > 0 for expectations in version.checks.values())
     datasets = version.content.datasets

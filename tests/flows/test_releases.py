@@ -11,7 +11,7 @@ import pytest
 
 from wind.audit.changes import setting_changes
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version
 
 Wind = Callable[..., tuple[int, str, str]]
@@ -28,7 +28,7 @@ def release(
     with tarfile.open(request.param) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(next(tmp_path.iterdir()))
-    return find(Store("store"), "tiny")
+    return find_version(Store("store"), "tiny")
 
 
 def test_there_is_a_release() -> None:
@@ -57,7 +57,7 @@ def test_its_recipe_gives_its_version(release: Version, command: Wind) -> None:
     what was computed.
     """
     assert command("run", "tiny.yaml", "--set", "root=again")[0] == 0
-    again = find(Store("again"), "tiny")
+    again = find_version(Store("again"), "tiny")
     then, now = release.content, again.content
     # no default has changed
     assert list(setting_changes((then.recipe, then.defaults), (now.recipe, now.defaults))) == []

@@ -39,7 +39,8 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(first.stop)
         with pytest.raises(
-            ConfigError, match=rf"^port {first.port} cannot be had .*: choose another with --port"
+            ConfigError,
+            match=rf"^port {first.port} is not available .*: choose another with --port",
         ):
             EmbeddedServer(tmp_path / "second", port=first.port)
 

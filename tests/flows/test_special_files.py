@@ -61,7 +61,7 @@ def test_a_template_is_a_plain_file(store: Store) -> None:
     handles = Source(fingerprint="0" * 64, files=1), Model(fingerprint="0" * 64, parameters=1)
     with pytest.raises(
         ConfigError,
-        match=r"prompts\.template template\.jinja cannot be read .* is a FIFO, and no plain file",
+        match=r"prompts\.template template\.jinja cannot be read .* is a FIFO, not a plain file",
     ):
         prompts_spec(
             store, PromptsConfig(source="p.jsonl", template="template.jinja"), *handles, seed=0

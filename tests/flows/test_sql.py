@@ -2,6 +2,8 @@
 
 import json
 import resource
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,16 @@ from wind.store.datasets import Store
 from wind.store.versions import Version
 
 Wind = Callable[..., tuple[int, str, str]]
+
+
+def test_nothing_but_the_answer_is_printed_however_long_it_takes() -> None:
+    """DuckDB draws a progress bar in the output of a Python that no file was given to."""
+    program = "from wind.exchange.sql import _connection\nwith _connection() as connection:\n    "
+    program += "print(connection.sql(\"SELECT current_setting('enable_progress_bar')\").fetchall())"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[(False,)]\n"
 
 
 def test_every_dataset_is_a_view_over_all_versions(versions: list[Version], command: Wind) -> None:
@@ -144,7 +156,7 @@ def test_what_does_not_fit_in_memory_is_on_disk_meanwhile(
 def test_a_table_of_more_than_anybody_reads_is_one_line(
     versions: list[Version], command: Wind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.answers.MOST_SHOWN", 2**20)
+    monkeypatch.setattr("flows.query_output.MOST_SHOWN", 2**20)
     code, out, err = command("sql", "SELECT i FROM range(1000000) r(i)")
     assert (code, out) == (2, "")
     assert (

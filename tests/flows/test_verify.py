@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import folder_of
-from wind.store.references import find
-from wind.store.sealed_json import seal
+from wind.store.references import find_version
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "finished_recipe")]
 
@@ -30,7 +30,7 @@ def test_every_finding_is_a_line_and_an_entry(wind: Wind) -> None:
     code, out, _ = wind("verify")
     assert code == 0
     assert out.split()[:2] == ["store", "whole"]
-    version = find(Store("store"), "tiny")
+    version = find_version(Store("store"), "tiny")
     shards = [
         Path("store") / folder_of(version.content.datasets[name]) / "part-00000.arrow"
         for name in ("logps", "rewards")
@@ -96,7 +96,7 @@ def test_stages_are_reproduced(wind: Wind) -> None:
     assert (
         result["computed"]
         == result["recorded"]
-        == find(Store("store"), "tiny").content.datasets["rewards"].fingerprint
+        == find_version(Store("store"), "tiny").content.datasets["rewards"].fingerprint
     )
     assert list(Path("scratch").iterdir()) == list(Path("store/partial/reproduced").iterdir()) == []
     assert wind("verify")[0] == 0
@@ -113,13 +113,13 @@ def test_what_is_not_reproduced_is_named_with_what_changed(wind: Wind) -> None:
     for (W + T/2) / 3.
     """
     store = Store("store")
-    win_rates = find(store, "tiny").content.datasets["win_rates"]
+    win_rates = find_version(store, "tiny").content.datasets["win_rates"]
     path = store.path(win_rates) / "manifest.json"
     fields: dict[str, Any] = json.loads(path.read_bytes())
     fields["computed_by"]["spec"]["win_rate"]["estimator"] = "self_counting"
     fields["computed_by"]["code"] = "0" * 64
     fields["provenance"]["packages"]["numpy"] = "1.0"
-    path.write_bytes(seal(fields))
+    path.write_bytes(sealed_json.encode(fields))
     frame = store.frame(win_rates)
     then = frame["win_rate"].to_list()
     now = [(3 * value + 0.5) / 4 for value in then]
@@ -143,7 +143,7 @@ def test_what_is_not_reproduced_is_named_with_what_changed(wind: Wind) -> None:
         each.startswith("numpy is ") and each.endswith("was 1.0") for each in result["changed"]
     )
     assert line == f"error: tiny:win_rates was not reproduced: {difference}"
-    shutil.rmtree(store.path(find(store, "tiny").content.datasets["rewards"]))
+    shutil.rmtree(store.path(find_version(store, "tiny").content.datasets["rewards"]))
     code, _, line = wind("verify", "tiny", "--reproduce", "win_rates")
     assert code == 1
     assert line.startswith("error: ")

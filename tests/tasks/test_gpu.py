@@ -35,6 +35,7 @@ from wind.rewards import Classifier, Pairwise, resolve_reward
 from wind.stages import Job, Place, Spec
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
+from wind.store.imports import import_model
 
 pytestmark = [pytest.mark.gpu, *DEEPSPEED_WARNINGS]
 
@@ -240,8 +241,8 @@ def test_samples_are_the_policys_and_new_weights_take_effect(
     bound = {"float32": FLOAT32_GAP, "bfloat16": BFLOAT16_GAP}[dtype]
     prompts = prompts_of(store)
     for seed in (0, 1, 0):
-        policy = store.import_model(
-            save_random_policy(tmp_path / f"{backend}-{seed}", tiny_model, seed=seed)
+        policy = import_model(
+            store, save_random_policy(tmp_path / f"{backend}-{seed}", tiny_model, seed=seed)
         )
         spec = generations_spec(policy, prompts, backend, dtype)
         sampled = compute(GPU, spec, "generations")
@@ -252,7 +253,7 @@ def test_a_sampler_of_transformers_repeats_itself(
     store: Store, tiny_model: Path, compute: Compute
 ) -> None:
     spec = generations_spec(
-        store.import_model(tiny_model), prompts_of(store), "transformers", "float32"
+        import_model(store, tiny_model), prompts_of(store), "transformers", "float32"
     )
     assert compute(GPU, spec, "generations") == compute(GPU, spec, "generations")
 
@@ -268,7 +269,7 @@ def test_vllm_starts_without_a_toolkit_and_gives_its_memory_back(
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "there is no toolkit"))
     monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", str(tmp_path / "flashinfer"))
     before = int(said(USED))
-    policy = store.import_model(save_random_policy(tmp_path / "policy", tiny_model, seed=0))
+    policy = import_model(store, save_random_policy(tmp_path / "policy", tiny_model, seed=0))
     sampled = compute(
         GPU, generations_spec(policy, prompts_of(store), "vllm", "bfloat16"), "generations"
     )
@@ -390,7 +391,7 @@ def test_an_on_policy_training_draws_from_the_policy(
     stage: int,
 ) -> None:
     write_reward(tmp_path, monkeypatch)
-    policy = store.import_model(tiny_model)
+    policy = import_model(store, tiny_model)
     objective = {"name": "jbond", "refresh_steps": 2}
     spec = rollouts_spec(store, policy, objective, rate=0.5, zero_stage=stage, lr=3e-4)
     here, there = (training_of(store, compute(device, spec, "rollouts")) for device in ("cpu", GPU))

@@ -11,6 +11,7 @@ from tests.wind.versions_case import dataset, model
 from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, DatasetError
 from wind.store.datasets import Store
+from wind.store.forgetting import forget
 from wind.store.handles import AnyHandle, Model
 from wind.store.versions import Content, Version, Versions
 
@@ -66,7 +67,7 @@ def test_a_run_begins_where_the_version_ended(store: Store, moves: bool) -> None
             DatasetError, match=r"demo@2 cannot be continued: its models/.* is not whole"
         ):
             beginning(here.config, second)
-        Versions(store, "demo").forget([first], force=True)
+        forget(store, "demo", [first], force=True)
         with pytest.raises(
             DatasetError, match=r"demo@2 continues version .* it was forgotten or lost"
         ):

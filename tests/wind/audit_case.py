@@ -15,6 +15,7 @@ from wind.fingerprints import digest
 from wind.store.computations import Computation, record
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model, Source
+from wind.store.imports import import_model, import_source
 from wind.store.versions import Content, Version, Versions
 
 TRAIN, HELD_OUT = digest("train")[:32], digest("held out")[:32]
@@ -73,7 +74,7 @@ def model(store: Store, folder: Path, weight: float, **facts: Any) -> Model:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"weight": weight}))
     save_file({"weight": np.array([weight], np.float32)}, folder / "model.safetensors")
-    return store.import_model(folder, **facts)
+    return import_model(store, folder, **facts)
 
 
 class Run:
@@ -87,8 +88,8 @@ class Run:
             model(self.store, folder / f"{root}-{run}-0", 0.0, provenance={"origin": "models/base"})
         ]
         (folder / "prompts.jsonl").write_text('{"prompt": "first"}\n{"prompt": "second"}\n')
-        self.source: Source = self.store.import_source(
-            [folder / "prompts.jsonl"], provenance={"source": "prompts.jsonl"}
+        self.source: Source = import_source(
+            self.store, [folder / "prompts.jsonl"], provenance={"source": "prompts.jsonl"}
         )
         self.prompts, prompts_key = self._prompts()
         self.versions: list[Version] = []

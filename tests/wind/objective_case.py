@@ -1,5 +1,6 @@
-"""Batches for the tests of objectives, the objectives by name, and a loop over groups to check them
-against.
+"""Batches for the tests of objectives, and the objectives by name.
+
+A loop over groups computes losses to check them against.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,8 +92,9 @@ def gradient_of(logps_B: torch.Tensor, batch: Batch, **settings: Any) -> torch.T
 
 
 def batch_of(rewards: Sequence[Sequence[float]], seed: int = 0) -> tuple[torch.Tensor, Batch]:
-    """A batch with these rewards, group by group, their unbiased win rates and ranks, and random
-    log-probabilities.
+    """Return a batch with these rewards, group by group.
+
+    It has their unbiased win rates and ranks, and random log-probabilities.
     """
     generator = np.random.default_rng(seed)
     win_rate, rank = [], []
@@ -136,13 +138,13 @@ def random_batch(
 
 
 def chosen(batch: Batch, rows: Any, **columns: torch.Tensor) -> Batch:
-    """The rows of `batch` that the index `rows` takes, with `columns` in place of their own."""
+    """Return the rows of `batch` at the index `rows`, with `columns` replaced."""
     kept = {name: values[rows] for name, values in vars(batch).items() if values is not None}
     return Batch(**kept | columns)
 
 
 def extremes(logps_B: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Batch]:
-    """The best and the worst row of every group, as a selection leaves them."""
+    """Return the best and the worst row of every group."""
     rows = (batch.rank == 1) | (batch.rank == batch.samples)
     return logps_B[rows], chosen(batch, rows)
 
@@ -168,5 +170,5 @@ def groups_of(logps_B: torch.Tensor, batch: Batch) -> list[list[Row]]:
 def mean_over_rows(
     logps_B: torch.Tensor, batch: Batch, loss: Callable[[list[Row]], float]
 ) -> float:
-    """The loss of every group, once for each of its rows, averaged over the rows."""
+    """Return the mean over rows of a loss of groups."""
     return sum(len(group) * loss(group) for group in groups_of(logps_B, batch)) / len(logps_B)

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from wind.fingerprints import digest
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
+from wind.store.imports import import_model, import_source
 from wind.store.versions import Content, Version, Versions
 
 PROMPTS = ["a" * 32, "b" * 32, "c" * 32]  # the last is held out
@@ -46,7 +47,7 @@ def model(store: Store, folder: Path, weight: float, **facts: Any) -> Model:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     save_file({"weight": np.full((2, 2), weight, np.float32)}, folder / "model.safetensors")
-    return store.import_model(folder, **facts)
+    return import_model(store, folder, **facts)
 
 
 def prompts(store: Store, folder: Path, base: Model, text: str = "") -> Dataset:
@@ -55,7 +56,9 @@ def prompts(store: Store, folder: Path, base: Model, text: str = "") -> Dataset:
     (folder / "prompts.jsonl").write_text(
         "".join(json.dumps({"prompt": name}) + "\n" for name in PROMPTS)
     )
-    source = store.import_source([folder / "prompts.jsonl"], provenance={"origin": "prompts.jsonl"})
+    source = import_source(
+        store, [folder / "prompts.jsonl"], provenance={"origin": "prompts.jsonl"}
+    )
     dropped = publish(
         store,
         "prompts.dropped",

@@ -40,7 +40,7 @@ from wind.models import import_policy, load_policy, stop_token_ids
 from wind.models.sequence_logps import SequenceLogps
 from wind.models.templates import Template
 from wind.prompts import rendering
-from wind.prompts.sources import Row
+from wind.prompts.rows import Row
 from wind.store.datasets import Store
 from wind.training.policies import load_policy as load_for_training
 
@@ -293,13 +293,15 @@ def test_a_bos_put_in_front_is_found(monkeypatch: pytest.MonkeyPatch, shape: str
             "gemma2",
             "sdpa",
             "eager",
-            "attention sdpa is another function than this gemma2 model's, which caps its attention logits: set auto or eager",
+            "attention sdpa computes a different function from this gemma2 model's, which "
+            "caps its attention logits: set auto or eager",
         ),
         (
             "falcon",
             "eager",
             "sdpa",
-            "attention eager is another function than this falcon model's, which has ALiBi biases: set auto or sdpa",
+            "attention eager computes a different function from this falcon model's, which "
+            "has ALiBi biases: set auto or sdpa",
         ),
     ],
 )

@@ -24,7 +24,7 @@ from wind.store.datasets import Store
 from wind.store.garbage import collect
 from wind.store.garbage.survey import Item
 from wind.store.handles import Model, Source, folder_of
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, Versions, runs
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -38,7 +38,7 @@ def made(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(folder / "store")
     # of a dataset that no version has
     store.storage.write(f"checks/rewards/{'0' * 64}.json", b'{"success": false}')
-    export_archive(store, find(store, "demo"), folder / "demo.wind")
+    export_archive(store, find_version(store, "demo"), folder / "demo.wind")
     return folder
 
 
@@ -82,10 +82,10 @@ def test_another_machine_gets_the_same(
     ours, theirs = content(store), content(other)
     assert {name for name in ours if name not in theirs} == {f"checks/rewards/{'0' * 64}.json"}
     assert {name: ours[name] for name in theirs} == theirs
-    assert find(other, "demo") == versions[1]
-    assert find(other, "demo@1") == versions[0]
+    assert find_version(other, "demo") == versions[1]
+    assert find_version(other, "demo@1") == versions[0]
     assert verify(other, versions[1]) == verify(store, versions[1])
-    export_archive(other, find(other, "demo"), tmp_path / "back.wind")
+    export_archive(other, find_version(other, "demo"), tmp_path / "back.wind")
     assert (tmp_path / "back.wind").read_bytes() == archive.read_bytes()
     with tarfile.open(archive) as unpacked:
         unpacked.extractall(tmp_path / "unpacked", filter="data")
@@ -173,11 +173,11 @@ def test_an_import_goes_on_where_a_run_is(
     export_archive(store, versions[0], tmp_path / "first.wind")
     export_archive(store, versions[1], tmp_path / "second.wind")
     import_archive(other, tmp_path / "first.wind")
-    assert find(other, "demo").id == versions[0].id
+    assert find_version(other, "demo").id == versions[0].id
     assert import_archive(other, tmp_path / "second.wind").versions == 1
-    assert find(other, "demo").id == versions[1].id
+    assert find_version(other, "demo").id == versions[1].id
     import_archive(other, tmp_path / "first.wind")
-    assert find(other, "demo").id == versions[1].id
+    assert find_version(other, "demo").id == versions[1].id
 
 
 def test_a_name_that_is_taken_needs_another(
@@ -194,7 +194,7 @@ def test_a_name_that_is_taken_needs_another(
     renamed = list(Versions(other, "theirs"))
     assert [version.id for version in renamed] == [version.id for version in versions]
     assert all(verify(other, version) for version in renamed)
-    assert find(other, "demo").id == taken.id()
+    assert find_version(other, "demo").id == taken.id()
     with pytest.raises(ConfigError, match="cannot be a run"):
         import_archive(other, archive, "../theirs")
 

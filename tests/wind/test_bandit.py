@@ -1,5 +1,7 @@
-"""The bandits have the difficulty they are named for, samples are judged and counted right, and
-fits find what is known.
+"""The bandit study: instances, draws, fits, and rows.
+
+Bandits have the difficulty they are named for, samples are judged and counted right, and fits find
+what is known.
 """
 
 from functools import partial
@@ -12,8 +14,8 @@ from tests.wind.exact_case import ROCK_PAPER_SCISSORS, assert_close, seeded
 from wind.bandit import FLOOR, exact_rows, instance_of, part_rows, parts, sampled_rows
 from wind.bandit.algorithms import proven_factor, sampled_algorithms
 from wind.bandit.instances import INSTANCES, RARE, Instance, cyclic, joined
-from wind.bandit.sampling import Draw, draw, minimised, solved
-from wind.config.objectives import Rows
+from wind.bandit.sampling import Draw, draw, minimized, solved
+from wind.config.objective_facts import Rows
 from wind.config.recipe import BanditSection
 from wind.games import is_constant_sum, wind_update
 from wind.objectives import OBJECTIVES, Batch
@@ -43,7 +45,7 @@ def instance(name: str, prompts: int = 6, responses: int = 9) -> Instance:
 
 
 @pytest.mark.parametrize("name", INSTANCES)
-def test_every_instance_is_constant_sum_with_a_normalised_reference(name: str) -> None:
+def test_every_instance_is_constant_sum_with_a_normalized_reference(name: str) -> None:
     game = instance(name)
     assert is_constant_sum(game.matrix).all()
     assert_close(game.ref.logsumexp(-1), torch.zeros(6, dtype=torch.float64))
@@ -233,10 +235,10 @@ def test_wind_that_sees_all_responses_makes_the_exact_step(risk: str) -> None:
     logp = wind_update(game.ref, game.ref, game.preferences, beta=BETA, eta=ETA)
     # epsilon below every win rate: beyond it a risk is no longer the minimum of P = q.
     loss = partial(OBJECTIVES["wind"], risk=risk, beta=BETA, eta=ETA, shift="centred", epsilon=1e-4)
-    fit = partial(solved, ridge=1e-9) if risk == "squared" else minimised
+    fit = partial(solved, ridge=1e-9) if risk == "squared" else minimized
     found = fit(loss, everything(game, logp), logp)
     exact = wind_update(logp, game.ref, game.preferences, beta=BETA, eta=ETA)
-    # `minimised` holds by RIDGE
+    # `minimized` holds by RIDGE
     assert_close(found, exact, atol=1e-7 if risk == "squared" else 5e-3)
 
 

@@ -1,5 +1,7 @@
-"""Best of n: numbers by hand, every tuple of draws enumerated, BOND's Theorem 1, and the closed
-forms of continuous rewards.
+"""Best of n.
+
+Numbers by hand, every tuple of draws enumerated, BOND's Theorem 1, and the closed forms of
+continuous rewards.
 """
 
 import itertools
@@ -47,8 +49,9 @@ def enumerated(
     worst: bool = False,
     break_ties: bool = False,
 ) -> torch.Tensor:
-    """The law of the best of all n-tuples of draws: of tied ones the first drawn, or with
-    `break_ties` the first listed.
+    """Return the law of the best of all n-tuples of draws.
+
+    Of tied ones it is the first drawn, or with `break_ties` the first listed.
     """
     law = torch.zeros_like(policy)
     sign = -1 if worst else 1
@@ -221,7 +224,7 @@ def test_nan_is_refused() -> None:
 @settings(max_examples=40, deadline=None)
 @given(policies, st.integers(2, 9))
 def test_the_bond_reward_tilts_to_best_of_n(responses: list[tuple[float, float]], n: int) -> None:
-    # BOND eq. 8: pi exp(r (n - 1)) is best of n, without a normaliser; its second term lies in [0,
+    # BOND eq. 8: pi exp(r (n - 1)) is best of n, without a normalizer; its second term lies in [0,
     # log(n) / (n - 1)].
     rewards, policy = split(responses)
     order = RewardOrder.of(rewards)

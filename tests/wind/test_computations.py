@@ -12,10 +12,10 @@ from tests.wind.audit_case import Run, key, model, publish
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.stages import Job, Place, published, run
+from wind.store import sealed_json
 from wind.store.computations import Computation, computation_of, is_recorded, recorded
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.sealed_json import seal
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_an_edited_record_is_refused(tmp_path: Path, field: str, value: str, rea
     fields[field] = (
         "forged" if field == "code" else {**fields[field], "fingerprint": digest("another")}
     )
-    path.write_bytes(seal(fields))
+    path.write_bytes(sealed_json.encode(fields))
     with pytest.raises(DatasetError, match=reason):
         recorded(store, made)
 
@@ -167,7 +167,7 @@ def test_a_number_that_no_record_can_hold_is_named_before_anything_is_published(
             )
     assert list(store.handles("rewards")) == []
     with pytest.raises(DatasetError, match=rf"b\[1\]\.c is {number}"):
-        seal({"a": 1.0, "b": [0.5, {"c": number}]})
+        sealed_json.encode({"a": 1.0, "b": [0.5, {"c": number}]})
 
 
 def test_a_record_that_its_reader_refuses_is_not_written() -> None:
@@ -178,4 +178,4 @@ def test_a_record_that_its_reader_refuses_is_not_written() -> None:
         pytest.raises(ValidationError),
         pytest.warns(UserWarning, match="serialized value may not be as expected"),
     ):
-        seal(wrong)
+        sealed_json.encode(wrong)

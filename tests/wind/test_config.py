@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from wind.config.loading import load_config
-from wind.config.objectives import AnyObjectiveConfig, WindObjectiveConfig, anchor_samples
+from wind.config.objectives import AnyObjectiveConfig, WindObjectiveConfig
 from wind.config.recipe import ClassifierRewardConfig, DistillConfig, RuleRewardConfig
 from wind.errors import ConfigError
 
@@ -333,7 +333,7 @@ def test_samples_of_policy_and_anchor_are_counted_apart(recipe: Path) -> None:
 
 def test_the_recipe_of_jbond_is_algorithm_2() -> None:
     recipe = load_config(Path(__file__).parents[2] / "configs" / "llama3-ultrafeedback-jbond.yaml")
-    assert (recipe.sampling.samples_per_prompt, anchor_samples(recipe.objective, 1)) == (1, 2)
+    assert (recipe.sampling.samples_per_prompt, recipe.objective.anchor_samples_for(1)) == (1, 2)
     assert (recipe.training.epochs, recipe.responses_per_prompt()) == (1, 3)
 
 
@@ -377,7 +377,7 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     assert message_of("no.yaml") == " does not exist: give the path of a recipe, a YAML file"
     assert (
         message_of(tmp_path)
-        == " is a folder, and no plain file: give the path of a recipe, a YAML file"
+        == " is a folder, not a plain file: give the path of a recipe, a YAML file"
     )
     (tmp_path / "bytes.yaml").write_bytes(b"run: \xff\n")
     assert "cannot be read: " in message_of(tmp_path / "bytes.yaml")

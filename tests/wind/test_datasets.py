@@ -20,14 +20,15 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-import wind.store.datasets
+import wind.store.published
 from wind.audit.verification import Verification
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import file_digest
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
+from wind.store.imports import import_model, import_source
 from wind.store.schemas import SCHEMAS, conform
-from wind.store.sealed_json import seal
 from wind.store.shards import shard_name
 from wind.store.storage import LocalStorage
 
@@ -187,7 +188,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def reseal(manifest: Path, old: str, new: str) -> None:
     """Edit a manifest as somebody would who knows of its seal."""
     edit(manifest, old, new)
-    manifest.write_bytes(seal(json.loads(manifest.read_bytes())))
+    manifest.write_bytes(sealed_json.encode(json.loads(manifest.read_bytes())))
 
 
 def age(path: Path, seconds: float) -> None:
@@ -215,11 +216,11 @@ def damage(kind: str, store: Store, handle: Dataset) -> None:
     elif kind == "shards swapped in the manifest":
         content = json.loads(manifest.read_bytes())
         content["files"].reverse()
-        manifest.write_bytes(seal(content))
+        manifest.write_bytes(sealed_json.encode(content))
     elif kind == "shard forgotten by the manifest":
         content = json.loads(manifest.read_bytes())
         del content["files"][1]
-        manifest.write_bytes(seal(content))
+        manifest.write_bytes(sealed_json.encode(content))
     elif kind == "edited checksum":
         reseal(manifest, store.manifest(handle).files[0].sha256, "0" * 64)
     elif kind == "edited fingerprint":
@@ -292,7 +293,7 @@ def test_what_is_younger_than_its_manifest_is_hashed_until_it_was_claimed(
         hashed.append(path.name)
         return file_digest(path)
 
-    monkeypatch.setattr(wind.store.datasets, "file_digest", counted)
+    monkeypatch.setattr(wind.store.published, "file_digest", counted)
     handle = publish(store, steps(0, 3), steps(3, 6))
     hashed.clear()
     manifest = store.path(handle) / "manifest.json"
@@ -307,12 +308,12 @@ def test_what_is_younger_than_its_manifest_is_hashed_until_it_was_claimed(
 
     with monkeypatch.context() as disk:
         disk.setattr(LocalStorage, "write", full)
-        assert store.claim(handle)
+        assert store.pin_if_whole(handle)
     hashed.clear()
     assert store.is_whole(handle)
-    assert store.claim(handle)
+    assert store.pin_if_whole(handle)
     assert hashed == ["part-00001.arrow"] * 2
-    assert store.claim(handle)
+    assert store.pin_if_whole(handle)
     assert (len(hashed), manifest.read_bytes()) == (2, content)
 
     with store.partial("training", "unfinished") as partial:
@@ -339,7 +340,7 @@ def forge(store: Store, table: pa.Table) -> Dataset:
         update={"bytes": path.stat().st_size, "sha256": file_digest(path)}
     )
     (store.path(handle) / "manifest.json").write_bytes(
-        seal(manifest.model_copy(update={"files": [file]}))
+        sealed_json.encode(manifest.model_copy(update={"files": [file]}))
     )
     return handle
 
@@ -452,11 +453,11 @@ def test_a_model_is_its_config_tokenizer_and_safetensors(
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
-    plain = store.import_model(folder)
+    plain = import_model(store, folder)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "optimizer.pt").write_bytes(b"a pickle")
     (folder / "README.md").write_text("a card")
-    assert store.import_model(folder) == plain
+    assert import_model(store, folder) == plain
     assert not {"pytorch_model.bin", "optimizer.pt", "README.md"} & {
         path.name for path in store.path(plain).iterdir()
     }
@@ -466,13 +467,13 @@ def test_a_model_is_its_config_tokenizer_and_safetensors(
     assert store.verify(plain).kind == "models"
     assert list(store.handles("models")) == [plain]
     edit(folder / "generation_config.json", "2", "3")
-    assert store.import_model(folder) != plain
+    assert import_model(store, folder) != plain
 
 
 def test_a_source_is_not_called_as_the_store_s_own_record(store: Store, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"a source cannot be called manifest\.json"):
-        store.import_source([tmp_path / "manifest.json"])
+        import_source(store, [tmp_path / "manifest.json"])
 
 
 def test_a_published_model_is_moved_and_verified(store: Store, tiny_model: Path) -> None:
@@ -480,7 +481,7 @@ def test_a_published_model_is_moved_and_verified(store: Store, tiny_model: Path)
     shutil.copytree(tiny_model, scratch)
     model = store.publish_model(scratch, numbers={"loss": 0.5})
     assert not scratch.exists()
-    assert model == store.import_model(tiny_model)
+    assert model == import_model(store, tiny_model)
     assert store.verify(model).numbers == {"loss": 0.5}
     weights = store.path(model) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")

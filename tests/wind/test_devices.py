@@ -78,7 +78,7 @@ def test_the_driver_is_asked_what_it_gives(tmp_path: Path) -> None:
     assert two == ["H100 80GB HBM3", "H200"]
     assert three == ["H100 80GB HBM3", "H200", "H100 80GB HBM3"]
     assert (without, stub) == ([], [])
-    say = "see that nvidia-smi works, or set workers.device to cpu"
+    say = "check that nvidia-smi works, or set workers.device to cpu"
     assert (
         unready
         == f"ConfigError: the CUDA driver does not start: CUDA_ERROR_SYSTEM_NOT_READY (802); {say}"

@@ -1,5 +1,6 @@
-"""Evaluation: rows by hand, both ways of judging a gold answer, and sides that do not belong
-together.
+"""Evaluation: rows by hand.
+
+Both ways of judging a gold answer, and sides that do not belong together.
 """
 
 from pathlib import Path

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from wind.figures import COLOURS, DASHES, MARKERS, look, save, style
+from wind.figures import COLORS, DASHES, MARKERS, look, save, style
 
 
 def drawn(path: Path) -> tuple[bytes, bytes]:
@@ -34,7 +34,7 @@ def test_a_figure_is_the_same_bytes_on_every_run(tmp_path: Path) -> None:
 
 
 def test_lines_differ_in_colour_dash_and_marker() -> None:
-    assert len(set(COLOURS)) == len(set(DASHES)) == len(set(MARKERS)) == 7
+    assert len(set(COLORS)) == len(set(DASHES)) == len(set(MARKERS)) == 7
     looks = [look(index) for index in range(49)]
     assert len({str(each) for each in looks}) == 49
     assert all(len({each[what] for each in looks[:7]}) == 7 for what in looks[0])

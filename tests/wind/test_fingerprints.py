@@ -1,5 +1,6 @@
-"""Fingerprints: the same for the same rows however they are cut, another for any other row, order
-or schema.
+"""Fingerprints: the same for the same rows however they are divided.
+
+Another row, order or schema has another fingerprint.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
-"""Solutions of games of every kind, the closed forms they approach, and the rates and bounds of
-MATH 2.5, 2.10 and 2.11.
+"""Solutions of games of every kind.
+
+The closed forms that they approach, and the rates and bounds of MATH 2.5, 2.10 and 2.11.
 """
 
 import itertools
@@ -100,7 +101,9 @@ def test_solutions_do_not_depend_on_how_prompts_are_batched(
     assert_close(
         whole, solve(ref, MatrixPreferences(RewardPreferences.of(rewards).matrix()), beta=0.05)
     )
-    monkeypatch.setattr("wind.games.BLOCK", 2 * 5 * 5)  # two prompts at once, and a last one
+    monkeypatch.setattr(
+        "wind.games.solutions.BLOCK", 2 * 5 * 5
+    )  # two prompts at once, and a last one
     assert_close(solve(ref, RewardPreferences.of(rewards), beta=0.05), whole, atol=1e-11)
 
 
@@ -184,7 +187,7 @@ def test_the_update_contracts(beta: float, multiple: float) -> None:
 
 
 def test_steps_beyond_the_proven_ones_may_fail() -> None:
-    """MATH 8.2. Around the mixed solution of rock-paper-scissors large steps spiral outwards."""
+    """MATH 8.2. Around the mixed solution of rock-paper-scissors large steps spiral outward."""
     ref, game = row(0.5, 0.3, 0.2).log(), MatrixPreferences(ROCK_PAPER_SCISSORS)
     solution, logp = solve(ref, game, beta=0.05), ref
     for _ in range(50):

@@ -153,7 +153,7 @@ def test_the_wind_update_is_the_optimum_of_its_step() -> None:
     assert (objective(others) < objective(best)).all()
 
 
-def test_sppo_is_wind_without_regularisation() -> None:
+def test_sppo_is_wind_without_regularization() -> None:
     pi, ref, game = random_policy(0, 3, 5), random_policy(1, 3, 5), random_game(2, 3, 5)
     updated = sppo_update(pi, game, eta=1.5)
     assert_close(updated, wind_update(pi, ref, game, beta=0, eta=1.5))

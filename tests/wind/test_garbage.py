@@ -14,34 +14,32 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.wind.versions_case import dataset, model, three_iterations, verify, version
+from tests.wind.versions_case import (
+    Listing,
+    dataset,
+    listing,
+    model,
+    three_iterations,
+    verify,
+)
 from wind.config.recipe import RetentionConfig
-from wind.errors import ConfigError, DatasetError
+from wind.errors import DatasetError
 from wind.files import lock, unfinished_name
 from wind.store import computations, pins, studies
 from wind.store.computations import Computation
-from wind.store.datasets import CHECKPOINTS, FINISHED, Store
+from wind.store.datasets import Store
+from wind.store.forgetting import forget
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, folder_of
-from wind.store.references import find
+from wind.store.layout import CHECKPOINTS, FINISHED
 from wind.store.storage import LocalStorage
-from wind.store.versions import Content, Version, Versions, everywhere
-
-Listing = dict[str, int]
+from wind.store.versions import Content, Version, Versions
 
 
 @pytest.fixture
 def chain(store: Store) -> list[Version]:
     """Three iterations of a run."""
     return three_iterations(store)
-
-
-def listing(store: Store) -> Listing:
-    return {
-        entry.name: entry.bytes
-        for tree in store.storage.names("")
-        for entry in store.storage.files(tree)
-    }
 
 
 def lost(store: Store, before: Listing) -> Listing:
@@ -116,7 +114,7 @@ def test_what_a_version_reaches_through_parents_and_outputs_stays(store: Store) 
     )
     published = Versions(store, "demo").publish(content, checks={}, metrics={}, seconds={})
     assert collect(store).items == ()
-    Versions(store, "demo").forget([published])
+    forget(store, "demo", [published])
     freed = [item.name for item in collect(store).items]
     assert sorted(freed) == sorted(
         folder_of(handle) for handle in (source, dropped, middle, top, policy)
@@ -159,7 +157,7 @@ def test_unfinished_work_is_left_while_somebody_works_or_where_it_is_asked_for(
 
 def test_weights_that_no_version_gives_again_stay(store: Store, chain: list[Version]) -> None:
     """The version before was forgotten: what the next begins with is all that is left of it."""
-    Versions(store, "demo").forget([chain[1]], force=True)
+    forget(store, "demo", [chain[1]], force=True)
     collect(store, weights=1)
     assert [store.is_dropped(each.content.model_in) for each in chain] == [False, True, False]
     assert store.is_whole(chain[2].content.model_in)
@@ -188,8 +186,8 @@ def test_an_environment_goes_with_the_last_record_that_names_it(
         collect(store)
         assert [store.storage.size(name) for name in names] == [2] * 4
     assert collect(store, keep_unfinished=True).items == ()
-    with pins.hold(store.storage) as name:
-        assert Store(store.root, name).claim(kept)
+    with pins.open_pin_set(store.storage) as name:
+        assert Store(store.root, name).pin_if_whole(kept)
         collect(store)
         assert [store.storage.size(name) for name in names] == [2] * 4
     assert {item.name for item in collect(store).items} == {names[1], names[2]}
@@ -316,7 +314,7 @@ def test_killed_at_any_removal_it_leaves_a_sound_store_and_the_next_finishes(
 @pytest.fixture
 def held(store: Store) -> Iterator[Store]:
     """The same store, as a run that is going on has it."""
-    with pins.hold(store.storage) as name:
+    with pins.open_pin_set(store.storage) as name:
         yield Store(store.root, name)
 
 
@@ -324,21 +322,21 @@ def test_a_run_keeps_what_it_found_and_what_it_made(store: Store, held: Store) -
     parent = dataset(store, "parent")
     found = dataset(store, "found", {"parent": parent})
     unknown = dataset(store, "unknown")
-    assert held.claim(found)
+    assert held.pin_if_whole(found)
     made = model(held, 1.0)
     assert {item.name for item in collect(store).items} == {folder_of(unknown)}
     assert all(held.verify(handle) for handle in (parent, found, made))
-    assert not held.claim(unknown)
+    assert not held.pin_if_whole(unknown)
 
 
-def test_a_hold_ends_with_its_run_however_that_ends(store: Store) -> None:
-    with pins.hold(store.storage) as name:
+def test_pins_end_with_their_run_however_that_ends(store: Store) -> None:
+    with pins.open_pin_set(store.storage) as name:
         found = dataset(Store(store.root, name), "found")
         assert collect(store).items == ()
     assert list(store.storage.files("holds")) == []
     assert [item.name for item in collect(store).items] == [folder_of(found)]
     # no lock: its holder is dead
-    pins.mark(store.storage, "killed", folder_of(found := dataset(store, "found")))
+    pins.pin(store.storage, "killed", folder_of(found := dataset(store, "found")))
     assert {item.kind for item in collect(store).items} == {"datasets", "holds of dead runs"}
     assert not store.is_whole(found)
     assert list(store.storage.files("holds")) == []
@@ -353,11 +351,11 @@ def test_collections_beside_a_run_lose_nothing_of_it(store: Store) -> None:
     broken: list[str] = []
 
     def work(number: int) -> None:
-        with pins.hold(store.storage) as name:
+        with pins.open_pin_set(store.storage) as name:
             mine, before = Store(store.root, name), None
             for step in range(6):
                 key = f"{number % 3} {step}"
-                if before is not None and not mine.claim(before):
+                if before is not None and not mine.pin_if_whole(before):
                     raise AssertionError(f"{before} was held and is gone")
                 before = dataset(mine, key, {"before": before} if before else {})
                 mine.verify(before)
@@ -438,7 +436,7 @@ def test_dropped_weights_come_back_when_they_are_published_again(
 def test_a_run_in_progress_keeps_the_weights_it_found(
     store: Store, held: Store, chain: list[Version]
 ) -> None:
-    held.claim(chain[0].content.datasets["training"])
+    held.pin_if_whole(chain[0].content.datasets["training"])
     collect(store, weights=1)
     assert weights_of(store, chain) == [True, False, True]
 
@@ -468,82 +466,3 @@ def test_states_of_the_last_trainings_are_kept(store: Store, chain: list[Version
     assert store.storage.names(CHECKPOINTS) == ["key1", "key2"]
     collect(store, optimizer_states=0)
     assert store.storage.names(CHECKPOINTS) == []
-
-
-# ------------------------------------------------------------------------------ tags and forgetting
-
-
-def test_a_tag_is_moved_by_force_only(store: Store, chain: list[Version]) -> None:
-    versions = Versions(store, "demo")
-    versions.tag("best", chain[1])
-    versions.tag("best", chain[1])
-    assert find(store, "demo@best").number == 2
-    with pytest.raises(ConfigError, match="demo@best points to demo@2: give --force"):
-        versions.tag("best", chain[2])
-    versions.tag("best", chain[2], force=True)
-    assert find(store, "demo@best").number == 3
-    versions.untag("best")
-    with pytest.raises(ConfigError, match="demo has no tag 'best'"):
-        versions.untag("best")
-
-
-@pytest.mark.parametrize(
-    "name", ["latest", "3", "0003", "", "../x", "a/b", ".x", "a b", "x" * 65, "a\n", "..", "ä"]
-)
-def test_what_cannot_be_a_tag(store: Store, chain: list[Version], name: str) -> None:
-    before = listing(store)
-    with pytest.raises(ConfigError, match="cannot be"):
-        Versions(store, "demo").tag(name, chain[0], force=True)
-    with pytest.raises(ConfigError, match="cannot be"):
-        Versions(store, "demo").untag(name)
-    assert listing(store) == before
-
-
-def test_a_forgotten_version_frees_its_own_and_its_number_is_not_given_again(
-    store: Store, chain: list[Version]
-) -> None:
-    versions = Versions(store, "demo")
-    with pytest.raises(ConfigError, match="demo@3 continues demo@2"):
-        versions.forget([chain[1]])
-    versions.tag("best", chain[2])
-    with pytest.raises(ConfigError, match="demo@3 has the tag 'best'"):
-        versions.forget([chain[2]])
-    versions.forget([chain[2]], force=True)
-    assert find(store, "demo").number == 2
-    assert versions.tags() == {"latest": chain[1].id}
-    rewards = store.manifest(chain[2].content.datasets["training"]).parents["rewards"]
-    freed = {item.name for item in collect(store).items}
-    assert freed == {
-        folder_of(each)
-        for each in (rewards, chain[2].content.datasets["training"], chain[2].content.model_out)
-    }
-    assert version(store, 3, chain[1], chain[1].content.model_out).number == 4
-    versions.forget(list(versions))
-    assert versions.tags() == {}
-    assert len(collect(store).items) > 0
-    assert [*store.handles("training"), *store.handles("models")] == []
-
-
-def test_a_version_that_another_run_continues_is_not_forgotten(
-    store: Store, chain: list[Version]
-) -> None:
-    branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
-    with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
-        Versions(store, "demo").forget(chain)
-    Versions(store, "branch").forget([branch])
-    Versions(store, "demo").forget(chain)
-
-
-def test_a_version_whose_twin_another_run_continues_can_be_forgotten(
-    store: Store, chain: list[Version]
-) -> None:
-    """Two runs of one recipe have the same versions; each continues its own."""
-    facts: dict[str, Any] = {"checks": {}, "metrics": {}, "seconds": {}}
-    twins = [Versions(store, "twin").publish(each.content, **facts) for each in chain[:2]]
-    assert [each.id for each in twins] == [each.id for each in chain[:2]]
-    branch = version(store, 3, chain[1], chain[1].content.model_out, run="branch")
-    assert branch.digest_before == chain[1].digest
-    with pytest.raises(ConfigError, match="branch@1 continues demo@2"):
-        Versions(store, "demo").forget(chain)
-    Versions(store, "twin").forget(twins)
-    assert [each.run for each in everywhere(store)] == ["branch", "demo", "demo", "demo"]

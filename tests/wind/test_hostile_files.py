@@ -23,10 +23,10 @@ from wind.audit.verification.files import Finding
 from wind.config.loading import load_config
 from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, WindError
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, StoredFile, folder_of
-from wind.store.references import find
-from wind.store.sealed_json import seal
+from wind.store.references import find_version
 from wind.store.versions import Versions, runs
 
 some = settings(
@@ -154,7 +154,7 @@ def within(store: Store) -> Iterator[None]:
 
 
 def written(fields: dict[str, Any], *, is_sealed: bool) -> bytes:
-    return seal(fields) if is_sealed else json.dumps(fields).encode()
+    return sealed_json.encode(fields) if is_sealed else json.dumps(fields).encode()
 
 
 def rewrite(store: Store, name: str, content: bytes) -> None:
@@ -184,7 +184,7 @@ def use(store: Store, *handles: AnyHandle) -> list[Finding]:
                 list(Versions(store, run))
             for tag in ("latest", "good", "2"):
                 with suppress(WindError):
-                    find(store, f"{run}@{tag}")
+                    find_version(store, f"{run}@{tag}")
     return [*verification.findings, *verification.notes]
 
 
@@ -192,7 +192,7 @@ def use(store: Store, *handles: AnyHandle) -> list[Finding]:
 @some
 def test_any_manifest(origin: Path, tmp_path: Path, data: st.DataObject, is_sealed: bool) -> None:
     store = _fresh(origin, tmp_path)
-    handles = list(find(store, "tiny").handles().values())
+    handles = list(find_version(store, "tiny").handles().values())
     handle = data.draw(st.sampled_from(handles))
     name = f"{folder_of(handle)}/manifest.json"
     before = store.storage.read(name)
@@ -208,14 +208,14 @@ def test_any_manifest(origin: Path, tmp_path: Path, data: st.DataObject, is_seal
 def test_any_version(origin: Path, tmp_path: Path, data: st.DataObject, is_sealed: bool) -> None:
     store = _fresh(origin, tmp_path)
     first, last = "runs/tiny/versions/0001.json", "runs/tiny/versions/0002.json"
-    name, newest = data.draw(st.sampled_from([first, last])), find(store, "tiny")
+    name, newest = data.draw(st.sampled_from([first, last])), find_version(store, "tiny")
     before = store.storage.read(name)
     content = written(mutated(data, json.loads(before)), is_sealed=is_sealed)
     rewrite(store, name, content)
     # only the version after it vouches for what stands beside the content
     if not use(store) and content != before:
         assert (is_sealed, name) == (True, last)
-        assert find(store, "tiny").content == newest.content
+        assert find_version(store, "tiny").content == newest.content
 
 
 @given(st.data(), st.binary(max_size=80))
@@ -244,7 +244,7 @@ def test_any_bytes_in_any_small_file(
 
 def find_handles(store: Store) -> list[AnyHandle]:
     with suppress(WindError):
-        return list(find(store, "tiny").handles().values())
+        return list(find_version(store, "tiny").handles().values())
     return []
 
 
@@ -255,7 +255,7 @@ def test_any_shard(origin: Path, tmp_path: Path, data: st.DataObject) -> None:
     the rows are not.
     """
     store = _fresh(origin, tmp_path)
-    handle = find(store, "tiny").content.datasets[
+    handle = find_version(store, "tiny").content.datasets[
         data.draw(st.sampled_from(["prompts", "generations", "rewards"]))
     ]
     rows = store.read(handle)
@@ -271,7 +271,7 @@ def test_any_shard(origin: Path, tmp_path: Path, data: st.DataObject) -> None:
     rewrite(store, name, bytes(content))
     manifest = json.loads(store.storage.read(f"{folder_of(handle)}/manifest.json"))
     manifest["files"][0] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    rewrite(store, f"{folder_of(handle)}/manifest.json", seal(manifest))
+    rewrite(store, f"{folder_of(handle)}/manifest.json", sealed_json.encode(manifest))
     use(store, handle)
     with suppress(WindError):
         store.verify(handle)
@@ -292,11 +292,11 @@ def _fresh(origin: Path, tmp_path: Path) -> Store:
 def test_a_file_is_named_within_its_folder(store: Store, name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         StoredFile(name=name, bytes=1, sha256="0" * 64)
-    handle = find(store, "tiny").content.datasets["rewards"]
+    handle = find_version(store, "tiny").content.datasets["rewards"]
     path = f"{folder_of(handle)}/manifest.json"
     fields = json.loads(store.storage.read(path))
     fields["files"][0]["name"] = name
-    rewrite(store, path, seal(fields))
+    rewrite(store, path, sealed_json.encode(fields))
     use(store, handle)
     with pytest.raises(WindError):
         store.read(handle)
@@ -306,17 +306,17 @@ def test_a_file_is_named_within_its_folder(store: Store, name: str) -> None:
     "name", ["../latest", "/tmp/x", "a/b", "", ".", "..", "x\n", "x\0", "é", "x" * 65]
 )
 def test_a_tag_is_a_plain_name(store: Store, name: str) -> None:
-    version = find(store, "tiny")
+    version = find_version(store, "tiny")
     with within(store), pytest.raises(ConfigError, match="cannot be a tag"):
         Versions(store, "tiny").tag(name, version)
     with within(store), pytest.raises(ConfigError):
-        find(store, f"tiny@{name}" if name else "tiny@")
+        find_version(store, f"tiny@{name}" if name else "tiny@")
     with within(store), pytest.raises(ConfigError):
-        find(store, f"{name}@latest")
+        find_version(store, f"{name}@latest")
 
 
 def test_a_link_is_not_followed_by_verification(store: Store) -> None:
-    handle = find(store, "tiny").content.datasets["rewards"]
+    handle = find_version(store, "tiny").content.datasets["rewards"]
     for name in ("part-00000.arrow", "manifest.json"):
         path = store.root / folder_of(handle) / name
         path.unlink()
@@ -330,12 +330,12 @@ def test_a_link_is_not_followed_by_verification(store: Store) -> None:
 
 
 def test_a_manifest_that_names_itself_ends(store: Store) -> None:
-    handle = find(store, "tiny").content.datasets["rewards"]
+    handle = find_version(store, "tiny").content.datasets["rewards"]
     path = f"{folder_of(handle)}/manifest.json"
     fields = json.loads(store.storage.read(path))
     fields["outputs"]["itself"] = handle.model_dump(mode="json")
     fields["parents"]["itself"] = handle.model_dump(mode="json")
-    rewrite(store, path, seal(fields))
+    rewrite(store, path, sealed_json.encode(fields))
     assert store.is_whole(handle)
     use(store, handle)
 

@@ -19,7 +19,8 @@ from wind.config.recipe import ClassifierRewardConfig, PolicyConfig, PromptsConf
 from wind.errors import ConfigError, InputError, StageError, WindError
 from wind.files import NotPlainError, open_plain, read_plain
 from wind.models import import_policy
-from wind.prompts.sources import import_prompts, read_rows
+from wind.prompts.rows import read_rows
+from wind.prompts.sources import import_prompts
 from wind.rewards import resolve_reward
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Source
@@ -177,7 +178,7 @@ def test_a_file_that_the_user_names_may_be_a_link(
 
 
 def special(path: Path, kind: str) -> None:
-    """Put in place of `path` what is no plain file."""
+    """Put in place of `path` what is not a plain file."""
     path.unlink(missing_ok=True)
     if kind == "FIFO":
         os.mkfifo(path)
@@ -227,7 +228,7 @@ def test_what_is_no_file_is_refused_without_waiting_for_it(
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
 def test_a_special_file_that_is_named_itself(store: Store, tmp_path: Path, kind: str) -> None:
     special(tmp_path / "p.jsonl", kind)
-    assert_refused(store, as_prompts, tmp_path / "p.jsonl", f"is a {kind}, and no plain file")
+    assert_refused(store, as_prompts, tmp_path / "p.jsonl", f"is a {kind}, not a plain file")
 
 
 def test_a_name_with_control_characters_is_refused(store: Store, tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_a_disk_without_room_is_said_with_both_sizes(
 def test_a_line_without_end_is_not_read_at_once(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wind.prompts.sources.LONGEST_LINE", 1000)
+    monkeypatch.setattr("wind.prompts.rows.LONGEST_LINE", 1000)
     (tmp_path / "p.jsonl").write_text('{"prompt": "1="}\n' + "x" * 1001)
     with pytest.raises(InputError, match=r"p\.jsonl line 2 has more than"):
         read_rows(store, as_prompts(store, tmp_path / "p.jsonl"), "prompt", None)

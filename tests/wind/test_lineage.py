@@ -10,7 +10,8 @@ from tests.wind.versions_case import three_iterations, version
 from wind.audit.lineage import Lineage, Node, chain, of_handle, of_prompt, of_version
 from wind.audit.lineage.mermaid import flowchart
 from wind.store.datasets import Store
-from wind.store.versions import Versions
+from wind.store.forgetting import forget
+from wind.store.imports import import_source
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_a_chain_goes_on_in_the_run_that_it_was_branched_from(store: Store) -> N
     made = three_iterations(store)
     branch = version(store, 3, made[1], made[1].content.model_out, run="branch")
     assert chain(store, branch) == [*made[:2], branch]
-    Versions(store, "demo").forget(made[:1], force=True)
+    forget(store, "demo", made[:1], force=True)
     assert chain(store, branch) == [made[1], branch]
 
 
@@ -192,7 +193,7 @@ def test_a_name_that_means_something_to_a_flowchart_is_only_a_name(
     run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / 'a"<b>#.jsonl').write_text('{"prompt": "x"}\n')
-    source = run.store.import_source([tmp_path / 'a"<b>#.jsonl'])
+    source = import_source(run.store, [tmp_path / 'a"<b>#.jsonl'])
     found = of_handle(run.store, source)
     assert "a#quot;#lt;b#gt;#35;.jsonl" in flowchart(found)
 

@@ -13,7 +13,8 @@ from wind.config.loading import load_config
 from wind.config.recipe import PromptsConfig
 from wind.errors import ConfigError, InputError
 from wind.nesting import is_too_deep, json_value
-from wind.prompts.sources import import_prompts, read_rows
+from wind.prompts.rows import read_rows
+from wind.prompts.sources import import_prompts
 from wind.store.datasets import Store
 
 SETTINGS = "run: demo\npolicy: {path: x}\nprompts: {source: x}\nreward: {kind: rule, function: x:y}\nobjective: {name: wind}\n"

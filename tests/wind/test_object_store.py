@@ -26,6 +26,7 @@ from wind.store.datasets import Store
 from wind.store.garbage import collect
 from wind.store.garbage.survey import IN_CACHE
 from wind.store.handles import folder_of
+from wind.store.imports import import_model
 from wind.store.object_storage import ObjectStorage, cache_folder
 from wind.store.shards import shard_name
 from wind.store.studies import studies
@@ -169,8 +170,8 @@ def test_damage_is_found_named_and_repaired(bucket: Store, kind: str) -> None:
 
 
 def test_a_model_is_copied_to_this_machine_once(bucket: Store, folder: Path) -> None:
-    model = bucket.import_model(folder)
-    assert bucket.import_model(folder) == model
+    model = import_model(bucket, folder)
+    assert import_model(bucket, folder) == model
     assert bucket.verify(model).kind == "models"
     copy = bucket.path(model)
     assert copy == cache_folder(bucket.url) / "models" / model.fingerprint
@@ -196,7 +197,7 @@ def test_a_published_model_leaves_nothing_behind(bucket: Store, folder: Path) ->
     shutil.copytree(folder, scratch)
     model = bucket.publish_model(scratch, numbers={"loss": 0.5})
     assert not scratch.exists()
-    assert model == bucket.import_model(folder)
+    assert model == import_model(bucket, folder)
     assert bucket.verify(model).numbers == {"loss": 0.5}
 
 

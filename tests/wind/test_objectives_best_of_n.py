@@ -1,4 +1,7 @@
-"""RAFT, BoNBoN, BOND and J-BOND: the formulas from scratch, and the numbers of MATH 1 and 3."""
+"""RAFT, BoNBoN, BOND and J-BOND.
+
+The formulas from scratch, and the numbers of MATH 1 and 3.
+"""
 
 import math
 from itertools import permutations

@@ -1,5 +1,6 @@
-"""Objectives where numbers are extreme: far log-ratios, rewards as large as are let in, ties
-everywhere, groups of the fewest.
+"""Objectives where numbers are extreme.
+
+Far log-ratios, the largest rewards that are admitted, ties everywhere, groups of the fewest rows.
 """
 
 import math
@@ -13,12 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.wind.objective_case import CASES, batch_of, chosen, config_of, gradient_of, loss_of
-from wind.config.objectives import (
-    AnyObjectiveConfig,
-    draws_from_anchor,
-    least_anchor_samples,
-    least_samples,
-)
+from wind.config.objectives import AnyObjectiveConfig
 from wind.objectives import Batch
 from wind.rewards.functions import LARGEST
 
@@ -35,17 +31,19 @@ rewards = st.sampled_from([-LARGEST, 0.0, 1.0, LARGEST]) | st.floats(-LARGEST, L
 
 
 def kinds(objective: AnyObjectiveConfig, more: int) -> list[float]:
-    """Of each row of a group whether it is of the anchor: the fewest of either kind, and `more` of
-    each.
+    """Return 1 for each row of the anchor, else 0.
+
+    The rows of a group are the fewest of either kind, and `more` of each.
     """
-    of_anchor = least_anchor_samples(objective) + more if draws_from_anchor(objective) else 0
-    return [0.0] * (least_samples(objective) + more) + [1.0] * of_anchor
+    of_anchor = objective.least_anchor_samples + more if objective.draws_from_anchor else 0
+    return [0.0] * (objective.facts.least_samples + more) + [1.0] * of_anchor
 
 
 @st.composite
 def batches(draw: Callable[..., Any], objective: AnyObjectiveConfig) -> tuple[torch.Tensor, Batch]:
-    """Up to three groups whose policies differ by up to FAR nats in a row; rewards of a group may
-    all be equal.
+    """Draw up to three groups whose policies are far apart.
+
+    They differ by up to FAR nats in a row; the rewards of a group may all be equal.
     """
     from_anchor = kinds(objective, draw(st.integers(0, 2)))
     size, groups = len(from_anchor), draw(st.integers(1, 3))
@@ -59,7 +57,7 @@ def batches(draw: Callable[..., Any], objective: AnyObjectiveConfig) -> tuple[to
         )
 
     columns = {"logp_policy": moved(), "logp_reference": moved()}
-    if draws_from_anchor(objective):
+    if objective.draws_from_anchor:
         columns["from_anchor"] = torch.tensor(from_anchor * groups, dtype=torch.float64)
     return logps_B, chosen(batch, slice(None), **columns)
 
@@ -78,13 +76,14 @@ def test_loss_and_gradient_are_finite(settings: dict[str, Any], data: st.DataObj
 def test_far_from_where_it_was_sampled_the_slope_is_what_a_float32_squares(
     settings: dict[str, Any], apart: float
 ) -> None:
-    """Rewards of ordinary size: training sums the squares of what the slope becomes in float32,
-    whose largest is 3e38.
+    """Rewards of ordinary size.
+
+    Training sums the squares of what the slope becomes in float32, whose largest is 3e38.
     """
     objective = config_of(**settings)
     from_anchor = kinds(objective, 1)
     _, batch = batch_of([[float(row) for row in range(len(from_anchor))]])
-    columns = {"from_anchor": torch.tensor(from_anchor)} if draws_from_anchor(objective) else {}
+    columns = {"from_anchor": torch.tensor(from_anchor)} if objective.draws_from_anchor else {}
     gradient_B = gradient_of(
         batch.logp_policy + apart, chosen(batch, slice(None), **columns), **settings
     )

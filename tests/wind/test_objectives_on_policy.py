@@ -1,5 +1,6 @@
-"""BOND and J-BOND as they are meant, with fresh samples of policy and anchor at every step, driven
-to the laws they aim at.
+"""BOND and J-BOND on fresh samples.
+
+Policy and anchor are sampled at every step, and the policy is driven to the law that is aimed at.
 """
 
 import itertools
@@ -24,8 +25,9 @@ MIDDLE_Y = QUANTILE_Y - 0.5 / RESPONSES  # the win rate of each against the anch
 def fresh(
     policy_Y: torch.Tensor, anchor_Y: torch.Tensor, samples: int, draws: torch.Generator
 ) -> tuple[torch.Tensor, Batch]:
-    """The responses of 8 groups, each of `samples` draws from the policy and as many from the
-    anchor, and their batch.
+    """Draw 8 groups of `samples` responses of policy and the anchor.
+
+    Returns the responses and their batch.
     """
     groups = 8
     laws = (
@@ -50,8 +52,9 @@ def fresh(
 def converged(
     samples: int = 6, steps: int = 150, rate: float = 0.0, **settings: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logs of the policy and of the anchor after `steps` on-policy steps from the uniform
-    policy (MATH 1.6 eq. 18).
+    """Train `steps` on-policy steps from the uniform policy (MATH 1.6 eq. 18).
+
+    Returns the log-probabilities of the policy and of the anchor.
     """
     draws = torch.Generator().manual_seed(0)
     objective = objective_of(**settings)
@@ -88,8 +91,9 @@ def win_rate(policy_Y: torch.Tensor) -> float:
 def mixed(
     rewards: Sequence[float], from_anchor: Sequence[float], seed: int = 0
 ) -> tuple[torch.Tensor, Batch]:
-    """One group with these rewards, samples of policy and anchor in any order, and random
-    log-probabilities.
+    """Return one group with these rewards and random log-probabilities.
+
+    Samples of policy and anchor may come in any order.
     """
     logps_B, batch = random_batch(seed, sizes=[len(rewards)])
     columns = {
@@ -261,14 +265,15 @@ def test_jbond_with_a_moving_anchor_goes_on_where_a_fixed_one_stops() -> None:
 
 @pytest.mark.slow
 def test_gamma_holds_the_policy_to_its_anchor() -> None:
-    # The sign of the regulariser (MATH 1.6): with the printed minus the KL would grow.
+    # The sign of the regularizer (MATH 1.6): with the printed minus the KL would grow.
     kls = [kl(*converged(name="jbond", gamma=gamma)) for gamma in (0.0, 0.3, 1.0)]
     assert kls[0] > 1.3 * kls[1] > 1.3 * 1.3 * kls[2]
 
 
 def test_jbond_with_two_of_each_kind_is_finite_and_as_by_hand() -> None:
-    """Of two anchor samples each has one other, and so no pair: only the policy's rows have a
-    reward (MATH 1.6 eq. 17).
+    """MATH 1.6 eq. 17.
+
+    Of two anchor samples each has one other, and so no pair: only the policy's rows have a reward.
     """
     logps_B = torch.tensor([-1.0, -2.0, -1.5, -3.0], dtype=torch.float64, requires_grad=True)
     nothing_B = torch.zeros(4, dtype=torch.float64)

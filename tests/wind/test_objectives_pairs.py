@@ -1,5 +1,6 @@
-"""SPPO, and the losses of preference pairs: DPO, IPO, INPO, REBEL; which pairs there are, and what
-each weighs.
+"""SPPO, and the losses of preference pairs: DPO, IPO, INPO, REBEL.
+
+Which pairs there are, and what each weighs.
 """
 
 import math

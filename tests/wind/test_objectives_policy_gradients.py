@@ -1,4 +1,7 @@
-"""GRPO, RLOO and QRPO: the formulas from scratch, and what clipping and the KL term do."""
+"""GRPO, RLOO and QRPO.
+
+The formulas from scratch, and the effect of clipping and of the KL term.
+"""
 
 import math
 import statistics
@@ -125,7 +128,7 @@ def test_qrpo_agrees_with_loops_from_scratch(ties: bool) -> None:
 
 
 def test_qrpo_survives_the_small_beta_of_its_authors() -> None:
-    # e^(1/beta) overflows at beta = 0.001; the normaliser must not. u - beta log Z -> 1 - 1 at the
+    # e^(1/beta) overflows at beta = 0.001; the normalizer must not. u - beta log Z -> 1 - 1 at the
     # best row.
     _, batch = batch_of([[0.0, 1.0]])
     residual = -0.0003 * math.log(0.0003)

@@ -1,9 +1,8 @@
-"""Solved problems: each sampled objective, minimised over the softmax policies of a small bandit,
-finds the law it is known for.
+"""Solved problems: each sampled objective finds the law it is known for.
 
-Samples are arranged so that sums over rows *are* expectations: a group in which every response
-stands as often as its probability says, or all groups of n draws. The targets are then met to the
-precision of the optimiser.
+It is minimized over the softmax policies of a small bandit. Samples are arranged so that sums over
+rows *are* expectations: a group in which every response stands as often as its probability says, or
+all groups of n draws. The targets are then met to the precision of the optimizer.
 """
 
 import math
@@ -28,7 +27,7 @@ LOGREF_Y = np.log([0.3, 0.1, 0.2, 0.1, 0.3])
 REWARD_Y = np.array([0.0, 2.0, 1.0, 2.0, 3.0])  # two responses tie
 
 
-def normalised(z_Y: Floats) -> Floats:
+def normalized(z_Y: Floats) -> Floats:
     return np.asarray(z_Y - np.logaddexp.reduce(z_Y))
 
 
@@ -39,7 +38,7 @@ def preferences(reward_Y: Floats) -> Floats:
 def drawn(
     groups: Sequence[Sequence[int]], reward_Y: Floats, logpi_Y: Floats, logref_Y: Floats
 ) -> tuple[torch.Tensor, Batch]:
-    """The responses of all rows, and their batch."""
+    """Return the responses of all rows, and their batch."""
     responses_B = torch.tensor([response for group in groups for response in group])
     _, batch = batch_of([[float(reward_Y[response]) for response in group] for group in groups])
     frozen = {
@@ -50,7 +49,7 @@ def drawn(
 
 
 def population(reward_Y: Floats, logpi_Y: Floats = LOGPI_Y) -> tuple[torch.Tensor, Batch]:
-    """One group that is pi_t itself, with the exact win rates against pi_t."""
+    """Return one group that is pi_t itself, with exact win rates."""
     responses_B, batch = drawn(
         [np.repeat(np.arange(5), COUNTS).tolist()], reward_Y, logpi_Y, LOGREF_Y
     )
@@ -59,7 +58,7 @@ def population(reward_Y: Floats, logpi_Y: Floats = LOGPI_Y) -> tuple[torch.Tenso
 
 
 def fitted(responses_B: torch.Tensor, batch: Batch, start_Y: Floats, **settings: Any) -> Floats:
-    """The logs of the softmax policy that minimises the objective."""
+    """Return the log-probabilities of the softmax policy that minimizes the objective."""
     objective = objective_of(**settings)
     logits_Y = torch.tensor(start_Y, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -83,7 +82,7 @@ def fitted(responses_B: torch.Tensor, batch: Batch, start_Y: Floats, **settings:
 def exact_wind(logpi_Y: Floats, reward_Y: Floats, beta: float, eta: float) -> Floats:
     """MATH 2.4a in the log-space tabular form of 6a."""
     lam = 1 / (1 + beta * eta)
-    return normalised(
+    return normalized(
         lam * logpi_Y + (1 - lam) * LOGREF_Y + eta * lam * (preferences(reward_Y) @ np.exp(logpi_Y))
     )
 
@@ -109,7 +108,7 @@ def test_the_plug_in_intercept_finds_it_without_centring(risk: str) -> None:
     np.testing.assert_allclose(found_Y, exact_wind(LOGPI_Y, REWARD_Y, 0.5, 2.0), atol=1e-5)
 
 
-def test_a_learned_intercept_finds_it_too_and_ends_as_the_normaliser() -> None:
+def test_a_learned_intercept_finds_it_too_and_ends_as_the_normalizer() -> None:
     responses_B, batch = population(REWARD_Y)
     logits_Y = torch.tensor(LOGPI_Y, requires_grad=True)
     intercept = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
@@ -173,11 +172,11 @@ def test_iterating_wind_reaches_the_fixed_point() -> None:
             responses_B, batch, logpi_Y, name="wind", beta=beta, eta=eta, shift="centred"
         )
     np.testing.assert_allclose(
-        logpi_Y, normalised(LOGREF_Y + preferences(REWARD_Y) @ np.exp(logpi_Y) / beta), atol=1e-4
+        logpi_Y, normalized(LOGREF_Y + preferences(REWARD_Y) @ np.exp(logpi_Y) / beta), atol=1e-4
     )
 
 
-def test_sppo_approaches_its_update_as_its_intercept_becomes_the_normaliser() -> None:
+def test_sppo_approaches_its_update_as_its_intercept_becomes_the_normalizer() -> None:
     # (4.1) pi_t exp(eta P)/Z, whose log Z is eta/2 to first order: the error of the constant is of
     # order eta^2.
     responses_B, batch = population(REWARD_Y)
@@ -198,7 +197,7 @@ def test_inpo_finds_its_update_and_wind_s() -> None:
     found_Y = fitted(responses_B, batch, LOGPI_Y, name="inpo", tau=beta, eta=beta + 1 / eta)
     win_rate_Y = preferences(REWARD_Y) @ np.exp(LOGPI_Y)
     # tau/eta_I = 1/2
-    update_Y = normalised(win_rate_Y / (beta + 1 / eta) + 0.5 * LOGREF_Y + 0.5 * LOGPI_Y)
+    update_Y = normalized(win_rate_Y / (beta + 1 / eta) + 0.5 * LOGREF_Y + 0.5 * LOGPI_Y)
     np.testing.assert_allclose(found_Y, update_Y, atol=1e-6)
     np.testing.assert_allclose(update_Y, exact_wind(LOGPI_Y, REWARD_Y, beta, eta), atol=1e-12)
 
@@ -206,7 +205,7 @@ def test_inpo_finds_its_update_and_wind_s() -> None:
 def test_rebel_finds_the_tilt_by_the_reward() -> None:
     responses_B, batch = population(REWARD_Y)
     found_Y = fitted(responses_B, batch, LOGPI_Y, name="rebel", eta=0.7)
-    np.testing.assert_allclose(found_Y, normalised(LOGPI_Y + 0.7 * REWARD_Y), atol=1e-6)
+    np.testing.assert_allclose(found_Y, normalized(LOGPI_Y + 0.7 * REWARD_Y), atol=1e-6)
 
 
 def test_ipo_over_all_pairs_finds_the_tilt_by_the_win_rate() -> None:
@@ -216,7 +215,7 @@ def test_ipo_over_all_pairs_finds_the_tilt_by_the_win_rate() -> None:
     responses_B, batch = population(reward_Y)
     found_Y = fitted(responses_B, batch, LOGPI_Y, name="ipo", tau=0.4)
     np.testing.assert_allclose(
-        found_Y, normalised(LOGREF_Y + preferences(reward_Y) @ np.exp(LOGPI_Y) / 0.4), atol=1e-6
+        found_Y, normalized(LOGREF_Y + preferences(reward_Y) @ np.exp(LOGPI_Y) / 0.4), atol=1e-6
     )
 
 
@@ -265,7 +264,7 @@ def test_bond_backward_rests_at_best_of_n() -> None:
     quantile_Y = np.arange(1, 201) / 200
     logpi_Y = np.log(np.full(200, 1 / 200))
     _, batch = drawn([range(200)], quantile_Y, logpi_Y, logpi_Y)
-    best_B = torch.from_numpy(normalised(np.log(quantile_Y)))
+    best_B = torch.from_numpy(normalized(np.log(quantile_Y)))
     gradient = []
     for logps_B in (best_B, batch.logp_policy):
         logps_B = logps_B.clone().requires_grad_()
@@ -300,7 +299,7 @@ def test_bonbon_within_powers_of_the_quantile_falls_short_of_best_of_n() -> None
 def test_bonbon_without_restriction_finds_a_step_like_tilt(
     n: int, win_rate: float, kl: float
 ) -> None:
-    # MATH 3.2: the unrestricted minimiser of the IPO contrast. Rewards are continuous, the policy
+    # MATH 3.2: the unrestricted minimizer of the IPO contrast. Rewards are continuous, the policy
     # is a law over 40 quantiles.
     bins, groups, steps = 40, 30, 500
     draws = torch.Generator().manual_seed(0)
@@ -343,5 +342,5 @@ def test_qrpo_finds_the_tilt_by_the_quantile(beta: float, win_rate: float) -> No
     logpi_Y = np.log(np.full(responses, 1 / responses))
     responses_B, batch = drawn([range(responses)], quantile_Y, logpi_Y, logpi_Y)
     found_Y = fitted(responses_B, batch, logpi_Y, name="qrpo", beta=beta)
-    np.testing.assert_allclose(found_Y, normalised(quantile_Y / beta), atol=0.02)
+    np.testing.assert_allclose(found_Y, normalized(quantile_Y / beta), atol=0.02)
     assert float(np.exp(found_Y) @ quantile_Y) == pytest.approx(win_rate, abs=2e-3)

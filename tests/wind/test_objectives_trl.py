@@ -1,5 +1,6 @@
-"""The preference losses against TRL's own, on random pairs: its trainer's loss is called with
-scores in place of a model.
+"""The preference losses against TRL's own, on random pairs.
+
+The loss of TRL's trainer is called with scores in place of a model.
 """
 
 from collections import defaultdict
@@ -18,8 +19,9 @@ pytestmark = pytest.mark.slow  # importing TRL takes seconds
 def trl_loss(
     loss_type: str, beta: float, logps_M_2: torch.Tensor, reference_M_2: torch.Tensor
 ) -> float:
-    """TRL's mean loss over pairs (chosen, rejected) whose responses are one token long: there,
-    means over tokens are sums.
+    """Return TRL's mean loss over pairs (chosen, rejected).
+
+    Responses are one token long: there, means over tokens are sums.
     """
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -64,7 +66,10 @@ def trl_loss(
 
 
 def pairs_of_two(seed: int) -> tuple[torch.Tensor, Batch, torch.Tensor]:
-    """A batch of 16 groups of two, and the rows of each group with the better first."""
+    """Return a batch of 16 groups of two, and their rows.
+
+    The rows of each group are listed with the better first.
+    """
     logps_B, batch = random_batch(seed, sizes=[2] * 16)
     order_M_2 = torch.stack(
         [rows[batch.rank[rows].argsort()] for rows in torch.arange(32).view(16, 2)]

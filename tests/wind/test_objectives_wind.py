@@ -1,5 +1,6 @@
-"""The WIND objective: numbers derived by hand, the identities of MATH 2.4-2.7, and one minimiser of
-all risks.
+"""The WIND objective.
+
+Numbers derived by hand, the identities of MATH 2.4-2.7, and one minimizer of all risks.
 """
 
 import math
@@ -230,7 +231,7 @@ def test_extended_logarithm() -> None:
 
 
 @pytest.mark.parametrize("risk", ["squared", "kl", "nce", "nce_noise"])
-def test_all_risks_share_their_minimiser(risk: str) -> None:  # MATH 8 item 9
+def test_all_risks_share_their_minimizer(risk: str) -> None:  # MATH 8 item 9
     # Tabular, interior win rates, exact in every response: the gradient is zero at q = P alone,
     # from either side.
     win_rate = [0.15, 0.4, 0.8]
@@ -310,7 +311,7 @@ def test_psi_scale_differs_by_its_factor_alone() -> None:
 
 def test_unbiased_labels_average_to_the_risk_of_their_mean() -> None:
     # The risks are affine in the label up to a constant, so estimates of P that are right on
-    # average move no minimiser.
+    # average move no minimizer.
     batch = rows_of([-1.0] * 2, [-9.0] * 2, [0.0, 1.0], [0, 1])
     single = rows_of([-1.0], [-9.0], [0.5], [0])
     for risk in ("squared", "kl", "nce", "nce_noise"):

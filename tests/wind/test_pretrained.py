@@ -19,6 +19,7 @@ from wind.models import import_policy, load_policy, load_tokenizer
 from wind.models.pretrained import load_tokenizer as tokenizer_of
 from wind.rewards import resolve_reward
 from wind.store.datasets import Store
+from wind.store.imports import import_model
 
 ROOT = Path(__file__).resolve().parents[2]
 RAN = "ran"  # the file that the code in a folder writes if it runs
@@ -179,7 +180,7 @@ def test_nothing_is_asked_where_there_is_a_terminal_to_ask_on(store: Store, fold
         tokenizer_class="EvilTokenizer",
         auto_map=["evil.Tokenizer", None],
     )
-    model = store.import_model(folder)
+    model = import_model(store, folder)
     program = """
 import sys
 from functools import partial
@@ -212,7 +213,7 @@ def test_a_tokenizer_class_that_is_none_is_one_line(folder: Path, name: str, fil
     edit(folder / "tokenizer_config.json", tokenizer_class=None)
     edit(folder / file, tokenizer_class=name)
     with pytest.raises(
-        InputError, match=rf"tokenizer_class '{name}' of its {file} is no tokenizer"
+        InputError, match=rf"tokenizer_class '{name}' in its {file} is not a tokenizer"
     ):
         tokenizer_of(folder)
 

@@ -12,7 +12,7 @@ from wind.config.recipe import PromptsConfig
 from wind.errors import InputError
 from wind.prompts import PromptsSpec
 from wind.prompts.messages import conversation_of, plain
-from wind.prompts.sources import Row
+from wind.prompts.rows import Row
 from wind.store.handles import Model, Source
 
 USER = {"role": "user", "content": "1+1="}
@@ -138,7 +138,7 @@ def test_last_user_cuts_what_follows() -> None:
         (
             [ASSISTANT],
             {"until": "last_user"},
-            "has no message of the user, and prompts.until is last_user: remove the row",
+            "has no user message, and prompts.until is last_user: remove the row",
         ),
         (
             [USER, {"role": "assistant", "content": None}, USER],

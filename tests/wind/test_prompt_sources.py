@@ -13,7 +13,8 @@ from huggingface_hub import HfApi
 
 from wind.config.recipe import PromptsConfig
 from wind.errors import ConfigError, InputError
-from wind.prompts.sources import Row, import_prompts, read_rows
+from wind.prompts.rows import Row, read_rows
+from wind.prompts.sources import import_prompts
 from wind.prompts.splits import split_of_file
 from wind.store.datasets import Store
 
@@ -186,7 +187,7 @@ def test_the_stored_source_outlives_its_original(store: Store, tmp_path: Path) -
         ("{}/plain", {"source_split": "train"}, "plain has files that name no split"),
         ("{}/twice", {}, "twice holds 2 files called p.jsonl"),
         ("{}/empty", {}, "empty holds no .jsonl, .parquet, .arrow file"),
-        ("{}/broken", {}, "state.json is not what save_to_disk of `datasets` writes"),
+        ("{}/broken", {}, "state.json was not written by save_to_disk of `datasets`"),
     ],
 )
 def test_a_source_that_cannot_be_imported(
@@ -289,5 +290,8 @@ def test_what_is_neither_a_file_nor_on_the_hub_is_said(
     monkeypatch.setattr(HfApi, "dataset_info", unreachable)
     with pytest.raises(ConfigError) as error:
         import_prompts(store, PromptsConfig(source="some/sums"))
-    expected = "prompts.source some/sums is no file here and cannot be had from the Hub (offline mode is enabled)"
+    expected = (
+        "prompts.source some/sums is not a local file and cannot be loaded from the Hub "
+        "(offline mode is enabled)"
+    )
     assert message_of(error) == expected

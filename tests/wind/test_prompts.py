@@ -26,6 +26,7 @@ from wind.prompts import import_prompts, prompts_spec, split_of
 from wind.stages import Job, Place, compute_shard, missing_shards, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
+from wind.store.imports import import_model
 
 SUMS: list[dict[str, Any]] = [
     {"prompt": f"{number}+{number}=", "answer": 2 * number, "level": number % 3}
@@ -43,7 +44,7 @@ def prompts_of(
 ) -> Dataset:
     config = PromptsConfig(source=str(source), **fields)
     handle = import_prompts(store, config)
-    spec = prompts_spec(store, config, handle, store.import_model(tokenizer), seed)
+    spec = prompts_spec(store, config, handle, import_model(store, tokenizer), seed)
     return run(
         Job(stage="prompts", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root))),
         lambda done, total: None,
@@ -551,7 +552,7 @@ def test_an_answer_without_a_text_is_named(store: Store, tiny_model: Path, tmp_p
     )
     with pytest.raises(
         InputError,
-        match=r"p.parquet row 2 has a 'answer' that has no text \(bytes is no answer\): convert that",
+        match=r"p.parquet row 2 has a 'answer' that cannot be written as text \(bytes is no answer\): convert that",
     ):
         prompts_of(store, tiny_model, tmp_path / "p.parquet")
 
@@ -640,7 +641,7 @@ TEXT = b'{"prompt": "1="}\n'
         (TEXT + b'"1="\n', "p.jsonl line 2 is not a JSON object"),
         (
             TEXT + b'{"prompt": "1", "x": NaN}\n',
-            "p.jsonl line 2 is not JSON (NaN is no JSON number)",
+            "p.jsonl line 2 is not JSON (NaN is not a JSON number)",
         ),
         (
             TEXT + b'{"prompt": "\xff"}\n',
@@ -705,7 +706,7 @@ def test_a_bad_row_is_named(
 def test_messages_need_a_template(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": [{"role": "user", "content": "1"}]}])
     with pytest.raises(
-        InputError, match=r"p.jsonl line 1 has messages, and prompts.template none renders none"
+        InputError, match=r"p.jsonl line 1 has messages, which prompts.template none cannot render"
     ):
         prompts_of(store, tiny_model, tmp_path / "p.jsonl", template="none")
 
@@ -755,7 +756,7 @@ def test_a_shard_without_what_came_with_it_is_computed_again(
 ) -> None:
     config = PromptsConfig(source=str(write_jsonl(tmp_path / "p.jsonl", [*SUMS, SUMS[0]])))
     spec = prompts_spec(
-        store, config, import_prompts(store, config), store.import_model(tiny_model), 0
+        store, config, import_prompts(store, config), import_model(store, tiny_model), 0
     )
     job = Job(stage="prompts", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root)))
     with store.partial("prompts", job.key()) as partial:

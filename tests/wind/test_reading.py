@@ -1,5 +1,5 @@
-"""Reading from Python: a version's datasets as lazy frames, and the plain readers that the README
-shows.
+"""Reading from Python: a version's datasets as lazy frames, and the plain readers that
+docs/python.md shows.
 """
 
 import copy
@@ -18,7 +18,7 @@ from wind.errors import ConfigError
 from wind.exchange import reading
 from wind.exchange.reading import DatasetFrame, StoreReader
 from wind.store.datasets import Store
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def test_a_dataset_is_a_lazy_frame(store: Store, reader: StoreReader) -> None:
     assert joined["response"].to_list() == ["b21"]
     assert rows.arrow().count_rows() == 4
     assert rows.manifest.numbers == {"mean_reward": 3.5}
-    assert rows.handle == find(store, "demo@2").content.datasets["rewards"]
+    assert rows.handle == find_version(store, "demo@2").content.datasets["rewards"]
 
 
 def test_only_what_is_asked_for_is_read(reader: StoreReader) -> None:
@@ -184,7 +184,7 @@ def test_the_examples_in_the_docstrings_run(
 
 
 @pytest.mark.slow
-def test_the_readers_of_the_readme_read(
+def test_the_readers_of_the_page_on_python_read(
     store: Store, reader: StoreReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
@@ -196,10 +196,12 @@ def test_the_readers_of_the_readme_read(
     assert loaded["response"][:] == ["a20", "a21", "b20", "b21"]
     assert loaded[2]["response_token_ids"] == [5, 2]
     assert loaded._fingerprint == rows.handle.fingerprint
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), flags=re.DOTALL
+    )
     readers = [block for block in blocks if "<fingerprint>" in block or "wind.open" in block]
     for shown in ("pl.scan_ipc", "duckdb.sql", "load_dataset", "wind.open", ".to_hf()"):
         assert shown in "".join(readers)
     for block in readers:
         code = block.replace("<fingerprint>", reader.version("demo").rewards.handle.fingerprint)
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, "docs/python.md", "exec"), {})

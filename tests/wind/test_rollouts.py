@@ -33,6 +33,7 @@ from wind.rollouts import STAGE, RolloutsSpec
 from wind.stages import Job, Place, Shard, parse
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
+from wind.store.imports import import_model
 from wind.training.batches import Plan
 from wind.training.runs import work_folder
 from wind.win_rates import win_rates
@@ -52,7 +53,7 @@ def policy(
     store: Store, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Model:
     write_reward(tmp_path, monkeypatch)
-    return store.import_model(tiny_model)
+    return import_model(store, tiny_model)
 
 
 def frame_of(shard: Shard) -> pl.DataFrame:

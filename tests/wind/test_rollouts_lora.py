@@ -25,6 +25,7 @@ from wind.rollouts import RolloutsSpec
 from wind.stages import Shard
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
+from wind.store.imports import import_model
 
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 
@@ -49,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def policy(store: Store, tiny_model: Path) -> Model:
-    return store.import_model(tiny_model)
+    return import_model(store, tiny_model)
 
 
 @pytest.fixture(scope="module")

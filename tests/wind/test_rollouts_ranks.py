@@ -21,6 +21,7 @@ from wind.rollouts import RolloutsSpec
 from wind.stages import Shard
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
+from wind.store.imports import import_model
 
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
 
@@ -46,7 +47,7 @@ def test_ranks_and_zero_stages_draw_and_train_the_same(
     store: Store, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_reward(tmp_path, monkeypatch)
-    policy = store.import_model(tiny_model)
+    policy = import_model(store, tiny_model)
 
     def spec(ranks: int, stage: int) -> RolloutsSpec:
         objective = {"name": "jbond", "refresh_steps": 2}

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pytest
 
 from wind.errors import DatasetError
-from wind.store import schemas
+from wind.store import schemas, sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
-from wind.store.sealed_json import seal
 
 STORED = Path(__file__).parent / "schema_version_1"
 
@@ -27,7 +26,7 @@ def put(store: Store, name: str, version: int = 1) -> Dataset:
     shutil.copytree(STORED / name, store.path(handle))
     if version != 1:
         (store.path(handle) / "manifest.json").write_bytes(
-            seal(fields | {"schema_version": version})
+            sealed_json.encode(fields | {"schema_version": version})
         )
     return handle
 

@@ -23,13 +23,14 @@ from wind.audit.verification import Verification
 from wind.errors import ConfigError, DatasetError
 from wind.exchange.archives import export_archive, import_archive
 from wind.fingerprints import digest
+from wind.store import sealed_json
 from wind.store.computations import Computation, made_by, record, recorded
 from wind.store.datasets import Store
+from wind.store.forgetting import forget
 from wind.store.garbage import collect
 from wind.store.handles import Dataset, folder_of
 from wind.store.origins import not_computed_here
-from wind.store.references import find
-from wind.store.sealed_json import seal
+from wind.store.references import find_version
 from wind.store.stamps import is_ours, stamped
 from wind.store.versions import Content, Version, Versions, history
 
@@ -123,7 +124,7 @@ def checked_run(store: Store, run: str = "demo") -> Store:
 
 def sign(store: Store, key: PrivateKey, run: str = "demo") -> list[Statement]:
     """Sign the latest version of a run, and those before it."""
-    chain = history(store, find(store, run))
+    chain = history(store, find_version(store, run))
     found = statements(store, chain)
     for version, statement in zip(chain, found, strict=True):
         keep(store, version, statement.text(), key.sign(statement.text(), NAMESPACE).encode())
@@ -133,13 +134,13 @@ def sign(store: Store, key: PrivateKey, run: str = "demo") -> list[Statement]:
 def problems(store: Store, allowed: Allowed, run: str = "demo") -> list[str]:
     return [
         signed(store, version, allowed).problem
-        for version in history(store, find(store, run), is_whole=False)
+        for version in history(store, find_version(store, run), is_whole=False)
     ]
 
 
 def record_of(store: Store, tree: str, number: int = 2) -> str:
     """The file of a record that a version names, beside its training."""
-    version = find(store, f"demo@{number}")
+    version = find_version(store, f"demo@{number}")
     key = (version.computations if tree == "computations" else version.check_results)["training"]
     return f"{tree}/training/{version.content.datasets['training'].fingerprint}/{key}.json"
 
@@ -148,12 +149,12 @@ def edit(store: Store, name: str, **changes: Any) -> None:
     """Change a record as somebody does who seals it again, and has no key of ours."""
     fields = json.loads(store.storage.read(name))
     assert all(fields.get(field) != value for field, value in changes.items())
-    store.storage.write(name, seal({**fields, **changes}))
+    store.storage.write(name, sealed_json.encode({**fields, **changes}))
 
 
 def files_of(store: Store, number: int) -> tuple[str, str]:
     """The statement and the signature of a version with one signature."""
-    version = find(store, f"demo@{number}")
+    version = find_version(store, f"demo@{number}")
     statement, signature = [
         f"{version.signatures()}/{name}" for name in store.storage.names(version.signatures())
     ]
@@ -164,7 +165,7 @@ def files_of(store: Store, number: int) -> tuple[str, str]:
 
 
 def test_a_statement_binds_all_that_is_believed(theirs: Store) -> None:
-    chain = history(theirs, find(theirs, "demo"))
+    chain = history(theirs, find_version(theirs, "demo"))
     first, second = statements(theirs, chain)
     assert (second.version, second.name) == (chain[1].id, "demo@2")
     training, trained = chain[1].content.datasets["training"], chain[1].content.model_out
@@ -190,7 +191,7 @@ def test_whose_signature_it_is_is_said(
     ]
     sign(theirs, keys["ann"])
     before = {entry.name: theirs.storage.read(entry.name) for entry in theirs.storage.files("runs")}
-    found = signed(theirs, find(theirs, "demo"), allowed)
+    found = signed(theirs, find_version(theirs, "demo"), allowed)
     assert (found.signer, found.problem, found.notes) == ("ann@example.com", "", ())
     sign(theirs, keys["ann"])
     assert {
@@ -210,7 +211,7 @@ def test_a_copied_store_is_signed_like_the_first(
 
 def metrics(store: Store, number: int = 2) -> None:
     """Other metrics in the record of a version, which its id does not bind."""
-    name = find(store, f"demo@{number}").file()
+    name = find_version(store, f"demo@{number}").file()
     edit(store, name, metrics={"win_rate": {"value": 0.9, "low": 0.8, "high": 1.0, "n": 8}})
 
 
@@ -246,7 +247,7 @@ FORGERIES: dict[str, tuple[Callable[[Store], Any], str]] = {
     "another manifest": (
         lambda store: edit(
             store,
-            f"{folder_of(find(store, 'demo').content.datasets['training'])}/manifest.json",
+            f"{folder_of(find_version(store, 'demo').content.datasets['training'])}/manifest.json",
             outputs={},
         ),
         r"is of another datasets/training/\w+/manifest.json",
@@ -264,7 +265,7 @@ def test_what_was_changed_since_is_named(
     first, second = problems(theirs, allowed)
     assert first == ""
     with pytest.raises(DatasetError, match=rf"^demo@2: runs/demo/signatures/\S+ {reason}"):
-        require([signed(theirs, find(theirs, "demo@2"), allowed)])
+        require([signed(theirs, find_version(theirs, "demo@2"), allowed)])
     assert "\n" not in second
 
 
@@ -343,7 +344,7 @@ def test_a_signature_that_does_not_hold_says_why(
     forge(theirs, keys["ann"])
     assert problems(theirs, allowed)[0] == ""
     with pytest.raises(DatasetError, match=rf"^demo@2: runs/demo/signatures/\S+\.sig {reason}"):
-        require([signed(theirs, find(theirs, "demo@2"), allowed)])
+        require([signed(theirs, find_version(theirs, "demo@2"), allowed)])
 
 
 def test_a_key_that_is_not_allowed_is_named_as_ssh_keygen_does(
@@ -394,7 +395,7 @@ def test_what_is_computed_again_here_is_told_and_no_forgery(
             "computation", json.loads(theirs.storage.read(name)) | {"provenance": {"host": "ours"}}
         ),
     )
-    found = signed(theirs, find(theirs, "demo"), allowed)
+    found = signed(theirs, find_version(theirs, "demo"), allowed)
     assert (found.problem, found.notes) == (
         "",
         (f"{name} was made here again since ann@example.com signed it",),
@@ -405,7 +406,7 @@ def test_what_is_computed_again_here_is_told_and_no_forgery(
     )
     assert (
         "is of another computations/training/"
-        in signed(theirs, find(theirs, "demo"), allowed).problem
+        in signed(theirs, find_version(theirs, "demo"), allowed).problem
     )
 
 
@@ -415,7 +416,7 @@ def test_what_is_computed_again_here_is_told_and_no_forgery(
 def archive_of(store: Store) -> Path:
     path = store.root.with_name("sent.wind")
     path.unlink(missing_ok=True)
-    export_archive(store, find(store, "demo"), path)
+    export_archive(store, find_version(store, "demo"), path)
     return path
 
 
@@ -439,10 +440,11 @@ def test_an_import_believes_what_is_signed(
     theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed, tmp_path: Path
 ) -> None:
     found = sign(theirs, keys["ann"])
-    training = find(theirs, "demo").content.datasets["training"]
+    training = find_version(theirs, "demo").content.datasets["training"]
     unsigned = Computation(dataset=training, stage="training", spec={"unsigned": True})
     theirs.storage.write(
-        f"computations/training/{training.fingerprint}/{unsigned.key()}.json", seal(unsigned)
+        f"computations/training/{training.fingerprint}/{unsigned.key()}.json",
+        sealed_json.encode(unsigned),
     )
     ours = Store(tmp_path / "ours")
     version = import_archive(ours, archive_of(theirs), signed_by=tmp_path / "allowed").version
@@ -461,7 +463,7 @@ def test_an_import_believes_what_is_signed(
     import_archive(ours, archive_of(theirs), signed_by=tmp_path / "allowed")  # again
     third = Store(tmp_path / "third")
     archive = tmp_path / "on.wind"
-    export_archive(ours, find(ours, "demo"), archive)
+    export_archive(ours, find_version(ours, "demo"), archive)
     import_archive(third, archive, signed_by=tmp_path / "allowed")
     assert problems(third, allowed) == ["", ""]
 
@@ -477,7 +479,7 @@ def test_a_forged_archive_brings_nothing(
     elif name in SIGNATURES:
         SIGNATURES[name][0](theirs, keys["ann"])
     elif name == "the first alone":
-        theirs.storage.delete(find(theirs, "demo@2").signatures())
+        theirs.storage.delete(find_version(theirs, "demo@2").signatures())
     try:
         archive = archive_of(theirs)
     except DatasetError:
@@ -517,7 +519,7 @@ def test_another_name_leaves_the_signatures_behind(
     ours = Store(tmp_path / "ours")
     import_archive(ours, archive_of(theirs), "mine", signed_by=tmp_path / "allowed")
     assert len(believed(ours)) == 6
-    assert ours.storage.names(find(ours, "mine").signatures()) == []
+    assert ours.storage.names(find_version(ours, "mine").signatures()) == []
     with pytest.raises(ConfigError, match="give one of the two"):
         import_archive(ours, archive_of(theirs), trust="ann", signed_by=tmp_path / "allowed")
 
@@ -531,12 +533,12 @@ def test_a_signature_is_kept_as_long_as_its_version(
     theirs.storage.write(stray, b"")
     assert [item.name for item in collect(theirs).items] == [stray]
     assert problems(theirs, allowed) == ["", ""]
-    Versions(theirs, "demo").forget([first], force=True)
+    forget(theirs, "demo", [first], force=True)
     assert {entry.name.split("/")[3] for entry in theirs.storage.files("runs/demo/signatures")} == {
         last.id
     }
     assert problems(theirs, allowed) == [""]
-    Versions(theirs, "demo").forget([last])
+    forget(theirs, "demo", [last])
     assert list(theirs.storage.files("runs/demo/signatures")) == []
 
 
@@ -545,8 +547,8 @@ def test_a_history_follows_the_records_it_was_published_after(
 ) -> None:
     """Also where another run, here one behind it in the alphabet, has the same versions."""
     import_archive(theirs, archive_of(theirs), "zzz")
-    assert [each.run for each in history(theirs, find(theirs, "demo"))] == ["demo", "demo"]
-    assert [each.run for each in history(theirs, find(theirs, "zzz"))] == ["zzz", "zzz"]
+    assert [each.run for each in history(theirs, find_version(theirs, "demo"))] == ["demo", "demo"]
+    assert [each.run for each in history(theirs, find_version(theirs, "zzz"))] == ["zzz", "zzz"]
 
 
 @needs_ssh_keygen
@@ -595,7 +597,7 @@ def test_ssh_keygen_judges_and_makes_the_same_signatures(
         (tmp_path / "it.sig").unlink()
     assert problems(theirs, allowed) == ["", ""]
     with pytest.raises(SignatureError, match="does not hold"):
-        keep(theirs, find(theirs, "demo"), b"another", signature.read_bytes())
+        keep(theirs, find_version(theirs, "demo"), b"another", signature.read_bytes())
 
 
 def test_no_store_and_no_archive_holds_a_private_key(

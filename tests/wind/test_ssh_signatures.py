@@ -301,7 +301,7 @@ def test_a_passphrase_is_asked_for_and_never_told(tmp_path: Path) -> None:
     ("arrange", "reason"),
     [
         (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
-        (lambda path: (path.unlink(), path.mkdir()), "is a folder, and no plain file"),
+        (lambda path: (path.unlink(), path.mkdir()), "is a folder, not a plain file"),
         (lambda path: path.chmod(0o644), "is open to others: run `chmod 600 "),
         (lambda path: path.write_text(VECTORS["rsa"][0]), "is a public key: name the private one"),
         (
@@ -426,7 +426,7 @@ def test_a_line_that_is_wrong_is_named(line: str, reason: str, public: str, tmp_
     ("arrange", "reason"),
     [
         (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
-        (lambda path: (path.unlink(), path.mkdir()), "is a folder, and no plain file"),
+        (lambda path: (path.unlink(), path.mkdir()), "is a folder, not a plain file"),
         (lambda path: path.write_text("# nobody\n"), "has no key in it"),
         (lambda path: path.write_bytes(b"\xff\xfe"), "is not text"),
         (lambda path: path.chmod(0o666), "can be written by everybody"),

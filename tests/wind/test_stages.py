@@ -10,11 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 import wind.stages
 import wind.win_rates
-from wind.config.recipe import WinRateConfig
-from wind.stages import Job, Place, Shard, published, run
+from wind.config.recipe import DistillConfig, SamplingConfig, WinRateConfig
+from wind.stages import Job, Place, Shard, Spec, published, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, folder_of
 from wind.store.shards import shard_name
@@ -69,6 +70,51 @@ def take(job: Job) -> Dataset:
 
 
 @pytest.mark.slow
+class OneOfEach(Spec):
+    """A field from each place that `Spec.of` looks in, and one that may be left out."""
+
+    prompts: Dataset
+    sampling: SamplingConfig
+    seed: int
+    iteration: int
+    parts: int = 1
+
+
+def test_a_spec_is_filled_by_name_from_what_is_given_then_inputs_then_config() -> None:
+    config = DistillConfig.model_validate(
+        {
+            "run": "tiny",
+            "policy": {"path": "base"},
+            "prompts": {"source": "prompts.jsonl"},
+            "reward": {"kind": "rule", "function": "rules:reward"},
+            "objective": {"name": "wind"},
+            "seed": 5,
+            "sampling": {"top_k": 3},
+        }
+    )
+    prompts = Dataset(name="prompts", fingerprint="0" * 64, rows=2)
+    inputs: dict[str, Any] = {
+        "prompts": prompts,
+        "iteration": 2,
+        "policy": "no field of this spec",
+        "parts": 4,
+    }
+    spec = OneOfEach.of(config, inputs)
+    assert spec == OneOfEach(
+        prompts=prompts, sampling=config.sampling, seed=5, iteration=2, parts=4
+    )
+    other = config.sampling.model_copy(update={"top_k": 7})
+    assert OneOfEach.of(config, inputs, sampling=other, iteration=3) == spec.model_copy(
+        update={"sampling": other, "iteration": 3}
+    )
+    del inputs["prompts"]  # the config's section of that name is no dataset
+    with pytest.raises(ValidationError, match="prompts"):
+        OneOfEach.of(config, inputs)
+    del inputs["iteration"]
+    with pytest.raises(ValidationError, match="iteration\n  Field required"):
+        OneOfEach.of(config, inputs | {"prompts": prompts})
+
+
 def test_two_processes_that_need_the_same_compute_it_once(store: Store, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(make_job(store).model_dump_json())
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "job.json"), str(tmp_path / "count")]

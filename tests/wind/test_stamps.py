@@ -22,12 +22,11 @@ from wind.errors import ConfigError, WindError
 from wind.exchange.archives import export_archive, import_archive
 from wind.fingerprints import digest
 from wind.stages import Job, Place, published, run
-from wind.store import stamps
+from wind.store import sealed_json, stamps
 from wind.store.computations import Computation, is_recorded, made_by, record, recorded
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.origins import not_computed_here
-from wind.store.sealed_json import seal
 from wind.store.stamps import is_ours, lacks_key, refused, stamp_of, stamped
 from wind.store.versions import Versions
 from wind.training.checkpoints import latest_checkpoint
@@ -202,7 +201,7 @@ def test_a_forged_record_is_none_of_ours(is_stamped: bool, tmp_path: Path) -> No
     forged = publish(store, "win_rates", _rows(store, made, rank=[3, 2, 1]))[0]
     fields = told.model_copy(update={"dataset": forged, **({} if is_stamped else {"stamp": ""})})
     store.storage.write(
-        f"computations/win_rates/{forged.fingerprint}/{told.key()}.json", seal(fields)
+        f"computations/win_rates/{forged.fingerprint}/{told.key()}.json", sealed_json.encode(fields)
     )
     assert made_by(store, "win_rates", told.key()) == [made]
     assert not is_recorded(store, forged, told.key())

@@ -26,10 +26,11 @@ from hypothesis.stateful import (
 
 from wind.audit.verification import Verification
 from wind.fingerprints import digest
-from wind.store.datasets import Partial, Store
+from wind.store.datasets import Store
 from wind.store.garbage import collect
 from wind.store.handles import Dataset
-from wind.store.pins import hold
+from wind.store.partial import Partial
+from wind.store.pins import open_pin_set
 
 Rows = tuple[tuple[int, float], ...]  # step and value, ordered by step
 # -0.0 equals 0.0 here, and in no fingerprint
@@ -150,9 +151,9 @@ class StoreMachine(RuleBasedStateMachine):
         """Beside the writers, whose finished shards stay."""
         every = sorted(self.published, key=lambda each: each.fingerprint)
         kept = data.draw(st.sets(st.sampled_from(every))) if every else set()
-        with hold(self.store.storage) as name:
-            running = Store(self.folder, hold=name)
-            assert all(running.claim(handle) for handle in kept)
+        with open_pin_set(self.store.storage) as name:
+            running = Store(self.folder, pin_set=name)
+            assert all(running.pin_if_whole(handle) for handle in kept)
             collect(self.store)
         self.published = {handle: rows for handle, rows in self.published.items() if handle in kept}
 

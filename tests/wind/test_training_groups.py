@@ -57,7 +57,7 @@ def test_ranks_on_a_cpu_have_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(
-        TrainingError, match=r"training.ranks is 3 and this machine has 2 GPUs: lower it"
+        TrainingError, match=r"training.ranks is 3, but this machine has 2 GPUs: lower it"
     ):
         joined(monkeypatch, tmp_path, "cuda", 0, 3)
 

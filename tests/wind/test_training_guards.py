@@ -24,6 +24,7 @@ from wind.errors import TrainingError
 from wind.machine.environment import variables
 from wind.objectives import objective_for
 from wind.store.datasets import Store
+from wind.store.imports import import_model
 from wind.training.assignments import World
 from wind.training.batches import COLUMNS, Plan, as_rows, load_rows
 from wind.training.guards import marks, refuse_marked, refuse_norm
@@ -224,8 +225,9 @@ def test_a_gradient_that_overflows_stays_out_of_the_weights(
             store,
         )
     assert str(error.value) == (
-        "step 2 was not taken: the norm of its gradient is not finite, and its losses are: look at the size of the rewards "
-        f"and of the objective's settings, and at prompts {', '.join(ours)}"
+        "step 2 was not taken: the norm of its gradient is not finite, although its losses are: "
+        "check the size of the rewards and of the objective's settings, "
+        f"and prompts {', '.join(ours)}"
     )
     assert seen == [(True, False), (False, True)]  # the first step was finite and moved the weights
 
@@ -236,8 +238,9 @@ def test_the_prompt_whose_loss_is_not_finite_is_named(store: Store, inputs: Inpu
     with pytest.raises(TrainingError) as error:
         train(make_spec(rewarded(store, inputs, ours[2], 1e60), {"name": "rebel"}), store)
     assert str(error.value) == (
-        f"step 2 was not taken: the loss of prompt {ours[2]} or its slope is not finite, and the log-probabilities are: "
-        "look at the rewards there and at the settings of the objective"
+        f"step 2 was not taken: the loss of prompt {ours[2]} or its slope is not finite, "
+        "although the log-probabilities are: check the rewards there and the settings of the "
+        "objective"
     )
 
 
@@ -273,7 +276,7 @@ def test_a_policy_that_was_never_finite_is_not_blamed_on_the_learning_rate(
         TrainingError,
         match=r"^step 1 was not taken: .* so its weights or training\.precision are at fault$",
     ):
-        train(make_spec(inputs | {"policy": store.import_model(folder)}), store)
+        train(make_spec(inputs | {"policy": import_model(store, folder)}), store)
 
 
 @slow
@@ -283,7 +286,7 @@ def test_an_on_policy_training_names_step_and_prompt_too(
     write_reward(tmp_path, monkeypatch)
     reward = (tmp_path / "counted_digits.py").read_text().replace("float(sum(", "1e60 * float(sum(")
     (tmp_path / "counted_digits.py").write_text(reward)
-    policy = store.import_model(tiny_model)
+    policy = import_model(store, tiny_model)
     with pytest.raises(
         TrainingError,
         match=r"^step 1 was not taken: the loss of prompts? [0-9a-f]{32}.* or its slope is not finite",

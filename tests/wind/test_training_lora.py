@@ -241,8 +241,9 @@ def test_a_module_the_policy_lacks_is_named_with_those_it_has(store: Store, inpu
         with pytest.raises(ConfigError) as error:
             add_adapters(model, LoraConfig(target_modules=("q_proj", wrong)), 0)
         assert str(error.value) == (
-            f"training.lora.target_modules names {wrong}, and no linear layer of the policy is called so "
-            "(the head has no adapter): name some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+            f"training.lora.target_modules names {wrong}, but the policy has no such linear layer "
+            "(the head has no adapter): name some of "
+            "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
         )
 
 

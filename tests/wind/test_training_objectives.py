@@ -1,5 +1,6 @@
-"""Every objective at the fewest samples it takes, through one real optimiser step on stored and on
-fresh samples.
+"""Every objective at the fewest samples it takes, through one optimizer step.
+
+The step is a real one, on stored and on fresh samples.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from tests.wind.training_case import (
     train,
     weights,
 )
-from wind.config.objectives import SelectionConfig, least_anchor_samples, least_samples, rows_for
+from wind.config.objectives import SelectionConfig
 from wind.config.recipe import WinRateConfig
 from wind.errors import TrainingError
 from wind.rewards.functions import LARGEST
@@ -32,6 +33,7 @@ from wind.selections import SelectionsSpec, selections
 from wind.stages import Shard
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
+from wind.store.imports import import_model
 from wind.win_rates import win_rates
 
 pytestmark = [pytest.mark.slow, *DEEPSPEED_WARNINGS]
@@ -48,23 +50,23 @@ ON_POLICY = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One store for all: what is scored beforehand is scored once."""
+    """One store for all tests: each model scores once."""
     return Store(tmp_path_factory.mktemp("objectives") / "store")
 
 
 @pytest.fixture(scope="module")
 def inputs_of(store: Store, tiny_model: Path) -> Callable[[int], Inputs]:
-    """The datasets with so many responses to each of four prompts."""
+    """Return the datasets with that many responses to each of four prompts."""
     return cache(lambda samples: make_inputs(store, tiny_model, groups=4, samples=samples))
 
 
 def selected(store: Store, inputs: Inputs, settings: dict[str, Any]) -> Inputs:
-    """`inputs` with the rows chosen that the objective's own paper takes."""
+    """Return `inputs` with the rows that the objective's own paper selects."""
     spec = SelectionsSpec(
         rewards=inputs["rewards"],
         win_rates=inputs["win_rates"],
         win_rate=WinRateConfig(),
-        selection=SelectionConfig(rows=rows_for(config_of(**settings))[0]),
+        selection=SelectionConfig(rows=config_of(**settings).facts.rows[0]),
         seed=3,
         iteration=1,
     )
@@ -81,8 +83,10 @@ def selected(store: Store, inputs: Inputs, settings: dict[str, Any]) -> Inputs:
 
 
 def extreme(store: Store, inputs: Inputs) -> Inputs:
-    """`inputs` with responses of one token, rewards of +-1e100, one prompt where all tie, and
-    log-ratios of +-1000 nats.
+    """Return `inputs` with extreme responses, rewards and log-ratios.
+
+    Responses have one token, rewards are +-1e100, all rows of one prompt tie, and log-ratios are
+    +-1000 nats.
     """
     key = ["prompt_id", "sample_index"]
     place = pl.int_range(pl.len())
@@ -111,26 +115,27 @@ def extreme(store: Store, inputs: Inputs) -> Inputs:
 
 
 def fresh_spec(store: Store, policy: Model, settings: dict[str, Any]) -> RolloutsSpec:
-    """One step on the fewest fresh samples that the objective takes."""
+    """Return one step on the fewest fresh samples that the objective takes."""
     objective = config_of(**settings, refresh_steps=1)
-    of_anchor = least_anchor_samples(objective)
+    of_anchor = objective.least_anchor_samples
     anchored = {"anchor_samples": of_anchor} if of_anchor else {}
-    samples = least_samples(objective)
+    samples = objective.facts.least_samples
     return rollouts_spec(
         store, policy, settings | anchored, samples=samples, batch_prompts=PROMPTS + 1, **ONE_STEP
     )
 
 
 def training_of(store: Store, shard: Shard) -> Shard:
-    """The output `training` of rollouts as its own stage would have given it."""
+    """Return the output `training` of rollouts, as its own stage would."""
     training = shard.outputs["training"]
     assert isinstance(training, Dataset)
     return Shard(store.read(training), outputs=store.manifest(training).outputs)
 
 
 def assert_learned(store: Store, training: Shard, start: Model) -> None:
-    """All numbers are finite, those of the weights too, and the weights are others than at the
-    start.
+    """Assert that the weights changed and that all numbers are finite.
+
+    The numbers are the metrics and the weights themselves.
     """
     assert np.isfinite(training.table["value"].to_numpy()).all()
     trained = weights(store, training)
@@ -142,7 +147,7 @@ def assert_learned(store: Store, training: Shard, start: Model) -> None:
 def test_stored_samples(
     store: Store, inputs_of: Callable[[int], Inputs], settings: dict[str, Any]
 ) -> None:
-    inputs = inputs_of(least_samples(config_of(**settings)))
+    inputs = inputs_of(config_of(**settings).facts.least_samples)
     training = train(make_spec(selected(store, inputs, settings), settings, **ONE_STEP), store)
     assert_learned(store, training, inputs["policy"])
 
@@ -151,12 +156,12 @@ def test_stored_samples(
 def test_stored_samples_at_extremes(
     store: Store, inputs_of: Callable[[int], Inputs], settings: dict[str, Any]
 ) -> None:
-    inputs = extreme(store, inputs_of(least_samples(config_of(**settings))))
+    inputs = extreme(store, inputs_of(config_of(**settings).facts.least_samples))
     spec = make_spec(selected(store, inputs, settings), settings, **ONE_STEP)
     if settings["name"] in SCALED:
         with pytest.raises(
             TrainingError,
-            match=r"^step 1 was not taken: the loss of prompts? .* look at the rewards there",
+            match=r"^step 1 was not taken: the loss of prompts? .* check the rewards there",
         ):
             train(spec, store)
     else:
@@ -172,10 +177,10 @@ def test_fresh_samples(
     settings: dict[str, Any],
 ) -> None:
     write_reward(tmp_path, monkeypatch)
-    policy = store.import_model(tiny_model)
+    policy = import_model(store, tiny_model)
     spec = fresh_spec(store, policy, settings)
     shard = roll(spec, store)
-    samples, of_anchor = spec.sampling.samples_per_prompt, least_anchor_samples(spec.objective)
+    samples, of_anchor = spec.sampling.samples_per_prompt, spec.objective.least_anchor_samples
     drawn = (
         pl.DataFrame(shard.table)
         .group_by("prompt_id")
@@ -199,7 +204,7 @@ def test_fresh_samples_at_extremes(
     write_reward(tmp_path, monkeypatch)
     body = "    return [1e100 * (-1) ** (sum(map(ord, response)) % 2) for response in responses]\n"
     (tmp_path / "counted_digits.py").write_text(f"def digits(prompts, responses, answers):\n{body}")
-    policy = store.import_model(tiny_model)
+    policy = import_model(store, tiny_model)
     spec = fresh_spec(store, policy, settings)
     spec = spec.model_copy(
         update={"sampling": spec.sampling.model_copy(update={"max_new_tokens": 1})}
@@ -207,7 +212,7 @@ def test_fresh_samples_at_extremes(
     if settings["name"] in SCALED:
         with pytest.raises(
             TrainingError,
-            match=r"^step 1 was not taken: the loss of prompts? .* look at the rewards there",
+            match=r"^step 1 was not taken: the loss of prompts? .* check the rewards there",
         ):
             roll(spec, store)
     else:

@@ -17,12 +17,14 @@ from tests.wind.versions_case import dataset, three_iterations, verify, version
 from wind.audit.verification import Verification
 from wind.config.recipe import DistillConfig
 from wind.exchange.archives import export_archive, import_archive
+from wind.store import sealed_json
 from wind.store.datasets import Store
+from wind.store.forgetting import forget
 from wind.store.garbage import collect
 from wind.store.handles import AnyHandle, Dataset, folder_of
-from wind.store.references import find
-from wind.store.sealed_json import opened, seal
-from wind.store.versions import Version, Versions, tag_text
+from wind.store.references import find_version
+from wind.store.tags import tag_text
+from wind.store.versions import Version, Versions
 
 
 def findings(store: Store) -> list[str]:
@@ -185,14 +187,14 @@ def test_every_corruption_is_found_with_file_and_reason(
 def test_every_bit_of_a_sealed_record_counts(few: Path) -> None:
     path = next(few.glob("datasets/rewards/*/manifest.json"))
     content = path.read_bytes()
-    assert opened(content)["kind"] == "rewards"
+    assert sealed_json.read(content)["kind"] == "rewards"
     for position in range(len(content)):
         for bit in range(8):
             flipped = (
                 content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
             )
             with pytest.raises(ValueError, match=r"cannot be read|edited"):
-                opened(flipped)
+                sealed_json.read(flipped)
 
 
 def test_every_bit_of_a_tag_counts(few: Path) -> None:
@@ -243,7 +245,7 @@ def edit(store: Store, name: str, change: Callable[[dict[str, Any]], None]) -> N
     """Edit a sealed record as somebody would who knows of its seal."""
     fields = json.loads(store.storage.read(name))
     change(fields)
-    store.storage.write(name, seal(fields))
+    store.storage.write(name, sealed_json.encode(fields))
 
 
 MANIFEST_EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -265,7 +267,7 @@ def test_a_deliberate_edit_of_a_manifest_is_found_by_the_version(
     few: Path, tmp_path: Path, field: str
 ) -> None:
     store = linked(few, tmp_path)
-    rewards = find(store, "tiny@1").content.datasets["rewards"]
+    rewards = find_version(store, "tiny@1").content.datasets["rewards"]
     edit(store, f"{folder_of(rewards)}/manifest.json", MANIFEST_EDITS[field])
     assert any(f"{folder_of(rewards)}/manifest.json" in line for line in findings(store))
 
@@ -273,7 +275,7 @@ def test_a_deliberate_edit_of_a_manifest_is_found_by_the_version(
 def test_another_provenance_is_noted(few: Path, tmp_path: Path) -> None:
     """A repair by the same computation has it; so has an edit, which is why it is said."""
     store = linked(few, tmp_path)
-    rewards = find(store, "tiny@1").content.datasets["rewards"]
+    rewards = find_version(store, "tiny@1").content.datasets["rewards"]
     edit(
         store,
         f"{folder_of(rewards)}/manifest.json",
@@ -348,7 +350,7 @@ def test_what_an_id_leaves_out_is_what_the_default_is(
         section[setting[-1]] = value
 
     edit(store, published.file(), change)
-    assert find(store, "real@1").content.id() == published.id
+    assert find_version(store, "real@1").content.id() == published.id
     assert [line for line in findings(store) if line not in before] == [
         f"{store.root}/{published.file()} was edited: {says}"
     ]
@@ -390,12 +392,12 @@ def test_a_version_whose_tag_was_forged_too_names_what_it_was_not_published_with
     few: Path, tmp_path: Path
 ) -> None:
     store = linked(few, tmp_path)
-    first = find(store, "tiny@1").content.datasets["rewards"]
+    first = find_version(store, "tiny@1").content.datasets["rewards"]
     other = publish(
         store,
         "rewards",
         {**key(TRAIN), "reward": [0.5] * 8},
-        {"generations": find(store, "tiny@1").content.datasets["generations"]},
+        {"generations": find_version(store, "tiny@1").content.datasets["generations"]},
     )
     assert other != first
     forged(
@@ -423,7 +425,7 @@ def broken(store: Store, name: str, columns: dict[str, Any], **parents: Dataset)
 
 def test_foreign_keys_hold_in_both_directions(few: Path, tmp_path: Path) -> None:
     store = linked(few, tmp_path)
-    generations = find(store, "tiny@1").content.datasets["generations"]
+    generations = find_version(store, "tiny@1").content.datasets["generations"]
     parent = folder_of(generations)
 
     def rewards(ids: list[str], more: int = 0) -> list[str]:
@@ -453,10 +455,10 @@ def test_rows_that_another_writer_left_out_of_order_are_found(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = linked(few, tmp_path)
-    generations = find(store, "tiny@1").content.datasets["generations"]
+    generations = find_version(store, "tiny@1").content.datasets["generations"]
     rows = {**key([*TRAIN[1:], TRAIN[0]]), "reward": [0.25] * 8}
     with monkeypatch.context() as careless:
-        careless.setattr("wind.store.datasets.check_order", lambda table, key: None)
+        careless.setattr("wind.store.partial.check_order", lambda table, key: None)
         made = publish(store, "rewards", rows, {"generations": generations})
     verification = Verification(store)
     verification.dataset(made)
@@ -467,7 +469,7 @@ def test_rows_that_another_writer_left_out_of_order_are_found(
 
 def test_a_generation_names_the_policy_that_sampled_it(few: Path, tmp_path: Path) -> None:
     store = linked(few, tmp_path)
-    version = find(store, "tiny@1")
+    version = find_version(store, "tiny@1")
     columns = store.frame(version.content.datasets["generations"]).to_dict(as_series=False)
     columns["policy"][3] = "f" * 64
     made = publish(
@@ -487,7 +489,7 @@ def test_a_generation_names_the_policy_that_sampled_it(few: Path, tmp_path: Path
 
 def test_prompts_that_were_due_are_answered(whole: Path, tmp_path: Path) -> None:
     store = linked(whole, tmp_path)
-    version = find(store, "tiny@1")
+    version = find_version(store, "tiny@1")
     sampled = version.content.datasets["generations"]
     spec = store.manifest(sampled).computed_by["spec"]
     columns = {
@@ -538,10 +540,10 @@ def test_weights_that_a_policy_dropped_are_noted(store: Store) -> None:
 
 def test_what_was_forgotten_is_noted_where_another_continues_it(store: Store) -> None:
     _, second, third = three_iterations(store)
-    Versions(store, "demo").forget([third])
+    forget(store, "demo", [third])
     assert notes(store) == []
     assert version(store, 4, second, second.content.model_out).number == 4
-    Versions(store, "demo").forget([second], force=True)
+    forget(store, "demo", [second], force=True)
     collect(store)
     assert (
         f"{store.url}/runs/demo/versions has no version {second.id[:12]} any longer, "
@@ -582,7 +584,7 @@ def test_an_import_is_whole_whatever_was_there_and_is_missing(store: Store, tmp_
     first = three_iterations(store)[0]
     fourth = version(store, 9, first, first.content.model_out)
     export_archive(store, fourth, tmp_path / "fourth.wind")
-    export_archive(store, find(store, "demo@2"), tmp_path / "second.wind")
+    export_archive(store, find_version(store, "demo@2"), tmp_path / "second.wind")
     other = Store(tmp_path / "elsewhere")
     same = dataset(other, "demo rewards 1")
     assert import_archive(other, tmp_path / "fourth.wind").version.id == fourth.id
@@ -612,7 +614,8 @@ def test_records_without_digests_are_verified_and_it_is_said(few: Path, tmp_path
         replace(path, json.dumps(fields).encode())
     for name in ("latest", "good"):
         replace(
-            store.root / f"runs/tiny/tags/{name}", f"{find(store, f'tiny@{name}').id}\n".encode()
+            store.root / f"runs/tiny/tags/{name}",
+            f"{find_version(store, f'tiny@{name}').id}\n".encode(),
         )
     verification = Verification(store)
     verification.everything()
@@ -623,14 +626,14 @@ def test_records_without_digests_are_verified_and_it_is_said(few: Path, tmp_path
     assert sum("without the digest that ties it to its name" in note for note in notes) == 2
     assert sum("without a stamp of ours" in note for note in notes) == 2
     assert len(notes) == 11
-    rewards = find(store, "tiny@1").content.datasets["rewards"]
+    rewards = find_version(store, "tiny@1").content.datasets["rewards"]
     flip(store.root / folder_of(rewards) / "part-00000.arrow", few, random.Random(0))
     assert len(findings(store)) == 1
 
 
 def test_the_first_finding_is_raised(few: Path, tmp_path: Path) -> None:
     store = linked(few, tmp_path)
-    version = find(store, "tiny@2")
+    version = find_version(store, "tiny@2")
     assert verify(store, version) > 0
     for path in store.root.glob("models/*/config.json"):
         replace(path, b"{}")

@@ -111,7 +111,7 @@ def test_mean_of_a_prompt_is_one_half(rewards_P_N: list[list[float]]) -> None:
 
 
 @given(groups)
-def test_counting_oneself_shrinks_the_centred_win_rate(rewards_P_N: list[list[float]]) -> None:
+def test_counting_oneself_shrinks_the_centered_win_rate(rewards_P_N: list[list[float]]) -> None:
     """MATH 0.2: P_V - 1/2 = (N - 1) / N (P_U - 1/2)."""
     rewards = frame(rewards_P_N)
     u, v = (

@@ -19,6 +19,7 @@ from wind.models.sequence_logps import SequenceLogps
 from wind.stages import Place, Progress, Shard
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model
+from wind.store.imports import import_model
 from wind.training import TrainingSpec, compute
 
 DEEPSPEED_WARNINGS = [  # DeepSpeed 0.19 calls collectives and settings that torch 2.13 is renaming
@@ -74,7 +75,7 @@ def logps_of(
 
 def make_inputs(store: Store, folder: Path, groups: int = GROUPS, samples: int = N) -> Inputs:
     generator = np.random.default_rng(0)
-    policy = store.import_model(folder)
+    policy = import_model(store, folder)
     ids = sorted(digest(index)[:32] for index in range(groups))
     prompts = [[1, *generator.integers(5, 40, generator.integers(2, 6)).tolist()] for _ in ids]
     responses = [

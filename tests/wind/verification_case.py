@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 from wind.config.recipe import InferenceConfig, SamplingConfig
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec
+from wind.store import sealed_json
 from wind.store.computations import Computation, record
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
-from wind.store.sealed_json import seal
+from wind.store.imports import import_model, import_source
 from wind.store.versions import Content, Version, Versions
 
 TRAIN = ["a", "b", "c", "d"]
@@ -64,7 +65,7 @@ def model(store: Store, folder: Path, seed: int, **facts: Any) -> Model:
         json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": {"x": seed}}})
     )
     save_file({"weight": np.full((4, 4), seed, np.float32)}, folder / "model.safetensors")
-    return store.import_model(folder, **facts)
+    return import_model(store, folder, **facts)
 
 
 def key(prompts: list[str]) -> dict[str, Any]:
@@ -256,7 +257,7 @@ def check(store: Store, dataset: Dataset) -> str:
         "page_sha256": hashlib.sha256(page).hexdigest(),
         "path": f"{name}.html",
     }
-    store.storage.write(f"{name}.json", seal(result))
+    store.storage.write(f"{name}.json", sealed_json.encode(result))
     store.storage.write(f"{name}.html", page)
     store.storage.write(f"checks/{dataset.name}/{dataset.fingerprint}/latest", f"{key}\n".encode())
     return key
@@ -291,7 +292,7 @@ def finished(store: Store, folder: Path, *, few: bool = False) -> list[Version]:
             "answer": pa.nulls(len(ids), pa.string()),
             "meta": ["{}"] * len(ids),
         },
-        {"source": store.import_source(sources), "tokenizer": base},
+        {"source": import_source(store, sources), "tokenizer": base},
     )
     versions: list[Version] = []
     policy = base

@@ -11,6 +11,17 @@ from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
 from wind.store.versions import Content, Version, Versions
 
+Listing = dict[str, int]
+
+
+def listing(store: Store) -> Listing:
+    """The size of each stored file by its name."""
+    return {
+        entry.name: entry.bytes
+        for tree in store.storage.names("")
+        for entry in store.storage.files(tree)
+    }
+
 
 def dataset(
     store: Store,

@@ -16,7 +16,7 @@ from wind.errors import ConfigError, DatasetError, first_line
 from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
-from wind.store.references import find
+from wind.store.references import find_version
 from wind.store.versions import Version, runs
 
 # The datasets that are joined, in this order; for held-out prompts, the policy's side of the
@@ -69,7 +69,7 @@ def find_prompt(store: Store, digits: str, run: str | None = None) -> tuple[list
         )
     found: dict[str, list[Version]] = {}
     asked: dict[Dataset, list[str]] = {}
-    for version in [find(store, name) for name in ([run] if run else runs(store))]:
+    for version in [find_version(store, name) for name in ([run] if run else runs(store))]:
         prompts = version.content.datasets["prompts"]
         if prompts not in asked:
             asked[prompts] = _beginning(store, prompts, digits)

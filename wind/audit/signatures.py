@@ -21,15 +21,24 @@ from wind.audit.ssh_signatures import Signature, SignatureError, fingerprint, pa
 from wind.errors import DatasetError, first_line
 from wind.fingerprints import canonical, digest
 from wind.records import Record
-from wind.store.datasets import MANIFEST, Store
+from wind.store import sealed_json
+from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, folder_of, noun
-from wind.store.sealed_json import DIGEST, opened, parsed
+from wind.store.layout import MANIFEST
+from wind.store.seals import Seal, seal_of
 from wind.store.stamps import STAMP, Kind, is_ours
-from wind.store.versions import Folder, Key, Seal, Version, seal_of
+from wind.store.versions import Folder, Key, Version
 
 NAMESPACE: Final = "wind-version"
 # fields of a version's record that `Versions.adopt` rewrites
-MOVING: Final = {"manifests", "number_before", "digest_before", "origins", STAMP, DIGEST}
+MOVING: Final = {
+    "manifests",
+    "number_before",
+    "digest_before",
+    "origins",
+    STAMP,
+    sealed_json.DIGEST,
+}
 # fields of other records that differ when the same is computed or checked again
 AGAIN: Final = ("provenance", "page_sha256", "frames")
 KINDS: Final[dict[str, Kind]] = {"checks": "check", "computations": "computation"}
@@ -104,7 +113,7 @@ def statements(store: Store, chain: Sequence[Version]) -> list[Statement]:
                 version=version.id,
                 name=f"{version.run}@{version.number}",
                 record=_digest_of(version),
-                records={name: _seal(opened(store.storage.read(name))) for name in names},
+                records={name: _seal(sealed_json.read(store.storage.read(name))) for name in names},
                 manifests={folder_of(handle): _claims(store, folder_of(handle)) for handle in new},
             )
         )
@@ -218,7 +227,9 @@ def _compared(
             raise SignatureError(f"is of another {name}, which is not as {signer} signed it")
         notes += [f"{name} was made here again since {signer} signed it"] if now != seal else []
     # whether we published the version's record, which has the seals of the manifests here
-    is_sealed_here = is_ours("version", parsed(store.storage.read(version.file())))
+    is_sealed_here = is_ours(
+        "version", sealed_json.read_unsealed(store.storage.read(version.file()))
+    )
     for folder, claims in statement.manifests.items():
         name = f"{folder}/{MANIFEST}"
         if seal_of(_fields(store, name, signer)).claims != claims:
@@ -230,7 +241,7 @@ def _compared(
 
 def _fields(store: Store, name: str, signer: str) -> dict[str, Any]:
     try:
-        return opened(store.storage.read(name))
+        return sealed_json.read(store.storage.read(name))
     except FileNotFoundError as error:
         raise SignatureError(f"is of {name} too, which is missing") from error
     except (OSError, ValueError) as error:
@@ -312,7 +323,9 @@ def _digest_of(version: Version) -> str:
 
 
 def _seal(record: Mapping[str, Any]) -> Seal:
-    fields = {name: value for name, value in record.items() if name not in (STAMP, DIGEST)}
+    fields = {
+        name: value for name, value in record.items() if name not in (STAMP, sealed_json.DIGEST)
+    }
     return Seal(
         digest=digest(fields),
         claims=digest({name: value for name, value in fields.items() if name not in AGAIN}),
@@ -320,4 +333,4 @@ def _seal(record: Mapping[str, Any]) -> Seal:
 
 
 def _claims(store: Store, folder: str) -> str:
-    return seal_of(opened(store.storage.read(f"{folder}/{MANIFEST}"))).claims
+    return seal_of(sealed_json.read(store.storage.read(f"{folder}/{MANIFEST}"))).claims

@@ -1,19 +1,19 @@
-"""The contextual-bandit study: every algorithm, exact and on samples, on finite games whose
-solution is known.
+"""The contextual-bandit study: algorithms on finite games with known solutions.
 
-One row is one number of one algorithm on one instance at one iteration (MATH 2.10). Exact
-algorithms have `samples` 0 and see all responses. The others draw, in every iteration, `samples`
-responses for each of `prompts` prompts (every prompt of the instance equally often), and fit a
-tabular softmax policy to them: `wind.bandit.sampling`. `seed` numbers repetitions: same games,
-other draws. The instance `floor` is one more random game, on which prompts and samples vary over a
-wide range for the error floor; runs start at its solution, all others at the reference.
+Every algorithm runs exactly and on samples (MATH 2.10). One row is one number of one algorithm on
+one instance at one iteration. Exact algorithms have `samples` 0 and see all responses. The others
+draw, in every iteration, `samples` responses for each of `prompts` prompts (every prompt of the
+instance equally often), and fit a tabular softmax policy to them: `wind.bandit.sampling`. `seed`
+numbers repetitions: same games, other draws. The instance `floor` is one more random game, on which
+prompts and samples vary over a wide range for the error floor; runs start at its solution, all
+others at the reference.
 
-Metrics, each a mean over the prompts of the instance, in nats where they are divergences: `kl` is
-KL(pi* || pi_t) to the solution of the regularised game, `gap` the regularised duality gap of one
+Metrics are means over the prompts of the instance, in nats where they are divergences: `kl` is
+KL(pi* || pi_t) from the solution of the regularized game, `gap` the regularized duality gap of one
 side, `win_rate` that against the reference, `kl_reference` KL(pi_t || pi_ref), `entropy` that of
 pi_t; `kl_own` of an exact algorithm that tends elsewhere is its KL(target || pi_t). `generations`
-and `calls` count, from the first iteration on, what was drawn and what was asked: rewards, or duels
-of pairs.
+and `calls` count, from the first iteration on, the responses drawn and the judgments asked for:
+rewards, or duels of pairs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,6 @@ import torch
 from wind.bandit.algorithms import Sampled, Update, exact_updates, sampled_algorithms
 from wind.bandit.instances import INSTANCES, Instance, joined
 from wind.bandit.sampling import draw
-from wind.config.objectives import least_samples
 from wind.config.recipe import BanditSection
 from wind.fingerprints import digest
 from wind.games import duality_gap, kl, solve
@@ -34,22 +33,24 @@ from wind.stages import Place, Progress, Shard, Spec, Stage
 from wind.store.datasets import Store
 from wind.store.schemas import SCHEMAS
 
-FLOOR: Final = "floor"  # the instance on which the error floor is measured
+# the instance on which the error floor is measured
+FLOOR: Final = "floor"
 FLOOR_ALGORITHMS: Final = (
     "wind",
     "wind_centred",
     "wind_self_counting",
     "wind_centred_leave_one_out",
 )
-ROUNDS_TO_TARGET: Final = 400  # of an exact algorithm, whose last iterate is then its own target
-# exact iterations for one sampled iteration: they have no floor to stop at
+# updates of an exact algorithm, whose last iterate is then its own target
+ROUNDS_TO_TARGET: Final = 400
+# exact iterations per sampled iteration: they have no floor to stop at
 ROUNDS_PER_ITERATION: Final = 3
 
 Row = tuple[str, int, int, int, str, float]  # instance, prompts, seed, iteration, metric, value
 
 
 class BanditSpec(Spec):
-    """The sizes of the study, and its seed."""
+    """The sizes of the study and its seed."""
 
     bandit: BanditSection
     seed: int
@@ -58,8 +59,10 @@ class BanditSpec(Spec):
 def exact_rows(
     algorithm: str, instances: Mapping[str, Instance], section: BanditSection
 ) -> Iterator[Row]:
-    """The rows of an exact algorithm on every instance that has what it needs, from the reference
-    (iteration 0) on.
+    """Yield the rows of an exact algorithm.
+
+    Iteration 0 is the reference. There are rows for every one of `instances`, by name, that has
+    what the algorithm needs.
     """
     for name, instance in instances.items():
         updates = exact_updates(instance, section.beta, section.eta)
@@ -78,12 +81,12 @@ def exact_rows(
 
 
 def exact_iterations(section: BanditSection) -> int:
-    """How often exact algorithms update."""
+    """Return the number of updates of an exact algorithm."""
     return ROUNDS_PER_ITERATION * section.iterations
 
 
 def iterates(update: Update, ref_P_Y: torch.Tensor, iterations: int) -> Iterator[torch.Tensor]:
-    """The reference and the policies after it, [P, Y] each."""
+    """Yield the reference and the policies after it, [P, Y], nats."""
     logp_P_Y = ref_P_Y
     yield logp_P_Y
     for iteration in range(1, iterations + 1):
@@ -92,10 +95,10 @@ def iterates(update: Update, ref_P_Y: torch.Tensor, iterations: int) -> Iterator
 
 
 def own_target(algorithm: str, update: Update, instance: Instance) -> torch.Tensor | None:
-    """Where an algorithm tends that does not tend to the solution, as far as it is known; [P, Y],
-    nats.
+    """Return where an algorithm tends instead of the solution.
 
-    Without a reference to hold it, it is the reference given that the reward is the highest. The
+    The target is [P, Y], in nats, and None where it is unknown or the solution. An algorithm
+    without a reference to hold it tends to the reference, conditioned on the highest reward. The
     others are followed until they rest.
     """
     if algorithm in ("sppo", "best_of_n"):
@@ -121,10 +124,11 @@ def sampled_rows(
     repeats: int,
     at_solution: bool,
 ) -> Iterator[Row]:
-    """The rows of a sampled algorithm that asks every prompt `visits` times per iteration;
-    instances and repetitions at once.
+    """Yield the rows of a sampled algorithm on all instances.
 
-    `at_solution` says where it starts: at the solution, and not at the reference.
+    Instances and repetitions run at once. In each of `iterations` it draws, for every prompt,
+    `visits` groups of `samples` responses with `generator`. `repeats` is the number of repetitions.
+    It starts at the solution if `at_solution`, otherwise at the reference.
     """
     once = joined(list(instances.values()))
     solution_C_Y = solve(once.ref, once.preferences, beta=section.beta).repeat(repeats, 1)
@@ -162,7 +166,10 @@ def sampled_rows(
 def measure(
     logp_C_Y: torch.Tensor, instance: Instance, solution_C_Y: torch.Tensor, beta: float
 ) -> dict[str, torch.Tensor]:
-    """The metrics of a policy, [C] each."""
+    """Return the metrics of a policy by name, [C] each.
+
+    `logp_C_Y` is the policy and `solution_C_Y` the solution of the game at `beta`, both in nats.
+    """
     policy_C_Y = logp_C_Y.exp()
     return {
         "kl": kl(solution_C_Y, logp_C_Y),
@@ -174,8 +181,9 @@ def measure(
 
 
 def instance_of(name: str, section: BanditSection, seed: int) -> Instance:
-    """The instance `name` of the study with `seed`: the same for every algorithm and every
-    repetition.
+    """Return the instance `name` of the study with this `seed`.
+
+    It is the same for every algorithm and every repetition.
     """
     make = INSTANCES["random" if name == FLOOR else name]
     responses = section.floor_responses if name == FLOOR else section.responses
@@ -183,11 +191,12 @@ def instance_of(name: str, section: BanditSection, seed: int) -> Instance:
 
 
 def parts(section: BanditSection) -> list[tuple[int, str]]:
-    """The shards of the study, (samples, algorithm), in the order of the rows; 0 samples are the
-    exact algorithms.
+    """Return the shards of the study in the order of the rows.
+
+    A shard is (samples, algorithm); 0 samples stand for the exact algorithms.
     """
     sampled = sampled_algorithms(section.beta, section.eta)
-    # which has an order
+    # the random instance has an order, so that all exact algorithms run on it
     exact = exact_updates(instance_of("random", section, 0), section.beta, section.eta)
     floor = {section.floor_at_samples, *section.floor_samples}
     return sorted(
@@ -196,7 +205,7 @@ def parts(section: BanditSection) -> list[tuple[int, str]]:
             (n, name)
             for n in section.samples
             for name, each in sampled.items()
-            if n >= least_samples(each.objective)
+            if n >= each.objective.facts.least_samples
         }
         | {(n, name) for n in floor for name in FLOOR_ALGORITHMS}
     )
@@ -205,7 +214,10 @@ def parts(section: BanditSection) -> list[tuple[int, str]]:
 def part_rows(
     samples: int, algorithm: str, section: BanditSection, seed: int, progress: Progress
 ) -> Iterator[Row]:
-    """The rows of one shard: one algorithm at one number of samples per prompt, on all instances."""
+    """Yield the rows of one shard, on all instances.
+
+    A shard is one `algorithm` at one number of `samples` per prompt. `progress` counts its runs.
+    """
     instances = {name: instance_of(name, section, seed) for name in INSTANCES}
     if samples == 0:
         yield from exact_rows(algorithm, instances, section)
@@ -239,8 +251,9 @@ def part_rows(
 
 
 def _generator(*names: int | str) -> torch.Generator:
-    """A random generator of its own for every run, so that one algorithm more moves no other's
-    draws.
+    """Return the random generator of one run.
+
+    Each run has its own, so that adding an algorithm changes no other's draws.
     """
     return torch.Generator().manual_seed(int(digest(list(names))[:15], 16))
 
@@ -260,8 +273,9 @@ def _compute(spec: BanditSpec, store: Store, index: int, place: Place, progress:
 
 
 def _numbers(spec: BanditSpec, table: pa.Table) -> dict[str, float]:
-    """How many algorithms were run, and the largest distance of the exact WIND from a solution in
-    the end.
+    """Return the number of algorithms and exact WIND's largest final distance.
+
+    The distance is KL(pi* || pi) at the last iteration, in nats.
     """
     is_last = pc.field("iteration") == exact_iterations(spec.bandit)
     is_exact_wind = (

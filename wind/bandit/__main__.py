@@ -1,4 +1,4 @@
-"""`python -m wind.bandit spec.json`: compute the bandit of a spec by hand."""
+"""Compute the bandit of a spec by hand: `python -m wind.bandit spec.json`."""
 
 from wind.stages import main
 

@@ -1,39 +1,23 @@
-"""What is compared: exact updates, and objectives fitted to samples, each under the name it has in
-the dataset `bandit`.
+"""The algorithms of the bandit study: exact updates and fitted objectives.
 
-Every algorithm starts at the reference. The solution pi* is that of the regularised game at `beta`;
-INPO, Nash-MD and IPO get the parameters under which they aim at it, the others the ones that move
-about as far in an iteration as WIND at the step `eta`. SPPO, REBEL, QRPO, RAFT, BoNBoN, BOND and
-J-BOND have no reference to hold them: what they tend to is the best response.
+Each has the name that the dataset `bandit` gives it. Every algorithm starts at the reference. The
+solution pi* is that of the regularized game at `beta`. INPO, Nash-MD and IPO get the parameters
+under which they aim at it; the others get those that move about as far in an iteration as WIND does
+with the step size `eta`. SPPO, REBEL, QRPO, RAFT, BoNBoN, BOND and J-BOND have no reference to hold
+them: they tend to the best response.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Final
 
 import torch
 
 from wind.bandit.instances import Instance
-from wind.bandit.sampling import Draw, descended, minimised, solved
-from wind.config.objectives import (
-    AnyObjectiveConfig,
-    BonbonObjectiveConfig,
-    BondObjectiveConfig,
-    DpoObjectiveConfig,
-    GrpoObjectiveConfig,
-    InpoObjectiveConfig,
-    IpoObjectiveConfig,
-    JbondObjectiveConfig,
-    QrpoObjectiveConfig,
-    RaftObjectiveConfig,
-    RebelObjectiveConfig,
-    RlooObjectiveConfig,
-    Rows,
-    SppoObjectiveConfig,
-    SppoPairObjectiveConfig,
-    WindObjectiveConfig,
-    rows_for,
-)
+from wind.bandit.sampling import Draw, descended, minimized, solved
+from wind.config.objective_facts import Minimum, ObjectiveSection, Rows
+from wind.config.objectives import SECTIONS, WindObjectiveConfig
 from wind.games import (
     inpo_update,
     log_win_rate_update,
@@ -45,69 +29,59 @@ from wind.games import (
 )
 from wind.objectives import loss_for
 
-BEST_OF = 2
+BEST_OF: Final = 2
 # beta = 1.25 in the log-win-rate game, whose solution is then about best of 5
-MIXING = {"n": 2.0, "a1": 0.2, "a2": 0.25}
-QUADRATIC = ("sppo", "sppo_pair", "inpo", "ipo", "rebel", "qrpo")  # in the log-probabilities
-COMPARES_ALL_ROWS = (
-    "sppo_pair",
-    "inpo",
-    "dpo",
-    "ipo",
-    "rebel",
-    "raft",
-    "bonbon",
-    "bond",
-    "jbond",
-    "qrpo",
-)
+MIXING: Final = {"n": 2.0, "a1": 0.2, "a2": 0.25}
+FITS: Final[Mapping[Minimum, Callable[..., torch.Tensor]]] = {
+    "quadratic": solved,
+    "other": minimized,
+    "none": descended,
+}
 
-
-# (policy, 1-based iteration) -> policy, seeing all responses
+# (policy [P, Y], 1-based iteration) -> policy [P, Y], which sees all responses
 Update = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """An objective of `wind.objectives`, the rows it is fitted to and how win rates are estimated
-    for it.
+    """An objective, its rows, and the estimator of its win rates.
+
+    `self_counting` chooses the self-counting win rates; otherwise they are leave-one-out. `rows`
+    selects among the samples of each group; "auto" is the selection of the objective's own paper.
     """
 
-    objective: AnyObjectiveConfig
+    objective: ObjectiveSection
     self_counting: bool = False
     rows: Rows = "auto"
 
     @property
     def in_blocks(self) -> bool:
-        """Whether the objective compares all rows of its batch with all, so that a smaller batch is
-        a cheaper one.
-        """
-        return self.objective.name in COMPARES_ALL_ROWS
+        """True if small blocks of groups cost less than one batch."""
+        return self.objective.facts.compares_all_rows
 
     @property
     def selected(self) -> Rows:
-        """The rows of each group: as given, or those of the objective's own paper."""
-        return rows_for(self.objective)[0] if self.rows == "auto" else self.rows
+        """The rows of each group that the objective is fitted to."""
+        return self.objective.facts.rows[0] if self.rows == "auto" else self.rows
 
     def fit(self, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
-        """The next policy: the minimiser where there is one, otherwise where some steps of descent
-        lead.
+        """Return the next policy, [C, Y], nats.
+
+        It is fitted to the samples `drawn` from the policy `logp_C_Y`: the minimizer of the loss if
+        there is one, otherwise the end of a few descent steps.
         """
-        loss = loss_for(self.objective)
-        if isinstance(self.objective, WindObjectiveConfig):
-            return (solved if self.objective.risk == "squared" else minimised)(
-                loss, drawn, logp_C_Y
-            )
-        return (solved if self.objective.name in QUADRATIC else descended)(loss, drawn, logp_C_Y)
+        fit = FITS[self.objective.facts.minimum]
+        return fit(loss_for(self.objective), drawn, logp_C_Y)
 
 
 def exact_updates(instance: Instance, beta: float, eta: float) -> Mapping[str, Update]:
-    """The exact algorithms by name; those of best of n where the responses have an order.
+    """Return the exact algorithms by name.
 
-    `wind` has the step `eta`; `wind_slow` the step beta, the end of the range recalled from the
-    paper; `wind_fast` ten times `eta`, outside of all that is proved; `best_response` an infinite
-    one. `inpo` is the same update with the schedule of its theorem 4, the inverse step beta (t + 2)
-    / 2 for t = 0, 1, ... (MATH 5.2).
+    Those of best of n are among them where the responses of `instance` have an order. `beta` is the
+    regularization strength, `eta` the step size. `wind` has the step `eta`; `wind_slow` the step
+    beta, the end of the range recalled from the paper; `wind_fast` ten times `eta`, outside of all
+    that is proved; `best_response` an infinite one. `inpo` is the same update with the schedule of
+    its theorem 4, the inverse step size beta (t + 2) / 2 for t = 0, 1, ... (MATH 5.2).
     """
     ref, preferences, order = instance.ref, instance.preferences, instance.order
     strengths = mixing_strengths(**MIXING)
@@ -138,47 +112,57 @@ def exact_updates(instance: Instance, beta: float, eta: float) -> Mapping[str, U
 
 
 def sampled_algorithms(beta: float, eta: float) -> Mapping[str, Sampled]:
-    """The sampled algorithms by name: all of `wind.objectives`, and WIND with each risk and
-    intercept.
+    """Return the sampled algorithms by name.
 
-    `wind` is this project's default: squared risk, intercept 1/2, leave-one-out win rates. A
-    centred risk belongs with the self-counting win rates, which centring asks for (MATH 5.2);
-    `wind_self_counting` and `wind_centred_leave_one_out` are the two wrong pairings.
+    They are WIND with each risk and intercept, and every other objective of `wind.objectives` under
+    its own name, with its defaults where nothing is set here. `beta` is the regularization strength
+    of the game, `eta` WIND's step size. `wind` is this project's default: squared risk, intercept
+    1/2, leave-one-out win rates. A centered risk belongs with the self-counting win rates, which
+    centering asks for (MATH 5.2); `wind_self_counting` and `wind_centred_leave_one_out` are the two
+    wrong pairings.
     """
     wind = partial(WindObjectiveConfig, beta=beta, eta=eta)
-    centred = partial(wind, shift="centred")
-    others: tuple[AnyObjectiveConfig, ...] = (
-        SppoObjectiveConfig(name="sppo", eta=eta),
-        SppoPairObjectiveConfig(name="sppo_pair", eta=eta),
-        # the same update (MATH 5.2)
-        InpoObjectiveConfig(name="inpo", tau=beta, eta=beta + 1 / eta),
-        DpoObjectiveConfig(name="dpo", beta=beta),
-        RebelObjectiveConfig(name="rebel", eta=eta / 2),
-        RaftObjectiveConfig(name="raft"),
-        BonbonObjectiveConfig(name="bonbon"),
-        BondObjectiveConfig(name="bond", n=BEST_OF),
-        JbondObjectiveConfig(name="jbond"),
-        GrpoObjectiveConfig(name="grpo"),
-        RlooObjectiveConfig(name="rloo"),
-        QrpoObjectiveConfig(name="qrpo", beta=1 / eta),
-    )
+    centered = partial(wind, shift="centred")
+    settings: dict[str, dict[str, Any]] = {
+        "sppo": {"eta": eta},
+        "sppo_pair": {"eta": eta},
+        # the same update as WIND's (MATH 5.2)
+        "inpo": {"tau": beta, "eta": beta + 1 / eta},
+        "dpo": {"beta": beta},
+        "ipo": {"tau": beta},
+        "rebel": {"eta": eta / 2},
+        "bond": {"n": BEST_OF},
+        "qrpo": {"beta": 1 / eta},
+    }
+    rows: dict[str, Rows] = {"ipo": "all"}
+    others = {
+        name: Sampled(
+            section.model_validate({"name": name, **settings.get(name, {})}),
+            rows=rows.get(name, "auto"),
+        )
+        for name, section in SECTIONS.items()
+        if name != "wind"
+    }
     return {
         "wind": Sampled(wind()),
-        "wind_centred": Sampled(centred(), self_counting=True),
+        "wind_centred": Sampled(centered(), self_counting=True),
         "wind_kl": Sampled(wind(risk="kl")),
-        "wind_kl_centred": Sampled(centred(risk="kl"), self_counting=True),
+        "wind_kl_centred": Sampled(centered(risk="kl"), self_counting=True),
         "wind_nce": Sampled(wind(risk="nce")),
         "wind_nce_noise": Sampled(wind(risk="nce_noise")),
-        "wind_nce_noise_centred": Sampled(centred(risk="nce_noise"), self_counting=True),
+        "wind_nce_noise_centred": Sampled(centered(risk="nce_noise"), self_counting=True),
         "wind_self_counting": Sampled(wind(), self_counting=True),
-        "wind_centred_leave_one_out": Sampled(centred()),
-        "ipo": Sampled(IpoObjectiveConfig(name="ipo", tau=beta), rows="all"),
-    } | {objective.name: Sampled(objective) for objective in others}
+        "wind_centred_leave_one_out": Sampled(centered()),
+        **others,
+    }
 
 
 def proven_factor(algorithm: str, beta: float, eta: float) -> float | None:
-    """The factor by which every exact iteration shrinks KL(pi* || pi) at least, where one is
-    proved: eta <= 4 beta (MATH 2.5).
+    """Return the factor by which KL(pi* || pi) is proven to shrink.
+
+    Every exact iteration of `algorithm` shrinks it at least by 1 / (1 + beta step) where step <= 4
+    beta (MATH 2.5); None where nothing is proved. `beta` is the regularization strength, `eta` the
+    step size of `wind`.
     """
     steps = {"wind": eta, "wind_slow": beta}
     return (

@@ -12,7 +12,7 @@ from wind.bandit import FLOOR, FLOOR_ALGORITHMS, exact_iterations
 from wind.bandit.algorithms import proven_factor
 from wind.bandit.instances import INSTANCES
 from wind.config.recipe import BanditConfig, BanditSection
-from wind.figures import GREY, look, save, style
+from wind.figures import GRAY, look, save, style
 from wind.files import atomic_write
 
 NAMES: Final[Mapping[str, str]] = {
@@ -36,12 +36,17 @@ EXACT_NAMES: Final[Mapping[str, str]] = {
     "nash_md": "Nash-MD",
     "sppo": "SPPO",
 }
-SMALLEST_KL: Final = 1e-8  # lowest KL shown
+# nats; the range shown
+SMALLEST_KL: Final = 1e-8
 LARGEST_KL: Final = 10.0
 
 
 def write(bandit: pl.DataFrame, rates: pl.DataFrame, config: BanditConfig, out: Path) -> None:
-    """Write exact, sampled, win_rate and floor, each as .svg and .png, and tables.md into `out`."""
+    """Write the figures and tables of the study into the folder `out`.
+
+    They are exact, sampled, win_rate and floor, each as .svg and .png, and tables.md. `bandit` and
+    `rates` are the rows of the two datasets.
+    """
     out.mkdir(parents=True, exist_ok=True)
     means = (
         bandit.filter(pl.col("instance") != FLOOR)
@@ -62,7 +67,10 @@ def write(bandit: pl.DataFrame, rates: pl.DataFrame, config: BanditConfig, out: 
 
 
 def exact_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
-    """KL to the solution by iteration, exact algorithms, with the proven rate as a line."""
+    """Draw the KL from the solution by iteration, for exact algorithms.
+
+    The proven rate is a line.
+    """
     figure = Figure(figsize=(8.4, 3.1))
     axes: Sequence[Axes] = figure.subplots(1, 3, sharey=True)
     for axis, instance in zip(axes, ("random", "cyclic", "rare"), strict=True):
@@ -74,18 +82,20 @@ def exact_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
             if factor is not None:
                 last = exact_iterations(section)
                 axis.plot(
-                    [0, last], [start, start * factor**last], color=GREY, linewidth=0.9, zorder=1
+                    [0, last], [start, start * factor**last], color=GRAY, linewidth=0.9, zorder=1
                 )
         axis.set(title=instance, xlabel="iteration", yscale="log", ylim=(SMALLEST_KL, LARGEST_KL))
     axes[0].set_ylabel("KL(π* ‖ π), nats")
-    axes[0].plot([], [], color=GREY, linewidth=0.9, label="proven, 1/(1 + βη)")
+    axes[0].plot([], [], color=GRAY, linewidth=0.9, label="proven, 1/(1 + βη)")
     _legend_below(figure, axes[0])
     return figure
 
 
 def sampled_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
-    """KL to the solution by iteration with the most samples, on all instances; and WIND by samples
-    with both intercepts.
+    """Draw the KL from the solution by iteration, for sampled algorithms.
+
+    Five panels show the instances with the most samples, the sixth WIND by samples with both
+    intercepts.
     """
     figure = Figure(figsize=(8.4, 5.2))
     axes = figure.subplots(2, 3, sharex=True, sharey=True).flatten().tolist()
@@ -126,8 +136,9 @@ def sampled_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
 
 
 def win_rate_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
-    """Win rate against the reference, by iteration and against what it costs in KL to the
-    reference.
+    """Draw the win rate against the reference.
+
+    It is drawn by iteration, and against its cost in KL from the reference.
     """
     figure = Figure(figsize=(8.4, 3.1))
     axes: Sequence[Axes] = figure.subplots(1, 3)
@@ -150,7 +161,7 @@ def win_rate_figure(means: pl.DataFrame, section: BanditSection) -> Figure:
 
 
 def floor_figure(rates: pl.DataFrame, section: BanditSection) -> Figure:
-    """The error floor against prompts and against samples, with fitted slopes."""
+    """Draw the error floor against prompts and samples, with fitted slopes."""
     figure = Figure(figsize=(8.4, 3.9))
     axes: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
     ways = (
@@ -193,7 +204,7 @@ def floor_figure(rates: pl.DataFrame, section: BanditSection) -> Figure:
         axis.plot(
             [over[0], over[-1]],
             [0.5, 0.5 * over[0] / over[-1]],
-            color=GREY,
+            color=GRAY,
             linewidth=0.9,
             zorder=1,
             label="guide: -1",
@@ -211,36 +222,40 @@ def floor_figure(rates: pl.DataFrame, section: BanditSection) -> Figure:
 
 
 def tables(rates: pl.DataFrame, config: BanditConfig) -> str:
-    """All numbers that the text beside the figures speaks of, as Markdown."""
+    """Return all numbers that the text beside the figures quotes, as Markdown."""
     section = config.bandit
     samples = max(section.samples)
     exact = rates.filter((pl.col("samples") == 0) & (pl.col("instance") != FLOOR))
     sampled = rates.filter((pl.col("samples") == samples) & (pl.col("instance") != FLOOR))
+    of_kl, same = "of KL(π* ‖ π)", "same iterations"
     parts = [
-        f"""# Tables of the bandit study
-
-Written by `wind bandit --seed {config.seed}`; [README.md](README.md) says what they show. {section.prompts} prompts of
-{section.responses} responses per instance, beta = {section.beta:g}, eta = {section.eta:g}; sampled algorithms ask every prompt
-{section.visits} times per iteration, {section.iterations} iterations, {section.repeats} repetitions. All KL in nats.
-""",
-        "## Exact: measured contraction factor of KL(π* ‖ π) per iteration, and the proven one\n",
+        "# Tables of the bandit study",
+        f"Written by `wind bandit --seed {config.seed}`; "
+        f"[README.md](README.md) says what they show. {section.prompts} prompts of\n"
+        f"{section.responses} responses per instance, beta = {section.beta:g}, "
+        f"eta = {section.eta:g}; sampled algorithms ask every prompt\n"
+        f"{section.visits} times per iteration, {section.iterations} iterations, "
+        f"{section.repeats} repetitions. All KL in nats.",
+        f"## Exact: measured contraction factor {of_kl} per iteration, and the proven one",
         _pivot(exact.filter(pl.col("quantity") == "contraction"), _proven(exact)),
-        "\nA factor above 1 leads away from the solution. SPPO and best of n have no reference to hold them; mixed best of n\n"
-        "and the log-win-rate game have solutions of their own.\n",
-        f"\n## Sampled, N = {samples}: error floor of KL(π* ‖ π), mean of the last third of the iterations\n",
+        "A factor above 1 leads away from the solution. SPPO and best of n have no reference to "
+        "hold them; mixed best of n\n"
+        "and the log-win-rate game have solutions of their own.",
+        f"## Sampled, N = {samples}: error floor {of_kl}, mean of the last third of the iterations",
         _pivot(sampled.filter(pl.col("quantity") == "floor")),
-        f"\n## Sampled, N = {samples}: win rate against the reference, same iterations\n",
+        f"## Sampled, N = {samples}: win rate against the reference, {same}",
         _pivot(sampled.filter(pl.col("quantity") == "win_rate")),
-        f"\n## Sampled, N = {samples}: duality gap, same iterations\n",
+        f"## Sampled, N = {samples}: duality gap, {same}",
         _pivot(sampled.filter(pl.col("quantity") == "gap")),
-        "\n## Responses drawn until KL(π* ‖ π) was a tenth of the reference's, on `random`\n",
+        "## Responses drawn until KL(π* ‖ π) was a tenth of the reference's, on `random`",
         _cost(rates, section),
-        "\nA dash: never within the iterations of the study. Rewards asked are as many as responses drawn; a judge that\n"
-        "compares pairs is asked (N - 1)/2 times as often.\n",
-        "\n## Slopes of the error floor on log-log axes, with standard errors\n",
+        "A dash: never within the iterations of the study. Rewards asked are as many as responses "
+        "drawn; a judge that\n"
+        "compares pairs is asked (N - 1)/2 times as often.",
+        "## Slopes of the error floor on log-log axes, with standard errors",
         _slopes(rates),
     ]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _line(
@@ -295,7 +310,10 @@ def _proven(exact: pl.DataFrame) -> dict[str, str]:
 
 
 def _pivot(rows: pl.DataFrame, proven: Mapping[str, str] | None = None) -> str:
-    """Algorithms down, instances across, in the order of the first instance's values."""
+    """Return a table of algorithms down and instances across.
+
+    Algorithms are in the order of their values on `random`.
+    """
     values = {
         (row["algorithm"], row["instance"]): row["value"] for row in rows.iter_rows(named=True)
     }

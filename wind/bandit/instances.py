@@ -1,9 +1,9 @@
-"""The contextual bandits of the study: who beats whom among the responses to each prompt, and the
-reference policy.
+"""The contextual bandits of the study.
 
-An instance is a batch of prompts with one kind of difficulty, float64, with the axes of
-`wind.games`. A prompt is either rewarded, one reward call per response, or judged by duels, one
-call per pair, whose outcome is a coin of P.
+An instance says for a batch of prompts which responses beat which, and holds the reference policy.
+Each has one kind of difficulty. Tensors are float64, with the axes of `wind.games`. A prompt is
+either rewarded, one reward call per response, or judged by duels, one call per pair, whose outcome
+is a coin of P.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,43 +17,46 @@ from wind.best_of_n import RewardOrder
 from wind.games import MatrixPreferences, RewardPreferences
 
 TIED_LEVELS: Final = 3
-CLOSE_SPREAD: Final = 0.1  # of the scores, in logits: preferences of a few per cent off one half
-RARE: Final = 1e-3  # the reference's probability of the best response
+# of the scores, in logits: preferences are a few percent off one half
+CLOSE_SPREAD: Final = 0.1
+# the reference's probability of the best response
+RARE: Final = 1e-3
 
 
 @dataclass(frozen=True)
 class Instance:
-    """Prompts and their responses; `ref` is log pi_ref in nats.
+    """Prompts, their responses, and the reference policy `ref`.
 
-    `scores` order the responses where there is an order, and are NaN where there is none: best of n
-    needs one. Where a prompt `is_rewarded` they are what the reward returns; otherwise P is all
-    that can be asked.
+    `scores` order the responses where there is an order, which best of n needs, and are NaN where
+    there is none. Where a prompt `is_rewarded` they are what the reward returns; otherwise only P
+    can be asked for.
     """
 
     matrix: torch.Tensor  # [P, Y, Y], P(y, y'), constant-sum
-    ref: torch.Tensor  # [P, Y]
+    ref: torch.Tensor  # [P, Y], log pi_ref, nats
     scores: torch.Tensor  # [P, Y]
     is_rewarded: torch.Tensor  # [P], bool
 
     @cached_property
     def preferences(self) -> MatrixPreferences:
-        """Who beats whom."""
+        """The preferences between the responses."""
         return MatrixPreferences(self.matrix)
 
     @cached_property
     def order(self) -> RewardOrder | None:
-        """The order of the responses, if they have one."""
+        """The order of the responses, None if they have none."""
         return None if self.scores.isnan().any() else RewardOrder.of(self.scores)
 
     def repeated(self, times: int) -> "Instance":
-        """The same prompts several times, end to end: one batch for all repetitions of an
-        experiment.
+        """Return the same prompts `times` times, end to end.
+
+        They make one batch of all repetitions of an experiment.
         """
         return joined([self] * times)
 
 
 def joined(instances: Sequence[Instance]) -> Instance:
-    """The prompts of several instances, end to end."""
+    """Return the prompts of several instances, end to end."""
     return Instance(
         *(
             torch.cat([getattr(instance, field.name) for instance in instances])
@@ -63,14 +66,14 @@ def joined(instances: Sequence[Instance]) -> Instance:
 
 
 def random(generator: torch.Generator, prompts: int, responses: int) -> Instance:
-    """Independent normal rewards, without ties, and a reference of normal logits."""
+    """Independent normal rewards without ties, and a reference of normal logits."""
     return _rewarded(
         _normal(generator, prompts, responses), _reference(generator, prompts, responses)
     )
 
 
 def tied(generator: torch.Generator, prompts: int, responses: int) -> Instance:
-    """Rewards on three levels, so that about a third of all comparisons tie."""
+    """Rewards on three levels: about a third of all comparisons tie."""
     rewards_P_Y = torch.randint(TIED_LEVELS, (prompts, responses), generator=generator).to(
         torch.float64
     )
@@ -78,7 +81,10 @@ def tied(generator: torch.Generator, prompts: int, responses: int) -> Instance:
 
 
 def rare(generator: torch.Generator, prompts: int, responses: int) -> Instance:
-    """Normal rewards; the reference gives the best response once in a thousand draws."""
+    """Normal rewards, with a best response that the reference rarely draws.
+
+    It draws it once in a thousand times.
+    """
     rewards_P_Y = _normal(generator, prompts, responses)
     best_P_Y = rewards_P_Y == rewards_P_Y.amax(-1, keepdim=True)
     others_P_Y = (
@@ -88,11 +94,11 @@ def rare(generator: torch.Generator, prompts: int, responses: int) -> Instance:
 
 
 def cyclic(generator: torch.Generator, prompts: int, responses: int) -> Instance:
-    """Rock, paper, scissors with Y responses: each beats those up to half a turn behind it for
-    sure, its opposite half the time.
+    """Rock, paper, scissors with Y responses.
 
-    No response is best: every one is beaten by as many as it beats. Constant-sum and as far from
-    transitive as can be.
+    Each response beats those up to half a turn behind it for sure, its opposite half the time. None
+    is best: every one is beaten by as many as it beats. Constant-sum and as far from transitive as
+    can be.
     """
     turn_Y_Y = (torch.arange(responses)[:, None] - torch.arange(responses)) % responses
     wins_Y_Y, ties_Y_Y = (
@@ -112,8 +118,9 @@ def cyclic(generator: torch.Generator, prompts: int, responses: int) -> Instance
 
 
 def close(generator: torch.Generator, prompts: int, responses: int) -> Instance:
-    """Nearly equal responses: Bradley-Terry preferences of normal scores of spread 0.1, judged by
-    duels that are nearly coins.
+    """Nearly equal responses, judged by duels that are nearly coins.
+
+    Preferences are Bradley-Terry's, of normal scores of spread 0.1.
     """
     scores_P_Y = CLOSE_SPREAD * _normal(generator, prompts, responses)
     matrix_P_Y_Y = (scores_P_Y[..., :, None] - scores_P_Y[..., None, :]).sigmoid()

@@ -1,11 +1,11 @@
-"""The sampled half of the bandit: drawing responses, judging them, and fitting a tabular softmax
-policy to them.
+"""The sampled half of the study: draw responses, judge, and fit.
 
-The policy has one logit for every prompt and response: every law over the responses is in its
-class, so that what is left after many iterations is the error of the samples and of the objective.
-The objectives are the project's own, on the same `Batch` that training sees. Axis suffixes: _C
-cells (prompts of all repeats, end to end), _G groups of one prompt in one iteration, _N the samples
-of a group, _Y responses, _B rows.
+The tabular softmax policy has one logit for every prompt and response: every law over the responses
+is in its class, so that what is left after many iterations is the error of the samples and of the
+objective. The objectives are the project's own, on the same `Batch` that training sees.
+
+Axis suffixes: _C cells (prompts of all repeats, end to end), _G groups of one prompt in one
+iteration, _N the samples of a group, _Y responses, _B rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,20 +15,23 @@ from typing import Final
 import torch
 
 from wind.bandit.instances import Instance
-from wind.config.objectives import Rows
+from wind.config.objective_facts import Rows
 from wind.objectives import Batch
 
-# weight of the hold on the logits, beside a loss that is a mean over the prompt's rows
+# weight of the hold on the logits, relative to a loss that is a mean over the prompt's rows
 RIDGE: Final = 1e-3
 NEWTON_STEPS: Final = 8
-TOLERANCE: Final = 1e-9  # of a Newton step, in nats
-FURTHEST: Final = 2.0  # nats that a Newton step moves a logit at most
+# of a Newton step, in nats
+TOLERANCE: Final = 1e-9
+# nats that a Newton step moves a logit at most
+FURTHEST: Final = 2.0
 LBFGS_STEPS: Final = 80
-SMALL_SLOPE: Final = 1e-5  # at which L-BFGS ends, in units of a prompt's mean loss per nat
+# at which L-BFGS ends, in units of a prompt's mean loss per nat
+SMALL_SLOPE: Final = 1e-5
 ADAM_STEPS: Final = 8
-# nats: what Adam's first step moves every logit by; it falls linearly to zero
+# nats that Adam's first step moves every logit by; the rate falls linearly to zero
 ADAM_RATE: Final = 0.1
-# objectives that compare all rows with all get blocks of whole groups of about this size
+# rows in a block of whole groups, for objectives that compare all rows with all
 BLOCK_ROWS: Final = 256
 
 Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
@@ -38,14 +41,15 @@ Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
 class Draw:
     """The judged samples of one iteration, in blocks of whole groups."""
 
-    # per block [B], where the row's response stands among all C x Y logits
+    # of each block [B], the place of the row's response among all C x Y logits
     cells: Sequence[torch.Tensor]
     batches: Sequence[Batch]
     rows: int
 
     def loss(self, loss: Loss, logp_C_Y: torch.Tensor) -> torch.Tensor:
-        """The mean of `loss` over all rows; blocks of whole groups combine by their numbers of
-        rows.
+        """Return the mean of `loss` over all rows under the policy `logp_C_Y`.
+
+        Blocks of whole groups combine in proportion to their numbers of rows.
         """
         logps = logp_C_Y.flatten()
         parts = [
@@ -66,13 +70,16 @@ def draw(
     self_counting: bool = False,
     in_blocks: bool = False,
 ) -> Draw:
-    """`groups` groups of `samples` responses of the policy for each of its prompts, judged within
-    their groups; of each, `rows`.
+    """Draw groups of responses from a policy and judge them.
 
-    Every two samples of a group are compared once. On a rewarded prompt the higher reward wins: its
-    P is 0, 1/2 or 1. Elsewhere the outcome is a coin of P. Preferences of exactly one half, and so
-    equal responses, tie. Without a reward the number of a sample's wins takes its place, as where a
-    judge ranks responses.
+    For each prompt there are `groups` groups of `samples` responses of the policy `logp_C_Y`
+    (nats); of each, the selection `rows` is returned. Every two samples of a group are compared
+    once. On a rewarded prompt the higher reward wins: its P is 0, 1/2 or 1. Elsewhere the outcome
+    is a coin of P. Preferences of exactly one half, and so equal responses, tie. Without a reward
+    the number of a sample's wins takes its place, as where a judge ranks responses.
+
+    Win rates are leave-one-out, or with `self_counting` count the comparison of a sample with
+    itself as half a win. `in_blocks` splits the rows into blocks of about BLOCK_ROWS.
     """
     prompts, responses = logp_C_Y.shape
     response_C_G_N = torch.multinomial(
@@ -80,7 +87,7 @@ def draw(
     )
     response_C_G_N = response_C_G_N.view(prompts, groups, samples)
     outcome = _duels(instance.matrix, response_C_G_N, generator)
-    wins_C_G_N = outcome.sum(-1) - 0.5  # the comparison with itself is none
+    wins_C_G_N = outcome.sum(-1) - 0.5  # without the comparison with itself
     score_C_G_N = instance.scores.gather(-1, response_C_G_N.flatten(1)).view(response_C_G_N.shape)
     reward_C_G_N = torch.where(instance.is_rewarded[:, None, None], score_C_G_N, wins_C_G_N)
     win_rate_C_G_N = (wins_C_G_N + 0.5) / samples if self_counting else wins_C_G_N / (samples - 1)
@@ -114,11 +121,11 @@ def draw(
 def solved(
     loss: Loss, drawn: Draw, logp_C_Y: torch.Tensor, *, ridge: float = RIDGE
 ) -> torch.Tensor:
-    """The minimiser of a `loss` that is quadratic in the log-probabilities, by Newton's method; [C,
-    Y].
+    """Return the minimizer of a `loss` quadratic in the log-probabilities, [C, Y].
 
-    Prompts do not share logits, so the Hessian is one [Y, Y] block per prompt. Only the normaliser
-    is not quadratic: three or four steps. `ridge` is that of `_held`.
+    It is found by Newton's method, from the policy `logp_C_Y` that drew the samples, in nats.
+    Prompts do not share logits, so the Hessian is one [Y, Y] block per prompt. Only the normalizer
+    is not quadratic: three or four steps suffice. `ridge` is that of `_held`.
     """
     probes_Y_C_Y = torch.eye(logp_C_Y.shape[-1], dtype=logp_C_Y.dtype)[:, None].expand(
         -1, len(logp_C_Y), -1
@@ -132,7 +139,7 @@ def solved(
             slope_C_Y, free_C_Y, probes_Y_C_Y, is_grads_batched=True
         )
         values_C_Y, vectors_C_Y_Y = torch.linalg.eigh(hessian_Y_C_Y.transpose(0, 1))
-        # Where the normaliser bends the loss downwards the step still goes down.
+        # Where the normalizer bends the loss downward the step still descends.
         scaled_C_Y_1 = (
             vectors_C_Y_Y.mT @ slope_C_Y.detach()[..., None]
         ) / values_C_Y.abs().clamp_min(ridge)[..., None]
@@ -143,9 +150,10 @@ def solved(
     return logits_C_Y.log_softmax(-1)
 
 
-def minimised(loss: Loss, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
-    """The minimiser of any `loss` that has one, by L-BFGS with line search: risks with a kink are
-    no case for Newton; [C, Y].
+def minimized(loss: Loss, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
+    """Return the minimizer of any `loss` that has one, [C, Y], nats.
+
+    It is found by L-BFGS with line search: Newton's method does not suit risks with a kink.
     """
     logits_C_Y = logp_C_Y.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -166,12 +174,12 @@ def minimised(loss: Loss, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
 
 
 def descended(loss: Loss, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
-    """The policy after a fixed number of full-batch Adam steps from pi_t, the rate falling linearly
-    to zero; [C, Y].
+    """Return the policy after a few full-batch Adam steps, [C, Y].
 
-    For losses with no minimum to go to: likelihoods of the best, whose minimiser forbids every
-    response that did not win, and policy gradients, whose returns are held fixed. How far they go
-    is then part of the algorithm.
+    Their number is fixed. The policy is in nats. The steps start at pi_t, `logp_C_Y`, and their
+    rate falls linearly to zero. This is for losses with no minimum to go to: likelihoods of the
+    best, whose minimizer forbids every response that did not win, and policy gradients, whose
+    returns are held fixed. How far they go is then part of the algorithm.
     """
     logits_C_Y = logp_C_Y.clone().requires_grad_()
     optimizer = torch.optim.Adam([logits_C_Y], lr=ADAM_RATE)
@@ -186,11 +194,12 @@ def descended(loss: Loss, drawn: Draw, logp_C_Y: torch.Tensor) -> torch.Tensor:
 def _held(
     loss: Loss, drawn: Draw, logits_C_Y: torch.Tensor, start_C_Y: torch.Tensor, ridge: float
 ) -> torch.Tensor:
-    """The loss of each prompt's rows plus ridge / 2 times the squared distance of its logits from
-    those of pi_t, summed.
+    """Return the loss plus a hold on the logits.
 
-    The hold decides where the rows decide nothing (a response that was not drawn, the level that a
-    centred loss leaves open). It is to pi_t, so that it moves no fixed point.
+    The loss is that of each prompt's rows, summed. The hold is ridge / 2 times the squared distance
+    of the logits from those of pi_t. It decides where the rows decide nothing (a response that was
+    not drawn, the level that a centered loss leaves open). It pulls to pi_t, so that it moves no
+    fixed point.
     """
     mean = drawn.loss(loss, logits_C_Y.log_softmax(-1))
     return mean * len(logits_C_Y) + ridge / 2 * (logits_C_Y - start_C_Y).square().sum()
@@ -199,8 +208,9 @@ def _held(
 def _duels(
     matrix_C_Y_Y: torch.Tensor, response_C_G_N: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """1, 0 or 1/2 at [prompt, group, sample, opponent]: each pair meets once, so that what one wins
-    the other loses.
+    """Return the outcomes 1, 0 or 1/2 at [prompt, group, sample, opponent].
+
+    Each pair meets once, so that what one wins the other loses.
     """
     prompt = torch.arange(len(response_C_G_N))[:, None, None, None]
     chance = matrix_C_Y_Y[prompt, response_C_G_N[..., :, None], response_C_G_N[..., None, :]]

@@ -1,9 +1,9 @@
-"""The code that computes a stage: every module of this project that its own module imports,
-wherever it does.
+"""Digests of the code that computes a stage.
 
-Nobody lists them: the import statements tell, also those within functions. The digest of a stage's
-code is part of every key, and is computed in the process where the code runs, from sources as they
-were loaded there.
+That is every module of this project that the stage's own module imports, directly or not. Nobody
+lists them: they follow from the import statements, including those within functions. The digest of
+a stage's code is part of every key, and is computed in the process that runs the code, from the
+sources as they were loaded there.
 """
 
 import os
@@ -18,8 +18,8 @@ from wind.code import loading
 from wind.errors import StageError
 from wind.fingerprints import digest, file_digest
 
-# What a stage imports and what decides none of its values, with the reason: rooms, and modules
-# outside them. A test traces every stage against it.
+# Rooms and modules that stages import but that decide none of their values, with the reason. A test
+# traces every stage against this.
 NEUTRAL: Final[Mapping[str, str]] = {
     "wind.audit": "reads what is published; no stage calls it",
     "wind.code": "names the code that ran, and loads it",
@@ -35,13 +35,15 @@ NEUTRAL: Final[Mapping[str, str]] = {
     "wind.machine.lifeline": "starts, ends and watches processes",
     "wind.machine.processes": "starts, ends and watches processes",
     "wind.machine.terminal": "changes what is shown and logged",
-    "wind.machine.user_path": "says where the user's modules are; what is loaded from there is observed",
+    "wind.machine.user_path": "locates the user's modules; what is loaded from there is observed",
 }
-DECIDING: Final = frozenset({"wind.store.schemas"})  # within neutral rooms
+# within neutral rooms
+DECIDING: Final = frozenset({"wind.store.schemas"})
 
-UNSETTLED_NS: Final = 2 * 10**9  # no clock of a file system is coarser
+# no file system has a coarser clock
+UNSETTLED_NS: Final = 2 * 10**9
 
-# `ruff format` writes every import statement as one of these two.
+# `ruff format` writes every import statement in one of these two forms.
 _IMPORT: Final = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)|import[ \t]+([\w.]+))",
     re.MULTILINE,
@@ -49,28 +51,28 @@ _IMPORT: Final = re.compile(
 
 
 def code_of(*modules: str) -> dict[str, str]:
-    """The sha256 of the source of `modules` and of every module that they import: as loaded here,
-    else as it lies.
+    """Return the SHA-256 of each source in the import closure of `modules`.
+
+    Each is taken as loaded in this process, or else from its file.
     """
     return {module: source_of(module) for module in _reached(modules)}
 
 
 def source_of(module: str) -> str:
-    """The sha256 of the source of one module: as loaded here, else as it lies."""
+    """Return the SHA-256 of a module's source, preferably as loaded here."""
     return loading.loaded.get(module) or _as_it_lies(module)
 
 
 def code_digest(stage: str) -> str:
-    """The digest of the code that computes `stage`."""
+    """Return the digest of the code that computes `stage`."""
     return digest(code_of(f"wind.{stage}"))
 
 
 def refuse_edited(stage: str, planned: str | None = None) -> None:
-    """Raise StageError if a module that computes `stage` was edited since it was loaded, or since
-    `planned` was its digest.
+    """Raise StageError if code of `stage` was edited since it was loaded.
 
-    To be asked where the stage was computed, before its result counts: it would be filed as the
-    result of another code.
+    Also raises if its digest is no longer `planned`. To be called where the stage was computed,
+    before its result counts, which would otherwise be filed under other code.
     """
     for module, loaded in code_of(f"wind.{stage}").items():
         if loaded != _as_it_lies(module):
@@ -83,7 +85,7 @@ def refuse_edited(stage: str, planned: str | None = None) -> None:
 
 @cache
 def _reached(modules: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of `modules` and of all that they import, in order, without what is neutral."""
+    """Return the import closure of `modules`, sorted, without neutral modules."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
@@ -95,8 +97,9 @@ def _reached(modules: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def is_neutral(module: str) -> bool:
-    """Whether nothing in `module` can decide a value: it stands in a neutral room, or is one of
-    those beside them.
+    """Return True if nothing in `module` can decide a value.
+
+    It is in a neutral room, or is a neutral module by itself.
     """
     rooms = (".".join(module.split(".")[:end]) for end in range(1, module.count(".") + 2))
     return module == "wind" or (module not in DECIDING and any(room in NEUTRAL for room in rooms))
@@ -104,8 +107,9 @@ def is_neutral(module: str) -> bool:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """The modules of this project that `module` imports, and their packages, which are imported
-    with them.
+    """Return the modules of this project that `module` imports.
+
+    Their packages are included, since Python imports them too.
     """
     named = _named(_file(module).read_text(encoding="utf-8"))
     parts = [name.split(".") for name in named if name.partition(".")[0] in loading.PACKAGES]
@@ -114,7 +118,7 @@ def _imports(module: str) -> tuple[str, ...]:
 
 
 def _named(source: str) -> Iterator[str]:
-    """What a source imports by absolute names: modules, or attributes of them."""
+    """Yield the absolute names that a source imports: modules or their attributes."""
     for base, names, plain in _IMPORT.findall(source):
         if plain:
             yield plain
@@ -126,7 +130,10 @@ def _named(source: str) -> Iterator[str]:
 
 
 def _as_it_lies(module: str) -> str:
-    """The sha256 of a module's file: a plan asks for the same files for each of its tasks."""
+    """Return the SHA-256 of a module's file.
+
+    It is cached, since a plan asks for the same files for each of its tasks.
+    """
     path = _file(module)
     status = os.stat(path)
     # a further edit might leave the same time
@@ -137,8 +144,9 @@ def _as_it_lies(module: str) -> str:
 
 @cache
 def _digest_at(path: Path, *_status: int) -> str:
-    """The digest of a file whose status was that: no editor sets the last time of change, which the
-    kernel does.
+    """Return the digest of a file with the given status.
+
+    Editors cannot set the time of the last status change; the kernel does.
     """
     return file_digest(path)
 

@@ -1,9 +1,8 @@
-"""This project's modules as this process loaded them: compiled from the source whose digest is
-kept, and from no other.
+"""This project's modules, compiled from exactly the source whose digest is kept.
 
-Python takes bytecode for current by the size and time of its source, and a source may be edited
+Python considers bytecode current by the size and time of its source, and a source may be edited
 after it was imported. So each module's source is read once, hashed and compiled; bytecode beside it
-counts only if it carries the hash of these bytes (PEP 552), which any other Python may use too.
+counts only if it carries the hash of these bytes (PEP 552), and any other Python may use it too.
 """
 
 import hashlib
@@ -17,20 +16,20 @@ from types import CodeType, ModuleType
 from typing import Final
 
 PACKAGES: Final = ("data_checks", "flows", "tasks", "wind")
-# the folder that they are in
+# folder that contains the packages
 ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# of a bytecode file: it is named by its source's hash, to be compared on import
+# flags of a bytecode file that is checked on import against its source's hash
 CHECKED: Final = (0b11).to_bytes(4, "little")
 
-# sha256 of the source of each of these modules that was loaded, by its name
+# SHA-256 of the source of each loaded module, by module name
 loaded: Final[dict[str, str]] = {}
 
 
 class SourceLoader(SourceFileLoader):
-    """Loads a module from the bytes that are hashed."""
+    """Load a module from the bytes that are hashed."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """The code of the module's source as it is now; its digest is kept in `loaded`."""
+        """Compile the module's current source, and record its digest in `loaded`."""
         path = self.get_filename(fullname)
         source = self.get_data(path)
         code = self._cached(path, source)
@@ -44,23 +43,24 @@ class SourceLoader(SourceFileLoader):
             if content.startswith(header):
                 cached: CodeType = marshal.loads(memoryview(content)[len(header) :])
                 return cached
-        except (OSError, ValueError, EOFError, TypeError):  # there is none, or it is damaged
+        # there is none, or it is damaged
+        except (OSError, ValueError, EOFError, TypeError):
             pass
         code: CodeType = self.source_to_code(source, path)
         if not sys.dont_write_bytecode:
-            # all or nothing; where it cannot be written it is left out
+            # written whole or not at all; skipped where it cannot be written
             self.set_data(bytecode, header + marshal.dumps(code))
         return code
 
 
 class Finder:
-    """Finds this project's modules as `PathFinder` does, and has a `SourceLoader` load them."""
+    """Find this project's modules like `PathFinder`, and load them by `SourceLoader`."""
 
     @classmethod
     def find_spec(
         cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a module of ours; None for any other, which the next finder is asked for."""
+        """Return the spec of a module of ours, else None."""
         if fullname.partition(".")[0] not in PACKAGES:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
@@ -75,8 +75,9 @@ class Finder:
 
 
 def install() -> None:
-    """Load what this process imports of this project from now on by `Finder`; the modules that came
-    before are hashed now.
+    """Load this project's modules by `Finder` from now on.
+
+    Modules that are already loaded are hashed now.
     """
     if Finder in sys.meta_path:
         return

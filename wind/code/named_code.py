@@ -1,10 +1,10 @@
-"""Code that is named by data: a stored spec, or the config of a stored run, which may have come
-from anywhere.
+"""Code that is named by data.
 
-Code runs if the user's own recipe names it. A store keeps recipes too, beside its runs, but whoever
-made the store wrote them; so this user's are also noted, by their digests, in a folder of the
-user's own that no store brings along. What else names code, such as `pty:spawn` as a reward, is
-shown, with its file and digest, and runs only if the user says so.
+That is a stored spec, or the config of a stored run, which may come from anywhere. Code runs if the
+user's own recipe names it. A store keeps recipes too, beside its runs, but whoever made the store
+wrote them; so the digests of this user's recipes are also noted in a folder of the user's own,
+which no store brings along. Any other named code, such as `pty:spawn` as a reward, is shown with
+its file and digest, and runs only if the user allows it.
 """
 
 from collections.abc import Collection, Iterator
@@ -26,16 +26,18 @@ from wind.machine.user_path import state_folder
 
 @dataclass(frozen=True)
 class NamedCode:
-    """What a setting names: a function, a Python file, an interpreter, or a condition that is
-    evaluated as Python.
+    """Code that a setting names.
+
+    A function, a Python file, an interpreter, or a condition that is evaluated as Python.
     """
 
     setting: str
     name: str
 
     def __str__(self) -> str:
-        """The setting, the name, and the file that it stands for now with its digest; nothing of it
-        is imported.
+        """Return the setting, the name, and the file with its digest.
+
+        Nothing is imported.
         """
         path = self._file()
         if path is None:
@@ -51,7 +53,7 @@ class NamedCode:
             return None
         if self.setting.startswith(("checks.files", "workers.python")):
             return Path(self.name).absolute()
-        # and with it polars, which most commands do without
+        # imports polars, which most commands do without
         from wind.code.functions import find_module, source_file
 
         spec = find_module(self.name.partition(":")[0])
@@ -59,7 +61,7 @@ class NamedCode:
 
 
 def functions_in(model: BaseModel, prefix: str = "") -> Iterator[NamedCode]:
-    """Every user function that a config, or a spec, names, by its dotted setting."""
+    """Yield every user function that a config or spec names."""
     hints = get_type_hints(type(model), include_extras=True)
     for name, value in model:
         if isinstance(value, str) and (
@@ -78,7 +80,7 @@ def functions_in(model: BaseModel, prefix: str = "") -> Iterator[NamedCode]:
 
 
 def code_in(config: RunConfig) -> Iterator[NamedCode]:
-    """All that a config names and a run of it would execute."""
+    """Yield all code that running a config would execute."""
     yield from functions_in(config)
     yield from (NamedCode("checks.files", file) for file in config.checks.files)
     yield from (
@@ -88,8 +90,9 @@ def code_in(config: RunConfig) -> Iterator[NamedCode]:
 
 
 def conditions_in(checks: ChecksConfig) -> Iterator[NamedCode]:
-    """The row conditions of a config's own expectations, which pandas evaluates: they can call what
-    they like.
+    """Yield the row conditions of a config's own expectations.
+
+    pandas evaluates them, so they can call anything.
     """
     for noun, expectations in checks.extra.items():
         for index, each in enumerate(expectations):
@@ -98,21 +101,21 @@ def conditions_in(checks: ChecksConfig) -> Iterator[NamedCode]:
 
 
 def require_leave(what: str, named: Collection[NamedCode], *, run_code: bool) -> None:
-    """Show the code that `what`, which is data, names; raise ConfigError in that line if it names
-    any and `run_code` is False.
-    """
+    """Show the code that `what` names; raise ConfigError unless `run_code` allows it."""
     if named:
         shown = "; ".join(map(str, named))
         if not run_code:
             raise ConfigError(
-                f"{what} names code, and no recipe that you ran does: {shown}; give --run-code to run it"
+                f"{what} names code, and no recipe that you ran does: {shown}; "
+                "give --run-code to run it"
             )
         complain(f"{what} names code, which runs: {shown}")
 
 
 def note_own(config: bytes) -> None:
-    """Note that this user ran the recipe that is kept as `config`; where that cannot be written,
-    `--run-code` will be needed.
+    """Note that this user ran the recipe with the content `config`.
+
+    If that cannot be written, `--run-code` will be needed.
     """
     if (note := _note(config)) is None:
         return
@@ -122,12 +125,12 @@ def note_own(config: bytes) -> None:
 
 
 def is_own(config: bytes) -> bool:
-    """Whether this user ran the recipe that is kept as `config`."""
+    """Return True if this user ran the recipe with the content `config`."""
     note = _note(config)
     return note is not None and note.is_file()
 
 
 def _note(config: bytes) -> Path | None:
-    """The file whose being there says so; None for a user without a home."""
+    """Return the file that notes a recipe; None without a home."""
     folder = state_folder()
     return None if folder is None else folder / "recipes" / sha256(config).hexdigest()

@@ -1,9 +1,9 @@
-"""What a computation was observed to use, beyond its spec and this project's code; a cache hit
-counts only if it is all the same.
+"""Record what a computation used beyond its spec and this project's code.
 
-Its own code is in the key of a stage. What a user's function imports, reads and looks up is known
-only once it has run, see `wind.code.observing`; so it is recorded with the result, as a compiler's
-depfile is, and compared before the result is taken again.
+A cache hit counts only if all of it is unchanged. Code of this project is part of a stage's key.
+What a user's function imports, reads and looks up is known only once it has run
+(`wind.code.observing`); so it is recorded with the result, like a compiler's depfile, and compared
+before the result is used again.
 """
 
 import hashlib
@@ -27,22 +27,27 @@ from wind.records import Record
 from wind.redaction import is_secret_name, without_home
 
 UNSET: Final = ""
-SECRET: Final = "set"  # in place of the digest of what might be guessed from it
+# replaces the digest of a value that might be guessed from it
+SECRET: Final = "set"
 
 
 class Observed(Record):
-    """Files by path, relative to a folder of the user's modules where they lie under one; variables
-    and packages by name.
+    """Files, variables and packages that a computation used.
+
+    Files go by path, relative to a folder of the user's modules if they lie in one; variables and
+    packages go by name.
     """
 
-    # sha256; None where there was none; of a folder, that ends in a slash, of its names
+    # SHA-256, or None if there was no file; a folder, which ends in a slash, has that of its names
     files: dict[str, str | None] = {}
-    variables: dict[str, str] = {}  # sha256 of the value, empty where it was not set
+    # SHA-256 of the value, empty if it was unset
+    variables: dict[str, str] = {}
     packages: dict[str, str] = {}
-    unobserved: tuple[str, ...] = ()  # what could not be followed: "subprocess", "network", ...
+    # what could not be followed: "subprocess", "network", ...
+    unobserved: tuple[str, ...] = ()
 
     def changed(self, *, packages: bool = False) -> list[str]:
-        """What is no longer as it was, an entry each; with `packages`, their versions too."""
+        """Describe every difference to the present; with `packages`, versions too."""
         files = [
             _how(path, digest, now)
             for path, digest in self.files.items()
@@ -61,7 +66,7 @@ class Observed(Record):
         return [*files, *(f"variable {name} changed" for name in names), *versions]
 
     def other_packages(self) -> dict[str, tuple[str, str]]:
-        """Those of the packages that have another version here: that of then and that of now."""
+        """Map packages with another version here to their recorded and present version."""
         now = {name: _version(name) for name in self.packages}
         return {
             name: (then, here)
@@ -70,7 +75,7 @@ class Observed(Record):
         }
 
     def joined(self, other: "Observed") -> "Observed":
-        """What either of two computations used."""
+        """Return the union of what two computations used."""
         return Observed(
             files=self.files | other.files,
             variables=self.variables | other.variables,
@@ -79,25 +84,26 @@ class Observed(Record):
         )
 
     def refuse_changed(self, stage: str) -> None:
-        """Raise StageError if something was edited while `stage` used it: its rows would be of one
-        and of the other.
+        """Raise StageError if something was edited while `stage` used it.
+
+        Some of its rows would be from before the edit and others from after.
         """
         if changed := self.changed():
             raise StageError(f"{changed[0]} while {stage} ran: start the run again")
 
 
 class Noted:
-    """What the computations of a block were observed to use."""
+    """Everything that the computations of a block used."""
 
     def __init__(self) -> None:
         self._of: dict[object, Observed] = {}
 
     def add(self, observer: object, observed: Observed) -> None:
-        """Keep all that `observer` has told until now."""
+        """Keep all that `observer` has reported so far."""
         self._of[observer] = observed
 
     def all(self) -> Observed:
-        """All of it, with the versions of the engines that this process has loaded."""
+        """Return all of it, with the versions of loaded engines."""
         whole = Observed(packages=engines())
         for each in self._of.values():
             whole = whole.joined(each)
@@ -109,7 +115,7 @@ _noted: ContextVar[Noted | None] = ContextVar("noted", default=None)
 
 @contextmanager
 def noting() -> Iterator[Noted]:
-    """A block whose computations are noted."""
+    """Note what the block's computations use."""
     token = _noted.set(current := Noted())
     try:
         yield current
@@ -118,21 +124,22 @@ def noting() -> Iterator[Noted]:
 
 
 def note(observer: object, observed: Observed) -> None:
-    """Tell the block that is noted, if there is one, what `observer` has seen so far."""
+    """Report to the enclosing `noting` block, if any, what `observer` has seen."""
     if (current := _noted.get()) is not None:
         current.add(observer, observed)
 
 
 def noted() -> Observed:
-    """What the computations of the block that is noted were observed to use until now; of none,
-    nothing.
+    """Return what the enclosing `noting` block has recorded so far.
+
+    Empty without such a block.
     """
     current = _noted.get()
     return Observed() if current is None else current.all()
 
 
 def from_report(report: Mapping[str, Any]) -> Observed:
-    """What an observer in another process of this interpreter reported, see `wind.code.observing`."""
+    """Convert the report of an observer in another process (`wind.code.observing`)."""
     variables = {
         name: digest
         for name, digest in report["variables"].items()
@@ -147,7 +154,7 @@ def from_report(report: Mapping[str, Any]) -> Observed:
 
 
 def engines() -> dict[str, str]:
-    """The versions of the packages that can move a result and that this process has loaded."""
+    """Return the versions of loaded packages that can change a result."""
     loaded = [name for name in PACKAGES if name.partition("-")[0] in sys.modules]
     return {name: version for name in loaded if (version := _version(name)) is not None}
 
@@ -159,7 +166,7 @@ def _how(path: str, then: str | None, now: str | None) -> str:
 
 
 def _digest_now(path: str) -> str | None:
-    """The digest of the file or folder that is called so in a record, None if there is none."""
+    """Return the present digest of a recorded path, or None."""
     file = _file(path)
     try:
         if path.endswith(os.sep):
@@ -177,7 +184,7 @@ def _digest_now(path: str) -> str | None:
 
 
 def _file(path: str) -> Path:
-    """Where the file that is called so in a record lies now, or would lie."""
+    """Return where a recorded file lies now, or would lie."""
     if path.startswith("~/") or os.path.isabs(path):
         return Path(path).expanduser()
     places = [Path(folder, path) for folder in user_path()]
@@ -186,14 +193,18 @@ def _file(path: str) -> Path:
 
 @cache
 def _file_digest(file: Path, *stat: int) -> str:
-    """The digest of a file, read once while its `stat` stays the same: nobody sets the time of the
-    last change as they please.
+    """Return the digest of a file, reading it once per `stat`.
+
+    Users cannot set the time of the last status change.
     """
     return file_digest(file)
 
 
 def _short(path: str) -> str:
-    """An absolute path as records have it: the same in a copy of the folder, and for another user."""
+    """Return an absolute path as it is recorded.
+
+    The form is the same in a copy of the folder, and for another user.
+    """
     for folder in (os.path.join(each, "") for each in user_path()):
         if path.startswith(folder):
             return path.removeprefix(folder) or "./"
@@ -211,14 +222,18 @@ def _guarded(name: str, digest: str) -> str:
 
 
 def _versions(modules: Mapping[str, str]) -> dict[str, str]:
-    """The versions of installed modules: of their distributions, else as they say themselves."""
+    """Return the versions of installed modules.
+
+    They are those of their distributions, or else the modules' own statements.
+    """
     return {name: version for name, said in modules.items() if (version := _version(name) or said)}
 
 
 @cache
 def _version(name: str) -> str | None:
-    """The version of the distribution that is called `name` or has a module of that name; None if
-    none is found.
+    """Return the version of a distribution, or None.
+
+    It is found by its name or that of one of its modules.
     """
     try:
         return metadata.version(_distributions().get(name, name))
@@ -228,8 +243,9 @@ def _version(name: str) -> str | None:
 
 @cache
 def _distributions() -> Mapping[str, str]:
-    """The distribution of each installed module that has another name, as far as they tell: `yaml`
-    is of PyYAML.
+    """Map installed modules to the distributions that have another name.
+
+    For example, `yaml` belongs to PyYAML. Covers those that list their modules.
     """
     found = {}
     for path in {Path(folder) for folder in sys.path}:

@@ -1,14 +1,14 @@
-"""What a user's code uses while it runs, observed in the process that it runs in, by any road.
+"""Observe what a user's code uses while it runs.
 
-Its modules are compiled from bytes that are hashed as they are read, never from bytecode beside
-them, whoever imports them and how. An audit hook sees what else is opened for reading, and each
-file is hashed before the code gets it; the environment tells which of its variables the code itself
-looked at. Installed packages stand by their names, the system's own files are no dependency, and
-what cannot be seen is named: programs it starts, the network, files that native libraries open by
-themselves.
+This happens in the code's own process. Its modules are compiled from bytes that are hashed as they
+are read, never from bytecode beside them, however they are imported. An audit hook sees what else
+is opened for reading, and each file is hashed before the code gets it; the environment records
+which variables the code itself looks up. Installed packages count by name, the system's own files
+are no dependency, and what cannot be seen is named: programs it starts, the network, and files that
+native libraries open themselves.
 
-This module imports nothing but Python's own library: it is there before the user's code, in a
-process without anything of ours.
+This module imports only Python's standard library: it runs before the user's code, in a process
+without anything of ours.
 """
 
 import contextlib
@@ -37,7 +37,8 @@ _LIBRARIES: Final = (
 )
 SYSTEM: Final = tuple(f"/{name}/" for name in ("boot", "dev", "proc", "run", "sys", *_LIBRARIES))
 PROJECT: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-UNSEEN: Final = {  # audit events of what cannot be followed
+# audit events of actions that cannot be followed
+UNSEEN: Final = {
     "os.exec": "subprocess",
     "os.fork": "subprocess",
     "os.forkpty": "subprocess",
@@ -49,7 +50,7 @@ UNSEEN: Final = {  # audit events of what cannot be followed
     "socket.getaddrinfo": "network",
     "socket.sendto": "network",
 }
-# they open files unseen
+# these open files without audit events
 NATIVE: Final = ("duckdb", "polars", "pyarrow", "safetensors", "sentencepiece", "tokenizers")
 FOLDERS: Final = ("os.listdir", "os.scandir")
 WATCHED: Final = frozenset(
@@ -67,14 +68,15 @@ Loader = importlib.machinery.SourceFileLoader
 
 
 class Observer:
-    """What this process has used since `begin`."""
+    """Everything that this process has used since `begin`."""
 
     def __init__(self) -> None:
-        # sha256 by absolute path; of a folder, that ends in a slash, of its names
+        # SHA-256 by absolute path; a folder, which ends in a slash, has that of its names
         self.files: dict[str, str | None] = {}
-        self.variables: dict[str, str] = {}  # sha256 of the value, empty where it is not set
+        # SHA-256 of the value, empty if it is unset
+        self.variables: dict[str, str] = {}
         self.unobserved: set[str] = set()
-        # the top-level package that the user names: theirs, even where it is installed
+        # top-level package named by the user, theirs even if it is installed
         self._own = ""
         self._written: set[str] = set()
         self._is_on = True
@@ -82,15 +84,19 @@ class Observer:
         self._installed = _installed()
 
     def begin(self, own: str) -> None:
-        """Observe from now on; modules of the package `own` count as the user's wherever they are."""
+        """Start observing; modules of the package `own` always count as the user's."""
         self._own = own
         self._watch_imports()
-        os.environ = _Environment(self)  # noqa: B003  # it keeps the data
+        # the new object keeps the data
+        os.environ = _Environment(self)  # noqa: B003
         sys.addaudithook(self._heard)
         os.register_at_fork(after_in_child=self._end)
 
     def report(self) -> dict[str, Any]:
-        """All of it, as JSON; files that are gone by now were the code's own."""
+        """Return everything as JSON, without files that no longer exist.
+
+        Those were the code's own.
+        """
         files = {
             path: digest
             for path, digest in self.files.items()
@@ -119,14 +125,15 @@ class Observer:
         )
 
     def is_users(self, path: str) -> bool:
-        """Whether a source or data file is none of the system's, Python's or an installed package."""
+        """Return True for a file outside the system, Python and installed packages."""
         real = os.path.realpath(path)
         return not any(
             each.startswith(folder) for each in (path, real) for folder in self._installed
         )
 
     def _end(self) -> None:
-        self._is_on = False  # in a forked process, whose observations nobody would hear
+        # in a forked process, whose observations nobody would receive
+        self._is_on = False
 
     def _is_package(self, name: str) -> bool:
         module = sys.modules.get(name)
@@ -135,9 +142,7 @@ class Observer:
         return any(isinstance(place, str) and "-packages" in place for place in places)
 
     def _watch_imports(self) -> None:
-        """Have every loader of sources compile the user's modules from the bytes that are hashed
-        here.
-        """
+        """Have every source loader compile the user's modules from hashed bytes."""
         compiled = Loader.get_code
 
         def get_code(loader: Loader, fullname: str) -> CodeType | None:
@@ -153,7 +158,7 @@ class Observer:
         Loader.get_code = get_code  # type: ignore[method-assign, assignment]
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
-        # most events are of no interest
+        # most events are irrelevant
         if event not in WATCHED or not self._is_on or getattr(self._busy, "is_on", False):
             return
         with self._aside():
@@ -169,11 +174,12 @@ class Observer:
                 self._read(arguments[0])
 
     def _aside(self) -> "_Aside":
-        """A block in which this thread's own reading is not observed."""
+        """Suspend the observation of this thread for a block."""
         return _Aside(self._busy)
 
     def _opened(self, path: Any, mode: Any, flags: Any) -> None:
-        if not isinstance(path, str | bytes):  # a descriptor
+        # a descriptor
+        if not isinstance(path, str | bytes):
             return
         writes = isinstance(flags, int) and flags & (
             os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -195,7 +201,8 @@ class Observer:
                 with open(name, "rb") as file:
                     self.files[name] = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
-            self.files[name] = None  # once it is there, the code would do something else
+            # if it existed, the code would behave differently
+            self.files[name] = None
         except (OSError, ValueError):
             pass
 
@@ -216,7 +223,7 @@ class Observer:
 
 
 def listing_digest(folder: str) -> str:
-    """The sha256 of the names in a folder, without those of bytecode."""
+    """Return the SHA-256 of the names in a folder, ignoring bytecode."""
     names = sorted(name for name in os.listdir(folder) if name != "__pycache__")
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
@@ -239,14 +246,14 @@ class _Aside:
 
 
 class _Environment(os._Environ[str]):
-    """`os.environ`, which tells the observer what the user's code itself looks at."""
+    """`os.environ` that reports what the user's code itself looks up."""
 
     def __init__(self, observer: Observer) -> None:
         given = os.environ
         codec = (given.encodekey, given.decodekey, given.encodevalue, given.decodevalue)
         super().__init__(given._data, *codec)  # type: ignore[attr-defined]
         self._observer = observer
-        # where all of it was looked at: a copy asks for one after the other
+        # where all of it was iterated over: a copy asks for one variable after the other
         self._whole: tuple[int, int] | None = None
 
     def __getitem__(self, name: str) -> str:
@@ -277,7 +284,7 @@ class _Environment(os._Environ[str]):
 
 
 def _asking() -> FrameType | None:
-    """The frame that looks into the environment, however it does."""
+    """Return the frame that looks into the environment, however it does."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.endswith(LOOKS_UP):
         frame = frame.f_back
@@ -285,8 +292,10 @@ def _asking() -> FrameType | None:
 
 
 def _installed() -> tuple[str, ...]:
-    """The folders of what is the system's, Python's, installed or this project's, each with a slash
-    at its end.
+    """Return the folders that are not the user's.
+
+    Each has a trailing slash. They belong to the system, Python, installed packages or this
+    project.
     """
     paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     paths += [

@@ -1,4 +1,4 @@
-"""The packages whose versions can move a result."""
+"""The packages whose versions can change a result."""
 
 from functools import cache
 from importlib import metadata
@@ -20,7 +20,7 @@ PACKAGES: Final = (
 
 @cache
 def packages() -> dict[str, str]:
-    """The versions of the installed packages that can move a result."""
+    """Return the versions of the installed packages that can change a result."""
     versions = {}
     for name in PACKAGES:
         try:

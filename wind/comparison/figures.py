@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from wind.best_of_n import AgainstReference, best_of_n_figures, tilt_figures, wind_figures
 from wind.comparison.seed_averages import Estimate, Standing
-from wind.figures import COLOURS, GREY, look, save, style
+from wind.figures import COLORS, GRAY, look, save, style
 
 TITLES = {
     "win_rate": "win rate",
@@ -118,7 +118,7 @@ def draw_line(
     places = [float(value) for value in values] if is_number else list(range(len(values)))
     with _figure(folder, "sweep", (3.0 * len(metrics), 2.7)) as figure:
         for axes, metric, colour in zip(
-            figure.subplots(1, len(metrics), squeeze=False)[0], metrics, COLOURS, strict=False
+            figure.subplots(1, len(metrics), squeeze=False)[0], metrics, COLORS, strict=False
         ):
             known = [
                 (x, entry)
@@ -212,17 +212,17 @@ def known_curves(reach: float) -> dict[str, list[AgainstReference]]:
 def _draw_known(axes: Axes, reach: float) -> None:
     for (label, points), dashes in zip(known_curves(reach).items(), ("-", ":", "--"), strict=True):
         kls, win_rates = [point.kl for point in points], [point.win_rate for point in points]
-        axes.plot(kls, win_rates, dashes, color=GREY, linewidth=1.1, label=label, zorder=1)
+        axes.plot(kls, win_rates, dashes, color=GRAY, linewidth=1.1, label=label, zorder=1)
     for n in (2, 4, 8, 16, 32):
         point = best_of_n_figures(n)
         if point.kl < reach:
-            axes.plot(point.kl, point.win_rate, "|", color=GREY, markersize=6, zorder=1)
+            axes.plot(point.kl, point.win_rate, "|", color=GRAY, markersize=6, zorder=1)
             axes.annotate(
                 f"n={n}",
                 (point.kl, point.win_rate),
                 (3, -11),
                 textcoords="offset points",
-                color=GREY,
+                color=GRAY,
                 fontsize=7,
             )
 

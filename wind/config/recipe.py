@@ -24,14 +24,10 @@ from pydantic import (
 from wind.config.base import Section, at_defaults
 from wind.config.checks import ChecksConfig, Share
 from wind.config.objectives import (
+    ON_POLICY,
     ObjectiveConfig,
     SelectionConfig,
     WindObjectiveConfig,
-    anchor_samples,
-    least_anchor_samples,
-    least_samples,
-    refresh_steps,
-    rows_for,
 )
 from wind.errors import shown
 from wind.redaction import redacted
@@ -500,13 +496,13 @@ class DistillConfig(RunConfig):
         """How many responses to a training prompt one iteration draws: fresh ones in every epoch,
         the anchor's too.
         """
-        epochs = 1 if refresh_steps(self.objective) is None else self.training.epochs
+        epochs = 1 if self.objective.steps_per_refresh is None else self.training.epochs
         samples = self.sampling.samples_per_prompt
-        return epochs * (samples + anchor_samples(self.objective, samples))
+        return epochs * (samples + self.objective.anchor_samples_for(samples))
 
     @model_validator(mode="after")
     def _trains_on_what_it_can(self) -> Self:
-        allowed = rows_for(self.objective)
+        allowed = self.objective.facts.rows
         if self.selection.rows not in ("auto", *allowed):
             given = f"selection.rows is {self.selection.rows!r}"
             raise ValueError(
@@ -518,7 +514,7 @@ class DistillConfig(RunConfig):
     def _has_siblings(self) -> Self:
         samples, least, name = (
             self.sampling.samples_per_prompt,
-            least_samples(self.objective),
+            self.objective.facts.least_samples,
             self.objective.name,
         )
         if samples < least:
@@ -528,8 +524,8 @@ class DistillConfig(RunConfig):
                 else f"the objective {name} needs as many"
             )
             raise ValueError(f"sampling.samples_per_prompt must be at least {least}: {why}")
-        if anchor_samples(self.objective, samples) < (
-            least := least_anchor_samples(self.objective)
+        if self.objective.anchor_samples_for(samples) < (
+            least := self.objective.least_anchor_samples
         ):
             raise ValueError(
                 f"sampling.samples_per_prompt must be at least {least}: the objective {name} draws as many samples of its anchor "
@@ -539,10 +535,11 @@ class DistillConfig(RunConfig):
 
     @model_validator(mode="after")
     def _moving_reference_is_sampled(self) -> Self:
-        if self.reference.kind == "ema" and refresh_steps(self.objective) is None:
+        if self.reference.kind == "ema" and self.objective.steps_per_refresh is None:
             raise ValueError(
                 f"reference.kind ema moves during training, and the objective {self.objective.name} compares with stored "
-                "log-probabilities: set objective.refresh_steps (bond, jbond, grpo, rloo), or reference.kind previous"
+                f"log-probabilities: set objective.refresh_steps ({', '.join(ON_POLICY)}), "
+                "or reference.kind previous"
             )
         return self
 

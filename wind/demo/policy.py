@@ -1,8 +1,8 @@
-"""The demo's base policy: a Llama of 0.9 M parameters that learnt the sums and then read many of
-them answered wrongly.
+"""The demo's base policy: a small Llama that slips at sums.
 
-It therefore knows the sums and yet samples the right one only about one time in three: what
-best-of-N distillation can mend.
+It has 0.9 M parameters, first learned the sums, and then read many of them answered wrongly. It
+therefore knows the sums, yet samples the right one only about one time in three: this is what
+best-of-N distillation can fix.
 """
 
 from pathlib import Path
@@ -23,7 +23,8 @@ SHAPE: Final[dict[str, Any]] = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 128,
 }
-IGNORED: Final = -100  # label of a position without loss
+# label of a position without loss
+IGNORED: Final = -100
 
 
 def pretrain_policy(
@@ -36,11 +37,10 @@ def pretrain_policy(
     lr: float = 2e-3,
     wrong_share: float = 0.75,
 ) -> dict[str, float]:
-    """Write the base policy as a Hugging Face folder; returns its parameters, last loss and
-    accuracy on held-out problems.
+    """Train the base policy and write it as a Hugging Face folder.
 
-    It learns the sums from right answers, then to slip from a corpus of which `wrong_share` is
-    wrong.
+    It learns the sums from right answers, and then to slip from a corpus of which `wrong_share` is
+    wrong. Returns its number of parameters, last loss, and accuracy on held-out problems.
     """
     steps = clean_steps + noisy_steps
     tokenizer = policy_tokenizer()
@@ -74,8 +74,9 @@ def pretrain_policy(
 
 
 def encode(tokenizer: Any, rows: list[sums.Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded token ids [B, T] of whole chats, and labels [B, T] that are set on the response
-    and its end only.
+    """Tokenize whole chats into ids and labels, both [B, T], right-padded.
+
+    Labels are set only on the response and its end.
     """
     messages = [{"role": "user", "content": "\0"}]
     before, after = tokenizer.apply_chat_template(
@@ -97,7 +98,7 @@ def encode(tokenizer: Any, rows: list[sums.Example]) -> tuple[torch.Tensor, torc
 
 @torch.no_grad()
 def expected_accuracy(model: Any, tokenizer: Any, problems: list[tuple[int, int]]) -> float:
-    """Mean probability, at temperature 1, of the response that is exactly the sum."""
+    """Return the mean probability, at temperature 1, of the exact sum."""
     rows = [sums.Example(sums.prompt_text(*problem), str(sum(problem))) for problem in problems]
     ids_B_T, labels_B_T = encode(tokenizer, rows)
     logps_B_T_V = model(input_ids=ids_B_T).logits[:, :-1].log_softmax(-1)
@@ -119,7 +120,10 @@ def _config(tokenizer: Any) -> LlamaConfig:
 
 
 def _generation_config(tokenizer: Any) -> GenerationConfig:
-    """Stops on the end of the turn and on the end of the text, as chat models do."""
+    """Return a config that stops at the end of turn or text.
+
+    So do chat models.
+    """
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|eos|>")],

@@ -1,8 +1,7 @@
-"""The demo's reward model: a Llama with one output, fitted to preferences between two responses
-(Bradley and Terry, 1952).
+"""The demo's reward model: a Llama with one output, fitted to preferences.
 
-It never sees a gold answer: only which of two responses a rater liked, and the rater is wrong about
-one time in twenty.
+The fit is that of Bradley and Terry (1952). It never sees a gold answer, only which of two
+responses a rater liked, and the rater is wrong about one time in twenty.
 """
 
 import math
@@ -26,7 +25,7 @@ SHAPE: Final[dict[str, Any]] = {
     "num_labels": 1,
     "max_position_embeddings": 128,
 }
-# of the sinusoids that numbers start from
+# periods of the sinusoids that initialize numbers
 PERIODS: Final = (2.0, 4.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 
 
@@ -40,8 +39,9 @@ def train_reward_model(
     pairs: int = 50_000,
     flip_share: float = 0.05,
 ) -> dict[str, float]:
-    """Write the reward model as a Hugging Face folder; returns its parameters, last loss and
-    accuracy on held-out pairs.
+    """Train the reward model and write it as a Hugging Face folder.
+
+    Returns its number of parameters, last loss, and accuracy on held-out pairs.
     """
     tokenizer = reward_tokenizer()
     with deterministic(seed):
@@ -73,9 +73,12 @@ def train_reward_model(
 
 
 def encode(tokenizer: Any, rows: list[tuple[str, str]]) -> torch.Tensor:
-    """Right-padded token ids [B, T] of chats with one prompt and one response."""
+    """Tokenize chats with one prompt and one response into ids [B, T].
+
+    They are right-padded.
+    """
     chat = [{"role": "user", "content": "\0"}, {"role": "assistant", "content": "\0"}]
-    # rendered once: Jinja is slow
+    # rendered once, since Jinja is slow
     before, between, after = tokenizer.apply_chat_template(chat, tokenize=False).split("\0")
     texts = [before + prompt + between + response + after for prompt, response in rows]
     ids_B_T: torch.Tensor = tokenizer(
@@ -85,7 +88,10 @@ def encode(tokenizer: Any, rows: list[tuple[str, str]]) -> torch.Tensor:
 
 
 def rewards(model: Any, ids_B_T: torch.Tensor) -> torch.Tensor:
-    """The reward [B] of every chat; the model finds the last token that is no padding by itself."""
+    """Return the reward [B] of every chat.
+
+    The model itself finds the last token that is not padding.
+    """
     rewards_B: torch.Tensor = model(
         input_ids=ids_B_T, attention_mask=ids_B_T != model.config.pad_token_id
     ).logits.squeeze(-1)
@@ -94,15 +100,16 @@ def rewards(model: Any, ids_B_T: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def ranking_accuracy(model: Any, tokenizer: Any, pairs: list[sums.Preference]) -> float:
-    """The share of pairs whose chosen response gets the higher reward."""
+    """Return the share of pairs whose chosen response gets the higher reward."""
     chosen_B = rewards(model, encode(tokenizer, [(pair.prompt, pair.chosen) for pair in pairs]))
     rejected_B = rewards(model, encode(tokenizer, [(pair.prompt, pair.rejected) for pair in pairs]))
     return float((chosen_B > rejected_B).double().mean())
 
 
 def _model(tokenizer: Any) -> LlamaForSequenceClassification:
-    """An untrained model whose number tokens are sinusoids of their value: from the start it can
-    tell near from far.
+    """Return an untrained model whose number tokens are sinusoids of their value.
+
+    From the start it can tell near from far.
     """
     tokens = {
         "bos_token_id": tokenizer.bos_token_id,

@@ -1,9 +1,9 @@
-"""The demo task: sums of two two-digit numbers, answered by people who often slip.
+"""The demo task: sums of two two-digit numbers.
 
-A problem is a pair of numbers whose sum has two digits. One seeded shuffle of all 3240 puts
-`HELD_OUT` problems aside for the demo prompts; the policy's corpus and the reward model's
-preferences are drawn from the rest, so neither model has seen a demo prompt. A wrong answer is off
-by a slip of the pen (1 or 2) or by a carry (10).
+People who often slip answer them. A problem is a pair of numbers whose sum has two digits. One
+seeded shuffle of all 3240 sets `HELD_OUT` problems aside for the demo prompts; the policy's corpus
+and the reward model's preferences are drawn from the rest, so neither model has seen a demo prompt.
+A wrong answer is off by a slip of the pen (1 or 2) or by a carry (10).
 """
 
 import json
@@ -15,13 +15,16 @@ from typing import Final, NamedTuple
 from wind.errors import ConfigError, InputError
 
 NUMBERS: Final = range(10, 90)
-LARGEST: Final = 99  # sum of a problem
-SLIPS: Final = (-10, -2, -1, 1, 2, 10)  # what a wrong answer adds to the sum
-HELD_OUT: Final = 768  # problems kept for prompts
+# sum of a problem
+LARGEST: Final = 99
+# what a wrong answer adds to the sum
+SLIPS: Final = (-10, -2, -1, 1, 2, 10)
+# problems kept for prompts
+HELD_OUT: Final = 768
 
 
 class Example(NamedTuple):
-    """One row of the corpus: a prompt with the answer somebody gave."""
+    """One row of the corpus: a prompt and somebody's answer."""
 
     prompt: str
     response: str
@@ -36,10 +39,10 @@ class Preference(NamedTuple):
 
 
 def write_prompts(out: Path, *, seed: int = 0, count: int = 768) -> int:
-    """Write `count` demo prompts as JSON lines, each with its gold answer and its pair; returns the
-    count.
+    """Write `count` demo prompts as JSON lines, and return the count.
 
-    The pair is the same for `27+58=` and `58+27=`, which should not stand on both sides of a split.
+    Each has its gold answer and its pair, which is the same for `27+58=` and `58+27=`: these should
+    not end up on both sides of a split.
     """
     if not 1 <= count <= HELD_OUT:
         raise ConfigError(f"count is {count}: between 1 and {HELD_OUT} prompts can be held out")
@@ -57,22 +60,22 @@ def write_prompts(out: Path, *, seed: int = 0, count: int = 768) -> int:
 
 
 def prompt_text(first: int, second: int) -> str:
-    """The problem as the user writes it, such as `27+58=`."""
+    """Return the problem as the user writes it, such as `27+58=`."""
     return f"{first}+{second}="
 
 
 def held_out(seed: int) -> list[tuple[int, int]]:
-    """The problems of the demo prompts, shuffled."""
+    """Return the problems of the demo prompts, shuffled."""
     return _shuffled(seed)[:HELD_OUT]
 
 
 def seen(seed: int) -> list[tuple[int, int]]:
-    """The problems that the models may learn from, shuffled."""
+    """Return the problems that the models may learn from, shuffled."""
     return _shuffled(seed)[HELD_OUT:]
 
 
 def corpus(*, seed: int, size: int, wrong_share: float) -> list[Example]:
-    """`size` answered prompts, of which a share of about `wrong_share` carries a slip."""
+    """Return `size` answered prompts, of which about `wrong_share` have a slip."""
     problems = seen(seed)
     draw = random.Random(f"corpus {seed} {wrong_share}")
     drawn = (draw.choice(problems) for _ in range(size))
@@ -88,8 +91,9 @@ def corpus(*, seed: int, size: int, wrong_share: float) -> list[Example]:
 def preferences(
     problems: Sequence[tuple[int, int]], *, seed: int, size: int, flip_share: float
 ) -> list[Preference]:
-    """`size` comparisons of two different responses: the rater prefers the one nearer to the sum,
-    except for a share of slips.
+    """Return `size` comparisons of two different responses.
+
+    The rater prefers the one closer to the sum, except for a share of slips, `flip_share`.
     """
     draw = random.Random(f"preferences {seed}")
     pairs: list[Preference] = []
@@ -100,7 +104,8 @@ def preferences(
             key=lambda text: error(text, sum(problem)),
         )
         if error(better, sum(problem)) == error(worse, sum(problem)):
-            continue  # equally far from the sum: the rater has no preference
+            # equally far from the sum: the rater has no preference
+            continue
         if draw.random() < flip_share:
             better, worse = worse, better
         pairs.append(Preference(prompt_text(*problem), better, worse))
@@ -108,7 +113,7 @@ def preferences(
 
 
 def slipped(problems: Sequence[tuple[int, int]]) -> list[Preference]:
-    """Every problem's sum against every slip of it, no comparison wrong."""
+    """Compare every problem's sum with every slip of it, always rightly."""
     return [
         Preference(prompt_text(*problem), str(sum(problem)), str(sum(problem) + slip))
         for problem in problems
@@ -117,14 +122,17 @@ def slipped(problems: Sequence[tuple[int, int]]) -> list[Preference]:
 
 
 def error(response: str, answer: int) -> float:
-    """How far the response is from the sum; a response that is no plain number is infinitely far."""
+    """Return the distance of the response from the sum.
+
+    A response that is not a plain number is infinitely far.
+    """
     return (
         abs(int(response) - answer) if response.isascii() and response.isdigit() else float("inf")
     )
 
 
 def gold_reward(prompts: list[str], responses: list[str], answers: list[str | None]) -> list[float]:
-    """1 for a response that equals its gold answer, else 0."""
+    """Return 1 for each response that equals its gold answer, else 0."""
     rewards = []
     for prompt, response, answer in zip(prompts, responses, answers, strict=True):
         if answer is None:
@@ -142,7 +150,10 @@ def _shuffled(seed: int) -> list[tuple[int, int]]:
 
 
 def _shown(total: int, draw: random.Random) -> str:
-    """What a rater is shown: the sum, a slip of it, any other number, or, seldom, no number at all."""
+    """Return a response for the rater.
+
+    It is the sum, a slip of it, any other number or, seldom, no number at all.
+    """
     kind = draw.random()
     if kind < 0.4:
         return str(total)

@@ -1,9 +1,9 @@
-"""The two tokenizers of the demo: bytes plus a few special tokens, so that any text goes in and
-comes back.
+"""The demo's two tokenizers: bytes plus a few special tokens.
 
-Policy and reward model have vocabularies and chat templates of their own, as published models do:
-the policy writes digit by digit, the reward model reads up to three digits as one token. Both
-templates begin with BOS, and encoding plain text adds none: a rendered prompt has exactly one.
+Any text can be encoded and comes back unchanged. Policy and reward model have vocabularies and chat
+templates of their own, as published models do: the policy writes digit by digit, the reward model
+reads up to three digits as one token. Both templates begin with BOS, and encoding plain text adds
+none: a rendered prompt has exactly one.
 """
 
 from itertools import product
@@ -22,7 +22,8 @@ POLICY_SPECIALS: Final = (
     "<|end|>",
 )
 POLICY_TEMPLATE: Final = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -35,14 +36,20 @@ REWARD_TEMPLATE: Final = (
 
 
 def policy_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes and chat roles; a turn of the assistant ends with `<|end|>`, a text with `<|eos|>`."""
+    """Return a tokenizer of bytes and chat roles.
+
+    An assistant turn ends with `<|end|>`, a text with `<|eos|>`.
+    """
     return _fast_tokenizer(
         POLICY_SPECIALS, [], POLICY_TEMPLATE, pad="<|pad|>", bos="<|bos|>", eos="<|end|>"
     )
 
 
 def reward_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, numbers and two roles; the reward is read at the closing `[EOS]`."""
+    """Return a tokenizer of bytes, numbers and two roles.
+
+    The reward is read at the closing `[EOS]`.
+    """
     pairs = [(first, second) for first in "0123456789" for second in "0123456789"]
     merges = pairs + [
         (first + second, third) for (first, second), third in product(pairs, "0123456789")
@@ -61,7 +68,8 @@ def _fast_tokenizer(
     bos: str,
     eos: str,
 ) -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # sorted: the order decides the ids
+    # sorted, since the order decides the ids
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*specials, *alphabet, *(left + right for left, right in merges)]
     backend = Tokenizer(
         models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)

@@ -1,9 +1,9 @@
-"""Seeded training of a small model: what the policy and the reward model of the demo share.
+"""Seeded training of the demo's two small models.
 
-One thread, one random stream and a fixed order of batches, so that the same seed writes the same
-bytes. The matrices inside the transformer's layers are trained by Muon (Jordan et al., 2024), which
-learns to add in half the steps of AdamW; embeddings, norms and the head by AdamW. PyTorch's own
-Muon orthogonalises in bfloat16, slow on many CPUs: here it is float32.
+One thread, one random stream and a fixed order of batches make the same seed write the same bytes.
+The matrices inside the transformer's layers are trained by Muon (Jordan et al., 2024), which learns
+to add in half the steps of AdamW; embeddings, norms and the head are trained by AdamW. PyTorch's
+own Muon orthogonalizes in bfloat16, which is slow on many CPUs: here it is float32.
 """
 
 import math
@@ -17,9 +17,13 @@ import torch
 
 @contextmanager
 def deterministic(seed: int) -> Iterator[None]:
-    """One thread and a random stream of its own; both are as before on leaving."""
+    """Use one thread and a separate random stream within the block.
+
+    Both are restored afterwards.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of a sum depends on the number of threads
+    # the order of a sum depends on the number of threads
+    torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -31,8 +35,9 @@ def deterministic(seed: int) -> Iterator[None]:
 def train(
     model: Any, loss_at: Callable[[int], torch.Tensor], *, steps: int, lr: float
 ) -> list[float]:
-    """The loss of every step of training on `loss_at(step)`, with 10% warm-up and a cosine down to
-    a tenth of `lr`.
+    """Train on `loss_at(step)`, and return the loss of every step.
+
+    The learning rate has 10% warm-up and then follows a cosine down to a tenth of `lr`.
     """
     inner = {
         name: weight
@@ -64,8 +69,9 @@ def train(
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose updates are orthogonalised: every direction of a weight matrix moves equally
-    far.
+    """Momentum with orthogonalized updates.
+
+    Every direction of a weight matrix moves equally far.
     """
 
     def __init__(
@@ -75,8 +81,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every weight by its orthogonalised Nesterov momentum; matrices of one shape go
-        together.
+        """Move every weight by its orthogonalized Nesterov momentum.
+
+        Matrices of the same shape are processed together.
         """
         for group in self.param_groups:
             shapes = defaultdict(list)
@@ -90,14 +97,15 @@ class Muon(torch.optim.Optimizer):
                     updates.append(weight.grad.lerp(momentum, group["momentum"]))
                 scale = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
                 for weight, update in zip(
-                    weights, orthogonalised(torch.stack(updates)), strict=True
+                    weights, orthogonalized(torch.stack(updates)), strict=True
                 ):
                     weight.sub_(scale * update)
 
 
-def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
-    """The matrices [..., rows, columns] with all singular values near 1: five Newton-Schulz steps
-    (quintic of Jordan et al.).
+def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
+    """Return matrices [..., rows, columns] with all singular values near 1.
+
+    Takes five Newton-Schulz steps (quintic of Jordan et al.).
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices

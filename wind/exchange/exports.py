@@ -21,9 +21,10 @@ import pyarrow.parquet
 from wind.errors import ConfigError, DatasetError, first_line
 from wind.exchange.cards import dataset_card, model_card
 from wind.files import lock, sync_folder
-from wind.store.datasets import MODEL_FILES, Store
+from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, folder_of, label
-from wind.store.references import find, named
+from wind.store.layout import MODEL_FILES
+from wind.store.references import find_dataset, find_version
 from wind.store.versions import Version, everywhere
 
 # datasets of the eval split whose names do not say so
@@ -46,14 +47,14 @@ class Exportable:
         Raises ConfigError if there is no such thing.
         """
         if ":" not in name and "/" not in name:
-            version = find(store, name)
+            version = find_version(store, name)
             return cls(
                 f"{version.run}@{version.number}",
                 version,
                 version.content.datasets,
                 version.content.model_out,
             )
-        handle = named(store, name)
+        handle = find_dataset(store, name)
         if isinstance(handle, Dataset):
             return cls(label(handle), None, {handle.name: handle}, None)
         if not isinstance(handle, Model):

@@ -24,7 +24,7 @@ import pyarrow.dataset
 from wind.errors import ConfigError, DatasetError, first_line
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Manifest, Model, folder_of, label
-from wind.store.references import find, named
+from wind.store.references import find_dataset, find_version
 from wind.store.schemas import KEYS
 from wind.store.storage import LocalStorage
 from wind.store.versions import Version, Versions, runs
@@ -205,7 +205,11 @@ class VersionReader:
         Raises ConfigError if that version is not in the store.
         """
         before = self._version.content.previous
-        return None if before is None else VersionReader(self._store, find(self._store, before))
+        return (
+            None
+            if before is None
+            else VersionReader(self._store, find_version(self._store, before))
+        )
 
 
 class StoreReader:
@@ -250,14 +254,14 @@ class StoreReader:
 
         Raises ConfigError if there is none.
         """
-        return VersionReader(self._store, find(self._store, name))
+        return VersionReader(self._store, find_version(self._store, name))
 
     def dataset(self, name: str) -> DatasetFrame:
         """Find a dataset by NOUN/DIGITS of its fingerprint, or by VERSION:NOUN.
 
         Raises ConfigError if there is none, or more than one.
         """
-        handle = named(self._store, name)
+        handle = find_dataset(self._store, name)
         if not isinstance(handle, Dataset):
             raise ConfigError(
                 f"{label(handle)} is not a dataset: its files are in {self._store.path(handle)}"

@@ -89,6 +89,8 @@ def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(
             config={"memory_limit": BUFFERS, "temp_directory": str(spilled)}
         ) as connection:
+            # After two seconds it would stand in the output.
+            connection.execute("SET enable_progress_bar = false")
             if soft == resource.RLIM_INFINITY or allowed < soft:
                 resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
             yield connection

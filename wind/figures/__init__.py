@@ -1,8 +1,8 @@
-"""Figures: one style for all of them, and files that are the same bytes on every run.
+"""One style for all figures, and reproducible files.
 
-Colours are Okabe and Ito's, which the colour-blind can tell apart; every line also differs in its
-dash and marker, so that a figure survives a black-and-white printer. Matplotlib stays in this
-package.
+Every run writes the same bytes. Colors are those of Okabe and Ito, which color-blind readers can
+tell apart; every line also differs in its dash and marker, so that a figure survives a
+black-and-white printer. Only this package imports Matplotlib.
 """
 
 import contextlib
@@ -22,11 +22,13 @@ from PIL import Image
 from wind.files import atomic, atomic_write
 
 DPI: Final = 100
-PALETTE: Final = 200  # colours of a PNG, smaller than one that has them all
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# colors of a PNG, which is smaller than one with all of them
+PALETTE: Final = 200
+COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (6, 3)))
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
-GREY: Final = "#777777"  # of what is not data: proven rates, guides
+# for anything but data: proven rates, guides
+GRAY: Final = "#777777"
 STYLE: Final[dict[Any, Any]] = {
     "axes.grid": True,
     "axes.grid.which": "major",
@@ -38,7 +40,8 @@ STYLE: Final[dict[Any, Any]] = {
     "axes.titlesize": 9.5,
     "figure.constrained_layout.use": True,
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # Matplotlib's own, so that it is everywhere the same
+    # ships with Matplotlib, so that it is the same everywhere
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.5,
@@ -46,8 +49,10 @@ STYLE: Final[dict[Any, Any]] = {
     "legend.frameon": False,
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
-    "svg.fonttype": "none",  # text stays text: small files that can be searched
-    "svg.hashsalt": "wind",  # names of elements would be random
+    # text stays text: small files that can be searched
+    "svg.fonttype": "none",
+    # names of elements would be random otherwise
+    "svg.hashsalt": "wind",
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
@@ -55,27 +60,31 @@ STYLE: Final[dict[Any, Any]] = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The style, for figures made and saved within the block."""
+    """Apply the style to figures made and saved within the block."""
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
+        # ignores a user's matplotlibrc
+        matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         yield
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour, dash and marker of the line number `index`: all different for seven lines, no three
-    alike for 49.
+    """Return color, dash and marker of line number `index`.
+
+    All differ for seven lines, and no three are alike for 49.
     """
     turned = (index + index // 7) % 7
-    return {"color": COLOURS[index % 7], "linestyle": DASHES[turned], "marker": MARKERS[turned]}
+    return {"color": COLORS[index % 7], "linestyle": DASHES[turned], "marker": MARKERS[turned]}
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `figure` to `path` with the suffixes .svg and .png: the same bytes for the same figure,
-    small, and without dates.
+    """Write `figure` to `path` with the suffixes .svg and .png.
+
+    The same figure gives the same bytes; files are small and have no dates.
     """
     for axis in figure.axes:
-        axis.minorticks_off()  # of a logarithmic axis they would be most of the file
+        # of a logarithmic axis they would be most of the file
+        axis.minorticks_off()
     canvas = FigureCanvasAgg(figure)
     figure.dpi = DPI
     canvas.draw()  # type: ignore[no-untyped-call]
@@ -86,7 +95,7 @@ def save(figure: Figure, path: Path) -> None:
     FigureCanvasSVG(figure)
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    # A tenth of a point will do for what is drawn; what is written between tags keeps its digits.
+    # A tenth of a point is enough for shapes; text between tags keeps its digits.
     drawn = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d)\d+", r"\1", tag[0]), svg.getvalue())
     atomic_write(
         path.with_suffix(".svg"),

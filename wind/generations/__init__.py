@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from wind.config.recipe import InferenceConfig, SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.models import load_tokenizer, policy_positions, stop_token_ids, vocabulary_size
+from wind.prompt_parts import sampled_prompts
 from wind.stages import Place, Progress, Shard, Spec, Stage
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
@@ -77,34 +78,6 @@ def request_seed(seed: int, iteration: int, split: str, prompt_id: str) -> int:
     """The seed of a prompt's first sample, below 2**62; sample i has this plus i."""
     content = hashlib.sha256(f"{seed}/{iteration}/{split}/{prompt_id}".encode()).digest()
     return int.from_bytes(content[:8], "big") >> (64 - SEED_BITS)
-
-
-def part_of(prompt_id: str, seed: int, parts: int) -> int:
-    """The part 0 .. `parts` - 1 of the train split that a prompt is in; a function of its id and
-    the seed alone.
-    """
-    return (
-        int.from_bytes(hashlib.sha256(f"{seed}/part/{prompt_id}".encode()).digest()[:8], "big")
-        % parts
-    )
-
-
-def sampled_prompts(
-    prompts: pl.DataFrame, split: str, seed: int, iteration: int, parts: int
-) -> pl.DataFrame:
-    """The rows of `prompts` that an iteration, counted from 1, samples: the eval split, or part
-    (iteration - 1) mod `parts`.
-    """
-    ours = prompts.filter(pl.col("split") == split)
-    if split == "eval" or parts == 1:
-        return ours
-    part = (iteration - 1) % parts
-    return ours.filter(
-        pl.Series(
-            [part_of(prompt_id, seed, parts) == part for prompt_id in ours["prompt_id"]],
-            dtype=pl.Boolean,
-        )
-    )
 
 
 def not_finite(request: Request) -> InputError:

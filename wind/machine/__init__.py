@@ -1,1 +1,1 @@
-"""The machine a process runs on: other processes, devices, the environment, the terminal."""
+"""The local machine: processes, devices, environment variables, the terminal."""

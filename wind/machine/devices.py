@@ -1,8 +1,9 @@
-"""The GPUs that CUDA gives a process of ours: how many, and what they are called.
+"""The number and names of the GPUs that CUDA offers us.
 
-The CUDA driver itself is asked, for nothing else knows all that decides: CUDA_VISIBLE_DEVICES by
-number or UUID, slices of a GPU (MIG), containers, WSL. It answers in a process of its own, `python
--m wind.machine.devices`: where it was asked once, no fork can use it.
+This asks the CUDA driver itself, since nothing else knows everything that decides:
+CUDA_VISIBLE_DEVICES by number or UUID, slices of a GPU (MIG), containers, WSL. It asks in a
+separate process, `python -m wind.machine.devices`: a process that has asked can no longer be forked
+to use CUDA.
 """
 
 import ctypes
@@ -22,31 +23,34 @@ from wind.machine.terminal import say_json
 DRIVER: Final = "libcuda.so.1"
 NO_GPU: Final = (34, 100)  # CUDA_ERROR_STUB_LIBRARY, CUDA_ERROR_NO_DEVICE
 NAME_BYTES: Final = 256
-SECONDS: Final = 120.0  # a driver that is not kept loaded takes several for each GPU
-CPU_BUILD: Final = "+cpu"  # how the version of such a torch ends
+# a driver that is not kept loaded takes several seconds for each GPU
+SECONDS: Final = 120.0
+# suffix of the version of a torch without CUDA
+CPU_BUILD: Final = "+cpu"
 
 
 def gpus() -> tuple[str, ...]:
-    """The names of the GPUs, in CUDA's order; none where there is no driver. Raises ConfigError if
-    the driver does not start.
+    """Return the names of the GPUs, in CUDA's order.
+
+    Empty if there is no driver. Raises ConfigError if the driver does not start.
     """
     return _answer(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def cpu_build() -> str | None:
-    """The torch of this interpreter, as "torch 2.13.0+cpu", if it is one without CUDA."""
+    """Return this interpreter's torch, as "torch 2.13.0+cpu", if it lacks CUDA."""
     found = version("torch")
     return f"torch {found}" if found.endswith(CPU_BUILD) else None
 
 
 def listed(names: Sequence[str]) -> str:
-    """GPUs in a few words: "8 x NVIDIA H200"."""
+    """Summarize GPUs in a few words: "8 x NVIDIA H200"."""
     return ", ".join(f"{count} x {name}" for name, count in Counter(names).items())
 
 
 @cache
 def _answer(visible: str | None) -> tuple[str, ...]:
-    """What the driver says where CUDA_VISIBLE_DEVICES is `visible`."""
+    """Ask the driver for the GPUs when CUDA_VISIBLE_DEVICES is `visible`."""
     try:
         ctypes.CDLL(DRIVER)
     except OSError:
@@ -60,13 +64,14 @@ def _answer(visible: str | None) -> tuple[str, ...]:
         said = {"error": f"no answer, {first_line(error)}"}
     if "error" in said:
         raise ConfigError(
-            f"the CUDA driver does not start: {said['error']}; see that nvidia-smi works, or set workers.device to cpu"
+            f"the CUDA driver does not start: {said['error']}; "
+            "check that nvidia-smi works, or set workers.device to cpu"
         )
     return tuple(said["names"])
 
 
 def main() -> None:
-    """Print the names as JSON, or the error that the driver met."""
+    """Print the names as JSON, or the driver's error."""
     cuda = ctypes.CDLL(DRIVER)
     code = cuda.cuInit(0)
     if code not in (0, *NO_GPU):

@@ -1,16 +1,15 @@
-"""Environment variables, changed for a block; and those that let this machine be reached directly,
-whatever proxy there is.
-"""
+"""Set environment variables, fix those of numerics, and bypass proxies."""
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-CUBLAS: Final = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA context is made
-# What decides how floats are computed, the same wherever and by whomever a stage is computed; None:
-# not set. The number of threads moves floats: each process computes with one, and processes are the
-# way to more cores.
+# read when the first CUDA context is made
+CUBLAS: Final = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Variables that influence how floats are computed, set to the same values in every process that
+# computes a stage; None means unset. The number of threads changes floats: each process computes
+# with one thread, and more cores are used by more processes.
 BUILT: Final[Mapping[str, str | None]] = {
     **dict.fromkeys(
         (
@@ -65,9 +64,10 @@ BUILT: Final[Mapping[str, str | None]] = {
             "PYTHONOPTIMIZE",
         )
     ),
-    "PYTHONHASHSEED": "0",  # a user's function may add up what it finds in a set
+    # a user's function may sum over a set
+    "PYTHONHASHSEED": "0",
 }
-# What a worker is given for where it is and what it computes on, whatever the user has set.
+# Variables that tell a worker where it is and what it computes on, whatever the user has set.
 PLACED: Final = (
     "CUDA_VISIBLE_DEVICES",
     "DS_ACCELERATOR",
@@ -86,14 +86,15 @@ NO_PROXY: Final = ("NO_PROXY", "no_proxy")
 
 
 def built(variables: Mapping[str, str]) -> dict[str, str]:
-    """These variables with those that decide how floats are computed as they are everywhere."""
+    """Return `variables` with those that influence floats fixed."""
     kept = {name: value for name, value in variables.items() if name not in BUILT}
     return kept | {name: value for name, value in BUILT.items() if value is not None}
 
 
 def direct() -> dict[str, str]:
-    """The variables that keep requests to this machine from the proxies of the environment; none if
-    that names none.
+    """Return variables that exempt this machine from the environment's proxies.
+
+    Empty if no proxy is set.
     """
     if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
         return {}
@@ -103,14 +104,15 @@ def direct() -> dict[str, str]:
 
 
 def unset(wanted: Mapping[str, str]) -> dict[str, str]:
-    """Those of the variables `wanted` that the environment does not have."""
+    """Return the `wanted` variables that the environment lacks."""
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
 @contextmanager
 def variables(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """Give variables these values for the block, None for not being set; afterwards they are as
-    they were.
+    """Set variables for the block, and restore them afterwards.
+
+    The value None unsets a variable.
     """
     before = {name: os.environ.get(name) for name in changes}
     try:

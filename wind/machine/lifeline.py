@@ -5,14 +5,14 @@
     python -I -S lifeline.py bound PARENT COMMAND...
         binds itself to PARENT and becomes COMMAND
     python -I -S lifeline.py kept PARENT COMMAND...
-        stays, as two keepers of COMMAND and of all that it starts
+        stays, as two keepers of COMMAND and of everything that it starts
     python -I -S lifeline.py watched PARENT COMMAND...
-        stays and looks for PARENT: for both, where there is no Linux
+        stays and watches PARENT: the fallback for both on systems other than Linux
 
-On Linux the kernel does the binding, and it outlasts `exec`. Keepers adopt the descendants of the
-command that lose their parent, and kill all that are left when the command ends, when PARENT does,
-or on SIGTERM. There are two, each in a session of its own, so that SIGKILL to either leaves one to
-do so. This file imports little, since every process waits for it, and nothing of ours.
+On Linux the kernel does the binding, and it survives `exec`. Keepers adopt descendants of the
+command that lose their parent, and kill all that are left when the command ends, when PARENT ends,
+or on SIGTERM. There are two, each in its own session, so that a SIGKILL to either leaves one to do
+this. The file imports little, since every process waits for it, and nothing of this project.
 """
 
 import ctypes
@@ -25,12 +25,14 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 POLL_SECONDS = 0.05
 ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
-NOT_STARTED = 127  # a shell's exit code for a command that cannot be run
+# a shell's exit code for a command that cannot be run
+NOT_STARTED = 127
 
 
 def _bind(parent: int, death: signal.Signals) -> bool:
-    """Whether the kernel will send `death` to this process when its parent ends; kill it now if
-    that is past.
+    """Have the kernel send `death` when the parent ends, if it can.
+
+    Returns True if it can. Kills this process now if the parent has already ended.
     """
     bound = _prctl(PR_SET_PDEATHSIG, death)
     if os.getppid() != parent:
@@ -39,7 +41,7 @@ def _bind(parent: int, death: signal.Signals) -> bool:
 
 
 def _prctl(option: int, value: int) -> bool:
-    """Whether this system knows the option, which is then set for this process."""
+    """Set a process option; return True if this system knows it."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     return (
         prctl is not None
@@ -57,8 +59,9 @@ def _main(mode: str, parent: int, command: list[str]) -> None:
 
 
 def _become(command: list[str]) -> None:
-    """Run the command in this process, with signals as a new process has them."""
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
+    """Become the command, with the signal handling of a new process."""
+    # Python ignores these, and exec would pass that on
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
@@ -69,7 +72,10 @@ def _become(command: list[str]) -> None:
 
 
 def _begin(command: list[str]) -> int:
-    """The process id of the command: a child in a session of its own, bound to this process."""
+    """Start the command in its own session; return its process id.
+
+    It is bound to this process.
+    """
     parent = os.getpid()
     if (child := os.fork()) == 0:
         os.setsid()
@@ -79,10 +85,12 @@ def _begin(command: list[str]) -> int:
 
 
 def _keep(command: list[str]) -> int:
-    """The exit code of the command, run by a child of this process that keeps it too, when all it
-    started has ended.
+    """Run the command through a child keeper; return its exit code.
+
+    Returns when everything that the command started has ended.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, no child could be waited for
+    # if it were ignored, no child could be waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*ENDING, signal.SIGCHLD})
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     outer = os.getpid()
@@ -101,8 +109,9 @@ def _keep(command: list[str]) -> int:
 
 
 def _reaped(child: int) -> int | None:
-    """Reap what has ended; the exit code of `child`, negative for a signal's number, or None if it
-    goes on.
+    """Reap ended children; return the exit code of `child`.
+
+    None if it still runs. A signal is returned as its negative number.
     """
     code = None
     while True:
@@ -117,11 +126,11 @@ def _reaped(child: int) -> int | None:
 
 
 def _end_descendants() -> None:
-    """Kill children until there are none: whose parent is killed becomes a child of this process."""
+    """Kill children until none are left; orphans of killed ones become ours."""
     while True:
         children = _children()
         for child in children:
-            # none is reaped but here, so that the number is still its own
+            # only this function reaps, so the number is still the child's
             os.kill(child, signal.SIGKILL)
         try:
             os.waitpid(-1, 0 if children else os.WNOHANG)
@@ -130,13 +139,14 @@ def _end_descendants() -> None:
 
 
 def _children() -> list[int]:
-    """The process ids of the children of this process."""
+    """Return the process ids of this process's children."""
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat", "rb") as file:
                 parent = int(file.read().rpartition(b")")[2].split()[1])
-        except (OSError, IndexError):  # it has ended meanwhile
+        # it has ended in the meantime
+        except (OSError, IndexError):
             continue
         if parent == os.getpid():
             found.append(int(name))
@@ -144,8 +154,9 @@ def _children() -> list[int]:
 
 
 def _watch(parent: int, child: int) -> int:
-    """The exit code of `child`, whose process group is killed when it ends, when `parent` does, or
-    on SIGTERM.
+    """Wait for `child` and return its exit code.
+
+    Its process group is killed when it ends, when `parent` ends, or on SIGTERM.
     """
     ending: list[int] = []
     for each in ENDING:
@@ -157,7 +168,8 @@ def _watch(parent: int, child: int) -> int:
             _kill_group(child)
             return os.waitstatus_to_exitcode(status)
         time.sleep(POLL_SECONDS)
-    os.kill(child, signal.SIGKILL)  # before its group: it may not have made one yet
+    # before its group: it may not have created one yet
+    os.kill(child, signal.SIGKILL)
     _kill_group(child)
     os.waitpid(child, 0)
     return -ending[0] if ending else -signal.SIGKILL
@@ -166,12 +178,16 @@ def _watch(parent: int, child: int) -> int:
 def _kill_group(child: int) -> None:
     try:
         os.killpg(child, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # none is left; macOS says so of zombies
+    # none is left; macOS reports zombies this way
+    except (ProcessLookupError, PermissionError):
         return
 
 
 def _release_descriptors() -> None:
-    """Hold nothing of the command's open: who reads from it, or writes to it, must see it end."""
+    """Close everything shared with the command.
+
+    Whoever reads from it or writes to it must see it end.
+    """
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -179,11 +195,12 @@ def _release_descriptors() -> None:
 
 
 def _leave(code: int) -> None:
-    """End as the command did."""
+    """End with the command's exit code or signal."""
     if code < 0:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it is not this process that failed
+        # this process is not the one that failed
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if -code not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(-code, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,9 +1,8 @@
-"""Every process that this project starts, bound to the one that starts it before it runs anything
-else.
+"""Start processes that end with the one that started them.
 
-Nothing of ours may outlive us, however we end. What a command starts in turn is not ours to bind:
-`descendants=True` puts it under a keeper, see `wind.machine.lifeline`, that ends all of it with the
-command or with us.
+Each is bound before it runs anything else, so that nothing of ours outlives us, however we end.
+What a command starts in turn is not ours to bind: `descendants=True` puts it under a keeper
+(`wind.machine.lifeline`) that ends everything with the command or with us.
 """
 
 import os
@@ -23,7 +22,7 @@ from wind.machine.environment import built
 from wind.machine.user_path import VARIABLE as USER_PYTHONPATH
 from wind.machine.user_path import user_pythonpath
 
-# the folder that this project's packages are in
+# folder that contains this project's packages
 SOURCE: Final = Path(__file__).resolve().parents[2]
 LIFELINE: Final = Path(__file__).with_name("lifeline.py")
 Stream = int | IO[bytes] | None
@@ -35,12 +34,13 @@ class Process(subprocess.Popen[bytes]):
     is_kept: bool
 
     def end(self) -> None:
-        """Kill it, its process group and, if it was started with `descendants`, all of them; return
-        when it is reaped.
+        """Kill it and its process group, and return once it is reaped.
+
+        If it was started with `descendants`, kills all of them.
         """
         with suppress(ProcessLookupError):
             if self.is_kept:
-                # the keeper's word to kill everything, which it reports as its own end
+                # tells the keeper to kill everything, which it then reports as its own end
                 self.terminate()
             elif self.poll() is None:
                 os.killpg(self.pid, signal.SIGKILL)
@@ -48,14 +48,15 @@ class Process(subprocess.Popen[bytes]):
 
 
 def python(*arguments: str, interpreter: str = sys.executable) -> list[str]:
-    """The command that runs Python without the current folder on its import path: no file there can
-    stand for a module.
+    """Return a Python command line that ignores the current folder.
+
+    No file there can then pass for a module.
     """
     return [interpreter, "-P", *arguments]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment for a Python process that runs this project's code, in whatever interpreter."""
+    """Return the environment for a Python process that runs this project's code."""
     return {
         **built(os.environ),
         "PYTHONPATH": str(SOURCE),
@@ -75,12 +76,11 @@ def start(
     cwd: str | Path | None = None,
     descendants: bool = False,
 ) -> Process:
-    """Start `command` as the leader of a session of its own; its standard input is empty unless
-    `stdin` says otherwise.
+    """Start `command` in a session of its own.
 
-    With `descendants`, whatever it starts ends with it, whether detached or not, and the process
-    returned is its keeper: it ends as the command does, after all else. Raises FileNotFoundError if
-    there is no such program.
+    Its standard input is empty unless `stdin` is given. With `descendants`, everything it starts
+    ends with it, detached or not, and the returned process is its keeper, which ends as the command
+    does, after everything else. Raises FileNotFoundError if there is no such program.
     """
     if shutil.which(command[0], path=env.get("PATH", os.defpath)) is None:
         raise FileNotFoundError(2, "No such program", command[0])
@@ -107,10 +107,10 @@ def start(
 def run(
     command: Sequence[str], *, env: Mapping[str, str], cwd: str | Path | None = None, timeout: float
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run a short command to its end and return what it said.
+    """Run a short command to its end and return its output.
 
-    Raises subprocess.SubprocessError if it fails or takes more than `timeout` seconds,
-    FileNotFoundError if there is none.
+    Raises subprocess.SubprocessError if it fails or takes more than `timeout` seconds, and
+    FileNotFoundError if there is no such program.
     """
     pipe = subprocess.PIPE
     with start(command, env=env, cwd=cwd, stdout=pipe, stderr=pipe, descendants=True) as process:
@@ -124,8 +124,9 @@ def run(
 
 
 class _Starter:
-    """The one thread that starts processes: the kernel ends a bound one with the thread that
-    started it, not the process.
+    """The single thread that starts processes.
+
+    The kernel ends a bound process with the thread that started it, not with the process.
     """
 
     def __init__(self) -> None:
@@ -135,12 +136,13 @@ class _Starter:
         threading.Thread(target=self._serve, name="starter of processes", daemon=True).start()
 
     def start(self, begin: Callable[[], Process]) -> Process:
-        """What `begin` returns or raises."""
+        """Return what `begin` returns, or raise what it raises."""
         future: Future[Process] = Future()
         self._waiting.put((future, begin))
         try:
             return future.result()
-        except BaseException:  # interrupted meanwhile: nobody will know the process
+        # interrupted in the meantime: nobody will know about the process
+        except BaseException:
             future.add_done_callback(_end_unknown)
             raise
 
@@ -151,7 +153,8 @@ class _Starter:
                 future.set_result(begin())
             except BaseException as error:
                 future.set_exception(error)
-            del future, begin  # else kept until the next one is wanted
+            # otherwise they would be kept alive until the next start
+            del future, begin
 
 
 def _end_unknown(future: "Future[Process]") -> None:
@@ -172,7 +175,10 @@ def _in_starter(begin: Callable[[], Process]) -> Process:
 
 
 def _forget_starter() -> None:
-    """A forked process has no thread but the one that forked, and the lock may have been another's."""
+    """Reset the state after a fork.
+
+    A forked process has no thread but the one that forked, and another may have held the lock.
+    """
     global _starter, _turn
     _starter, _turn = None, threading.Lock()
 

@@ -1,9 +1,8 @@
-"""The way to a terminal: all that is printed goes through here, so that no data can do more there
-than be read.
+r"""Print to a terminal safely: data can be read and nothing more.
 
-Control characters, escape sequences, marks that reverse the direction of text, line breaks, what
-has no width and what the terminal's encoding does not know are shown as Python escapes them:
-`\\x1b`, `\\u202e`, `\\n`.
+All output goes through here. Control characters, escape sequences, marks that reverse the direction
+of text, line breaks, characters without width, and those that the terminal's encoding lacks are
+shown as Python escapes them: `\\x1b`, `\\u202e`, `\\n`.
 """
 
 import argparse
@@ -20,11 +19,15 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-WIDTH: Final = 160  # of what is no terminal
+# columns of anything that is not a terminal
+WIDTH: Final = 160
 
 
 def harmless(text: str, encoding: str = "utf-8") -> str:
-    """`text` on one line, with what a terminal would obey, hide or not know escaped."""
+    """Return `text` on one line, with anything but visible characters escaped.
+
+    Includes what the terminal's `encoding` cannot show.
+    """
     if not text.isprintable():
         text = "".join(
             character if _is_seen(character) else _escaped(character) for character in text
@@ -48,29 +51,28 @@ def say_json(value: Any, indent: int | None = 1) -> None:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """A value or a model as JSON, in which all that is not ASCII is escaped; what JSON has no word
-    for is text.
+    """Return a value or a model as JSON in ASCII.
+
+    Values that JSON cannot represent become text.
     """
     plain = json.loads(value.model_dump_json()) if isinstance(value, BaseModel) else value
     return json.dumps(plain, indent=indent, default=str).replace("\x7f", r"\u007f")
 
 
 def is_unicode(stream: TextIO) -> bool:
-    """Whether every character can be written to `stream`."""
+    """Return True if every character can be written to `stream`."""
     return (stream.encoding or "").lower().replace("-", "").startswith("utf")
 
 
 def guard() -> None:
-    """From now on, let what Python and libraries warn of on standard error also be read and no
-    more.
-    """
+    """Make warnings of Python and its libraries harmless to the terminal."""
     warnings.showwarning = _complain_of
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_HarmlessFormatter())
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser whose usage errors show arguments as `harmless` does."""
+    """An argument parser whose usage errors pass through `harmless`."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         lines = message.removesuffix("\n").split("\n")
@@ -78,10 +80,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class PlainConsole(Console):
-    """A rich console for data: it knows no markup, and shows every text as `harmless` does.
+    """A rich console for data, without markup and with harmless text.
 
-    Line breaks within a rich `Text` are kept: what of it comes from data has to be `harmless` on
-    its own.
+    All text passes through `harmless`. Line breaks within a rich `Text` are kept, so the caller
+    must make those parts of it harmless that come from data.
     """
 
     def __init__(
@@ -92,7 +94,10 @@ class PlainConsole(Console):
         quiet: bool = False,
         soft_wrap: bool = False,
     ) -> None:
-        """A console on `file`, or standard output; `width` columns wide where that is no terminal."""
+        """Open a console on `file`, by default standard output.
+
+        It is `width` columns wide unless it is a terminal.
+        """
         super().__init__(
             file=file, quiet=quiet, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False
         )
@@ -100,7 +105,7 @@ class PlainConsole(Console):
             self.width = width
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """The `text` as it is, whatever markup it may look like."""
+        """Return `text` without interpreting markup."""
         return super().render_str(
             harmless(text), **options | {"markup": False, "emoji": False, "highlight": False}
         )
@@ -108,7 +113,7 @@ class PlainConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """See `Console`; texts that were put together elsewhere are made harmless, too."""
+        """Render like `Console`, and make texts that were built elsewhere harmless too."""
         for segment in super().render(renderable, options):
             yield (
                 segment if segment.control else Segment(self._harmless(segment.text), segment.style)

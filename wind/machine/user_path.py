@@ -1,8 +1,8 @@
-"""Where the user's own modules are: the current folder and what PYTHONPATH names.
+"""The user's own modules: the current folder and the folders in PYTHONPATH.
 
-These folders come last, behind Python's own modules, installed packages and this project, and are
-on the import path only in a process that imports the user's code: a `random.py` or `tasks/` among
-somebody's files must stand for no module of others.
+These folders come last, after Python's own modules, installed packages and this project, and are on
+the import path only in a process that imports the user's code: a user's `random.py` or `tasks/`
+must not replace anybody else's module.
 """
 
 import os
@@ -12,18 +12,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-# the user's PYTHONPATH in a process of ours, whose own PYTHONPATH names this project
+# holds the user's PYTHONPATH in our processes, whose own PYTHONPATH names this project
 VARIABLE: Final = "WIND_PYTHONPATH"
 
 
 def user_path() -> list[str]:
-    """The folders to look for the user's modules in, absolute, the current one first."""
+    """Return the absolute folders of the user's modules, the current one first."""
     folders = [os.getcwd(), *filter(None, user_pythonpath().split(os.pathsep))]
     return list(dict.fromkeys(folders))
 
 
 def user_pythonpath() -> str:
-    """What PYTHONPATH was when the command was given, its folders absolute."""
+    """Return the user's original PYTHONPATH, with absolute folders."""
     if VARIABLE in os.environ:
         return os.environ[VARIABLE]
     given = os.environ.get("PYTHONPATH", "")
@@ -35,7 +35,10 @@ def user_pythonpath() -> str:
 
 
 def state_folder() -> Path | None:
-    """The folder for what this user keeps outside of every store; None for a user without a home."""
+    """Return the folder for this user's state outside of every store.
+
+    None for a user without a home.
+    """
     with suppress(RuntimeError):
         return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "wind"
     return None
@@ -43,8 +46,9 @@ def state_folder() -> Path | None:
 
 @contextmanager
 def from_source() -> Iterator[None]:
-    """For the block, have modules compiled from their sources: bytecode beside one may be of what
-    it was before an edit.
+    """Compile modules from their sources within the block.
+
+    Bytecode may be older than an edit of its source.
     """
     before = sys.pycache_prefix, sys.dont_write_bytecode
     sys.pycache_prefix, sys.dont_write_bytecode = os.path.join(os.devnull, "none"), True
@@ -55,5 +59,8 @@ def from_source() -> Iterator[None]:
 
 
 def use_user_path() -> None:
-    """Let this process import the user's modules from now on, where no other has the name."""
+    """Let this process import the user's modules from now on.
+
+    Modules of other origin with the same name win.
+    """
     sys.path += [folder for folder in user_path() if folder not in sys.path]

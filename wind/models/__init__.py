@@ -1,6 +1,6 @@
-"""Stored policies: how a Hugging Face folder enters the store, and how it is loaded from there.
+"""Stored policies: importing a Hugging Face folder and loading it again.
 
-Weights are safetensors only, remote code is never run, and nothing is looked up on a network once a
+Weights must be safetensors, remote code is never run, and nothing is looked up on a network once a
 model is in the store. A loaded model stays in memory for the next shard: two on a CPU (policy and
 reference), one on a GPU.
 """
@@ -21,12 +21,14 @@ from wind.models.pretrained import Kind, read_json, refuse_code
 from wind.redaction import without_home
 from wind.store.datasets import Store
 from wind.store.handles import Model, label
+from wind.store.imports import import_model
 from wind.store.incoming import model_files
 
 if TYPE_CHECKING:
     import torch
 
-RESIDENT = {"cpu": 2, "cuda": 1}  # loaded models kept per kind of device
+# loaded models kept in memory per kind of device
+RESIDENT = {"cpu": 2, "cuda": 1}
 HUB_PATTERNS = [
     "*.json",
     "*.jinja",
@@ -36,7 +38,8 @@ HUB_PATTERNS = [
     "model-*-of-*.safetensors",
 ]
 
-# what configs call the longest sequence a model has positions for; the first that is there tells
+# names that configs use for the longest sequence a model has positions for; the first present
+# counts
 POSITIONS = (
     "max_position_embeddings",
     "n_positions",
@@ -46,37 +49,38 @@ POSITIONS = (
     "model_max_length",
     "seq_length",
 )
-RELATIVE = ("bloom",)  # model types that name a length and read sequences of any
-# kinds of rope that turn by other angles once a batch holds a long sequence
+# model types that state a length but accept sequences of any length
+RELATIVE = ("bloom",)
+# kinds of rope that rotate by other angles once a batch holds a long sequence
 BY_LENGTH = ("dynamic", "longrope", "su")
 
 _resident: dict[tuple[Path, DType, Attention, str], "torch.nn.Module"] = {}
 
 
 def import_policy(store: Store, config: PolicyConfig, kind: Kind = "AutoModelForCausalLM") -> Model:
-    """The stored copy of the model that `config` names: a local folder, or a Hub id at a revision;
-    `kind` is what will load it.
+    """Return the stored copy of the model that `config` names.
 
-    Raises ConfigError in one line if there is no such folder or repository, if it lacks a config or
-    safetensors weights, if it needs code of its own, or if a file in it is none, or leads out of
-    it.
+    That is a local folder, or a Hub id at a revision; `kind` is the transformers class that will
+    load it. Raises ConfigError in one line if there is no such folder or repository, if it lacks a
+    config or safetensors weights, if it needs code of its own, or if one of its files is not a
+    plain file or links to outside the folder.
     """
     local = Path(config.path).expanduser()
     origin: dict[str, str | None]
     if local.exists() or config.path.startswith(("/", ".", "~")):
         if config.revision is not None:
             raise ConfigError(
-                f"policy.revision is for Hub ids, and {config.path} is a local folder: remove the revision"
+                f"policy.revision is for Hub ids, and {config.path} is a local folder: "
+                "remove the revision"
             )
         folder, origin = local, {"path": without_home(config.path)}
     else:
         folder = _download(config.path, config.revision)
-        # A revision may be a branch, which moves; the snapshot's folder is named for the commit
-        # that it was.
+        # A revision may be a branch, which moves; the snapshot's folder is named for the commit.
         origin = {"hub": config.path, "revision": config.revision, "commit": folder.name}
     try:
         _check_folder(folder, config.path, kind)
-        return store.import_model(folder, provenance={"origin": origin})
+        return import_model(store, folder, provenance={"origin": origin})
     except WindError:
         raise
     except NotPlainError as error:
@@ -90,11 +94,11 @@ def import_policy(store: Store, config: PolicyConfig, kind: Kind = "AutoModelFor
 def load_policy(
     store: Store, model: Model, inference: InferenceConfig, device: str
 ) -> "torch.nn.Module":
-    """The stored causal language model, in eval mode on `device` ("cpu" or "cuda"), with the dtype
-    and attention of `inference`.
+    """Return the stored causal language model in eval mode.
 
-    Raises InputError if the folder cannot be loaded as one or lacks weights that would have to be
-    made up.
+    It is on `device` ("cpu" or "cuda"), with the dtype and attention of `inference`. Raises
+    InputError if the folder cannot be loaded as such a model or lacks weights, which would have to
+    be invented.
     """
     key = (store.path(model).resolve(), inference.dtype, inference.attention, device)
     loaded = _resident.pop(key, None)
@@ -103,20 +107,22 @@ def load_policy(
             other for other in _resident if other[-1].split(":")[0] == device.split(":")[0]
         ]
         for stale in same_kind[: len(same_kind) + 1 - RESIDENT[device.split(":")[0]]]:
-            del _resident[stale]  # before loading: two models at once may not fit
+            # before loading: two models at once may not fit
+            del _resident[stale]
         loaded = _load(store, model, inference).to(device)
-    _resident[key] = loaded  # most recently used last
+    # most recently used last
+    _resident[key] = loaded
     return loaded
 
 
 def attention_of(folder: Path, attention: Attention) -> str | None:
-    """The attention implementation to load the model in `folder` with; None is transformers' own
-    choice.
+    """Return the attention implementation to load the model in `folder` with.
 
-    Its sdpa silently leaves out the soft cap of attention logits (Gemma 2), so such a model is
-    loaded with eager attention; its eager attention adds Falcon's ALiBi twice, once in the mask and
-    once to the logits, so such a model is loaded with sdpa. Raises ConfigError if `attention` names
-    an implementation that computes another function.
+    None leaves the choice to transformers. Its sdpa silently leaves out the soft cap of attention
+    logits (Gemma 2), so such a model is loaded with eager attention; its eager attention adds
+    Falcon's ALiBi twice, once in the mask and once to the logits, so such a model is loaded with
+    sdpa. Raises ConfigError if `attention` names an implementation that computes a different
+    function.
     """
     config = _text_config(folder)
     kind = config.get("model_type", "")
@@ -133,17 +139,17 @@ def attention_of(folder: Path, attention: Attention) -> str | None:
     if attention == "auto":
         return right[0]
     raise ConfigError(
-        f"attention {attention} is another function than this {kind} model's, which {what}: set auto or {right[0]}"
+        f"attention {attention} computes a different function from this {kind} model's, which "
+        f"{what}: set auto or {right[0]}"
     )
 
 
 def positions_of(config: dict[str, Any]) -> int | None:
-    """The longest sequence, in tokens, that a model of the text config `config` has positions for;
-    None without a limit.
+    """Return the longest sequence, in tokens, that a model has positions for.
 
-    A rope whose scaling stretches an original length counts as stretched, unless it does so for the
-    long sequences alone, and with them for all that are in their batch: then up to the original
-    length the model is one function.
+    `config` is its text config; None means no limit. A rope whose scaling stretches an original
+    length counts as stretched, unless it stretches only for long sequences, and then for everything
+    in their batch: such a model is one function only up to the original length.
     """
     model_type = config.get("model_type")
     if model_type in RELATIVE or (model_type == "falcon" and config.get("alibi")):
@@ -166,30 +172,36 @@ def positions_of(config: dict[str, Any]) -> int | None:
 
 
 def policy_positions(folder: Path) -> int | None:
-    """The longest sequence, in tokens, that the model in `folder` has positions for; None without a
-    limit.
+    """Return the longest sequence, in tokens, for the model in `folder`.
+
+    None means no limit.
     """
     return positions_of(_text_config(folder))
 
 
 def vocabulary_size(folder: Path) -> int | None:
-    """How many token ids the model in `folder` embeds; None where its config does not say."""
+    """Return the number of token ids that the model in `folder` embeds.
+
+    None if its config does not say.
+    """
     size = _text_config(folder).get("vocab_size")
     return size if isinstance(size, int) else None
 
 
 def load_tokenizer(store: Store, model: Model) -> Any:
-    """The stored model's tokenizer. Raises InputError if the folder has none that loads."""
+    """Return the stored model's tokenizer.
+
+    Raises InputError if the folder has none that loads.
+    """
     store.manifest(model)
     return _tokenizer(store.path(model).resolve())
 
 
 def stop_token_ids(folder: Path) -> tuple[int, ...]:
-    """The token ids that end a response, ascending: of the generation config, else of the config,
-    else the tokenizer's.
+    """Return the token ids that end a response, ascending.
 
-    A model may stop on several, and `tokenizer.eos_token` alone is not the whole truth. Raises
-    InputError if none is named.
+    They are taken from the generation config, else the config, else the tokenizer. A model may stop
+    on several, so `tokenizer.eos_token` alone is not enough. Raises InputError if none is named.
     """
     for name in ("generation_config.json", "config.json"):
         value = _json(folder / name).get("eos_token_id")
@@ -197,7 +209,8 @@ def stop_token_ids(folder: Path) -> tuple[int, ...]:
             ids = value if isinstance(value, list) else [value]
             if not ids or not all(isinstance(token, int) and token >= 0 for token in ids):
                 raise InputError(
-                    f"{folder / name} has eos_token_id {value!r}: name one token id or a list of them"
+                    f"{folder / name} has eos_token_id {value!r}: "
+                    "name one token id or a list of them"
                 )
             return tuple(sorted(set(ids)))
     token = _tokenizer(folder.resolve()).eos_token_id
@@ -210,18 +223,17 @@ def stop_token_ids(folder: Path) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """For the block, have torch choose deterministic kernels where it has them; settings are
-    restored afterwards.
-    """
+    """Prefer torch's deterministic kernels within the block, then restore its settings."""
     import torch
 
-    os.environ.setdefault(*CUBLAS)  # not every process is one of ours, started with it
+    # the process may not be one of ours, which start with it set
+    os.environ.setdefault(*CUBLAS)
     memory: Any = torch.utils.deterministic
     fills = memory.fill_uninitialized_memory
     before = torch.are_deterministic_algorithms_enabled()
     before_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # a seventh of the time of a small model, for nothing read here
+    # filling takes a seventh of a small model's time, and nothing here reads uninitialized memory
     memory.fill_uninitialized_memory = False
     try:
         yield
@@ -262,10 +274,9 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _check_folder(folder: Path, name: str, kind: Kind) -> None:
-    """Raises ConfigError unless `folder` holds a config and whole safetensors weights, and needs no
-    code of its own.
+    """Raise ConfigError unless `folder` holds a config and whole safetensors weights.
 
-    `name` is what the user called it.
+    Also refuses a model that needs code of its own. `name` is how the user referred to the folder.
     """
     if not folder.is_dir():
         raise ConfigError(f"policy.path {name} does not exist: name a model folder or a Hub id")
@@ -288,12 +299,16 @@ def _check_folder(folder: Path, name: str, kind: Kind) -> None:
         named = set(_json(folder / "model.safetensors.index.json").get("weight_map", {}).values())
         if absent := sorted(named - set(files)):
             raise ConfigError(
-                f"{name} is incomplete: its index names {len(absent)} files that are not there, such as {absent[0]}"
+                f"{name} is incomplete: its index names {len(absent)} files that are not there, "
+                f"such as {absent[0]}"
             )
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
-    """The local snapshot of a Hub repository; the folder is named for the commit."""
+    """Return the local snapshot of a Hub repository.
+
+    The folder is named for the commit.
+    """
     from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -316,7 +331,8 @@ def _download(hub_id: str, revision: str | None) -> Path:
         raise ConfigError(f"policy.path {hub_id} is neither a folder nor a Hub id") from error
     except GatedRepoError as error:
         raise ConfigError(
-            f"policy {where} is gated on the Hub: accept its licence and log in with `hf auth login`"
+            f"policy {where} is gated on the Hub: accept its license "
+            "and log in with `hf auth login`"
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ConfigError(
@@ -324,13 +340,15 @@ def _download(hub_id: str, revision: str | None) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
         raise ConfigError(
-            f"policy {where} is not a local folder and the Hub cannot be reached: {first_line(error)}; download it first"
+            f"policy {where} is not a local folder and the Hub cannot be reached: "
+            f"{first_line(error)}; download it first"
         ) from error
 
 
 def _text_config(folder: Path) -> dict[str, Any]:
-    """The config of the language model in `folder`: of a model that also sees or hears, the part
-    for text.
+    """Return the config of the language model in `folder`.
+
+    For a model that also sees or hears, it is the part for text.
     """
     config = _json(folder / "config.json")
     text = config.get("text_config")

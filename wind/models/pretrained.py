@@ -1,10 +1,10 @@
-"""Hugging Face folders, loaded in one way: from this disk, weights as safetensors, by no code but
-that of the libraries here.
+"""Load Hugging Face folders from disk, without running code that they name.
 
-A model folder is data. Its configs can name code: classes of its own (`auto_map`), kernels and
-backbones of other repositories, steps of generation. None of it is ever run or fetched: a folder
-that needs it is refused in one line, and one that names its own classes beside a model that
-transformers has (Phi, Falcon, MPT, ...) is loaded with the class of transformers.
+Weights are read as safetensors. A model folder is data, but its configs can name code: classes of
+its own (`auto_map`), kernels and backbones of other repositories, generation steps. None of it is
+ever run or fetched: a folder that needs it is refused in one line, and one that names its own
+classes for a model that transformers has too (Phi, Falcon, MPT, ...) is loaded with the
+transformers class.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,8 @@ from wind.nesting import json_value
 Kind = Literal["AutoModelForCausalLM", "AutoModelForSequenceClassification"]
 
 FROM_DISK: Final = {"local_files_only": True, "trust_remote_code": False}
-CONFIGS: Final = (  # the files in which a folder can name code
+# files in which a folder can name code
+CONFIGS: Final = (
     "config.json",
     "generation_config.json",
     "tokenizer_config.json",
@@ -26,11 +27,12 @@ CONFIGS: Final = (  # the files in which a folder can name code
     "preprocessor_config.json",
     "video_preprocessor_config.json",
 )
-NATIVE: Final[dict[Kind, str]] = {  # where transformers lists the types of model that each loads
+# where transformers lists the model types that each class loads
+NATIVE: Final[dict[Kind, str]] = {
     "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
 }
-# a word, or the name of a repository of kernels
+# settings that hold a word, or the name of a kernel repository
 ELSEWHERE: Final = ("attn_implementation", "experts_implementation")
 CALLED: Final[dict[Kind, str]] = {
     "AutoModelForCausalLM": "a causal language model",
@@ -42,11 +44,10 @@ NEVER_NATIVE: Final = ("custom_pipelines", "custom_generate")
 def load_model(
     kind: Kind, folder: Path, name: str, loader: Any = None, **options: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """The model in `folder`, and what transformers tells of its loading; `name` is what messages
-    call it.
+    """Return the model in `folder`, and transformers' report on loading it.
 
-    It is loaded by the class `kind` of transformers, or by `loader` in its place. Raises InputError
-    in one line if the folder names code that would be needed, or does not load.
+    It is loaded by the transformers class `kind`, or by `loader` instead; `name` is what messages
+    call it. Raises InputError in one line if the folder needs code that it names, or does not load.
     """
     import transformers
 
@@ -59,14 +60,16 @@ def load_model(
         )
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # a folder from outside: whatever a library raises on it
+    # the folder comes from outside, and libraries may raise anything on it
+    except Exception as error:
         raise InputError(f"{name} does not load as {CALLED[kind]}: {first_line(error)}") from error
     return model, told
 
 
 def load_config(folder: Path) -> Any:
-    """The transformers config in `folder`. Raises InputError in one line if there is none that
-    loads.
+    """Return the transformers config in `folder`.
+
+    Raises InputError in one line if there is none that loads.
     """
     from transformers import AutoConfig
 
@@ -75,13 +78,15 @@ def load_config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, **FROM_DISK)
     except MemoryError:
         raise
-    except Exception as error:  # as above
+    # as above
+    except Exception as error:
         raise InputError(f"{folder} has no config.json that loads: {first_line(error)}") from error
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`. Raises InputError in one line if there is none that loads without
-    code of its own.
+    """Return the tokenizer in `folder`.
+
+    Raises InputError in one line if there is none that loads without code of its own.
     """
     from transformers import AutoTokenizer
 
@@ -91,13 +96,15 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, **FROM_DISK)
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # as above
+    # as above
+    except Exception as error:
         raise InputError(f"{folder} has no tokenizer that loads: {first_line(error)}") from error
 
 
 def model_without_weights(config: Any) -> Any:
-    """The causal language model that `config` describes, its weights made up: for their names and
-    shapes.
+    """Return the causal language model of `config` with arbitrary weights.
+
+    It serves to look up their names and shapes.
     """
     from transformers import AutoModelForCausalLM
 
@@ -108,11 +115,10 @@ def model_without_weights(config: Any) -> Any:
 
 
 def refuse_code(folder: Path, name: str, kind: Kind) -> None:
-    """Raise InputError if a config in `folder` names code that loading it as `kind` would need, or
-    something to be fetched.
+    """Raise InputError if loading `folder` as `kind` needs code or downloads.
 
-    `name` is what the folder is called in the message. Reads small files, and imports transformers
-    only where there is an `auto_map`.
+    A config may name such code, or files to fetch. `name` is what messages call the folder. Reads
+    small files, and imports transformers only if there is an `auto_map`.
     """
     configs = {
         file: content for file in CONFIGS if isinstance(content := read_json(folder / file), dict)
@@ -122,20 +128,22 @@ def refuse_code(folder: Path, name: str, kind: Kind) -> None:
         for place, section in _sections(content, file):
             if used := next((key for key in NEVER_NATIVE if section.get(key)), None):
                 raise InputError(
-                    f"{name} names code of its own ({used} in {place}), which is never run: remove it"
+                    f"{name} names code of its own ({used} in {place}), which is never run: "
+                    "remove it"
                 )
             if (used := _fetched(section)) is not None:
                 raise InputError(
-                    f"{name} names what would be fetched from elsewhere ({used} in {place}): remove it"
+                    f"{name} names something to fetch from elsewhere ({used} in {place}): remove it"
                 )
             if (auto_map := section.get("auto_map")) and not _is_native(
                 file, section, content, model_type, kind
             ):
                 raise InputError(
-                    f"{name} needs code of its own ({_shown(auto_map)} in {place}), which is never run, and transformers "
-                    f"{_version()} has no class for it: name a model that transformers has"
+                    f"{name} needs code of its own ({_shown(auto_map)} in {place}), which is never "
+                    f"run, and transformers {_version()} has no class for it: "
+                    "name a model that transformers has"
                 )
-    # transformers would load the adapter, on whatever model its config names
+    # transformers would load the adapter onto whatever model its config names
     if (folder / "adapter_config.json").exists():
         raise InputError(
             f"{name} holds an adapter: merge it into its model first, or name the model alone"
@@ -143,8 +151,9 @@ def refuse_code(folder: Path, name: str, kind: Kind) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file, None if there is none. Raises InputError in one line if it cannot
-    be read as JSON.
+    """Return the value of a JSON file, or None without a file.
+
+    Raises InputError in one line if it cannot be read as JSON.
     """
     try:
         return json_value(read_plain(path))
@@ -157,7 +166,7 @@ def read_json(path: Path) -> Any:
 
 
 def _sections(content: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every mapping in a config, with where it is: `config.json text_config`."""
+    """Yield every mapping in a config with its location: `config.json text_config`."""
     if isinstance(content, dict):
         yield place, content
         for key, value in content.items():
@@ -169,7 +178,7 @@ def _sections(content: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _fetched(section: dict[str, Any]) -> str | None:
-    """The setting by which a config has transformers fetch code or weights from another repository."""
+    """Return the setting that has transformers fetch from another repository."""
     if section.get("use_pretrained_backbone"):
         return "use_pretrained_backbone"
     for key in ELSEWHERE:
@@ -186,13 +195,15 @@ def _fetched(section: dict[str, Any]) -> str | None:
 def _is_native(
     file: str, section: dict[str, Any], content: dict[str, Any], model_type: Any, kind: Kind
 ) -> bool:
-    """Whether transformers has a class of its own where `section` of `file` maps to one of the
-    folder's.
+    """Return True if transformers has a class of its own for `section`.
+
+    `section` of `file` maps to a class in the folder.
     """
     from transformers.models.auto import configuration_auto, modeling_auto, tokenization_auto
 
     known = configuration_auto.CONFIG_MAPPING_NAMES
-    if file == "config.json" and section is not content:  # of a part, such as text_config
+    # a nested config, such as text_config
+    if file == "config.json" and section is not content:
         return str(section.get("model_type")) in known
     if file == "tokenizer_config.json":
         return str(model_type) in tokenization_auto.TOKENIZER_MAPPING_NAMES or _is_tokenizer(
@@ -203,7 +214,7 @@ def _is_native(
 
 
 def _is_tokenizer(name: Any) -> bool:
-    """Whether transformers has a tokenizer class of that name."""
+    """Return True if transformers has a tokenizer class of that name."""
     import transformers
 
     found = getattr(transformers, str(name), None) or getattr(transformers, f"{name}Fast", None)
@@ -211,11 +222,10 @@ def _is_tokenizer(name: Any) -> bool:
 
 
 def _refuse_other_classes(folder: Path) -> None:
-    """Raise InputError if a config names, as its tokenizer, what transformers has under that name
-    and is none.
+    """Raise InputError if `tokenizer_class` in a config names another kind of class.
 
-    It would be loaded all the same, a model or another loader, and without the settings of this
-    one.
+    transformers would load it all the same, a model or another loader, and without the settings of
+    this module.
     """
     import transformers
 
@@ -224,15 +234,16 @@ def _refuse_other_classes(folder: Path) -> None:
         name = content.get("tokenizer_class") if isinstance(content, dict) else None
         if name is not None and hasattr(transformers, str(name)) and not _is_tokenizer(name):
             raise InputError(
-                f"{folder} has no tokenizer that loads: tokenizer_class {name!r} of its {file} is no tokenizer"
+                f"{folder} has no tokenizer that loads: tokenizer_class {name!r} in its {file} "
+                "is not a tokenizer"
             )
 
 
 def _never_ask() -> None:
-    """Have transformers refuse at once where it would ask on the terminal whether to run a folder's
-    code.
+    """Make transformers refuse a folder's code at once instead of asking.
 
-    It asks wherever a class inside another one is loaded without the settings of this module.
+    It asks on the terminal whenever a class inside another one is loaded without the settings of
+    this module.
     """
     from transformers import dynamic_module_utils
 
@@ -240,7 +251,7 @@ def _never_ask() -> None:
 
 
 def _shown(auto_map: Any) -> str:
-    """The first entry of an `auto_map`."""
+    """Return the first entry of an `auto_map`."""
     if isinstance(auto_map, dict):
         return ": ".join(map(str, next(iter(auto_map.items()))))[:120]
     return str(auto_map)[:120]

@@ -1,10 +1,10 @@
-"""Log-probabilities of whole responses under a causal language model, the one definition that
-scoring and training share.
+"""Log-probabilities of whole responses under a causal language model.
 
-log pi(y|x) is the sum over response tokens, the stop token included, of log p(token | everything
-before it), at temperature 1 and never averaged over length (MATH section 0). Only hidden states
-that predict a response token are projected onto the vocabulary, a chunk at a time, so that no
-[tokens, vocabulary] float32 tensor is ever whole in memory, neither forward nor backward.
+Scoring and training share this definition. log pi(y|x) is the sum over response tokens, including
+the stop token, of log p(token | everything before it), at temperature 1 and never averaged over
+length (MATH section 0). Only hidden states that predict a response token are projected onto the
+vocabulary, one chunk at a time, so that no [tokens, vocabulary] float32 tensor is ever whole in
+memory, neither forward nor backward.
 """
 
 from typing import Any
@@ -20,14 +20,14 @@ LOW_PRECISION_TOLERANCE = 0.2
 
 
 class SequenceLogps(torch.nn.Module):
-    """Wraps a causal language model so that its forward pass returns the log-probability of each
-    row's response.
+    """Wrap a causal language model to return the log-probability of each response.
 
-    The model's own head module is called, its weight is never touched, so that ZeRO-3 can gather
+    The model's own head module is called and its weight is never touched, so that ZeRO-3 can gather
     it. Under ZeRO-3 every rank must call forward together, as for any of its modules.
     """
 
-    model: Any  # transformers' PreTrainedModel, whose accessors carry no types
+    # transformers' PreTrainedModel, whose accessors have no types
+    model: Any
 
     def __init__(self, model: torch.nn.Module, chunk_tokens: int = 1024) -> None:
         super().__init__()
@@ -40,12 +40,12 @@ class SequenceLogps(torch.nn.Module):
         attention_mask_B_T: torch.Tensor,
         response_mask_B_T: torch.Tensor,
     ) -> torch.Tensor:
-        """Log-probabilities of the responses, in nats, float64 `[B]`.
+        """Return the log-probabilities of the responses, in nats, float64 `[B]`.
 
         `attention_mask_B_T` is false on padding, which may be on either side; `response_mask_B_T`
-        is true on response tokens including the stop token, and never on a row's first token, which
-        nothing predicts. Each token's log-probability is float32; the sum over a row is float64, so
-        that a long response does not lose the digits that log-ratios are made of.
+        is true on response tokens, including the stop token, and never on a row's first token,
+        which nothing predicts. Each token's log-probability is float32; the sum over a row is
+        float64, so that a long response keeps the digits that log-ratios consist of.
         """
         return self.response_logps(
             self.states(input_ids_B_T, attention_mask_B_T), input_ids_B_T, response_mask_B_T
@@ -57,18 +57,18 @@ class SequenceLogps(torch.nn.Module):
         input_ids_B_T: torch.Tensor,
         response_mask_B_T: torch.Tensor,
     ) -> torch.Tensor:
-        """What `forward` returns, from the decoder's last hidden states."""
+        """Return the result of `forward` from the decoder's last hidden states."""
         token_logps = self._token_logps(states_B_T_H, input_ids_B_T, response_mask_B_T)
         mask_B_T = response_mask_B_T[:, 1:].bool()
         rows_B_T = torch.zeros(mask_B_T.shape, dtype=torch.float64, device=token_logps.device)
         return rows_B_T.masked_scatter(mask_B_T, token_logps.double()).sum(dim=1)
 
     def states(self, input_ids_B_T: torch.Tensor, attention_mask_B_T: torch.Tensor) -> torch.Tensor:
-        """The decoder's last hidden states, `[B, T, H]`."""
+        """Return the decoder's last hidden states, `[B, T, H]`."""
         assert input_ids_B_T.shape == attention_mask_B_T.shape
-        # In a causal model no token sees the padding behind it. Without a mask attention keeps its
-        # fast path, and the values to the last bit; positions must then count on, since
-        # transformers takes repeated ones for packed sequences.
+        # In a causal model no token sees the padding behind it. Without a mask, attention keeps its
+        # fast path and the same values to the last bit; positions must then keep counting, since
+        # transformers takes repeated positions for packed sequences.
         padded_behind = bool((attention_mask_B_T[:, 1:] <= attention_mask_B_T[:, :-1]).all())
         everywhere = torch.ones_like(attention_mask_B_T)
         states_B_T_H: torch.Tensor = self.model.get_decoder()(
@@ -85,8 +85,9 @@ class SequenceLogps(torch.nn.Module):
         attention_mask_B_T: torch.Tensor,
         response_mask_B_T: torch.Tensor,
     ) -> torch.Tensor:
-        """Log-probabilities of the response tokens, row after row, float32 `[response tokens]`;
-        arguments as in `forward`.
+        """Return the log-probabilities of the response tokens, row after row.
+
+        The result is float32 `[response tokens]`; the arguments are those of `forward`.
         """
         return self._token_logps(
             self.states(input_ids_B_T, attention_mask_B_T), input_ids_B_T, response_mask_B_T
@@ -99,7 +100,8 @@ class SequenceLogps(torch.nn.Module):
         response_mask_B_T: torch.Tensor,
     ) -> torch.Tensor:
         assert input_ids_B_T.shape == response_mask_B_T.shape
-        mask_B_T = response_mask_B_T[:, 1:].bool()  # the state at t predicts the token at t + 1
+        # the state at t predicts the token at t + 1
+        mask_B_T = response_mask_B_T[:, 1:].bool()
         hidden_R_H = states_B_T_H[:, :-1][mask_B_T]
         targets_R = input_ids_B_T[:, 1:][mask_B_T]
         chunks = self._chunks(len(targets_R), targets_R.device)
@@ -108,7 +110,7 @@ class SequenceLogps(torch.nn.Module):
             hidden_R_H.tensor_split(chunks), targets_R.tensor_split(chunks), strict=True
         ):
             if torch.is_grad_enabled() and hidden.requires_grad:
-                # Recomputed in the backward pass: what is kept is the hidden states, not the
+                # Recomputed in the backward pass, so that hidden states are kept rather than
                 # logits.
                 pieces.append(checkpoint(self._project, hidden, targets, use_reentrant=False))
             else:
@@ -121,11 +123,11 @@ class SequenceLogps(torch.nn.Module):
         return chosen_R - logits_R_V.logsumexp(dim=1)
 
     def _chunks(self, tokens: int, device: torch.device) -> int:
-        """How many chunks of at most `chunk_tokens` this pass needs; under ZeRO-3 the most that any
-        rank needs.
+        """Return the number of chunks that this pass needs.
 
-        Every call of a ZeRO-3 module is a collective: ranks with fewer tokens must call the head
-        just as often, or all hang.
+        A chunk has at most `chunk_tokens` tokens. Under ZeRO-3 the number is the most that any rank
+        needs: every call of a ZeRO-3 module is a collective, so ranks with fewer tokens must call
+        the head just as often, or all hang.
         """
         chunks = max(1, -(-tokens // self.chunk_tokens))
         is_partitioned = any(
@@ -140,15 +142,17 @@ class SequenceLogps(torch.nn.Module):
 
 
 def position_ids(attention_mask_B_T: torch.Tensor) -> torch.Tensor:
-    """Each token's position among its row's real tokens, `[B, T]`, whichever side the padding is
-    on.
+    """Return each token's position among its row's real tokens, `[B, T]`.
+
+    Padding may be on either side.
     """
     return (attention_mask_B_T.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def postprocess(model: Any, logits: torch.Tensor) -> torch.Tensor:
-    """What the architecture does to the head's logits: Granite divides, Cohere multiplies, Gemma
-    caps them softly.
+    """Apply the architecture's scalings to the head's logits.
+
+    Granite divides, Cohere multiplies, Gemma caps softly.
     """
     config = model.config.get_text_config()
     if getattr(config, "logits_scaling", None) is not None:
@@ -161,12 +165,11 @@ def postprocess(model: Any, logits: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def verify_head(model: Any) -> None:
-    """Check on a small probe that the chunked log-probabilities are those of the model's own
-    forward pass.
+    """Check the chunked log-probabilities against the model's own forward pass.
 
     Raises InputError for an architecture whose head is more than a projection and the scalings of
-    `postprocess`: its log-probabilities would be wrong without a sign of it. Leaves the model's
-    training mode as it was.
+    `postprocess`: its log-probabilities would silently be wrong. Compares on a small probe, and
+    leaves the model's training mode as it was.
     """
     was_training = model.training
     model.eval()
@@ -191,12 +194,12 @@ def verify_head(model: Any) -> None:
     finally:
         model.train(was_training)
     theirs = logits[:, :-1].float().log_softmax(-1).gather(2, ids_B_T[:, 1:, None]).flatten()
-    # a model that diverged is not a model with another head: its rows are reported where they are
-    # used
+    # a diverged model is not a model with another head: its rows are reported where they are used
     finite = theirs.isfinite()
     difference = float((ours - theirs)[finite].abs().max()) if finite.any() else 0.0
     if not difference <= PROBE_TOLERANCE.get(logits.dtype, LOW_PRECISION_TOLERANCE):
         raise InputError(
-            f"{type(model).__name__} does more to its logits than a projection with a known scaling: log-probabilities differ "
-            f"by {difference:.3g} nats on a probe; use a model whose head is a plain projection"
+            f"{type(model).__name__} does more to its logits than a projection with a known "
+            f"scaling: log-probabilities differ by {difference:.3g} nats on a probe; "
+            "use a model whose head is a plain projection"
         )

@@ -1,10 +1,10 @@
-"""Chat templates: how a conversation becomes a text, and the token ids of that text.
+"""Chat templates: from a conversation to text and token ids.
 
-The template's word is law. The ids are exactly those of
-`tokenizer.apply_chat_template(conversation, tokenize=True)`, with the same arguments: nothing is
-put in front and nothing is counted. Only two BOS tokens at the very start are refused, which no
-model was trained on. What a template is told beside the conversation is a date, because with
-today's the same conversation would be another text tomorrow, and the arguments of the config.
+The template decides. The ids are exactly those of `tokenizer.apply_chat_template(conversation,
+tokenize=True)` with the same arguments: nothing is prepended. Only two BOS tokens at the very start
+are refused, since no model was trained on them. Besides the conversation, a template gets the
+arguments of the config and a fixed date, because with today's date the same conversation would be a
+different text tomorrow.
 """
 
 import datetime
@@ -18,10 +18,11 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from wind.errors import ConfigError, InputError, WindError
 
 Conversation = Sequence[Mapping[str, Any]]
-Where = Callable[[int], str]  # how conversation number i is named in messages
+# names conversation number i in messages
+Where = Callable[[int], str]
 
-# What running a template can raise: its own refusals, and what Python's operators raise on values
-# that it did not expect.
+# Everything that running a template can raise: its own refusals, and what Python's operators raise
+# on unexpected values.
 REFUSALS = (
     TemplateError,
     ArithmeticError,
@@ -38,11 +39,10 @@ MARK = "\0bos\0"
 
 @dataclass(frozen=True)
 class Template:
-    """The template of a tokenizer, or Jinja text in its place; `setting` and `owner` are its names
-    in messages.
+    """The template of a tokenizer, or Jinja text that replaces it.
 
     `source` is "chat" for the tokenizer's own (of several, the one named `default`), or the text of
-    a Jinja template.
+    a Jinja template. `setting` and `owner` are its names in messages.
     """
 
     tokenizer: Any
@@ -54,8 +54,9 @@ class Template:
 
     @functools.cached_property
     def text(self) -> str:
-        """The Jinja text. Raises ConfigError if the tokenizer has none of its own and none is
-        given.
+        """Jinja text of the template.
+
+        Raises ConfigError if the tokenizer has none of its own and none is given.
         """
         if self.source != "chat":
             return self.source
@@ -64,16 +65,18 @@ class Template:
         if not named.get("default"):
             has = f" named default, only {', '.join(named)}" if isinstance(own, dict) else ""
             raise ConfigError(
-                f'{self.owner} has no chat template{has}: set {self.setting} to a Jinja file or to "none"'
+                f"{self.owner} has no chat template{has}: "
+                f'set {self.setting} to a Jinja file or to "none"'
             )
         return str(named["default"])
 
     def texts(
         self, conversations: Sequence[Conversation], where: Where, **variables: Any
     ) -> list[str]:
-        """Every conversation as text; `variables` are for the template, beside those of the config.
+        """Render every conversation as text.
 
-        Raises ConfigError for what is no Jinja template, and InputError naming the first
+        `variables` are passed to the template in addition to those of the config. Raises
+        ConfigError if the text is not a Jinja template, and InputError naming the first
         conversation that it refuses.
         """
         try:
@@ -83,7 +86,8 @@ class Template:
                 f"{self.setting} is not a Jinja template (line {error.lineno}: {line(error)})"
             ) from error
         except WindError:
-            raise  # it is missing
+            # the template is missing
+            raise
         except REFUSALS:
             return [
                 self._one(conversation, where(row), variables)
@@ -91,9 +95,7 @@ class Template:
             ]
 
     def token_ids(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
-        """`input_ids`, and `token_type_ids` where the tokenizer has them, of texts that the
-        template has made.
-        """
+        """Return `input_ids` of rendered texts, and `token_type_ids` if there are any."""
         encoded = self.tokenizer(
             list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
         )
@@ -102,10 +104,11 @@ class Template:
     def check(
         self, conversation: Conversation, ids: Sequence[int], where: str, **variables: Any
     ) -> None:
-        """Raise InputError if `ids`, those of `conversation`, are none or begin with BOS twice.
+        """Raise InputError if `ids` are empty or start with two BOS.
 
-        Where BOS is EOS too, the second may be the end of an empty first turn, such as a system
-        message without text: then the template is asked which it is.
+        `ids` are those of `conversation`. If BOS is also EOS, the second may be the end of an empty
+        first turn, such as a system message without text: rendering the template once more then
+        tells which it is.
         """
         if not ids:
             raise InputError(f"{where} renders to no token at all: check {self.setting}")
@@ -123,32 +126,36 @@ class Template:
             return self._rendered([conversation], variables)[0]
         except REFUSALS as error:
             raise InputError(
-                f"{where} does not fit {self.setting}: {line(error)}; change the row or the template"
+                f"{where} does not fit {self.setting}: {line(error)}; "
+                "change the row or the template"
             ) from error
 
     def _rendered(
         self, conversations: Sequence[Conversation], variables: Mapping[str, Any]
     ) -> list[str]:
-        told = {"strftime_now": self.date.strftime, **self.arguments, **variables}
+        context = {"strftime_now": self.date.strftime, **self.arguments, **variables}
         chats = [list(conversation) for conversation in conversations]
         rendered = self.tokenizer.apply_chat_template(
-            chats, chat_template=self.text, tokenize=False, **told
+            chats, chat_template=self.text, tokenize=False, **context
         )
         return list(rendered)
 
 
 def begins_with_two(bos: int | None, ids: Sequence[int]) -> bool:
-    """True if the first two of `ids` are `bos`."""
+    """Return True if the first two of `ids` are `bos`."""
     return bos is not None and list(ids[:2]) == [bos, bos]
 
 
 def two_bos(tokenizer: Any, where: str, what: str) -> InputError:
-    """The refusal of an input whose first two tokens are BOS; `what` can be edited to take one out."""
+    """Return the error for an input that starts with two BOS tokens.
+
+    `what` can be edited to remove one.
+    """
     return InputError(
         f"{where} begins with two BOS tokens ({tokenizer.bos_token}): take one out of {what}"
     )
 
 
 def line(error: BaseException) -> str:
-    """An exception's message in one line, or its type where it has none."""
+    """Return an exception's message in one line, or its type."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,9 +1,9 @@
-"""Objectives: pure functions from sequence log-probabilities to a loss, chosen by name from one
-mapping.
+"""Losses of sequence log-probabilities, looked up by the name of their objective.
 
-An objective has the signature `(logps_B, batch, *, its own parameters) -> loss`. The loss is a mean
-over the rows, and so is each metric, so that micro-batches of whole groups combine by their numbers
-of rows. Gradient flows through `logps_B` alone.
+An objective has the signature `(logps_B, batch, *, parameters) -> loss`. `logps_B` [B] holds
+log pi_theta(y|x) of the rows, in nats; gradient flows through it alone, and into the learned
+intercept. The loss is a scalar mean over the rows, as is each metric, so that micro-batches of
+whole groups combine in proportion to their numbers of rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from wind.config.objectives import ObjectiveConfig
+from wind.config.objective_facts import ObjectiveSection
 from wind.objectives.batch import Batch, Metrics, Objective, metrics
 from wind.objectives.best_of_n import bonbon, bond, jbond, raft
 from wind.objectives.policy_gradients import grpo, rloo
@@ -41,8 +41,12 @@ OBJECTIVES: Final[Mapping[str, Callable[..., torch.Tensor]]] = {
 }
 
 
-def objective_for(config: ObjectiveConfig) -> Objective:
-    """The objective that `config` names, with its parameters bound, and the metrics of its batches."""
+def objective_for(config: ObjectiveSection) -> Objective:
+    """Return a function from a batch to its loss and metrics.
+
+    The function takes `logps_B` and `batch`; the loss and its parameters are those of the section
+    `config`.
+    """
     loss = loss_for(config)
 
     def objective(logps_B: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, Metrics]:
@@ -51,11 +55,6 @@ def objective_for(config: ObjectiveConfig) -> Objective:
     return objective
 
 
-def loss_for(config: ObjectiveConfig) -> Callable[[torch.Tensor, Batch], torch.Tensor]:
-    """The loss that `config` names, with its parameters bound: all of its section but what says how
-    rows are drawn.
-    """
-    return partial(
-        OBJECTIVES[config.name],
-        **config.model_dump(exclude={"name", "refresh_steps", "anchor_samples"}),
-    )
+def loss_for(config: ObjectiveSection) -> Callable[[torch.Tensor, Batch], torch.Tensor]:
+    """Return the loss that the section `config` names, with its parameters bound."""
+    return partial(OBJECTIVES[config.name], **config.parameters())

@@ -1,8 +1,8 @@
-"""Prompts: rows of a source, rendered, tokenized, deduplicated, and split once into train and eval.
+"""Prompts: rendered, tokenized and deduplicated rows, split into train and eval.
 
-A prompt is named by the hash of its rendered text and its split is drawn from that name, or from
-the value of `group_field`, so neither depends on the order of the source, and rows that are added
-later move no prompt from one split to the other. Rows that do not become prompts are the dataset
+A prompt is named by the hash of its rendered text, and its split is drawn from that name or from
+the value of `group_field`. Neither depends on the order of the source, and rows added later move no
+prompt from one split to the other. Rows that do not become prompts form the dataset
 `prompts.dropped`, each with its reason.
 """
 
@@ -24,7 +24,8 @@ from wind.config.recipe import TODAY, PromptsConfig
 from wind.errors import ConfigError, InputError
 from wind.files import plain_text
 from wind.prompts.messages import conversation_of, plain
-from wind.prompts.sources import Row, import_prompts, read_rows
+from wind.prompts.rows import Row, read_rows
+from wind.prompts.sources import import_prompts
 from wind.stages import Place, Progress, Shard, Spec, Stage
 from wind.store.datasets import Store
 from wind.store.handles import Model, Source
@@ -34,13 +35,15 @@ __all__ = ["STAGE", "PromptsSpec", "import_prompts", "prompts_spec"]
 
 
 class PromptsSpec(Spec):
-    """What determines the prompts."""
+    """Inputs of the prompts."""
 
     source: Source
-    tokenizer: Model  # the model folder whose tokenizer it is
+    # model folder that holds the tokenizer
+    tokenizer: Model
     field: str
     answer_field: str
-    template: str  # "chat", "none", or the text of a Jinja template
+    # "chat", "none", or the text of a Jinja template
+    template: str
     template_arguments: dict[str, JsonValue] = Field(default_factory=dict)
     date: datetime.date = TODAY
     system: str | None = None
@@ -55,10 +58,10 @@ class PromptsSpec(Spec):
 def prompts_spec(
     store: Store, config: PromptsConfig, source: Source, tokenizer: Model, seed: int
 ) -> PromptsSpec:
-    """The spec of the prompts of `config`, with the content of a template file in place of its
-    path.
+    """Return the spec of the prompts of `config`.
 
-    Raises ConfigError if that file cannot be read.
+    The path of a template file is replaced with the file's content. Raises ConfigError if that file
+    cannot be read.
     """
     template = config.template
     if template not in ("chat", "none"):
@@ -66,7 +69,8 @@ def prompts_spec(
             template = plain_text(Path(config.template))
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f'prompts.template {config.template} cannot be read ({error}): give "chat", "none" or the path of a Jinja file'
+                f"prompts.template {config.template} cannot be read ({error}): "
+                'give "chat", "none" or the path of a Jinja file'
             ) from error
     return PromptsSpec(
         source=source,
@@ -87,27 +91,27 @@ def prompts_spec(
 
 
 def prompt_id_of(text: str) -> str:
-    """The first 32 hex digits of the sha256 of a rendered prompt."""
+    """Return the first 32 hex digits of a rendered prompt's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def split_of(name: str, seed: int, eval_fraction: float) -> str:
-    """`eval` for a share `eval_fraction` of all names, `train` for the others; a function of the
-    name and the seed alone.
+    """Assign `name` to `eval` with probability `eval_fraction`, else to `train`.
 
-    The name is a prompt's id, or the value of its group.
+    The draw depends only on the name and the seed. The name is a prompt's id, or the value of its
+    group.
     """
     draw = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8]) / 2**64
     return "eval" if draw < eval_fraction else "train"
 
 
 def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress: Progress) -> Shard:
-    """The prompts of the source, sorted by prompt_id, and the rows that were dropped, by their
-    position in the source.
+    """Compute the prompts of the source, sorted by prompt_id.
 
-    A row longer than `max_prompt_tokens` is dropped as `too_long`; of the others with the same
-    rendered prompt the first is kept, with its answer, and the rest are dropped as `duplicate`.
-    Raises InputError or ConfigError naming what cannot be used.
+    The dropped rows are listed by their position in the source. A row longer than
+    `max_prompt_tokens` is dropped as `too_long`; of the others with the same rendered prompt, the
+    first is kept with its answer, and the rest are dropped as `duplicate`. Raises InputError or
+    ConfigError naming what cannot be used.
     """
     from wind.models.pretrained import load_tokenizer
     from wind.models.templates import Template
@@ -164,8 +168,9 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
 def _prompt(
     spec: PromptsSpec, row: Row, conversation: list[dict[str, Any]], text: str, ids: list[int]
 ) -> dict[str, Any]:
-    """A row of the dataset. Raises InputError, naming the row, for an answer or a group without a
-    text.
+    """Return a row of the dataset.
+
+    Raises InputError, naming the row, if its answer or group cannot be written as text.
     """
     prompt_id, messages = prompt_id_of(text), plain(conversation)
     return {
@@ -184,7 +189,10 @@ def _prompt(
 
 
 def numbers(spec: PromptsSpec, table: pa.Table) -> dict[str, float]:
-    """Prompts of each split, prompts with a gold answer, and the mean and largest length in tokens."""
+    """Return sizes of the splits, gold answers, and prompt lengths.
+
+    The lengths are the mean and the maximum in tokens.
+    """
     lengths = pc.list_value_length(table.column("prompt_token_ids"))
     return {
         "train": pc.sum(pc.equal(table.column("split"), "train")).as_py(),
@@ -196,8 +204,9 @@ def numbers(spec: PromptsSpec, table: pa.Table) -> dict[str, float]:
 
 
 def _source_numbers(rows: int, reasons: Counter[str], conflicting: int) -> dict[str, float]:
-    """What became of the rows of the source, and duplicates whose answer differs from the one that
-    was kept.
+    """Count the rows of the source by what became of them.
+
+    `conflicting` counts duplicates whose answer differs from the one kept.
     """
     return {
         "source_rows": rows,
@@ -215,8 +224,8 @@ def _require_both_splits(
     lengths = [row["prompt_tokens"] for row in dropped if row["reason"] == "too_long"]
     if lengths and not kept:
         raise InputError(
-            f"every prompt is longer than {spec.max_prompt_tokens} tokens, the shortest has {min(lengths)}: "
-            "raise prompts.max_prompt_tokens"
+            f"every prompt is longer than {spec.max_prompt_tokens} tokens, the shortest has "
+            f"{min(lengths)}: raise prompts.max_prompt_tokens"
         )
     for split in ("train", "eval"):
         if not sizes[split]:
@@ -227,36 +236,45 @@ def _require_both_splits(
 
 
 def _answer(row: Row, field: str) -> str | None:
-    """The text of a field of `row`. Raises InputError, naming the row, for a value without one."""
+    """Return the text of a field of `row`.
+
+    Raises InputError, naming the row, if the value has no text form.
+    """
     try:
         return canonical(row.fields.get(field))
     except TypeError as error:
         raise InputError(
-            f"{row.where} has a {field!r} that has no text ({error}): convert that column"
+            f"{row.where} has a {field!r} that cannot be written as text ({error}): "
+            "convert that column"
         ) from error
 
 
 def _group(row: Row, spec: PromptsSpec) -> str:
-    """The text of the row's group. Raises InputError, naming the row, if it has none."""
+    """Return the text of the row's group.
+
+    Raises InputError, naming the row, if it has none.
+    """
     field = spec.group_field or ""
     if field not in row.fields:
         has = ", ".join(row.fields)
         raise InputError(
-            f"{row.where} has no field {field!r}: name one of its fields with prompts.group_field ({has})"
+            f"{row.where} has no field {field!r}: "
+            f"name one of its fields with prompts.group_field ({has})"
         )
     group = _answer(row, field)
     if group is None:
         raise InputError(
-            f"{row.where} has no value as {field!r}, the prompts.group_field: give the row a group of its own"
+            f"{row.where} has no value as {field!r}, the prompts.group_field: "
+            "give the row a group of its own"
         )
     return group
 
 
 def _meta(row: Row, spec: PromptsSpec, conversation: list[dict[str, Any]] | None) -> str:
-    """The other fields of `row` as JSON, that of its group among them, and `conversation` under the
-    name of the prompt's field.
+    """Return the other fields of `row` as JSON.
 
-    Raises InputError, naming the row, for what JSON cannot hold.
+    The field of its group is among them, and so is `conversation`, under the name of the prompt's
+    field. Raises InputError, naming the row, for values that JSON cannot hold.
     """
     used = {spec.field, spec.answer_field} - {spec.group_field}
     other = {name: value for name, value in sorted(row.fields.items()) if name not in used}
@@ -277,7 +295,7 @@ def _json(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """What Parquet and Arrow can hold and JSON cannot, as text."""
+    """Convert a value of Parquet or Arrow that JSON lacks to text."""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal | datetime.timedelta):
@@ -286,7 +304,7 @@ def _text(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """`value` with null for every number that is not finite, which JSON does not know."""
+    """Replace numbers that are not finite, which JSON lacks, with null."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,9 +1,9 @@
-"""From a row to the conversation that its chat template is given.
+"""Extract the conversation of a row for its chat template.
 
-Messages are passed on as they are, with whatever fields they have: `name`, `tool_calls`, ids,
-`reasoning_content`. Content is a text, a list of parts of type text, or null where another field
-says it. In Parquet and Arrow a null within a message is how an absent field is written, and is left
-out; in JSON Lines it was written by somebody, and stays. ShareGPT's `from` and `value` are read as
+Messages are passed on as they are, with all their fields: `name`, `tool_calls`, ids,
+`reasoning_content`. Content is a text, a list of parts of type text, or null if another field
+carries the message. In Parquet and Arrow a null within a message stands for an absent field and is
+left out; in JSON Lines somebody wrote it, and it stays. ShareGPT's `from` and `value` are read as
 role and content.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wind.errors import InputError
-from wind.prompts.sources import Row
+from wind.prompts.rows import Row
 
 if TYPE_CHECKING:
     from wind.prompts import PromptsSpec
@@ -20,7 +20,7 @@ Message = dict[str, Any]
 
 SYSTEM = ("system", "developer")
 
-# What the `from` of ShareGPT and its kin says, as a role.
+# Values of `from` in ShareGPT and similar formats, as roles.
 SPEAKERS = {
     "human": "user",
     "user": "user",
@@ -37,11 +37,12 @@ SPEAKERS = {
 
 
 def conversation_of(row: Row, spec: "PromptsSpec") -> list[Message]:
-    """The messages of `row`: its `spec.field` as it is, or one user message if that is a text.
+    """Return the messages of `row`.
 
-    `spec.system` is put in front where the row has no system message of its own, and `spec.until`
-    may cut what follows the last user message. Raises InputError, naming the row, for what is no
-    conversation or ends with the assistant's turn.
+    They are its `spec.field` as it is, or one user message if that is a text. `spec.system` is
+    prepended if the row has no system message of its own, and `spec.until` may cut what follows the
+    last user message. Raises InputError, naming the row, if it holds no conversation or ends with
+    the assistant's turn.
     """
     value = row.fields[spec.field]
     if isinstance(value, str):
@@ -58,7 +59,10 @@ def conversation_of(row: Row, spec: "PromptsSpec") -> list[Message]:
 
 
 def plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Role and text of every message: the parts of a content one after the other, nothing for null."""
+    """Reduce every message to its role and text.
+
+    The parts of a content are concatenated; null becomes the empty text.
+    """
     return [
         {"role": message["role"], "content": text_of(message.get("content"))}
         for message in messages
@@ -66,7 +70,7 @@ def plain(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content."""
+    """Return the text of a message's content."""
     if isinstance(content, list):
         return "".join(part["text"] for part in content)
     return content or ""
@@ -75,15 +79,18 @@ def text_of(content: Any) -> str:
 def _listed(value: Any, row: Row, spec: "PromptsSpec") -> list[Message]:
     if not isinstance(value, list):
         raise InputError(
-            f"{row.where} has {_kind(value)} as {spec.field!r}: a text or a list of messages is needed"
+            f"{row.where} has {_kind(value)} as {spec.field!r}: "
+            "a text or a list of messages is needed"
         )
     if spec.template == "none":
         raise InputError(
-            f"{row.where} has messages, and prompts.template none renders none: set it to chat or to a Jinja file"
+            f"{row.where} has messages, which prompts.template none cannot render: "
+            "set it to chat or to a Jinja file"
         )
     if not value:
         raise InputError(
-            f"{row.where} has an empty list of messages as {spec.field!r}: remove the row or write a message"
+            f"{row.where} has an empty list of messages as {spec.field!r}: "
+            "remove the row or write a message"
         )
     given = [_without_nulls(message) for message in value] if row.is_columnar else value
     messages = [
@@ -98,27 +105,29 @@ def _listed(value: Any, row: Row, spec: "PromptsSpec") -> list[Message]:
 
 
 def _until(messages: list[Message], row: Row, until: str) -> list[Message]:
-    """`messages` as they are, or up to the last of the user. Raises InputError if they then end
-    with the assistant's turn.
+    """Return `messages`, cut after the last user message if `until` says so.
+
+    Raises InputError if the result ends with the assistant's turn.
     """
     if until == "last_user":
         users = [place for place, message in enumerate(messages) if message["role"] == "user"]
         if not users:
             raise InputError(
-                f"{row.where} has no message of the user, and prompts.until is last_user: remove the row"
+                f"{row.where} has no user message, and prompts.until is last_user: remove the row"
             )
         return messages[: users[-1] + 1]
     if messages[-1]["role"] == "assistant":
         raise InputError(
-            f"{row.where} ends with the assistant's turn: keep only the messages before the response, "
-            "as prompts.until last_user does"
+            f"{row.where} ends with the assistant's turn: keep only the messages before the "
+            "response, as prompts.until last_user does"
         )
     return messages
 
 
 def _message(message: Any, where: str) -> Message:
-    """`message` as it is, of ShareGPT with role and content. Raises InputError if no text can be
-    read of it.
+    """Return `message` with role and content, converted from ShareGPT if need be.
+
+    Raises InputError if no text can be read from it.
     """
     if not isinstance(message, dict):
         raise InputError(f"{where} is {_kind(message)}: an object with role and content is needed")
@@ -134,7 +143,7 @@ def _message(message: Any, where: str) -> Message:
 
 
 def _named(message: Message, where: str) -> Message:
-    """A message of ShareGPT with `role` and `content` in place of `from` and `value`."""
+    """Rename ShareGPT's `from` and `value` to `role` and `content`."""
     speaker = message["from"]
     if not isinstance(speaker, str) or speaker not in SPEAKERS:
         raise InputError(f"{where} is from {speaker!r}: {', '.join(SPEAKERS)} are known")
@@ -147,8 +156,10 @@ def _named(message: Message, where: str) -> Message:
 
 
 def _check_content(message: Message, where: str) -> None:
-    """Raise InputError unless the content is text, or absent where another field of another's
-    message says it.
+    """Raise InputError unless the content is valid for the message's role.
+
+    It must be text; only a message that is not the user's may lack it, if another field carries the
+    message.
     """
     content, is_user = message.get("content"), message["role"] == "user"
     if isinstance(content, list):
@@ -173,22 +184,23 @@ def _check_content(message: Message, where: str) -> None:
 def _check_part(part: Any, where: str) -> None:
     if not isinstance(part, dict):
         raise InputError(
-            f'{where} has {_kind(part)} as a part of its content: {{"type": "text", "text": ...}} is needed'
+            f"{where} has {_kind(part)} as a part of its content: "
+            '{"type": "text", "text": ...} is needed'
         )
     if part.get("type") != "text":
         raise InputError(
-            f"{where} has a part of type {part.get('type')!r}, and only text is read: remove it or the row"
+            f"{where} has a part of type {part.get('type')!r}, and only text is read: "
+            "remove it or the row"
         )
     if not isinstance(part.get("text"), str):
         raise InputError(
-            f"{where} has a part of type text with {_kind(part.get('text'))} as 'text': a text is needed"
+            f"{where} has a part of type text with {_kind(part.get('text'))} as 'text': "
+            "a text is needed"
         )
 
 
 def _without_nulls(message: Any) -> Any:
-    """A message without its fields that are null, at any depth; a `content` of null is one of its
-    own.
-    """
+    """Remove null fields at any depth, except the message's own `content`."""
     if not isinstance(message, dict):
         return message
     return {
@@ -205,7 +217,7 @@ def _present(value: Any) -> Any:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in the words of JSON."""
+    """Return the kind of a value in the words of JSON."""
     names = {
         bool: "true or false",
         int: "a number",

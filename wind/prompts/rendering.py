@@ -1,9 +1,9 @@
-"""From conversations to prompts: the text that the policy sees, and its token ids.
+"""Render conversations to the texts and token ids of prompts.
 
-The template's word is law, see `wind.models.templates`: a prompt's ids are exactly those of
-`apply_chat_template(messages, add_generation_prompt=True)`, and for plain text exactly those that
-the tokenizer gives. Whether a prompt begins with a BOS is for the template, or the tokenizer, to
-say (Zephyr's template leaves it out; in ChatML models it can be the mark of every turn).
+The template decides, as explained in `wind.models.templates`: a prompt's ids are exactly those of
+`apply_chat_template(messages, add_generation_prompt=True)`, and for plain text exactly those of the
+tokenizer. The template or the tokenizer decides whether a prompt starts with a BOS (Zephyr's
+template leaves it out; in ChatML models it can mark every turn).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from wind.errors import InputError
 from wind.models.templates import Template, begins_with_two, two_bos
 from wind.prompts.messages import Message
-from wind.prompts.sources import Row
+from wind.prompts.rows import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BLOCK_PROMPTS = 1024
-Rendered = tuple[str, list[int]]  # text and token ids
+# text and token ids
+Rendered = tuple[str, list[int]]
 
 
 def render(
@@ -27,11 +28,11 @@ def render(
     rows: Sequence[Row],
     conversations: Sequence[list[Message]],
 ) -> Iterator[Rendered]:
-    """The text and the token ids of every row's prompt; without a template, of its one message as
-    it is.
+    """Yield the text and the token ids of every row's prompt.
 
-    Raises ConfigError if the template is missing or wrong, and InputError, naming the row, if the
-    template refuses it, if it renders to nothing, or if it begins with two BOS tokens.
+    Without a template, the text is that of its one message. Raises ConfigError if the template is
+    missing or wrong, and InputError, naming the row, if the template refuses it, if it renders to
+    nothing, or if it starts with two BOS tokens.
     """
     for start in range(0, len(rows), BLOCK_PROMPTS):
         block, chats = (
@@ -48,7 +49,7 @@ def render(
 def _plain(
     tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Row], chats: Sequence[list[Message]]
 ) -> Iterator[Rendered]:
-    """Texts as they are, with the special tokens that their tokenizer adds."""
+    """Yield texts unchanged, with the special tokens that the tokenizer adds."""
     texts = [chat[0]["content"] for chat in chats]
     encoded = tokenizer(
         texts, return_attention_mask=False, return_token_type_ids=False, verbose=False

@@ -1,10 +1,10 @@
-"""Splits of a folder of data files, by the rule of the `datasets` library: the names of files and
-folders tell.
+"""Splits of a folder of data files, named as in `datasets`.
 
-`train-00000-of-00003.parquet` belongs to the split train, and so do `train.jsonl`, `train_2.jsonl`
-and every file in a folder `train`; `train_sft-00000-of-00001.parquet` belongs to train_sft, which
-is another. Where `datasets` would guess from a word in a name, that name is a split of its own:
-`train_sft.jsonl`, `gsm8k_test.jsonl`, and every file in a folder `my-train`.
+The names of files and folders decide. `train-00000-of-00003.parquet` belongs to the split train,
+and so do `train.jsonl`, `train_2.jsonl` and every file in a folder `train`;
+`train_sft-00000-of-00001.parquet` belongs to train_sft, a different split. Where `datasets` would
+guess from a word in a name, that name is a split of its own: `train_sft.jsonl`, `gsm8k_test.jsonl`,
+and every file in a folder `my-train`.
 """
 
 import re
@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-SHARD: Final = re.compile(r"(?P<split>.+?)-\d+-of-\d+")  # older ones go on with a fingerprint
+# older names continue with a fingerprint
+SHARD: Final = re.compile(r"(?P<split>.+?)-\d+-of-\d+")
 NUMBERED: Final = re.compile(r"[-._ ]?\d+$")
 BETWEEN_WORDS: Final = re.compile(r"[-._ \d]+")
-KEYWORDS: Final = {  # as `datasets` has them
+# the same as in `datasets`
+KEYWORDS: Final = {
     word: split
     for split, words in {
         "train": ("train", "training"),
@@ -27,8 +29,9 @@ KEYWORDS: Final = {  # as `datasets` has them
 
 
 def split_of_file(path: Path) -> str | None:
-    """The split that the data file `path`, relative to the source's folder, belongs to; None where
-    its name tells of none.
+    """Return the split that a data file's name implies, or None.
+
+    `path` is relative to the source's folder.
     """
     for folder in path.parts[:-1]:
         if split := _told_by(folder):
@@ -38,7 +41,10 @@ def split_of_file(path: Path) -> str | None:
 
 
 def _told_by(name: str) -> str | None:
-    """The split that `name` without its number tells of, if one of its words is that of a split."""
+    """Return the split that `name` implies, ignoring its number.
+
+    One of its words must be that of a split; otherwise None.
+    """
     name = NUMBERED.sub("", name)
     return (
         _canonical(name)
@@ -52,8 +58,9 @@ def _canonical(name: str) -> str:
 
 
 def by_split(folder: Path, suffixes: Sequence[str]) -> dict[str | None, list[Path]]:
-    """The data files at any depth below `folder`, in order, by the split they belong to; hidden
-    ones are none.
+    """Group the data files below `folder` by split, in order.
+
+    Looks at any depth, and skips hidden files.
     """
     found: dict[str | None, list[Path]] = {}
     for path in sorted(folder.rglob("*")):

@@ -1,10 +1,10 @@
-"""Secrets are taken out of text before it is stored, logged or shown.
+"""Remove secrets from text before it is stored, logged or shown.
 
-What counts as one: the value of an environment variable named like a secret (HF_TOKEN,
-AWS_SECRET_ACCESS_KEY, ...), also as URLs, JSON, HTML and base64 spell it; private keys; what
-`wind.redaction.forms` tells by its form. Only values are replaced, never the names that say what
-was there. `redacted` does it to whole texts, `redacted_lines` to what a process prints, as it
-prints it.
+A secret is the value of an environment variable named like one (HF_TOKEN, AWS_SECRET_ACCESS_KEY,
+...), also as URLs, JSON, HTML and base64 encode it; a private key; or anything that
+`wind.redaction.forms` recognizes by its form. Only values are replaced, never the names that say
+what was there. `redacted` handles whole texts, `redacted_lines` the output of a process as it is
+printed.
 """
 
 import base64
@@ -25,15 +25,22 @@ T = TypeVar("T")
 MARK: Final = "[redacted]"
 # of a value from the environment: shorter ones are parts of ordinary words
 LEAST_CHARACTERS: Final = 8
-LONGEST_LINE: Final = 2**16  # characters that are kept back until their line ends
-OVERLAP: Final = 2**13  # of them that are still kept back when a longer line is passed on
-NAME: Final = 80  # characters in front of a secret that may be those which tell that it is one
-NOTHING: Final = r"(?!)"  # a pattern that nothing matches
-KEY_LINES: Final = 400  # after the first one of a private key whose last one does not come
+# characters held back until their line ends
+LONGEST_LINE: Final = 2**16
+# of those, characters still held back when part of a longer line is passed on
+OVERLAP: Final = 2**13
+# characters before a secret that may identify it as one
+NAME: Final = 80
+# a pattern that matches nothing
+NOTHING: Final = r"(?!)"
+# lines after the first one of a private key whose last line does not come
+KEY_LINES: Final = 400
 
 _VARIABLE = re.compile(
-    r"^(?!.*_(?:FILE|PATH|DIR)$).*(?:(?:^|_)(?:TOKEN|SECRETS?|PASS|PASSCODE|PASSWD|CREDENTIALS?|CREDS|KEY|APIKEY|PAT|JWT|DSN|COOKIES?|BEARER)(?:_|$)"
-    r"|(?:TOKEN|SECRET|PASS|PASSWORD|PASSWD|PASSPHRASE|APIKEY|_PWD|_AUTH|AUTH_?STRING|ACCESS_KEY_ID|CONN(?:ECTION)?_?STR(?:ING)?)$"
+    r"^(?!.*_(?:FILE|PATH|DIR)$).*(?:(?:^|_)(?:TOKEN|SECRETS?|PASS|PASSCODE|PASSWD|CREDENTIALS?"
+    r"|CREDS|KEY|APIKEY|PAT|JWT|DSN|COOKIES?|BEARER)(?:_|$)"
+    r"|(?:TOKEN|SECRET|PASS|PASSWORD|PASSWD|PASSPHRASE|APIKEY|_PWD|_AUTH|AUTH_?STRING"
+    r"|ACCESS_KEY_ID|CONN(?:ECTION)?_?STR(?:ING)?)$"
     r"|PASSWORD|PASSPHRASE)",
     re.IGNORECASE,
 )
@@ -41,8 +48,10 @@ _PASSWORD_OF_URL = re.compile(r"://[^\s/?#:@]*:(?P<password>[^\s/?#]+)@")
 _LINE = re.compile(r"[^\n]*\n")
 _BEGIN = re.compile(r"-{4,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}")
 _END = re.compile(r"-{4,5} ?END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}")
-_OF_KEY = re.compile(  # long words, one at the end of a line in fours, a line of its own
-    r"(?<![\w+/=-])[A-Za-z0-9+/=_-]{16,}(?![\w+/=-])|(?<!\S)(?:[A-Za-z0-9+/=]{4})+(?=\s*$)|^\s*[A-Za-z0-9+/=]+(?=\s*$)"
+# long words, one in groups of four at the end of a line, or one on a line of its own
+_OF_KEY = re.compile(
+    r"(?<![\w+/=-])[A-Za-z0-9+/=_-]{16,}(?![\w+/=-])|(?<!\S)(?:[A-Za-z0-9+/=]{4})+(?=\s*$)"
+    r"|^\s*[A-Za-z0-9+/=]+(?=\s*$)"
 )
 _TAIL_OF_KEY = re.compile(
     rf"(?:^[^\S\n]*[A-Za-z0-9+/=]{{16,}}[^\S\n]*\n)+(?:[A-Za-z0-9+/=]*\n)?(?={_END.pattern})",
@@ -51,18 +60,22 @@ _TAIL_OF_KEY = re.compile(
 
 
 def redacted(value: T) -> T:
-    """`value` without secrets: a text, or every text in a mapping or list; anything else as it is."""
+    """Return `value` without secrets.
+
+    Handles a text, and every text in a mapping or list; leaves anything else unchanged.
+    """
     return cast(T, _redacted(value, _of_environment()))
 
 
 def is_secret_name(variable: str) -> bool:
-    """Whether the value of an environment variable of this name is a secret."""
+    """Return True if a variable of this name holds a secret."""
     return _VARIABLE.search(variable) is not None
 
 
 def redacted_lines(stream: IO[bytes]) -> Iterator[str]:
-    """What a process writes to `stream`, without secrets, each line as soon as it is whole; a very
-    long one in pieces.
+    """Yield the output of a process without secrets, line by line.
+
+    Each line is passed on as soon as it is complete; a very long one in pieces.
     """
     decoder, redactor = codecs.getincrementaldecoder("utf-8")(errors="replace"), Redactor()
     for chunk in iter(lambda: stream.readline(LONGEST_LINE), b""):
@@ -73,7 +86,7 @@ def redacted_lines(stream: IO[bytes]) -> Iterator[str]:
 
 
 def without_home(path: str) -> str:
-    """`path` with the home folder of this user, which is nobody else's business, written as `~`."""
+    """Return `path` with this user's home folder, which is private, as `~`."""
     home = os.path.expanduser("~")
     return (
         f"~{path.removeprefix(home)}"
@@ -83,14 +96,16 @@ def without_home(path: str) -> str:
 
 
 class Redactor:
-    """Takes secrets out of text that comes in pieces, broken anywhere."""
+    """Removes secrets from text that arrives in arbitrary pieces."""
 
     def __init__(self) -> None:
-        self._kept = ""  # the line that has not ended yet
-        self._key_lines = 0  # of a private key that are still expected
+        # the line that has not ended yet
+        self._kept = ""
+        # lines of a private key still expected
+        self._key_lines = 0
 
     def feed(self, text: str) -> str:
-        """What can be passed on now that `text` has come."""
+        """Add `text`, and return what can be passed on now."""
         text = self._kept + text
         whole = text.rfind("\n") + 1
         of_environment = _of_environment()
@@ -107,7 +122,7 @@ class Redactor:
         return passed
 
     def end(self) -> str:
-        """What is left when no more text comes."""
+        """Return the remaining text once no more comes."""
         text, self._kept = self._kept, ""
         return self._line(text, _of_environment())
 
@@ -138,7 +153,10 @@ def _redacted(value: Any, of_environment: re.Pattern[str]) -> Any:
 
 
 def _secrets(text: str, of_environment: re.Pattern[str]) -> Iterator[Span]:
-    """Where secrets are in `text`, in any order; they may overlap."""
+    """Yield the locations of secrets in `text`.
+
+    They come in any order and may overlap.
+    """
     yield from (found.span() for found in of_environment.finditer(text))
     if "PRIVATE KEY" in text:
         yield from _private_keys(text)
@@ -146,8 +164,9 @@ def _secrets(text: str, of_environment: re.Pattern[str]) -> Iterator[Span]:
 
 
 def _private_keys(text: str) -> Iterator[Span]:
-    """What is between the first and the last line of private keys, and what reads as a part of one
-    that lacks either.
+    """Yield the bodies of private keys, and apparent parts of one.
+
+    Parts lack the key's first or last line.
     """
     for begin in _BEGIN.finditer(text):
         end = _END.search(text, begin.end())
@@ -164,7 +183,7 @@ def _private_keys(text: str) -> Iterator[Span]:
 
 
 def _without(text: str, found: Iterable[Span]) -> str:
-    """`text` with the mark in place of every stretch that was found."""
+    """Replace every stretch in `found` with the mark."""
     parts, last = [], 0
     for start, end in _merged(found):
         if MARK not in text[start:end].strip():
@@ -176,7 +195,7 @@ def _without(text: str, found: Iterable[Span]) -> str:
 
 
 def _merged(found: Iterable[Span]) -> Iterator[Span]:
-    """The stretches in order, those that overlap as one."""
+    """Yield the stretches in order, with overlapping ones merged."""
     current: Span | None = None
     for start, end in sorted(found):
         if start == end:
@@ -192,7 +211,10 @@ def _merged(found: Iterable[Span]) -> Iterator[Span]:
 
 
 def _cut(text: str, wanted: int, of_environment: re.Pattern[str]) -> int:
-    """A place near `wanted` at which nothing secret is cut in two, nor from the name beside it."""
+    """Return a cut near `wanted` that splits no secret.
+
+    Nor does it split a secret from its name.
+    """
     before = text.rfind(" ", 0, wanted) + 1
     place = before if before > wanted - OVERLAP else wanted
     last = 0
@@ -204,8 +226,8 @@ def _cut(text: str, wanted: int, of_environment: re.Pattern[str]) -> int:
 
 
 def _of_environment() -> re.Pattern[str]:
-    """What finds the values of secret variables, however they are spelt."""
-    # another thread may take one away
+    """Return a pattern for the values of secret variables in all encodings."""
+    # another thread may remove one
     return _finder(frozenset((name, os.environ.get(name, "")) for name in os.environ))
 
 
@@ -225,7 +247,7 @@ def _finder(environment: frozenset[tuple[str, str]]) -> re.Pattern[str]:
 
 
 def _spellings(value: str) -> Iterator[str]:
-    """`value` as texts of all kinds have it, whole, and each of its lines."""
+    """Yield the encodings of `value`, whole and line by line."""
     lines = [line.strip() for line in value.splitlines()] if "\n" in value else []
     for each in (value, *(line for line in lines if not line.startswith("-----"))):
         yield each
@@ -246,8 +268,9 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 def _in_base64(content: bytes) -> Iterator[str]:
-    """What base64 makes of `content` within any longer content, as far as that does not depend on
-    what is around it.
+    """Yield the base64 forms of `content` at any offset within longer content.
+
+    Only the characters that do not depend on the surrounding content are included.
     """
     for before in range(3):
         padded = bytes(before) + content

@@ -1,8 +1,8 @@
-"""What in a text can be told to be a secret by its form alone, whatever the environment holds.
+"""Secrets that can be recognized by their form alone.
 
-What stands beside a name such as password is one unless it reads as code or prose. What stands
-beside a name such as token, which the texts of this project are full of, is one only if it also
-reads as one.
+A value beside a name such as password is a secret unless it looks like code or prose. A value
+beside a name such as token, which this project's texts are full of, is one only if it also looks
+like one.
 """
 
 import re
@@ -13,7 +13,8 @@ Span = tuple[int, int]
 
 _STRONG = (
     r"pass(?:word|wd|phrase|code)s?|secrets?|credentials?|auth[_-]?string|pwd(?<![a-z]pwd)"
-    r"|(?:db|database|user|smtp|mail|ftp|https?|proxy|admin|root|auth|login|key|keystore|ssl|tls|ssh|redis|mysql|pg|postgres|mongo"
+    r"|(?:db|database|user|smtp|mail|ftp|https?|proxy|admin|root|auth|login|key|keystore|ssl|tls"
+    r"|ssh|redis|mysql|pg|postgres|mongo"
     r"|ldap|rabbitmq|service|app|basic)[_-]?pass"
 )
 _OF_TOKENIZERS = (
@@ -37,14 +38,16 @@ _WEAK = (
     r"|(?:api|access|secret|private|account|auth|encryption|signing)[ _-]?key(?:[ _-]?id)?"
     r"|shared[_-]?access[_-]?(?:key|signature)"
 )
-_SHOUTED = r"_(?:PASS|PWD|AUTH|DSN|CREDS|KEY|PAT|COOKIE|JWT)"  # in names of variables only
+# only in names of variables
+_SHOUTED = r"_(?:PASS|PWD|AUTH|DSN|CREDS|KEY|PAT|COOKIE|JWT)"
 _NAME = rf"(?:(?P<strong>{_STRONG})|{_WEAK}|(?P<shouted>{_SHOUTED}))(?!\w)"
 _QUOTED = (
     r"[rbfu]{0,2}(?:\"(?P<double>(?:\\.|[^\"\\\n])+)\"|'(?P<single>(?:\\.|[^'\\\n])+)'"
     r"|(?P<quote>\\+[\"'])(?P<escaped>(?:(?!(?P=quote)).)+?)(?P=quote))"
 )
 _BESIDE_NAME = re.compile(
-    rf"{_NAME}(?P<close>(?:\\*[\"'])?\]?)(?:: ?(?:str|bytes|SecretStr|Final|Optional\[str\]|str \| None))?"
+    rf"{_NAME}(?P<close>(?:\\*[\"'])?\]?)(?:: ?(?:str|bytes|SecretStr|Final|Optional\[str\]"
+    rf"|str \| None))?"
     rf"(?P<sign>[ \t]*(?:=>|:=|=(?!=)|:)[ \t]*)(?:{_QUOTED}|(?P<bare>[^\s\"'`]+))",
     re.IGNORECASE,
 )
@@ -54,14 +57,18 @@ _ARGUMENT = re.compile(
 )
 _ELEMENT = re.compile(rf"<(?P<tag>[\w:.-]*{_NAME})>(?P<value>[^<\n]+)</(?P=tag)>", re.IGNORECASE)
 _HEADER = re.compile(
-    r"\b(?:X-[\w-]{0,40}(?:key|token|secret|auth)|private-token|api-key)(?:\\?[\"'])?\s*:\s*(?:\\?[\"'])?(?P<value>[^\s\"'\\,]+)",
+    r"\b(?:X-[\w-]{0,40}(?:key|token|secret|auth)|private-token"
+    r"|api-key)(?:\\?[\"'])?\s*:\s*(?:\\?[\"'])?(?P<value>[^\s\"'\\,]+)",
     re.IGNORECASE,
 )
-# values that tell of a type, a state or nothing, and what goes on a sentence
+# values that stand for a type, a state or nothing, and words that continue a sentence
 _ORDINARY = re.compile(
-    r"(?:str|string|bytes|int|integer|float|bool|boolean|none|null|nil|true|false|any|text|yes|no|on|off|default|prompt|hidden"
-    r"|optional|required|needed|missing|wrong|incorrect|invalid|denied|expired|failed|empty|unset|set|unknown|refused|rejected|ok"
-    r"|to|and|or|is|are|was|for|with|in|of|as|at|by|from|the|a|an|this|that|first|again|it)[.,;:]*$",
+    r"(?:str|string|bytes|int|integer|float|bool|boolean|none|null|nil|true|false|any|text|yes|no"
+    r"|on|off|default|prompt|hidden"
+    r"|optional|required|needed|missing|wrong|incorrect|invalid|denied|expired|failed|empty|unset"
+    r"|set|unknown|refused|rejected|ok"
+    r"|to|and|or|is|are|was|for|with|in|of|as|at|by|from|the|a|an|this|that|first|again"
+    r"|it)[.,;:]*$",
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(r"\W*$|[$%{<\[(*]|x+$|\.\.\.")
@@ -72,16 +79,20 @@ _NUMBER = re.compile(r"[-+.,\d]+$")
 _BEFORE_ALONE = re.compile(r"[\s>+*#|-]*[\w.-]*[\"']?$")
 
 _HINT = re.compile(
-    r"pass|pwd|secret|credential|token|key|auth|cookie|bearer|basic|account|signature|sig=|_pat|_dsn|_creds|_jwt|curl|machine",
+    r"pass|pwd|secret|credential|token|key|auth|cookie|bearer|basic|account|signature|sig=|_pat"
+    r"|_dsn|_creds|_jwt|curl|machine",
     re.IGNORECASE,
 )
 _ANYWHERE: Final = tuple(
     re.compile(pattern)
     for pattern in (
         # Tokens that services give out.
-        r"\b(?P<secret>hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|[sr]k[-_][\w-]{20,}"
-        r"|xox[abeprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{35}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}|ya29\.[\w-]{20,}"
-        r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|dop_v1_[0-9a-f]{40,}|SG\.[\w-]{16,}\.[\w-]{16,}|nvapi-[\w-]{20,}|gsk_[A-Za-z0-9]{20,}"
+        r"\b(?P<secret>hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+        r"|glpat-[\w-]{16,}|[sr]k[-_][\w-]{20,}"
+        r"|xox[abeprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{35}"
+        r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}|ya29\.[\w-]{20,}"
+        r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|dop_v1_[0-9a-f]{40,}|SG\.[\w-]{16,}\.[\w-]{16,}"
+        r"|nvapi-[\w-]{20,}|gsk_[A-Za-z0-9]{20,}"
         r"|whsec_[\w+/=]{20,}|shp(?:at|ss)_[0-9a-f]{20,}|pnu_[A-Za-z0-9]{16,})(?![A-Za-z0-9])",
         # of a session on AWS
         r"(?<![A-Za-z0-9+/])(?P<secret>(?:IQoJ|FwoG|FQoG)[A-Za-z0-9+/]{60,}=*)",
@@ -91,24 +102,33 @@ _ANYWHERE: Final = tuple(
 _INTRODUCED: Final = tuple(
     re.compile(pattern)
     for pattern in (
-        r"(?i:[?&;](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|sig|signature|AWSAccessKeyId|key"
+        r"(?i:[?&;](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|sig|signature"
+        r"|AWSAccessKeyId|key"
         rf"|[\w-]{{0,40}}(?:{_STRONG}|{_WEAK}))=)(?P<secret>[^\s&;#\"'<>\\]+)",
-        r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?(?:Digest|AWS4-HMAC-SHA256|OAuth)\s+)(?P<secret>[^\r\n]+)",
-        r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?(?:Bearer|Basic|Token|ApiKey|Key|Negotiate|NTLM)\s+)"
+        r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?(?:Digest|AWS4-HMAC-SHA256"
+        r"|OAuth)\s+)(?P<secret>[^\r\n]+)",
+        r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?(?:Bearer|Basic|Token|ApiKey|Key"
+        r"|Negotiate|NTLM)\s+)"
         r"(?P<secret>[^\s\"'\\,;]+)",
-        r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?)(?P<secret>(?=\S*\d|\S{16})[^\s\"'\\,;(){}]{6,}(?![(\w]))",
+        r"(?i:\b(?:Proxy-)?Authorization[\"']?\s*[:=]\s*\\?[\"']?)(?P<secret>(?=\S*\d"
+        r"|\S{16})[^\s\"'\\,;(){}]{6,}(?![(\w]))",
         r"(?i:\b(?:Bearer|Basic)\s+)(?P<secret>(?=\S*[\d=]|[\w.~+/-]{20})[\w.~+/-]{8,}=*)",
-        r"(?i:\b(?:Set-)?Cookie2?\\?[\"']?\s*[:=]\s*\\?[\"']?)(?P<secret>[^\s=;,\"'\\(){}]+=[^\r\n\"'\\]+)",
+        r"(?i:\b(?:Set-)?Cookie2?\\?[\"']?\s*[:=]\s*\\?[\"']?)(?P<secret>[^\s=;,\"'\\(){}]+=[^\r\n"
+        r"\"'\\]+)",
         r"(?i:\bcookies?\\?[\"']?\s*[:=]\s*\{)(?P<secret>[^{}\n]*[:=][^{}\n]+)(?=\})",
         r"\bmachine\s+\S+\s+(?:login\s+\S+\s+)?password\s+(?P<secret>\S+)",
-        r"(?m:^[ \t]*(?:login[ \t]+\S+[ \t]+)?(?:password|account)[ \t]+)(?P<secret>(?=\S*[^A-Za-z\s])\S{4,})(?=[ \t]*$)",
+        r"(?m:^[ \t]*(?:login[ \t]+\S+[ \t]+)?(?:password"
+        r"|account)[ \t]+)(?P<secret>(?=\S*[^A-Za-z\s])\S{4,})(?=[ \t]*$)",
         r"\bcurl\b[^\n]*?\s(?:-u|--user)[ =]\s*[\"']?[^\s:\"']+:(?P<secret>(?!\d+\b)[^\s\"']+)",
     )
 )
 
 
 def spans(text: str) -> Iterator[Span]:
-    """Where `text` has secrets of any form but private keys, which may go over several lines."""
+    """Yield the locations of secrets in `text`, except private keys.
+
+    Private keys may span several lines.
+    """
     for pattern in _ANYWHERE:
         yield from (found.span("secret") for found in pattern.finditer(text))
     for first, last in _hinted(text):
@@ -122,8 +142,9 @@ def spans(text: str) -> Iterator[Span]:
 
 
 def _hinted(text: str) -> Iterator[Span]:
-    """The lines of `text` that may introduce a secret, each with the one behind: most patterns need
-    to look at no others.
+    """Yield lines that may introduce a secret, with the next one.
+
+    Most patterns need to look at no others.
     """
     begin = end = 0
     for hint in _HINT.finditer(text):
@@ -152,7 +173,7 @@ def _beside_names(text: str) -> Iterator[Span]:
     for pattern in (_ARGUMENT, _ELEMENT):
         for found in pattern.finditer(text):
             value, is_strong = found["value"], found["strong"] is not None
-            # --secrets of
+            # as in "--secrets of"
             is_prose = (
                 pattern is _ARGUMENT
                 and found["sign"].isspace()
@@ -171,7 +192,10 @@ def _beside_names(text: str) -> Iterator[Span]:
 
 
 def _is_told(text: str, found: re.Match[str]) -> bool:
-    """Whether the name is one: the short ones, such as KEY, are only where they are shouted."""
+    """Return True if the name counts as one.
+
+    Short ones, such as KEY, do only in capitals.
+    """
     return found["shouted"] is None or (
         found["shouted"].isupper() and text[found.start() - 1 : found.start()].isupper()
     )
@@ -186,7 +210,7 @@ def _is_quoted_secret(value: str, *, is_strong: bool) -> bool:
 
 
 def _bare(text: str, found: re.Match[str]) -> Iterator[Span]:
-    """Where the unquoted value beside a name is, if it reads as a secret where it stands."""
+    """Yield the unquoted value beside a name if it looks secret."""
     if not _is_told(text, found):
         return
     start, end = found.span("bare")
@@ -233,7 +257,7 @@ def _is_bare_secret(value: str, *, is_strong: bool, is_loose: bool) -> bool:
 
 
 def _is_no_secret(value: str, *, is_strong: bool) -> bool:
-    """Whether a value is a placeholder, a word of prose, a part of a program or a count."""
+    """Return True for a placeholder, prose, code or a count."""
     return (
         _PLACEHOLDER.match(value) is not None
         or _ORDINARY.match(value) is not None

@@ -1,13 +1,12 @@
-"""Rollouts: on-policy training, whose rows are sampled, rewarded and scored while the policy
-learns.
+"""On-policy training: sample, reward and score rows while the policy learns.
 
-One row is one response that trained the policy, with the optimiser step it was sampled for. Every
-`objective.refresh_steps` steps the prompts of the steps to come are answered by the policy as it is
-by then, and, for BOND and J-BOND, by their anchor too. The reference is a stored model, or a moving
+One row is one response that trained the policy, with the optimizer step it was sampled for. Every
+`objective.refresh_steps` steps, the policy as it then is answers the prompts of the coming steps;
+for BOND and J-BOND its anchor answers them too. The reference is a stored model, or a moving
 average of the policy's weights that starts there (MATH 1.6). A pairwise reward counts as the mean
-preference over all others of the same prompt and step, the anchor's included: a number, so that all
-can be ordered. The numbers of the optimiser steps are the output `training`, a dataset like that of
-a training on stored rows, whose outputs are the models.
+preference over all other responses to the same prompt at the same step, including the anchor's: a
+single number, so that all responses can be ordered. The numbers of the optimizer steps are the
+output `training`, a dataset like that of a training on stored rows, whose outputs are the models.
 """
 
 from typing import Self
@@ -16,7 +15,6 @@ import polars as pl
 import pyarrow as pa
 from pydantic import model_validator
 
-from wind.config.objectives import refresh_steps
 from wind.config.recipe import InferenceConfig, SamplingConfig, WinRateConfig
 from wind.rewards import Reward, Rule
 from wind.stages import Place, Progress, Shard, Stage
@@ -27,43 +25,47 @@ from wind.training import FitSpec
 
 
 class RolloutsSpec(FitSpec):
-    """What determines a policy trained on its own fresh samples."""
+    """Inputs of a training on the policy's own fresh samples."""
 
     stage = "rollouts"
 
-    reference: Model  # what it is held to; where `rate` is positive, where the average starts
-    # share of the way to the policy that the reference goes with every optimiser step; 0: it stays
+    # regularizes the policy; if `rate` is positive, the moving average starts here
+    reference: Model
+    # fraction of the way that the reference moves to the policy at every optimizer step; 0: it
+    # stays
     rate: float
     reward: Reward
     sampling: SamplingConfig
     inference: InferenceConfig
     win_rate: WinRateConfig
-    parts: int = 1  # of the train prompts, of which each iteration takes one
+    # of the train prompts; each iteration takes one
+    parts: int = 1
 
     @model_validator(mode="after")
     def _samples_afresh(self) -> Self:
-        if refresh_steps(self.objective) is None:
+        if self.objective.steps_per_refresh is None:
             raise ValueError(
-                f"the objective {self.objective.name} has no refresh_steps: it is for stored samples"
+                f"the objective {self.objective.name} has no refresh_steps: "
+                "it trains on stored samples"
             )
         return self
 
     @property
     def refresh(self) -> int:
-        """How many optimiser steps a refresh serves."""
-        steps = refresh_steps(self.objective)
+        """Number of optimizer steps that one refresh serves."""
+        steps = self.objective.steps_per_refresh
         assert steps is not None, "validated"
         return steps
 
     def parents(self) -> dict[str, AnyHandle]:
-        """The stored inputs; a reward's model is one of them, as `model`."""
+        """Return the stored inputs; a reward's model is among them, as `model`."""
         return super().parents() | (
             {} if isinstance(self.reward, Rule) else {"model": self.reward.model}
         )
 
 
 def schema_of(spec: RolloutsSpec) -> pa.Schema:
-    """The columns of the rollouts of `spec`."""
+    """Return the schema of the rollouts of `spec`."""
     return rewards_schema(
         spec.reward.components if isinstance(spec.reward, Rule) else (), "rollouts"
     )
@@ -72,8 +74,9 @@ def schema_of(spec: RolloutsSpec) -> pa.Schema:
 def compute(
     spec: RolloutsSpec, store: Store, index: int, place: Place, progress: Progress
 ) -> Shard:
-    """Sample and train, then verify and publish the models and the training's numbers; the rows are
-    all that was trained on.
+    """Sample and train, then verify and publish models and training numbers.
+
+    The rows of the returned shard are all that the policy was trained on.
     """
     from wind.rollouts.runs import sample_and_train
 
@@ -81,8 +84,10 @@ def compute(
 
 
 def numbers(spec: RolloutsSpec, table: pa.Table) -> dict[str, float]:
-    """The mean reward of the policy's samples for the first and for the last optimiser step, and
-    the share that was cut short.
+    """Return the first and last mean reward and the truncated share.
+
+    The rewards are means over the policy's samples for the first and the last optimizer step;
+    truncated samples were cut at the token limit.
     """
     frame = pl.DataFrame(table.select(["step", "drawn_from", "reward", "finish_reason"])).filter(
         pl.col("drawn_from") == "policy"

@@ -1,11 +1,11 @@
-"""Fresh rows: the samples of the optimiser steps to come, drawn from the policy that takes them.
+"""Fresh training rows, sampled from the policy that is being trained.
 
-A refresh serves `objective.refresh_steps` steps. Its prompts are shared out over the ranks, each of
-which samples, rewards and scores its own; then all ranks have all rows, and train as on stored
-ones. A response's random numbers depend on the run's seed, the iteration, the optimiser step, the
-prompt and the sample alone, so that the number of ranks moves floats and no more. Every refresh is
-a file in the work folder: a resumed training goes on with the rows of its step, and in the end all
-are published.
+A refresh samples for the next `objective.refresh_steps` optimizer steps. Its prompts are divided
+among the ranks, each of which samples, rewards and scores its own; then all ranks get all rows, and
+train on them as on stored ones. A response's random numbers depend only on the run's seed, the
+iteration, the optimizer step, the prompt and the sample, so that the number of ranks changes
+nothing but float rounding. Every refresh is a file in the work folder: a resumed training continues
+with the rows of its step, and all files are published in the end.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,14 +18,13 @@ import pyarrow as pa
 import torch
 
 from wind.code.observed import noted
-from wind.config.objectives import anchor_samples, draws_from_anchor
 from wind.files import atomic, atomic_write
-from wind.generations import sampled_prompts
+from wind.prompt_parts import sampled_prompts
 from wind.rewards import JUDGED_BY, Pairwise, judging_prompts, responses, reward_model
 from wind.rewards.functions import Responses
 from wind.rollouts import RolloutsSpec, schema_of
 from wind.rollouts.anchor import PRECISION, Anchor
-from wind.rollouts.frozen import Frozen
+from wind.rollouts.frozen import FrozenPolicy
 from wind.store.datasets import Store
 from wind.store.schemas import KEYS, conform
 from wind.training.assignments import OBSERVED, Assignment, World
@@ -35,7 +34,8 @@ from wind.training.row_sources import plan_of
 from wind.training.weights import PolicyWeights
 from wind.win_rates import win_rates
 
-ANCHOR: Final = "anchor"  # the folder of its export inside the work folder
+# export folder inside the work folder
+ANCHOR: Final = "anchor"
 
 
 class FreshRows:
@@ -51,19 +51,22 @@ class FreshRows:
         self._prompts = train_prompts(spec, store)
         self.plan = plan_of(spec, len(self._prompts))
         self._rewards = self._reward(store, assignment.function_seconds)
-        self._frozen = Frozen(spec, store, world.device)
+        self._frozen = FrozenPolicy(spec, store, world.device)
         self._policy = PolicyWeights(engine, spec.training.lora)
         self._anchor = Anchor(engine, self._policy, store.path(spec.reference), spec.rate)
         self._done = assignment.checkpoint.steps if assignment.checkpoint else 0
         if assignment.checkpoint and spec.rate:
             self._anchor.load(Path(assignment.checkpoint.folder))
-        self._refresh: int | None = None  # the first step that the rows at hand serve
+        # first step served by the current rows
+        self._refresh: int | None = None
         self._rows: Rows
-        self._steps: Integers  # of each group of the rows
+        # of each group of the rows
+        self._steps: Integers
 
     def step(self, step: int) -> tuple[Rows, Integers]:
-        """The rows of the refresh that serves the step, sampled when its first step comes; and the
-        groups of the step.
+        """Return the rows of the step's refresh and the step's groups.
+
+        The rows are sampled at the refresh's first step.
         """
         first = first_of(self._spec, step)
         if first != self._refresh:
@@ -74,14 +77,15 @@ class FreshRows:
         return self._rows, np.flatnonzero(self._steps == step + 1)
 
     def stepped(self) -> None:
-        """The anchor moves."""
+        """Move the anchor."""
         self._done += 1
         if self._spec.rate:
             self._anchor.move()
 
     def save(self, folder: Path) -> list[Path]:
-        """The anchor goes into the checkpoint; the rows so far lie in the work folder, and are
-        named.
+        """Save the anchor, and return the files of the rows so far.
+
+        The anchor goes into the checkpoint; the files lie in the work folder.
         """
         if self._spec.rate:
             self._anchor.save(folder)
@@ -89,7 +93,10 @@ class FreshRows:
         return [*paths, *(path.with_suffix(OBSERVED) for path in paths)]
 
     def export(self) -> dict[str, list[float]]:
-        """The anchor as a model folder, if it moved: the next iteration goes on from it."""
+        """Export the anchor as a model folder if it moves.
+
+        The next iteration starts from it.
+        """
         if not self._spec.rate:
             return {}
         self._frozen.fill(self._anchor.whole)
@@ -101,9 +108,7 @@ class FreshRows:
         return {ANCHOR: self._frozen.probe(self._rows)}
 
     def _sampled(self, first: int) -> pa.Table:
-        """The rows of the refresh whose first step is `first`, counted from 0; kept in their file,
-        too.
-        """
+        """Sample and save the refresh that starts at 0-based step `first`."""
         last = min(first + (self._spec.refresh), self.plan.steps)
         groups = [
             (step + 1, int(group))
@@ -129,12 +134,12 @@ class FreshRows:
         return table
 
     def _judged(self, prompts: pl.DataFrame) -> pl.DataFrame:
-        """The samples for `prompts` with all that is said of them. Collective under ZeRO-3.
+        """Sample, score, reward and compare responses to `prompts`.
 
-        `prompts` has step, prompt_token_ids and the columns of JUDGED_BY.
+        `prompts` has step, prompt_token_ids and the columns of JUDGED_BY. Collective under ZeRO-3.
         """
         samples, drawn = self._spec.sampling.samples_per_prompt, []
-        if of_anchor := anchor_samples(self._spec.objective, samples):
+        if of_anchor := self._spec.objective.anchor_samples_for(samples):
             self._frozen.fill(self._anchor.whole)
             drawn = [self._frozen.draw(prompts, "anchor", of_anchor, first_index=samples)]
         self._frozen.fill(self._policy.whole)
@@ -150,12 +155,12 @@ class FreshRows:
 
     def _rewarded(self, rows: pl.DataFrame) -> pl.DataFrame:
         names = schema_of(self._spec).names
-        # a rank without prompts; a user's function is never asked about nothing
+        # a rank without prompts; a user's function is never called with nothing
         if rows.is_empty():
             return rows.with_columns(
                 pl.lit(None, pl.Float64).alias(name) for name in names if name not in rows.columns
             )
-        # A pairwise reward compares all responses to one prompt: here those of one step.
+        # A pairwise reward compares all responses to one prompt: here, to one prompt at one step.
         by_step = pl.concat_str("step", "prompt_id", separator="/")
         asked_rows = rows.with_columns(
             prompt_id=by_step if isinstance(self._spec.reward, Pairwise) else pl.col("prompt_id")
@@ -170,7 +175,10 @@ class FreshRows:
     def _reward(
         self, store: Store, function_seconds: float | None
     ) -> Callable[[Responses], Mapping[str, Any]]:
-        """What gives responses the column `reward` and one per component; its model stays loaded."""
+        """Return a function from responses to the columns `reward` and components.
+
+        The reward's model stays loaded.
+        """
         reward, inference, device = self._spec.reward, self._spec.inference, self._world.device
         if isinstance(reward, Pairwise):
             from wind.rewards.pairwise import pairwise_reward
@@ -181,8 +189,10 @@ class FreshRows:
         return lambda asked: model.rewards(asked, lambda done, total: None)
 
     def _compared(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """`rows` with win rate and rank among those drawn from the same for the same prompt and
-        step; alone 1/2 and 1.
+        """Add win rate and rank among responses from one source.
+
+        Responses are compared to those drawn from the same model for the same prompt and step; a
+        single response gets 1/2 and 1.
         """
         named = rows.drop("win_rate", "rank", strict=False).with_columns(
             name=pl.concat_str("step", "drawn_from", "prompt_id", separator="/")
@@ -202,14 +212,14 @@ class FreshRows:
 
 
 def train_prompts(spec: RolloutsSpec, store: Store) -> pl.DataFrame:
-    """The prompts to train on, in the order of their ids, with their number `group`."""
+    """Return the train prompts sorted by id, with their number as `group`."""
     frame = judging_prompts(store, spec.prompts, "prompt_token_ids", "split")
     ours = sampled_prompts(frame, "train", spec.seed, spec.iteration, spec.parts)
     return ours.drop("split").sort("prompt_id").with_row_index("group").cast({"group": pl.Int64})
 
 
 def as_steps(table: pa.Table, prompts: pl.DataFrame, spec: RolloutsSpec) -> tuple[Rows, Integers]:
-    """The rows of a refresh as they are trained on, and the step of every group, counted from 1."""
+    """Return a refresh as training rows, and every group's 1-based step."""
     frame = pl.DataFrame(table).join(
         prompts.select("prompt_id", "prompt_token_ids"),
         on="prompt_id",
@@ -221,12 +231,12 @@ def as_steps(table: pa.Table, prompts: pl.DataFrame, spec: RolloutsSpec) -> tupl
         from_anchor=pl.col("drawn_from") == "anchor",
         samples=pl.len().over("step", "prompt_id", "drawn_from"),
     )
-    rows = as_rows(frame, "group", [*COLUMNS, *["from_anchor"] * draws_from_anchor(spec.objective)])
+    rows = as_rows(frame, "group", [*COLUMNS, *["from_anchor"] * spec.objective.draws_from_anchor])
     return rows, frame["step"].to_numpy()[rows.starts[:-1]].astype(np.int64)
 
 
 def gathered(table: pa.Table, world: World) -> pa.Table:
-    """The tables of all ranks, one after the other. Every rank must call it."""
+    """Concatenate the tables of all ranks; every rank must call it."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -245,28 +255,28 @@ def gathered(table: pa.Table, world: World) -> pa.Table:
 
 
 def first_of(spec: RolloutsSpec, step: int) -> int:
-    """The first step of the refresh that serves `step`, both counted from 0."""
+    """Return the first step of the refresh that serves `step`, both 0-based."""
     return step - step % (spec.refresh)
 
 
 def rollouts_files(work: Path, spec: RolloutsSpec, steps: int) -> list[Path]:
-    """The files of the refreshes that served the first `steps` steps, in their order."""
+    """Return the refresh files of the first `steps` steps, in order."""
     return [rollouts_file(work, first) for first in range(0, steps, spec.refresh)]
 
 
 def rollouts_file(work: Path, first: int) -> Path:
-    """The file of the refresh whose first step, counted from 0, is `first`."""
+    """Return the file of the refresh that starts at 0-based step `first`."""
     return work / "rollouts" / f"step-{first + 1:08d}.arrow"
 
 
 def read_rollouts(path: Path) -> pa.Table:
-    """The rows of a refresh."""
+    """Read the rows of a refresh."""
     with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
         return reader.read_all()
 
 
 def write_rollouts(path: Path, table: pa.Table) -> None:
-    """Keep the rows of a refresh."""
+    """Write the rows of a refresh to `path`."""
     path.parent.mkdir(exist_ok=True)
     with (
         atomic(path) as partial,

@@ -1,8 +1,10 @@
-"""A frozen copy of the policy that takes up weights and samples and scores with them, on one rank.
+"""A frozen copy of the policy that samples and scores.
 
-It is a model of its own and not the engine's: what samples needs a key-value cache and no gradient
-checkpointing, whole weights and no partitions, and runs as often as this rank has prompts, where
-every pass of the engine is collective. Its price is a second set of weights in memory, in
+Every rank has one of its own.
+
+It is separate from the engine's model: sampling needs a key-value cache, no gradient checkpointing
+and whole weights rather than partitions, and runs as often as this rank has prompts, whereas every
+pass of the engine is collective. The price is a second set of weights in memory, in
 `inference.dtype`.
 """
 
@@ -37,8 +39,8 @@ DRAWN: Final[Mapping[str, Any]] = {
 }
 
 
-class Frozen:
-    """The copy, loaded once."""
+class FrozenPolicy:
+    """A copy of the policy, loaded once and refilled with weights."""
 
     def __init__(self, spec: RolloutsSpec, store: Store, device: str) -> None:
         folder = store.path(spec.policy)
@@ -57,7 +59,10 @@ class Frozen:
         self._tokenizer = load_tokenizer(store, spec.policy)
 
     def fill(self, whole: Callable[[str], torch.Tensor]) -> None:
-        """Take up the weights that `whole` gives by name. Under ZeRO-3 every rank must call it."""
+        """Copy in the weights that `whole` returns by name.
+
+        Under ZeRO-3 every rank must call it.
+        """
         with torch.no_grad():
             for name, weight in self._model.named_parameters():
                 weight.copy_(whole(name))
@@ -65,10 +70,12 @@ class Frozen:
     def draw(
         self, prompts: pl.DataFrame, drawn_from: str, samples: int, first_index: int = 0
     ) -> pl.DataFrame:
-        """`samples` responses to each of `prompts` (step, prompt_id, prompt_token_ids): the columns
-        of DRAWN.
+        """Sample `samples` responses to each of `prompts`.
 
-        Raises TrainingError naming step and prompt if the logits are not finite.
+        `prompts` has the columns step, prompt_id and prompt_token_ids, and the result those of
+        DRAWN. `drawn_from` names the model whose weights are loaded, "policy" or "anchor";
+        `first_index` is the first sample_index. Raises TrainingError, naming step and prompt, if
+        the logits are not finite.
         """
         steps, prompt_ids, token_ids = (
             prompts[name].to_list() for name in ("step", "prompt_id", "prompt_token_ids")
@@ -102,11 +109,11 @@ class Frozen:
         return pl.DataFrame(rows, DRAWN, orient="row")
 
     def score(self, rows: pl.DataFrame, *, was_trained: bool) -> pl.Series:
-        """The log-probability of each of `rows` (step, prompt_id, prompt_token_ids,
-        response_token_ids), in nats.
+        """Return the log-probability of each of `rows`, in nats.
 
-        Raises TrainingError naming step and prompt if one is not finite; `was_trained` says whether
-        steps moved the weights.
+        `rows` has the columns step, prompt_id, prompt_token_ids and response_token_ids. Raises
+        TrainingError, naming step and prompt, if a value is not finite; `was_trained` says whether
+        optimizer steps have changed the weights.
         """
         prompts, responses = (
             rows["prompt_token_ids"].to_list(),
@@ -125,11 +132,11 @@ class Frozen:
                 int((~logps.isfinite()).nonzero()[0, 0])
             )
             raise TrainingError(
-                f"a response to prompt {prompt_id} for step {step} has a log-probability that is not finite: "
-                f"{culprit(was_trained, 'inference.dtype')}"
+                f"a response to prompt {prompt_id} for step {step} has a log-probability that is "
+                f"not finite: {culprit(was_trained, 'inference.dtype')}"
             )
         return pl.Series(logps.numpy())
 
     def probe(self, rows: Rows) -> list[float]:
-        """The log-probabilities of the first groups of `rows`."""
+        """Return the log-probabilities of the first groups of `rows`."""
         return probe_logps(self._scorer, rows, self._spec.training.micro_prompts, self._device)

@@ -1,4 +1,4 @@
-"""One rank of an on-policy training: that of any training, with fresh rows for its source."""
+"""One rank of an on-policy training, which draws on fresh rows."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ SPEC = RolloutsSpec
 
 
 def open_source(assignment: Assignment[RolloutsSpec], engine: Any, world: World) -> "RowSource":
-    """The source that samples from the engine's weights."""
+    """Return the source that samples from the engine's weights."""
     from wind.rollouts.fresh import FreshRows
 
     return FreshRows(assignment, engine, world)

@@ -1,4 +1,4 @@
-"""One on-policy training from spec to published datasets and models."""
+"""Run one on-policy training from spec to published datasets and models."""
 
 import time
 from collections.abc import Mapping
@@ -25,8 +25,10 @@ from wind.training.runs import (
 
 
 def sample_and_train(spec: RolloutsSpec, store: Store, place: Place, progress: Progress) -> Shard:
-    """The rollouts that trained the policy, with the training's numbers as their output. Raises
-    TrainingError if it diverged.
+    """Return the rollouts that trained the policy.
+
+    The shard's output `training` has the numbers of the training. Raises TrainingError if it
+    diverged.
     """
     from wind.rollouts.fresh import ANCHOR, as_steps, read_rollouts, rollouts_files, train_prompts
 
@@ -60,8 +62,9 @@ def _publish_training(
     models: Mapping[str, AnyHandle],
     started: float,
 ) -> Dataset:
-    """The numbers of the optimiser steps as the dataset that a training on stored rows makes, with
-    the models it made.
+    """Publish the numbers of the optimizer steps, with the trained models.
+
+    The dataset is like that of a training on stored rows.
     """
     fields = spec.model_dump(mode="json")
     table = as_table(trained.rows)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -25,8 +25,9 @@ from wind.files import read_plain
 from wind.nesting import json_value
 from wind.records import Record
 from wind.store.computations import Computation, is_recorded, key_of, made_by, record, used_by
-from wind.store.datasets import Partial, Store
+from wind.store.datasets import Store
 from wind.store.handles import HANDLE, AnyHandle, Dataset
+from wind.store.partial import Partial
 from wind.store.provenance import environment, provenance, reset_peak_memory
 
 STAGES = (  # of a run, in order
@@ -57,6 +58,18 @@ class Spec(Record):
     seeds.
     """
 
+    @classmethod
+    def of(cls, config: Record, inputs: Mapping[str, Any], **given: Any) -> Self:
+        """Fill every field by its name from `given`, else `inputs`, else the sections of `config`.
+
+        What the spec does not declare is left out, so that one mapping of an iteration's inputs
+        serves all of its stages. Raises ValidationError for a field that is found nowhere.
+        """
+        sections = dict(config)
+        found = {name: sections[name] for name in cls.model_fields if name in sections}
+        found |= {name: inputs[name] for name in cls.model_fields if name in inputs}
+        return cls(**(found | given))
+
     def parents(self) -> dict[str, AnyHandle]:
         """The stored inputs, by field name."""
         return {
@@ -74,7 +87,7 @@ class Place(Record):
 
     root: str
     device: str = "cpu"  # cpu | cuda
-    hold: str | None = None  # of the run it works for, see `wind.store.pins`
+    pin_set: str | None = None  # of the run it works for, see `wind.store.pins`
     keep_state: bool = False  # whether a training leaves its last checkpoint
     # whether what other versions of packages computed is to be computed anew
     same_packages: bool = False
@@ -142,7 +155,7 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
     """The stage of `job`, its validated spec, and the store it works in."""
     stage = stage_named(job.stage)
     try:
-        return stage, stage.spec.model_validate(job.spec), Store(job.place.root, job.place.hold)
+        return stage, stage.spec.model_validate(job.spec), Store(job.place.root, job.place.pin_set)
     except ValidationError as error:
         raise ConfigError(f"the spec of {job.stage} is wrong: {first_line(error)}") from error
 
@@ -257,7 +270,7 @@ def published(job: Job) -> Dataset | None:
     _, _, store = parse(job)
     for handle in made_by(store, job.stage, job.key()):
         if (
-            store.claim(handle)
+            store.pin_if_whole(handle)
             and not any(store.dropped_models(handle))
             and is_recorded(store, handle, job.key())
             and not _is_changed(used_by(store, handle, job.key()), job)

@@ -1,13 +1,13 @@
-"""Computations: one record for every time that stored content was made, beside the content.
+"""Computations: a record of each computation that produced stored content.
 
-A manifest tells the first computation that published its content. Another computation, of other
-inputs or by other code, may give equal content; each has its record
-`<root>/computations/<noun>/<fingerprint>/<key>.json`, under the dataset and under everything else
-that it made. The key is that of the stage's job: the same stage, spec and code have the same
-record, anywhere.
+A manifest describes only the first computation that published its content. Another one, from other
+inputs or by other code, may produce equal content. Each has a record
+`<root>/computations/<noun>/<fingerprint>/<key>.json`, under the dataset and under each of its other
+outputs. The key is that of the stage's job: the same stage, spec and code have the same record on
+any machine.
 
-A record with our stamp, see `wind.store.stamps`, is believed: a run takes what it tells of instead
-of computing it. One without is what somebody else says, for `wind lineage` and the like to show.
+A record with our stamp, see `wind.store.stamps`, is trusted: a run uses the content it describes
+instead of computing it. A record without our stamp is only shown, as by `wind lineage`.
 """
 
 import contextlib
@@ -19,54 +19,56 @@ from wind.code.observed import Observed
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.records import Record
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model, label, noun
-from wind.store.sealed_json import opened, parsed
 from wind.store.stamps import is_ours, refuse, stamped
 
-# folders of records beside the content, by the noun and the fingerprint that they are about
+# Trees of records about content, by its noun and fingerprint.
 BESIDE = ("checks", "computations")
 
 
 class Computation(Record):
-    """What was computed, from what, by which code, where and when."""
+    """A record of one computation: inputs, outputs, code, place and time."""
 
-    # what the stage is there for; a model only where nothing tells of the dataset it was made with
+    # the stage's dataset, or a model where no record names the dataset it was computed with
     dataset: AnyHandle
     stage: str
     spec: dict[str, Any]
     code: str = ""  # digest of the modules that compute the stage
-    # digest of each of them, and of the task's source; empty where that is not known
+    # digest of each of them, and of the task's source; empty where unknown
     modules: dict[str, str] = {}
-    # what it used beyond spec and modules; nothing is known of one of an older release
+    # what it used beyond spec and modules; empty in records of older releases
     observed: Observed = Observed()
     parents: dict[str, AnyHandle] = {}  # every stored input, by its name in the spec
-    outputs: dict[str, AnyHandle] = {}  # what else it made: the model of a training, dropped rows
+    # other results: the model of a training, dropped rows
+    outputs: dict[str, AnyHandle] = {}
     numbers: dict[str, float] = {}
     provenance: dict[str, Any] = {}
     stamp: str = ""  # ours, see `wind.store.stamps`; older releases wrote none
-    digest: str = ""  # of all fields above, see `wind.store.sealed_json`; older releases wrote none
+    # of all fields above, see `wind.store.sealed_json`; older releases wrote none
+    digest: str = ""
 
     def key(self) -> str:
-        """The name of the record."""
+        """Return the name of the record."""
         return key_of(self.stage, self.spec, self.code)
 
     def name_of(self, made: AnyHandle) -> str | None:
-        """How the computation calls `made` among its outputs; None for its dataset."""
+        """Return the name of `made` among the outputs, or None."""
         return next((name for name, handle in self.outputs.items() if handle == made), None)
 
 
 def key_of(stage: str, spec: dict[str, Any], code: str) -> str:
-    """The key of a computation: the same for the same stage, spec and code."""
+    """Return the key that stage, spec and code give a computation."""
     return digest([stage, spec, code])
 
 
 def record(store: Store, computation: Computation) -> None:
-    """Keep `computation` with our stamp, unless a record of ours says the same but for its
-    provenance.
+    """Record `computation` with our stamp, unless an equal record of ours exists.
 
-    What an output has for outputs of its own, such as the model of a training within another stage,
-    is among the outputs.
+    Provenance is not compared.
+    The outputs of its outputs, such as the model of a training within another stage, are recorded
+    among its outputs.
     """
     outputs = dict(computation.outputs)
     for handle in computation.outputs.values():
@@ -80,8 +82,9 @@ def record(store: Store, computation: Computation) -> None:
 
 
 def recorded(store: Store, handle: AnyHandle) -> list[Computation]:
-    """Every recorded computation that made `handle`, the first first. Raises DatasetError for a
-    damaged record.
+    """Return every recorded computation that produced `handle`, oldest first.
+
+    Raises DatasetError for a damaged record.
     """
     names = [name for name in store.storage.names(_folder(handle)) if name.endswith(".json")]
     found = [_read(store, f"{_folder(handle)}/{name}") for name in names]
@@ -89,8 +92,9 @@ def recorded(store: Store, handle: AnyHandle) -> list[Computation]:
 
 
 def is_recorded(store: Store, handle: AnyHandle, key: str) -> bool:
-    """Whether the computation `key` that made `handle` has our records, undamaged, there and under
-    all else that it made.
+    """Return whether the computation `key` of `handle` has intact records of ours.
+
+    They must be under `handle` and under everything else that it produced.
     """
     try:
         computation = _ours(store, f"{_folder(handle)}/{key}.json")
@@ -107,15 +111,18 @@ def is_recorded(store: Store, handle: AnyHandle, key: str) -> bool:
 
 
 def used_by(store: Store, handle: AnyHandle, key: str) -> Observed:
-    """What the recorded computation `key` that made `handle` used. Raises DatasetError or
-    FileNotFoundError without a record.
+    """Return what the recorded computation `key` of `handle` used.
+
+    Raises FileNotFoundError without a record, DatasetError if it is damaged.
     """
     return _read(store, f"{_folder(handle)}/{key}.json").observed
 
 
 def made_by(store: Store, stage: str, key: str) -> list[Dataset]:
-    """What the computation `key` of `stage` has made, by our undamaged records, the last first: a
-    GPU need not repeat itself.
+    """Return the datasets that computation `key` of `stage` produced, newest first.
+
+    Only our intact records count. There can be several, since GPU results are not
+    bit-reproducible.
     """
     found = []
     for entry in store.storage.files(f"computations/{stage}"):
@@ -127,11 +134,11 @@ def made_by(store: Store, stage: str, key: str) -> list[Dataset]:
 
 
 def computation_of(store: Store, handle: AnyHandle, key: str | None = None) -> Computation | None:
-    """The computation `key` that made `handle`; without a key, or a record of it, the first; None
-    for what came from outside.
+    """Return the computation `key` that produced `handle`, or the first one.
 
-    Of content older than the records the manifest tells. Raises DatasetError if neither can be
-    read.
+    It is the first without a key or without a record of that key. Content older than these records
+    is described by its manifest. None for content from outside. Raises DatasetError if neither can
+    be read.
     """
     if key is not None:
         try:
@@ -143,10 +150,9 @@ def computation_of(store: Store, handle: AnyHandle, key: str | None = None) -> C
 
 
 def by_manifest(store: Store, handle: AnyHandle) -> Computation | None:
-    """The first computation of `handle` as the manifests tell it: without modules; None for what
-    came from outside.
+    """Return the first computation of `handle`, from its manifest, without modules.
 
-    Raises DatasetError if a manifest cannot be read.
+    None for content from outside. Raises DatasetError if a manifest cannot be read.
     """
     if not store.manifest(handle).computed_by:
         return None
@@ -164,7 +170,7 @@ def by_manifest(store: Store, handle: AnyHandle) -> Computation | None:
 
 
 def _maker(store: Store, handle: AnyHandle) -> Dataset | None:
-    """The dataset of whose computation the model `handle` was an output."""
+    """Return the dataset whose computation also produced the model `handle`."""
     if isinstance(handle, Model):
         for stage in ("training", "rollouts"):
             for dataset in store.handles(stage):
@@ -181,10 +187,8 @@ def _folder(handle: AnyHandle) -> str:
 
 
 def _says(store: Store, name: str, computation: Computation) -> bool:
-    """Whether the record `name` is ours and says what `computation` says, but for when and where; a
-    damaged one does not.
-    """
-    # a stage run by hand knows none
+    """Return whether our record `name` equals `computation`, provenance aside."""
+    # A stage run by hand knows no modules.
     unsaid = {"provenance", "stamp", "digest"} | (set() if computation.modules else {"modules"})
     try:
         ours = _ours(store, name)
@@ -196,10 +200,10 @@ def _says(store: Store, name: str, computation: Computation) -> bool:
 
 
 def _ours(store: Store, name: str) -> Computation | None:
-    """The record `name` if it has our stamp; one that has not is remembered as refused."""
+    """Read the record `name` if it has our stamp; else refuse it."""
     text = store.storage.read(name)
     computation = _checked(store, name, text)
-    if is_ours("computation", parsed(text)):
+    if is_ours("computation", sealed_json.read_unsealed(text)):
         return computation
     refuse(store.address, name)
     return None
@@ -210,12 +214,13 @@ def _read(store: Store, name: str) -> Computation:
 
 
 def _checked(store: Store, name: str, text: bytes) -> Computation:
-    """The record `name`, whose content is `text`. Raises DatasetError for one that is damaged, or
-    another's.
+    """Parse the record `name` from its `text`.
+
+    Raises DatasetError if it is damaged, or is the record of other content.
     """
     where = f"{store.storage.url}/{name}"
     try:
-        computation = Computation.model_validate(opened(text))
+        computation = Computation.model_validate(sealed_json.read(text))
     except ValidationError as error:
         raise DatasetError(
             f"{where} is not a record of a computation ({error.error_count()} errors): remove it"
@@ -224,13 +229,13 @@ def _checked(store: Store, name: str, text: bytes) -> Computation:
         raise DatasetError(f"{where} {error}: remove it") from error
     if f"{computation.key()}.json" != name.rpartition("/")[2]:
         raise DatasetError(
-            f"{store.storage.url}/{name} has the key {computation.key()[:12]}: it was edited; remove it"
+            f"{where} has the key {computation.key()[:12]}: it was edited; remove it"
         )
     named = {
         f"{_folder(handle)}/" for handle in (computation.dataset, *computation.outputs.values())
     }
     if not any(name.startswith(folder) for folder in named):
         raise DatasetError(
-            f"{store.storage.url}/{name} tells of {label(computation.dataset)}: it was edited or moved; remove it"
+            f"{where} tells of {label(computation.dataset)}: it was edited or moved; remove it"
         )
     return computation

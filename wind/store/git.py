@@ -1,13 +1,12 @@
-"""A checkout's revision and uncommitted changes, as git's plumbing tells them, whatever anybody
-configured.
+"""Revision and uncommitted changes of a checkout, independent of git's configuration.
 
-Git never runs in the checkout's own repository. It is given one of ours, for a moment: empty
-configuration, an index made of the commit, links to the refs and the objects of the real one. So no
-configuration of a user, a system, a repository or a variable has a say in the patch, and nothing
-that those name is run: file system monitors, filters, external diffs, hooks, transports.
+Git never runs in the checkout's own repository. It runs in a temporary one of ours, with an empty
+configuration, an index made from the commit, and links to the refs and objects of the real one. So
+no configuration of a user, a system, a repository or a variable affects the patch, and nothing that
+they name is run: file system monitors, filters, external diffs, hooks, transports.
 
-A patch goes from the bytes of the commit to those on disk. Filters and conversions of line ends are
-not asked, nor are the real index's notes which files to take for unchanged.
+A patch leads from the bytes of the commit to those on disk. Filters and line-end conversions are
+not applied, and the real index's flags for files to assume unchanged are ignored.
 """
 
 import json
@@ -24,7 +23,7 @@ from typing import Final
 from wind.machine import processes
 
 SECONDS: Final = 30.0
-# of an untracked file
+# Suffixes of untracked files that are source.
 SOURCES: Final = {
     ".py",
     ".j2",
@@ -38,7 +37,7 @@ SOURCES: Final = {
     ".txt",
     ".md",
 }
-# attributes that leave every byte as it is
+# Attributes that leave every byte as it is.
 EXACT: Final = "* -text !ident !filter !working-tree-encoding !diff\n"
 ENVIRONMENT: Final = {
     "LC_ALL": "C",
@@ -53,21 +52,20 @@ ENVIRONMENT: Final = {
 
 @dataclass(frozen=True)
 class Changes:
-    """What of a source tree is not in its commit."""
+    """The commit of a source tree, and its changes since."""
 
     revision: str
     size: int | None = None  # of the patch in bytes; None where git could not make one
-    # for `git apply`, empty without changes; None where it is larger than was wanted
+    # for `git apply`, empty without changes; None where it is too large
     patch: bytes | None = None
 
 
 def changes(tree: Path, file: Path, most_bytes: int) -> Changes | None:
-    """The commit of the checkout that `tree` lies in, and a patch of up to `most_bytes` with what
-    was changed below `tree`.
+    """Return the commit that `tree` is in, and a patch since then.
 
-    New files are part of it where git does not ignore them and they are source, or were staged.
-    None if `tree` is in no checkout, or if the commit does not have its `file`: then it is an
-    installed copy within somebody else's checkout.
+    The patch is left out if it is larger than `most_bytes`. It includes new files that are staged,
+    or that are source and not ignored by git. None if `tree` is in no checkout, or if the commit
+    does not contain its `file`: then it is an installed copy within somebody else's checkout.
     """
     top = next(
         (folder for folder in (tree, *tree.parents) if _is_repository(folder / ".git")), None
@@ -93,14 +91,14 @@ def changes(tree: Path, file: Path, most_bytes: int) -> Changes | None:
 
 @dataclass(frozen=True)
 class _Repository:
-    """A repository of ours that stands for a checkout's own."""
+    """A temporary repository that stands in for a checkout's own."""
 
     tree: Path
     top: Path  # of the checkout
     folder: Path
 
     def run(self, *arguments: str, index: str = "index") -> bytes:
-        """What a git command says."""
+        """Run a git command and return its output."""
         places = {
             "GIT_DIR": self.folder,
             "GIT_WORK_TREE": self.top,
@@ -113,12 +111,15 @@ class _Repository:
         ).stdout
 
     def names(self, *which: str, index: str = "index") -> list[str]:
-        """The files, relative to the tree, that `git ls-files` lists."""
+        """Return the files, relative to the tree, that `git ls-files` lists."""
         listed = self.run("ls-files", "-z", *which, index=index)
         return [os.fsdecode(name) for name in listed.split(b"\0") if name]
 
     def diff(self, new: Set[str]) -> Path:
-        """A file with the patch from the commit to what is on disk, files called `new` with it."""
+        """Write the patch from the commit to the disk; return its path.
+
+        It includes the files called `new`.
+        """
         if new:
             listed = self.folder / "new"
             listed.write_bytes(b"\0".join(map(os.fsencode, sorted(new))))
@@ -154,8 +155,9 @@ class _Repository:
 
 @contextmanager
 def _repository(tree: Path, top: Path) -> Iterator[_Repository]:
-    """A repository for the block that sees the commits of the checkout at `top`, and nothing else
-    of its repository.
+    """Create a temporary repository with the commits of the checkout at `top`.
+
+    It sees nothing else of the checkout's own repository.
     """
     real = _pointed(top / ".git", "gitdir: ")
     common = _pointed(real / "commondir") if (real / "commondir").exists() else real
@@ -171,7 +173,7 @@ def _repository(tree: Path, top: Path) -> Iterator[_Repository]:
             if shared.exists():
                 (folder / shared.name).symlink_to(shared)
         (folder / "objects" / "info").mkdir(parents=True)
-        # The quotes are git's, and JSON's: a path may hold what ends a line.
+        # Git and JSON quote alike: a path may contain a line end.
         objects = json.dumps(os.fspath(common / "objects"), ensure_ascii=False)
         (folder / "objects" / "info" / "alternates").write_bytes(os.fsencode(f"{objects}\n"))
         (folder / "info").mkdir()
@@ -187,7 +189,10 @@ def _repository(tree: Path, top: Path) -> Iterator[_Repository]:
 
 
 def _pointed(path: Path, prefix: str = "") -> Path:
-    """The folder `path`, or the one that the file `path` names after `prefix`."""
+    """Return the folder `path`, or that named in the file `path`.
+
+    The name in the file comes after `prefix`.
+    """
     if path.is_dir():
         return path.resolve()
     return (
@@ -200,9 +205,7 @@ def _is_repository(path: Path) -> bool:
 
 
 def _config(common: Path, *, is_reftable: bool) -> bytes:
-    """The configuration of our repository: how objects and refs are written, and the file with what
-    the user wants ignored.
-    """
+    """Return our repository's configuration: its formats, and the user's ignore file."""
     lines = [
         b"[core]",
         b"bare = false",
@@ -220,7 +223,7 @@ def _config(common: Path, *, is_reftable: bool) -> bytes:
 
 
 def _ignored() -> bytes:
-    """The user's own list of what git ignores anywhere, whether or not it exists."""
+    """Return the user's global ignore file, which need not exist."""
     default = Path(
         os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser(), "git", "ignore"
     )
@@ -228,9 +231,7 @@ def _ignored() -> bytes:
 
 
 def _asked(place: str, name: str) -> bytes:
-    """The path or word `name` in a file of configuration, which git only reads; empty where there
-    is none.
-    """
+    """Read the setting `name` from a configuration file; empty without one."""
     environment = {
         name: os.environ[name] for name in ("PATH", "HOME", "XDG_CONFIG_HOME") if name in os.environ
     }
@@ -248,15 +249,16 @@ def _quoted(value: bytes) -> bytes:
 
 
 def _new(repository: _Repository) -> set[str]:
-    """Files that may not be in the commit: staged ones, and those that git does not ignore and that
-    are source.
+    """Return staged files, and source files that are not ignored.
+
+    These may not be in the commit.
     """
     found = {
         name
         for name in repository.names("--others", "--exclude-standard")
         if Path(name).suffix in SOURCES
     }
-    # the index is damaged, or of a git that is newer than this one
+    # The index may be damaged, or written by a newer git.
     with suppress(subprocess.SubprocessError):
         found.update(repository.names("--cached", index="staged"))
     return {name for name in found if (repository.tree / name).is_file()}

@@ -1,6 +1,4 @@
-"""Handles: what names stored content, and the manifest that tells of it. The only thing that tasks
-pass to one another.
-"""
+"""Handles, which name stored content, and manifests, which describe it."""
 
 import re
 from collections.abc import Sequence
@@ -12,17 +10,16 @@ from wind.fingerprints import digest
 from wind.records import Record
 
 FINGERPRINT = re.compile(r"^[0-9a-f]{64}$")
-# No folder, none of the names that lead out of one, and nothing that a terminal obeys, line ends
-# included.
+# No slash, no name that leads out of its folder, and no control characters, line ends included.
 PLAIN_NAME = r"^([^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*|\.[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*)$"
 
 
 class Handle(Record):
-    """A frozen record that names stored content; the only thing tasks pass to one another."""
+    """A frozen record that names stored content; all that tasks exchange."""
 
 
 class Dataset(Handle):
-    """The name of a dataset: its noun, the fingerprint of its content, its rows."""
+    """The name of a dataset: noun, fingerprint of its content, row count."""
 
     name: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)?$")
     fingerprint: str = Field(pattern=FINGERPRINT.pattern)
@@ -37,7 +34,7 @@ class Model(Handle):
 
 
 class Source(Handle):
-    """The name of a stored copy of an input from outside: the files prompts are read from."""
+    """The name of stored input files, from which prompts are read."""
 
     fingerprint: str = Field(pattern=FINGERPRINT.pattern)
     files: int = Field(ge=1)
@@ -48,7 +45,7 @@ HANDLE: Final[TypeAdapter[AnyHandle]] = TypeAdapter(AnyHandle)
 
 
 class StoredFile(Handle):
-    """One file of a dataset or model, by its name within the folder."""
+    """One file of a dataset or model, named within its folder."""
 
     name: str = Field(pattern=PLAIN_NAME, max_length=255)
     bytes: int = Field(ge=0)
@@ -57,8 +54,9 @@ class StoredFile(Handle):
 
 
 class Manifest(Record):
-    """What a stored folder holds, from what, and how it was computed; the fields after `files` are
-    outside the fingerprint.
+    """The description of a stored folder: its files, ancestry and computation.
+
+    The fields after `files` are outside the fingerprint.
     """
 
     kind: str  # the dataset's noun, "models" or "sources"
@@ -67,45 +65,49 @@ class Manifest(Record):
     rows: int = Field(ge=0)  # of a model: its parameters; of a source: its files
     files: list[StoredFile]
     parents: dict[str, AnyHandle] = {}  # every stored input, by its name in the spec
-    # what else the same computation made: the model of a training, dropped rows
+    # other results of the same computation: the model of a training, dropped rows
     outputs: dict[str, AnyHandle] = {}
     computed_by: dict[str, Any] = {}  # stage, code digest, spec
-    numbers: dict[str, float] = {}  # two or three telling ones
+    numbers: dict[str, float] = {}  # two or three summary statistics
     provenance: dict[str, Any] = {}  # git revision, packages, start, end, host, seconds
-    digest: str = ""  # of all fields above, see `wind.store.sealed_json`; older releases wrote none
+    # of all fields above, see `wind.store.sealed_json`; older releases wrote none
+    digest: str = ""
 
     def bytes(self) -> int:
-        """Total size of the files, in bytes."""
+        """Return the total size of the files in bytes."""
         return sum(file.bytes for file in self.files)
 
 
 def label(handle: AnyHandle) -> str:
-    """How a handle is named in messages: its noun and twelve digits of its fingerprint."""
+    """Return a handle's name in messages: its noun and twelve digits."""
     return f"{noun(handle)}/{handle.fingerprint[:12]}"
 
 
 def noun(handle: AnyHandle) -> str:
-    """What a handle names: its dataset's noun, "models" or "sources"."""
+    """Return a handle's noun: that of its dataset, "models" or "sources"."""
     if isinstance(handle, Dataset):
         return handle.name
     return "models" if isinstance(handle, Model) else "sources"
 
 
 def count(handle: AnyHandle) -> int:
-    """What a handle counts: a dataset's rows, a model's weights, a source's files."""
+    """Return the number of rows, weights or files in a handle.
+
+    A dataset counts rows, a model weights, a source files.
+    """
     if isinstance(handle, Dataset):
         return handle.rows
     return handle.parameters if isinstance(handle, Model) else handle.files
 
 
 def folder_of(handle: AnyHandle) -> str:
-    """The name of the folder of `handle`, relative to the root."""
+    """Return the folder of `handle`, relative to the root."""
     above = noun(handle) if isinstance(handle, Model | Source) else f"datasets/{handle.name}"
     return f"{above}/{handle.fingerprint}"
 
 
 def handle_of(name: str, fingerprint: str, rows: int) -> AnyHandle:
-    """The handle with that noun, fingerprint and count."""
+    """Return the handle with this noun, fingerprint and count."""
     if name == "models":
         return Model(fingerprint=fingerprint, parameters=rows)
     if name == "sources":
@@ -114,5 +116,8 @@ def handle_of(name: str, fingerprint: str, rows: int) -> AnyHandle:
 
 
 def folder_fingerprint(files: Sequence[StoredFile]) -> str:
-    """The fingerprint of a model or source: over the names and checksums of its files."""
+    """Return the fingerprint of a model or source from its `files`.
+
+    It covers their names and checksums.
+    """
     return digest(sorted([file.name, file.sha256] for file in files))

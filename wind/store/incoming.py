@@ -1,14 +1,12 @@
-"""What comes into the store from outside, or from training: plain files, measured before they are
-read, and copies of them.
+"""Incoming files: what a store takes in from outside or from training.
 
-A file that is none (a FIFO, a device), or a link that leads out of its folder, never enters: see
-`wind.files.open_plain`.
+Files are measured before they are read. Only plain files enter, never a FIFO, a device or a link
+that leads out of its folder: see `wind.files.open_plain`.
 """
 
 import hashlib
 import math
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,23 +15,20 @@ from typing import Final
 from wind.errors import InputError
 from wind.files import open_plain
 from wind.fingerprints import stream_digest
+from wind.store import sealed_json
 from wind.store.handles import StoredFile
-from wind.store.sealed_json import parsed
+from wind.store.layout import MANIFEST, MODEL_FILES, WEIGHTS
 from wind.store.storage import CHUNK_BYTES
 
-MANIFEST: Final = "manifest.json"
-WEIGHTS: Final = ".safetensors"
-MODEL_FILES: Final = re.compile(
-    r"^(.*\.(json|jinja|txt|model)|(adapter_)?model(-\d{5}-of-\d{5})?\.safetensors)\Z"
-)
-LARGEST_HEADER: Final = 100_000_000  # bytes of a safetensors header: what the library itself reads
+# Bytes of a safetensors header: the limit of the library itself.
+LARGEST_HEADER: Final = 100_000_000
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files that make up a Hugging Face model: config, tokenizer, templates and safetensors,
-    nothing else.
+    """Return the files that make up a Hugging Face model.
 
-    Raises NotPlainError for one that is no plain file, or a link that leads out of the folder.
+    These are config, tokenizer, templates and safetensors, nothing else. Raises NotPlainError for
+    anything but a plain file, or for a link that leads out of the folder.
     """
     paths = [
         path
@@ -45,7 +40,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def sizes(paths: Sequence[Path], within: Path | None) -> dict[str, int]:
-    """The size of each file in bytes, by its name. Raises NotPlainError as `open_plain` does."""
+    """Return the size of each file in bytes, by name. Raises NotPlainError as `open_plain` does."""
     found = {}
     for path in paths:
         with open_plain(path, within) as file:
@@ -54,10 +49,9 @@ def sizes(paths: Sequence[Path], within: Path | None) -> dict[str, int]:
 
 
 def no_room(paths: Sequence[Path], target: Path, within: Path | None) -> str | None:
-    """What is missing for a copy of `paths` in the folder `target`, which need not be there yet;
-    None if it has room.
+    """Return why `target` has no room for `paths`; None if it has.
 
-    Sizes are those that the files claim: a sparse one is written out.
+    `target` need not exist yet. Sizes are apparent sizes: a sparse file is written out in full.
     """
     disk = next(
         folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists()
@@ -66,13 +60,13 @@ def no_room(paths: Sequence[Path], target: Path, within: Path | None) -> str | N
     if needed <= free:
         return None
     return (
-        f"a copy of {within or paths[0]} takes {needed} bytes, and {disk} has {free} free: free space, or set `root` to a folder "
-        "with more"
+        f"a copy of {within or paths[0]} takes {needed} bytes, and {disk} has {free} free: "
+        "free space, or set `root` to a folder with more"
     )
 
 
 def stored_file(path: Path, within: Path | None) -> StoredFile:
-    """What a manifest says of the file at `path`."""
+    """Return the manifest's entry for the file at `path`."""
     with open_plain(path, within) as file:
         return StoredFile(
             name=path.name, bytes=os.fstat(file.fileno()).st_size, sha256=stream_digest(file)
@@ -82,10 +76,9 @@ def stored_file(path: Path, within: Path | None) -> StoredFile:
 def copied(
     folder: Path, paths: Sequence[Path], files: Sequence[StoredFile], within: Path | None
 ) -> Path:
-    """The new, empty `folder` with a copy of `paths` in it, which are `files`; it is removed again
-    if that fails.
+    """Copy `paths`, described by `files`, into the empty `folder`; return it.
 
-    Raises InputError if one is no longer what was hashed.
+    The folder is removed if that fails. Raises InputError if a file changed since it was hashed.
     """
     try:
         for path, stored in zip(paths, files, strict=True):
@@ -105,14 +98,14 @@ def copied(
 
 
 def parameters(paths: Sequence[Path]) -> int:
-    """The number of stored weights, read from the safetensors headers alone."""
+    """Count the stored weights, reading only the safetensors headers."""
     total = 0
     for path in paths:
         if path.suffix == WEIGHTS:
             with open_plain(path, path.parent) as file:
                 length = int.from_bytes(file.read(8), "little")
-                # a wrong length would ask for all memory there is
-                header = parsed(file.read(min(length, LARGEST_HEADER)))
+                # A wrong length could claim all memory.
+                header = sealed_json.read_unsealed(file.read(min(length, LARGEST_HEADER)))
             total += sum(
                 math.prod(entry["shape"])
                 for name, entry in header.items()

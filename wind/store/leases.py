@@ -1,10 +1,10 @@
-"""Locks on an object store: leases, small objects that their holder renews and that anybody may
-take over once it does not.
+"""Leases: locks on an object store, renewed by their holders.
 
-A lease is created, renewed and taken over by conditional puts alone, so that of two who try one is
-told so. A waiter takes it over when it has not changed for a whole lease by the waiter's own clock,
-which needs no synchronised clocks, or at once when its holder was a process of this machine that
-has ended. A holder that was suspended for longer finds out by its next renewal, or by `check`.
+A lease is a small object, created, renewed and taken over by conditional puts alone, so that only
+one of several contenders succeeds. A waiter takes it over when it has not changed for a whole lease
+period by the waiter's own clock, so clocks need not be synchronized, or at once when its holder was
+a process of this machine that has ended. A holder that was suspended for longer finds out at its
+next renewal, or from `check`.
 """
 
 import contextlib
@@ -21,39 +21,45 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from wind.errors import StageError
 from wind.nesting import json_value
+from wind.store.storage import Held
 
 LEASE_SECONDS = 30.0
 RENEWALS = 3  # per lease
 SECONDS_BETWEEN_POLLS = 0.5
 
-# what the store calls this state of an object: its ETag, or its generation
-Version = dict[str, str]
+# One state of an object: its ETag or its generation.
+ObjectVersion = dict[str, str]
 
 
 class Versioned(Protocol):
-    """An object store as leases need it."""
+    """The part of an object store that leases need."""
 
     url: str
 
-    def read_version(self, name: str) -> tuple[bytes, Version]:
-        """The content of `name` and its version. Raises FileNotFoundError if there is none."""
+    def read_version(self, name: str) -> tuple[bytes, ObjectVersion]:
+        """Return the content and version of `name`. Raises FileNotFoundError without one."""
 
-    def create_version(self, name: str, content: bytes) -> Version | None:
-        """The version of `name` with `content`, or None if the name was taken."""
+    def create_version(self, name: str, content: bytes) -> ObjectVersion | None:
+        """Create `name` and return its version, or None if it exists."""
 
-    def replace_version(self, name: str, content: bytes, version: Version) -> Version | None:
-        """The version of `name` with `content` in place of `version`, or None if it has another one
-        or is gone.
+    def replace_version(
+        self, name: str, content: bytes, version: ObjectVersion
+    ) -> ObjectVersion | None:
+        """Replace `version` of `name` by `content` and return the new version.
+
+        Returns None if `name` has another version or is gone.
         """
 
     def delete(self, name: str) -> None:
         """Remove `name`."""
 
 
-class Lease:
-    """A lease that this process holds, until it is released or lost."""
+class Lease(Held):
+    """A lease that this process holds until it is released or lost."""
 
     def __init__(self, store: Versioned, name: str, seconds: float) -> None:
         self._store = store
@@ -65,19 +71,20 @@ class Lease:
         }
         self._fields |= {"machine": machine(), "pid": os.getpid(), "started": start_of(os.getpid())}
         self._renewals = 0
-        self._version: Version = {}
+        self._version: ObjectVersion = {}
         self._renewed = 0.0
         self._is_lost = False
         self._turn = threading.Lock()
         self._ended = threading.Event()
 
     def acquire(self, *, wait: bool) -> None:
-        """Return once the lease is held. Raises BlockingIOError if another holds it and `wait` is
-        False.
+        """Acquire the lease, waiting for it if `wait`.
+
+        Raises BlockingIOError if another process holds it and `wait` is False.
         """
         if self._create():
             return
-        seen: Version | None = None
+        seen: ObjectVersion | None = None
         changes, since = -1, 0.0
         while True:
             now = clock()
@@ -88,12 +95,12 @@ class Lease:
                     return
                 continue
             other = _fields(content)
-            # created after all: the answer to that was lost on its way
+            # It was created after all, but the answer was lost on its way.
             if other.get("id") == self._fields["id"]:
                 return self._holds(version, now)
             if version != seen:
                 seen, changes, since = version, changes + 1, now
-            # while the store does not answer, nobody can renew
+            # While the store does not answer, nobody can renew.
             if clock() - now > self._seconds / RENEWALS:
                 since = clock()
             state = _state(other)
@@ -107,33 +114,34 @@ class Lease:
                 )
             time.sleep(min(SECONDS_BETWEEN_POLLS, self._seconds / 10))
 
+    @override
     def check(self) -> None:
-        """Raise StageError unless the lease is still held: asked of the store."""
         with self._turn:
             self._renew()
             if self._is_lost:
                 raise StageError(
-                    f"the lock {self._store.url}/{self._name} was lost to another process, which took this one for dead: rerun"
+                    f"the lock {self._store.url}/{self._name} was lost to another process, "
+                    "which took this one for dead: rerun"
                 )
 
     def keep(self) -> None:
-        """Renew the lease well before it ends, until it is released or lost."""
+        """Keep renewing the lease in time, until it is released or lost."""
         while not self._ended.wait(self._seconds / RENEWALS):
             with self._turn:
                 if self._ended.is_set() or self._is_lost:
                     return
-                # A store that does not answer is asked again: only its answer tells that the lease
+                # A store that does not answer is asked again: only an answer shows that the lease
                 # is lost.
                 with contextlib.suppress(StageError):
                     self._renew()
 
     def release(self) -> None:
-        """Let the next holder in."""
+        """Release the lease for the next holder."""
         self._ended.set()
-        # a store that does not answer will see the lease end by itself
+        # If the store does not answer, the lease expires by itself.
         with self._turn, contextlib.suppress(StageError):
             if clock() - self._renewed > self._seconds / 2:
-                self._renew()  # what is deleted must be ours
+                self._renew()  # never delete the lease of another process
             if not self._is_lost:
                 self._store.delete(self._name)
 
@@ -157,9 +165,10 @@ class Lease:
         else:
             self._holds(version, now)
 
-    def _answer_lost(self) -> Version | None:
-        """The version of the lease if it is ours after all: the answer to a renewal was lost, or
-        the lease deleted.
+    def _answer_lost(self) -> ObjectVersion | None:
+        """Return the version of the lease if it is ours after all.
+
+        The answer to a renewal may have been lost, or the lease deleted.
         """
         try:
             content, version = self._store.read_version(self._name)
@@ -167,17 +176,17 @@ class Lease:
             return self._store.create_version(self._name, self._content())
         return version if _fields(content).get("id") == self._fields["id"] else None
 
-    def _take_over(self, version: Version, now: float) -> bool:
+    def _take_over(self, version: ObjectVersion, now: float) -> bool:
         taken = self._store.replace_version(self._name, self._content(), version)
         if taken is not None:
             self._holds(taken, now)
         return taken is not None
 
-    def _holds(self, version: Version, now: float) -> None:
+    def _holds(self, version: ObjectVersion, now: float) -> None:
         self._version, self._renewed = version, now
 
     def _content(self) -> bytes:
-        # An ETag may be a digest of the content: the count makes each renewal another version.
+        # An ETag may be a digest of the content: the count gives each renewal its own version.
         return json.dumps(self._fields | {"renewals": self._renewals}).encode()
 
 
@@ -185,8 +194,9 @@ class Lease:
 def lease(
     store: Versioned, name: str, *, wait: bool, seconds: float | None = None
 ) -> Iterator[Lease]:
-    """Hold the lease `name` for the block. Raises BlockingIOError if it is taken and `wait` is
-    False.
+    """Hold the lease `name` for the block.
+
+    Raises BlockingIOError if it is taken and `wait` is False.
     """
     held = Lease(store, name, LEASE_SECONDS if seconds is None else seconds)
     held.acquire(wait=wait)
@@ -200,7 +210,7 @@ def lease(
 
 
 def clock() -> float:
-    """Seconds that also pass while this machine sleeps, where the system counts them."""
+    """Return monotonic seconds, including sleep where the system counts it."""
     return (
         time.clock_gettime(time.CLOCK_BOOTTIME)
         if hasattr(time, "CLOCK_BOOTTIME")
@@ -210,8 +220,9 @@ def clock() -> float:
 
 @cache
 def machine() -> str | None:
-    """What tells this boot of this machine, or this container on it, from every other; None where
-    the system does not say.
+    """Return an id of this boot of the machine or container.
+
+    None where the system has none.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -221,9 +232,7 @@ def machine() -> str | None:
 
 
 def start_of(pid: int) -> str | None:
-    """When the process `pid` of this machine started, in the system's ticks; None if there is none,
-    or it ended.
-    """
+    """Return when a process started, in system ticks; None if it ended."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -232,7 +241,7 @@ def start_of(pid: int) -> str | None:
 
 
 def _state(fields: dict[str, Any]) -> str:
-    """Whether the holder of a lease is alive or has ended; unknown where only time can tell."""
+    """Return the state of a lease's holder: alive, ended or unknown."""
     if (
         machine() is None
         or fields.get("machine") != machine()

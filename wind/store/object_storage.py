@@ -1,14 +1,13 @@
-"""A store in a bucket: S3 and what speaks like it, Google Cloud Storage, Azure.
+"""Storage in a bucket: S3 and compatible services, Google Cloud Storage, Azure.
 
 Credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...) and
-appear in no config, manifest or message. What fails in passing (500, 503, a refused or dropped
-connection) is tried again for a while, and then is one line.
+appear in no config, manifest or message. Transient failures (500, 503, a refused or dropped
+connection) are retried for a while, and then reported in one line.
 """
 
 import contextlib
 import functools
 import hashlib
-import io
 import os
 import re
 import tempfile
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-import pyarrow as pa
 import pyarrow.fs
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -30,11 +28,13 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 from obstore.store import from_url
+from typing_extensions import override
 
 from wind.errors import ConfigError, StageError, first_line
 from wind.machine.environment import direct, variables
-from wind.store.leases import Lease, Version, lease
-from wind.store.storage import CHUNK_BYTES, Entry, Held, checked_name
+from wind.store.leases import Lease, ObjectVersion, Versioned, lease
+from wind.store.object_files import RANGE_BYTES, ObjectFiles, RangedStorage
+from wind.store.storage import Entry, Held, checked_name
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -53,52 +53,51 @@ CLIENT: "Final[ClientConfig]" = {
     "connect_timeout": timedelta(seconds=5),
     "timeout": timedelta(seconds=60),
 }
-RANGE_BYTES: Final = 4 * CHUNK_BYTES  # of one request
-PART_BYTES: Final = 8 * 2**20  # of an upload, at least: there may be ten thousand
-READ_AHEAD_BYTES: Final = 2**20
-# what obstore says of a connection that was reset, and then of one it tried again
-DROPPED: Final = "error sending request"
+PART_BYTES: Final = 8 * 2**20  # least size of a part: an upload has at most ten thousand
+# How obstore reports a connection that was reset, and one that it retried.
+RESET: Final = "error sending request"
 RETRIED: Final = " retries"
-# after a connection was reset
+# Waits between attempts after a connection was reset.
 SECONDS_TO_WAIT: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 4.0, 4.0, 4.0)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _DroppedError(StageError):
-    """A connection was reset, and obstore did not try again."""
+class _ConnectionResetError(StageError):
+    """A connection was reset, and obstore did not retry."""
 
 
-def _patient(method: Callable[P, R]) -> Callable[P, R]:
-    """`method`, which may be repeated, called again after a reset connection: obstore tries again
-    after everything else.
-    """
+def _retried(method: Callable[P, R]) -> Callable[P, R]:
+    """Retry an idempotent `method` after a reset connection, which obstore does not."""
 
     @functools.wraps(method)
-    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+    def retried(*args: P.args, **kwargs: P.kwargs) -> R:
         for seconds in SECONDS_TO_WAIT:
             try:
                 return method(*args, **kwargs)
-            except _DroppedError:
+            except _ConnectionResetError:
                 time.sleep(seconds)
         return method(*args, **kwargs)
 
-    return patient
+    return retried
 
 
-class ObjectStorage:
-    """A prefix in a bucket."""
+class ObjectStorage(RangedStorage, Versioned):
+    """Storage under a prefix of a bucket.
+
+    Raises ConfigError if `root` is no URL of an object store, or contains a secret.
+    """
 
     def __init__(self, root: str) -> None:
-        """Raises ConfigError if `root` is no URL of an object store, or holds a secret."""
         self.url = self.address = root.rstrip("/")
         parts = urlsplit(self.url)
         if parts.scheme.lower() not in SCHEMES or not parts.netloc:
             raise ConfigError(
-                f"root {_safe(root)} cannot be opened: name a folder, or s3://BUCKET/PREFIX, gs://... or az://..."
+                f"root {_safe(root)} cannot be opened: name a folder, or s3://BUCKET/PREFIX, "
+                "gs://... or az://..."
             )
-        # abfs://container@account is how Azure names a bucket; a colon before it would be a
+        # Azure writes buckets as abfs://container@account. A colon before the @ would be a
         # password.
         if (
             ":" in parts.netloc.rpartition("@")[0]
@@ -107,11 +106,12 @@ class ObjectStorage:
             or (parts.username and "s3" in parts.scheme)
         ):
             raise ConfigError(
-                f"root {_safe(root)} holds more than a bucket and a prefix: credentials belong in the environment"
+                f"root {_safe(root)} holds more than a bucket and a prefix: "
+                "credentials belong in the environment"
             )
         self.local = cache_folder(self.url)
         try:
-            with variables(direct()):  # which proxies there are is read here
+            with variables(direct()):  # this call reads the proxy settings
                 self._store: Any = from_url(
                     self.url,
                     retry_config=RETRY,
@@ -120,78 +120,79 @@ class ObjectStorage:
         except (BaseError, ValueError) as error:
             raise ConfigError(f"root {self.url} cannot be opened: {_reason(error)}") from error
 
-    @_patient
+    @override
+    @_retried
     def read(self, name: str) -> bytes:
-        """See `Storage`."""
-        with self._asking(name):
+        with self._requesting(name):
             return bytes(self._store.get(name).bytes())
 
-    @_patient
+    @override
+    @_retried
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """At most `length` bytes of the file `name` from `start`, which lies within it."""
-        with self._asking(name):
+        with self._requesting(name):
             return bytes(self._store.get_range(name, start=start, length=length))
 
+    @override
     def chunks(self, name: str) -> Iterator[bytes]:
-        """See `Storage`."""
         size = self._head(name)
         for start in range(0, size, RANGE_BYTES):
             yield self.read_range(name, start, min(RANGE_BYTES, size - start))
 
+    @override
     def size(self, name: str) -> int | None:
-        """See `Storage`."""
         try:
             return self._head(name)
         except FileNotFoundError:
             return None
 
+    @override
     def files(self, folder: str) -> Iterator[Entry]:
-        """See `Storage`."""
         for entry in sorted(self._list(folder), key=lambda entry: str(entry["path"])):
             yield Entry(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
-    @_patient
+    @override
+    @_retried
     def names(self, folder: str) -> list[str]:
-        """See `Storage`."""
-        with self._asking(folder):
+        with self._requesting(folder):
             found = self._store.list_with_delimiter(folder or None)
         paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
-    @_patient
+    @override
+    @_retried
     def write(self, name: str, content: bytes) -> None:
-        """See `Storage`."""
         with self._putting(name):
             self._store.put(name, content, use_multipart=False)
 
+    @override
     def create(self, name: str, content: bytes) -> bool:
-        """See `Storage`."""
         return self.create_version(name, content) is not None
 
-    @_patient
+    @override
+    @_retried
     def put(self, name: str, path: Path) -> None:
-        """See `Storage`."""
         size = path.stat().st_size
         part = max(PART_BYTES, size // 9_000)
         with self._putting(name):
             self._store.put(name, path, use_multipart=size > part, chunk_size=part)
 
+    @override
     @contextlib.contextmanager
     def building(self, name: str) -> Iterator[Path]:
-        """See `Storage`."""
         with self._scratch(name) as path:
             yield path
             self.put(name, path)
 
+    @override
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """See `Storage`."""
         with self._scratch(name) as path:
             with path.open("wb") as file:
                 for chunk in self.chunks(name):
                     file.write(chunk)
             yield path
 
+    @override
     def publish(
         self,
         source: str | Path,
@@ -201,9 +202,7 @@ class ObjectStorage:
         content: bytes,
         held: Held,
     ) -> None:
-        """See `Storage`. The last file appears by a conditional put, so that of two publishers one
-        is refused.
-        """
+        # The last file appears by a conditional put, so that of two publishers one is refused.
         held.check()
         for file in files:
             if isinstance(source, Path):
@@ -215,25 +214,26 @@ class ObjectStorage:
             f"{target}/{last}", content
         ):
             raise StageError(
-                f"{self.url}/{target} was published by another process meanwhile: rerun to go on with that"
+                f"{self.url}/{target} was published by another process meanwhile: "
+                "rerun to go on with that"
             )
         if isinstance(source, str):
             self.delete(source)
 
-    @_patient
+    @override
+    @_retried
     def delete(self, name: str) -> None:
-        """See `Storage`."""
         names = [name, *(entry.name for entry in self.files(name))]
-        with self._asking(name), contextlib.suppress(FileNotFoundError):
+        with self._requesting(name), contextlib.suppress(FileNotFoundError):
             self._store.delete(names)
 
+    @override
     def lock(self, name: str, *, wait: bool = True) -> AbstractContextManager[Lease]:
-        """See `Storage`."""
         return lease(self, checked_name(name, self.url), wait=wait)
 
+    @override
     @contextlib.contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
-        """See `Storage`."""
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(self.lock(name, wait=False))
@@ -242,55 +242,58 @@ class ObjectStorage:
             else:
                 yield True
 
+    @override
     def filesystem(self) -> pyarrow.fs.FileSystem:
-        """See `Storage`."""
-        return pyarrow.fs.PyFileSystem(_Handler(self))
+        return pyarrow.fs.PyFileSystem(ObjectFiles(self))
 
-    @_patient
-    def read_version(self, name: str) -> tuple[bytes, Version]:
-        """See `Versioned`."""
-        with self._asking(name):
+    @override
+    @_retried
+    def read_version(self, name: str) -> tuple[bytes, ObjectVersion]:
+        with self._requesting(name):
             found = self._store.get(name)
             return bytes(found.bytes()), _version(found.meta)
 
-    @_patient
-    def create_version(self, name: str, content: bytes) -> Version | None:
-        """See `Versioned`."""
+    @override
+    @_retried
+    def create_version(self, name: str, content: bytes) -> ObjectVersion | None:
         try:
             with self._putting(name):
                 return _version(self._store.put(name, content, mode="create", use_multipart=False))
         except AlreadyExistsError:
             return None
 
-    @_patient
-    def replace_version(self, name: str, content: bytes, version: Version) -> Version | None:
-        """See `Versioned`."""
+    @override
+    @_retried
+    def replace_version(
+        self, name: str, content: bytes, version: ObjectVersion
+    ) -> ObjectVersion | None:
         try:
-            with self._asking(name):
+            with self._requesting(name):
                 return _version(self._store.put(name, content, mode=version, use_multipart=False))
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None
 
-    @_patient
+    @_retried
     def _head(self, name: str) -> int:
-        """The size of the file `name`. Raises FileNotFoundError if there is none."""
-        with self._asking(name):
+        """Return the size of the file `name`. Raises FileNotFoundError if there is none."""
+        with self._requesting(name):
             return int(self._store.head(name)["size"])
 
-    @_patient
+    @_retried
     def _list(self, folder: str) -> list[Any]:
-        """What obstore knows of every file below `folder`."""
-        with self._asking(folder):
+        """Return obstore's metadata of every file below `folder`."""
+        with self._requesting(folder):
             return [entry for page in self._store.list(folder or None) for entry in page]
 
-    @_patient
+    @_retried
     def _copy(self, source: str, target: str) -> None:
-        with self._asking(source):
+        with self._requesting(source):
             self._store.copy(source, target)
 
     def _holds(self, name: str, content: bytes) -> bool:
-        """Whether a refused put had worked after all: the answer may have been lost on its way, and
-        the request tried again.
+        """Return whether a refused put had succeeded after all.
+
+        Its answer may have been lost, and the request retried.
         """
         try:
             return self.read(name) == content
@@ -299,7 +302,7 @@ class ObjectStorage:
 
     @contextlib.contextmanager
     def _scratch(self, name: str) -> Iterator[Path]:
-        """A file of this machine that is gone after the block."""
+        """Yield a file of this machine that is removed after the block."""
         checked_name(name, self.url)
         folder = self.local / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
@@ -312,9 +315,9 @@ class ObjectStorage:
 
     @contextlib.contextmanager
     def _putting(self, name: str) -> Iterator[None]:
-        """Where `name` need not be there, what is not found is the bucket."""
+        """Translate the errors of a put: not found means no bucket."""
         try:
-            with self._asking(name):
+            with self._requesting(name):
                 yield
         except FileNotFoundError as error:
             raise ConfigError(
@@ -322,17 +325,17 @@ class ObjectStorage:
             ) from error
 
     @contextlib.contextmanager
-    def _asking(self, name: str) -> Iterator[None]:
-        """The errors of the block in this project's words; refused conditions pass."""
+    def _requesting(self, name: str) -> Iterator[None]:
+        """Translate obstore's errors to this project's; a refused condition passes unchanged."""
         checked_name(name, self.url)
         try:
             yield
         except (AlreadyExistsError, PreconditionError):
             raise
         except (FileNotFoundError, BaseError) as error:
-            raise self._told(error, name) from error
+            raise self._translated(error, name) from error
 
-    def _told(self, error: Exception, name: str) -> Exception:
+    def _translated(self, error: Exception, name: str) -> Exception:
         if "NoSuchBucket" in str(error):
             return ConfigError(
                 f"{self.url} has no bucket: make it first, or set `root` to one that is there"
@@ -341,16 +344,19 @@ class ObjectStorage:
             return FileNotFoundError(f"{self.url}/{name} is not there")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             return ConfigError(
-                f"{self.url} refuses access: check the credentials in the environment, such as AWS_ACCESS_KEY_ID"
+                f"{self.url} refuses access: check the credentials in the environment, "
+                "such as AWS_ACCESS_KEY_ID"
             )
         reason = _reason(error)
-        kind = _DroppedError if DROPPED in reason and RETRIED not in reason else StageError
+        kind = _ConnectionResetError if RESET in reason and RETRIED not in reason else StageError
         return kind(f"{self.url} does not answer as it should: {reason}; rerun when it does")
 
 
 def cache_folder(url: str) -> Path:
-    """The folder of this machine for the store at `url`, copies of models among it: below
-    $WIND_CACHE or ~/.cache/wind.
+    """Return this machine's cache folder for the store at `url`.
+
+    Copies of models are there, among others. It is below $WIND_CACHE, $XDG_CACHE_HOME/wind or
+    ~/.cache/wind.
     """
     home = os.environ.get("WIND_CACHE")
     folder = (
@@ -361,129 +367,21 @@ def cache_folder(url: str) -> Path:
     return folder.absolute() / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
-class _Handler(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
-    """The objects as pyarrow reads them; nothing is written this way."""
-
-    def __init__(self, storage: ObjectStorage) -> None:
-        self._storage = storage
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Handler) and other._storage.url == self._storage.url
-
-    def __hash__(self) -> int:
-        return hash(self._storage.url)
-
-    def get_type_name(self) -> str:
-        """The scheme."""
-        return self._storage.url.partition(":")[0]
-
-    def normalize_path(self, path: str) -> str:
-        """The name itself."""
-        return path
-
-    def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
-        """What each name is."""
-        return [self._info(path) for path in paths]
-
-    def get_file_info_selector(
-        self, selector: pyarrow.fs.FileSelector
-    ) -> list[pyarrow.fs.FileInfo]:
-        """The files in a folder, or below it."""
-        folder = selector.base_dir.strip("/")
-        if selector.recursive:
-            entries = self._storage.files(folder)
-            return [
-                pyarrow.fs.FileInfo(entry.name, pyarrow.fs.FileType.File, size=entry.bytes)
-                for entry in entries
-            ]
-        return self.get_file_info(
-            [f"{folder}/{name}".lstrip("/") for name in self._storage.names(folder)]
-        )
-
-    def open_input_file(self, path: str) -> pa.NativeFile:
-        """A file for random access."""
-        size = self._storage.size(path)
-        if size is None:
-            raise FileNotFoundError(path)
-        return pa.PythonFile(
-            io.BufferedReader(_Reader(self._storage, path, size), READ_AHEAD_BYTES), mode="r"
-        )
-
-    open_input_stream = open_input_file
-
-    def _info(self, path: str) -> pyarrow.fs.FileInfo:
-        size = self._storage.size(path)
-        if size is not None:
-            return pyarrow.fs.FileInfo(path, pyarrow.fs.FileType.File, size=size)
-        is_folder = bool(self._storage.names(path))
-        return pyarrow.fs.FileInfo(
-            path, pyarrow.fs.FileType.Directory if is_folder else pyarrow.fs.FileType.NotFound
-        )
-
-    def _refuse(self, *arguments: Any, **options: Any) -> Any:
-        raise pa.ArrowNotImplementedError(
-            "datasets are written through Store, never through this file system"
-        )
-
-    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = (
-        move
-    ) = copy_file = _refuse
-    open_output_stream = open_append_stream = _refuse
-
-
-class _Reader(io.RawIOBase):
-    """An object as a file: each read is one request."""
-
-    def __init__(self, storage: ObjectStorage, name: str, size: int) -> None:
-        self._storage, self._name, self._size, self._position = storage, name, size, 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """The new position."""
-        self._position = (
-            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        )
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """How many bytes were read."""
-        length = min(len(buffer), self._size - self._position, RANGE_BYTES)
-        if length <= 0:
-            return 0
-        content = self._storage.read_range(self._name, self._position, length)
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
-
-
 def _allows_http() -> bool:
-    """Whether the environment asks for plain HTTP, as of a server on this machine."""
+    """Return whether the environment allows plain HTTP, as for local servers."""
     names = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
     return any(os.environ.get(name, "").lower() in ("1", "true") for name in names)
 
 
-def _version(meta: Any) -> Version:
+def _version(meta: Any) -> ObjectVersion:
     return {key: meta[key] for key in ("e_tag", "version") if meta.get(key) is not None}
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, up to where a server's own page begins, without what might be a
-    signature in a URL.
-    """
+    """Return the first line of an error, without HTML or URL signatures."""
     return _safe(first_line(error).partition(": <")[0])
 
 
 def _safe(text: str) -> str:
-    """`text` without the parts of a URL that may hold a secret."""
+    """Remove the parts of URLs in `text` that may contain a secret."""
     return re.sub(r"(//[^\s?]*)\?\S*", r"\1", re.sub(r"//[^/@\s]*:[^/@\s]*@", "//", text))

@@ -1,12 +1,12 @@
-"""Where a version is from: computed by us, or brought from elsewhere, which it says for ever."""
+"""Origins: whether a version was computed here or imported."""
 
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import StringConstraints
 
 from wind.records import Record
+from wind.store import sealed_json
 from wind.store.datasets import Store
-from wind.store.sealed_json import parsed
 from wind.store.stamps import is_ours
 
 if TYPE_CHECKING:  # a version has origins
@@ -14,19 +14,19 @@ if TYPE_CHECKING:  # a version has origins
 
 
 class Origin(Record):
-    """That a version was imported, and not computed where its record lies."""
+    """One import of a version, which its record keeps forever."""
 
-    # the name that `--trust` gave; else that of the archive's file
+    # the name given by `--trust`, or that of the archive's file
     sender: Annotated[str, StringConstraints(max_length=255)]
-    trusted: bool  # whether its computations and checks count as ours
+    trusted: bool  # its computations and checks count as ours
     imported: float  # Unix time
 
 
 def origins(store: Store, version: "Version", origin: Origin) -> tuple[Origin, ...]:
-    """All that `version`, which lies in an unpacked archive, came by when `origin` brings it here;
-    none for one of ours.
+    """Return all imports of an unpacked `version`, `origin` being the last.
 
-    Whom others trusted is not whom we trust.
+    There are none for a version computed here. Earlier senders count as untrusted: others trusted
+    them, not we.
     """
     if not_computed_here(store, version) is None:
         return ()
@@ -39,8 +39,9 @@ def origins(store: Store, version: "Version", origin: Origin) -> tuple[Origin, .
 
 
 def not_computed_here(store: Store, version: "Version") -> str | None:
-    """Why `version` cannot be taken for computed here, and who sent it; None where our stamp says
-    that it was.
+    """Return why `version` does not count as computed here, if so.
+
+    The reason names the senders of an import; None where our stamp shows that it was.
     """
     if version.origins:
         senders = ", then ".join(
@@ -50,11 +51,14 @@ def not_computed_here(store: Store, version: "Version") -> str | None:
         return f"imported from {senders}, not computed here"
     if _is_ours(store, version):
         return None
-    return "without a stamp of ours: copied, of another machine or of an older release, and not known to be computed here"
+    return (
+        "without a stamp of ours: copied, of another machine or of an older release, "
+        "and not known to be computed here"
+    )
 
 
 def _is_ours(store: Store, version: "Version") -> bool:
     try:
-        return is_ours("version", parsed(store.storage.read(version.file())))
+        return is_ours("version", sealed_json.read_unsealed(store.storage.read(version.file())))
     except (OSError, ValueError):
         return False

@@ -1,9 +1,9 @@
-"""Where, when and by what a dataset was computed: kept beside its content, never part of its
-fingerprint.
+"""Provenance: where, when and by what a dataset was computed.
 
-What many datasets share is stored once, named by its content, and every manifest names its digest:
-the environment of the processes that computed as `<root>/environments/<digest>.json`, and
-uncommitted changes of this source tree as `<root>/patches/<digest>.patch`.
+It is stored beside the content, outside its fingerprint. What many datasets share is stored once
+under its digest, which their manifests name: the environment of the computing processes as
+`<root>/environments/<digest>.json`, and uncommitted changes of this source tree as
+`<root>/patches/<digest>.patch`.
 """
 
 import hashlib
@@ -21,16 +21,18 @@ from typing import Any
 from wind.code.packages import packages
 from wind.fingerprints import digest
 from wind.redaction import redacted
+from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.git import Changes, changes
 from wind.store.handles import FINGERPRINT
-from wind.store.sealed_json import parsed
 
 ENVIRONMENTS, PATCHES = "environments", "patches"  # folders
-VARIABLES = re.compile(  # whose presence can change what or how fast something computes
-    r"^(WIND|HF|TRANSFORMERS|TORCH|PYTORCH|PYTHON|CUDA|CUBLAS|NVIDIA|NCCL|GLOO|OMP|MKL|OPENBLAS|KMP|DS|VLLM|TOKENIZERS|PREFECT|AWS|WANDB)(_|[A-Z]*$)"
+# Variables whose presence can change the result or speed of a computation.
+VARIABLES = re.compile(
+    r"^(WIND|HF|TRANSFORMERS|TORCH|PYTORCH|PYTHON|CUDA|CUBLAS|NVIDIA|NCCL|GLOO|OMP|MKL|OPENBLAS|KMP"
+    r"|DS|VLLM|TOKENIZERS|PREFECT|AWS|WANDB)(_|[A-Z]*$)"
 )
-# libraries set others while they compute
+# Taken now: libraries set others while they compute.
 STARTED_WITH = sorted(name for name in os.environ if VARIABLES.match(name))
 MOST_PATCH_BYTES = 2**20
 TREE = Path(__file__).resolve().parents[2]
@@ -42,11 +44,15 @@ def provenance(
     peak_memory_bytes: int | None = None,
     environments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Times (Unix seconds), host, peak memory, git state, packages and environments of a
-    computation begun at `started`.
+    """Describe where, when and by what a computation ending now was done.
 
-    `peak_memory_bytes` and `environments` are those of the processes that did the work, where it
-    was not this one.
+    Returns its times, host, peak memory, git state, packages and environments.
+
+    Args:
+        store: where its environment and patch are kept.
+        started: when it began, in Unix seconds, as all times are.
+        peak_memory_bytes: of the process that did the work; None for this one.
+        environments: digests of those of the processes that did the work; empty for this one.
     """
     ended = time.time()
     return {
@@ -63,8 +69,9 @@ def provenance(
 
 
 def described_by(provenance: Any) -> list[str]:
-    """The stored files that a record's `provenance` names: of environments, and of a patch; none if
-    it is not what we wrote.
+    """Return the environment and patch files that a record's `provenance` names.
+
+    There are none if it is malformed.
     """
     if not isinstance(provenance, dict):
         return []
@@ -81,20 +88,22 @@ def described_by(provenance: Any) -> list[str]:
 
 
 def description_digest(name: str, content: bytes) -> str:
-    """The digest that the file `name` of an environment or a patch must be called by; empty for
-    what is neither.
+    """Return the digest that must name the environment or patch file `name`.
+
+    It is empty for content that is neither.
     """
     if name.startswith(f"{PATCHES}/"):
         return hashlib.sha256(content).hexdigest()
     try:
-        return digest(parsed(content))
+        return digest(sealed_json.read_unsealed(content))
     except ValueError:
         return ""
 
 
 def environment(store: Store) -> str:
-    """The digest of this process's environment, after it was stored under that name: packages,
-    Python, machine, variables.
+    """Store this process's environment and return its digest.
+
+    The environment lists packages, Python, machine and variables.
     """
     found = _environment()
     name = digest(found)
@@ -107,12 +116,11 @@ def environment(store: Store) -> str:
 
 
 def git_state(store: Store) -> dict[str, Any]:
-    """The revision of this source tree, and whether it has uncommitted changes; empty outside a
-    checkout.
+    """Describe this source tree's revision and changes; empty outside a checkout.
 
-    The changes are stored as a patch and named as `git_patch`, unless they are larger than a
-    megabyte: then `git_patch_bytes` is their size. `git_patch_redacted` says that a secret was
-    taken out of the patch, and that it may not apply.
+    The changes are stored as a patch, whose digest is `git_patch`. If they are larger than a
+    megabyte, `git_patch_bytes` is their size instead. `git_patch_redacted` means that a secret was
+    removed from the patch, which then may not apply.
     """
     found = _git()
     if found is None:
@@ -165,7 +173,7 @@ def _cpu() -> str:
 
 
 def _gpus() -> list[str]:
-    """The models of NVIDIA GPUs in this machine, as the driver names them."""
+    """Return this machine's NVIDIA GPU models, as the driver names them."""
     found = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         lines = path.read_text(errors="replace").splitlines()
@@ -175,13 +183,14 @@ def _gpus() -> list[str]:
 
 @cache
 def _git() -> Changes | None:
-    """What of this source tree is not in its commit; None outside a checkout."""
+    """Return this source tree's commit and changes; None outside a checkout."""
     return changes(TREE, Path(__file__), MOST_PATCH_BYTES)
 
 
 def peak_memory() -> int:
-    """The largest resident size of this process since `reset_peak_memory`, in bytes; 0 where the
-    system does not tell.
+    """Return the peak resident size of this process since `reset_peak_memory`, in bytes.
+
+    0 where the system does not report it.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -191,7 +200,7 @@ def peak_memory() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Start measuring `peak_memory` anew, where the system can: a warm worker runs many stages."""
+    """Restart the measurement of `peak_memory`, where supported: a worker runs many stages."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,4 +1,4 @@
-"""Names: how a user calls a version, a dataset or a model."""
+"""References: how users name versions, datasets and models."""
 
 import re
 
@@ -12,9 +12,11 @@ REFERENCE = re.compile(
 )
 
 
-def find(store: Store, name: str) -> Version:
-    """The version called `name`: RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six
-    digits of an id.
+def find_version(store: Store, name: str) -> Version:
+    """Return the version that `name` refers to.
+
+    `name` is RUN (its latest), RUN@latest, RUN@3, RUN@TAG, or at least six digits of an id. Raises
+    ConfigError unless exactly one version matches.
     """
     match = REFERENCE.fullmatch(name if "@" in name else f"{name}@latest")
     if match and match["run"] in runs(store):
@@ -38,13 +40,14 @@ def find(store: Store, name: str) -> Version:
     )
 
 
-def named(store: Store, name: str) -> AnyHandle:
-    """The dataset or model called VERSION:NOUN or NOUN/DIGITS. Raises ConfigError if none is, or
-    several are.
+def find_dataset(store: Store, name: str) -> AnyHandle:
+    """Return the dataset or model that `name`, VERSION:NOUN or NOUN/DIGITS, refers to.
+
+    Raises ConfigError if there is none, or several.
     """
     version, colon, dataset = name.rpartition(":")
     if colon:
-        handles = find(store, version).handles()
+        handles = find_version(store, version).handles()
         if dataset not in handles:
             raise ConfigError(f"{version} has no dataset {dataset!r}: it has {', '.join(handles)}")
         return handles[dataset]
@@ -54,6 +57,7 @@ def named(store: Store, name: str) -> AnyHandle:
     ]
     if len(matches) != 1:
         raise ConfigError(
-            f"{name!r} names {len(matches)} datasets in {store.url}: give VERSION:NOUN, or NOUN/ and more digits"
+            f"{name!r} names {len(matches)} datasets in {store.url}: "
+            "give VERSION:NOUN, or NOUN/ and more digits"
         )
     return matches[0]

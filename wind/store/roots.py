@@ -1,4 +1,4 @@
-"""Which storage a root names: a folder of this machine, or an object store."""
+"""Roots: how users name storage, by a folder or a URL."""
 
 import re
 from pathlib import Path
@@ -11,8 +11,9 @@ URL: Final = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def storage_for(root: str) -> Storage:
-    """The storage at `root`: a folder, or the URL of an object store. Raises ConfigError for a URL
-    that cannot be opened.
+    """Open the storage at `root`, a folder or an object store's URL.
+
+    Raises ConfigError for a URL that cannot be opened.
     """
     match = URL.match(root)
     if match is None:

@@ -1,8 +1,7 @@
-"""Seals: a JSON record carries the sha256 of its own content, so that an edit of any of its fields
-shows.
+"""Sealed JSON: records with a digest of their fields, so edits show.
 
-The digest is over the fields as they were written, not over what today's code makes of them: a
-record of an older release, with fewer fields, keeps its seal.
+The sha256 digest covers the fields as they were written, not as today's code parses them: a record
+of an older release, with fewer fields, keeps its seal.
 """
 
 import json
@@ -21,31 +20,33 @@ DIGEST = "digest"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def seal(record: BaseModel | Mapping[str, Any]) -> bytes:
-    """`record` as JSON text whose last field is the digest of all others.
+def encode(record: BaseModel | Mapping[str, Any]) -> bytes:
+    """Encode `record` as JSON that ends in the digest of its fields.
 
-    The text is read back by whatever will read it later, so that nothing is published that cannot
-    be. Raises DatasetError naming the first number that is not finite, which JSON cannot hold.
+    The result is read back at once, so that nothing unreadable is published. Raises DatasetError
+    naming the first number that is not finite, which JSON cannot represent.
     """
     fields = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
     for name, number in _numbers(fields):
         if not math.isfinite(number):
             raise DatasetError(
-                f"{name.removeprefix('.')} is {number}, which no record can hold: nothing was published"
+                f"{name.removeprefix('.')} is {number}, which no record can hold: "
+                "nothing was published"
             )
     content = {name: value for name, value in fields.items() if name != DIGEST}
     text = _text(content | {DIGEST: digest(content)})
-    read = opened(text)
+    written = read(text)
     if isinstance(record, BaseModel):
-        type(record).model_validate(read)
+        type(record).model_validate(written)
     return text
 
 
-def opened(text: bytes) -> dict[str, Any]:
-    """The fields of a record whose seal holds, or that never had one. Raises ValueError saying why
-    it is not as written.
+def read(text: bytes) -> dict[str, Any]:
+    """Read the fields of a record, and check its seal, if any.
+
+    Raises ValueError saying why the record is not as it was written.
     """
-    record = parsed(text)
+    record = read_unsealed(text)
     if DIGEST in record:
         if (
             digest({name: value for name, value in record.items() if name != DIGEST})
@@ -55,13 +56,16 @@ def opened(text: bytes) -> dict[str, Any]:
         if _text(record) != text:
             raise ValueError("is not written as it was sealed: it was edited")
     elif record and SHA256.fullmatch(str([*record.values()][-1])):
-        # no record without a seal ends so
+        # No record without a seal ends in a digest.
         raise ValueError("calls its digest something else: it was edited")
     return record
 
 
-def parsed(text: bytes) -> dict[str, Any]:
-    """The fields of a JSON object. Raises ValueError for anything else, however it is broken."""
+def read_unsealed(text: bytes) -> dict[str, Any]:
+    """Read the fields of a JSON object without checking a seal.
+
+    Raises ValueError for anything that is not a valid JSON object.
+    """
     try:
         record = from_json(text, allow_inf_nan=False)
     except ValueError as error:
@@ -72,7 +76,7 @@ def parsed(text: bytes) -> dict[str, Any]:
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every float in `value`, with the names that lead to it."""
+    """Yield every float in `value` with the path to it."""
     if isinstance(value, float):
         yield name, value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Shards: the Arrow IPC files of a dataset, and the fingerprint of what they hold together."""
+"""Shards: the Arrow IPC files of a dataset, and their common fingerprint."""
 
 import os
 from collections.abc import Sequence
@@ -19,8 +19,9 @@ def write_shard(path: Path, table: pa.Table) -> None:
 
 
 def mapped(path: Path) -> tuple[list[pa.RecordBatch], pa.Schema]:
-    """The batches of the shard at `path`, on pages of the file: they take memory while they are
-    looked at.
+    """Memory-map the shard at `path`: return its batches and its schema.
+
+    Batches take memory only while they are read.
     """
     with pa.memory_map(os.fspath(path)) as source, pa.ipc.open_file(source) as reader:
         return [
@@ -29,13 +30,14 @@ def mapped(path: Path) -> tuple[list[pa.RecordBatch], pa.Schema]:
 
 
 def shard_name(index: int) -> str:
-    """The file name of shard `index`."""
+    """Return the file name of shard `index`."""
     return f"part-{index:05d}.arrow"
 
 
 def check_order(table: pa.Table, key: Sequence[str]) -> None:
-    """Raise DatasetError unless the rows of `table` are in ascending order of `key`; that no two
-    share one is for data checks.
+    """Raise DatasetError unless `table` is in ascending order of `key`.
+
+    Equal keys pass: uniqueness is left to data checks.
     """
     ascends = np.zeros(max(table.num_rows - 1, 0), dtype=bool)
     is_equal = ~ascends
@@ -63,27 +65,27 @@ def _row(table: pa.Table, key: Sequence[str], row: int) -> str:
 
 
 class Content:
-    """The fingerprint and the rows of shards that are added one by one; `key` is that of their
-    rows.
-    """
+    """The fingerprint and row counts of shards, added one by one."""
 
     def __init__(self, key: Sequence[str]) -> None:
         self.rows: list[int] = []
         self._key = key
-        self._last: pa.Table | None = None  # its last row so far, where there is one
+        self._last: pa.Table | None = None  # the last row so far, if any
         self._fingerprint: TableFingerprint | None = None
         self._schema: pa.Schema | None = None
 
     def add(self, path: Path, name: str, *, is_trusted: bool = False) -> int:
-        """The rows of the shard at `path`, which counts from now on.
+        """Add the shard at `path` and return its number of rows.
 
-        Raises DatasetError, which calls it `name`, if it cannot be read, or does not fit or follow
-        the shards before it.
+        A shard that is not `is_trusted` is validated first. Raises DatasetError, which calls the
+        shard `name`, if it cannot be read, has other columns than the shards before it, or is out
+        of order after them.
         """
         try:
             batches, schema = mapped(path)
             for batch in batches if not is_trusted else ():
-                batch.validate(full=True)  # whoever reads an offset that points elsewhere is killed
+                # Reading an offset that points elsewhere would kill the process.
+                batch.validate(full=True)
             if self._fingerprint is None:
                 self._fingerprint, self._schema = TableFingerprint(schema), schema
             if schema == self._schema:
@@ -99,8 +101,9 @@ class Content:
         return len(table)
 
     def _follow(self, table: pa.Table, name: str) -> None:
-        """Compare the first row of `table` with the last before it; the rows of a shard were
-        compared when it was written.
+        """Check that the first row of `table` follows the row before.
+
+        The order within a shard was checked when it was written.
         """
         first = table.slice(0, 1)
         try:
@@ -112,7 +115,7 @@ class Content:
         self._last = table.slice(len(table) - 1)
 
     def hexdigest(self) -> str:
-        """The fingerprint of the shards added so far. Raises DatasetError if there are none."""
+        """Return the fingerprint of the shards so far. Raises DatasetError if there are none."""
         if self._fingerprint is None:
             raise DatasetError("a dataset without shards has no fingerprint")
         return self._fingerprint.hexdigest()

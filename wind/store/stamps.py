@@ -1,12 +1,12 @@
-"""Stamps: what was computed and checked by us is told from what was brought from elsewhere.
+"""Stamps: how our own records differ from those of others.
 
-A store is data, and anybody may write data. So every record that a run goes by (of a computation, a
-check, a finished shard, a checkpoint, a version) carries a stamp: an HMAC over all its other fields
-with a key that no store holds. A record without our stamp is read, shown and verified, but it is no
-cache hit and no passed check.
+A store is data, and anybody may write data. So every record that a run relies on (of a computation,
+a check, a finished shard, a checkpoint, a version) has a stamp: an HMAC over all its other fields
+with a key that is in no store. A record without our stamp is read, shown and verified, but it is
+neither a cache hit nor a passed check.
 
-The key is a file of this user, made when it is first needed. Machines that share a store share it:
-`WIND_KEY_FILE` names a copy.
+The key is a file of this user, created when it is first needed. Machines that share a store need
+the same key: `WIND_KEY_FILE` names a copy.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from wind.errors import ConfigError
 from wind.fingerprints import digest
 from wind.machine.user_path import state_folder
-from wind.store.sealed_json import DIGEST, opened, seal
+from wind.store import sealed_json
 
 VARIABLE: Final = "WIND_KEY_FILE"
 STAMP: Final = "stamp"
@@ -32,24 +32,35 @@ LEAST_BYTES: Final = 32
 Kind = Literal["computation", "check", "shard", "checkpoint", "version"]
 
 _refused: dict[str, set[str]] = {}  # by root
-_unkept: dict[Path | None, str] = {}  # by the place where no key could be kept: why
+_unkept: dict[Path | None, str] = {}  # why no key could be kept, by the place
 
 
 def stamp_of(kind: Kind, record: BaseModel | Mapping[str, Any]) -> str:
-    """Our stamp for a record. Raises ConfigError if the file that `WIND_KEY_FILE` names cannot be
-    used.
+    """Compute our stamp for a record.
+
+    Raises ConfigError if the file that `WIND_KEY_FILE` names cannot be used.
     """
     fields = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
     content = digest(
-        [kind, {name: value for name, value in fields.items() if name not in (STAMP, DIGEST)}]
+        [
+            kind,
+            {
+                name: value
+                for name, value in fields.items()
+                if name not in (STAMP, sealed_json.DIGEST)
+            },
+        ]
     )
     return hmac.new(_key(), content.encode(), "sha256").hexdigest()
 
 
 def stamped(kind: Kind, record: BaseModel | Mapping[str, Any]) -> bytes:
-    """`record` as JSON text with our stamp, sealed. Raises what `stamp_of` and `seal` raise."""
+    """Encode `record` as sealed JSON with our stamp.
+
+    Raises what `stamp_of` and `sealed_json.encode` raise.
+    """
     stamp = stamp_of(kind, record)
-    return seal(
+    return sealed_json.encode(
         record.model_copy(update={STAMP: stamp})
         if isinstance(record, BaseModel)
         else {**record, STAMP: stamp}
@@ -57,34 +68,35 @@ def stamped(kind: Kind, record: BaseModel | Mapping[str, Any]) -> bytes:
 
 
 def is_ours(kind: Kind, fields: Mapping[str, Any]) -> bool:
-    """Whether the `fields` of a record, as they were written, carry our stamp. Raises ConfigError
-    as `stamp_of` does.
+    """Return whether a record, in its `fields` as written, has our stamp.
+
+    Raises ConfigError as `stamp_of` does.
     """
     return hmac.compare_digest(stamp_of(kind, fields), str(fields.get(STAMP, "")))
 
 
 def restamped(kind: Kind, text: bytes) -> bytes:
-    """The record `text`, whose sender is trusted, with our stamp. Raises ValueError if it is
-    damaged.
+    """Put our stamp on the record `text` of a trusted sender.
+
+    Raises ValueError if it is damaged.
     """
-    return stamped(kind, opened(text))
+    return stamped(kind, sealed_json.read(text))
 
 
 def refuse(root: str, name: str) -> None:
-    """Remember that the record `name` of the store at `root` would have been believed, had it our
-    stamp.
-    """
+    """Remember that the record `name` was not used, lacking our stamp."""
     _refused.setdefault(root, set()).add(name)
 
 
 def refused(root: str) -> list[str]:
-    """The records of the store at `root` that this process did not believe."""
+    """Return the records of the store at `root` that this process refused."""
     return sorted(_refused.get(root, ()))
 
 
 def lacks_key() -> str | None:
-    """Why no key can be kept, so that nothing computed now will be known as ours later; None where
-    one is.
+    """Return why no key can be kept, or None if one is.
+
+    Without it, nothing computed now will be known as ours later.
     """
     _key()
     return _unkept.get(_place())
@@ -96,7 +108,7 @@ def _key() -> bytes:
 
 
 def _place() -> Path | None:
-    """The file of this user's key; None for a user without a home."""
+    """Return the file of this user's key; None without a home folder."""
     folder = state_folder()
     return None if folder is None else folder / "key"
 
@@ -110,19 +122,22 @@ def _named(name: str) -> bytes:
             raise ConfigError(f"{VARIABLE}: {name} is open to everybody: run `chmod 600 {name}`")
     except OSError as error:
         raise ConfigError(
-            f"{VARIABLE}: {name} cannot be read ({error.strerror}): name a copy of the key of your other machines"
+            f"{VARIABLE}: {name} cannot be read ({error.strerror}): "
+            "name a copy of the key of your other machines"
         ) from error
     if len(content) < LEAST_BYTES:
         raise ConfigError(
-            f"{VARIABLE}: {name} holds {len(content)} bytes, a key has at least {LEAST_BYTES}: `openssl rand -hex 32` makes one"
+            f"{VARIABLE}: {name} holds {len(content)} bytes, a key has at least {LEAST_BYTES}: "
+            "`openssl rand -hex 32` makes one"
         )
     return content
 
 
 @lru_cache(maxsize=4)
 def _own(path: Path | None) -> bytes:
-    """The key in the file `path`, made if it is not there; one of this process alone where none can
-    be kept.
+    """Return the key in the file `path`, creating it if need be.
+
+    Where it cannot be kept, the key is for this process alone.
     """
     try:
         if path is None:
@@ -140,8 +155,9 @@ def _own(path: Path | None) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Write a new key to `path`. Raises FileExistsError if there is one; of two processes, one
-    makes it, whole.
+    """Write a new key to `path`, atomically and by one process only.
+
+    Raises FileExistsError if there is one.
     """
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with open(

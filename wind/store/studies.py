@@ -1,9 +1,8 @@
-"""Studies: what `wind compare`, `wind sweep` and `wind bandit` computed last, which no dataset
-version names.
+"""Studies: the latest results of `wind compare`, `wind sweep` and `wind bandit`.
 
-A study's record is `<root>/runs/<run>/study.json`: its datasets by their nouns. It keeps them, and
-all that they were computed from, through garbage collection; the next study of that name takes its
-place.
+No dataset version names these results. A study's record, `<root>/runs/<run>/study.json`, names its
+datasets by their nouns. Garbage collection keeps them and everything they were computed from. The
+next study of that name replaces the record.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,20 +16,20 @@ from wind.store.handles import Dataset
 
 
 class Study(Record):
-    """What a study computed."""
+    """The datasets that a study computed."""
 
     run: str
     datasets: dict[str, Dataset]
 
 
 def record(store: Store, run: str, datasets: Mapping[str, Dataset]) -> None:
-    """Keep `datasets` as what the study `run` computed, in place of what it computed before."""
+    """Record `datasets` as the results of a study, replacing earlier ones."""
     content = Study(run=run, datasets=dict(datasets)).model_dump_json(indent=1)
     store.storage.write(_name(run), content.encode())
 
 
 def studies(store: Store) -> Iterator[Study]:
-    """The studies of the store, in order of name. Raises DatasetError if a record cannot be read."""
+    """Yield the studies in order of name. Raises DatasetError if a record cannot be read."""
     for run in store.storage.names("runs"):
         try:
             yield Study.model_validate_json(store.storage.read(_name(run)))
@@ -44,7 +43,10 @@ def studies(store: Store) -> Iterator[Study]:
 
 
 def forget(store: Store, run: str) -> None:
-    """Remove the record of the study `run`, if there is one; the next collection frees its data."""
+    """Remove the record of the study `run`, if there is one.
+
+    The next collection frees its data.
+    """
     store.storage.delete(_name(run))
 
 

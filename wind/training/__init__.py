@@ -1,10 +1,9 @@
-"""Training: the policy of the next iteration, fitted with DeepSpeed to this iteration's rewarded
-generations.
+"""Train the next policy with DeepSpeed on this iteration's rewarded generations.
 
-One row of the dataset is one number of one optimiser step; the trained model is published beside it
+One row of the dataset is one number of one optimizer step. The trained model is published beside it
 as the output `model`. The frozen policies enter as the `logps` columns, so only the model being
-trained is in memory. An interrupted training goes on from its last checkpoint, at the exact batch,
-and ends with the same bytes as one that was never interrupted.
+trained is in memory. An interrupted training resumes from its last checkpoint, at the exact batch,
+and ends with the same bytes as an uninterrupted one.
 """
 
 from typing import ClassVar
@@ -20,20 +19,22 @@ from wind.store.handles import Dataset, Model
 
 
 class FitSpec(Spec):
-    """What every training is given, wherever its rows come from."""
+    """Inputs shared by all trainings, wherever their rows come from."""
 
     stage: ClassVar[str]
 
-    policy: Model  # the start, pi_t
+    # the starting point, pi_t
+    policy: Model
     prompts: Dataset
     objective: ObjectiveConfig
     training: TrainingConfig
     seed: int
-    iteration: int  # 1-based; with the seed it fixes the order of prompts
+    # 1-based; together with the seed it fixes the order of prompts
+    iteration: int
 
 
 class TrainingSpec(FitSpec):
-    """What determines a policy trained on stored rows."""
+    """Inputs of a training on stored rows."""
 
     stage = "training"
 
@@ -47,8 +48,10 @@ class TrainingSpec(FitSpec):
 def compute(
     spec: TrainingSpec, store: Store, index: int, place: Place, progress: Progress
 ) -> Shard:
-    """Train, verify and publish the model; the rows are loss, gradient norm, learning rate and
-    metrics of every step.
+    """Train, verify and publish the model.
+
+    The rows of the returned shard are the loss, gradient norm, learning rate and metrics of every
+    step.
     """
     from wind.training.runs import train
 
@@ -56,7 +59,7 @@ def compute(
 
 
 def numbers(spec: FitSpec, table: pa.Table) -> dict[str, float]:
-    """The number of optimiser steps, and the loss of the first and of the last."""
+    """Return the number of steps and the first and last loss."""
     losses = pl.DataFrame(table).filter(pl.col("metric") == "loss").sort("step")["value"].to_list()
     return {"steps": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}
 

@@ -1,4 +1,4 @@
-"""What a rank is told, where it stands among the others, and what the ranks leave behind."""
+"""Records exchanged between a training and its ranks."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -9,14 +9,16 @@ from wind.records import Record
 from wind.training import FitSpec
 
 S = TypeVar("S", bound=FitSpec)
-# the end of a file's name in a work folder: what some rows there were made with
+# suffix of files in a work folder that record what some of its rows were made with
 OBSERVED = ".observed.json"
 Row = tuple[int, str, float]  # step, metric, value: as in the dataset
 
 
 class Checkpoint(Record):
-    """A usable checkpoint: optimiser steps done, the rows of those steps, and where the engine's
-    state is.
+    """A usable checkpoint.
+
+    It holds the number of finished optimizer steps, the rows of those steps, and the folder of the
+    engine's state.
     """
 
     steps: int
@@ -25,20 +27,25 @@ class Checkpoint(Record):
 
 
 class Assignment(Record, Generic[S]):
-    """One training, as its ranks get it."""
+    """One training as it is handed to its ranks."""
 
     spec: SerializeAsAny[S]
     root: str
     work: str  # folder for checkpoints and the export
     device: str  # cpu | cuda
-    checkpoint: Checkpoint | None  # where to go on
-    keep_state: bool = False  # whether the last step leaves a checkpoint too
-    function_seconds: float | None = None  # see Place
+    # where to resume
+    checkpoint: Checkpoint | None
+    # whether to leave a checkpoint after the last step too
+    keep_state: bool = False
+    # time limit of a user's function, as in `Place`
+    function_seconds: float | None = None
 
 
 class Trained(Record):
-    """The rows of the dataset, and by export folder the log-probabilities of the probe under the
-    weights that it holds.
+    """The result of a training: its dataset rows and probe log-probabilities.
+
+    `probe_logps` maps each export folder to the log-probabilities of the probe under the weights in
+    that folder.
     """
 
     rows: list[Row]
@@ -47,7 +54,7 @@ class Trained(Record):
 
 @dataclass(frozen=True)
 class World:
-    """One process among the ranks."""
+    """This process's position among the ranks."""
 
     rank: int
     ranks: int

@@ -1,10 +1,10 @@
-"""The rows a training sees, and how they are cut into optimiser steps and micro-batches.
+"""Training rows, and how they are cut into optimizer steps and micro-batches.
 
 The selected responses to one prompt form a *group*, and a group is never split. Every epoch visits
-every group once, in an order that depends on seed, iteration and epoch alone. A step takes the next
-`batch_prompts` groups; the last step of an epoch takes what is left: nothing is dropped, nothing
-repeated. A step's loss is the mean over its actual rows, however they lie on ranks and
-micro-batches.
+every group once, in an order that depends only on seed, iteration and epoch. Each step takes the
+next `batch_prompts` groups; the last step of an epoch takes the remainder, so that nothing is
+dropped or repeated. A step's loss is the mean over its actual rows, however they are distributed
+over ranks and micro-batches.
 """
 
 import math
@@ -44,30 +44,32 @@ class Ragged:
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     def lengths(self) -> Integers:
-        """The length of every sequence, in tokens."""
+        """Return the length of every sequence, in tokens."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Every row of a training, sorted by prompt_id and sample_index; group g is rows
-    `starts[g]:starts[g + 1]`.
+    """All rows of a training, sorted by prompt_id and sample_index.
+
+    Group g is rows `starts[g]:starts[g + 1]`.
     """
 
     prompt_ids: list[str]  # one per group
     prompts: Ragged  # one per group
     responses: Ragged  # one per row
     starts: Integers  # [groups + 1]
-    columns: dict[str, Floats]  # of a `Batch`, each [rows]
+    # fields of a `Batch`, each [rows]
+    columns: dict[str, Floats]
 
     @property
     def groups(self) -> int:
-        """The number of prompts."""
+        """Number of groups, one per prompt."""
         return len(self.starts) - 1
 
     @cached_property
     def longest(self) -> Integers:
-        """Tokens of the longest prompt-and-response of every group."""
+        """Length in tokens of the longest prompt plus response, per group."""
         longest: Integers = self.prompts.lengths() + np.maximum.reduceat(
             self.responses.lengths(), self.starts[:-1]
         )
@@ -76,7 +78,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Whole groups, padded on the right to their longest row, ready for one forward pass."""
+    """Whole groups, right-padded to their longest row, ready for a forward pass."""
 
     # input ids, attention mask, response mask, each [B, T]
     inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -85,7 +87,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which groups each micro-batch of each optimiser step holds."""
+    """Assignment of groups to optimizer steps and micro-batches."""
 
     training: TrainingConfig
     seed: int
@@ -94,21 +96,21 @@ class Plan:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of one rank in one optimiser step."""
+        """Micro-batches per rank in one optimizer step."""
         return self.training.batch_prompts // (self.training.micro_prompts * self.training.ranks)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch, the incomplete one counted."""
+        """Optimizer steps per epoch, including an incomplete last one."""
         return math.ceil(self.groups / self.training.batch_prompts)
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the training."""
+        """Optimizer steps of the whole training."""
         return self.training.epochs * self.steps_per_epoch
 
     def step_groups(self, step: int) -> Integers:
-        """The groups of optimiser step `step`, counted from 0, in shuffled order."""
+        """Return the groups of 0-based optimizer step `step`, in shuffled order."""
         epoch, within = divmod(step, self.steps_per_epoch)
         seed = int(digest(["training order", self.seed, self.iteration, epoch])[:16], 16)
         order = np.random.Generator(np.random.PCG64(seed)).permutation(self.groups)
@@ -116,8 +118,9 @@ class Plan:
         return order[within * size : (within + 1) * size]
 
     def micro_groups(self, groups: Integers, rank: int) -> list[Integers]:
-        """The parts of `groups` that `rank` computes, one per micro-batch; parts of an incomplete
-        step may be empty.
+        """Return the parts of `groups` that `rank` computes, one per micro-batch.
+
+        Parts of an incomplete step may be empty.
         """
         size, ranks = self.training.micro_prompts, self.training.ranks
         firsts = [(micro * ranks + rank) * size for micro in range(self.accumulation)]
@@ -125,9 +128,9 @@ class Plan:
 
 
 def load_rows(spec: TrainingSpec, store: Store) -> Rows:
-    """The selected rows of the spec's datasets, joined.
+    """Join the selected rows of the spec's datasets.
 
-    Raises DatasetError if the datasets do not name the same rows or disagree on a response.
+    Raises DatasetError if the datasets do not contain the same rows or disagree on a response.
     """
     frame = store.frame(spec.generations, [*KEY, "response_token_ids"])
     for handle, columns in (
@@ -144,19 +147,23 @@ def load_rows(spec: TrainingSpec, store: Store) -> Rows:
     frame = frame.join(prompts, on="prompt_id", how="inner", validate="m:1").sort(KEY)
     if frame.height != spec.generations.rows:
         raise DatasetError(
-            f"{label(spec.generations)} answers prompts that {label(spec.prompts)} lacks: rerun generations"
+            f"{label(spec.generations)} answers prompts that {label(spec.prompts)} lacks: "
+            "rerun generations"
         )
     if frame.filter(pl.col("response_tokens") != pl.col("response_token_ids").list.len()).height:
         raise DatasetError(
-            f"{label(spec.logps)} scored other responses than {label(spec.generations)} holds: rerun logps"
+            f"{label(spec.logps)} scored other responses than {label(spec.generations)} holds: "
+            "rerun logps"
         )
     frame = frame.with_columns(samples=pl.len().over("prompt_id")).rename({"label": "win_rate"})
     return as_rows(frame.filter(pl.col("role").is_in(TRAINED)), "prompt_id", COLUMNS)
 
 
 def as_rows(frame: pl.DataFrame, group: str, columns: Sequence[str]) -> Rows:
-    """The rows of `frame`, in which neighbours with the same value of the column `group` are one
-    group.
+    """Convert `frame` to Rows.
+
+    Consecutive rows with equal values in the column `group` form one group; `columns` are the
+    fields of a `Batch` to take.
     """
     prompts = frame.select("prompt_id", "prompt_token_ids", run=pl.col(group).rle_id())
     firsts = prompts.group_by("run", maintain_order=True).first()
@@ -170,13 +177,13 @@ def as_rows(frame: pl.DataFrame, group: str, columns: Sequence[str]) -> Rows:
 
 
 def micro_batch(rows: Rows, groups: Integers, device: str) -> MicroBatch:
-    """The rows of `groups`, which must not be empty, on `device`."""
+    """Return the rows of `groups`, which must not be empty, on `device`."""
     index_B = np.concatenate(
         [np.arange(rows.starts[group], rows.starts[group + 1]) for group in groups]
     )
     group_B = np.repeat(np.arange(len(groups)), rows.starts[groups + 1] - rows.starts[groups])
     width = int(rows.longest[groups].max())
-    # padding is masked: any valid token id will do
+    # padding is masked, so any valid token id will do
     input_ids_B_T = np.zeros((len(index_B), width), dtype=np.int64)
     attention_mask_B_T = np.zeros((len(index_B), width), dtype=np.bool_)
     response_mask_B_T = np.zeros((len(index_B), width), dtype=np.bool_)
@@ -202,8 +209,8 @@ def micro_batch(rows: Rows, groups: Integers, device: str) -> MicroBatch:
 def _check_rows(generations: Dataset, other: Dataset, joined: int) -> None:
     if not joined == generations.rows == other.rows:
         raise DatasetError(
-            f"{label(other)} has {other.rows} rows, {label(generations)} {generations.rows}, and {joined} in common: "
-            f"rerun {other.name}"
+            f"{label(other)} has {other.rows} rows, {label(generations)} {generations.rows}, "
+            f"and {joined} in common: rerun {other.name}"
         )
 
 

@@ -1,11 +1,11 @@
-"""Checkpoints of an unfinished training: DeepSpeed's own, the state of the row source, the rows so
-far, and a marker, last.
+"""Checkpoints of an unfinished training.
 
-A checkpoint is a folder `step-00000100/` and counts only if its marker is there and every file
-still has the recorded checksum. Each rank reads its own files back: one alone would hash a terabyte
-of a large training while all others wait for it. The one before is removed after the marker of the
-new one was written, so a process killed at any moment leaves a usable one. What cannot be used is
-removed, and the training starts from the one before or from scratch.
+A checkpoint is a folder `step-00000100/` with DeepSpeed's own checkpoint, the state of the row
+source, the rows so far, and, written last, a marker. It counts only if its marker exists and every
+file still has the recorded checksum. Each rank reads its own files back: a single rank would hash a
+terabyte of a large training while all others wait. The previous checkpoint is removed after the
+marker of the new one is written, so a process killed at any moment leaves a usable one. Unusable
+checkpoints are removed, and the training starts from the one before or from scratch.
 """
 
 import os
@@ -26,14 +26,16 @@ from wind.training.row_sources import RowSource
 
 MARKER = "complete.json"
 TAG = "engine"
-PREFIX = "step-"  # of the folders of checkpoints
-# in the name of a file: the rank, where it is not the first
+# of checkpoint folders
+PREFIX = "step-"
+# matches the rank in a file name; the first rank's files may have none
 WRITER = re.compile(r"(?:pp_rank_|anchor-)(\d+)[_.][^/]*$")
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last usable checkpoint under `folder`; unusable ones are removed. To be called before any
-    rank starts.
+    """Return the last usable checkpoint under `folder`, or None.
+
+    Removes unusable ones. Call it before any rank starts.
     """
     for candidate in sorted(folder.glob(f"{PREFIX}*"), reverse=True):
         if (checkpoint := _read(candidate)) is not None:
@@ -45,14 +47,16 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 def save_checkpoint(
     engine: Any, source: RowSource, folder: Path, steps: int, rows: list[Row]
 ) -> None:
-    """Save engine and source after `steps` optimiser steps. Every rank must call it; `rows` are
-    those of rank 0.
+    """Save engine and source after `steps` optimizer steps.
+
+    Every rank must call it; `rows` are those of rank 0.
     """
     target = folder / step_folder(steps)
-    # Frozen weights are the start policy's: each checkpoint would hold them again.
+    # Frozen weights equal the starting policy's: every checkpoint would repeat them.
     engine.save_checkpoint(str(target), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
     beside = source.save(target)
-    torch.distributed.barrier()  # every rank's files are there before the marker says so
+    # the marker must not exist before every rank's files do
+    torch.distributed.barrier()
     within = [path for path in sorted(target.rglob("*")) if path.is_file()]
     names = [os.path.relpath(path, target) for path in [*within, *beside]]
     mine = {name: file_digest(target / name) for name in written_by(engine.global_rank, names)}
@@ -69,20 +73,24 @@ def save_checkpoint(
 
 
 def written_by(rank: int, names: Iterable[str]) -> list[str]:
-    """Those of the files `names` of a checkpoint that `rank` wrote: what has no rank in its name is
-    the first one's.
+    """Return the checkpoint files among `names` that `rank` wrote.
+
+    A file without a rank in its name was written by the first rank.
     """
     writers = {name: WRITER.search(name) for name in names}
     return [name for name, writer in writers.items() if (int(writer[1]) if writer else 0) == rank]
 
 
 def step_folder(steps: int) -> str:
-    """The folder of the checkpoint after `steps` optimiser steps; they sort by it."""
+    """Return the checkpoint folder's name after `steps` optimizer steps.
+
+    Names sort by step.
+    """
     return f"{PREFIX}{steps:08d}"
 
 
 def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
-    """Put weights and optimizer state of `checkpoint` into the engine. Every rank must call it."""
+    """Restore weights and optimizer state from `checkpoint`; every rank must call it."""
     is_whole = all(parameter.requires_grad for parameter in engine.module.parameters())
     engine.load_checkpoint(
         checkpoint.folder, tag=TAG, load_module_strict=is_whole, load_lr_scheduler_states=False
@@ -90,8 +98,9 @@ def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
 
 
 def is_our_checkpoint(marker: Any, work: str) -> bool:
-    """Whether we wrote a checkpoint with that `marker` in the folder `work`: to load one is to run
-    what it says.
+    """Return True if we wrote this checkpoint in the folder `work`.
+
+    Loading a checkpoint runs code that it names.
     """
     return isinstance(marker, dict) and is_ours("checkpoint", marker) and marker["folder"] == work
 

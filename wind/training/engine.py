@@ -1,8 +1,8 @@
-"""The DeepSpeed engine around the policy: its JSON, its optimizer, and how the policy is loaded and
-gathered again.
+"""The DeepSpeed engine around the policy.
 
-Imported in the ranks only, after the accelerator was chosen: DeepSpeed decides about its device
-when it is first imported.
+This module derives DeepSpeed's JSON, chooses the optimizer, loads the policy and gathers its
+weights again. Import it only in the ranks and after the accelerator is chosen: DeepSpeed picks its
+device when it is first imported.
 """
 
 import math
@@ -19,13 +19,13 @@ from wind.models.sequence_logps import SequenceLogps
 from wind.training.intercepts import LogpsAndIntercept
 from wind.training.policies import load_policy
 
-# DeepSpeed's own sums over ranks on a CPU are an operator that it compiles when its communication
-# starts, where there is a compiler: for minutes, and behind a lock that a killed process leaves for
-# ever. gloo needs none.
+# To sum over ranks on a CPU, DeepSpeed compiles an operator of its own when its communication
+# starts, if there is a compiler. That takes minutes, behind a lock that a killed process never
+# releases. gloo does not need it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel("WARNING")
 
-# Given to DeepSpeed as they are: its own fused ones need a compiler, and it lacks RMSprop.
+# Passed to DeepSpeed as they are: its fused versions need a compiler, and it lacks RMSprop.
 OPTIMIZERS: Final[Mapping[str, Callable[..., torch.optim.Optimizer]]] = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
@@ -33,7 +33,7 @@ OPTIMIZERS: Final[Mapping[str, Callable[..., torch.optim.Optimizer]]] = {
 
 
 def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
-    """DeepSpeed's JSON for `training`: everything in it is derived, nothing is set twice."""
+    """Return DeepSpeed's JSON for `training`; everything in it is derived."""
     is_bf16 = training.precision == "bfloat16"
     config: dict[str, Any] = {
         "train_batch_size": training.batch_prompts,
@@ -43,21 +43,21 @@ def deepspeed_config(training: TrainingConfig) -> dict[str, Any]:
         "gradient_clipping": training.max_grad_norm,
         "bf16": {"enabled": is_bf16},
         "zero_optimization": zero_config(training),
-        # an offloaded state is stepped by torch's optimizer too
+        # offloaded state is stepped by torch's optimizer too
         "zero_force_ds_cpu_optimizer": False,
-        # RMSprop is not on DeepSpeed's list, and its state is one tensor like Adam's two
+        # RMSprop is not on DeepSpeed's list, but its state is a tensor like Adam's two
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
     }
     if is_bf16 and training.zero_stage > 0:
-        # Sums of many micro-batches in bfloat16 would lose the small ones; DeepSpeed offers this
-        # with ZeRO only.
+        # Summing many micro-batches in bfloat16 would lose small gradients; DeepSpeed offers this
+        # only with ZeRO.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 
 
 def zero_config(training: TrainingConfig) -> dict[str, Any]:
-    """What ZeRO shards over the ranks, and which of it waits in the host's memory."""
+    """Return ZeRO's settings: what it shards over ranks and offloads."""
     host = {"device": "cpu"}
     offloaded = {
         "none": {},
@@ -68,17 +68,17 @@ def zero_config(training: TrainingConfig) -> dict[str, Any]:
 
 
 def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_intercept: bool) -> Any:
-    """A DeepSpeed engine around `SequenceLogps` of the policy in `folder`; the process group must
-    exist.
+    """Return a DeepSpeed engine around `SequenceLogps` of the policy in `folder`.
 
-    `seed` is that of adapters; `with_intercept` the wrapper is `LogpsAndIntercept`. Raises
-    ConfigError if the policy lacks a layer that is to have an adapter.
+    The process group must exist. `seed` initializes the adapters; with `with_intercept` the wrapper
+    is `LogpsAndIntercept`. Raises ConfigError if the policy lacks a layer that should have an
+    adapter.
     """
-    # finds torch's group: partitioning needs to know the ranks
+    # finds torch's process group: partitioning needs to know the ranks
     deepspeed.init_distributed(dist_init_required=False)
     config = deepspeed_config(training)
-    # While this object lives, transformers partitions parameters as it loads them: no rank ever
-    # holds the whole model.
+    # While this object lives, transformers partitions parameters as it loads them, so that no rank
+    # ever holds the whole model.
     partition = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None
     model = load_policy(folder, training.precision, training.attention)
     if partition and training.precision == "bfloat16":
@@ -90,7 +90,8 @@ def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_inte
         add_adapters(model, training.lora, seed)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        model.train()  # transformers recomputes in training mode only; dropout is off
+        # transformers recomputes only in training mode; dropout is off
+        model.train()
     wrapped = LogpsAndIntercept(model) if with_intercept else SequenceLogps(model)
     engine, *_ = deepspeed.initialize(
         model=wrapped,
@@ -103,11 +104,10 @@ def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_inte
 
 
 def restore_constants(model: torch.nn.Module) -> None:
-    """Recompute in float32 what modules without weights compute from the config: rotary
-    frequencies.
+    """Recompute in float32 the constants of modules without weights.
 
-    Loading under ZeRO-3 rounds them to bfloat16, which moves log-probabilities by tenths of a nat;
-    scoring keeps them in float32.
+    These are derived from the config, such as rotary frequencies. Loading under ZeRO-3 rounds them
+    to bfloat16, which shifts log-probabilities by tenths of a nat; scoring keeps them in float32.
     """
     for module in model.modules():
         if hasattr(module, "config") and not any(True for _ in module.parameters()):
@@ -117,16 +117,15 @@ def restore_constants(model: torch.nn.Module) -> None:
 
 
 def parameter_groups(wrapped: SequenceLogps, training: TrainingConfig) -> list[dict[str, Any]]:
-    """Trained matrices with weight decay, trained norms and biases without; frozen weights are in
-    no group.
+    """Split the trained parameters into matrices, which decay, and the rest.
 
-    The head of a learned intercept has a group of its own. `lr_factor` is what the scheduled
-    learning rate is multiplied by.
+    Norms and biases have no weight decay; frozen weights are in no group. The head of a learned
+    intercept has a group of its own. The scheduled learning rate is multiplied by `lr_factor`.
     """
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
     for parameter in filter(lambda parameter: parameter.requires_grad, wrapped.model.parameters()):
-        # ZeRO-3 leaves no shape of its own on a partitioned one
+        # a parameter partitioned by ZeRO-3 keeps its shape only here
         shape = getattr(parameter, "ds_shape", parameter.shape)
         (decayed if len(shape) > 1 else plain).append(parameter)
     groups = [
@@ -142,18 +141,19 @@ def parameter_groups(wrapped: SequenceLogps, training: TrainingConfig) -> list[d
 
 
 def optimizer_step(engine: Any, lr: float) -> float:
-    """Update the weights with the accumulated gradient, and return its norm before clipping.
+    """Update the weights with the accumulated gradient; return its norm.
 
-    Where that is not finite the weights stay as they were, on all ranks.
+    The norm is that before clipping. If the norm is not finite, the weights stay as they were on
+    all ranks.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
     if engine.zero_optimization() or engine.bfloat16_enabled():
-        # these optimizers leave out a step whose norm is not finite, and say that it was infinite
+        # these optimizers skip a step whose norm is not finite, and report it as infinite
         engine.step()
         return float(engine.get_global_grad_norm())
-    # In float32 without ZeRO DeepSpeed takes every step, and does not say what the norm was. The
-    # sum over ranks is there already.
+    # In float32 without ZeRO, DeepSpeed takes every step and does not report the norm. The gradient
+    # is already summed over ranks.
     norm = float(
         torch.nn.utils.get_total_norm(
             [
@@ -169,8 +169,9 @@ def optimizer_step(engine: Any, lr: float) -> float:
 
 
 def gathered_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """The trained weights by their name in the model, on the CPU of rank 0; empty on the others.
-    Every rank must call it.
+    """Gather the trained weights, by name, on the CPU of rank 0.
+
+    Other ranks get an empty mapping. Every rank must call it.
     """
     model = engine.module.model
     weights: dict[str, torch.Tensor] = {}
@@ -178,6 +179,6 @@ def gathered_weights(engine: Any) -> dict[str, torch.Tensor]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
             if engine.global_rank == 0:
-                # One copy of a tied weight, so that saving sees that it is tied.
+                # One copy of a tied weight, so that saving recognizes the tie.
                 weights[name] = copies.setdefault(id(tensor), tensor.detach().to("cpu", copy=True))
     return weights

@@ -1,9 +1,9 @@
-"""From trained weights to a model folder, and the proof that the folder holds what was trained.
+"""Export trained weights as a model folder, and verify what it holds.
 
-The folder is the start policy's with other weights: tokenizer, chat template and generation config
-are copied byte for byte, the config but for its data type. It is verified by the process that
-publishes it, after the engine is gone: reloaded, it must have the shapes of the start policy and
-give the probe the log-probabilities that the engine gave.
+The folder is the starting policy's with other weights: tokenizer, chat template and generation
+config are copied byte for byte, and so is the config except for its data type. The publishing
+process verifies it after the engine is gone: once reloaded, it must have the shapes of the starting
+policy and reproduce the engine's log-probabilities of a probe.
 """
 
 import json
@@ -19,27 +19,30 @@ from wind.errors import InputError, TrainingError
 from wind.files import atomic_write
 from wind.models.sequence_logps import SequenceLogps
 from wind.nesting import json_value
-from wind.store.datasets import MANIFEST, MODEL_FILES
+from wind.store.layout import MANIFEST, MODEL_FILES
 from wind.training.batches import Rows, micro_batch
 from wind.training.policies import declared_shapes, load_policy
 
-EXPORT: Final = "export"  # the folder inside the work folder
-ADAPTER: Final = "adapter"  # beside it, the adapter alone
-# Relative to max(1, |logp|). bfloat16 kernels may round another way; merging an adapter rounds the
+# folder inside the work folder
+EXPORT: Final = "export"
+# folder beside it that holds only the adapter
+ADAPTER: Final = "adapter"
+# Relative to max(1, |logp|). bfloat16 kernels may round differently; merging an adapter rounds the
 # weights (1e-2 was measured).
 TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 def probe_logps(model: torch.nn.Module, rows: Rows, groups: int, device: str) -> list[float]:
-    """The log-probabilities of the first `groups` groups under a `SequenceLogps`; collective under
-    ZeRO-3.
+    """Return the log-probabilities of the first `groups` groups under `model`.
+
+    `model` is a `SequenceLogps`. Collective under ZeRO-3.
     """
     batch = micro_batch(rows, np.arange(min(groups, rows.groups)), device)
     was_training = model.training
     model.eval()
     with torch.no_grad():
         outputs = model(*batch.inputs)
-    # the intercept is no part of the policy
+    # the intercept is not part of the policy
     logps_B = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
     model.train(was_training)
     values: list[float] = logps_B.tolist()
@@ -49,8 +52,9 @@ def probe_logps(model: torch.nn.Module, rows: Rows, groups: int, device: str) ->
 def save_policy(
     model: Any, weights: dict[str, torch.Tensor], start: Path, work: Path, training: TrainingConfig
 ) -> None:
-    """Write the trained policy to `work`/export; where adapters were trained, merged, and the
-    adapter alone to `work`/adapter.
+    """Write the trained policy to `work`/export.
+
+    Adapters are merged into it, and saved by themselves to `work`/adapter.
     """
     if training.lora:
         from wind.training.lora import merged_weights, save_adapter
@@ -63,8 +67,10 @@ def save_policy(
 def save_weights(
     model: Any, weights: dict[str, torch.Tensor], start: Path, folder: Path, precision: str
 ) -> None:
-    """Write the model folder: `weights` as safetensors under the names of `model`, everything else
-    from the folder `start`.
+    """Write a model folder that differs from `start` only in its weights.
+
+    `weights` are saved as safetensors under the names of `model`; all other files come from
+    `start`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=weights)
@@ -75,7 +81,8 @@ def save_weights(
         if MODEL_FILES.fullmatch(path.name) and path.name != MANIFEST and not _holds_weights(path):
             shutil.copyfile(path, folder / path.name)
     config = json_value((start / "config.json").read_bytes())
-    config.pop("torch_dtype", None)  # the older name of the same key
+    # older name of the same key
+    config.pop("torch_dtype", None)
     atomic_write(
         folder / "config.json", json.dumps({**config, "dtype": precision}, indent=2).encode()
     )
@@ -90,8 +97,10 @@ def verify_export(
     precision: str,
     device: str,
 ) -> None:
-    """Raise TrainingError unless `folder` reloads with the shapes of `start` and gives the probe
-    the logps `trained`.
+    """Raise TrainingError unless `folder` holds the trained model.
+
+    Reloaded, it must have the shapes of `start` and give the probe, the first `groups` groups of
+    `rows`, the log-probabilities `trained`.
     """
     try:
         model = load_policy(folder, precision)
@@ -101,14 +110,15 @@ def verify_export(
     if shapes != (expected := declared_shapes(start)):
         other = sorted(name for name in shapes | expected if shapes.get(name) != expected.get(name))
         raise TrainingError(
-            f"the exported model differs from its start in {len(other)} shapes, such as that of {other[0]}"
+            f"the exported model differs from its start in {len(other)} shapes, "
+            f"such as that of {other[0]}"
         )
     reloaded = np.array(probe_logps(SequenceLogps(model.to(device)), rows, groups, device))
     difference = np.abs(reloaded - trained) / np.maximum(1, np.abs(trained))
     if not difference.max() <= TOLERANCE[precision]:
         raise TrainingError(
-            f"the exported model is not the trained one: log-probabilities of a probe differ by {difference.max():.3g} relative, "
-            f"and {TOLERANCE[precision]:g} is allowed"
+            "the exported model is not the trained one: log-probabilities of a probe differ by "
+            f"{difference.max():.3g} relative, and {TOLERANCE[precision]:g} is allowed"
         )
 
 

@@ -1,9 +1,8 @@
-"""No number that is not finite reaches the weights: what was not, at which step, and for which
-prompts.
+"""Keep non-finite numbers out of the weights, and report where they arose.
 
-Each rank marks what it saw of its own rows, the marks are summed over the ranks with the metrics,
-and before the optimiser's step all ranks decide alike. The learning rate is blamed only for a
-policy that steps have moved.
+Each rank marks what it saw in its own rows, the marks are summed over the ranks together with the
+metrics, and before the optimizer steps all ranks reach the same decision. The learning rate is
+blamed only for a policy that has been updated.
 """
 
 import math
@@ -14,18 +13,20 @@ import torch
 
 from wind.errors import TrainingError
 
-KINDS: Final = 2  # of marks: log-probabilities, and what the objective made of them
-NAMED: Final = 8  # prompts that an error names
+# of marks: log-probabilities, and the objective's values of them
+KINDS: Final = 2
+# prompts that an error message names
+NAMED: Final = 8
 
 
 def marks(
     logps_B: torch.Tensor, loss: torch.Tensor, group_B: torch.Tensor, groups: int
 ) -> torch.Tensor:
-    """How many rows of each group have a log-probability, and how many a slope of the loss in it,
-    that is not finite, [KINDS, G].
+    """Count the rows of each group with non-finite log-probabilities or slopes.
 
-    `logps_B` has its gradient, which the model takes up in float32. A loss that is not finite
-    though all its slopes are counts against all rows.
+    Returns [KINDS, G]: rows whose log-probability is not finite, and rows whose slope of the loss
+    in it is not finite. `logps_B` has its gradient, which the model receives in float32. A loss
+    that is not finite although all its slopes are counts against all rows.
     """
     assert logps_B.grad is not None
     is_steep_B = ~logps_B.grad.float().isfinite()
@@ -37,8 +38,9 @@ def marks(
 
 
 def refuse_marked(marks_K_G: torch.Tensor, prompt_ids: Sequence[str], step: int) -> None:
-    """Raises TrainingError naming step and prompts if a group has a mark; `prompt_ids` are those of
-    the groups.
+    """Raise TrainingError, naming step and prompts, if a group has a mark.
+
+    `prompt_ids` are those of the groups.
     """
     lost, steep = (
         [name for name, mark in zip(prompt_ids, marks_G.tolist(), strict=True) if mark]
@@ -46,39 +48,46 @@ def refuse_marked(marks_K_G: torch.Tensor, prompt_ids: Sequence[str], step: int)
     )
     if lost:
         raise TrainingError(
-            f"step {step} was not taken: responses to {_named(lost)} have a log-probability that is not finite: "
-            f"{culprit(step > 1, 'training.precision')}"
+            f"step {step} was not taken: responses to {_named(lost)} have a log-probability that "
+            f"is not finite: {culprit(step > 1, 'training.precision')}"
         )
     if steep:
         raise TrainingError(
-            f"step {step} was not taken: the loss of {_named(steep)} or its slope is not finite, and the log-probabilities are: "
-            "look at the rewards there and at the settings of the objective"
+            f"step {step} was not taken: the loss of {_named(steep)} or its slope is not finite, "
+            "although the log-probabilities are: check the rewards there and the settings of the "
+            "objective"
         )
 
 
 def refuse_norm(norm: float, prompt_ids: Sequence[str], step: int) -> None:
-    """Raises TrainingError naming step and prompts if the norm of the gradient is not finite."""
+    """Raise TrainingError if the gradient norm is not finite.
+
+    The message names step and prompts.
+    """
     if not math.isfinite(norm):
         raise TrainingError(
-            f"step {step} was not taken: the norm of its gradient is not finite, and its losses are: look at the size of the "
-            f"rewards and of the objective's settings, and at {_named(prompt_ids)}"
+            f"step {step} was not taken: the norm of its gradient is not finite, although its "
+            "losses are: check the size of the rewards and of the objective's settings, and "
+            f"{_named(prompt_ids)}"
         )
 
 
 def refuse_probe(logps: Sequence[float], prompt_ids: Sequence[str], steps: int) -> None:
-    """Raises TrainingError naming the prompts if the policy that `steps` steps have left gives a
-    probe what is not finite.
+    """Raise TrainingError, naming the prompts, if a probe has non-finite `logps`.
+
+    The probe was scored by the policy after `steps` optimizer steps.
     """
     if not all(map(math.isfinite, logps)):
         raise TrainingError(
-            f"after the last step, {steps}, responses to {_named(prompt_ids)} have a log-probability that is not finite: "
-            f"{culprit(True, 'training.precision')}"
+            f"after the last step, {steps}, responses to {_named(prompt_ids)} have a "
+            f"log-probability that is not finite: {culprit(True, 'training.precision')}"
         )
 
 
 def culprit(was_trained: bool, dtype: str) -> str:
-    """What makes a model's log-probabilities not finite, for the end of a message; `dtype` is the
-    setting of its precision.
+    """Return the likely cause of non-finite log-probabilities, to end a message.
+
+    `dtype` is the setting that controls the model's precision.
     """
     return (
         "lower training.lr"
@@ -89,4 +98,5 @@ def culprit(was_trained: bool, dtype: str) -> str:
 
 def _named(prompt_ids: Sequence[str]) -> str:
     names, more = sorted(prompt_ids), len(prompt_ids) - NAMED
-    return f"prompt{'s' * (len(names) > 1)} {', '.join(names[:NAMED])}{f' and {more} more' if more > 0 else ''}"
+    rest = f" and {more} more" if more > 0 else ""
+    return f"prompt{'s' * (len(names) > 1)} {', '.join(names[:NAMED])}{rest}"

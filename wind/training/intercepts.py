@@ -1,5 +1,6 @@
-"""The learned intercept: a small head on the policy that is trained beside it and left behind when
-training ends (MATH 2.6 d).
+"""A learned intercept: a small head trained beside the policy.
+
+See MATH 2.6 d. It is left behind when training ends.
 """
 
 import torch
@@ -8,11 +9,10 @@ from wind.models.sequence_logps import SequenceLogps
 
 
 class LogpsAndIntercept(SequenceLogps):
-    """Wraps a causal language model so that its forward pass returns log-probabilities and the
-    intercept c(x) of each row.
+    """Wrap a causal language model to return log-probabilities and intercepts.
 
-    c(x) = b + w h / H, with h the last hidden state of the prompt and H its width; it starts at 1/2
-    for every prompt. No gradient flows from it into the policy.
+    The intercept of a row is c(x) = b + w h / H, with h the last hidden state of the prompt and H
+    its width; it starts at 1/2 for every prompt. No gradient flows from it into the policy.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -27,9 +27,12 @@ class LogpsAndIntercept(SequenceLogps):
         attention_mask_B_T: torch.Tensor,
         response_mask_B_T: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The log-probabilities, as in `SequenceLogps`, and the intercepts, both float64 `[B]`."""
+        """Return the log-probabilities, as in `SequenceLogps`, and the intercepts.
+
+        Both are float64 `[B]`.
+        """
         states_B_T_H = self.states(input_ids_B_T, attention_mask_B_T)
-        # of the prompt: the token before the first of the response
+        # the last of the prompt: the token before the first of the response
         last_B = response_mask_B_T.long().argmax(dim=1) - 1
         states_B_H = states_B_T_H[torch.arange(len(last_B), device=last_B.device), last_B].detach()
         intercept_B = self.head(states_B_H / states_B_H.shape[1]).squeeze(1).double()

@@ -1,9 +1,11 @@
-"""The training loop of one rank: the same for one process and for many, on CPU and on GPU.
+"""The training loop of one rank.
 
-The gradient of an optimiser step is that of the mean loss over all its rows. DeepSpeed divides by
-ranks and micro-batches, which is the mean only if all hold equally many rows; each micro-batch is
-therefore weighted by its share of the step's rows. A rank with nothing to compute in an incomplete
-step runs a micro-batch at weight zero, since every pass is collective.
+It is the same for one process and for many, on CPU and on GPU.
+
+The gradient of an optimizer step is that of the mean loss over all its rows. DeepSpeed divides by
+ranks and micro-batches, which gives the mean only if all hold equally many rows; each micro-batch
+is therefore weighted by its share of the step's rows. In an incomplete step, a rank with nothing to
+compute runs a micro-batch at weight zero, since every pass is collective.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from wind.config.objectives import learns_intercept
 from wind.fingerprints import digest
 from wind.models import deterministic
 from wind.objectives import Batch, Metrics, Objective, objective_for
@@ -37,11 +38,10 @@ def train_rank(
     world: World,
     progress: Progress,
 ) -> Trained | None:
-    """Train from the checkpoint to the end and leave the export in the work folder; what was
-    trained on rank 0, else None.
+    """Train from the checkpoint to the end, and export the policy.
 
-    The process group must exist. Raises TrainingError on all ranks if a loss, a gradient or what
-    they led to is not finite.
+    Returns the result on rank 0 and None on the others. The process group must exist. Raises
+    TrainingError on all ranks if a loss, a gradient or anything derived from them is not finite.
     """
     spec, store, work, checkpoint = (
         assignment.spec,
@@ -51,7 +51,7 @@ def train_rank(
     )
     with deterministic():
         seed = int(digest(["adapters", spec.seed, spec.iteration])[:15], 16)
-        with_intercept = learns_intercept(spec.objective)
+        with_intercept = spec.objective.learns_intercept
         engine = start_engine(
             store.path(spec.policy), spec.training, seed, with_intercept=with_intercept
         )
@@ -69,7 +69,8 @@ def train_rank(
         weights = gathered_weights(engine)
         if world.rank == 0:
             save_policy(engine.module.model, weights, store.path(spec.policy), work, spec.training)
-        torch.distributed.barrier()  # here the others wait for the writing, see `GROUP_TIMEOUT`
+        # here the others wait for the writing, for up to `GROUP_TIMEOUT`
+        torch.distributed.barrier()
         probe |= source.export()
         torch.distributed.barrier()
         engine.destroy()
@@ -84,11 +85,10 @@ def run_steps(
     world: World,
     progress: Progress,
 ) -> list[Row]:
-    """Run the optimiser steps after the checkpoint of `assignment` and return the rows of all
-    steps.
+    """Run the remaining steps, and return the rows of all steps.
 
-    Raises TrainingError on all ranks, before anything of it is in the weights, if a step's loss or
-    gradient is not finite.
+    Raises TrainingError on all ranks, before the weights are affected, if a step's loss or gradient
+    is not finite.
     """
     spec, work, checkpoint, plan = (
         assignment.spec,
@@ -125,22 +125,20 @@ def accumulate(
     world: World,
     step: int,
 ) -> dict[str, float]:
-    """Accumulate the gradient of the mean loss over the rows of `groups`, and return that mean and
-    those of the metrics.
+    """Accumulate the gradient of the mean loss over the rows of `groups`.
 
-    Raises TrainingError on all ranks, naming the step and the prompts, if a loss or its slope in a
-    log-probability is not finite.
+    Returns the mean loss and the mean metrics. Raises TrainingError on all ranks, naming the step
+    and the prompts, if a loss or its slope in a log-probability is not finite.
     """
-    # Neighbours of equal length need little padding; the sum over the step is the same in any
-    # order.
+    # Groups of similar length need little padding; the sum over the step is the same in any order.
     groups = groups[rows.longest[groups].argsort(kind="stable")]
     step_rows = int((rows.starts[groups + 1] - rows.starts[groups]).sum())
     parts = plan.micro_groups(np.arange(len(groups)), world.rank)
     marks_K_G = torch.zeros(KINDS, len(groups), dtype=torch.float64, device=world.device)
     sums: dict[str, torch.Tensor] = {}
     for number, part in enumerate(parts):
-        # Where there is nothing to compute, rows of another rank at weight zero: what is not finite
-        # in them is marked there.
+        # A rank with nothing to compute takes another rank's rows at weight zero; non-finite values
+        # in them are marked by that rank.
         batch = micro_batch(rows, groups[part] if len(part) else groups[:1], world.device)
         share = len(batch.batch.group) / step_rows if len(part) else 0.0
         outputs = engine(*batch.inputs)
@@ -151,7 +149,8 @@ def accumulate(
         if len(part):
             marks_K_G[:, part] = marks(logps_B, loss, batch.batch.group, len(part))
         if number < len(parts) - 1:
-            engine.step()  # counts the micro-batch; the last one is left to `optimizer_step`
+            # counts the micro-batch; the last one is left to `optimizer_step`
+            engine.step()
         for name, value in {"loss": loss.detach(), **metrics}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + share * value
     names = sorted(sums)
@@ -166,8 +165,9 @@ def accumulate(
 def _judge(
     outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor], batch: Batch, objective: Objective
 ) -> tuple[torch.Tensor, Metrics]:
-    """The loss and the metrics of what the engine said of `batch`: log-probabilities, with
-    intercepts where they are learned.
+    """Return loss and metrics of the engine's outputs for `batch`.
+
+    The outputs are log-probabilities, with intercepts if they are learned.
     """
     if isinstance(outputs, torch.Tensor):
         return objective(outputs, batch)

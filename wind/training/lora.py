@@ -1,10 +1,10 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685): a layer's weight W stays as it is, and A and B of W +
-(alpha/rank) B A are trained.
+"""Low-rank adapters (LoRA, arXiv 2106.09685).
 
-B starts at zero, so that training starts at the recorded log-probabilities. The adapters stand
-inside the policy's own modules: objectives, loop and ZeRO see a policy of which few weights are
-trained. What is published is the policy with the products added to its weights, a model folder like
-any other, and beside it the adapter alone, as `peft` reads it.
+A layer's weight W is frozen, and A and B of W + (alpha/rank) B A are trained. B starts at zero, so
+that training starts at the recorded log-probabilities. The adapters are injected into the policy's
+own modules: to objectives, loop and ZeRO it is a policy with few trained weights. The published
+model is the policy with the products added to its weights, a model folder like any other, and
+beside it the adapter alone, as `peft` reads it.
 """
 
 import json
@@ -25,15 +25,17 @@ from wind.config.recipe import LoraConfig
 from wind.errors import ConfigError
 from wind.files import atomic_write
 
-NAME: Final = "default"  # of the one adapter, inside the names of its weights
-ALL: Final = "all-linear"  # peft's word for every linear layer but the head
+# of the one adapter, inside the names of its weights
+NAME: Final = "default"
+# peft's word for every linear layer but the head
+ALL: Final = "all-linear"
 
 
 def add_adapters(model: Any, lora: LoraConfig, seed: int) -> None:
-    """Freeze `model` and give its target layers adapters, whose A is drawn from `seed` alone and
-    has the layer's data type.
+    """Freeze `model` and add adapters to its target layers.
 
-    Raises ConfigError if the model lacks a target module.
+    A is drawn from `seed` alone and has the layer's data type. Raises ConfigError if the model
+    lacks a target module.
     """
     _check_targets(model, lora)
     config = PeftConfig(
@@ -49,7 +51,7 @@ def add_adapters(model: Any, lora: LoraConfig, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Update:
-    """What the adapter of one layer adds to its weight."""
+    """The update that one layer's adapter adds to its weight."""
 
     layer: Any
 
@@ -59,8 +61,9 @@ class Update:
         return self.layer.lora_B[NAME].weight, self.layer.lora_A[NAME].weight
 
     def of(self, b: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """(alpha/rank) B A in float32 and in the layout of the layer's weight, for the values `b`
-        and `a`.
+        """Return (alpha/rank) B A in float32 for factors `b` and `a`.
+
+        It has the layout of the layer's weight.
         """
         product: torch.Tensor = self.layer.scaling[NAME] * transpose(
             b.float() @ a.float(), self.layer.fan_in_fan_out
@@ -69,7 +72,7 @@ class Update:
 
 
 def updates(model: Any) -> dict[str, Update]:
-    """By the plain name of the weight it adds to, the update of every adapter of `model`."""
+    """Map each adapted weight's plain name to the update of its adapter."""
     return {
         f"{name}.weight": Update(module)
         for name, module in model.named_modules()
@@ -78,17 +81,18 @@ def updates(model: Any) -> dict[str, Update]:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """Which of `names`, those of a policy with adapters, each weight of the policy alone has; those
-    of adapters are left out.
+    """Map plain weight names to those in a policy with adapters.
+
+    `names` are those of a policy with adapters; the adapters' own weights are left out.
     """
     return {name.replace(".base_layer.", "."): name for name in names if not _is_adapter(name)}
 
 
 def merged_weights(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of the policy alone from `weights`, those of `model` with adapters: W +
-    (alpha/rank) B A by its plain name.
+    """Return the weights of the policy with its adapters merged in.
 
-    The sum is float32 and is rounded to the data type of W once.
+    They are W + (alpha/rank) B A, by plain name; `weights` are those of `model` with adapters. The
+    sum is computed in float32 and rounded once to the data type of W.
     """
     merged = {plain: weights[name] for plain, name in plain_names(weights).items()}
     for plain, update in updates(model).items():
@@ -101,8 +105,9 @@ def merged_weights(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, to
 
 
 def save_adapter(model: Any, weights: dict[str, torch.Tensor], base: str, folder: Path) -> None:
-    """Write the adapter's `weights` and config to `folder`, for `peft.PeftModel.from_pretrained`;
-    `base` names its policy.
+    """Write the adapter's weights and config to `folder`.
+
+    `peft.PeftModel.from_pretrained` reads them; `base` names the adapted policy.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -116,7 +121,7 @@ def save_adapter(model: Any, weights: dict[str, torch.Tensor], base: str, folder
         "base_model_name_or_path": base,
         "inference_mode": True,
     }
-    # The targets are a set, whose order would not be the same twice.
+    # The targets are a set, whose order varies between processes.
     atomic_write(
         folder / "adapter_config.json",
         json.dumps(config, indent=2, sort_keys=True, default=sorted).encode(),
@@ -136,6 +141,6 @@ def _check_targets(model: Any, lora: LoraConfig) -> None:
     }
     if lacking := sorted(set(lora.target_modules) - layers):
         raise ConfigError(
-            f"training.lora.target_modules names {lacking[0]}, and no linear layer of the policy is called so "
-            f"(the head has no adapter): name some of {', '.join(sorted(layers))}"
+            f"training.lora.target_modules names {lacking[0]}, but the policy has no such linear "
+            f"layer (the head has no adapter): name some of {', '.join(sorted(layers))}"
         )

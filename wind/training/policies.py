@@ -1,4 +1,4 @@
-"""The policy as a module to train: loaded from its folder, dropout off, nothing made up."""
+"""Load a policy for training: dropout off, no missing weights."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from wind.models import attention_of, pretrained
 
 
 def load_policy(folder: Path, precision: str, attention: Attention = "auto") -> torch.nn.Module:
-    """The causal language model in `folder`, in eval mode, with gradients; a new one on every call.
+    """Return the causal language model in `folder`, in eval mode, with gradients.
 
-    Every dropout is off, so that training starts at the recorded log-probabilities. Raises
-    InputError if the folder does not load or lacks weights.
+    Every call returns a new model. Every dropout is off, so that training starts at the recorded
+    log-probabilities. Raises InputError if the folder does not load or lacks weights.
     """
     model, loading = pretrained.load_model(
         "AutoModelForCausalLM",
@@ -28,14 +28,18 @@ def load_policy(folder: Path, precision: str, attention: Attention = "auto") -> 
         str(name) for kind in ("missing_keys", "mismatched_keys") for name in loading[kind]
     ):
         raise InputError(
-            f"{folder} does not fit its config: {len(wrong)} missing or misshapen weights, such as {wrong[0]}"
+            f"{folder} does not fit its config: {len(wrong)} missing or misshapen weights, "
+            f"such as {wrong[0]}"
         )
     policy: torch.nn.Module = model.eval()
     return policy
 
 
 def declared_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter that the config in `folder` declares; no weight is read."""
+    """Return the shape of every parameter declared by the config in `folder`.
+
+    Reads no weights.
+    """
     with torch.device("meta"):
         model = pretrained.model_without_weights(_config(folder))
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -48,8 +52,9 @@ def _config(folder: Path) -> Any:
 
 
 def _switch_dropout_off(config: Any) -> None:
-    """Set every dropout probability of a transformers config, and of the configs inside it, to
-    zero.
+    """Set all dropout probabilities of a transformers config to zero.
+
+    Includes the configs nested inside it.
     """
     for name, value in vars(config).items():
         if hasattr(value, "to_dict"):

@@ -1,9 +1,9 @@
-"""The processes of a training: this one, or ranks under torchrun on this machine.
+"""The processes of a training: this one, or ranks under torchrun.
 
-Ranks meet over files, never over a port that listens on a network, and talk over the loopback
-interface. Nothing outlives the process that started it: a training that ends in any other way than
-by finishing ends the agent, and with it the ranks, before it returns. An agent whose training
-finished waits for the next one of this process: what it imported is most of what a start costs.
+Ranks meet through files, never through a port that listens on a network, and communicate over the
+loopback interface. Nothing outlives the process that started it: unless a training finishes, the
+agent is ended, and with it the ranks, before the call returns. An agent whose training finished
+waits for this process's next one: importing its libraries is most of what a start costs.
 """
 
 import atexit
@@ -35,11 +35,12 @@ from wind.training.assignments import Assignment, Trained
 POLL_SECONDS: Final = 0.1
 LAST_LINES: Final = 4
 LOG: Final = "torchrun.log"
-FINISHED: Final = "finished"  # appears in the folder when every rank has ended well
+# appears in the folder once every rank has finished successfully
+FINISHED: Final = "finished"
 LOOPBACK: Final = "lo"
 CHUNK_BYTES: Final = 2**16
-# What takes seconds to import. Nothing that imports pyarrow or polars: a fork would lose their
-# threads.
+# Modules that take seconds to import. None of them may import pyarrow or polars: a fork would lose
+# their threads.
 PRELOADED: Final = [
     "deepspeed",
     "transformers.integrations.deepspeed",
@@ -48,9 +49,7 @@ PRELOADED: Final = [
 
 
 class _Agent:
-    """torchrun's agent on this machine: a process that starts the ranks of one training after
-    another.
-    """
+    """torchrun's agent on this machine, which starts the ranks of successive trainings."""
 
     def __init__(self, device: str) -> None:
         self._environment = _environment(device)
@@ -60,21 +59,23 @@ class _Agent:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=self._environment,
-            descendants=True,  # the ranks
+            # the ranks
+            descendants=True,
         )
 
     def serves(self, device: str) -> bool:
-        """Whether it lives, with what a new one for ranks on `device` would have in its
-        environment.
-        """
+        """Return True if it is alive and its environment suits `device`."""
         return self._process.poll() is None and self._environment == _environment(device)
 
     def train(self, folder: Path, module: str, logs: "list[_Log]", progress: Progress) -> bool:
-        """Whether the ranks that train what lies in `folder` finished; the first of `logs` is the
-        agent's, the others theirs.
+        """Return True once the ranks training the assignment in `folder` finish.
+
+        Returns False if the agent ends instead. The first of `logs` belongs to the agent, the
+        others to the ranks.
         """
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died, as the loop will see
+        # it has died, as the loop below will see
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(
                 json.dumps([os.fspath(folder), module, [log.raw for log in logs]]).encode() + b"\n"
             )
@@ -90,7 +91,7 @@ class _Agent:
         return True
 
     def end(self) -> None:
-        """End it and the ranks; none of them writes any more."""
+        """End it and the ranks; none of them writes afterwards."""
         self._process.end()
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -98,10 +99,10 @@ class _Agent:
 
 
 class _Log:
-    """What a process of a training says, without secrets, in a file that grows with it.
+    """Growing log of a training process, with secrets redacted.
 
-    The process itself writes to a file without a name: if we are killed before we have read it,
-    nothing of it is left.
+    The process itself writes to an unnamed file: if we are killed before we have read it, nothing
+    of it is left.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,13 +114,13 @@ class _Log:
         self._redactor = Redactor()
 
     def write(self) -> None:
-        """Add what was said since the last time."""
+        """Append the output since the last call."""
         while said := os.read(self._said, CHUNK_BYTES):
             self._file.write(self._redactor.feed(self._decoder.decode(said)))
         self._file.flush()
 
     def end(self) -> None:
-        """Add the rest, now that nothing more is said."""
+        """Append the remaining output and close the file."""
         self.write()
         self._file.write(
             self._redactor.feed(self._decoder.decode(b"", final=True)) + self._redactor.end()
@@ -133,7 +134,7 @@ _agent: _Agent | None = None
 
 @atexit.register
 def close() -> None:
-    """End the agent that waits for the next training, if there is one."""
+    """End the agent waiting for the next training, if there is one."""
     global _agent
     agent, _agent = _agent, None
     if agent is not None:
@@ -141,9 +142,9 @@ def close() -> None:
 
 
 def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress) -> Trained:
-    """Train in `training.ranks` processes under torchrun; `module` says what, see
-    `wind.training.rank`.
+    """Train in `training.ranks` processes under torchrun.
 
+    `module` names the module that defines SPEC and open_source, such as `wind.training.rank`.
     Raises the error of the rank that failed, or TrainingError with the last lines of its log.
     """
     global _agent
@@ -170,29 +171,30 @@ def train_in_ranks(assignment: Assignment[Any], module: str, progress: Progress)
 
 
 def main() -> None:
-    """torchrun's agent: `python -m wind.training.processes DEVICE`, told by a line of JSON what to
-    train next.
+    """Run torchrun's agent: `python -m wind.training.processes DEVICE`.
 
-    On a CPU ranks are forked from a process that imported the engine once, which is most of what
-    starting one costs; CUDA does not survive a fork. A failed training ends the agent.
+    Each line of JSON on standard input names the next training. On a CPU, ranks are forked from a
+    process that imported the engine once, which is most of what starting one costs; CUDA does not
+    survive a fork. A failed training ends the agent.
     """
     device = sys.argv[1]
     if device == "cpu":
         _start_forkserver()
     for line in sys.stdin:
         folder, module, (log, *logs) = json.loads(line)
-        _print_to(log)  # the traceback of what ends this process, too
+        # including the traceback of whatever ends this process
+        _print_to(log)
         _launch(Path(folder), module, logs, device)
         _print_to(os.devnull)
         atomic_write(Path(folder) / FINISHED, b"")
 
 
 def _start_forkserver() -> None:
-    """Start the process that ranks are forked from, its socket reached through an open descriptor
-    and no longer by a name.
+    """Start the process from which ranks are forked.
 
-    An address holds some hundred characters, which a temporary folder may exceed; and nobody would
-    remove it from there, since this process is killed when it is no longer needed.
+    Its socket is reached through an open descriptor rather than a name: an address holds about a
+    hundred characters, which a temporary folder may exceed, and the socket file would never be
+    removed, since this process is killed when it is no longer needed.
     """
     multiprocessing.set_forkserver_preload(PRELOADED)
     this: Any = multiprocessing.process.current_process()
@@ -222,7 +224,7 @@ def _launch(folder: Path, module: str, logs: list[str], device: str) -> None:
         rdzv_endpoint=str(folder / "rendezvous"),
         local_addr="127.0.0.1",
         start_method="forkserver" if device == "cpu" else "spawn",
-        # else in the temporary folder, for ever
+        # the default is the temporary folder, where nobody removes them
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torchelastic")),
     )
     elastic_launch(config, train_one_of_many)(folder, module, logs)
@@ -230,8 +232,9 @@ def _launch(folder: Path, module: str, logs: list[str], device: str) -> None:
 
 @contextmanager
 def _logs(folder: Path, ranks: int) -> Iterator[list[_Log]]:
-    """The logs of torchrun's agent and of the ranks for the block, after which nobody writes to
-    them.
+    """Open the logs of torchrun's agent and the ranks.
+
+    Nobody writes to them afterwards.
     """
     names = [LOG, *(f"rank-{rank}.log" for rank in range(ranks))]
     logs: list[_Log] = []
@@ -245,7 +248,7 @@ def _logs(folder: Path, ranks: int) -> Iterator[list[_Log]]:
 
 
 def _print_to(path: str) -> None:
-    """Let the file at `path` take what this process and its children print from now on."""
+    """Redirect the output of this process and its children to `path`."""
     sys.stderr.flush()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -267,7 +270,7 @@ def _tell(folder: Path, progress: Progress) -> None:
 
 
 def _failure(folder: Path) -> WindError:
-    """The error of the rank that failed first, as far as can be told."""
+    """Return the error of the rank that probably failed first."""
     for path in sorted(folder.glob("error-*")):
         kind, message = path.read_text().split("\n", 1)
         return by_name(kind, message)

@@ -1,7 +1,7 @@
-"""One rank of a training: in this process alone, or one of several that torchrun's agent starts.
+"""One rank of a training: this process, or one of several.
 
-A module says what is trained: its `SPEC` is the class of the spec, its `open_source` gives the
-rows. This one is for stored rows.
+A module defines what is trained: `SPEC` is the class of its spec, and `open_source` returns its
+rows. This module is for stored rows.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from wind.training.row_sources import RowSource
 
 SPEC = TrainingSpec
-# How long ranks wait for one that samples, rewards, writes, hashes or uploads longer than they do:
+# Maximum wait for a rank that samples, rewards, writes, hashes or uploads longer than the others:
 # NCCL's own ten minutes end a training whose checkpoint has a terabyte. DeepSpeed's groups keep the
-# ten minutes; so ranks meet in a barrier of this one first.
+# ten minutes, so ranks meet first in a barrier of this group.
 GROUP_TIMEOUT: Final = timedelta(hours=2)
-# before a failed rank ends; torchrun looks for ended ones ten times a second
+# wait before a failed rank ends; torchrun looks for ended ranks ten times a second
 SECONDS_FOR_OTHERS = 1.0
-# from the assignment, the engine at its first step, the rank
+# arguments: the assignment, the engine at its first step, the rank
 OpenSource = Callable[[Assignment[Any], Any, World], "RowSource"]
 
 
 def train_here(assignment: Assignment[Any], open_source: OpenSource, progress: Progress) -> Trained:
     """Train with this process as the only rank, on the CPU."""
-    # DeepSpeed reads them, the first when it is imported
+    # DeepSpeed reads both, the first when it is imported
     with variables({"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}):
         return _train_here(assignment, open_source, progress)
 
@@ -52,10 +52,11 @@ def _train_here(
     import torch
     from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-    import wind.training.engine  # noqa: F401  # says what DeepSpeed must not compile when its communication starts
+    # keeps DeepSpeed from compiling anything when its communication starts
+    import wind.training.engine  # noqa: F401
 
     threads = torch.get_num_threads()
-    # DeepSpeed prints, and our standard output may be read by a program
+    # DeepSpeed prints, and a program may be reading our standard output
     with contextlib.redirect_stdout(sys.stderr):
         torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
         deepspeed.init_distributed(dist_init_required=False)
@@ -64,17 +65,18 @@ def _train_here(
                 assignment, open_source, World(rank=0, ranks=1, device="cpu"), progress
             )
         finally:
-            deepspeed.comm.destroy_process_group()  # torch's, and what DeepSpeed remembers of it
+            # torch's group, and DeepSpeed's record of it
+            deepspeed.comm.destroy_process_group()
             torch.set_num_threads(threads)
     assert trained is not None, "rank 0 returns what was trained"
     return trained
 
 
 def train_one_of_many(folder: Path, module: str, logs: list[str]) -> None:
-    """Train as one rank of the assignment in `folder`, with torchrun's RANK, WORLD_SIZE and
-    LOCAL_RANK; ends the process.
+    """Train as one rank of the assignment in `folder`, then exit.
 
-    What it says goes to the file that `logs` names for its rank.
+    Reads torchrun's RANK, WORLD_SIZE and LOCAL_RANK. Output goes to the file that `logs` names for
+    this rank.
     """
     kind = import_module(module)
     rank = int(os.environ["RANK"])
@@ -93,7 +95,7 @@ def train_one_of_many(folder: Path, module: str, logs: list[str]) -> None:
         atomic_write(folder / f"error-{rank}", f"{type(error).__name__}\n{error}".encode())
         sys.exit(1)
     except RuntimeError:
-        # a killed rank takes their connections with it, and torchrun is to see it first
+        # a killed rank takes the others' connections with it, and torchrun must see it first
         time.sleep(SECONDS_FOR_OTHERS)
         raise
     if trained:
@@ -101,18 +103,17 @@ def train_one_of_many(folder: Path, module: str, logs: list[str]) -> None:
 
 
 def open_source(assignment: Assignment[TrainingSpec], engine: Any, world: World) -> "RowSource":
-    """The source of a training on the rows of its spec's datasets."""
+    """Return the rows of the spec's stored datasets."""
     from wind.training.row_sources import StoredRows
 
     return StoredRows(assignment.spec, Store(assignment.root))
 
 
 def join(kind: str, folder: Path) -> World:
-    """Meet the other ranks in `folder`, each with a device of its own of that `kind`, "cpu" or
-    "cuda".
+    """Join the other ranks in `folder`, each with its own device.
 
-    RANK, WORLD_SIZE and LOCAL_RANK of the environment say which one this is. Raises TrainingError
-    if there are too few devices.
+    The `kind` of device is "cpu" or "cuda". RANK, WORLD_SIZE and LOCAL_RANK in the environment
+    identify this rank. Raises TrainingError if there are too few devices.
     """
     import torch
 
@@ -121,18 +122,21 @@ def join(kind: str, folder: Path) -> World:
     if kind == "cuda":
         if torch.cuda.device_count() < ranks:
             raise TrainingError(
-                f"training.ranks is {ranks} and this machine has {torch.cuda.device_count()} GPUs: lower it"
+                f"training.ranks is {ranks}, but this machine has {torch.cuda.device_count()} "
+                "GPUs: lower it"
             )
         torch.cuda.set_device(local)
-        # NCCL connects at once, and barriers know their device; alone, splitting DeepSpeed's groups
-        # off it fails
+        # With a device, NCCL connects at once and barriers know it; for a single rank, splitting
+        # off DeepSpeed's groups fails.
         if ranks > 1:
             bound = torch.device("cuda", local)
-    # A store by its path, since not every path can be spelled as a URL.
-    meeting = torch.distributed.FileStore(str(folder / "group"), ranks)  # type: ignore[attr-defined]  # it is documented
+    # A store by path, since not every path can be written as a URL.
+    store = torch.distributed.FileStore(  # type: ignore[attr-defined]  # it is documented
+        str(folder / "group"), ranks
+    )
     backend = "nccl" if kind == "cuda" else "gloo"
     torch.distributed.init_process_group(
-        backend, store=meeting, rank=rank, world_size=ranks, timeout=GROUP_TIMEOUT, device_id=bound
+        backend, store=store, rank=rank, world_size=ranks, timeout=GROUP_TIMEOUT, device_id=bound
     )
     return World(rank=rank, ranks=ranks, device=f"cuda:{local}" if kind == "cuda" else "cpu")
 
@@ -144,7 +148,7 @@ def _join_and_train(
 
     world = join(assignment.device, folder)
     try:
-        return _train(assignment, open_source, world, _Told(folder / "progress"))
+        return _train(assignment, open_source, world, ProgressFile(folder / "progress"))
     finally:
         torch.distributed.destroy_process_group()
 
@@ -161,13 +165,14 @@ def _train(
     return train_rank(assignment, open_source, world, progress)
 
 
-class _Told:
-    """Progress as a file that the starting process reads."""
+class ProgressFile:
+    """Progress in a file that the starting process reads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __call__(self, done: int, total: int) -> None:
+        """Record that `done` of `total` steps are finished."""
         partial = self._path.with_suffix(".partial")
         partial.write_text(f"{done} {total}")
         partial.replace(self._path)

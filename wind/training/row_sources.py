@@ -1,6 +1,4 @@
-"""Where the rows of a training come from: the stored rows of an iteration, or another source behind
-the same protocol.
-"""
+"""Sources of training rows, behind one protocol."""
 
 from pathlib import Path
 from typing import Protocol
@@ -11,28 +9,31 @@ from wind.training.batches import Integers, Plan, Rows, load_rows
 
 
 class RowSource(Protocol):
-    """The rows of every optimiser step, the same on all ranks; its methods are collective."""
+    """The rows of every optimizer step, the same on all ranks.
+
+    All methods are collective.
+    """
 
     plan: Plan
 
     def step(self, step: int) -> tuple[Rows, Integers]:
-        """The rows that optimiser step `step`, counted from 0, draws on, and its groups among them."""
+        """Return the rows used in 0-based step `step`, and its groups."""
         ...
 
     def stepped(self) -> None:
-        """The weights have changed: called after every optimiser step."""
+        """React to changed weights; called after every optimizer step."""
 
     def save(self, folder: Path) -> list[Path]:
-        """Save what a resumed training needs in `folder`, a checkpoint's; returns the files
-        elsewhere that it needs too.
+        """Save the state needed to resume in `folder`, a checkpoint's.
 
-        Those elsewhere are written by the first rank.
+        Returns the files elsewhere that are needed too; those are written by the first rank.
         """
         ...
 
     def export(self) -> dict[str, list[float]]:
-        """Write the model folders there are beside the trained one into the work folder: their
-        names, and logps of the probe.
+        """Write further model folders, beside the trained one, into the work folder.
+
+        Returns their names with the log-probabilities of the probe.
         """
         ...
 
@@ -45,21 +46,21 @@ class StoredRows:
         self.plan = plan_of(spec, self._rows.groups)
 
     def step(self, step: int) -> tuple[Rows, Integers]:
-        """All rows, and the groups of the step."""
+        """Return all rows, and the groups of the step."""
         return self._rows, self.plan.step_groups(step)
 
     def stepped(self) -> None:
-        """Nothing depends on the weights."""
+        """Do nothing: the rows do not depend on the weights."""
 
     def save(self, folder: Path) -> list[Path]:
-        """Nothing: the rows are in the store."""
+        """Save nothing: the rows are in the store."""
         return []
 
     def export(self) -> dict[str, list[float]]:
-        """No further models."""
+        """Write no further models."""
         return {}
 
 
 def plan_of(spec: FitSpec, groups: int) -> Plan:
-    """The plan of a training on `groups` prompts."""
+    """Return the plan of a training on `groups` prompts."""
     return Plan(training=spec.training, seed=spec.seed, iteration=spec.iteration, groups=groups)

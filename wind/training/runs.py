@@ -1,9 +1,8 @@
-"""One training from spec to published model: where its work folder is, which processes run it, what
-is checked at the end.
+"""Run one training from spec to published model.
 
-One rank on a CPU trains in this process, which may be a warm worker that has everything imported:
+A single rank on a CPU trains in this process, which may be a warm worker with everything imported:
 that takes a second, where new processes take many. More ranks, any GPU, and ZeRO-3 get processes of
-their own under torchrun, whose end gives all memory back.
+their own under torchrun, whose end returns all memory.
 """
 
 import json
@@ -23,8 +22,9 @@ from wind.code.packages import packages
 from wind.files import lock
 from wind.fingerprints import digest
 from wind.stages import Place, Progress, Shard
-from wind.store.datasets import CHECKPOINTS, FINISHED, Store
+from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Model
+from wind.store.layout import CHECKPOINTS, FINISHED
 from wind.store.provenance import provenance
 from wind.store.storage import LocalStorage
 from wind.training import FitSpec, TrainingSpec, rank
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 
 def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) -> Shard:
-    """The rows of the training dataset, with what was published as outputs: the model and, where
-    one was trained, the adapter.
+    """Train `spec` and return the rows of its dataset.
 
-    Raises TrainingError if it diverged.
+    The shard's outputs are what was published: the model and, if one was trained, the adapter.
+    Raises TrainingError if the training diverged.
     """
     from wind.training.batches import load_rows
 
@@ -58,8 +58,9 @@ def train(spec: TrainingSpec, store: Store, place: Place, progress: Progress) ->
 def fit(
     spec: FitSpec, store: Store, work: Path, place: Place, module: ModuleType, progress: Progress
 ) -> Trained:
-    """Train `spec` in the folder `work`, from its last checkpoint if there is one; `module` is its
-    ranks'.
+    """Train `spec` in the folder `work`, from its last checkpoint.
+
+    `module` is the one that the ranks import.
     """
     work.mkdir(parents=True, exist_ok=True)
     for abandoned in work.glob("ranks-*"):
@@ -83,8 +84,9 @@ def fit(
 
 
 def _go_on(work: Path) -> None:
-    """Note what the rows of an unfinished training in `work` were made with; if that has changed
-    since, remove it all.
+    """Note what the rows of an unfinished training were made with.
+
+    If any of it has changed since, empty the folder instead.
     """
     before = {
         path: Observed.model_validate_json(path.read_bytes()) for path in work.rglob(f"*{OBSERVED}")
@@ -98,8 +100,9 @@ def _go_on(work: Path) -> None:
 
 
 def work_folder(spec: FitSpec, store: Store) -> Path:
-    """Where this machine keeps checkpoints of `spec`: other code and packages have another folder,
-    and never go on with them.
+    """Return this machine's folder for checkpoints of `spec`.
+
+    It depends on the code and packages too, so that other versions never resume from them.
     """
     key = digest([spec.model_dump(mode="json"), code_digest(spec.stage), packages()])
     return store.local / CHECKPOINTS / key
@@ -107,7 +110,7 @@ def work_folder(spec: FitSpec, store: Store) -> Path:
 
 @contextmanager
 def held_work_folder(spec: FitSpec, store: Store) -> Iterator[Path]:
-    """The work folder of `spec`, locked for the block against garbage collection."""
+    """Lock the work folder of `spec` against garbage collection for the block."""
     work = work_folder(spec, store)
     work.mkdir(parents=True, exist_ok=True)
     name_of_lock = work.with_name(f"{work.name}.lock")
@@ -117,8 +120,9 @@ def held_work_folder(spec: FitSpec, store: Store) -> Iterator[Path]:
 
 
 def finish(store: Store, work: Path, place: Place, model: AnyHandle) -> None:
-    """Remove the checkpoints of the training that made `model`, or leave its last one, from which
-    it can be had again.
+    """Remove the checkpoints of a finished training, or keep its last one.
+
+    With `place.keep_state` the last one stays, from which `model` can be rebuilt.
     """
     if not place.keep_state:
         drop_checkpoints(store, work)
@@ -142,8 +146,9 @@ def publish_trained(
     trained: Trained,
     started: float,
 ) -> dict[str, AnyHandle]:
-    """Publish the trained model, verified on the first of `rows`, and, where one was trained, its
-    adapter.
+    """Publish the trained model, and its adapter if one was trained.
+
+    The model is verified on the first of `rows`.
     """
     from wind.training.export import ADAPTER, EXPORT
 
@@ -169,8 +174,9 @@ def publish_verified(
     precision: str,
     started: float,
 ) -> Model:
-    """Publish the exported model in `folder`, once it gives the probe, the first of `rows`, the
-    log-probabilities it should.
+    """Publish the model in `folder` once its probe log-probabilities are verified.
+
+    The probe is the first of `rows`, and `probe` the log-probabilities it should get.
     """
     from wind.training.export import verify_export
 
@@ -196,7 +202,7 @@ def _publish(spec: FitSpec, store: Store, folder: Path, started: float) -> Model
 
 
 def as_table(rows: list[Row]) -> pa.Table:
-    """The rows of the training dataset, in order of their key."""
+    """Return the training dataset, sorted by its key."""
     steps, metrics, values = zip(*sorted(rows), strict=True)
     return pa.table(
         {"step": pa.array(steps, pa.int32()), "metric": list(metrics), "value": list(values)}

@@ -1,8 +1,7 @@
-"""Learning-rate schedules: a factor in (0, 1] for every optimiser step, as a function of the step
-alone.
+"""Learning-rate schedules: a factor in (0, 1] per step.
 
-Nothing here has state, so a resumed training needs no scheduler to restore. Warm-up is linear and
-starts above zero, so that the first step is not wasted.
+Schedules have no state, so a resumed training restores none. Warm-up is linear and starts above
+zero, so that the first step is not wasted.
 """
 
 import math
@@ -13,7 +12,7 @@ from wind.config.recipe import TrainingConfig
 
 
 def learning_rate(training: TrainingConfig, step: int, steps: int) -> float:
-    """The learning rate of optimiser step `step`, counted from 0, of `steps`."""
+    """Return the learning rate of 0-based optimizer step `step` of `steps`."""
     warmup = math.ceil(training.warmup_fraction * steps)
     if step < warmup:
         return training.lr * (step + 1) / warmup
@@ -21,19 +20,20 @@ def learning_rate(training: TrainingConfig, step: int, steps: int) -> float:
 
 
 def constant(share: float) -> float:
-    """1 throughout."""
+    """Stay at 1."""
     return 1.0
 
 
 def linear(share: float) -> float:
-    """From 1 towards 0, which the step after the last would reach; `share` of the steps after
-    warm-up are done.
+    """Decrease linearly from 1 towards 0.
+
+    The step after the last would reach 0; `share` is the fraction of steps after warm-up done.
     """
     return 1 - share
 
 
 def cosine(share: float) -> float:
-    """Half a cosine from 1 towards 0."""
+    """Follow half a cosine from 1 towards 0."""
     return (1 + math.cos(math.pi * share)) / 2
 
 

@@ -1,9 +1,9 @@
-"""The last checkpoint of an unfinished training, kept on an object store too, so that another
-machine can go on from it.
+"""Keep the last checkpoint of a training on an object store.
 
-It lies under `<root>/partial/training-checkpoints/<key>/`, laid out as in the work folder; every
-rank copies the files it wrote, and the marker is written last. In a store that is a folder the work
-folder lies there itself, and nothing is copied.
+Another machine can then resume an unfinished training from it. It lies under
+`<root>/partial/training-checkpoints/<key>/`, laid out as in the work folder; every rank copies the
+files it wrote, and the marker is written last. If the store is a folder, the work folder itself
+lies there, and nothing is copied.
 """
 
 import posixpath
@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 
 from wind.nesting import json_value
-from wind.store.datasets import CHECKPOINTS, Store
+from wind.store.datasets import Store
+from wind.store.layout import CHECKPOINTS
 from wind.store.storage import LocalStorage
 from wind.training.assignments import World
 from wind.training.checkpoints import MARKER, PREFIX, is_our_checkpoint, step_folder, written_by
 
 
 def share_checkpoint(store: Store, work: Path, steps: int, world: World) -> None:
-    """Copy the checkpoint after `steps` optimiser steps from the folder `work` to the store; the
-    one before it goes.
+    """Copy the checkpoint after `steps` optimizer steps from `work` to the store.
 
-    Every rank must call it.
+    Removes the one before it. Every rank must call it.
     """
     if isinstance(store.storage, LocalStorage):
         return
@@ -31,10 +31,11 @@ def share_checkpoint(store: Store, work: Path, steps: int, world: World) -> None
     for name in written_by(world.rank, json_value(marker)["files"]):
         path = work / step / name
         place = posixpath.normpath(f"{shared}/{step}/{name}")
-        # what earlier checkpoints name too is there
+        # files that earlier checkpoints share are already there
         if store.storage.size(place) != path.stat().st_size:
             store.storage.put(place, path)
-    torch.distributed.barrier()  # every rank's files are there before the marker says so
+    # the marker must not exist before every rank's files do
+    torch.distributed.barrier()
     if world.rank == 0:
         store.storage.write(f"{shared}/{step}/{MARKER}", marker)
         for other in store.storage.names(shared):
@@ -44,7 +45,7 @@ def share_checkpoint(store: Store, work: Path, steps: int, world: World) -> None
 
 
 def fetch_checkpoint(store: Store, work: Path) -> None:
-    """Copy the last checkpoint in the store to the folder `work`, unless that has one as new."""
+    """Copy the store's last checkpoint to `work`, unless it is there already."""
     if isinstance(store.storage, LocalStorage):
         return
     shared, here = _shared(work), LocalStorage(work)
@@ -55,7 +56,8 @@ def fetch_checkpoint(store: Store, work: Path) -> None:
             if not is_our_checkpoint(json_value(marker), work.name):
                 continue
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            continue  # its copying was interrupted, or it is no checkpoint
+            # a copy that was interrupted, or not a checkpoint
+            continue
         if here.size(f"{step}/{MARKER}") is None:
             for name in names:
                 place = posixpath.normpath(f"{step}/{name}")
@@ -66,7 +68,7 @@ def fetch_checkpoint(store: Store, work: Path) -> None:
 
 
 def drop_checkpoints(store: Store, work: Path) -> None:
-    """Remove what the store keeps for the folder `work`: the training is finished."""
+    """Remove the store's checkpoints of the finished training in `work`."""
     if not isinstance(store.storage, LocalStorage):
         store.storage.delete(_shared(work))
 

@@ -1,7 +1,7 @@
-"""The weights of the policy that is being trained, by the names they have in the policy without
-adapters, whole or in parts.
+"""Weights of the policy being trained, whole or in parts.
 
-A part is what one rank holds of a weight: all of it, or under ZeRO-3 its share, flat and padded.
+They go by the names they have in the policy without adapters. A part is one rank's portion of a
+weight: all of it, or under ZeRO-3 its shard, flat and padded.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from wind.config.recipe import LoraConfig
 
 
 class PolicyWeights:
-    """The weights as they are whenever it is asked.
+    """The current weights of a policy under training.
 
     A weight with an adapter is W + (alpha/rank) B A in float32, which the export rounds once; any
     other has the precision of the training.
@@ -35,11 +35,11 @@ class PolicyWeights:
         self._weights = {plain: self._model.get_parameter(name) for plain, name in names.items()}
 
     def is_trained(self, name: str) -> bool:
-        """Whether optimiser steps change the weight `name`."""
+        """Return True if optimizer steps change the weight `name`."""
         return name in self._updates or self._weights[name].requires_grad
 
     def part(self, name: str) -> torch.Tensor:
-        """What this rank holds of the weight `name`. Under ZeRO-3 every rank must call it."""
+        """Return this rank's part of the weight `name`; collective under ZeRO-3."""
         weight = self._weights[name]
         if name not in self._updates:
             return _held(weight)
@@ -48,24 +48,27 @@ class PolicyWeights:
         return _held(weight).float() + self._part_of(weight, update.of(b, a))
 
     def whole(self, name: str) -> torch.Tensor:
-        """The whole weight `name`. Under ZeRO-3 every rank must call it."""
+        """Return the whole weight `name`; collective under ZeRO-3."""
         return self.whole_of(name, self.part(name))
 
     def part_of(self, name: str, whole: torch.Tensor) -> torch.Tensor:
-        """What this rank would hold of the weight `name` if its value were `whole`; the inverse of
-        `whole_of`.
+        """Return this rank's part of weight `name` if it were `whole`.
+
+        The inverse of `whole_of`.
         """
         return self._part_of(self._weights[name], whole)
 
     def whole_of(self, name: str, part: torch.Tensor) -> torch.Tensor:
-        """The whole weight `name` of which every rank gives its part. Under ZeRO-3 every rank must
-        call it.
+        """Assemble the whole weight `name` from every rank's part.
+
+        Collective under ZeRO-3.
         """
         return self._whole_of(self._weights[name], part)
 
     def state_names(self) -> dict[str, str]:
-        """The name of the weight by every name that a state dict has for it: a tied weight has
-        several.
+        """Map every name of a state dict to its weight.
+
+        A tied weight has several names.
         """
         state = self._model.state_dict(keep_vars=True)
         by_weight = {id(weight): name for name, weight in self._weights.items()}
@@ -89,7 +92,7 @@ class PolicyWeights:
     def _whole_of(self, weight: Any, part: torch.Tensor) -> torch.Tensor:
         if not hasattr(weight, "ds_id"):
             return part
-        # an offloaded part waits in the host's memory
+        # an offloaded part is in host memory
         ours = part.to(self._engine.device).contiguous()
         parts = [torch.empty_like(ours) for _ in range(self._engine.world_size)]
         torch.distributed.all_gather(parts, ours)

@@ -308,7 +308,7 @@ def _row_of(store: Store, prompts: Dataset, messages: list[dict[str, str]]) -> s
     """
     from wind.prompts import PromptsSpec
     from wind.prompts.messages import conversation_of, plain
-    from wind.prompts.sources import read_rows
+    from wind.prompts.rows import read_rows
 
     computation = _computation(store, prompts, None)[0]
     if computation is None:

@@ -18,8 +18,9 @@ from wind.audit.verification.foreign_keys import ForeignKeys
 from wind.audit.verification.records import verify_checks, verify_computation
 from wind.audit.verification.versions import VersionRecords
 from wind.errors import DatasetError
-from wind.store.datasets import MANIFEST, Store
+from wind.store.datasets import Store
 from wind.store.handles import FINGERPRINT, AnyHandle, Dataset, folder_of
+from wind.store.layout import MANIFEST
 from wind.store.origins import not_computed_here
 from wind.store.versions import Version
 

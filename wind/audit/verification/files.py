@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from wind.store import sealed_json
 from wind.store.datasets import Store
-from wind.store.sealed_json import DIGEST, opened
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Files:
         if text is None:
             return None
         try:
-            fields = opened(text)
+            fields = sealed_json.read(text)
         except ValueError as error:
             self.find(name, str(error))
             return None
-        if DIGEST not in fields:
+        if sealed_json.DIGEST not in fields:
             self.note(name, old)
         return fields
 

@@ -10,7 +10,6 @@ from wind.audit.verification.files import Files
 from wind.audit.verification.foreign_keys import ForeignKeys
 from wind.audit.verification.records import OLD, verify_computations, verify_descriptions
 from wind.errors import DatasetError, first_line
-from wind.store.datasets import DROPPED, MANIFEST, WEIGHTS
 from wind.store.handles import (
     AnyHandle,
     Dataset,
@@ -21,9 +20,10 @@ from wind.store.handles import (
     folder_of,
     handle_of,
 )
+from wind.store.layout import DROPPED, MANIFEST, WEIGHTS
 from wind.store.schemas import KEYS
+from wind.store.seals import Seal, seal_of
 from wind.store.shards import check_order
-from wind.store.versions import Seal, seal_of
 
 FOLDERS = ("models", "sources")
 

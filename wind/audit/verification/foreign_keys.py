@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from wind.audit.verification.files import Files
 from wind.errors import DatasetError
 from wind.fingerprints import TableFingerprint
-from wind.store.datasets import MANIFEST
 from wind.store.handles import AnyHandle, Dataset, Manifest, folder_of
+from wind.store.layout import MANIFEST
 from wind.store.schemas import FOREIGN_KEYS, PROMPT, SAMPLE, ForeignKey
 
 EXAMPLES = 3
@@ -128,7 +128,8 @@ class ForeignKeys:
     def _sampled(self, generations: Dataset, prompts: Dataset, manifest: Manifest) -> None:
         """Verify that exactly the prompts that were due were answered."""
         # which most verifications do not need
-        from wind.generations import GenerationsSpec, sampled_prompts
+        from wind.generations import GenerationsSpec
+        from wind.prompt_parts import sampled_prompts
 
         try:
             spec = GenerationsSpec.model_validate(manifest.computed_by.get("spec"))

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from wind.audit.verification.files import Files
 from wind.audit.verification.records import verify_defaults
 from wind.errors import first_line
-from wind.store.versions import NUMBERED, TAG, USED_NUMBER, Version, runs, tag_text
+from wind.store.tags import TAG, tag_text
+from wind.store.versions import NUMBERED, USED_NUMBER, Version, runs
 
 # what to say of records that an older release wrote
 WITHOUT_DIGEST = "was published by an older release, without the digest of its record"

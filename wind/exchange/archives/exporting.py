@@ -18,8 +18,9 @@ from wind.exchange.archives.layout import (
 )
 from wind.exchange.exports import appearing, checked_chunks
 from wind.store.computations import BESIDE, recorded
-from wind.store.datasets import MANIFEST, Store
+from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, folder_of
+from wind.store.layout import MANIFEST
 from wind.store.provenance import described_by
 from wind.store.versions import Version, history
 

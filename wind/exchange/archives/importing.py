@@ -12,12 +12,12 @@ from wind.errors import ConfigError, DatasetError, InputError
 from wind.exchange.archives.exporting import archive_members, reachable
 from wind.exchange.archives.layout import RUN, Index
 from wind.exchange.archives.reader import ArchiveReader
+from wind.store import sealed_json
 from wind.store.computations import BESIDE
 from wind.store.datasets import Store
 from wind.store.origins import Origin, origins
-from wind.store.pins import hold
+from wind.store.pins import open_pin_set
 from wind.store.provenance import ENVIRONMENTS, PATCHES
-from wind.store.sealed_json import parsed
 from wind.store.stamps import Kind, is_ours, restamped
 from wind.store.versions import Version, Versions, history
 
@@ -80,9 +80,9 @@ def import_archive(
     with archive.open("rb") as file:
         reader = ArchiveReader(file, archive)
         index = reader.index()  # before a store is made: a file that is no archive leaves none
-        with hold(store.storage) as held:
+        with open_pin_set(store.storage) as pin_set:
             # What is imported is pinned until its version is there.
-            store = Store(store.address, held)
+            store = Store(store.address, pin_set)
             reader.refuse_too_large(index, store.local)
             scratch = store.scratch("imports")
             try:
@@ -213,7 +213,7 @@ def _adopt(
     stored = 0
     for handle in reachable(staged, chain):
         manifest = staged.manifest(handle)
-        if not store.claim(handle):
+        if not store.pin_if_whole(handle):
             store.adopt(staged.path(handle), handle, manifest)
             stored += 1
     for member in index.files:
@@ -260,6 +260,6 @@ def _keep(store: Store, name: str, content: bytes, *, is_trusted: bool) -> None:
     if kind is None or not is_trusted:
         store.storage.create(name, content)
     elif not store.storage.create(name, restamped(kind, content)) and not is_ours(
-        kind, parsed(store.storage.read(name))
+        kind, sealed_json.read_unsealed(store.storage.read(name))
     ):
         store.storage.write(name, restamped(kind, content))

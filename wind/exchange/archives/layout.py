@@ -9,7 +9,7 @@ from pydantic import Field
 from wind.config.recipe import Name
 from wind.records import Record
 from wind.store.computations import BESIDE
-from wind.store.datasets import MANIFEST, MODEL_FILES
+from wind.store.layout import MANIFEST, MODEL_FILES
 from wind.store.provenance import ENVIRONMENTS, PATCHES
 
 INDEX: Final = "archive.json"

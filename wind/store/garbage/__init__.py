@@ -1,12 +1,11 @@
-"""Garbage collection: what no version, no study and no running process reaches is removed, and
-retention policies are applied.
+"""Garbage collection: remove what no version, study or running process needs.
 
-What is reached is found by following manifests, parents and outputs, from everything that a version
-or a study names and from what holds mark (`wind.store.pins`). A collection holds one lock from its
-first look to its last removal; runs go on beside it, and wait only to look into the cache. Whatever
-names another thing goes before it, and a manifest before its files: killed at any moment, a
-collection leaves a store in which everything that is visible is whole, parents included, and the
-next one finishes.
+Retention policies are applied as well. Needed content is found by following manifests, to parents
+and outputs, from everything that a version or a study names and from what is pinned
+(`wind.store.pins`). A collection holds one lock from its first look to its last removal; runs
+continue meanwhile, and wait only to look into the cache. Content is removed before anything that it
+names, and a manifest before its files. A collection that is killed at any moment leaves a store in
+which everything visible is whole, parents included, and the next one finishes the work.
 """
 
 import errno
@@ -14,20 +13,22 @@ import json
 from dataclasses import dataclass
 
 from wind.store import pins
-from wind.store.datasets import DROPPED, MANIFEST, Store
-from wind.store.garbage.survey import Item, Manifests, Survey
+from wind.store.datasets import Store
+from wind.store.garbage.folders import Manifests
+from wind.store.garbage.survey import Item, Survey
+from wind.store.layout import DROPPED, MANIFEST
 from wind.store.storage import LocalStorage, Storage
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection removed, or would remove."""
+    """The things that a collection removed, or would remove."""
 
     items: tuple[Item, ...]
     dry_run: bool
 
     def kinds(self) -> dict[str, tuple[int, int]]:
-        """Of each kind how many things, and how many bytes."""
+        """Return the number of things and of bytes of each kind."""
         kinds = {
             kind: [item for item in self.items if item.kind == kind]
             for kind in {item.kind for item in self.items}
@@ -38,7 +39,7 @@ class Collected:
         }
 
     def bytes(self) -> int:
-        """The bytes of everything."""
+        """Return the bytes of everything."""
         return sum(item.bytes for item in self.items)
 
 
@@ -50,19 +51,18 @@ def collect(
     optimizer_states: int | None = None,
     keep_unfinished: bool = False,
 ) -> Collected:
-    """Remove what nothing reaches, and of trained models and finished trainings what the policy of
-    no run keeps.
+    """Remove what nothing needs, and what no retention policy keeps.
 
     Args:
-        store: safe to be in use by any number of runs.
+        store: may be in use by any number of runs.
         dry_run: remove nothing.
-        weights: that setting of `RetentionConfig` for every run, in place of what its last config
-            says.
-        optimizer_states: the same.
-        keep_unfinished: leave the finished shards and checkpoints of interrupted stages, from
-            which a rerun goes on.
+        weights: which weights of trained models to keep, overriding that setting of
+            `RetentionConfig` in every run's last config.
+        optimizer_states: the same for the last checkpoints of finished trainings.
+        keep_unfinished: keep the finished shards and checkpoints of interrupted stages, from
+            which a rerun continues.
 
-    Raises DatasetError if a version, a study, or a manifest that one of them reaches cannot be
+    Raises DatasetError if a version, a study, or a manifest that one of them leads to cannot be
     read: what it needs is unknown.
     """
     manifests = Manifests(store)
@@ -71,8 +71,8 @@ def collect(
     survey = Survey(store, manifests, overrides, keep_unfinished)
     if dry_run:
         return Collected(tuple(survey.items()), dry_run)
-    # The first look filled `manifests`, so that the second, which counts, keeps no run waiting for
-    # long.
+    # The first survey filled `manifests`, so that the second, which counts, does not keep runs
+    # waiting for long.
     with store.storage.lock(pins.COLLECTION_LOCK):
         survey = Survey(store, manifests, overrides, keep_unfinished)
         collected = Collected(tuple(survey.items()), dry_run)
@@ -81,15 +81,15 @@ def collect(
 
 
 def _remove(store: Store, survey: Survey) -> None:
-    """Remove what `survey` found, whatever names another thing before what it names."""
+    """Remove what `survey` found, everything before what it names."""
     storage = store.storage
     for item in (*survey.records, *survey.descriptions):
         storage.delete(item.name)
     for folder in survey.garbage:
         storage.delete(f"{folder.name}/{MANIFEST}")
     for folder in survey.garbage:
-        # A stage run by hand has no hold: it may be publishing the same at this moment, under this
-        # lock.
+        # A stage run by hand has no pins: it may be publishing the same content at this moment,
+        # under this lock.
         with storage.try_lock(f"{folder.name}.lock") as is_free:
             if is_free and storage.size(f"{folder.name}/{MANIFEST}") is None:
                 _delete(storage, folder.name)
@@ -123,7 +123,10 @@ def _delete_lock(storage: Storage, name: str) -> None:
 
 
 def _delete(storage: Storage, folder: str) -> None:
-    """Remove `folder`; what a dying process writes there meanwhile is left to the next collection."""
+    """Remove `folder`, except what a dying process is writing there.
+
+    That is left to the next collection.
+    """
     try:
         storage.delete(folder)
     except FileNotFoundError:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cells import grid, read_recipes
+from flows.grid import grid, read_recipes
 from tests.flows.conftest import write_recipe
 from wind.config.loading import alternatives
 from wind.errors import ConfigError
@@ -89,7 +89,7 @@ def test_the_same_axis_twice_is_refused(write: Write) -> None:
 
 
 def test_seeds_are_no_axis(write: Write) -> None:
-    with pytest.raises(ConfigError, match="seed is no setting to choose between"):
+    with pytest.raises(ConfigError, match="seed is not a setting to choose between"):
         grid(write("a"), [], ["seed=1,2"])
 
 

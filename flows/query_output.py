@@ -1,4 +1,4 @@
-"""Where the answer to a query goes: a table, JSON, or a file, batch by batch."""
+"""Output of a query, batch by batch: table, JSON, or file."""
 
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from wind.errors import ConfigError
 from wind.files import atomic
 from wind.machine.terminal import json_text, say
 
-MOST_SHOWN = 256 * 2**20  # bytes of rows that a table on a terminal is made of
+# bytes of rows that a table on a terminal can have
+MOST_SHOWN = 256 * 2**20
 
 
 def print_rows(found: pa.RecordBatchReader) -> None:
-    """The rows as a table, nothing cut off. Raises ConfigError if that is more than anybody could
-    look at.
+    """Print the rows as a table with nothing cut off.
+
+    Raises ConfigError if there are more than anybody could look at.
     """
     batches, size = [], 0
     for batch in found:
@@ -25,7 +27,8 @@ def print_rows(found: pa.RecordBatchReader) -> None:
         size += batch.nbytes
         if size > MOST_SHOWN:
             raise ConfigError(
-                f"the answer has more than {MOST_SHOWN // 2**20} MiB: write it with --csv or --parquet, or ask for less"
+                f"the answer has more than {MOST_SHOWN // 2**20} MiB: "
+                "write it with --csv or --parquet, or ask for less"
             )
     frame = pl.from_arrow(pa.Table.from_batches(batches, found.schema))
     assert isinstance(frame, pl.DataFrame)
@@ -33,7 +36,10 @@ def print_rows(found: pa.RecordBatchReader) -> None:
 
 
 def print_json(found: pa.RecordBatchReader) -> None:
-    """The rows as a JSON list, batch by batch; what JSON has no word for is null or text."""
+    """Print the rows as a JSON list, batch by batch.
+
+    Values that JSON cannot represent become null or text.
+    """
     say("[")
     between = ""
     for batch in found:
@@ -46,8 +52,9 @@ def print_json(found: pa.RecordBatchReader) -> None:
 
 
 def write_rows(found: pa.RecordBatchReader, *, csv: Path | None, parquet: Path | None) -> int:
-    """How many rows were written, batch by batch, to a CSV or Parquet file, which appears when it
-    is whole.
+    """Write the rows to a CSV or Parquet file; return their number.
+
+    Writes batch by batch; the file appears once it is complete.
     """
     path = csv or parquet
     assert path is not None

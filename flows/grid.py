@@ -1,6 +1,4 @@
-"""The cells of a study: recipes that are fit to be compared, each under the settings that are
-tried.
-"""
+"""The grid of a study: recipes to compare under several settings."""
 
 import itertools
 import json
@@ -16,12 +14,12 @@ from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError
 from wind.fingerprints import digest
 
-# What an algorithm is made of, and the names of runs. Recipes that are compared agree on everything
-# else.
+# What defines an algorithm, and the names of runs. Compared recipes agree on everything else.
 FREE = ("run", "seed", "objective", "reference", "training", "win_rate", "selection")
-# compared as what an iteration draws in all: on-policy more than N in every epoch
+# compared as the total that an iteration draws: on-policy training draws more than N per epoch
 BUDGET = "sampling.samples_per_prompt"
-SLUG = 28  # characters of a setting that a run's name can hold
+# characters of a setting that fit into a run's name
+SLUG = 28
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,14 @@ class Cell:
     """A recipe under one setting; each seed makes it a run."""
 
     recipe: str
-    setting: str  # how tables call it; empty for the recipe as it is
-    values: Mapping[str, Any]  # of the settings that were tried, by dotted name
+    # its name in tables; empty for the recipe as it is
+    setting: str
+    # of the settings that were tried, by dotted name
+    values: Mapping[str, Any]
     config: DistillConfig
 
     def seeded(self, seed: int) -> DistillConfig:
-        """The config of the run with `seed`, which has a name of its own."""
+        """Return the config of the run with `seed`, under its own name."""
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.setting)
         slug = slug if len(slug) <= SLUG else digest(self.setting)[:12]
         name = "-".join(filter(None, [self.recipe[: SLUG - 1], slug, f"s{seed}"]))
@@ -44,10 +44,10 @@ class Cell:
 def read_recipes(
     paths: Sequence[Path], overrides: Sequence[str], tried: Sequence[str]
 ) -> list[list[Cell]]:
-    """For each recipe its cells: one per combination of the values `tried`, or the recipe as it is.
+    """Return each recipe's cells: one per combination of the values `tried`.
 
-    Raises ConfigError if two recipes have the same name, or disagree on what is no part of an
-    algorithm.
+    Without such values the only cell is the recipe as it is. Raises ConfigError if two recipes have
+    the same name, or disagree on something that is not part of an algorithm.
     """
     trials = [grid(path, overrides, tried) for path in paths]
     first = trials[0][0].config
@@ -55,7 +55,8 @@ def read_recipes(
     for path, cells in zip(paths, trials, strict=True):
         if cells[0].recipe in names:
             raise ConfigError(
-                f"{names[cells[0].recipe]} and {path} are both called {cells[0].recipe}: give each its own `run`"
+                f"{names[cells[0].recipe]} and {path} are both called {cells[0].recipe}: "
+                "give each its own `run`"
             )
         names[cells[0].recipe] = path
         for cell in cells:
@@ -64,10 +65,10 @@ def read_recipes(
 
 
 def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[Cell]:
-    """One cell per combination of the values that the `options`, `section.key=V1,V2`, list; the
-    last varies fastest.
+    """Return one cell per combination of the values that `options` list.
 
-    Raises ConfigError as `load_config` does, and where win rates would not be against one policy.
+    An option is `section.key=V1,V2`; the last varies fastest. Raises ConfigError as `load_config`
+    does, and if win rates would not be against the same policy.
     """
     axes = dict(alternatives(option) for option in options)
     if len(axes) < len(options):
@@ -76,7 +77,8 @@ def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[C
         )
     if fixed := {"root", "run", "seed"} & set(axes):
         raise ConfigError(
-            f"{fixed.pop()} is no setting to choose between: seeds are given by --seeds, the others are the same for all"
+            f"{fixed.pop()} is not a setting to choose between: --seeds gives the seeds, "
+            "and the others are the same for all"
         )
     leaves = [name.rpartition(".")[2] for name in axes]
     shown = dict(zip(axes, leaves if len(set(leaves)) == len(leaves) else axes, strict=True))
@@ -88,8 +90,8 @@ def grid(path: Path, overrides: Sequence[str], options: Sequence[str]) -> list[C
         )
         if config.evaluation.against != "initial":
             raise ConfigError(
-                f"{path}: evaluation.against is {config.evaluation.against!r}; runs are compared by their win rates against one "
-                "policy, the initial one: set it to 'initial'"
+                f"{path}: evaluation.against is {config.evaluation.against!r}; runs are compared "
+                "by their win rates against one policy, the initial one: set it to 'initial'"
             )
         setting = " ".join(f"{shown[name]}={value}" for name, value in values.items())
         cells.append(Cell(config.run, setting, values, config))
@@ -107,6 +109,7 @@ def _refuse_other_conditions(
     for name in [*ours, *theirs]:
         if ours.get(name) != theirs.get(name):
             raise ConfigError(
-                f"{path} has {name} {theirs.get(name)!r} and {first_path} has {ours.get(name)!r}: what is compared may differ in "
-                f"{', '.join(FREE)} only; make them agree, or give --set {name}=..."
+                f"{path} has {name} {theirs.get(name)!r} and {first_path} has "
+                f"{ours.get(name)!r}: compared recipes may differ only in {', '.join(FREE)}; "
+                f"make them agree, or give --set {name}=..."
             )

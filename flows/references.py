@@ -1,4 +1,4 @@
-"""What a lineage or a history is asked of, by the name that the command line gives it."""
+"""Resolve names of the command line for lineages and histories."""
 
 import re
 from collections.abc import Sequence
@@ -7,21 +7,24 @@ from wind.audit.lineage import Lineage, of_handle, of_prompt, of_version
 from wind.audit.prompt_history import find_prompt
 from wind.errors import ConfigError
 from wind.store.datasets import Store
-from wind.store.references import find, named
+from wind.store.references import find_dataset, find_version
 from wind.store.versions import Version
 
 PROMPT_ID = re.compile(r"^[0-9a-f]{1,32}$")
 
 
 def lineage_of(store: Store, name: str, run: str | None = None) -> Lineage:
-    """The lineage of what is called `name`: a version, a dataset or model as in `named`, or a
-    prompt by digits of its id.
+    """Return the lineage of what is called `name`.
+
+    That is a version, a dataset or model as in `named`, or a prompt by digits of its id.
     """
     version, colon, _ = name.rpartition(":")
     if colon or "/" in name:
-        return of_handle(store, named(store, name), find(store, version) if colon else None)
+        return of_handle(
+            store, find_dataset(store, name), find_version(store, version) if colon else None
+        )
     try:
-        return of_version(store, find(store, name))
+        return of_version(store, find_version(store, name))
     except ConfigError:
         if not PROMPT_ID.fullmatch(name):
             raise
@@ -32,8 +35,9 @@ def lineage_of(store: Store, name: str, run: str | None = None) -> Lineage:
 
 
 def prompt_of(store: Store, digits: str, run: str | None) -> tuple[Version, str]:
-    """The latest version of the run that has the prompt, and its whole id. Raises ConfigError if it
-    is not clear which.
+    """Return the latest version with the prompt, and the prompt's id.
+
+    Raises ConfigError if several runs have the prompt.
     """
     versions, prompt_id = find_prompt(store, digits, run)
     if len(versions) > 1:
@@ -42,7 +46,6 @@ def prompt_of(store: Store, digits: str, run: str | None) -> tuple[Version, str]
 
 
 def several_runs(prompt_id: str, versions: Sequence[Version]) -> ConfigError:
-    """What is wrong where a run must be named."""
-    return ConfigError(
-        f"prompt {prompt_id[:12]} is in the runs {', '.join(version.run for version in versions)}: say which with --run"
-    )
+    """Return the error for a prompt of several runs."""
+    names = ", ".join(version.run for version in versions)
+    return ConfigError(f"prompt {prompt_id[:12]} is in the runs {names}: name one with --run")

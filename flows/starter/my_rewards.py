@@ -1,0 +1,10 @@
+"""The reward of `mine.yaml`: how similar a response is to the answer; shorter ones win ties."""
+
+from difflib import SequenceMatcher
+
+
+def closeness(prompts: list[str], responses: list[str], answers: list[str | None]) -> list[float]:
+    return [
+        SequenceMatcher(None, response, answer or "").ratio() - len(response) / 1000
+        for response, answer in zip(responses, answers, strict=True)
+    ]
