@@ -30,7 +30,7 @@ from data_checks.validation import validate
 from wind import stages
 from wind.config.checks import ChecksConfig
 from wind.config.loading import load_config
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.exchange import reading
 from wind.fingerprints import digest, file_digest
 from wind.store.datasets import Store

@@ -1,4 +1,7 @@
-"""Data checks: one Great Expectations suite per dataset, and `validation.validate`, which runs it."""
+"""Data checks: one Great Expectations suite per dataset.
+
+`validation.validate` runs them.
+"""
 
 import os
 import warnings
@@ -8,8 +11,8 @@ from importlib import import_module
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 with warnings.catch_warnings():
-    # Great Expectations imports these two, which Python 3.11 deprecated; each warns on its first
-    # import only.
+    # Great Expectations imports these two modules, which Python 3.11 deprecated. Each warns on its
+    # first import only.
     warnings.filterwarnings(
         "ignore",
         message="module 'sre_(constants|parse)' is deprecated",

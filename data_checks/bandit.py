@@ -1,5 +1,6 @@
-"""Bandit: finite numbers in their ranges, no iteration of a run missing, and exact WIND as fast as
-is proved.
+"""Checks of the bandit study: ranges, complete runs, the proven rate.
+
+Exact WIND must converge at least as fast as is proved.
 """
 
 import great_expectations.expectations as gxe
@@ -13,11 +14,14 @@ from wind.store.schemas import KEYS
 KEY = KEYS["bandit"]
 RUN = ("samples", "algorithm", "instance", "prompts", "seed", "metric")
 STEP = (*RUN[:-1], "iteration")
-ROUNDING = 1e-12  # nats: what a KL near zero may be off by
+ROUNDING = 1e-12  # nats: the rounding error of a KL near zero
 
 
 def rows(bandit: Subject) -> pl.DataFrame:
-    """One row per number; `share` is its value where it is a win rate."""
+    """One row per number.
+
+    `share` is its value if it is a win rate, else null.
+    """
     share = pl.when(pl.col("metric") == "win_rate").then(pl.col("value"))
     return bandit.rows(*KEY, "value").select(*KEY, finite("value")).with_columns(share=share)
 
@@ -36,7 +40,10 @@ def rows_expectations(bandit: Subject, checks: ChecksConfig) -> list[Expectation
 
 
 def runs(bandit: Subject) -> pl.DataFrame:
-    """One row per run and metric: whether its iterations are 0, 1, ... to the last."""
+    """One row per run and metric.
+
+    `is_whole` is true if its iterations are 0, 1, ... to the last.
+    """
     iteration = pl.col("iteration")
     whole = (iteration.min() == 0) & (iteration.n_unique() == iteration.max() + 1)
     return bandit.rows(*RUN, "iteration").group_by(*RUN).agg(is_whole=whole).sort(*RUN)
@@ -53,10 +60,13 @@ def runs_expectations(bandit: Subject, checks: ChecksConfig) -> list[Expectation
 
 
 def steps(bandit: Subject) -> pl.DataFrame:
-    """One row per exact iteration with a proven factor: by how much KL(pi* || pi) exceeds what is
-    proved.
+    """One row per exact iteration with a proven factor.
+
+    `excess` is the KL(pi* || pi) minus its proven bound, which is the factor times the KL of the
+    iteration before.
     """
-    from wind.bandit.algorithms import proven_factor  # torch: seconds to import, for no other suite
+    # imports torch, which takes seconds and which no other suite needs
+    from wind.bandit.algorithms import proven_factor
 
     beta, eta = bandit.setting("bandit", "beta"), bandit.setting("bandit", "eta")
     frame = (

@@ -1,9 +1,8 @@
-"""What suites are made of: the dataset under check with its parents, the frames looked at, the
-shared expectations.
+"""Building blocks of suites: dataset, frames and shared expectations.
 
-A suite is a tuple of frames. A frame is built with polars (aggregates per prompt included) and
-holds scalar columns only; its expectations judge those columns and nothing else. A float column
-passes through `finite`, so that "not null" reads as "finite".
+A suite is a tuple of frames. A frame is built with polars, aggregates per prompt included, and has
+scalar columns only; its expectations judge these columns and nothing else. Float columns pass
+through `finite`, so that "not null" means "finite".
 """
 
 from collections.abc import Callable, Sequence
@@ -18,34 +17,38 @@ from great_expectations.expectations.expectation import Expectation
 
 from wind.config.checks import ChecksConfig
 from wind.errors import DatasetError
+from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Manifest, label
 
 GENERATION = ("prompt_id", "sample_index")
-# of a dataset under check; as frames of polars and pandas with what is derived, about 400 MB
+# Rows of a dataset checked at once: with their derived columns, in polars and pandas, about 400 MB.
 ROWS_AT_ONCE = 500_000
+# rounding of a sum or mean of win rates or preferences in float64
+TOLERANCE = 1e-9
 
-Prompts = tuple[str | None, str | None]  # the first prompt_id, and the first one no longer meant
+# A range of prompt_id: the first one, and the first one beyond it. None: no bound.
+Prompts = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A stored dataset and the way to its parents and to the config sections it was computed from."""
+    """A stored dataset, with its parents and settings."""
 
     handle: Dataset
     store: Store
     manifest: Manifest
-    prompts: Prompts = (None, None)  # only their rows are looked at
-    # first and last prompt of the shards
+    prompts: Prompts = (None, None)  # only rows of these prompts are read
+    # by dataset, the first and last prompt of each shard
     extents: dict[Dataset, list[Prompts]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, handle: Dataset, store: Store) -> "Subject":
-        """The subject of `handle`. Raises DatasetError if it is not in the store."""
+        """Open `handle`. Raises DatasetError if it is not in the store."""
         return cls(handle, store, store.manifest(handle))
 
     def rows(self, *columns: str) -> pl.DataFrame:
-        """Its rows, those columns only."""
+        """Read `columns` of its rows."""
         low, high = self.prompts
         if low is None and high is None:
             return self.store.frame(self.handle, columns)
@@ -63,8 +66,9 @@ class Subject:
         return pl.concat([nothing, *pieces]).select(columns)
 
     def parts(self) -> list["Subject"]:
-        """The same in parts of about `ROWS_AT_ONCE` rows, by prompts: all rows of one are in the
-        same, as are its parents'.
+        """Split it into parts of about `ROWS_AT_ONCE` rows.
+
+        All rows of a prompt are in one part, and so are the rows of its parents.
         """
         starts, position = set(), 0
         for shard in range(len(self.manifest.files) if self.handle.rows > ROWS_AT_ONCE else 0):
@@ -78,7 +82,7 @@ class Subject:
         return [replace(self, prompts=prompts) for prompts in pairwise(bounds)]
 
     def _shards_of_prompts(self) -> list[int]:
-        """The shards that may have rows of `prompts`."""
+        """Return the shards that may have rows of `prompts`."""
         if self.handle not in self.extents:
             shards = range(len(self.manifest.files))
             columns = (
@@ -98,19 +102,26 @@ class Subject:
         ]
 
     def columns(self) -> list[str]:
-        """The names of all its columns."""
+        """Return the names of all its columns."""
         return list(self.store.open(self.handle).schema.names)
 
     def input(self, name: str) -> AnyHandle:
-        """The handle of the parent `name`. Raises DatasetError if the manifest names none."""
+        """Return the handle of the parent `name`.
+
+        Raises DatasetError if there is none.
+        """
         if name not in self.manifest.parents:
             raise DatasetError(
-                f"the manifest of {label(self.handle)} names no parent {name!r}: rerun the stage that makes it"
+                f"the manifest of {label(self.handle)} names no parent {name!r}: "
+                "rerun the stage that makes it"
             )
         return self.manifest.parents[name]
 
     def parent(self, name: str) -> "Subject":
-        """The parent dataset `name`. Raises DatasetError if there is none."""
+        """Open the parent dataset `name`.
+
+        Raises DatasetError if there is none.
+        """
         handle = self.input(name)
         if not isinstance(handle, Dataset):
             raise DatasetError(
@@ -119,15 +130,17 @@ class Subject:
         return replace(Subject.of(handle, self.store), prompts=self.prompts, extents=self.extents)
 
     def setting(self, *path: str) -> Any:
-        """The value at `path` in the spec it was computed from. Raises DatasetError if the manifest
-        does not record it.
+        """Return the value at `path` in the spec of its computation.
+
+        Raises DatasetError if the manifest does not record it.
         """
         value = self.manifest.computed_by.get("spec", {})
         for name in path:
             if not isinstance(value, dict) or name not in value:
                 where = ".".join(path)
                 raise DatasetError(
-                    f"the manifest of {label(self.handle)} records no {where}: rerun the stage that makes it"
+                    f"the manifest of {label(self.handle)} records no {where}: "
+                    "rerun the stage that makes it"
                 )
             value = value[name]
         return value
@@ -135,27 +148,45 @@ class Subject:
 
 @dataclass(frozen=True)
 class Frame:
-    """One view of a dataset and what must hold of it."""
+    """One view of a dataset, and the expectations that judge it."""
 
-    name: str  # what its rows are, in the plural
-    key: tuple[str, ...]  # columns that name a row; empty where there is one row only
+    name: str  # a plural noun for its rows
+    key: tuple[str, ...]  # the columns that identify a row; empty if there is only one row
     build: Callable[[Subject], pl.DataFrame]
     expectations: Callable[[Subject, ChecksConfig], list[Expectation]]
-    # of the rows of some prompts, dataset and parents alike, it builds the part that is theirs
+    # built from the rows of some prompts, it has exactly the rows that the whole has of them
     by_prompt: bool = False
 
 
 Suite = tuple[Frame, ...]
 
+# Of a group of rows: true if their ranks are 1 .. N.
+IS_RANKED = (
+    (pl.col("rank").n_unique() == pl.len())
+    & (pl.col("rank").min() == 1)
+    & (pl.col("rank").max() == pl.len())
+)
+# Of the rows of a prompt: true if all of its `samples` are there, once each.
+IS_WHOLE = (pl.col("sample_index").n_unique() == pl.len()) & (pl.len() == pl.col("samples").max())
+# Of the stored columns of responses: those that `is_response` judges.
+RESPONSE = (
+    pl.col("finish_reason"),
+    pl.col("seed"),
+    RESPONSE_TOKENS.alias("response_tokens"),
+    (pl.col("response").str.strip_chars() == "").alias("is_empty"),
+    IS_TRUNCATED.alias("is_truncated"),
+)
+
 
 def finite(*columns: str) -> pl.Expr:
-    """Those float columns with NaN and infinities as nulls."""
+    """Select float columns, with null in place of NaN and infinities."""
     return pl.when(pl.col(*columns).is_finite()).then(pl.col(*columns))
 
 
-def known(rows: pl.DataFrame, parent: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """`rows` with the columns of the parent's row of the same key, and `is_known`: whether there is
-    one.
+def with_parent(rows: pl.DataFrame, parent: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Join `rows` with the parent's row of the same key.
+
+    The column `is_known` is false for a row without one.
     """
     if _are_paired(rows, parent, key):
         columns = parent.drop(key)
@@ -170,8 +201,11 @@ def known(rows: pl.DataFrame, parent: pl.DataFrame, key: Sequence[str]) -> pl.Da
     )
 
 
-def present(parent: pl.DataFrame, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The keys of the parent with `is_present`: whether `rows` has one."""
+def keys_present(parent: pl.DataFrame, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """List the keys of the parent that `rows` has and lacks.
+
+    The column `is_present` is false for a key that it lacks.
+    """
     if _are_paired(parent, rows, key):
         return parent.select(*key, is_present=True)
     marked = rows.select(key).unique().with_columns(is_present=True)
@@ -180,19 +214,20 @@ def present(parent: pl.DataFrame, rows: pl.DataFrame, key: Sequence[str]) -> pl.
 
 
 def _are_paired(rows: pl.DataFrame, others: pl.DataFrame, key: Sequence[str]) -> bool:
-    """Whether row by row both have the same keys, each once, as where nothing is amiss: then there
-    is nothing to look up.
+    """Return true if both have the same distinct keys in order.
+
+    This is so wherever nothing is wrong, and it makes a join unnecessary.
     """
     keys = rows.select(key)
     if not keys.equals(others.select(key)):
         return False
-    # rows are in order of their key
+    # rows are sorted by key, so repeats are neighbors
     repeats = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in key)
     return not keys.select(repeats.any()).item()
 
 
 def unique(key: Sequence[str]) -> Expectation:
-    """No two rows share `key`."""
+    """Expect that no two rows share `key`."""
     description = f"no two rows share {', '.join(key)}"
     if len(key) == 1:
         return gxe.ExpectColumnValuesToBeUnique(column=key[0], description=description)
@@ -200,37 +235,75 @@ def unique(key: Sequence[str]) -> Expectation:
 
 
 def is_known(parent: str) -> Expectation:
-    """Every row has its parent's row."""
+    """Expect that every row has its parent's row, after `with_parent`."""
     return gxe.ExpectColumnValuesToBeInSet(
         column="is_known", value_set=[True], description=f"every row belongs to one of {parent}"
     )
 
 
 def is_present(parent: str) -> Expectation:
-    """No row of the parent was lost."""
+    """Expect that no row of the parent was lost, after `keys_present`."""
     return gxe.ExpectColumnValuesToBeInSet(
         column="is_present", value_set=[True], description=f"no row of {parent} was lost"
     )
 
 
 def is_finite(column: str) -> Expectation:
-    """The values of a column made with `finite` are numbers."""
+    """Expect finite numbers in a column that passed through `finite`."""
     return gxe.ExpectColumnValuesToNotBeNull(
         column=column, description=f"{column} is a finite number"
     )
 
 
 def is_logp(column: str) -> list[Expectation]:
-    """A log-probability is finite and at most 0."""
+    """Expect finite log-probabilities, at most 0."""
     bound = gxe.ExpectColumnValuesToBeBetween(
         column=column, max_value=0, description=f"{column} is at most 0"
     )
     return [is_finite(column), bound]
 
 
+def is_within_0_and_1(column: str, plural: str) -> Expectation:
+    """Expect that `plural`, the values of `column`, lie in [0, 1]."""
+    return gxe.ExpectColumnValuesToBeBetween(
+        column=column, min_value=0, max_value=1, description=f"{plural} lie in [0, 1]"
+    )
+
+
+def is_sample_index(samples: int) -> Expectation:
+    """Expect a `sample_index` below `samples`."""
+    return gxe.ExpectColumnValuesToBeBetween(
+        column="sample_index",
+        min_value=0,
+        max_value=samples - 1,
+        description=f"sample_index is 0 .. {samples - 1}",
+    )
+
+
+def averages_one_half(group: str) -> Expectation:
+    """Expect that the `mean_win_rate` of each `group` is one half."""
+    return gxe.ExpectColumnValuesToBeBetween(
+        column="mean_win_rate",
+        min_value=0.5 - TOLERANCE,
+        max_value=0.5 + TOLERANCE,
+        description=f"the win rates of a {group} average one half",
+    )
+
+
+def is_ranked(group: str) -> Expectation:
+    """Expect the ranks 1 .. N in each `group`.
+
+    The column `is_ranked` is made with `IS_RANKED`.
+    """
+    return gxe.ExpectColumnValuesToBeInSet(
+        column="is_ranked", value_set=[True], description=f"the ranks of a {group} are 1 .. N"
+    )
+
+
 def is_response(limit: int, checks: ChecksConfig) -> list[Expectation]:
-    """A response has a token and at most `limit`, a reason to end and a seed of its own; few are
-    empty or truncated.
+    """Expect complete responses, few of them empty or truncated.
+
+    A response has 1 to `limit` tokens, a finish reason and a seed of its own.
     """
     return [
         gxe.ExpectColumnValuesToBeInSet(
@@ -260,3 +333,37 @@ def is_response(limit: int, checks: ChecksConfig) -> list[Expectation]:
             description=f"at most {checks.max_truncated_share:.1%} of responses are truncated",
         ),
     ]
+
+
+def prompt_samples(prompts: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Count the different samples of each of `prompts`.
+
+    The count is null for a prompt whose samples are all lost.
+    """
+    samples = rows.group_by("prompt_id").agg(samples=pl.col("sample_index").n_unique())
+    return keys_present(prompts, rows, ["prompt_id"]).join(
+        samples, on="prompt_id", how="left", maintain_order="left"
+    )
+
+
+def has_samples(prompts: str, samples: int) -> list[Expectation]:
+    """Expect `samples` samples of every prompt, in a frame of `prompt_samples`."""
+    return [
+        is_present(prompts),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="samples", value_set=[samples], description=f"every prompt has {samples} samples"
+        ),
+    ]
+
+
+def no_row_lost(parent: str, *, by_prompt: bool = False) -> Frame:
+    """Build the frame that expects every row of `parent` in the dataset."""
+
+    def rows(subject: Subject) -> pl.DataFrame:
+        keys = subject.parent(parent).rows(*GENERATION)
+        return keys_present(keys, subject.rows(*GENERATION), GENERATION)
+
+    def expectations(subject: Subject, checks: ChecksConfig) -> list[Expectation]:
+        return [is_present(f"the {parent.replace('_', ' ')}")]
+
+    return Frame(parent, GENERATION, rows, expectations, by_prompt)

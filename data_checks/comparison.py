@@ -1,4 +1,4 @@
-"""Comparison: finite numbers, each inside its own interval; no iteration of a run is missing."""
+"""Checks of a comparison: finite numbers inside their intervals, and complete runs."""
 
 import great_expectations.expectations as gxe
 import polars as pl
@@ -14,9 +14,7 @@ RUN = ("recipe", "setting", "seed")
 
 
 def rows(comparison: Subject) -> pl.DataFrame:
-    """One row per number: how far its value is above the lower and below the upper end of its
-    interval.
-    """
+    """One row per number, with its distances from its interval's ends."""
     return numbers(comparison.rows(*KEY, "value", "low", "high", "n"), KEY)
 
 
@@ -31,7 +29,7 @@ def rows_expectations(comparison: Subject, checks: ChecksConfig) -> list[Expecta
 
 
 def runs(comparison: Subject) -> pl.DataFrame:
-    """One row per run: how many iterations it lacks, and of how many it has no win rate."""
+    """One row per run: its missing iterations, and those without win rate."""
     iteration, is_win_rate = pl.col("iteration"), pl.col("metric") == "win_rate"
     return (
         comparison.rows(*KEY)

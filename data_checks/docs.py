@@ -1,9 +1,8 @@
-"""Data Docs of a whole run: every check of every iteration on one page, with the page of each
-result beside it.
+"""Data Docs of a run: an index and a page per check.
 
-Needs no Great Expectations: the pages were rendered when the checks ran, and are copied as they
-are; those that we did not render may hold anything, and are left out. Nothing is loaded from
-elsewhere, so that the folder can be sent or served as it is.
+This needs no Great Expectations: the pages were rendered when the checks ran, and are copied. Pages
+that were not rendered here may contain anything, and are left out. The pages load nothing from
+elsewhere, so the folder can be sent or served as it is.
 """
 
 from collections import Counter
@@ -24,9 +23,9 @@ Verdict = Literal["passed", "warned", "failed", "unknown"]
 
 @dataclass(frozen=True)
 class Check:
-    """One result as the index shows it."""
+    """One check result, as the index shows it."""
 
-    page: str  # relative to the index; empty where there is none
+    page: str  # relative to the index; empty if there is none
     verdict: Verdict
     expectations: int
     failures: tuple[str, ...] = ()
@@ -35,24 +34,24 @@ class Check:
 
 @dataclass(frozen=True)
 class Cell:
-    """The checks of one dataset of one version: the one it was published after, and those under
-    other thresholds or suites.
-    """
+    """The checks of one dataset of one version."""
 
-    check: Check
-    again: tuple[Check, ...]
+    check: Check  # the one before the version was published
+    again: tuple[Check, ...]  # later ones, under other thresholds or suites
     shifts: tuple[dict[str, Any], ...]
 
 
 def docs(store: Store, run: str) -> dict[str, bytes]:
-    """The files of a run's Data Docs by name, `index.html` among them.
+    """Build the files of a run's Data Docs, by name.
 
-    Raises ConfigError if no version of `run` was published, DatasetError if a result cannot be
+    The index is `index.html`.
+    Raises ConfigError if no version of `run` was published, and DatasetError if a result cannot be
     read.
     """
     if run not in runs(store):
         raise ConfigError(
-            f"no run is called {run!r} in {store.storage.url} (runs: {', '.join(runs(store)) or 'none'})"
+            f"no run is called {run!r} in {store.storage.url} "
+            f"(runs: {', '.join(runs(store)) or 'none'})"
         )
     versions = list(Versions(store, run))
     files: dict[str, bytes] = {}
@@ -85,7 +84,7 @@ def docs(store: Store, run: str) -> dict[str, bytes]:
 def _cell(
     store: Store, version: Version, name: str, handle: Dataset, files: dict[str, bytes]
 ) -> Cell:
-    """The checks of one dataset; their pages are added to `files`."""
+    """Collect the checks of one dataset, and add their pages to `files`."""
     key = version.check_results.get(name)
     own = recorded(store, handle, key)
     others = [
@@ -118,8 +117,9 @@ def _check(store: Store, result: CheckResult, page: str, files: dict[str, bytes]
 def _drifted(
     versions: list[Version], names: list[str], cells: dict[tuple[int, str], Cell]
 ) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    """Per quantity, named with its dataset, its row of each version; None where there was nothing
-    to compare with.
+    """List the drifting quantities, each with its row of every version.
+
+    A quantity is named with its dataset; a version without a previous one has None.
     """
     found = []
     for name in names:

@@ -1,10 +1,10 @@
-"""Drift: by how much a dataset moved since the iteration before, in rewards, lengths, shares and
-KL.
+"""Drift: how far a dataset moved since the previous iteration.
 
-One row is one quantity of the config's section `checks.drift`, before and now. A mean moves in
-standard deviations (Cohen's d: pooled over both datasets), a distribution by the Kolmogorov-Smirnov
-distance, the largest gap between the two cumulative shares; both have the size of the effect in
-their value, whatever the number of rows. Shares and the KL move by their difference.
+One row is one quantity of the `checks.drift` section, with its mean before and now. A mean moves in
+pooled standard deviations (Cohen's d) and a distribution by its Kolmogorov-Smirnov distance, the
+largest gap between the two cumulative distribution functions; both measure the size of the effect
+and do not grow with the number of rows. Shares and the KL move by their difference. The formulas
+are in `wind.quantities`, where `wind diff` takes them from as well.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,17 +12,25 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import great_expectations.expectations as gxe
-import numpy as np
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metadata_types import FailureSeverity
 from great_expectations.expectations.row_conditions import Column
-from numpy.typing import NDArray
 
 from data_checks.base import Frame, Subject
 from wind.config.checks import ChecksConfig
-
-Values = NDArray[np.float64]
+from wind.quantities import (
+    IS_TRUNCATED,
+    OF_POLICY,
+    RESPONSE_TOKENS,
+    TIE_SHARE,
+    Floats,
+    effect_size,
+    floats,
+    is_duplicate,
+    ks_distance,
+    mean_difference,
+)
 
 NAME = "shifts"
 KEY = ("quantity", "previous", "current")
@@ -31,112 +39,66 @@ SCHEMA = {"quantity": pl.String, "previous": pl.Float64, "current": pl.Float64, 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity of a dataset: the values it is the mean of, and what its move is measured by."""
+    """A quantity of a dataset and the measure of its shift."""
 
-    values: Callable[[Subject], pl.Series]
-    shift: Callable[[Values, Values], float]
-    unit: str  # after a number
+    values: pl.Expr  # of the stored columns
+    shift: Callable[[Floats, Floats], float]
+    unit: str  # printed after a number
 
-
-def standardised(previous: Values, current: Values) -> float:
-    """The difference of the means in pooled standard deviations; infinite where two constants
-    differ.
-    """
-    difference = float(current.mean() - previous.mean())
-    freedom = len(previous) + len(current) - 2
-    squares = ((previous - previous.mean()) ** 2).sum() + ((current - current.mean()) ** 2).sum()
-    deviation = float(np.sqrt(squares / freedom)) if freedom > 0 else 0.0
-    if deviation == 0:
-        return 0.0 if difference == 0 else float(np.copysign(np.inf, difference))
-    return difference / deviation
+    def of(self, subject: Subject) -> Floats:
+        """Return its values; in rollouts, those of the policy's own responses."""
+        names = dict.fromkeys(self.values.meta.root_names())
+        if "drawn_from" not in subject.columns():
+            return floats(subject.rows(*names).select(value=self.values)["value"])
+        rows = subject.rows(*names, "drawn_from").filter(OF_POLICY)
+        return floats(rows.select(value=self.values)["value"])
 
 
-def distance(previous: Values, current: Values) -> float:
-    """The Kolmogorov-Smirnov distance: the largest gap between the two cumulative distributions, in
-    [0, 1].
-    """
-    places = np.union1d(previous, current)
-    shares = [
-        np.searchsorted(np.sort(values), places, side="right") / len(values)
-        for values in (previous, current)
-    ]
-    return float(np.abs(shares[0] - shares[1]).max())
+def _mean(values: pl.Expr) -> Quantity:
+    return Quantity(values, effect_size, " standard deviations")
 
 
-def difference(previous: Values, current: Values) -> float:
-    """The difference of the means."""
-    return float(current.mean() - previous.mean())
+def _distribution(values: pl.Expr) -> Quantity:
+    return Quantity(values, ks_distance, " in Kolmogorov-Smirnov distance")
 
 
-def reward(subject: Subject) -> pl.Series:
-    return policy_rows(subject, "reward")["reward"]
+def _share(values: pl.Expr) -> Quantity:
+    return Quantity(values, mean_difference, "")
 
 
-def response_tokens(subject: Subject) -> pl.Series:
-    return policy_rows(subject, "response_token_ids")["response_token_ids"].list.len()
+def _of_responses(*group: str) -> dict[str, Quantity]:
+    return {
+        "mean_response_tokens": _mean(RESPONSE_TOKENS),
+        "response_tokens_distribution": _distribution(RESPONSE_TOKENS),
+        "truncated_share": _share(IS_TRUNCATED),
+        "duplicate_share": _share(is_duplicate(*group)),
+    }
 
 
-def is_truncated(subject: Subject) -> pl.Series:
-    return policy_rows(subject, "finish_reason")["finish_reason"] == "length"
-
-
-def is_duplicate(subject: Subject) -> pl.Series:
-    group = [name for name in ("step", "prompt_id") if name in subject.columns()]
-    rows = policy_rows(subject, *group, "response")
-    return rows.select(duplicate=~pl.struct(*group, "response").is_first_distinct())["duplicate"]
-
-
-def tie_share(subject: Subject) -> pl.Series:
-    if "tie_share" in subject.columns():
-        return subject.rows("tie_share")["tie_share"]
-    compared = pl.sum_horizontal("wins", "ties", "losses")
-    return subject.rows("wins", "ties", "losses").select(share=pl.col("ties") / compared)["share"]
-
-
-def kl(subject: Subject) -> pl.Series:
-    return subject.rows("metric", "value").filter(pl.col("metric") == "kl_k1")["value"]
-
-
-def policy_rows(subject: Subject, *columns: str) -> pl.DataFrame:
-    """Those columns, of the policy's own responses where some are its anchor's."""
-    if "drawn_from" not in subject.columns():
-        return subject.rows(*columns)
-    return subject.rows(*columns, "drawn_from").filter(pl.col("drawn_from") == "policy")
-
-
-RESPONSES: Final = {
-    "mean_response_tokens": Quantity(response_tokens, standardised, " standard deviations"),
-    "response_tokens_distribution": Quantity(
-        response_tokens, distance, " in Kolmogorov-Smirnov distance"
-    ),
-    "truncated_share": Quantity(is_truncated, difference, ""),
-    "duplicate_share": Quantity(is_duplicate, difference, ""),
-}
+KL: Final = pl.col("value").filter(pl.col("metric") == "kl_k1")
 REWARDS: Final = {
-    "mean_reward": Quantity(reward, standardised, " standard deviations"),
-    "reward_distribution": Quantity(reward, distance, " in Kolmogorov-Smirnov distance"),
+    "mean_reward": _mean(pl.col("reward")),
+    "reward_distribution": _distribution(pl.col("reward")),
 }
-TIES: Final = {"tie_share": Quantity(tie_share, difference, "")}
-QUANTITIES: Final[Mapping[str, Mapping[str, Quantity]]] = {  # by dataset; names as in the config
-    "generations": RESPONSES,
+# By dataset; the names are those of the config.
+QUANTITIES: Final[Mapping[str, Mapping[str, Quantity]]] = {
+    "generations": _of_responses("prompt_id"),
     "rewards": REWARDS,
-    "win_rates": TIES,
-    "evaluation": TIES,
-    "rollouts": {**RESPONSES, **REWARDS},
-    "metrics": {"kl": Quantity(kl, difference, " nats")},
+    "win_rates": {"tie_share": _share(TIE_SHARE)},
+    "evaluation": {"tie_share": _share(pl.col("tie_share"))},
+    "rollouts": {**_of_responses("step", "prompt_id"), **REWARDS},
+    "metrics": {"kl": Quantity(KL, mean_difference, " nats")},
 }
 
 
 def shifts(subject: Subject, previous: Subject) -> pl.DataFrame:
-    """One row per quantity: its mean before and now, and its shift; without those that one of the
-    two has no values of.
+    """Tabulate each quantity of `subject` with its means and its shift.
+
+    A quantity without values in one of the two datasets has no row.
     """
     rows = []
     for name, quantity in QUANTITIES.get(subject.handle.name, {}).items():
-        before, now = (
-            quantity.values(each).drop_nulls().cast(pl.Float64).to_numpy()
-            for each in (previous, subject)
-        )
+        before, now = quantity.of(previous), quantity.of(subject)
         if len(before) and len(now):
             rows.append(
                 (name, float(before.mean()), float(now.mean()), quantity.shift(before, now))
@@ -145,8 +107,9 @@ def shifts(subject: Subject, previous: Subject) -> pl.DataFrame:
 
 
 def frame(moved: pl.DataFrame) -> Frame:
-    """What must hold of `shifts`: nothing further than `fail`, and nothing further than `warn`
-    without a warning.
+    """Build the frame that judges `shifts` by the bounds of the config.
+
+    A shift beyond `fail` fails the check; one beyond `warn` is a warning.
     """
     return Frame(
         NAME,
@@ -180,10 +143,13 @@ def _within(name: str, unit: str, bound: float, severity: FailureSeverity) -> Ex
 
 
 def finding(noun: str, row: Mapping[str, Any], shift: Any, bound: float) -> str:
-    """What is said of a row of `shifts` that moved too far."""
+    """Describe a row of `shifts` that moved too far."""
     unit = QUANTITIES[noun][row["quantity"]].unit
-    moved = f"{row['quantity']} moved by {_number(shift)}{unit}, more than {bound:g}, since the iteration before"
-    return f"{moved}: from {_number(row['previous'])} to {_number(row['current'])}"
+    return (
+        f"{row['quantity']} moved by {_number(shift)}{unit}, more than {bound:g}, "
+        "since the iteration before: "
+        f"from {_number(row['previous'])} to {_number(row['current'])}"
+    )
 
 
 def _number(value: Any) -> str:

@@ -1,5 +1,6 @@
-"""Evaluation: N responses for every eval prompt and for no other, each with finite numbers in their
-ranges.
+"""Checks of an evaluation: N responses to every eval prompt.
+
+No other prompt is answered, and every number is finite and in its range.
 """
 
 import great_expectations.expectations as gxe
@@ -11,13 +12,15 @@ from data_checks.base import (
     Frame,
     Subject,
     finite,
+    has_samples,
     is_finite,
     is_known,
     is_logp,
-    is_present,
-    known,
-    present,
+    is_sample_index,
+    is_within_0_and_1,
+    prompt_samples,
     unique,
+    with_parent,
 )
 from wind.config.checks import ChecksConfig
 
@@ -30,14 +33,16 @@ LOGPS = tuple(f"logp_{side}" for side in SIDES)
 
 
 def rows(evaluation: Subject) -> pl.DataFrame:
-    """One row per response of the policy, with the split of its prompt."""
+    """One row per response of the policy, with its prompt's split."""
     numbers = (*REWARDS, *LOGPS, *SHARES)
-    # A missing gold answer is null; NaN is no accuracy, and must not pass for one.
+    # Null stands for a missing gold answer; NaN would pass for one.
     accuracies = pl.col(*ACCURACIES).fill_nan(-1)
     frame = evaluation.rows(*GENERATION, *numbers, *LENGTHS, *ACCURACIES).select(
         *GENERATION, finite(*numbers), *LENGTHS, accuracies
     )
-    return known(frame, evaluation.parent("prompts").rows("prompt_id", "split"), ["prompt_id"])
+    return with_parent(
+        frame, evaluation.parent("prompts").rows("prompt_id", "split"), ["prompt_id"]
+    )
 
 
 def rows_expectations(evaluation: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -50,19 +55,10 @@ def rows_expectations(evaluation: Subject, checks: ChecksConfig) -> list[Expecta
             value_set=["eval"],
             description="no prompt of the train split is measured",
         ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="sample_index",
-            min_value=0,
-            max_value=samples - 1,
-            description=f"sample_index is 0 .. {samples - 1}",
-        ),
+        is_sample_index(samples),
         *(is_finite(column) for column in SHARES),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="win_rate", min_value=0, max_value=1, description="win rates lie in [0, 1]"
-        ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="tie_share", min_value=0, max_value=1, description="tie shares lie in [0, 1]"
-        ),
+        is_within_0_and_1("win_rate", "win rates"),
+        is_within_0_and_1("tie_share", "tie shares"),
         *(is_finite(column) for column in REWARDS),
         *(expectation for column in LOGPS for expectation in is_logp(column)),
         *(
@@ -81,25 +77,13 @@ def rows_expectations(evaluation: Subject, checks: ChecksConfig) -> list[Expecta
 
 
 def prompts(evaluation: Subject) -> pl.DataFrame:
-    """One row per eval prompt: how many different samples it has, null where it was lost."""
-    frame = evaluation.rows(*GENERATION)
-    held_out = (
-        evaluation.parent("prompts").rows("prompt_id", "split").filter(pl.col("split") == "eval")
-    )
-    samples = frame.group_by("prompt_id").agg(samples=pl.col("sample_index").n_unique())
-    return present(held_out, frame, ["prompt_id"]).join(
-        samples, on="prompt_id", how="left", maintain_order="left"
-    )
+    """One row per eval prompt, with its number of different samples."""
+    asked = evaluation.parent("prompts").rows("prompt_id", "split")
+    return prompt_samples(asked.filter(pl.col("split") == "eval"), evaluation.rows(*GENERATION))
 
 
 def prompts_expectations(evaluation: Subject, checks: ChecksConfig) -> list[Expectation]:
-    samples = evaluation.setting("evaluation", "samples_per_prompt")
-    return [
-        is_present("the eval prompts"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="samples", value_set=[samples], description=f"every prompt has {samples} samples"
-        ),
-    ]
+    return has_samples("the eval prompts", evaluation.setting("evaluation", "samples_per_prompt"))
 
 
 SUITE = (

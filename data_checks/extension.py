@@ -1,10 +1,10 @@
-"""Expectations of the user's own, beside a suite: from the config's `checks.extra`, and from the
-Python files in `checks.files`.
+"""The user's own expectations, from `checks.extra` and `checks.files` of the config.
 
-Those in the config judge the stored columns of scalars and the few in `COMPUTED`. A file has a
-function for each dataset that it judges, named for it: `def generations(subject: Subject) ->
-list[Expectation | Frame]`, whose plain expectations judge the same columns and whose frames are
-built as those of the suites are. Other functions of the file start with an underscore.
+Expectations in `checks.extra` judge the stored scalar columns, and those of `COMPUTED`. A Python
+file in `checks.files` has a function for each dataset that it judges, with the name of the dataset:
+`def generations(subject: Subject) -> list[Expectation | Frame]`. Its plain expectations judge the
+same columns; its frames are built like those of the suites. Names of other functions in the file
+start with an underscore.
 """
 
 import difflib
@@ -27,6 +27,7 @@ from wind.code.functions import files_digest, shown_path
 from wind.config.checks import ChecksConfig, ExtraExpectation
 from wind.errors import ConfigError, InputError, first_line
 from wind.machine.user_path import from_source, use_user_path
+from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS, TIE_SHARE
 from wind.store.handles import label
 from wind.store.schemas import KEYS, SCHEMAS
 
@@ -36,15 +37,16 @@ CLASSES: Final = sorted(
     if re.match("Expect(Column|Compound|Multicolumn|Select|TableRow)", name)
 )
 RESPONSE: Final = {
-    "response_tokens": pl.col("response_token_ids").list.len(),
+    "response_tokens": RESPONSE_TOKENS,
     "response_characters": pl.col("response").str.len_chars(),
-    "is_truncated": pl.col("finish_reason") == "length",
+    "is_truncated": IS_TRUNCATED,
 }
-COMPUTED: Final[dict[str, dict[str, pl.Expr]]] = {  # columns beside the stored ones, by dataset
+# by dataset, the columns that expectations may name beside the stored ones
+COMPUTED: Final[dict[str, dict[str, pl.Expr]]] = {
     "prompts": {"prompt_tokens": pl.col("prompt_token_ids").list.len()},
     "generations": RESPONSE,
     "rollouts": RESPONSE,
-    "win_rates": {"tie_share": pl.col("ties") / pl.sum_horizontal("wins", "ties", "losses")},
+    "win_rates": {"tie_share": TIE_SHARE},
 }
 COLUMN_ARGUMENTS: Final = ("column", "column_A", "column_B")
 
@@ -54,15 +56,16 @@ _loaded: dict[tuple[str, str], ModuleType] = {}
 def refuse_wrong(
     checks: ChecksConfig, datasets: Sequence[str], components: Sequence[str] = ()
 ) -> None:
-    """Raises ConfigError, one line, unless everything that `checks.extra` and `checks.files` name
-    is there and fits.
+    """Check everything that `checks.extra` and `checks.files` name.
 
-    `datasets` are those with suites; `components` are further columns of the rewards.
+    `datasets` are those with suites; `components` are further columns of the rewards. Raises
+    ConfigError, with a one-line message, if a name is unknown or an argument does not fit.
     """
     for noun, extra in checks.extra.items():
         if noun not in datasets:
             raise ConfigError(
-                f"checks.extra.{noun}: no dataset with checks is called so; {_meant(noun, datasets)}"
+                f"checks.extra.{noun}: no dataset with checks is called so; "
+                f"{_meant(noun, datasets)}"
             )
         further = components if noun in ("rewards", "rollouts") else ()
         for index, each in enumerate(extra):
@@ -74,10 +77,10 @@ def refuse_wrong(
 
 
 def extra_frames(subject: Subject, checks: ChecksConfig, datasets: Sequence[str]) -> list[Frame]:
-    """The frames of the user's own for `subject`.
+    """Build the user's own frames for `subject`.
 
-    Raises ConfigError for what is wrong with the config or a file, InputError naming file and line
-    if a function there fails.
+    Raises ConfigError if the config or a file is wrong, and InputError with the file and line if a
+    function in a file fails.
     """
     noun = subject.handle.name
     named = [
@@ -101,7 +104,8 @@ def _frames_of(
     wrong = next((each for each in returned if not isinstance(each, Expectation | Frame)), None)
     if wrong is not None:
         raise InputError(
-            f"{file}: {function.__name__} returned a {type(wrong).__name__}: return expectations and frames"
+            f"{file}: {function.__name__} returned a {type(wrong).__name__}: "
+            "return expectations and frames"
         )
     expectations = [each for each in returned if isinstance(each, Expectation)]
     for index, each in enumerate(expectations):
@@ -121,7 +125,10 @@ def _built(
 
 
 def _frame(name: str, subject: Subject, expectations: list[Expectation]) -> Frame:
-    """One row per row of the dataset: its key, and the columns that `expectations` name."""
+    """Build the frame of the columns that `expectations` name.
+
+    Its key is that of the dataset.
+    """
     noun = subject.handle.name
     key, known = KEYS[noun], _known(noun, subject.store.open(subject.handle).schema)
     columns = dict.fromkeys(
@@ -149,12 +156,14 @@ def _frame(name: str, subject: Subject, expectations: list[Expectation]) -> Fram
 
 
 def _expectation(place: str, extra: ExtraExpectation) -> Expectation:
-    """The expectation that the config describes. Raises ConfigError if there is no such class, or
-    an argument does not fit.
+    """Make the expectation that the config describes.
+
+    Raises ConfigError if there is no such class, or an argument does not fit.
     """
     if extra.expectation not in CLASSES:
         raise ConfigError(
-            f"{place}: Great Expectations has no {extra.expectation} for rows; {_meant(extra.expectation, CLASSES)}"
+            f"{place}: Great Expectations has no {extra.expectation} for rows; "
+            f"{_meant(extra.expectation, CLASSES)}"
         )
     arguments = {"description": place, **extra.arguments()}
     try:
@@ -165,7 +174,7 @@ def _expectation(place: str, extra: ExtraExpectation) -> Expectation:
 
 
 def _refusal(error: Exception, arguments: dict[str, Any]) -> str:
-    """What an expectation has against its arguments, in short."""
+    """Say in a few words why an expectation refused its arguments."""
     details = error.errors() if hasattr(error, "errors") else []
     if not details:
         return first_line(error)
@@ -179,14 +188,14 @@ def _refusal(error: Exception, arguments: dict[str, Any]) -> str:
 
 
 def _columns(expectation: Expectation) -> list[str]:
-    """The columns an expectation judges."""
+    """Return the columns that an expectation judges."""
     fields = expectation.dict()
     named = [fields[name] for name in COLUMN_ARGUMENTS if fields.get(name)]
     return [str(name) for name in [*named, *(fields.get("column_list") or [])]]
 
 
 def _known(noun: str, schema: pa.Schema) -> list[str]:
-    """The columns of a dataset with that schema that an expectation may name."""
+    """Return the columns that an expectation of this dataset may name."""
     return [
         *(field.name for field in schema if not pa.types.is_nested(field.type)),
         *COMPUTED.get(noun, {}),
@@ -208,8 +217,9 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 
 def _functions(file: str, datasets: Sequence[str]) -> dict[str, Callable[[Subject], Any]]:
-    """The functions of a file by dataset. Raises ConfigError if one is named for none, or if there
-    are none.
+    """Return the functions of a file by dataset.
+
+    Raises ConfigError if there are none, or if one has the name of no dataset.
     """
     module = _module(file)
     own: dict[str, Any] = {
@@ -223,19 +233,21 @@ def _functions(file: str, datasets: Sequence[str]) -> dict[str, Callable[[Subjec
         if name not in datasets:
             line = own[name].__code__.co_firstlineno
             raise ConfigError(
-                f"checks.files {file}:{line}: {name} is the name of no dataset with checks; {_meant(name, datasets)} "
-                "Let other functions start with an underscore"
+                f"checks.files {file}:{line}: {name} is the name of no dataset with checks; "
+                f"{_meant(name, datasets)} Let other functions start with an underscore"
             )
     if not own:
         raise ConfigError(
-            f"checks.files {file} has no function named for a dataset; there are {', '.join(datasets)}"
+            f"checks.files {file} has no function named for a dataset; "
+            f"there are {', '.join(datasets)}"
         )
     return own
 
 
 def _module(file: str) -> ModuleType:
-    """The module in `file`, run once for each content of it. Raises ConfigError in one line with
-    file and line.
+    """Run the module in `file`, once for each content.
+
+    Raises ConfigError, with a one-line message naming file and line, if it fails.
     """
     source = files_digest("checks.files", Path(file))
     if (file, source) not in _loaded:
@@ -244,7 +256,7 @@ def _module(file: str) -> ModuleType:
         module.__file__ = str(path)
         use_user_path()
         try:
-            # not imported: bytecode beside it may be of another content of the same second
+            # not imported: bytecode beside it may be of other content written in the same second
             with _foreign(file, "it"):
                 exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
         except InputError as error:
@@ -255,7 +267,10 @@ def _module(file: str) -> ModuleType:
 
 @contextmanager
 def _foreign(file: str, function: str) -> Iterator[None]:
-    """Say whatever the user's code raises in the block in one line, with its own file and line."""
+    """Turn any error of the user's code into a one-line InputError.
+
+    It names the file and line of the user's code.
+    """
     try:
         with from_source():
             yield

@@ -1,5 +1,6 @@
-"""Generations: exactly N responses of the right policy for every prompt of the split, none over the
-length limit.
+"""Checks of generations: N responses to every prompt of the split.
+
+All are of the right policy, and none is over the length limit.
 """
 
 import great_expectations.expectations as gxe
@@ -8,16 +9,18 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import (
     GENERATION,
+    RESPONSE,
     Frame,
     Subject,
     finite,
+    has_samples,
     is_known,
     is_logp,
-    is_present,
     is_response,
-    known,
-    present,
+    is_sample_index,
+    prompt_samples,
     unique,
+    with_parent,
 )
 from wind.config.checks import ChecksConfig
 from wind.prompt_parts import sampled_prompts
@@ -29,14 +32,10 @@ def rows(generations: Subject) -> pl.DataFrame:
     frame = generations.rows(*GENERATION, *columns).select(
         *GENERATION,
         "policy",
-        "finish_reason",
-        "seed",
         finite("logp_sampler"),
-        response_tokens=pl.col("response_token_ids").list.len(),
-        is_empty=pl.col("response").str.strip_chars() == "",
-        is_truncated=pl.col("finish_reason") == "length",
+        *RESPONSE,
     )
-    return known(frame, prompts_of(generations), ["prompt_id"])
+    return with_parent(frame, prompts_of(generations), ["prompt_id"])
 
 
 def rows_expectations(generations: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -48,12 +47,7 @@ def rows_expectations(generations: Subject, checks: ChecksConfig) -> list[Expect
     return [
         unique(GENERATION),
         is_known("the prompts of its split"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="sample_index",
-            min_value=0,
-            max_value=samples - 1,
-            description=f"sample_index is 0 .. {samples - 1}",
-        ),
+        is_sample_index(samples),
         gxe.ExpectColumnValuesToBeInSet(
             column="policy", value_set=[policy], description="sampled by the parent policy"
         ),
@@ -62,28 +56,21 @@ def rows_expectations(generations: Subject, checks: ChecksConfig) -> list[Expect
         gxe.ExpectColumnMeanToBeBetween(
             column="response_tokens",
             min_value=checks.min_mean_response_tokens,
-            description=f"responses have at least {checks.min_mean_response_tokens:g} tokens on average",
+            description=(
+                f"responses have at least {checks.min_mean_response_tokens:g} tokens on average"
+            ),
         ),
     ]
 
 
 def prompts(generations: Subject) -> pl.DataFrame:
-    """One row per prompt of the split: how many different samples it has, null where it was lost."""
-    frame = generations.rows(*GENERATION)
-    samples = frame.group_by("prompt_id").agg(samples=pl.col("sample_index").n_unique())
-    return present(prompts_of(generations), frame, ["prompt_id"]).join(
-        samples, on="prompt_id", how="left", maintain_order="left"
-    )
+    """One row per prompt of the split, with its number of samples."""
+    return prompt_samples(prompts_of(generations), generations.rows(*GENERATION))
 
 
 def prompts_expectations(generations: Subject, checks: ChecksConfig) -> list[Expectation]:
     samples = generations.setting("sampling", "samples_per_prompt")
-    return [
-        is_present("the prompts of its split"),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="samples", value_set=[samples], description=f"every prompt has {samples} samples"
-        ),
-    ]
+    return has_samples("the prompts of its split", samples)
 
 
 SUITE = (
@@ -93,7 +80,7 @@ SUITE = (
 
 
 def prompts_of(generations: Subject) -> pl.DataFrame:
-    """The prompts the responses were drawn for."""
+    """Return the prompts that the responses were sampled for."""
     split, seed, iteration, parts = (
         generations.setting(name) for name in ("split", "seed", "iteration", "parts")
     )

@@ -1,5 +1,6 @@
-"""Log-probabilities: finite and at most 0 for every generation, summed over exactly the tokens that
-were sampled.
+"""Checks of log-probabilities: finite and at most 0 for every generation.
+
+They are sums over exactly the tokens that were sampled.
 """
 
 import great_expectations.expectations as gxe
@@ -13,21 +14,24 @@ from data_checks.base import (
     finite,
     is_known,
     is_logp,
-    is_present,
-    known,
-    present,
+    no_row_lost,
     unique,
+    with_parent,
 )
 from wind.config.checks import ChecksConfig
+from wind.quantities import RESPONSE_TOKENS
 
 
 def rows(logps: Subject) -> pl.DataFrame:
-    """One row per response: its log-probabilities, its tokens here and in the generations."""
+    """One row per response: its log-probabilities and token counts.
+
+    The counts are those of the scored tokens and of the sampled tokens in the generations.
+    """
     columns = ("logp_policy", "logp_reference")
     frame = logps.rows(*GENERATION, *columns, "response_tokens").select(
         *GENERATION, finite(*columns), "response_tokens"
     )
-    return known(frame, generations_of(logps), GENERATION)
+    return with_parent(frame, generations_of(logps), GENERATION)
 
 
 def rows_expectations(logps: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -52,22 +56,13 @@ def rows_expectations(logps: Subject, checks: ChecksConfig) -> list[Expectation]
     ]
 
 
-def generations(logps: Subject) -> pl.DataFrame:
-    """One row per generation: whether it has log-probabilities."""
-    return present(generations_of(logps), logps.rows(*GENERATION), GENERATION)
-
-
-def generations_expectations(logps: Subject, checks: ChecksConfig) -> list[Expectation]:
-    return [is_present("the generations")]
-
-
 SUITE = (
     Frame("rows", GENERATION, rows, rows_expectations),
-    Frame("generations", GENERATION, generations, generations_expectations),
+    no_row_lost("generations"),
 )
 
 
 def generations_of(logps: Subject) -> pl.DataFrame:
-    """The generations and how many tokens each has."""
+    """Return the generations, each with its number of tokens."""
     frame = logps.parent("generations").rows(*GENERATION, "response_token_ids")
-    return frame.select(*GENERATION, sampled_tokens=pl.col("response_token_ids").list.len())
+    return frame.select(*GENERATION, sampled_tokens=RESPONSE_TOKENS)

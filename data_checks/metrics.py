@@ -1,4 +1,4 @@
-"""Metrics: finite numbers of this iteration, each inside its own interval where it has one."""
+"""Checks of metrics: finite numbers of this iteration, each inside its interval."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,15 @@ from data_checks.base import Frame, Subject, finite, is_finite, unique
 from wind.config.checks import ChecksConfig
 
 KEY = ("iteration", "metric")
-TOLERANCE = 1e-9  # relative: an interval of equal resamples may miss its value by a rounding
+# relative: an interval of equal resamples may miss its value by a rounding error
+TOLERANCE = 1e-9
 
 
 def numbers(values: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """Per row of `values`, how far it is above the lower and below the upper end of its interval."""
+    """Measure how far each value is from its interval's ends.
+
+    `above_low` and `below_high` are negative outside of it, and relative to a value above 1.
+    """
     value, low, high = pl.col("value"), pl.col("low"), pl.col("high")
     scale = pl.max_horizontal(1.0, value.abs())
     bounded = pl.all_horizontal(
@@ -28,7 +32,7 @@ def numbers(values: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
 
 
 def numbers_expectations() -> list[Expectation]:
-    """Of what `numbers` made: finite values, and intervals that hold them."""
+    """Expect finite values inside their intervals, in a frame of `numbers`."""
     return [
         is_finite("value"),
         gxe.ExpectColumnValuesToBeInSet(

@@ -1,9 +1,9 @@
-"""Judges a frame part by part, so that memory is bounded by the rows of a part and not by those of
-the dataset.
+"""Judge a frame part by part, in bounded memory.
 
-A part holds all rows of some prompts, of the dataset and of its parents. What judges rows, or the
-rows of one prompt, judges the same in parts as in one: the counts are added, and the first
-offenders kept. A mean is that of the parts' means, by their rows.
+The memory depends on the rows of a part, not on those of the dataset. A part has all rows of some
+prompts, of the dataset and of its parents. An expectation about rows, or about the rows of one
+prompt, gives the same in parts as on the whole: the counts are added, and the first offending rows
+kept. A mean is the mean of the parts' means, weighted by their rows.
 """
 
 import json
@@ -35,10 +35,10 @@ LISTS = ("partial_unexpected_list", "partial_unexpected_index_list")
 def in_parts(
     judge: Judge, frame: Frame, subject: Subject, checks: ChecksConfig, *, offenders: int
 ) -> ExpectationSuiteValidationResult:
-    """What `judge` says of the whole frame, which it is shown in parts where the frame and its
-    expectations allow that.
+    """Judge the whole frame, in parts where possible.
 
-    Of each expectation up to `offenders` rows are kept, as `judge` keeps them.
+    The frame and all its expectations must allow it.
+    Up to `offenders` offending rows are kept for each expectation, as `judge` keeps them.
     """
     expectations = frame.expectations(subject, checks)
     subjects = (
@@ -80,7 +80,10 @@ def in_parts(
 
 
 def _is_of_prompts(expectation: Expectation) -> bool:
-    """Whether it judges rows or the rows of one prompt, or is a mean."""
+    """Return true for an expectation that can be judged in parts.
+
+    It is about rows, about the rows of one prompt, or about a mean.
+    """
     if isinstance(expectation, gxe.ExpectColumnValuesToBeUnique):
         return bool(expectation.column == "prompt_id")
     if isinstance(expectation, gxe.ExpectCompoundColumnsToBeUnique):
@@ -89,7 +92,7 @@ def _is_of_prompts(expectation: Expectation) -> bool:
 
 
 class _Mean:
-    """The mean of the numbers of a column that comes in parts."""
+    """The mean of a column that comes in parts."""
 
     def __init__(self) -> None:
         self._sum = 0.0
@@ -112,8 +115,9 @@ def _of_mean(
     expectation: Any,
     mean: float | None,
 ) -> ExpectationValidationResult:
-    """What is said of a column of which only the mean is known: that is the mean of this one
-    number, too.
+    """Evaluate the expectation on a column with one row, the mean.
+
+    Its mean is that of the full column.
     """
     row = pl.DataFrame({expectation.column: [mean]}, schema={expectation.column: pl.Float64})
     judged = judge(
@@ -125,7 +129,10 @@ def _of_mean(
 def _of_rows(
     pieces: Sequence[ExpectationValidationResult], expectation: Any, offenders: int
 ) -> ExpectationValidationResult:
-    """The result that the parts' results add up to; of one that could not be judged, that one's."""
+    """Add up the results of the parts.
+
+    The result of a part that could not be judged stands for all of them.
+    """
     for piece in pieces:
         if piece.exception_info.get("raised_exception"):
             return piece
@@ -157,8 +164,9 @@ def _percent(count: int, of: int) -> float | None:
 
 
 def _counts(values: Sequence[Any]) -> list[dict[str, Any]]:
-    """How often each of `values` occurs, the most frequent first; NaN, also for a null, equals
-    nothing, not even itself.
+    """Count the occurrences of each of `values`, the most frequent first.
+
+    NaN and null equal nothing, not even themselves.
     """
     plain = [list(value.values()) if isinstance(value, Mapping) else value for value in values]
     counted = Counter(

@@ -1,5 +1,7 @@
-"""Prompts: some text, no BOS twice at the start, a split; train and eval disjoint, by group too; no
-row lost without a count.
+"""Checks of prompts: text, length, disjoint splits, and no row lost.
+
+Splits are disjoint by group as well, no prompt begins with two BOS tokens, and every dropped row of
+the source is counted.
 """
 
 from functools import cache
@@ -24,11 +26,11 @@ def rows(prompts: Subject) -> pl.DataFrame:
     return rows.with_columns(group=_groups(rows, prompts)).select(
         "prompt_id",
         "split",
-        text=pl.col("prompt").rank("dense"),  # equal texts, equal numbers
+        # equal texts have equal numbers
+        text=pl.col("prompt").rank("dense"),
         splits_of_group=pl.col("split").n_unique().over("group"),
-        splits_of_prompt=pl.max_horizontal(  # equal ids are the same prompt, whatever the text says
-            pl.col("split").n_unique().over(same) for same in found
-        ),
+        # prompts with equal token ids are the same prompt, even if their texts differ
+        splits_of_prompt=pl.max_horizontal(pl.col("split").n_unique().over(same) for same in found),
         content_characters=pl.col("messages").list.eval(content).list.sum(),
         prompt_tokens=tokens.list.len(),
         leading_bos=sum(
@@ -74,7 +76,7 @@ def rows_expectations(prompts: Subject, checks: ChecksConfig) -> list[Expectatio
 
 
 def totals(prompts: Subject) -> pl.DataFrame:
-    """One row: where the rows of the source went."""
+    """One row: the number of source rows, and where they went."""
     dropped = prompts.manifest.outputs.get("dropped")
     dropped_rows = prompts.store.manifest(dropped).rows if dropped else 0
     return prompts.rows("split").select(
@@ -109,10 +111,11 @@ SUITE = (
 
 
 def _groups(rows: pl.DataFrame, prompts: Subject) -> pl.Series:
-    """The group of each of `rows`: the value of the group field, or the prompt itself where there
-    is none.
+    """Return the group of each of `rows`.
+
+    It is the value of the group field, or the prompt itself if there is no such field.
     """
-    # older prompts have no such setting
+    # prompts of older releases have no such setting
     field = prompts.manifest.computed_by.get("spec", {}).get("group_field")
     if field is None:
         return rows["prompt_id"]
@@ -122,8 +125,10 @@ def _groups(rows: pl.DataFrame, prompts: Subject) -> pl.Series:
 
 
 def _bos(prompts: Subject) -> int | None:
-    """The token that no prompt may begin with twice. Where it ends turns too, the second may be the
-    end of an empty turn.
+    """Return the BOS token that no prompt may begin with twice.
+
+    None if the tokenizer has none. None as well if the BOS token also ends the turns of a chat
+    template: the second one may then be the end of an empty turn.
     """
     folder = prompts.store.path(prompts.input("tokenizer"))
     bos = token_id(folder, "bos_token")
@@ -136,7 +141,10 @@ def _bos(prompts: Subject) -> int | None:
 
 @cache
 def token_id(folder: Path, name: str) -> int | None:
-    """The id of the special token `name` of the tokenizer in `folder`, or None where it has none."""
+    """Return the id of the tokenizer's special token `name`.
+
+    None if it has none. `folder` is the folder of the tokenizer's files.
+    """
     named = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
     token = named.get(name)
     text = token.get("content") if isinstance(token, dict) else token
@@ -145,7 +153,8 @@ def token_id(folder: Path, name: str) -> int | None:
     tokenizer = _json(folder / "tokenizer.json")
     added = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
     vocabulary = tokenizer.get("model", {}).get("vocab", {})
-    if isinstance(vocabulary, list):  # Unigram: pairs of piece and score, in the order of their ids
+    # Unigram: pairs of piece and score, in the order of their ids
+    if isinstance(vocabulary, list):
         vocabulary = {piece: index for index, (piece, _) in enumerate(vocabulary)}
     found = added.get(text, vocabulary.get(text, _json(folder / "config.json").get(f"{name}_id")))
     return None if found is None else int(found)

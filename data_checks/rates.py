@@ -1,10 +1,10 @@
-"""Rates: finite numbers, each with a standard error or none, of runs that the study has."""
+"""Checks of rates: finite numbers of the study's runs, with standard errors."""
 
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
 
-from data_checks.base import Frame, Subject, finite, is_finite, is_known, known, unique
+from data_checks.base import Frame, Subject, finite, is_finite, is_known, unique, with_parent
 from wind.config.checks import ChecksConfig
 from wind.store.schemas import KEYS
 
@@ -14,12 +14,15 @@ COUNTED = ("floor", "contraction")  # never negative
 
 
 def rows(rates: Subject) -> pl.DataFrame:
-    """One row per number; `size` is its value where it cannot be negative."""
+    """One row per number.
+
+    `size` is its value if it cannot be negative, else null.
+    """
     size = pl.when(pl.col("quantity").is_in(COUNTED)).then(pl.col("value"))
     frame = rates.rows(*KEY, "value", "error", "n").select(
         *KEY, finite("value"), pl.col("error").fill_nan(-1), "n", size=size
     )
-    return known(frame, rates.parent("bandit").rows(*RUN), RUN)
+    return with_parent(frame, rates.parent("bandit").rows(*RUN), RUN)
 
 
 def rows_expectations(rates: Subject, checks: ChecksConfig) -> list[Expectation]:

@@ -1,10 +1,10 @@
-"""Where the results of checks lie and what they say; importable without Great Expectations.
+"""The stored results of checks, readable without Great Expectations.
 
-`<root>/checks/<dataset>/<fingerprint>/<key>.json` holds the results of every expectation and
-`<key>.html` the same as a page to open from disk. The key is the digest of all that the verdict
-depends on, so that a check under other thresholds, or by other suites, stands beside the ones
-before it. `latest` names the key of the last one: `success: false` there is the dataset's mark
-`failed`.
+`<root>/checks/<dataset>/<fingerprint>/<key>.json` has the result of every expectation, and
+`<key>.html` the same as a page to open from disk. The key is the digest of everything that the
+verdict depends on, so the result under other thresholds or suites lies beside the earlier ones.
+`latest` has the key of the last result; if that says `success: false`, the dataset is marked as
+failed.
 """
 
 import hashlib
@@ -30,41 +30,45 @@ DRIFTING: Final = frozenset(
 
 
 class CheckResult(Record):
-    """What a suite said of a dataset."""
+    """The verdict of a suite on a dataset."""
 
     handle: Dataset
-    success: bool  # no expectation failed that may not
+    success: bool  # no critical expectation failed
     expectations: int  # how many were judged
-    key: str  # digest of all that the verdict depends on, see `key`
+    key: str  # digest of everything that the verdict depends on, by `key`
     suite: str  # digest of the expectations with their thresholds
     path: str  # of the page, relative to the root
-    warnings: tuple[str, ...] = ()  # what failed and may, one line each
-    failures: tuple[str, ...] = ()  # what failed and may not
-    previous: Dataset | None = None  # that of the iteration before, which drift was judged against
+    warnings: tuple[str, ...] = ()  # the other expectations that failed, one line each
+    failures: tuple[str, ...] = ()  # the critical expectations that failed, one line each
+    previous: Dataset | None = None  # the previous iteration's dataset, which drift is from
 
 
 def result_name(handle: Dataset, key: str) -> str:
-    """The file of the JSON result of `handle` under `key`; the page lies beside it as .html."""
+    """Return the file of the JSON result of `handle` under `key`.
+
+    Its page lies beside it, with the ending .html.
+    """
     return f"{_folder(handle)}/{key}.json"
 
 
 def contents(store: Store, handle: Dataset, key: str | None = None) -> dict[str, Any] | None:
-    """The JSON of the last result for `handle`, or of the one under `key`; None if there is none.
+    """Read the JSON of a result for `handle`.
 
-    Raises DatasetError if the file cannot be read.
+    It is the result under `key`, or without one the last result. None if there is none. Raises
+    DatasetError if the file cannot be read.
     """
-    names = (
-        [result_name(handle, key)] if key else [f"checks/{handle.name}/{handle.fingerprint}.json"]
-    )  # until 0.1, one per dataset
-    if key is None and (latest := _latest(store, handle)):
-        names = [result_name(handle, latest)]
+    wanted = key or _latest(store, handle)
+    # release 0.1 kept one result per dataset, without a key
+    name = (
+        result_name(handle, wanted) if wanted else f"checks/{handle.name}/{handle.fingerprint}.json"
+    )
     try:
-        content = sealed_json.read(store.storage.read(names[0]))
+        content = sealed_json.read(store.storage.read(name))
         CheckResult.model_validate(_fields(content))
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
-        where = f"{store.url}/{names[0]}"
+        where = f"{store.url}/{name}"
         raise DatasetError(
             f"the check result {where} of {label(handle)} cannot be read: delete it and check again"
         ) from error
@@ -72,15 +76,20 @@ def contents(store: Store, handle: Dataset, key: str | None = None) -> dict[str,
 
 
 def recorded(store: Store, handle: Dataset, key: str | None = None) -> CheckResult | None:
-    """The last result for `handle`, or the one under `key`; None if there is none. Raises
-    DatasetError as `contents` does.
+    """Read a result for `handle`.
+
+    It is the result under `key`, or without one the last result. None if there is none. Raises
+    DatasetError if the file cannot be read.
     """
     content = contents(store, handle, key)
     return None if content is None else CheckResult.model_validate(_fields(content))
 
 
 def all_recorded(store: Store, handle: Dataset) -> list[CheckResult]:
-    """Every result for `handle`, in order of their keys. Raises DatasetError as `contents` does."""
+    """Read every result for `handle`, in the order of their keys.
+
+    Raises DatasetError if a file cannot be read.
+    """
     keys = [
         name.removesuffix(".json")
         for name in store.storage.names(_folder(handle))
@@ -96,10 +105,11 @@ def all_recorded(store: Store, handle: Dataset) -> list[CheckResult]:
 def key(
     store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None
 ) -> str:
-    """The digest of all that a verdict on `handle` depends on.
+    """Compute the digest of everything that a verdict on `handle` depends on.
 
-    That is its manifest, the dataset of the iteration before, the thresholds, the suites, the
-    user's own files and what runs them. Raises ConfigError if one of those files cannot be read.
+    It covers the dataset's manifest, the dataset of the iteration before, the thresholds, the
+    suites, the user's own files, and the version of Great Expectations. Raises ConfigError if one
+    of the files cannot be read.
     """
     return digest(
         [
@@ -116,8 +126,9 @@ def key(
 def passed(
     store: Store, handle: Dataset, checks: ChecksConfig, previous: Dataset | None = None
 ) -> CheckResult | None:
-    """The pass that these suites gave `handle` here, under these thresholds, now its last result;
-    None if there is none.
+    """Return the result if `handle` passed these suites here under these thresholds.
+
+    It becomes the last result of `handle`. None if there is no such pass.
     """
     wanted = key(store, handle, checks, previous)
     try:
@@ -126,7 +137,8 @@ def passed(
         return None
     if content is None or _page(store, content) is None:
         return None
-    if not is_ours("check", content):  # what a sender says of what was sent
+    # the sender of an archive may claim anything of what was sent
+    if not is_ours("check", content):
         refuse(store.address, result_name(handle, wanted))
         return None
     result = CheckResult.model_validate(_fields(content))
@@ -138,26 +150,30 @@ def passed(
 
 
 def failed(store: Store, handle: Dataset) -> bool:
-    """Whether the last check of `handle` failed; False where it was never checked."""
+    """Return true if the last check of `handle` failed.
+
+    False if it was never checked.
+    """
     result = recorded(store, handle)
     return result is not None and not result.success
 
 
 def mark_latest(store: Store, handle: Dataset, key: str) -> None:
-    """Let the result under `key` be the last of `handle`."""
+    """Make the result under `key` the last one of `handle`."""
     store.storage.write(f"{_folder(handle)}/latest", f"{key}\n".encode())
 
 
 def page_of(store: Store, result: CheckResult) -> bytes | None:
-    """The page of `result` as we rendered it; None if it is gone, was edited, or is somebody
-    else's, and may hold anything.
+    """Return the page of `result` as it was rendered here.
+
+    None if it is gone, was edited, or was rendered elsewhere, and so may contain anything.
     """
     content = contents(store, result.handle, result.key)
     return _page(store, content) if content is not None and is_ours("check", content) else None
 
 
 def _page(store: Store, content: dict[str, Any]) -> bytes | None:
-    """The page beside a result, if it is still the one that was written with it."""
+    """Return the page beside a result, or None if it was changed."""
     try:
         page = store.storage.read(content["path"])
     except (DatasetError, OSError):

@@ -1,10 +1,10 @@
-"""Rewards: one finite reward for every generation, and on the train split more than one value:
-something to learn from.
+"""Checks of rewards: one finite reward for every generation.
 
-Of a pairwise reward also the identities of a preference matrix: one preference in [0, 1] for each
-other response, 1/2 for itself, P_ij + P_ji = 1, and the reward their mean. They are judged where a
-row has as many preferences as there are responses to compare it with: a row too long is one fault,
-not four.
+On the train split the rewards must not all be equal: there would be nothing to learn. The
+preferences of a pairwise reward must also satisfy the identities of a preference matrix: one
+preference in [0, 1] for each other response, 1/2 for itself, P_ij + P_ji = 1, and the reward is
+their mean. A row is judged by them only if it has as many preferences as there are responses to
+compare it with, so a row that is too long is one fault and not four.
 """
 
 import great_expectations.expectations as gxe
@@ -13,29 +13,25 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import (
     GENERATION,
+    TOLERANCE,
     Frame,
     Subject,
     finite,
     is_finite,
     is_known,
-    is_present,
-    known,
-    present,
+    no_row_lost,
     unique,
+    with_parent,
 )
 from wind.config.checks import ChecksConfig
 
-TOLERANCE = 1e-9  # of a sum of preferences in float64
-
 
 def rows(rewards: Subject) -> pl.DataFrame:
-    """One row per response: its reward, the components of the reward, and what its preferences look
-    like where it has some.
-    """
+    """One row per response: its reward, components and preference identities."""
     frame = rewards.rows(*rewards.columns()).select(*GENERATION, finite(*numbers_of(rewards)))
     if is_pairwise(rewards):
         frame = frame.join(identities(rewards), on=GENERATION, how="left", maintain_order="left")
-    return known(frame, rewards.parent("generations").rows(*GENERATION), GENERATION)
+    return with_parent(frame, rewards.parent("generations").rows(*GENERATION), GENERATION)
 
 
 def rows_expectations(rewards: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -55,8 +51,10 @@ def rows_expectations(rewards: Subject, checks: ChecksConfig) -> list[Expectatio
 
 
 def identities(rewards: Subject) -> pl.DataFrame:
-    """One row per response with a pairwise reward: by how much each identity of its preferences
-    fails, null where it has none.
+    """Measure by how much each identity of a pairwise reward fails.
+
+    There is one row per response.
+    The identities of a row with the wrong number of preferences are null.
     """
     others = rewards.parent(compared_with(rewards)).rows(*GENERATION).unique().sort(GENERATION)
     places = others.with_columns(
@@ -107,7 +105,7 @@ def identities_expectations(rewards: Subject) -> list[Expectation]:
             "surplus",
             0,
             0,
-            f"a row has one preference for each of its prompt's {compared_with(rewards)}",
+            "a row has one preference for each of its prompt's " + compared_with(rewards),
         ),
         ("unknown", 0, 0, "preferences are finite numbers"),
         ("lowest", 0, None, "preferences are at least 0"),
@@ -124,38 +122,30 @@ def identities_expectations(rewards: Subject) -> list[Expectation]:
     ]
 
 
-def generations(rewards: Subject) -> pl.DataFrame:
-    """One row per generation: whether it has a reward."""
-    return present(
-        rewards.parent("generations").rows(*GENERATION), rewards.rows(*GENERATION), GENERATION
-    )
-
-
-def generations_expectations(rewards: Subject, checks: ChecksConfig) -> list[Expectation]:
-    return [is_present("the generations")]
-
-
 SUITE = (
     Frame("rows", GENERATION, rows, rows_expectations),
-    Frame("generations", GENERATION, generations, generations_expectations),
+    no_row_lost("generations"),
 )
 
 
 def numbers_of(rewards: Subject) -> list[str]:
-    """`reward` and the names of its components."""
+    """Return `reward` and the names of its components."""
     return [column for column in rewards.columns() if column not in (*GENERATION, "preferences")]
 
 
 def is_pairwise(rewards: Subject) -> bool:
-    """Whether the rewards are those of a pairwise model."""
+    """Return true for the rewards of a pairwise model."""
     return "preferences" in rewards.columns()
 
 
 def is_among_siblings(rewards: Subject) -> bool:
-    """Whether a pairwise reward compared the responses with each other, not with another policy's."""
+    """Return true if a pairwise reward compared the responses with each other.
+
+    Otherwise it compared them with another policy's.
+    """
     return "opponents" not in rewards.manifest.parents
 
 
 def compared_with(rewards: Subject) -> str:
-    """The parent whose responses a pairwise reward compared these with."""
+    """Return the parent whose responses a pairwise reward compared these with."""
     return "generations" if is_among_siblings(rewards) else "opponents"

@@ -1,8 +1,7 @@
-"""Rollouts: as many responses of the policy, and of its anchor, to every prompt once in an epoch as
-are meant; none too long.
+"""Checks of rollouts: the planned responses to every prompt, once an epoch.
 
-They were trained on already: what fails here says that the model cannot be trusted, and nothing is
-published.
+There are as many of the policy and of its anchor as planned, and none is too long. The model was
+already trained on them: a failure means that it cannot be trusted, and nothing is published.
 """
 
 import great_expectations.expectations as gxe
@@ -11,15 +10,20 @@ from great_expectations.expectations.expectation import Expectation
 from pydantic import TypeAdapter
 
 from data_checks.base import (
+    IS_RANKED,
+    RESPONSE,
     Frame,
     Subject,
+    averages_one_half,
     finite,
     is_finite,
     is_known,
     is_logp,
+    is_ranked,
     is_response,
-    known,
+    is_within_0_and_1,
     unique,
+    with_parent,
 )
 from wind.config.checks import ChecksConfig
 from wind.config.objectives import AnyObjectiveConfig, ObjectiveConfig
@@ -27,7 +31,6 @@ from wind.prompt_parts import sampled_prompts
 
 KEY = ("step", "prompt_id", "sample_index")
 GROUP = ("step", "prompt_id", "drawn_from")
-TOLERANCE = 1e-9  # of a mean of N win rates in float64
 
 
 def rows(rollouts: Subject) -> pl.DataFrame:
@@ -37,14 +40,10 @@ def rows(rollouts: Subject) -> pl.DataFrame:
     frame = rollouts.rows(*KEY, *columns).select(
         *KEY,
         "drawn_from",
-        "finish_reason",
-        "seed",
         finite(*numbers),
-        response_tokens=pl.col("response_token_ids").list.len(),
-        is_empty=pl.col("response").str.strip_chars() == "",
-        is_truncated=pl.col("finish_reason") == "length",
+        *RESPONSE,
     )
-    return known(frame, train_prompts(rollouts), ["prompt_id"])
+    return with_parent(frame, train_prompts(rollouts), ["prompt_id"])
 
 
 def rows_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -60,37 +59,35 @@ def rows_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectati
         *is_response(limit, checks),
         is_finite("reward"),
         is_finite("win_rate"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="win_rate", min_value=0, max_value=1, description="win rates lie in [0, 1]"
-        ),
+        is_within_0_and_1("win_rate", "win rates"),
         *is_logp("logp_policy"),
         *is_logp("logp_reference"),
     ]
 
 
 def groups(rollouts: Subject) -> pl.DataFrame:
-    """One row per step, prompt and what was drawn from: its samples, and what all of them must say
-    of one another.
+    """One row per step, prompt, and policy or anchor.
 
-    `samples` are the policy's and `anchor_samples` the anchor's; each is null in rows of the other.
+    It has the number of samples, their mean win rate, and whether they are ranked. `samples` counts
+    the policy's and `anchor_samples` the anchor's; each is null in the other's rows.
     """
-    meant = samples_meant(rollouts)
-    rank, is_of_anchor = pl.col("rank"), pl.col("drawn_from") == "anchor"
+    planned = planned_samples(rollouts)
+    is_of_anchor = pl.col("drawn_from") == "anchor"
     frame = rollouts.rows(*KEY, "drawn_from", "win_rate", "rank").group_by(
         GROUP, maintain_order=True
     )
     aggregated = frame.agg(
         drawn=pl.col("sample_index").n_unique(),
         mean_win_rate=pl.col("win_rate").mean(),
-        is_ranked=(rank.n_unique() == pl.len()) & (rank.min() == 1) & (rank.max() == pl.len()),
+        is_ranked=IS_RANKED,
     ).with_columns(
         samples=pl.when(~is_of_anchor).then("drawn"),
         anchor_samples=pl.when(is_of_anchor).then("drawn"),
     )
-    is_whole = pl.col("drawn") == pl.when(is_of_anchor).then(meant["anchor"]).otherwise(
-        meant["policy"]
+    is_whole = pl.col("drawn") == pl.when(is_of_anchor).then(planned["anchor"]).otherwise(
+        planned["policy"]
     )
-    # A lost row is one fault, not three: identities are judged where all samples are there.
+    # A lost row is one fault and not three: the others are judged only in complete groups.
     return aggregated.with_columns(
         finite("mean_win_rate"),
         is_ranked=pl.when(is_whole).then("is_ranked").otherwise(pl.lit(True)),
@@ -98,31 +95,25 @@ def groups(rollouts: Subject) -> pl.DataFrame:
 
 
 def groups_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectation]:
-    meant = samples_meant(rollouts)
+    planned = planned_samples(rollouts)
     return [
         *(
             gxe.ExpectColumnValuesToBeInSet(
                 column=column,
-                value_set=[meant[who]],
-                description=f"every group has {meant[who]} samples of the {who}",
+                value_set=[planned[who]],
+                description=f"every group has {planned[who]} samples of the {who}",
             )
             for column, who in (("samples", "policy"), ("anchor_samples", "anchor"))
         ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="mean_win_rate",
-            min_value=0.5 - TOLERANCE,
-            max_value=0.5 + TOLERANCE,
-            description="the win rates of a group average one half",
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="is_ranked", value_set=[True], description="the ranks of a group are 1 .. N"
-        ),
+        averages_one_half("group"),
+        is_ranked("group"),
     ]
 
 
 def prompts(rollouts: Subject) -> pl.DataFrame:
-    """One row per prompt to train on: at how many steps it was answered, by the policy and by what
-    else was drawn from.
+    """One row per training prompt.
+
+    It has the number of steps at which the policy answered it, and at which the anchor did.
     """
     groups = rollouts.rows(*GROUP).unique()
     answered = groups.group_by("prompt_id").agg(
@@ -137,7 +128,7 @@ def prompts(rollouts: Subject) -> pl.DataFrame:
 
 def prompts_expectations(rollouts: Subject, checks: ChecksConfig) -> list[Expectation]:
     epochs = rollouts.setting("training", "epochs")
-    anchor = epochs * (samples_meant(rollouts)["anchor"] > 0)
+    anchor = epochs * (planned_samples(rollouts)["anchor"] > 0)
     return [
         gxe.ExpectColumnValuesToBeInSet(
             column="steps",
@@ -159,9 +150,10 @@ SUITE = (
 )
 
 
-def samples_meant(rollouts: Subject) -> dict[str, int]:
-    """How many samples of the policy and of the anchor every group is to have; of the latter 0
-    where none is drawn.
+def planned_samples(rollouts: Subject) -> dict[str, int]:
+    """Return how many samples of policy and anchor a group should have.
+
+    It is 0 for an anchor that is not sampled from.
     """
     objective = TypeAdapter[AnyObjectiveConfig](ObjectiveConfig).validate_python(
         rollouts.setting("objective")
@@ -171,7 +163,7 @@ def samples_meant(rollouts: Subject) -> dict[str, int]:
 
 
 def train_prompts(rollouts: Subject) -> pl.DataFrame:
-    """The prompts to train on."""
+    """Return the training prompts."""
     prompts = rollouts.parent("prompts").rows("prompt_id", "split")
     seed, iteration, parts = (rollouts.setting(name) for name in ("seed", "iteration", "parts"))
     return sampled_prompts(prompts, "train", seed, iteration, parts).select("prompt_id")

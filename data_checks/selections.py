@@ -1,5 +1,6 @@
-"""Selections: every response has a role, a prompt's roles are one of the choices, and only chosen
-rows train.
+"""Checks of selections: every response has a role, only chosen rows train.
+
+The roles of a prompt are one of the choices of `selection.rows`.
 """
 
 import great_expectations.expectations as gxe
@@ -8,31 +9,35 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import (
     GENERATION,
+    IS_WHOLE,
     Frame,
     Subject,
     finite,
     is_finite,
     is_known,
-    is_present,
-    known,
-    present,
+    is_within_0_and_1,
+    no_row_lost,
     unique,
+    with_parent,
 )
 from wind.config.checks import ChecksConfig
 from wind.selections import TRAINED
 
 ROLES = (*TRAINED, "unused", "below_margin")
-# by choice, a prompt's roles
+# the roles of a prompt that train, by `selection.rows`
 CHOSEN = {"all": "all", "best": "best", "best_worst": "best worst", "best_random": "best random"}
 
 
 def rows(selections: Subject) -> pl.DataFrame:
-    """One row per response: its role and label, and those of its win rate."""
+    """One row per response: its role and label.
+
+    `best_rank` is the rank of a row with the role best, else null.
+    """
     parent = selections.parent("win_rates").rows(*GENERATION, "rank")
     frame = selections.rows(*GENERATION, "role", "label").select(
         *GENERATION, "role", finite("label")
     )
-    return known(frame, parent, GENERATION).with_columns(
+    return with_parent(frame, parent, GENERATION).with_columns(
         best_rank=pl.when(pl.col("role") == "best").then("rank")
     )
 
@@ -42,9 +47,7 @@ def rows_expectations(selections: Subject, checks: ChecksConfig) -> list[Expecta
         unique(GENERATION),
         is_known("the win rates"),
         is_finite("label"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="label", min_value=0, max_value=1, description="labels lie in [0, 1]"
-        ),
+        is_within_0_and_1("label", "labels"),
         gxe.ExpectColumnValuesToBeInSet(
             column="role", value_set=list(ROLES), description=f"a role is one of {', '.join(ROLES)}"
         ),
@@ -54,30 +57,19 @@ def rows_expectations(selections: Subject, checks: ChecksConfig) -> list[Expecta
     ]
 
 
-def win_rates(selections: Subject) -> pl.DataFrame:
-    """One row per win rate: whether it has a role."""
-    return present(
-        selections.parent("win_rates").rows(*GENERATION), selections.rows(*GENERATION), GENERATION
-    )
-
-
-def win_rates_expectations(selections: Subject, checks: ChecksConfig) -> list[Expectation]:
-    return [is_present("the win rates")]
-
-
 def prompts(selections: Subject) -> pl.DataFrame:
-    """One row per prompt that trains and whose rows are all there, once each: the roles that train,
-    in order.
+    """One row per complete prompt that trains: its roles that train, sorted.
+
+    A prompt is complete if all of its rows are there, once each.
     """
     parent = selections.parent("win_rates").rows(*GENERATION)
     marked = parent.with_columns(samples=pl.len().over("prompt_id"))
     roles = pl.col("role")
     return (
-        known(selections.rows(*GENERATION, "role"), marked, GENERATION)
+        with_parent(selections.rows(*GENERATION, "role"), marked, GENERATION)
         .group_by("prompt_id", maintain_order=True)
         .agg(
-            is_whole=(pl.col("sample_index").n_unique() == pl.len())
-            & (pl.len() == pl.col("samples").max()),
+            is_whole=IS_WHOLE,
             is_close=(roles == "below_margin").all(),
             roles=roles.filter(roles.is_in(TRAINED)).sort().str.join(" "),
             is_partly_close=(roles == "below_margin").any(),
@@ -104,6 +96,6 @@ def prompts_expectations(selections: Subject, checks: ChecksConfig) -> list[Expe
 
 SUITE = (
     Frame("rows", GENERATION, rows, rows_expectations),
-    Frame("win_rates", GENERATION, win_rates, win_rates_expectations),
+    no_row_lost("win_rates"),
     Frame("prompts", ("prompt_id",), prompts, prompts_expectations),
 )

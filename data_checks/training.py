@@ -1,4 +1,4 @@
-"""Training: every number of every optimiser step is finite, and no step is without a loss."""
+"""Checks of training: finite numbers and a loss at every optimizer step."""
 
 import great_expectations.expectations as gxe
 import polars as pl
@@ -20,7 +20,10 @@ def rows_expectations(training: Subject, checks: ChecksConfig) -> list[Expectati
 
 
 def steps(training: Subject) -> pl.DataFrame:
-    """One row per step between the first and the last: whether its loss was recorded."""
+    """One row per step from the first to the last.
+
+    `has_loss` is true if its loss was recorded.
+    """
     frame = training.rows(*KEY)
     losses = (
         frame.filter(pl.col("metric") == "loss").select("step").unique().with_columns(has_loss=True)

@@ -1,10 +1,9 @@
-"""Runs the suite of a dataset: the only place where a frame becomes pandas, and where Great
-Expectations runs.
+"""Run the suite of a dataset in Great Expectations.
 
-Every frame of the suite is validated in one ephemeral context that lives as long as the process; so
-are the drift since the iteration before and the user's own expectations. The results and a page are
-kept beside the datasets, whatever they say; a failed one raises, so that nothing is computed from
-the dataset, unless its severity is `warning`.
+This is the only place where a frame becomes pandas. Every frame of the suite, the drift since the
+iteration before and the user's own expectations are validated in one ephemeral context, which lives
+as long as the process. The results and a page are stored beside the datasets in any case. A failed
+expectation raises, so that nothing is computed from the dataset, unless its severity is `warning`.
 """
 
 import hashlib
@@ -82,14 +81,14 @@ RESULT_FORMAT = {
     "return_unexpected_index_query": False,
 }
 
-# Great Expectations keeps process-wide state (the current context) that concurrent tasks would
-# share.
+# Great Expectations has process-wide state, the current context, which concurrent tasks share.
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def refuse_wrong_checks(checks: ChecksConfig, components: tuple[str, ...] = ()) -> None:
-    """Raises ConfigError, one line, if an expectation of the user's own is wrong; `components` are
-    those of the reward.
+    """Check the user's own expectations. Raises ConfigError if one is wrong.
+
+    `components` are those of the reward. The message is one line.
     """
     refuse_wrong(checks, tuple(SUITES), components)
 
@@ -97,15 +96,17 @@ def refuse_wrong_checks(checks: ChecksConfig, components: tuple[str, ...] = ()) 
 def validate(
     handle: Dataset, store: Store, checks: ChecksConfig, previous: Dataset | None = None
 ) -> CheckResult:
-    """The result of the suite of `handle`, after it was written with its page; `previous` is that
-    of the iteration before.
+    """Check `handle` by its suite, and store the result with its page.
+
+    `previous` is the dataset of the iteration before, from which drift is measured.
 
     Raises:
-        DataCheckError: an expectation failed; one line with the dataset, the expectation, its
-            column, the count of failing rows, up to five of their keys, and the page.
-        DatasetError: there is no suite for it, or its manifest lacks a parent or setting that the
-            suite needs.
-        ConfigError, InputError: an expectation of the user's own is wrong, or its code failed.
+        DataCheckError: an expectation failed; the message is one line with the dataset, the
+            expectation, its column, the number of failing rows, up to five of their keys, and the
+            page.
+        DatasetError: there is no suite for `handle`, or its manifest lacks a parent or setting that
+            the suite needs.
+        ConfigError, InputError: one of the user's own expectations is wrong, or its code failed.
     """
     if handle.name not in SUITES:
         raise DatasetError(
@@ -145,8 +146,10 @@ def validate(
 def _judge(
     frame: Frame, subject: Subject, checks: ChecksConfig
 ) -> ExpectationSuiteValidationResult:
-    """The results of one frame in the order in which its expectations are declared, offending rows
-    named by their keys.
+    """Judge one frame.
+
+    Results are in the order in which the expectations are declared; offending rows are identified
+    by their keys.
     """
     table, expectations = frame.build(subject), frame.expectations(subject, checks)
     suite = ExpectationSuite(frame.name, expectations=expectations)
@@ -155,11 +158,13 @@ def _judge(
         judged = batch.validate(suite, result_format=RESULT_FORMAT)
     order = {_identity(each.configuration): index for index, each in enumerate(expectations)}
     judged.results.sort(key=lambda each: order[_identity(_configuration(each))])
-    judged.meta = {}  # times and memory addresses
+    # it has times and memory addresses
+    judged.meta = {}
     for each in judged.results:
         _configuration(each).kwargs.pop("batch_id", None)
         if each.exception_info.get("exception_traceback"):
-            each.exception_info["exception_traceback"] = None  # of this machine's folders
+            # a traceback shows folders of this machine
+            each.exception_info["exception_traceback"] = None
         each.result = _plain(each.result)
         positions = each.result.get("partial_unexpected_index_list")
         if positions is not None:
@@ -170,8 +175,9 @@ def _judge(
 
 
 def _plain(result: dict[str, Any]) -> dict[str, Any]:
-    """`result` without numpy scalars, which a page cannot print, and with NaN, which JSON does not
-    know, as a word.
+    """Return `result` without numpy scalars, and with NaN as a word.
+
+    A page cannot print the former, and JSON cannot write the latter.
     """
     plain: dict[str, Any] = json.loads(
         json.dumps(convert_to_json_serializable(result)), parse_constant=str
@@ -181,7 +187,10 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _batch_definition() -> BatchDefinition[Any]:
-    """How this process hands any frame to Great Expectations; its context is in memory only."""
+    """Return the definition by which any frame is handed to Great Expectations.
+
+    Its context is in memory only.
+    """
     context = get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     return (
@@ -192,14 +201,17 @@ def _batch_definition() -> BatchDefinition[Any]:
 
 
 def _keep(result: CheckResult, frames: Frames, moved: list[dict[str, Any]], store: Store) -> None:
-    """Write the page, the JSON, and last of all, since it is what `failed` reads, the mark."""
+    """Store the page, the JSON, and at last `latest`.
+
+    `failed` reads `latest`.
+    """
     moved = [_plain(row) for row in moved]
     page = redacted(_page(result, frames, moved)).encode()
     content = result.model_dump(mode="json") | {
         "page_sha256": hashlib.sha256(page).hexdigest(),
         "great_expectations": __version__,
         "shifts": moved,
-        "frames": {name: frame.to_json_dict() for name, frame in frames.items()},  # type: ignore[no-untyped-call]
+        "frames": {name: _json(frame) for name, frame in frames.items()},
     }
     name = result_name(result.handle, result.key)
     store.storage.write(result.path, page)
@@ -207,8 +219,16 @@ def _keep(result: CheckResult, frames: Frames, moved: list[dict[str, Any]], stor
     mark_latest(store, result.handle, result.key)
 
 
+def _json(frame: ExpectationSuiteValidationResult) -> dict[str, Any]:
+    content: dict[str, Any] = frame.to_json_dict()  # type: ignore[no-untyped-call]
+    return content
+
+
 def _page(result: CheckResult, frames: Frames, moved: list[dict[str, Any]]) -> str:
-    """The results as Data Docs render them, on one page that loads nothing from elsewhere."""
+    """Render the results as one self-contained page.
+
+    Data Docs render them; the page loads nothing from elsewhere.
+    """
     renderer = ValidationResultsPageRenderer()
     page: str = _page_view().render(  # type: ignore[no-untyped-call]
         RenderedDocumentContent(sections=[]),
@@ -226,14 +246,15 @@ def _page(result: CheckResult, frames: Frames, moved: list[dict[str, Any]]) -> s
 
 
 def _escaped(frame: ExpectationSuiteValidationResult) -> ExpectationSuiteValidationResult:
-    """A copy of the results that is safe in HTML: Data Docs put values found in the data into the
-    page as they are.
+    """Return a copy of the results that is safe in HTML.
+
+    Data Docs put values found in the data into the page as they are.
     """
     safe = deepcopy(frame)
     for each in safe.results:
         each.result = json.loads(escape(json.dumps(each.result), quote=False))
         configuration = _configuration(each)
-        # Data Docs mark it as they mark a failure
+        # Data Docs mark a warning as they mark a failure
         note = " (a warning)" if configuration.severity == "warning" else ""
         configuration.description = escape(f"{configuration.description}{note}", quote=False)
     return safe
@@ -245,15 +266,19 @@ def _page_view() -> DefaultJinjaPageView:
 
 
 def _message(result: CheckResult, store: Store) -> str:
-    """One line: the first expectation that failed, how many others did, and where to look."""
+    """Say in one line what failed and where to look.
+
+    It has the first expectation that failed, and how many others did.
+    """
     first, *others = result.failures
     more = f"; {len(others)} more failed" if others else ""
     return f"{label(result.handle)} failed {first}{more}; see {store.url}/{result.path}"
 
 
 def _findings(noun: str, frames: Frames, severity: str) -> Iterator[str]:
-    """One line for each expectation of that severity that failed: which, of what column, how many
-    rows, and the keys of some.
+    """Describe each failed expectation of that severity, in one line.
+
+    The line names the expectation and its column, the number of rows, and the keys of some.
     """
     for name, frame in frames.items():
         for each in frame.results:
@@ -296,7 +321,8 @@ def _short(column: str, value: Any) -> str:
 
 
 def _configuration(result: ExpectationValidationResult) -> ExpectationConfiguration:
-    configuration: ExpectationConfiguration = result.expectation_config  # type: ignore[assignment]  # never None after a run
+    # never None after a run
+    configuration: ExpectationConfiguration = result.expectation_config  # type: ignore[assignment]
     return configuration
 
 
@@ -315,7 +341,7 @@ def _declaration(result: ExpectationValidationResult) -> list[Any]:
 
 
 def _column(configuration: ExpectationConfiguration) -> str:
-    """The column or columns an expectation judges, by name."""
+    """Return the name of the column, or columns, that an expectation judges."""
     names = configuration.kwargs
     if "column_list" in names:
         return ", ".join(names["column_list"])

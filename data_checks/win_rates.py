@@ -1,8 +1,8 @@
-"""Win rates: in [0, 1], one half on average over a prompt's N, made of N-1 comparisons, best where
-the reward is highest.
+"""Checks of win rates: ranges, counts, means and ranks.
 
-The identities of a prompt are judged only where its N rows are all there: a lost row is one fault,
-not four.
+A win rate lies in [0, 1] and is made of N-1 comparisons; the N of a prompt average one half, and
+the highest belongs to the highest reward. A prompt is judged as a whole only if its N rows are all
+there, so a lost row is one fault and not four.
 """
 
 import great_expectations.expectations as gxe
@@ -11,34 +11,35 @@ from great_expectations.expectations.expectation import Expectation
 
 from data_checks.base import (
     GENERATION,
+    IS_RANKED,
+    IS_WHOLE,
+    TOLERANCE,
     Frame,
     Subject,
+    averages_one_half,
     finite,
     is_finite,
     is_known,
-    is_present,
-    known,
-    present,
+    is_ranked,
+    is_within_0_and_1,
+    no_row_lost,
     unique,
+    with_parent,
 )
 from wind.config.checks import ChecksConfig
-
-TOLERANCE = 1e-9  # of a mean of N win rates in float64
+from wind.quantities import TIE_SHARE
 
 
 def rows(win_rates: Subject) -> pl.DataFrame:
-    """One row per response: its win rate and how many of its siblings it was compared with."""
+    """One row per response: its win rate, comparisons and siblings."""
     parent = rewards_of(win_rates)
     frame = win_rates.rows(*GENERATION, "win_rate", "wins", "ties", "losses").select(
         *GENERATION,
         finite("win_rate"),
-        "ties",
+        tie_share=TIE_SHARE,
         comparisons=pl.sum_horizontal("wins", "ties", "losses"),
     )
-    siblings = pl.col("samples") - 1
-    return known(frame, parent, GENERATION).with_columns(
-        siblings=siblings, tie_share=pl.col("ties") / siblings
-    )
+    return with_parent(frame, parent, GENERATION).with_columns(siblings=pl.col("samples") - 1)
 
 
 def rows_expectations(win_rates: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -46,9 +47,7 @@ def rows_expectations(win_rates: Subject, checks: ChecksConfig) -> list[Expectat
         unique(GENERATION),
         is_known("the rewards"),
         is_finite("win_rate"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="win_rate", min_value=0, max_value=1, description="win rates lie in [0, 1]"
-        ),
+        is_within_0_and_1("win_rate", "win rates"),
         gxe.ExpectColumnPairValuesToBeEqual(
             column_A="comparisons",
             column_B="siblings",
@@ -63,30 +62,20 @@ def rows_expectations(win_rates: Subject, checks: ChecksConfig) -> list[Expectat
     ]
 
 
-def rewards(win_rates: Subject) -> pl.DataFrame:
-    """One row per reward: whether it has a win rate."""
-    return present(rewards_of(win_rates), win_rates.rows(*GENERATION), GENERATION)
-
-
-def rewards_expectations(win_rates: Subject, checks: ChecksConfig) -> list[Expectation]:
-    return [is_present("the rewards")]
-
-
 def prompts(win_rates: Subject) -> pl.DataFrame:
     """One row per prompt whose rows are all there, once each."""
-    frame = known(
+    frame = with_parent(
         win_rates.rows(*GENERATION, "win_rate", "rank"), rewards_of(win_rates), GENERATION
     )
-    rank, best = pl.col("rank"), pl.col("rank") == 1
+    best = pl.col("rank") == 1
     return (
         frame.group_by("prompt_id", maintain_order=True)
         .agg(
             pl.col("win_rate").mean().alias("mean_win_rate"),
-            is_ranked=(rank.n_unique() == pl.len()) & (rank.min() == 1) & (rank.max() == pl.len()),
+            is_ranked=IS_RANKED,
             best_reward_gap=pl.col("reward").max() - pl.col("reward").filter(best).min(),
             best_win_rate_gap=pl.col("win_rate").max() - pl.col("win_rate").filter(best).min(),
-            is_whole=(pl.col("sample_index").n_unique() == pl.len())
-            & (pl.len() == pl.col("samples").max()),
+            is_whole=IS_WHOLE,
         )
         .filter("is_whole")
         .with_columns(finite("mean_win_rate", "best_reward_gap", "best_win_rate_gap"))
@@ -94,19 +83,12 @@ def prompts(win_rates: Subject) -> pl.DataFrame:
 
 
 def prompts_expectations(win_rates: Subject, checks: ChecksConfig) -> list[Expectation]:
-    # The win rate of preferences is a sum of fractions, which ranks it up to a rounding; of
-    # rewards, a count.
+    # Preferences give win rates that are sums of fractions, and ranks up to a rounding error;
+    # scalar rewards give counts.
     rounding = TOLERANCE if "preferences" in win_rates.parent("rewards").columns() else 0
     return [
-        gxe.ExpectColumnValuesToBeBetween(
-            column="mean_win_rate",
-            min_value=0.5 - TOLERANCE,
-            max_value=0.5 + TOLERANCE,
-            description="the win rates of a prompt average one half",
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="is_ranked", value_set=[True], description="the ranks of a prompt are 1 .. N"
-        ),
+        averages_one_half("prompt"),
+        is_ranked("prompt"),
         gxe.ExpectColumnValuesToBeBetween(
             column="best_reward_gap",
             max_value=rounding,
@@ -122,13 +104,13 @@ def prompts_expectations(win_rates: Subject, checks: ChecksConfig) -> list[Expec
 
 SUITE = (
     Frame("rows", GENERATION, rows, rows_expectations, by_prompt=True),
-    Frame("rewards", GENERATION, rewards, rewards_expectations, by_prompt=True),
+    no_row_lost("rewards", by_prompt=True),
     Frame("prompts", ("prompt_id",), prompts, prompts_expectations, by_prompt=True),
 )
 
 
 def rewards_of(win_rates: Subject) -> pl.DataFrame:
-    """The rewards, each with the number of samples of its prompt."""
+    """Return the rewards, each with the number of its prompt's samples."""
     frame = win_rates.parent("rewards").rows(*GENERATION, "reward")
     return frame.with_columns(
         samples=pl.col("sample_index").n_unique().over("prompt_id").cast(pl.Int64)

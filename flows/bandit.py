@@ -13,7 +13,7 @@ from tasks.checks import checked
 from tasks.rates import fit_rates
 from tasks.running import running
 from wind.bandit import BanditSpec
-from wind.config.recipe import BanditConfig
+from wind.config.bandit import BanditConfig
 from wind.rates import RatesSpec
 from wind.store.handles import Dataset
 

@@ -11,7 +11,7 @@ from wind.config.recipe import DistillConfig
 from wind.evaluation import EvaluationSpec, resolve_match
 from wind.generations import GenerationsSpec
 from wind.logps import LogpsSpec
-from wind.rewards import Pairwise, Reward, RewardsSpec
+from wind.rewards import Reward, RewardsSpec
 from wind.store.handles import Dataset, Model
 
 
@@ -43,7 +43,7 @@ def evaluate(
 
     ours, theirs = sampled(policy, iteration), sampled(reference, 0)
     # Preferences over the reference's responses hold both sides.
-    is_pairwise = isinstance(reward, Pairwise)
+    is_pairwise = reward.gives_preferences
     our_rewards = scored(ours, opponents=theirs) if is_pairwise else scored(ours)
     their_rewards = None if is_pairwise else scored(theirs)
     logps = checked(score_logps(LogpsSpec.of(config, inputs, generations=ours)))

@@ -6,7 +6,8 @@ from typing import Any
 from flows.distill import distill
 from tasks.running import Event, Running, start
 from wind.audit.recomputation import ComputedVersion, newest, reasons
-from wind.config.recipe import DistillConfig, SamplingConfig
+from wind.config.recipe import DistillConfig
+from wind.config.sampling import SamplingConfig
 from wind.machine.terminal import complain
 from wind.prompt_parts import sampled_prompts
 from wind.store.datasets import Store

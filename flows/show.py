@@ -1,4 +1,4 @@
-"""How versions, plans and rows look in a terminal."""
+"""Terminal views of versions, plans and rows."""
 
 import re
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from wind.machine.terminal import PlainConsole, harmless, is_unicode, say
+from wind.metric_table import shown_in
 from wind.store.datasets import Store
 from wind.store.handles import label
 from wind.store.origins import not_computed_here
@@ -38,32 +39,28 @@ __all__ = [
     "versions",
 ]
 
-SUMMARY = (
-    ("win rate", "win_rate", 3),
-    ("reward", "mean_reward", 3),
-    ("gold accuracy", "accuracy", 3),
-    ("its rise", "accuracy_gain", 3),
-    ("KL", "kl_k1", 3),
-    ("length", "response_tokens", 1),
-)
 INPUT = re.compile(r"^input (.+) changed$")
 TIMED = ("generations", "rewards", "win_rates", "logps", "training", "rollouts", "evaluation")
-# the datasets that only an evaluation needs
+# the datasets that only the evaluation needs
 EVALUATED = ("eval_generations", "eval_rewards", "eval_logps", "evaluation")
 
 
 def versions(store: Store, found: Sequence[Version]) -> None:
-    """Per version its metrics with 95% intervals, the seconds of its stages, and where it lies."""
+    """Print the metrics, seconds and places of versions.
+
+    Metrics have their 95% intervals; seconds are by stage.
+    """
     if not found:
         say(f"no versions in {store.url}")
         return
     timed = [stage for stage in TIMED if any(stage in version.seconds for version in found)]
-    metrics = [("version", "iteration", *(title for title, _, _ in SUMMARY))]
+    summary = shown_in("versions")
+    metrics = [("version", "iteration", *(metric.title for metric in summary))]
     seconds = [("seconds", *timed)]
     places = []
     for version in found:
         name = f"{version.run}@{version.number}"
-        cells = (_number(version.metrics.get(metric), digits) for _, metric, digits in SUMMARY)
+        cells = (_number(version.metrics.get(each.name), each.digits) for each in summary)
         metrics.append((name, str(version.content.iteration), *cells))
         seconds.append((name, *(f"{_seconds(version, stage):.1f}" for stage in timed)))
         path = f"{store.url}/{version.file()}"
@@ -74,8 +71,9 @@ def versions(store: Store, found: Sequence[Version]) -> None:
 
 
 def _seconds(version: Version, stage: str) -> float:
-    """The seconds of `stage`; those of an evaluation are all that sampling and judging the held-out
-    prompts took.
+    """Return the seconds of `stage`.
+
+    Those of an evaluation include the sampling and judging of the held-out prompts.
     """
     return sum(
         version.seconds.get(name, 0) for name in (EVALUATED if stage == "evaluation" else (stage,))
@@ -83,7 +81,7 @@ def _seconds(version: Version, stage: str) -> float:
 
 
 def version(store: Store, found: Version) -> None:
-    """Everything of one version."""
+    """Print everything about one version."""
     content = found.content
     say(f"{found.run}@{found.number}  iteration {content.iteration}  id {found.id}")
     say(f"before it: {content.previous or 'nothing'}")
@@ -128,7 +126,7 @@ def version(store: Store, found: Version) -> None:
 
 
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
-    """What a run would do, stage by stage."""
+    """Print what a run would do, stage by stage."""
     titles = (
         "iteration",
         "dataset",
@@ -161,8 +159,9 @@ def plan(steps: Sequence[Mapping[str, Any]]) -> None:
 
 
 def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
-    """What the checks of a version's datasets say, and the page of each that says more than that it
-    passed.
+    """Print the verdict of the checks of each dataset.
+
+    A failure or a warning is followed by the path of the page.
     """
     for name, result in results.items():
         verdict = "failed" if not result.success else "warned" if result.warnings else "passed"
@@ -173,7 +172,7 @@ def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
 
 
 def verified(name: str, verification: "Verification") -> None:
-    """What was found, a line each, and what was verified."""
+    """Print the findings, a line each, and what was verified."""
     for note in verification.notes:
         say(f"note: {note}")
     for finding in verification.findings:
@@ -183,7 +182,10 @@ def verified(name: str, verification: "Verification") -> None:
 
 
 def signed(found: "Sequence[Signed]") -> None:
-    """By whom each version is signed, a line each; the others are errors."""
+    """Print by whom each version is signed, a line each.
+
+    An unsigned version is an error of the command, not printed here.
+    """
     for each in found:
         say(*(f"note: {each.name()}: {note}" for note in each.notes))
         if not each.problem:
@@ -191,7 +193,10 @@ def signed(found: "Sequence[Signed]") -> None:
 
 
 def reproduced(name: str, result: "Reproduction") -> None:
-    """Whether a dataset was reproduced; if not, what differs, and what else is not as it was."""
+    """Print whether a dataset was reproduced.
+
+    If it was not, the differences follow, and what else has changed since.
+    """
     outcome = "not reproduced" if result.differences else "reproduced"
     say(f"{name}  {outcome}  {result.computed[:12]}, recorded {result.recorded[:12]}")
     for line in (*result.differences, *result.changed):
@@ -199,13 +204,16 @@ def reproduced(name: str, result: "Reproduction") -> None:
 
 
 def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """The datasets that a command made, and where they lie."""
+    """Print the datasets that a command made, and their places."""
     for name, dataset in found.items():
         say(f"{name}  {dataset['rows']} rows  {dataset['path']}")
 
 
 def reasons(why: Sequence[str]) -> str:
-    """Why a stage runs, on one line: inputs together."""
+    """Say in one line why a stage runs.
+
+    All changed inputs are named together.
+    """
     inputs = [match[1] for reason in why if (match := INPUT.fullmatch(reason))]
     others = [reason for reason in why if not INPUT.fullmatch(reason)]
     together = [f"input{'s' * (len(inputs) > 1)} {', '.join(inputs)} changed"] if inputs else []
@@ -213,7 +221,7 @@ def reasons(why: Sequence[str]) -> str:
 
 
 def tags(found: Sequence[Mapping[str, Any]]) -> None:
-    """The tags, and the versions that they name."""
+    """Print the tags, and the versions that they name."""
     table = Table("tag", "version", "id", box=None, pad_edge=False)
     for entry in found:
         version = f"{entry['run']}@{entry['number']}" if entry["number"] else "gone"
@@ -222,7 +230,7 @@ def tags(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def collected(found: "Collected") -> None:
-    """What a collection removed: everything by name, then by kind."""
+    """Print what a collection removed, by name and then by kind."""
     for item in found.items:
         say(f"{item.name}  {item.bytes} bytes")
     table = Table("kind", "items", "bytes", box=None, pad_edge=False)
@@ -234,7 +242,7 @@ def collected(found: "Collected") -> None:
 
 
 def frame(found: "pl.DataFrame") -> None:
-    """The rows as a table, nothing cut off."""
+    """Print rows as a table, with nothing cut off."""
     import polars as pl
 
     shown = pl.DataFrame([_shown(column) for column in found])
@@ -253,8 +261,9 @@ def frame(found: "pl.DataFrame") -> None:
 
 
 def _shown(column: "pl.Series") -> "pl.Series":
-    """A column with its name and its texts on one line each; of nested values also the texts within
-    them.
+    """Return a column with its name and texts on one line each.
+
+    So are the texts within nested values.
     """
     import polars as pl
 
@@ -279,8 +288,9 @@ def _warnings(version: Version) -> list[str]:
 
 
 def _code(store: Store, found: Version) -> None:
-    """The source trees and environments that the datasets of a version were computed with, and how
-    to get back to each tree.
+    """Print the source trees and environments of a version's datasets.
+
+    A command brings each tree back.
     """
     trees: dict[str, list[str]] = {}
     environments: dict[str, list[str]] = {}
@@ -298,7 +308,10 @@ def _code(store: Store, found: Version) -> None:
 
 
 def _tree(store: Store, made: Mapping[str, Any]) -> str:
-    """The git state in a manifest's provenance; on a second line the command that brings it back."""
+    """Return the git state in a manifest's provenance.
+
+    A second line has the command that brings it back.
+    """
     if "git_revision" not in made:
         return "of no git checkout"
     state, back = made["git_revision"][:12], f"git checkout {made['git_revision']}"
@@ -314,7 +327,10 @@ def _tree(store: Store, made: Mapping[str, Any]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines of columns. A rich table of a thousand rows takes seconds."""
+    """Return the rows as lines of columns.
+
+    A rich table of a thousand rows takes seconds.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 

@@ -1,4 +1,4 @@
-"""How lineages, histories and differences look in a terminal."""
+"""Terminal views of lineages, prompt histories and differences."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,11 @@ from wind.audit.diff import DatasetDifference, Difference, Shift
 from wind.audit.lineage import Lineage, Node
 from wind.audit.prompt_history import Answers, History
 from wind.machine.terminal import PlainConsole, harmless, say
+from wind.metric_table import shown_in
 
-LONGEST = 400  # characters of a response that a terminal shows; JSON has all
-ALIGNED = ("win_rate", "mean_reward", "accuracy", "kl_k1", "response_tokens")
-DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,52}\b")  # its first digits are enough for people
+LONGEST = 400  # characters of a response shown in a terminal; JSON has all of them
+# twelve digits of a digest are enough for people
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,52}\b")
 STYLES = {
     "version": "bold yellow",
     "prompt": "bold magenta",
@@ -28,7 +29,7 @@ STYLES = {
 
 
 def lineage(found: Lineage) -> None:
-    """The ancestors as a tree; what was shown before is referred to."""
+    """Print the ancestors as a tree, each of them once."""
     top = found.nodes[found.root]
     tree = Tree(_node(top, ""))
     seen = {found.root}
@@ -45,7 +46,10 @@ def lineage(found: Lineage) -> None:
 
 
 def history(found: History) -> None:
-    """The prompt, and its responses in every iteration side by side, the best on top."""
+    """Print a prompt and its responses, iteration by iteration.
+
+    Iterations are side by side, each with its best response on top.
+    """
     say(f"prompt {found.prompt_id}  run {found.run}  {found.split}")
     say(f"prompt: {found.prompt}", f"answer: {found.answer or '-'}")
     if found.meta != "{}":
@@ -67,7 +71,10 @@ def history(found: History) -> None:
 
 
 def difference(found: Difference) -> None:
-    """What differs, table by table; what is the same in few words."""
+    """Print the differences between two versions as tables.
+
+    What is the same is said in a few words.
+    """
     say(f"{found.before} -> {found.after}")
     revision = [found.git_revision] if found.git_revision else []
     settings = [
@@ -105,11 +112,12 @@ def difference(found: Difference) -> None:
         )
     if metrics := [_metric(change) for change in found.metrics if change.before != change.after]:
         _print(("metric", "before", "after", "difference"), metrics)
+    shown = {metric.name for metric in shown_in("diff")}
     aligned = [
         (str(each.iteration), each.before, each.after, *_metric(change))
         for each in found.iterations
         for change in each.metrics
-        if change.name in ALIGNED
+        if change.name in shown
     ]
     if aligned:
         _print(("iteration", "of", "and of", "metric", "before", "after", "difference"), aligned)
@@ -150,7 +158,7 @@ def _node(node: Node, called: str) -> Text:
 
 
 def _line(*parts: str | tuple[str, str]) -> Text:
-    """Texts, each with its style or none, on one line."""
+    """Join texts, each with its style or none, on one line."""
     return Text.assemble(
         *(
             harmless(part) if isinstance(part, str) else (harmless(part[0]), part[1])
@@ -160,7 +168,10 @@ def _line(*parts: str | tuple[str, str]) -> Text:
 
 
 def _place(origin: str | Mapping[str, str]) -> str:
-    """Where something came from: a path, or a name on the Hub and its commit."""
+    """Say where something came from.
+
+    It is a path, or a name on the Hub and its commit.
+    """
     if isinstance(origin, str):
         return origin
     return (

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from wind.config.recipe import DistillConfig, RunConfig
+from wind.config.recipe import DistillConfig
+from wind.config.runs import RunConfig
 from wind.errors import ConfigError
 from wind.machine import devices
 

@@ -17,7 +17,7 @@ from wind.audit.reproduce import differences
 from wind.code.digests import code_digest
 from wind.code.named_code import NamedCode, functions_in, require_leave
 from wind.code.packages import packages
-from wind.config.recipe import RunConfig
+from wind.config.runs import RunConfig
 from wind.errors import ConfigError
 from wind.stages import Job, Place, parse, run
 from wind.store.datasets import Store

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from data_checks.results import CheckResult
@@ -21,8 +20,11 @@ from tasks.progress import Terminal
 from tasks.workers import Pool
 from wind.code.named_code import is_own, note_own
 from wind.config.objectives import SelectionConfig
-from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
+from wind.config.recipe import DistillConfig
+from wind.config.runs import RunConfig
+from wind.config.sampling import Backend
 from wind.errors import ConfigError, StageError, first_line
+from wind.generations import auto_backend
 from wind.nesting import json_value
 from wind.redaction import Redactor, redacted
 from wind.stages import STAGES, Job, Spec
@@ -150,12 +152,11 @@ def running() -> Running[Any]:
     return _running.get()
 
 
-def backend_of(config: DistillConfig) -> Literal["transformers", "vllm"]:
-    """The sampler: as configured, or vllm on a GPU where its worker's interpreter has it."""
+def backend_of(config: DistillConfig) -> Backend:
+    """Return the sampler: as configured, or the one that auto takes on the workers' device."""
     if config.sampling.backend != "auto":
         return config.sampling.backend
-    has_vllm = "vllm" in config.workers.python or find_spec("vllm") is not None
-    return "vllm" if device_of(config) == "cuda" and has_vllm else "transformers"
+    return auto_backend(device_of(config), config.workers.python)
 
 
 def selection_of(config: DistillConfig) -> SelectionConfig:
@@ -172,10 +173,8 @@ def refuse_wrong_checks(config: RunConfig) -> None:
     if config.checks.extra or config.checks.files:
         from data_checks import validation  # Great Expectations: seconds to import
 
-        reward = config.reward if isinstance(config, DistillConfig) else None
-        validation.refuse_wrong_checks(
-            config.checks, reward.components if isinstance(reward, RuleRewardConfig) else ()
-        )
+        components = config.reward.component_names() if isinstance(config, DistillConfig) else ()
+        validation.refuse_wrong_checks(config.checks, components)
 
 
 def keep_config(store: Store, config: RunConfig) -> None:

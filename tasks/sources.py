@@ -6,7 +6,9 @@ import wind.models
 import wind.prompts
 import wind.rewards
 from tasks.running import running
-from wind.config.recipe import PolicyConfig, PromptsConfig, RewardConfig
+from wind.config.models import PolicyConfig
+from wind.config.prompts import PromptsConfig
+from wind.config.rewards import RewardConfig
 from wind.prompts import PromptsSpec
 from wind.rewards import Reward
 from wind.store.handles import Model

@@ -14,7 +14,8 @@ from tasks.pages import if_the_server_answers
 from tasks.running import running
 from tasks.workers import kind_of
 from wind.code.digests import code_digest, code_of, source_of
-from wind.config.recipe import DistillConfig, RuleRewardConfig, RunConfig
+from wind.config.recipe import DistillConfig
+from wind.config.runs import RunConfig
 from wind.stages import Job, Place, Spec, published, run
 from wind.store.handles import Dataset
 
@@ -59,7 +60,7 @@ def _function_seconds(config: RunConfig, stage: str) -> float | None:
         return None
     if stage == "evaluation":
         return config.evaluation.match_timeout
-    return config.reward.timeout if isinstance(config.reward, RuleRewardConfig) else None
+    return config.reward.seconds_per_call()
 
 
 def _computed(job: Job) -> Dataset:

@@ -20,14 +20,16 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
-from wind.config.recipe import WorkersConfig
+from wind.config.runs import WorkersConfig
+from wind.config.sampling import Backend
 from wind.errors import StageError, by_name, killed_by
+from wind.generations import SAMPLERS
 from wind.machine import processes
 from wind.redaction import redacted_lines
 from wind.stages import Find, Job, missing_shards, parse, publish
 from wind.store.handles import Dataset
 
-Kind = Literal["transformers", "vllm", "training"]
+Kind = Literal[Backend, "training"]
 HEAVY: Final[dict[str, Kind]] = {  # stages; all others are light
     "prompts": "transformers",
     "generations": "transformers",
@@ -46,8 +48,8 @@ def kind_of(job: Job) -> Kind | None:
     """The workers that compute `job`; None for a light stage, which a run computes in its own
     process.
     """
-    if job.stage == "generations" and job.spec["sampling"]["backend"] == "vllm":
-        return "vllm"
+    if job.stage == "generations" and (backend := job.spec["sampling"]["backend"]) in SAMPLERS:
+        return SAMPLERS[backend].workers
     if job.stage == "evaluation" and job.spec["evaluation"]["match"] is not None:
         return "transformers"  # what a user's function prints goes to a worker's log
     return HEAVY.get(job.stage)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from wind.config.recipe import Function, Name
+from wind.config.base import Function, Name
 from wind.prompts.sources import COMMIT, HUB_ID
 from wind.store.handles import FINGERPRINT, Dataset, StoredFile
 from wind.store.layout import MODEL_FILES

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from wind.answers import is_same
 from wind.code.functions import source_digest
-from wind.config.recipe import EvaluationConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError, InputError
+from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
 from wind.rewards import judging_prompts, responses
 from wind.rewards.functions import UserFunction, checked_numbers
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
@@ -192,8 +193,8 @@ def _side(
     return rows.select(
         *rewarded.columns,
         "response",
-        response_tokens=pl.col("response_token_ids").list.len(),
-        is_truncated=pl.col("finish_reason") == "length",
+        response_tokens=RESPONSE_TOKENS,
+        is_truncated=IS_TRUNCATED,
         accuracy=accuracy,
     )
 

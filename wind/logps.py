@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config.recipe import InferenceConfig
+from wind.config.models import InferenceConfig
 from wind.errors import DatasetError, InputError
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 from wind.store.datasets import Store

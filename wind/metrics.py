@@ -1,15 +1,18 @@
-"""Metrics: the numbers of one iteration, each with its 95% interval over prompts.
+"""The metrics of one iteration, each with its 95% bootstrap interval.
 
 One row is one number. Intervals are percentile bootstraps that resample *prompts*, not responses:
-the responses to a prompt are not independent, and counting them as if they were would make every
-interval too short. What an iteration does not have (gold answers, a training) gives no row; the
-training loss and numbers over a single prompt have no interval.
+the responses to a prompt are not independent, and treating them as if they were would make every
+interval too short. What an iteration does not have (gold answers, a training) gives no row. The
+training loss, and numbers over a single prompt, have no interval.
 
-distinct_n is the mean over prompts of the share of distinct n-grams of white-space separated words
-among all n-grams in its responses (Li et al., arXiv 1510.03055); a response of fewer than n words
-counts as one n-gram, itself. distinct_responses is the number of different texts among a prompt's
-samples. entropy is the mean of -log pi(y) over samples y of pi, in nats; where `temperature`,
-`top_p` or `top_k` narrow the sampler it is a cross-entropy instead.
+distinct_n is the mean over prompts of the share of distinct n-grams of words, separated by white
+space, among all n-grams in the prompt's responses (Li et al., arXiv 1510.03055); a response of
+fewer than n words counts as one n-gram, itself. distinct_responses is the number of different texts
+among a prompt's samples. entropy is the mean of -log pi(y) over samples y of pi, in nats; where
+`temperature`, `top_p` or `top_k` narrow the sampler it is a cross-entropy instead.
+
+How metrics are titled and where they are shown is in `wind.metric_table`: a new one needs a row
+there and its formula here.
 """
 
 import numpy as np
@@ -17,54 +20,59 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from wind.config.recipe import EvaluationConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.metric_table import shown_in
+from wind.quantities import LOG_RATIO, TIE_SHARE
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.schemas import SCHEMAS
 
 LEVEL = 0.95
-# sums of e^600 still fit a float64: one absurd response must not turn a whole metric into infinity
+# Sums of e^600 still fit a float64: one absurd response must not make a whole metric infinite.
 MAX_EXPONENT = 600.0
-BLOCK = 2**22  # prompts times resamples drawn at once: 32 MiB of indices
+# prompts times resamples drawn at once: 32 MiB of indices
+BLOCK = 2**22
 
 Floats = npt.NDArray[np.float64]
 
 
 class MetricsSpec(Spec):
-    """What is measured, and the seed of the intervals. Without a training its four datasets'
-    metrics are left out.
+    """The datasets to measure, and the seed of the intervals.
+
+    An evaluation without a training has no `training`, `win_rates` and `rewards`, and no metrics of
+    these three datasets.
     """
 
     evaluation: Dataset
     generations: Dataset  # the policy's responses to the eval prompts
     training: Dataset | None = None
     win_rates: Dataset | None = None  # of the training prompts
-    rewards: Dataset | None = None
+    rewards: Dataset | None = None  # of the training prompts
     evaluation_config: EvaluationConfig
     seed: int
-    iteration: int  # 1-based; 0 for the policy that the run began with
+    iteration: int  # from 1; 0 is the policy that the run starts from
 
 
 def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """By metric, the evaluation rows' values: prompt_id, value. Their mean is the metric.
+    """Tabulate the values of each metric of the evaluation: prompt_id, value.
 
-    With l = log pi(y) - log pi_ref(y) on samples y of the policy, kl_k1 is the mean of l and kl_k3
-    that of e^-l - 1 + l: both estimate KL(pi || pi_ref) without bias, the second never below zero
-    (MATH 7). tie_share is that of all comparisons of a policy's with a reference's response, and
-    accuracy_gain is policy minus reference. entropy is in nats per response, entropy_per_token that
-    of each response divided by its tokens.
+    The metric is the mean of its values. With l = log pi(y) - log pi_ref(y) on samples y of the
+    policy, kl_k1 is the mean of l and kl_k3 that of e^-l - 1 + l: both estimate KL(pi || pi_ref)
+    without bias, the second never below zero (MATH 7). tie_share is the share of ties among all
+    comparisons of a policy's response with a reference's, and accuracy_gain is policy minus
+    reference. entropy is in nats per response; entropy_per_token divides each response's by its
+    tokens.
     """
-    ratio = pl.col("logp_policy") - pl.col("logp_reference")
     values = {
         "win_rate": pl.col("win_rate"),
         "tie_share": pl.col("tie_share"),
         "mean_reward": pl.col("reward_policy"),
         "mean_reward_reference": pl.col("reward_reference"),
-        "kl_k1": ratio,
-        "kl_k3": ratio.map_batches(
+        "kl_k1": LOG_RATIO,
+        "kl_k3": LOG_RATIO.map_batches(
             lambda log_ratios: pl.Series(kl_k3(log_ratios.to_numpy())), return_dtype=pl.Float64
         ),
         "entropy": -pl.col("logp_policy"),
@@ -82,16 +90,19 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def kl_k3(log_ratios: Floats) -> Floats:
-    """e^-l - 1 + l for each l = log pi(y) - log pi_ref(y): nonnegative, and of mean KL(pi ||
-    pi_ref) over samples y of pi.
+    """Compute e^-l - 1 + l, the k3 estimate of the KL.
+
+    l is the log-ratio log pi(y) - log pi_ref(y). The estimate is never negative, and its mean over
+    samples y of pi is KL(pi || pi_ref).
     """
     values: Floats = np.expm1(np.minimum(-log_ratios, MAX_EXPONENT)) + log_ratios
     return values.clip(min=0.0)  # rounding can leave -1e-17
 
 
 def distinct_n(generations: pl.DataFrame, n: int) -> pl.DataFrame:
-    """By prompt, the share of distinct n-grams among all n-grams of its responses: prompt_id, value
-    in (0, 1].
+    """Tabulate each prompt's share of distinct n-grams among its responses.
+
+    Returns one row per prompt: prompt_id, value in (0, 1].
     """
     grams = (
         generations.select(
@@ -114,7 +125,7 @@ def distinct_n(generations: pl.DataFrame, n: int) -> pl.DataFrame:
 
 
 def distinct_responses(generations: pl.DataFrame) -> pl.DataFrame:
-    """By prompt, how many different texts its responses are: prompt_id, value >= 1."""
+    """Count the distinct responses of each prompt: prompt_id, value >= 1."""
     return (
         generations.group_by("prompt_id")
         .agg(value=pl.col("response").n_unique().cast(pl.Float64))
@@ -123,8 +134,9 @@ def distinct_responses(generations: pl.DataFrame) -> pl.DataFrame:
 
 
 def last_loss(training: pl.DataFrame) -> tuple[float, int]:
-    """The mean `loss` over the last tenth of the steps, and how many steps that is. Raises
-    DatasetError if none is recorded.
+    """Return the mean loss over the last tenth of the steps.
+
+    The second value is the number of those steps. Raises DatasetError if no loss is recorded.
     """
     losses = training.filter(pl.col("metric") == "loss").sort("step")["value"]
     if not len(losses):
@@ -136,12 +148,13 @@ def last_loss(training: pl.DataFrame) -> tuple[float, int]:
 def estimate(
     values: pl.DataFrame, samples: int, generator: np.random.Generator
 ) -> tuple[float, float | None, float | None]:
-    """The mean of `values` (prompt_id, value) and its 95% percentile bootstrap, `samples` resamples
-    of prompts.
+    """Estimate the mean of `values` and its 95% bootstrap interval.
 
-    A resample's mean is the ratio of its summed values and counts, so prompts with more rows weigh
-    more, as in the mean itself. The interval is widened, if need be, to hold the mean, which
-    percentiles of a skewed or constant sample can miss; fewer than two prompts have none.
+    Returns the mean and the two ends of the interval. `values` has the columns prompt_id and value;
+    the percentile bootstrap draws `samples` resamples of prompts. A resample's mean is the ratio of
+    its summed values to its summed counts, so prompts with more rows weigh more, as in the mean
+    itself. The interval is widened if need be to hold the mean, which percentiles of a skewed or
+    constant sample can miss. Fewer than two prompts have no interval: both ends are None.
     """
     prompts = (
         values.group_by("prompt_id")
@@ -166,8 +179,9 @@ def estimate(
 
 
 def generator_for(seed: int, iteration: int, metric: str) -> np.random.Generator:
-    """The random generator of one metric's interval, its own, so that one metric more moves no
-    other's.
+    """Return the random generator of one metric's interval.
+
+    Each metric has its own, so that adding a metric changes no other interval.
     """
     return np.random.default_rng(int(digest([seed, iteration, metric]), 16))
 
@@ -188,11 +202,11 @@ def _compute(
             {"reward": "value"}
         )
     if spec.win_rates is not None:
-        tie_share = pl.col("ties") / (pl.col("wins") + pl.col("ties") + pl.col("losses"))
-        values["train_tie_share"] = store.frame(spec.win_rates).select("prompt_id", value=tie_share)
+        values["train_tie_share"] = store.frame(spec.win_rates).select("prompt_id", value=TIE_SHARE)
     rows = []
     for name, frame in values.items():
-        if len(frame):  # no gold answers, no accuracy
+        # without gold answers there is no accuracy
+        if len(frame):
             generator = generator_for(spec.seed, spec.iteration, name)
             rows.append(
                 (
@@ -213,9 +227,9 @@ def _compute(
 
 
 def _numbers(spec: MetricsSpec, table: pa.Table) -> dict[str, float]:
-    telling = ("win_rate", "mean_reward", "kl_k1", "accuracy_gain")
     values = dict(zip(table["metric"].to_pylist(), table["value"].to_pylist(), strict=True))
-    return {name: values[name] for name in telling if name in values}
+    noted = [metric.name for metric in shown_in("manifest")]
+    return {name: values[name] for name in noted if name in values}
 
 
 STAGE = Stage(name="metrics", spec=MetricsSpec, shards=_shards, compute=_compute, numbers=_numbers)

@@ -1,23 +1,23 @@
-"""Rates: what the trajectories of the bandit study amount to, one number per row.
+"""Convergence rates and floors of the bandit study, one number per row.
 
 With KL for KL(pi* || pi), averaged over repetitions where there are several:
 
 `contraction`
-    geometric mean of KL_{t+1} / KL_t from the reference until KL is within twice the floor, or
+    geometric mean of KL_{t+1} / KL_t from the reference until the KL is within twice the floor, or
     below 1e-10
 `contraction_proven`
-    1 / (1 + beta eta), of the exact update with eta <= 4 beta (MATH 2.5)
+    1 / (1 + beta eta), for the exact update with eta <= 4 beta (MATH 2.5)
 `floor`
-    mean KL over the last third of the iterations; its error over the repetitions
+    mean KL over the last third of the iterations, with its standard error over the repetitions
 `win_rate`, `gap`, `kl_reference`
     means over the last third of the iterations, likewise
 `generations_to_tenth`, `calls_to_tenth`
-    what it took until KL was a tenth of the reference's; no row where it never was
+    what it took until the KL was a tenth of the reference's; no row if it never was
 `slope_prompts`, `slope_samples`
-    of log floor on log prompts at fixed samples, and the other way round; `prompts` or `samples`
-    is then 0, being what varies; with `_upper` over the three largest only
+    slope of log floor on log prompts at fixed samples, and the other way round; `prompts` or
+    `samples` is then 0, because it varies; with `_upper`, over the three largest only
 
-On the instance `floor` runs start at the solution, so that their last third holds no trace of a
+On the instance `floor`, runs start at the solution, so that their last third has no trace of a
 start; its rows are the floors and their slopes.
 """
 
@@ -31,21 +31,23 @@ import pyarrow as pa
 
 from wind.bandit import FLOOR, FLOOR_ALGORITHMS
 from wind.bandit.algorithms import proven_factor
-from wind.config.recipe import BanditSection
+from wind.config.bandit import BanditSection
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.schemas import SCHEMAS
 
 RUN: Final = ("samples", "algorithm", "instance", "prompts")
-UPPER: Final = 3  # points: the fewest that have a standard error
-SMALLEST: Final = 1e-10  # nats, a KL beyond which rounding may show
+# the fewest points whose slope has a standard error
+UPPER: Final = 3
+# nats; rounding errors may show in a KL below it
+SMALLEST: Final = 1e-10
 
 Floats = npt.NDArray[np.float64]
 
 
 class RatesSpec(Spec):
-    """The study, and the sizes it was made with."""
+    """The study, and the settings it was made with."""
 
     bandit: Dataset
     section: BanditSection
@@ -59,18 +61,21 @@ class Fit(NamedTuple):
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> Fit:
-    """The least-squares slope of log y on log x; its error is that of the residuals, with len(x) -
-    2 degrees of freedom.
+    """Fit the least-squares slope of log y on log x.
+
+    Its standard error is that of the residuals, with len(x) - 2 degrees of freedom.
     """
     log_x, log_y = np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(y, dtype=np.float64))
-    centred = log_x - log_x.mean()
-    value = float(centred @ log_y / (centred @ centred))
-    residual = log_y - log_y.mean() - value * centred
-    return Fit(value, float(np.sqrt(residual @ residual / (len(x) - 2) / (centred @ centred))))
+    centered = log_x - log_x.mean()
+    value = float(centered @ log_y / (centered @ centered))
+    residual = log_y - log_y.mean() - value * centered
+    return Fit(value, float(np.sqrt(residual @ residual / (len(x) - 2) / (centered @ centered))))
 
 
 def contraction(kl_T: Floats, floor: float) -> float | None:
-    """The geometric mean of KL_{t+1} / KL_t from the start to the first KL within twice `floor`;
+    """Compute the mean factor by which the KL shrinks per iteration.
+
+    It is the geometric mean of KL_{t+1} / KL_t from the start to the first KL within twice `floor`.
     None if that is the start.
     """
     reached = np.flatnonzero(kl_T <= max(2 * floor, SMALLEST))
@@ -83,10 +88,10 @@ def contraction(kl_T: Floats, floor: float) -> float | None:
 
 
 def settled(bandit: pl.DataFrame) -> pl.DataFrame:
-    """Of every run the mean of each metric over the last third of its iterations, with its standard
-    error over repetitions.
+    """Average each run's metrics over the last third of its iterations.
 
-    Groups keep their order: another would move the last digit of a sum.
+    The standard error is over repetitions. Groups keep their order: another would change the last
+    digit of a sum.
     """
     late = bandit.filter(pl.col("iteration") > pl.col("iteration").max().over(*RUN) * 2 / 3)
     of_seeds = late.group_by(*RUN, "metric", "seed", maintain_order=True).agg(
@@ -100,7 +105,7 @@ def settled(bandit: pl.DataFrame) -> pl.DataFrame:
 
 
 def rates(bandit: pl.DataFrame, section: BanditSection) -> pl.DataFrame:
-    """The rows of `rates`, sorted by key, from those of `bandit`."""
+    """Compute the rows of `rates`, sorted by key, from those of `bandit`."""
     ends = settled(bandit.filter(pl.col("metric").is_in(["kl", "win_rate", "gap", "kl_reference"])))
     ends = ends.with_columns(quantity=pl.col("metric").replace({"kl": "floor"})).drop("metric")
     main = pl.col("instance") != FLOOR
@@ -120,10 +125,10 @@ def rates(bandit: pl.DataFrame, section: BanditSection) -> pl.DataFrame:
         rows += [
             (*run, quantity, value, None, 1) for quantity, value in _of_path(run, paths, section)
         ]
-    declared = pl.Schema(pl.from_arrow(SCHEMAS["rates"].empty_table()).schema)  # type: ignore[union-attr]
-    found = pl.DataFrame(rows, schema=declared, orient="row")
+    empty = pl.DataFrame(SCHEMAS["rates"].empty_table())
+    found = pl.DataFrame(rows, schema=empty.schema, orient="row")
     columns = SCHEMAS["rates"].names
-    return pl.concat([found, *(frame.select(columns).cast(declared) for frame in frames)]).sort(
+    return pl.concat([found, *(frame.select(columns).cast(empty.schema) for frame in frames)]).sort(
         *RUN, "quantity"
     )
 
@@ -187,13 +192,12 @@ def _compute(spec: RatesSpec, store: Store, index: int, place: Place, progress: 
 
 
 def _numbers(spec: RatesSpec, table: pa.Table) -> dict[str, float]:
-    """The slopes of the default WIND."""
-    slopes = {
+    """Return the slopes of the default WIND."""
+    return {
         row["quantity"]: row["value"]
         for row in table.to_pylist()
         if row["algorithm"] == "wind" and "slope" in row["quantity"]
     }
-    return slopes
 
 
 STAGE = Stage(name="rates", spec=RatesSpec, shards=_shards, compute=_compute, numbers=_numbers)

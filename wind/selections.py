@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wind.config.objectives import SelectionConfig
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.errors import DatasetError, InputError
 from wind.fingerprints import digest
 from wind.stages import Place, Progress, Shard, Spec, Stage, main

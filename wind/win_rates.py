@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.errors import InputError
 from wind.stages import Place, Progress, Shard, Spec, Stage, main
 from wind.store.datasets import Store

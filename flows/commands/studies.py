@@ -158,7 +158,7 @@ def _study(
                 here.terminal.line(line)
             made = report.report(here.store, found, target=target, metrics=drawn)
             if as_json:
-                say_json([standing.model_dump(mode="json") for standing in made.standings])
+                say_json([average.model_dump(mode="json") for average in made.averages])
             else:
                 report.show(made)
             if out is not None:

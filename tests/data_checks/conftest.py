@@ -1,4 +1,4 @@
-"""A chain of small datasets that fit together, and a way to plant one fault in the last of them."""
+"""A chain of small matching datasets, and a way to plant a fault in the last of them."""
 
 import json
 from collections.abc import Callable
@@ -171,11 +171,11 @@ class Chain:
         return rewards_schema(("length",))
 
     def check(self, name: str, fault: Fault | None = None, split: str | None = None) -> CheckResult:
-        """What the suite says of the dataset, default thresholds."""
+        """Check the dataset under the default thresholds."""
         return validate(self.dataset(name, fault, split), self.store, ChecksConfig())
 
     def failures(self, name: str, fault: Fault, checks: ChecksConfig | None = None) -> list[str]:
-        """What failed, as "frame.column: description"."""
+        """List the failures, as "frame.column: description"."""
         handle = self.dataset(name, fault)
         with pytest.raises(DataCheckError):
             validate(handle, self.store, checks or ChecksConfig())

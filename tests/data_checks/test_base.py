@@ -1,11 +1,9 @@
-"""What frames are joined with: the same for keys that lie side by side as for keys that have to be
-looked up.
-"""
+"""Joins of frames: the same for keys that lie side by side as for keys that are looked up."""
 
 import polars as pl
 import pytest
 
-from data_checks.base import known, present
+from data_checks.base import keys_present, with_parent
 
 KEY = ["prompt_id", "sample_index"]
 
@@ -38,7 +36,7 @@ def test_rows_get_the_columns_of_their_parent(
 ) -> None:
     frame = rows(*ours, reward=[0.5] * len(ours))
     parent = rows(*theirs, reward=[1.0, 2.0, 3.0][: len(theirs)])
-    found = known(frame, parent, KEY)
+    found = with_parent(frame, parent, KEY)
     assert found.columns == [*KEY, "reward", "reward_right", "is_known"]
     assert found.select(*KEY, "reward").equals(frame)
     assert found.select("reward_right", "is_known").rows() == expected
@@ -57,7 +55,7 @@ def test_rows_get_the_columns_of_their_parent(
 def test_what_a_parent_lost_is_marked(
     parents: list[str], there: list[str], expected: list[bool]
 ) -> None:
-    found = present(rows(*parents, reward=[1.0] * len(parents)), rows(*there), KEY)
+    found = keys_present(rows(*parents, reward=[1.0] * len(parents)), rows(*there), KEY)
     assert found.columns == [*KEY, "is_present"]
     assert found["is_present"].to_list() == expected
     assert found.select(KEY).equals(rows(*parents))

@@ -1,4 +1,4 @@
-"""Drift since the iteration before: by how much each quantity moved, and what is made of it."""
+"""Drift since the iteration before: how far each quantity moved, and the verdict on it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from data_checks.base import Subject
-from data_checks.drift import QUANTITIES, distance, shifts, standardised
+from data_checks.drift import QUANTITIES, shifts
 from data_checks.results import contents, passed
 from data_checks.validation import validate
 from wind.config.checks import ChecksConfig, DriftConfig
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain
 
 Rows = list[dict[str, Any]]
-
-
-def floats(*values: float) -> Any:
-    return np.array(values)
 
 
 def drift(**bounds: Any) -> ChecksConfig:
@@ -37,24 +33,6 @@ def moved(chain: "Chain", previous: Dataset, current: Dataset) -> dict[str, tupl
 def two_more(rows: Rows) -> None:
     for row in rows:
         row["reward"] += 2.0
-
-
-def test_a_mean_moves_in_pooled_standard_deviations() -> None:
-    """Means 1 and 4; sums of squares 2 and 8 over 3 + 3 - 2 degrees of freedom: the deviation is
-    sqrt(10 / 4).
-    """
-    assert standardised(floats(0, 1, 2), floats(2, 4, 6)) == pytest.approx(3 / np.sqrt(2.5))
-    assert standardised(floats(2, 4, 6), floats(0, 1, 2)) == pytest.approx(-3 / np.sqrt(2.5))
-    assert standardised(floats(1, 1), floats(1, 1)) == 0
-    assert standardised(floats(1, 1), floats(2, 2)) == np.inf
-    assert standardised(floats(2), floats(1)) == -np.inf
-
-
-def test_a_distribution_moves_by_the_largest_gap_of_the_cumulative_shares() -> None:
-    """At 1 three quarters of the first lie below or on, of the second a quarter."""
-    assert distance(floats(0, 1, 1, 2), floats(1, 2, 2, 3)) == 0.5
-    assert distance(floats(0, 1), floats(2, 3)) == 1
-    assert distance(floats(0, 1), floats(1, 0)) == 0
 
 
 def test_rewards_that_rise_by_two(chain: "Chain") -> None:

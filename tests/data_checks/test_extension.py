@@ -1,4 +1,4 @@
-"""Expectations of the user's own: what the config and a file may say, and what is said of mistakes."""
+"""The user's own expectations, in the config and in files, and the messages about mistakes."""
 
 import os
 import py_compile

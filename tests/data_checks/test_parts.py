@@ -1,4 +1,4 @@
-"""A frame that is judged in parts gets the verdict that it gets in one, in the memory of a part."""
+"""A frame gets the same verdict in parts as in one piece, in the memory of a part."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What `validate` returns, raises and keeps, whatever the suite."""
+"""The results, errors and stored files of `validate`, for any suite."""
 
 import json
 import re

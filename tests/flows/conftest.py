@@ -25,7 +25,8 @@ from flows.server import EmbeddedServer
 from tasks.running import keep_config, start
 from tasks.workers import Pool
 from wind.config.loading import load_config
-from wind.config.recipe import DistillConfig, WorkersConfig
+from wind.config.recipe import DistillConfig
+from wind.config.runs import WorkersConfig
 from wind.files import lock
 from wind.store.versions import Version
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.running import KeptConfig
 from wind.audit.changes import setting_changes
+from wind.config.base import without
 from wind.store.datasets import Store
 from wind.store.references import find_version
 from wind.store.versions import Version
@@ -48,6 +50,13 @@ def test_its_store_is_read(release: Version, command: Wind) -> None:
         assert (code, len(json.loads(out))) == (0, dataset.rows), name
     code, out, _ = command("sql", "SELECT count(*) AS n FROM rewards", "--json")
     assert (code, json.loads(out)) == (0, [{"n": release.content.datasets["rewards"].rows}])
+
+
+def test_the_config_of_its_run_is_read(release: Version) -> None:
+    kept = KeptConfig.of(Store("store"), release.run)
+    assert kept is not None
+    auto = ["selection.rows"]  # a run decides it when it starts
+    assert without(kept.config.recipe(), auto) == without(release.content.recipe, auto)
 
 
 @pytest.mark.slow

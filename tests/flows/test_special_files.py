@@ -10,7 +10,7 @@ import pytest
 
 from tests.flows.conftest import Wind
 from wind.code.functions import files_digest
-from wind.config.recipe import PromptsConfig
+from wind.config.prompts import PromptsConfig
 from wind.errors import OUT_OF_MEMORY, ConfigError
 from wind.prompts import prompts_spec
 from wind.store.datasets import Store

@@ -8,7 +8,8 @@ import pytest
 from tasks.devices import described, device_of, refuse_missing_gpus
 from tasks.running import start
 from wind.config.loading import bandit_config, load_config
-from wind.config.recipe import DistillConfig, RunConfig
+from wind.config.recipe import DistillConfig
+from wind.config.runs import RunConfig
 from wind.errors import ConfigError
 from wind.machine import devices
 from wind.store.datasets import Store

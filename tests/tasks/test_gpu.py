@@ -20,18 +20,17 @@ from tests.wind.policy_case import save_random_policy
 from tests.wind.rollouts_case import prompts_of, rollouts_spec, write_reward
 from tests.wind.test_reward_models import job, llama_reward_model
 from tests.wind.training_case import DEEPSPEED_WARNINGS, Inputs, distance, make_inputs, make_spec
-from wind.config.recipe import (
-    ClassifierRewardConfig,
-    InferenceConfig,
-    PairwiseRewardConfig,
-    SamplingConfig,
-    WorkersConfig,
-)
+from wind.config.models import InferenceConfig
+from wind.config.rewards import ClassifierRewardConfig, PairwiseRewardConfig
+from wind.config.runs import WorkersConfig
+from wind.config.sampling import SamplingConfig
 from wind.generations import GenerationsSpec
 from wind.logps import LogpsSpec
 from wind.machine import devices
 from wind.machine.processes import environment
-from wind.rewards import Classifier, Pairwise, resolve_reward
+from wind.rewards import resolve_reward
+from wind.rewards.kinds.classifier import Classifier
+from wind.rewards.kinds.pairwise import Pairwise
 from wind.stages import Job, Place, Spec
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model

@@ -17,7 +17,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from tasks.workers import Pool
 from tests.wind.architecture_case import ARCHITECTURES, SHAPES, eager_logps, save_model
 from tests.wind.policy_case import stored_prompts
-from wind.config.recipe import InferenceConfig, PolicyConfig, SamplingConfig, WorkersConfig
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.runs import WorkersConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import StageError
 from wind.generations import GenerationsSpec
 from wind.generations.vllm import EXACT_IN_PLACE

@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.workers import Pool
-from wind.config.recipe import WinRateConfig, WorkersConfig
+from tasks.workers import Pool, kind_of
+from wind.config.rewards import WinRateConfig
+from wind.config.runs import WorkersConfig
 from wind.errors import InputError, StageError
 from wind.stages import Job, Place
 from wind.store.datasets import Store
@@ -34,6 +35,14 @@ def job(store: Store, given: Dataset) -> Job:
     return Job(
         stage="win_rates", spec=spec.model_dump(mode="json"), place=Place(root=str(store.root))
     )
+
+
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_generations_run_in_the_workers_of_their_sampler(backend: str) -> None:
+    sampled = Job(
+        stage="generations", spec={"sampling": {"backend": backend}}, place=Place(root="anywhere")
+    )
+    assert kind_of(sampled) == backend
 
 
 def pool_of(store: Store, processes: int) -> Pool:

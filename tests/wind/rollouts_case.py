@@ -8,13 +8,10 @@ import pytest
 
 from tests.wind.objective_case import config_of
 from tests.wind.training_case import publish, quiet
-from wind.config.recipe import (
-    InferenceConfig,
-    RuleRewardConfig,
-    SamplingConfig,
-    TrainingConfig,
-    WinRateConfig,
-)
+from wind.config.models import InferenceConfig
+from wind.config.rewards import RuleRewardConfig, WinRateConfig
+from wind.config.sampling import SamplingConfig
+from wind.config.training import TrainingConfig
 from wind.fingerprints import digest
 from wind.rewards import resolve_reward
 from wind.rollouts import RolloutsSpec, compute

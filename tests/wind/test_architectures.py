@@ -31,7 +31,9 @@ from tests.wind.architecture_case import (
     tokenizer_of,
 )
 from tests.wind.training_case import make_inputs, make_spec, train
-from wind.config.recipe import TODAY, InferenceConfig, PolicyConfig, SamplingConfig
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.sampling import SamplingConfig
+from wind.config.templates import TODAY
 from wind.errors import ConfigError, InputError
 from wind.generations import Request, Sample
 from wind.generations.hf import TransformersSampler

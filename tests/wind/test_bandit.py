@@ -15,8 +15,8 @@ from wind.bandit import FLOOR, exact_rows, instance_of, part_rows, parts, sample
 from wind.bandit.algorithms import proven_factor, sampled_algorithms
 from wind.bandit.instances import INSTANCES, RARE, Instance, cyclic, joined
 from wind.bandit.sampling import Draw, draw, minimized, solved
+from wind.config.bandit import BanditSection
 from wind.config.objective_facts import Rows
-from wind.config.recipe import BanditSection
 from wind.games import is_constant_sum, wind_update
 from wind.objectives import OBJECTIVES, Batch
 

@@ -6,17 +6,21 @@ import ast
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from tests.wind.audit_case import key, publish
 from wind.code import digests, loading
 from wind.code.digests import DECIDING, NEUTRAL, code_digest, code_of, is_neutral, refuse_edited
+from wind.config.base import Section
+from wind.config.objectives import WindObjectiveConfig
+from wind.config.training import LoraConfig
 from wind.errors import StageError
 from wind.fingerprints import digest
 from wind.machine.processes import environment, python
-from wind.stages import STAGES, STUDIES, Job, Place, Shard, run
+from wind.stages import STAGES, STUDIES, Job, Place, Shard, run, stage_named
 from wind.store.computations import recorded
 from wind.store.datasets import Store
 from wind.win_rates import STAGE
@@ -83,16 +87,25 @@ def test_what_is_neutral_is_there_and_says_why() -> None:
     assert all(NEUTRAL.values())
 
 
+def sections_in(annotation: Any) -> set[type[Section]]:
+    """The sections that a field can hold, and those within them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.values()
+        below = set().union(*(sections_in(field.annotation) for field in fields))
+        return below | ({annotation} if issubclass(annotation, Section) else set())
+    return set().union(*map(sections_in, get_args(annotation)))
+
+
 @pytest.mark.parametrize("stage", ALL)
 def test_a_stage_has_its_own_module_and_its_settings_in_its_key(stage: str) -> None:
     key = code_of(f"wind.{stage}")
-    assert {
-        f"wind.{stage}",
-        "wind.config.recipe",
-        "wind.config.objectives",
-        "wind.store.schemas",
-    } <= key.keys()
+    settings = {section.__module__ for section in sections_in(stage_named(stage).spec)}
+    assert {f"wind.{stage}", "wind.store.schemas", *settings} <= key.keys()
     assert not any(map(is_neutral, key))
+
+
+def test_settings_are_found_within_unions_and_sections() -> None:
+    assert {WindObjectiveConfig, LoraConfig} <= sections_in(stage_named("training").spec)
 
 
 @pytest.fixture

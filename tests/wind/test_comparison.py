@@ -1,4 +1,4 @@
-"""The comparison stage: every number of every run, and what each had spent by then."""
+"""The comparison stage: every number of every run, and what each run had spent."""
 
 from collections.abc import Mapping
 from typing import Any

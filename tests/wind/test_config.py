@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from wind.config.loading import load_config
 from wind.config.objectives import AnyObjectiveConfig, WindObjectiveConfig
-from wind.config.recipe import ClassifierRewardConfig, DistillConfig, RuleRewardConfig
+from wind.config.recipe import DistillConfig
+from wind.config.rewards import ClassifierRewardConfig, RuleRewardConfig
 from wind.errors import ConfigError
 
 RECIPE = """\

@@ -72,7 +72,7 @@ def test_long_columns_and_nulls_are_compared_too(tmp_path: Path) -> None:
 
 def test_a_shift_by_hand(tmp_path: Path) -> None:
     """0 0 1 1 and 1 1 1 3: the distribution functions are 1/2 apart at 0; means 1/2 and 3/2;
-    variances 1/4 and 3/4.
+    sums of squares 1 and 3 over 4 + 4 - 2 degrees of freedom.
     """
     store = Store(tmp_path)
     keys = [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
@@ -80,7 +80,7 @@ def test_a_shift_by_hand(tmp_path: Path) -> None:
     after = rewards(store, dict(zip(keys, (1.0, 1.0, 1.0, 3.0), strict=True)))
     (shift,) = row_changes(store, "rewards", before, after).shifts
     assert (shift.quantity, shift.before, shift.after, shift.statistic) == ("reward", 0.5, 1.5, 0.5)
-    assert shift.effect == pytest.approx(1 / math.sqrt(0.5))
+    assert shift.effect == pytest.approx(1 / math.sqrt(4 / 6))
     # Two prompts on each side count, not four rows: Kolmogorov's Q(1/2) = 2 sum (-1)^(j-1) exp(-2
     # j^2 (1/2)^2).
     expected = 2 * sum((-1) ** (j - 1) * math.exp(-2 * j * j * 0.25) for j in range(1, 50))

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from wind.config.recipe import EvaluationConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.evaluation import evaluation, exact_match, resolve_match
 from wind.stages import Job, Place, run

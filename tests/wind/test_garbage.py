@@ -22,7 +22,7 @@ from tests.wind.versions_case import (
     three_iterations,
     verify,
 )
-from wind.config.recipe import RetentionConfig
+from wind.config.runs import RetentionConfig
 from wind.errors import DatasetError
 from wind.files import lock, unfinished_name
 from wind.store import computations, pins, studies

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +20,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from wind.config.recipe import InferenceConfig, PolicyConfig, SamplingConfig
+from wind.code.packages import PACKAGES
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.sampling import SAMPLER_PACKAGES, Backend, SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.generations import (
+    SAMPLERS,
     GenerationsSpec,
     Request,
     Sample,
+    auto_backend,
     request_seed,
     response_text,
 )
@@ -88,6 +93,42 @@ def rows(store: Store, spec: GenerationsSpec) -> list[dict[str, Any]]:
         run(job(store, spec), lambda done, total: None)
     ).to_pylist()
     return table
+
+
+def test_every_backend_of_a_recipe_is_a_sampler() -> None:
+    assert SAMPLERS.keys() == set(get_args(Backend)) == SAMPLER_PACKAGES.keys()
+    named = [*chain.from_iterable(SAMPLER_PACKAGES.values())]
+    assert set(named) <= set(PACKAGES)
+    assert {sampler.package for sampler in SAMPLERS.values()} <= {None, *named}
+
+
+@pytest.mark.parametrize(
+    ("device", "interpreters", "is_installed", "expected"),
+    [
+        ("cpu", [], True, "transformers"),
+        ("cpu", ["vllm"], True, "transformers"),
+        ("cuda", [], True, "vllm"),
+        ("cuda", [], False, "transformers"),
+        ("cuda", ["transformers", "training"], False, "transformers"),
+        ("cuda", ["vllm"], False, "vllm"),
+    ],
+)
+def test_auto_is_vllm_on_a_gpu_where_its_workers_have_it(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    interpreters: list[str],
+    is_installed: bool,
+    expected: str,
+) -> None:
+    asked = []
+
+    def found(name: str) -> str | None:
+        asked.append(name)
+        return name if is_installed else None
+
+    monkeypatch.setattr("wind.generations.find_spec", found)
+    assert auto_backend(device, interpreters) == expected
+    assert set(asked) <= {"vllm"}
 
 
 @pytest.fixture

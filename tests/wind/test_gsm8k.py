@@ -4,7 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from wind.config.recipe import EvaluationConfig, RuleRewardConfig
+from wind.config.evaluation import EvaluationConfig
+from wind.config.rewards import RuleRewardConfig
 from wind.errors import InputError
 from wind.evaluation import resolve_match
 from wind.rewards import resolve_reward

@@ -15,7 +15,9 @@ from typing import Any
 import datasets
 import pytest
 
-from wind.config.recipe import ClassifierRewardConfig, PolicyConfig, PromptsConfig
+from wind.config.models import PolicyConfig
+from wind.config.prompts import PromptsConfig
+from wind.config.rewards import ClassifierRewardConfig
 from wind.errors import ConfigError, InputError, StageError, WindError
 from wind.files import NotPlainError, open_plain, read_plain
 from wind.models import import_policy

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from wind.config.recipe import InferenceConfig, PolicyConfig, SamplingConfig
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import DatasetError, InputError
 from wind.logps import LogpsSpec, batched, padded
 from wind.models import import_policy

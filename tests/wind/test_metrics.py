@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wind.config.recipe import EvaluationConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError
+from wind.metric_table import METRICS
 from wind.metrics import (
     distinct_n,
     distinct_responses,
@@ -289,6 +290,9 @@ def test_the_stage_writes_one_row_per_metric(store: Store) -> None:
     made = run(job, lambda done, total: None)
     rows = {row["metric"]: row for row in store.frame(made).to_dicts()}
     assert list(rows) == sorted(rows)
+    assert rows.keys() == METRICS.keys(), (
+        "a metric needs a row in wind/metric_table.py and a formula in wind/metrics.py"
+    )
     assert {row["iteration"] for row in rows.values()} == {2}
     assert (rows["train_reward"]["value"], rows["train_tie_share"]["value"]) == (2.25, 0.5)
     assert rows["loss"] == {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from wind.config.recipe import InferenceConfig, PolicyConfig
+from wind.config.models import InferenceConfig, PolicyConfig
 from wind.errors import ConfigError, InputError
 from wind.models import (
     deterministic,

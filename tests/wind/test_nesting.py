@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wind.config.loading import load_config
-from wind.config.recipe import PromptsConfig
+from wind.config.prompts import PromptsConfig
 from wind.errors import ConfigError, InputError
 from wind.nesting import is_too_deep, json_value
 from wind.prompts.rows import read_rows

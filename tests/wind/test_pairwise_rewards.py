@@ -15,9 +15,11 @@ import pytest
 
 from tests.wind.pairwise_case import TEMPLATE, Logit, edit_json, pairrm_folder, template_logit
 from tests.wind.test_reward_models import bert_reward_model, llama_reward_model, published
-from wind.config.recipe import InferenceConfig, PairwiseRewardConfig
+from wind.config.models import InferenceConfig
+from wind.config.rewards import PairwiseRewardConfig
 from wind.errors import ConfigError, InputError, WindError
-from wind.rewards import Pairwise, RewardsSpec, resolve_reward
+from wind.rewards import RewardsSpec, resolve_reward
+from wind.rewards.kinds.pairwise import Pairwise
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset

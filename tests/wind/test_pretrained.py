@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from wind.config.recipe import ClassifierRewardConfig, InferenceConfig, PolicyConfig
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.rewards import ClassifierRewardConfig
 from wind.errors import ConfigError, InputError, WindError
 from wind.models import import_policy, load_policy, load_tokenizer
 from wind.models.pretrained import load_tokenizer as tokenizer_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from wind.config.recipe import PromptsConfig
+from wind.config.prompts import PromptsConfig
 from wind.errors import InputError
 from wind.prompts import PromptsSpec
 from wind.prompts.messages import conversation_of, plain

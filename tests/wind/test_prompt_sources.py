@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 
-from wind.config.recipe import PromptsConfig
+from wind.config.prompts import PromptsConfig
 from wind.errors import ConfigError, InputError
 from wind.prompts.rows import Row, read_rows
 from wind.prompts.sources import import_prompts

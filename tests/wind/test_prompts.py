@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from wind.config.recipe import PromptsConfig
+from wind.config.prompts import PromptsConfig
 from wind.errors import ConfigError, InputError
 from wind.prompts import import_prompts, prompts_spec, split_of
 from wind.stages import Job, Place, compute_shard, missing_shards, run

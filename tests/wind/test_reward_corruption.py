@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from wind.config.recipe import CorruptionConfig, InferenceConfig, RuleRewardConfig
+from wind.config.models import InferenceConfig
+from wind.config.rewards import CorruptionConfig, RuleRewardConfig
 from wind.rewards import RewardsSpec, resolve_reward
 from wind.rewards.corruption import corrupted
 from wind.rewards.functions import Floats, Responses

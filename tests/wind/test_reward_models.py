@@ -11,10 +11,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from wind.config.recipe import TODAY, ClassifierRewardConfig, InferenceConfig
+from wind.config.models import InferenceConfig
+from wind.config.rewards import ClassifierRewardConfig
+from wind.config.templates import TODAY
 from wind.errors import WindError
-from wind.rewards import Classifier, Pairwise, RewardsSpec, resolve_reward
+from wind.rewards import RewardsSpec, resolve_reward
 from wind.rewards.functions import Responses
+from wind.rewards.kinds.classifier import Classifier
+from wind.rewards.kinds.pairwise import Pairwise
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset

@@ -11,11 +11,13 @@ import polars as pl
 import pytest
 
 from wind.code.functions import source_digest
-from wind.config.recipe import InferenceConfig, RuleRewardConfig
+from wind.config.models import InferenceConfig
+from wind.config.rewards import RuleRewardConfig
 from wind.errors import ConfigError, InputError
 from wind.fingerprints import file_digest
-from wind.rewards import RewardsSpec, Rule, resolve_reward
+from wind.rewards import RewardsSpec, resolve_reward
 from wind.rewards.functions import Responses
+from wind.rewards.kinds.rule import Rule
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset

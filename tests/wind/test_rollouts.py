@@ -22,7 +22,8 @@ from tests.wind.training_case import (
     weights,
 )
 from wind.code.observed import noting
-from wind.config.recipe import InferenceConfig, PairwiseRewardConfig
+from wind.config.models import InferenceConfig
+from wind.config.rewards import PairwiseRewardConfig
 from wind.errors import ConfigError, InputError
 from wind.generations import Request, request_seed
 from wind.generations.hf import TransformersSampler

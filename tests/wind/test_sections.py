@@ -10,7 +10,8 @@ from pydantic import Field
 
 from wind.config.base import Section, at_defaults, setting_of, without, without_defaults
 from wind.config.loading import load_config
-from wind.config.recipe import DistillConfig, SamplingConfig
+from wind.config.recipe import DistillConfig
+from wind.config.sampling import SamplingConfig
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.wind.training_case import publish
 from wind.config.objectives import SelectionConfig
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.errors import InputError
 from wind.selections import SelectionsSpec, selections
 from wind.stages import Job, Place, run

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 import wind.stages
 import wind.win_rates
-from wind.config.recipe import DistillConfig, SamplingConfig, WinRateConfig
+from wind.config.recipe import DistillConfig
+from wind.config.rewards import WinRateConfig
+from wind.config.sampling import SamplingConfig
 from wind.stages import Job, Place, Shard, Spec, published, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, folder_of

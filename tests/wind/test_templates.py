@@ -13,7 +13,9 @@ import pytest
 from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from wind.config.recipe import TAKEN, ClassifierRewardConfig, PromptsConfig
+from wind.config.prompts import PromptsConfig
+from wind.config.rewards import ClassifierRewardConfig
+from wind.config.templates import TAKEN
 from wind.errors import ConfigError, InputError
 from wind.models.templates import Template
 

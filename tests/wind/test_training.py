@@ -24,7 +24,7 @@ from tests.wind.training_case import (
     values,
     weights,
 )
-from wind.config.recipe import TrainingConfig
+from wind.config.training import TrainingConfig
 from wind.errors import TrainingError
 from wind.machine.environment import variables
 from wind.models.sequence_logps import SequenceLogps

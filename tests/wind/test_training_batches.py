@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from tests.wind.training_case import GROUPS, Inputs, N, make_inputs, make_spec, publish
-from wind.config.recipe import TrainingConfig
+from wind.config.training import TrainingConfig
 from wind.errors import DatasetError
 from wind.store.datasets import Store
 from wind.training.batches import Plan, load_rows, micro_batch

@@ -19,7 +19,7 @@ from tests.wind.training_case import (
     publish,
     train,
 )
-from wind.config.recipe import TrainingConfig
+from wind.config.training import TrainingConfig
 from wind.errors import TrainingError
 from wind.machine.environment import variables
 from wind.objectives import objective_for

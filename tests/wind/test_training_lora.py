@@ -21,7 +21,7 @@ from tests.wind.training_case import (
     values,
     weights,
 )
-from wind.config.recipe import LoraConfig
+from wind.config.training import LoraConfig
 from wind.errors import ConfigError
 from wind.models.sequence_logps import SequenceLogps
 from wind.stages import Shard

@@ -25,7 +25,7 @@ from tests.wind.training_case import (
     weights,
 )
 from wind.config.objectives import SelectionConfig
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.errors import TrainingError
 from wind.rewards.functions import LARGEST
 from wind.rollouts import RolloutsSpec

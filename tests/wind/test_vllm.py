@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.wind.architecture_case import SHAPES, save_model
 from tests.wind.policy_case import STOP, save_random_policy, stored_prompts
-from wind.config.recipe import InferenceConfig, PolicyConfig, SamplingConfig
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.generations import GenerationsSpec, Request, Sample
 from wind.models import import_policy, stop_token_ids

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from wind.config.recipe import InferenceConfig, SamplingConfig
+from wind.config.models import InferenceConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import InputError, StageError, WindError
 from wind.generations import GenerationsSpec, vllm
 from wind.store.handles import Dataset, Model

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wind.config.recipe import WinRateConfig
+from wind.config.rewards import WinRateConfig
 from wind.errors import InputError
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests.wind.objective_case import config_of
-from wind.config.recipe import InferenceConfig, TrainingConfig
+from wind.config.models import InferenceConfig
+from wind.config.training import TrainingConfig
 from wind.fingerprints import digest
 from wind.models import load_policy
 from wind.models.sequence_logps import SequenceLogps

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import save_file
 
-from wind.config.recipe import InferenceConfig, SamplingConfig
+from wind.config.models import InferenceConfig
+from wind.config.sampling import SamplingConfig
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec
 from wind.store import sealed_json

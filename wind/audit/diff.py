@@ -5,7 +5,6 @@ to a prompt are not independent, so the p-value counts prompts in place of rows,
 it larger.
 """
 
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +14,18 @@ from wind.audit.changes import Change, Settings, changes, setting_changes
 from wind.audit.lineage import chain
 from wind.audit.recomputation import ComputedVersion, Recomputed, recomputed
 from wind.errors import DatasetError, first_line
+from wind.quantities import (
+    IS_TRUNCATED,
+    LOG_RATIO,
+    OF_POLICY,
+    RESPONSE_TOKENS,
+    TIE_SHARE,
+    Floats,
+    effect_size,
+    floats,
+    ks_distance,
+    tie_share_of_rewards,
+)
 from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, label
@@ -24,34 +35,27 @@ from wind.store.versions import Version
 # types that fit a machine word
 NARROW = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.Boolean)
 
-TOKENS = pl.col("response_token_ids").list.len().cast(pl.Float64)
 OF_A_GROUP = ("step", "prompt_id", "drawn_from")
-# What is compared of a dataset, by its noun: the quantities that an objective or a data check looks
-# at.
+# The quantities of each dataset whose distributions are compared: those that an objective or a data
+# check looks at.
 QUANTITIES: dict[str, dict[str, pl.Expr]] = {
-    "generations": {
-        "response_tokens": TOKENS,
-        "truncated_share": (pl.col("finish_reason") == "length").cast(pl.Float64),
-    },
+    "generations": {"response_tokens": RESPONSE_TOKENS, "truncated_share": IS_TRUNCATED},
     "rewards": {"reward": pl.col("reward")},
-    "win_rates": {
-        "win_rate": pl.col("win_rate"),
-        "tie_share": pl.col("ties") / (pl.col("wins") + pl.col("ties") + pl.col("losses")),
-    },
-    "logps": {"log_ratio": pl.col("logp_policy") - pl.col("logp_reference")},
+    "win_rates": {"win_rate": pl.col("win_rate"), "tie_share": TIE_SHARE},
+    "logps": {"log_ratio": LOG_RATIO},
     "rollouts": {
         "reward": pl.col("reward"),
-        "response_tokens": TOKENS,
+        "response_tokens": RESPONSE_TOKENS,
         "win_rate": pl.col("win_rate"),
-        "tie_share": (pl.len().over(*OF_A_GROUP, "reward") - 1) / (pl.len().over(*OF_A_GROUP) - 1),
-        "log_ratio": pl.col("logp_policy") - pl.col("logp_reference"),
+        "tie_share": tie_share_of_rewards(*OF_A_GROUP),
+        "log_ratio": LOG_RATIO,
     },
     "evaluation": {
         "reward": pl.col("reward_policy"),
-        "response_tokens": pl.col("response_tokens_policy").cast(pl.Float64),
+        "response_tokens": pl.col("response_tokens_policy"),
         "win_rate": pl.col("win_rate"),
         "tie_share": pl.col("tie_share"),
-        "log_ratio": pl.col("logp_policy") - pl.col("logp_reference"),
+        "log_ratio": LOG_RATIO,
     },
 }
 
@@ -65,7 +69,8 @@ class Shift(Record):
     # Kolmogorov-Smirnov: the largest distance of the two distribution functions, in [0, 1]
     statistic: float
     p_value: float  # of the same distribution, prompts counted in place of rows
-    effect: float  # difference of the means in pooled standard deviations; 0 where neither varies
+    # difference of the means in pooled standard deviations; infinite between two constants
+    effect: float
 
 
 class DatasetDifference(Record):
@@ -218,7 +223,7 @@ def shifts(store: Store, before: Dataset, after: Dataset) -> list[Shift]:
     quantities = QUANTITIES.get(after.name, {})
     if not quantities or not before.rows or not after.rows:
         return []
-    of_policy = pl.col("drawn_from") == "policy" if after.name == "rollouts" else pl.lit(True)
+    of_policy = OF_POLICY if after.name == "rollouts" else pl.lit(True)
     sides = []
     for handle in (before, after):
         rows = pl.scan_pyarrow_dataset(store.open(handle)).filter(of_policy)
@@ -226,7 +231,7 @@ def shifts(store: Store, before: Dataset, after: Dataset) -> list[Shift]:
         sides.append(_collected(rows.select("prompt_id", *named), before, after))
     prompts, others = (side["prompt_id"].n_unique() for side in sides)
     return [
-        _shift(name, sides[0][name].to_numpy(), sides[1][name].to_numpy(), prompts, others)
+        _shift(name, floats(sides[0][name]), floats(sides[1][name]), prompts, others)
         for name in quantities
     ]
 
@@ -244,18 +249,10 @@ def _rows(
         )
 
 
-def _shift(
-    quantity: str,
-    before: "np.ndarray[Any, Any]",
-    after: "np.ndarray[Any, Any]",
-    prompts: int,
-    others: int,
-) -> Shift:
+def _shift(quantity: str, before: Floats, after: Floats, prompts: int, others: int) -> Shift:
     from scipy import stats  # most of a second to import
 
-    statistic = float(stats.ks_2samp(before, after, method="asymp").statistic)
-    pooled = float(np.sqrt((before.var() + after.var()) / 2))
-    distance = float(after.mean() - before.mean())
+    statistic = ks_distance(before, after)
     return Shift(
         quantity=quantity,
         before=float(before.mean()),
@@ -264,7 +261,7 @@ def _shift(
         p_value=float(
             stats.kstwobign.sf(statistic * np.sqrt(prompts * others / (prompts + others)))
         ),
-        effect=distance / pooled if pooled > 0 else 0.0,
+        effect=effect_size(before, after),
     )
 
 

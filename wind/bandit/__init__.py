@@ -26,7 +26,7 @@ import torch
 from wind.bandit.algorithms import Sampled, Update, exact_updates, sampled_algorithms
 from wind.bandit.instances import INSTANCES, Instance, joined
 from wind.bandit.sampling import draw
-from wind.config.recipe import BanditSection
+from wind.config.bandit import BanditSection
 from wind.fingerprints import digest
 from wind.games import duality_gap, kl, solve
 from wind.stages import Place, Progress, Shard, Spec, Stage

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from wind.bandit import FLOOR, FLOOR_ALGORITHMS, exact_iterations
 from wind.bandit.algorithms import proven_factor
 from wind.bandit.instances import INSTANCES
-from wind.config.recipe import BanditConfig, BanditSection
+from wind.config.bandit import BanditConfig, BanditSection
 from wind.figures import GRAY, look, save, style
 from wind.files import atomic_write
 

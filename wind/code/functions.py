@@ -1,9 +1,8 @@
-"""The source of a user's function, named `module:function` in the config: found and fingerprinted
-without running any of it.
+"""The source of a user's function, found and digested without running it.
 
-The digest covers the module's source and, as far as import statements tell, every module beside it
-under the same folder, so that editing a helper counts as editing the function. It cannot see data
-files, nor what is imported by a computed name.
+The digest covers the module's source and every module from the same folder that its import
+statements reach, so that editing a helper counts as editing the function. Data files and imports by
+a computed name are out of its sight.
 """
 
 import ast
@@ -21,29 +20,29 @@ from wind.machine.user_path import user_path
 
 
 def source_digest(setting: str, function: str) -> str:
-    """The digest of the code behind `module:function`; `setting` is how the config calls it, for
-    messages.
+    """Return the digest of the code behind `module:function`.
 
-    The current folder comes last on the import path, as where the function runs. Raises ConfigError
-    in one line if there is no such module, no such function in it, or if its source does not parse.
+    `setting` is its name in the config, for messages. The current folder comes last on the import
+    path, as it does when the function runs. Raises ConfigError, in one line, if there is no such
+    module or function, or if the source does not parse.
     """
     name = function.partition(":")[0]
-    # built in, or compiled for this Python
+    # without sources, the module is built in, or compiled for this Python
     return digest(sources(setting, function) or [name, sys.version])
 
 
 def sources(setting: str, function: str) -> dict[str, str]:
-    """The sha256 of each source file behind `module:function`, by module name; none of a module
-    without Python source.
+    """Return the sha256 of each source file behind `module:function`, by module name.
 
-    Raises ConfigError as `source_digest` does.
+    A module without Python source has none. Raises ConfigError like `source_digest`.
     """
     name, _, attribute = function.partition(":")
     importlib.invalidate_caches()  # the module may be younger than the last look into its folder
     spec = find_module(name)
     if spec is None:
         raise ConfigError(
-            f"{setting} {function}: there is no module {name} in {Path.cwd()} or among the installed packages"
+            f"{setting} {function}: there is no module {name} in {Path.cwd()} "
+            "or among the installed packages"
         )
     source = source_file(spec)
     if source is None:
@@ -54,10 +53,10 @@ def sources(setting: str, function: str) -> dict[str, str]:
 
 
 def files_digest(setting: str, path: Path) -> str:
-    """The digest of the Python file at `path` and, as `source_digest`, of every module beside it
-    that it imports.
+    """Return the digest of a Python file and its imports.
 
-    Raises ConfigError in one line if there is no such file, or if it does not parse.
+    Only modules beside the file count. Raises ConfigError, in one line, if there is no such file,
+    or if it does not parse.
     """
     importlib.invalidate_caches()
     if not path.is_file() or path.suffix != ".py":
@@ -71,22 +70,26 @@ def files_digest(setting: str, path: Path) -> str:
 
 
 def find_module(name: str) -> ModuleSpec | None:
-    """The spec of a dotted module name, or None; unlike importlib's own `find_spec`, no parent
-    package is imported.
+    """Return the spec of a dotted module name, or None.
+
+    Unlike importlib's own `find_spec`, this imports no parent package.
     """
     top, *rest = name.split(".")
     spec = _top_level(top)
     for part in rest:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        # By its last name only: a folder without `__init__.py` would look for its parent among the
-        # imported packages.
+        # Search by the last name only: a folder without `__init__.py` would look for its parent
+        # among the imported packages.
         spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
     return spec
 
 
 def _top_level(name: str) -> ModuleSpec | None:
-    """What an import of `name` finds, the user's folders coming last on the import path."""
+    """Return what `import name` finds.
+
+    The user's folders come last on the import path.
+    """
     for finder in sys.meta_path:
         spec = finder.find_spec(name, [*sys.path, *user_path()] if finder is PathFinder else None)
         if spec is not None:
@@ -95,21 +98,25 @@ def _top_level(name: str) -> ModuleSpec | None:
 
 
 def source_file(spec: ModuleSpec) -> Path | None:
-    """The module's Python source; None for built-in and extension modules and for folders without
-    `__init__.py`.
+    """Return the path of a module's Python source.
+
+    None for built-in and extension modules, and for folders without `__init__.py`.
     """
     return Path(spec.origin) if spec.origin is not None and spec.origin.endswith(".py") else None
 
 
 def shown_path(path: str) -> str:
-    """A path as the user would type it: relative to the current folder where it lies under it."""
+    """Return a path as the user would type it.
+
+    It is relative if it is below the current folder.
+    """
     return (
         str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
     )
 
 
 def _text(setting: str, source: Path) -> str:
-    """The decoded source, which parses. Raises ConfigError otherwise."""
+    """Return the decoded source. Raises ConfigError if it does not parse."""
     try:
         text = importlib.util.decode_source(source.read_bytes())
         ast.parse(text)
@@ -125,8 +132,9 @@ def _text(setting: str, source: Path) -> str:
 
 
 def _binds(text: str, filename: str, name: str) -> bool:
-    """Whether the module's top level defines, assigns or imports `name`; taken on trust where it
-    imports `*`.
+    """Return whether the module's top level defines, assigns or imports `name`.
+
+    A module that imports `*` is assumed to.
     """
     if any(
         isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
@@ -141,8 +149,9 @@ def _binds(text: str, filename: str, name: str) -> bool:
 
 
 def _beside(setting: str, name: str, source: Path) -> dict[str, Path]:
-    """The module and all it imports, directly or not, from the folder it was found in: sources by
-    module name.
+    """Return the sources of a module and its imports, by module name.
+
+    Only imports from the same folder count. Imports are followed transitively.
     """
     folder = _folder(name, source)
     found: dict[str, Path] = {}
@@ -165,14 +174,18 @@ def _beside(setting: str, name: str, source: Path) -> dict[str, Path]:
 
 
 def _folder(name: str, source: Path) -> Path:
-    """The folder on the import path in which the top-level module of `name` was found."""
+    """Return the folder on the import path that holds `name`.
+
+    It holds the top-level module.
+    """
     depth = name.count(".") + (source.name == "__init__.py")
     return source.resolve().parents[depth]
 
 
 def _is_own(imported: str, name: str, folder: Path) -> bool:
-    """Whether `imported` belongs to the user's code: among installed packages only the same package
-    does.
+    """Return whether `imported` belongs to the user's code.
+
+    Of installed packages, only the function's own package does.
     """
     is_installed = (
         folder.name in ("site-packages", "dist-packages")
@@ -182,7 +195,10 @@ def _is_own(imported: str, name: str, folder: Path) -> bool:
 
 
 def _imports(text: str, module: str, path: Path) -> Iterator[str]:
-    """Every name in the import statements of a source that may be a module, parents included."""
+    """Yield every name that a source imports as a possible module.
+
+    The parents of a dotted name are yielded, too.
+    """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(text)):
         names = []
@@ -197,7 +213,10 @@ def _imports(text: str, module: str, path: Path) -> Iterator[str]:
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:
-    """The module an import statement is from, its leading dots resolved against `package`."""
+    """Return the module that an import statement is from.
+
+    Leading dots are resolved against `package`.
+    """
     if not node.level:
         return node.module or ""
     parents = package.split(".")

@@ -16,8 +16,9 @@ from typing import get_args, get_type_hints
 
 from pydantic import BaseModel
 
+from wind.config.base import Function
 from wind.config.checks import ChecksConfig
-from wind.config.recipe import Function, RunConfig
+from wind.config.runs import RunConfig
 from wind.errors import ConfigError
 from wind.files import read_plain
 from wind.machine.terminal import complain

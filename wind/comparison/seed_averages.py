@@ -1,9 +1,9 @@
-"""Standings: what the runs of a comparison amount to, once seeds are averaged.
+"""Metrics and costs of each recipe and setting, averaged over seeds.
 
 A recipe under one setting is run with several seeds; the seed decides the split of the prompts, the
 samples and the order of training. Its curve is the mean over seeds with the Student t interval
-between them: it says where another seed would fall on average, which an interval over the prompts
-of one run does not. One seed has no interval.
+between them. That interval says where the mean over other seeds would fall, which an interval over
+the prompts of one run does not. A single seed has no interval.
 """
 
 import math
@@ -17,42 +17,48 @@ from wind.records import Record
 
 LEVEL = 0.95
 CELL = ("recipe", "setting")
-HALVINGS = 60
 
 
 class Estimate(Record):
-    """A mean over seeds, and its 95% interval where there are two or more."""
+    """A mean over seeds, with its 95% interval.
+
+    A single seed has no interval.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
 
 
-class Standing(Record):
-    """One recipe under one setting."""
+class SeedAverage(Record):
+    """One recipe under one setting, averaged over its seeds."""
 
     recipe: str
     setting: str
     seeds: tuple[int, ...]
-    # by metric, one entry per iteration from 0 on; None: not measured there
+    # by metric, one entry per iteration from 0 on; None where it was not measured
     curves: dict[str, tuple[Estimate | None, ...]]
-    # what had been spent when the win rate reached the target; None: it did not
+    # by cost, what had been spent when the win rate reached the target; None if it never did
     to_target: dict[str, float | None] = {}
 
     def name(self) -> str:
-        """What tells it from others in a table."""
+        """Return the recipe and its setting, as tables show them."""
         return f"{self.recipe} {self.setting}".strip()
 
     def last(self, metric: str) -> Estimate | None:
-        """The metric after the last iteration, None if it is not measured."""
+        """Return `metric` after the last iteration.
+
+        None if it was not measured.
+        """
         return self.curves.get(metric, (None,))[-1]
 
 
-def standings(numbers: pl.DataFrame, target: float, costs: Sequence[str]) -> list[Standing]:
-    """One standing per recipe and setting of `numbers` (the columns of a comparison), in order of
-    their first rows.
+def seed_averages(numbers: pl.DataFrame, target: float, costs: Sequence[str]) -> list[SeedAverage]:
+    """Average `numbers` over seeds, for each recipe and setting.
 
-    `costs` are the cumulative metrics of which `to_target` is told, see `spent_at`.
+    `numbers` has the columns of a comparison, and the result the order of its first rows.
+    `to_target` has those of `costs`, which are cumulative metrics, that `numbers` has; see
+    `spent_at`.
     """
     made = []
     for (recipe, setting), rows in numbers.group_by(CELL, maintain_order=True):
@@ -61,20 +67,17 @@ def standings(numbers: pl.DataFrame, target: float, costs: Sequence[str]) -> lis
             str(metric): _curve(of_metric, last)
             for (metric,), of_metric in rows.sort("metric").group_by("metric")
         }
-        win_rates = [entry.value for entry in curves["win_rate"] if entry is not None]
+        win_rates = _measured(curves["win_rate"])
         reached = {
-            cost: spent_at(
-                win_rates, [entry.value for entry in curves[cost] if entry is not None], target
-            )
+            cost: spent_at(win_rates, _measured(curves[cost]), target)
             for cost in costs
             if cost in curves
         }
-        seeds = tuple(rows["seed"].unique().sort().to_list())
         made.append(
-            Standing(
+            SeedAverage(
                 recipe=str(recipe),
                 setting=str(setting),
-                seeds=seeds,
+                seeds=tuple(rows["seed"].unique().sort().to_list()),
                 curves=dict(sorted(curves.items())),
                 to_target=reached,
             )
@@ -83,8 +86,10 @@ def standings(numbers: pl.DataFrame, target: float, costs: Sequence[str]) -> lis
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
-    """The mean of `values`, one per seed, -+ t s / sqrt(n) with Student's t of n - 1 degrees of
-    freedom.
+    """Estimate the mean of `values`, one per seed.
+
+    The interval is mean -+ t s / sqrt(n), with Student's t of n - 1 degrees of freedom and the
+    sample standard deviation s.
     """
     mean = statistics.fmean(values)
     if len(values) < 2:
@@ -94,21 +99,20 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
 
 def t_quantile(degrees: int) -> float:
-    """The t that Student's distribution with `degrees` >= 1 degrees of freedom stays within, on
-    both sides, 95% of the time.
+    """Return the two-sided 95% quantile of Student's t.
+
+    It is the t with P(|T| < t) = 95% for `degrees` >= 1 degrees of freedom.
     """
-    low, high = 0.0, math.pi / 2
-    for _ in range(HALVINGS):
-        angle = (low + high) / 2
-        low, high = (angle, high) if _t_within(angle, degrees) < LEVEL else (low, angle)
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
+    from scipy import stats  # most of a second to import
+
+    return float(stats.t.ppf((1 + LEVEL) / 2, degrees))
 
 
 def spent_at(win_rates: Sequence[float], spent: Sequence[float], target: float) -> float | None:
-    """What had been spent when the win rate first reached `target`, by straight lines between
-    iterations; None if it never did.
+    """Return what had been spent when the win rate first reached `target`.
 
-    Entry t of both is what holds after iteration t; entry 0 is the policy that the run began with.
+    Entry t of both sequences holds after iteration t; entry 0 is the policy that the run starts
+    from. Between iterations the curve is a straight line. None if the target was never reached.
     """
     if win_rates[0] >= target:
         return spent[0]
@@ -120,8 +124,9 @@ def spent_at(win_rates: Sequence[float], spent: Sequence[float], target: float) 
 
 
 def best_setting(win_rates: Mapping[str, float]) -> str:
-    """The setting of the highest win rate; of equal ones the first. Raises InputError if there is
-    none.
+    """Return the setting with the highest win rate, the first of equals.
+
+    Raises InputError if there is no setting.
     """
     if not win_rates:
         raise InputError("no setting was tried: there is none to choose")
@@ -138,16 +143,5 @@ def _curve(rows: pl.DataFrame, last: int) -> tuple[Estimate | None, ...]:
     )
 
 
-def _t_within(angle: float, degrees: int) -> float:
-    """P(|T| < sqrt(degrees) tan(angle)): the finite sums of Abramowitz and Stegun, 26.7.3 and
-    26.7.4.
-    """
-    sine, cosine = math.sin(angle), math.cos(angle)
-    first = 2 if degrees % 2 == 0 else 3
-    term = total = 1.0 if degrees % 2 == 0 else cosine
-    for j in range(first, degrees, 2):
-        term *= cosine**2 * (j - 1) / j
-        total += term
-    if degrees % 2 == 0:
-        return sine * total
-    return 2 / math.pi * (angle + (sine * total if degrees > 1 else 0.0))
+def _measured(curve: Sequence[Estimate | None]) -> list[float]:
+    return [entry.value for entry in curve if entry is not None]

@@ -1,1 +1,1 @@
-"""What a user may set: a recipe and its sections."""
+"""The settings of a run: a recipe and its sections."""

@@ -1,13 +1,16 @@
-"""What every part of the config is made of."""
+"""The base of every section of the config, and comparison with defaults."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from wind.records import Record
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
 class Section(Record):
@@ -15,10 +18,24 @@ class Section(Record):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
+    # Settings that do not determine content by themselves: files and models enter a key by their
+    # fingerprints, as datasets; time limits do not enter it at all.
+    beside_content: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def paths(cls) -> list[str]:
+        """Return the required settings that a recorded recipe omits: paths."""
+        return [
+            name
+            for name, field in cls.model_fields.items()
+            if name in cls.beside_content and field.is_required()
+        ]
+
 
 def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted name and value of every setting of a section, and of those within it, as a
-    mapping.
+    """Yield the dotted name and value of every setting.
+
+    `section` is dumped; its subsections are included.
     """
     for name, value in section.items():
         if isinstance(value, dict):
@@ -28,10 +45,10 @@ def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def without_defaults(value: Any) -> Any:
-    """A value as JSON has it, without the settings of its sections that are at their defaults; what
-    tells its kind is kept.
+    """Return `value` as JSON, without settings at their defaults.
 
-    What this is made of does not change when a later release adds a setting.
+    A field that names the kind of a section is kept. The result does not change when a later
+    release adds a setting.
     """
     if isinstance(value, BaseModel):
         fields = {
@@ -50,10 +67,11 @@ def without_defaults(value: Any) -> Any:
 
 
 def at_defaults(section: BaseModel, dumped: Mapping[str, Any]) -> Iterator[str]:
-    """The dotted names of what a section, `dumped` as JSON has it, holds at defaults; a section
-    wholly at defaults is one name.
+    """Yield the dotted names of settings at their defaults.
 
-    What tells the kind of a section is not among them, nor is a section that need not be there.
+    `dumped` is the section as JSON; settings missing from it are skipped. A section wholly at its
+    defaults is one name, but not one that is optional and given. A field that names the kind of a
+    section is never yielded.
     """
     for name, field in type(section).model_fields.items():
         given = getattr(section, name)
@@ -71,8 +89,9 @@ def at_defaults(section: BaseModel, dumped: Mapping[str, Any]) -> Iterator[str]:
 
 
 def setting_of(recorded: Mapping[str, Any], name: str) -> Any:
-    """The value of a dotted setting in a recorded recipe, whatever form that has; None where there
-    is none.
+    """Return the value of a dotted setting in a recorded recipe.
+
+    The recipe may have any form; None if the setting is absent.
     """
     value: Any = recorded
     for part in name.split("."):
@@ -81,7 +100,10 @@ def setting_of(recorded: Mapping[str, Any], name: str) -> Any:
 
 
 def without(dumped: Mapping[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """A dumped section without the settings and sections of these dotted `names`."""
+    """Return a dumped section without the settings `names`.
+
+    Names are dotted, and may be those of subsections.
+    """
     return {
         name: without(value, names, f"{prefix}{name}.") if isinstance(value, dict) else value
         for name, value in dumped.items()

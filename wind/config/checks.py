@@ -1,4 +1,7 @@
-"""The config of the data checks: thresholds, drift, and expectations of the user's own."""
+"""The config of the data checks.
+
+Thresholds, bounds on drift, and the user's own expectations.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -11,34 +14,39 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Bounds(Section):
-    """By how much a quantity may move, up or down, from one iteration to the next."""
+    """How far a quantity may move, up or down, between iterations."""
 
-    warn: float | None = Field(None, ge=0)  # further: a warning
-    fail: float | None = Field(None, ge=0)  # further: the check fails, and the run ends
+    # beyond it: a warning
+    warn: float | None = Field(None, ge=0)
+    # beyond it: the check fails, and the run ends
+    fail: float | None = Field(None, ge=0)
 
 
 class DriftConfig(Section):
-    """Bounds on what moves between an iteration's dataset and the one before it; by default large
-    moves warn, none fails.
+    """Bounds on the change between an iteration's dataset and the previous one.
 
-    A mean moves in standard deviations (pooled over both datasets), a distribution by its
-    Kolmogorov-Smirnov distance in [0, 1], a share by its difference, the KL by nats.
+    By default large changes warn, and none fails. A mean is measured in standard deviations (pooled
+    over both datasets), a distribution by its Kolmogorov-Smirnov distance in [0, 1], a share by its
+    difference, the KL in nats.
     """
 
     mean_reward: Bounds = Bounds(warn=1.0)
     reward_distribution: Bounds = Bounds(warn=0.5)
     mean_response_tokens: Bounds = Bounds(warn=1.0)
     response_tokens_distribution: Bounds = Bounds(warn=0.5)
-    truncated_share: Bounds = Bounds(warn=0.2)  # of responses that reached max_new_tokens
-    # of responses that a sibling before them already gave
+    # of responses that reached max_new_tokens
+    truncated_share: Bounds = Bounds(warn=0.2)
+    # of responses equal to an earlier sibling
     duplicate_share: Bounds = Bounds(warn=0.2)
-    tie_share: Bounds = Bounds(warn=0.2)  # of comparisons with equal rewards
-    kl: Bounds = Bounds(warn=10.0)  # of the trained policy to the reference
+    # of comparisons with equal rewards
+    tie_share: Bounds = Bounds(warn=0.2)
+    # from the trained policy to the reference
+    kl: Bounds = Bounds(warn=10.0)
 
     @model_validator(mode="before")
     @classmethod
     def _keeps_the_other_bound(cls, given: Any) -> Any:
-        """To set one bound of a quantity leaves its other bound as it was."""
+        """Keep a bound's default if only the other is set."""
         if not isinstance(given, Mapping):
             return given
         defaults = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
@@ -53,23 +61,28 @@ class DriftConfig(Section):
 class ExtraExpectation(Section):
     """An expectation of Great Expectations with its arguments."""
 
-    model_config = ConfigDict(extra="allow")  # its arguments
+    # its arguments
+    model_config = ConfigDict(extra="allow")
 
-    expectation: str  # such as ExpectColumnMeanToBeBetween
-    severity: Literal["warning", "critical"] = "critical"  # critical: a failure ends the run
+    # such as ExpectColumnMeanToBeBetween
+    expectation: str
+    # critical: a failure ends the run
+    severity: Literal["warning", "critical"] = "critical"
 
     def arguments(self) -> dict[str, Any]:
-        """What the expectation is made with."""
+        """Return the arguments of the expectation."""
         return {**(self.model_extra or {}), "severity": self.severity}
 
 
 class ChecksConfig(Section):
-    """Thresholds of the data checks; changing one re-checks, and recomputes nothing."""
+    """Thresholds of the data checks; changing one repeats checks but recomputes nothing."""
 
     max_empty_share: Share = 0.05
     max_truncated_share: Share = 1.0
     min_mean_response_tokens: float = Field(1.5, ge=0)
     max_tie_share: Share = 0.999
     drift: DriftConfig = DriftConfig()
-    extra: dict[str, tuple[ExtraExpectation, ...]] = Field(default_factory=dict)  # by dataset
-    files: tuple[str, ...] = ()  # Python files with a function per dataset: its own expectations
+    # the user's own expectations, by dataset
+    extra: dict[str, tuple[ExtraExpectation, ...]] = Field(default_factory=dict)
+    # Python files with a function per dataset, which returns expectations for it
+    files: tuple[str, ...] = ()

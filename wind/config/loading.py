@@ -1,5 +1,6 @@
-"""Recipes: a YAML file, and settings given on a command line, as a config; or one line that says
-what is wrong with them.
+"""Load a recipe from YAML and command-line overrides.
+
+A mistake in it becomes one line that says what is wrong.
 """
 
 import difflib
@@ -12,24 +13,26 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from wind.config.bandit import BanditConfig
 from wind.config.base import Section
 from wind.config.checks import ChecksConfig
-from wind.config.recipe import BanditConfig, DistillConfig, RunConfig
+from wind.config.recipe import DistillConfig
+from wind.config.runs import RunConfig
 from wind.errors import ConfigError, shown
 from wind.files import NotPlainError, plain_text
 from wind.nesting import DEEPEST
 
-YAML_NODES = 10_000  # of a recipe: a few hundred are many
+# the most values in a recipe, where a few hundred are many
+YAML_NODES = 10_000
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfig:
-    """The recipe in the YAML file at `path`, with each override `section.key=value` put in its
-    place first.
+    """Load the recipe at `path`, a YAML file, with `overrides`.
 
-    Values of overrides are YAML. Paths inside a recipe stay as they are given: relative ones are
-    relative to the folder the run is started in, not to the recipe. Raises ConfigError, one line
-    that names the file and the dotted setting: the first mistake, misspelt keys before all others,
-    and how many more there are.
+    An override is text such as `training.lr=1e-6`. Values of overrides are YAML. Relative paths in
+    a recipe are relative to the folder in which the run is started, not to the recipe. Raises
+    ConfigError, in one line that names the file and the dotted setting, for the first mistake
+    (misspelled keys come before all others), with the number of further ones.
     """
     try:
         content = _yaml(plain_text(Path(path)), str(path))
@@ -49,16 +52,15 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
 
 
 def bandit_config(overrides: Sequence[str] = (), **settings: Any) -> BanditConfig:
-    """The contextual-bandit study with `settings` and `overrides`, as `load_config` reads them, in
-    place of its defaults.
+    """Return the config of the contextual-bandit study, with `settings` and then `overrides`.
+
+    Overrides are read and errors raised as by `load_config`.
     """
     return _validated(BanditConfig, settings, overrides, "--set")
 
 
 def checks_config(recorded: dict[Any, Any], overrides: Sequence[str] = ()) -> ChecksConfig:
-    """The section `checks` as it was `recorded`, with `overrides` such as
-    `checks.max_tie_share=0.5` in its place first.
-    """
+    """Return a `recorded` section `checks`, with overrides such as `checks.max_tie_share=0.5`."""
     return _validated(RunConfig, {"run": "checks", "checks": recorded}, overrides, "--set").checks
 
 
@@ -79,16 +81,17 @@ def _validated(config: type[R], content: dict[Any, Any], overrides: Sequence[str
 
 
 def alternatives(option: str) -> tuple[str, list[Any]]:
-    """The setting and the values of `section.key=V1,V2`; a value that holds commas is written in
-    its own brackets or quotes.
+    """Return the setting and the values of `section.key=V1,V2`.
 
-    Raises ConfigError if it lists no value, or one twice.
+    A value with commas needs brackets or quotes. Raises ConfigError if there is no value, or one is
+    listed twice.
     """
     name, equals, text = option.partition("=")
     values = _yaml(f"[{text}]", repr(option)) if equals else []
     if not values or not name.strip():
         raise ConfigError(
-            f"{option!r} lists no values: write section.key=V1,V2, for example training.lr=1e-4,3e-4"
+            f"{option!r} lists no values: write section.key=V1,V2, "
+            "for example training.lr=1e-4,3e-4"
         )
     if len({str(value) for value in values}) < len(values):
         raise ConfigError(f"{option!r} lists a value twice: every value is a run of its own")
@@ -100,9 +103,7 @@ class _TooDeepError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, without silent overwriting: a key may stand in a mapping once, and all of
-    it is at most so deep.
-    """
+    """YAML's safe loader, which also refuses repeated keys and deep nesting."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -120,7 +121,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
-            # Only plain scalars can be settings; the merge key `<<` may repeat by its nature.
+            # Only plain scalars can be settings, and the merge key `<<` may be repeated.
             if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
                 if key_node.value in seen:
                     raise yaml.MarkedYAMLError(
@@ -142,7 +143,8 @@ def _yaml(text: str, where: str) -> Any:
             raise _TooDeepError
         if size > YAML_NODES:
             raise ConfigError(
-                f"{where} holds more than {YAML_NODES} values once its aliases are put in: write a smaller one"
+                f"{where} holds more than {YAML_NODES} values once its aliases are put in: "
+                "write a smaller one"
             )
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
@@ -159,16 +161,16 @@ def _yaml(text: str, where: str) -> Any:
 def _measured(
     node: yaml.Node, known: dict[yaml.Node, tuple[float, int]] | None = None
 ) -> tuple[float, int]:
-    """How many values `node` stands for, an alias counted as often as it is used, and how deep they
-    are nested.
+    """Return the number of values in `node` and their depth.
 
-    One within itself stands for infinitely many.
+    Aliases are expanded. A node that contains itself has infinitely many.
     """
     known = {} if known is None else known
     if not isinstance(node, yaml.CollectionNode):
         return 1, 0
     if node not in known:
-        known[node] = math.inf, 1  # while its parts are counted
+        # a node that contains itself is found here while its parts are counted
+        known[node] = math.inf, 1
         parts = [
             part for item in node.value for part in (item if isinstance(item, tuple) else (item,))
         ]
@@ -181,12 +183,13 @@ def _measured(
 
 
 def _override(content: dict[Any, Any], override: str) -> None:
-    """Put the value of `section.key=value` into `content`; a section that is not there yet is made."""
+    """Set the value of `section.key=value` in `content`, adding missing sections."""
     name, equals, text = override.partition("=")
     parts = name.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(
-            f"{override!r} is not an override: write section.key=value, for example training.lr=1e-6"
+            f"{override!r} is not an override: write section.key=value, "
+            "for example training.lr=1e-6"
         )
     section = content
     for depth, part in enumerate(parts[:-1], 1):
@@ -195,14 +198,16 @@ def _override(content: dict[Any, Any], override: str) -> None:
         section = section[part]
         if not isinstance(section, dict):
             raise ConfigError(
-                f"{override!r}: {_named('.'.join(parts[:depth]))} is {shown(section)} and has no settings of its own"
+                f"{override!r}: {_named('.'.join(parts[:depth]))} is {shown(section)} "
+                "and has no settings of its own"
             )
     section[parts[-1]] = _yaml(text, repr(override))
 
 
 def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
-    """One pydantic error as one line: the dotted setting, its value, and what is allowed or was
-    meant.
+    """Return a pydantic error as one line.
+
+    It names the setting, its value, and what is allowed or was meant.
     """
     name, section = _setting(error["loc"], config)
     kind, context, given = error["type"], error.get("ctx", {}), shown(error["input"])
@@ -223,11 +228,12 @@ def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
         return f"{name} is {given}; it must be a mapping of settings"
     if kind == "literal_error":
         return f"{name} is {given}; it must be {context['expected']}"
-    return f"{name} is {given}; {error['msg'].replace('Input should', 'it must').replace('String should', 'it must')}"
+    message = error["msg"].replace("Input should", "it must").replace("String should", "it must")
+    return f"{name} is {given}; {message}"
 
 
 def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str, type[Section]]:
-    """The dotted name of pydantic's `location`, and the section that its last part belongs to."""
+    """Return the dotted name of pydantic's `location`, and its section."""
     names: list[str] = []
     owner: type[Section] = config
     inside: list[type[Section]] = [config]
@@ -250,25 +256,31 @@ def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str,
 
 
 def _named(name: str) -> str:
-    """The name of a setting, whatever somebody wrote for one, as a line can show it."""
+    """Return `name`, quoted if it contains unprintable characters."""
     return name if name.isprintable() else repr(name)
 
 
 def _sections(annotation: Any) -> list[type[Section]]:
-    """The sections a field can hold: one, several of a union, or none."""
+    """Return the sections that a field can hold.
+
+    One, several of a union, or none.
+    """
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
 def _tag(section: type[Section], name: str) -> Any:
-    """The one value of the field `name` that chooses `section` in a union, if it has one."""
+    """Return the value of the field `name` that selects `section`.
+
+    None if it is not selected by that field in a union.
+    """
     field = section.model_fields.get(name)
     return next(iter(get_args(field.annotation)), None) if field else None
 
 
 def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all settings of `section` and below."""
+    """Yield the dotted names of all settings in `section` and its subsections."""
     for name, field in section.model_fields.items():
         yield prefix + name
         for below in _sections(field.annotation):
@@ -276,9 +288,7 @@ def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def _meant(name: str, section: type[Section], config: type[Section]) -> str:
-    """What somebody who wrote the setting `name` in `section` may have meant, from the surest guess
-    to the whole list.
-    """
+    """Suggest a setting for the unknown `name`, or list all."""
     owner, _, leaf = name.rpartition(".")
     leaf = leaf.lower().replace("-", "_")
     words = leaf.split("_")
@@ -295,6 +305,7 @@ def _meant(name: str, section: type[Section], config: type[Section]) -> str:
         *(everywhere[guess] for guess in difflib.get_close_matches(leaf, everywhere, 1, 0.7)),
     ]
     for guess in guesses:
-        if guess != name:  # which another section of the same union may have
+        # another section of the same union may have a setting of this very name
+        if guess != name:
             return f"did you mean {guess}?"
     return f"the settings {f'of {owner}' if owner else 'there'} are {', '.join(here)}"

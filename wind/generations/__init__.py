@@ -1,37 +1,42 @@
-"""Generations: N responses of one policy to every prompt of a split, token ids in and token ids
-out.
+"""Generations: N responses of one policy to every prompt of a split.
 
-One row is one sampled response with the log-probability its sampler saw. A response's random
-numbers come from its own seed, which depends on the run's seed, the iteration, the split, the
-prompt and the sample index alone: never on the shard, its neighbours or the worker. The engine
-behind it is a `Sampler`: transformers (`hf`) or vLLM (`vllm`), loaded by name.
+Token ids go in and token ids come out. One row is one sampled response with the log-probability its
+sampler saw. A response's random numbers come from its own seed, which depends only on the run's
+seed, the iteration, the split, the prompt and the sample index: never on the shard, its neighbors
+or the worker. The engine is a `Sampler` that `SAMPLERS` lists: transformers (`hf`) or vLLM
+(`vllm`).
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config.recipe import InferenceConfig, SamplingConfig
+from wind.config.models import InferenceConfig
+from wind.config.sampling import Backend, SamplingConfig
 from wind.errors import ConfigError, InputError
 from wind.models import load_tokenizer, policy_positions, stop_token_ids, vocabulary_size
 from wind.prompt_parts import sampled_prompts
+from wind.quantities import IS_TRUNCATED
 from wind.stages import Place, Progress, Shard, Spec, Stage
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model, label
 from wind.store.schemas import SCHEMAS
 
-SEED_BITS: Final = 62  # seed + sample_index stays an int64, and vLLM adds the index itself
+# seed + sample_index stays an int64, and vLLM adds the index itself
+SEED_BITS: Final = 62
 
 
 class GenerationsSpec(Spec):
-    """What determines the responses; `sampling.backend` names the engine, since "auto" would hide
-    it from the key.
+    """The settings that determine the responses.
+
+    `sampling.backend` names the sampler; "auto" would hide it from the key.
     """
 
     policy: Model
@@ -41,12 +46,16 @@ class GenerationsSpec(Spec):
     inference: InferenceConfig
     seed: int
     iteration: int
-    parts: int = 1  # of the train split, one of which is sampled; the eval split has none
+    # of the train split, one of which is sampled; the eval split has none
+    parts: int = 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to be answered N times; sample i draws from `seed + i`."""
+    """One prompt to answer N times.
+
+    Sample i draws from `seed + i`.
+    """
 
     prompt_id: str
     prompt_token_ids: Sequence[int]
@@ -58,7 +67,8 @@ class Sample:
     """One response; `token_ids` ends with the stop token if `finish_reason` is stop."""
 
     token_ids: list[int]
-    logp: float  # nats, sum over token_ids under the unfiltered policy at temperature 1
+    # nats, sum over token_ids under the unfiltered policy at temperature 1
+    logp: float
     finish_reason: Literal["stop", "length"]
 
 
@@ -68,40 +78,50 @@ class Sampler(Protocol):
     def sample(
         self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
     ) -> list[list[Sample]]:
-        """N samples of every request, in their order. Raises InputError naming a prompt whose
-        logits are not finite.
+        """Return N samples of each request, in the order of `requests`.
+
+        Raises InputError naming a prompt whose logits are not finite.
         """
         ...
 
 
 def request_seed(seed: int, iteration: int, split: str, prompt_id: str) -> int:
-    """The seed of a prompt's first sample, below 2**62; sample i has this plus i."""
+    """Return the seed of a prompt's first sample, below 2**62.
+
+    Sample i has this plus i.
+    """
     content = hashlib.sha256(f"{seed}/{iteration}/{split}/{prompt_id}".encode()).digest()
     return int.from_bytes(content[:8], "big") >> (64 - SEED_BITS)
 
 
 def not_finite(request: Request) -> InputError:
-    """The error of a policy whose logits for `request` are NaN or infinite."""
+    """Return the error for logits that are NaN or infinite."""
     return InputError(
-        f"the policy's logits are not finite on prompt {request.prompt_id}: it diverged in training or overflows its dtype"
+        f"the policy's logits are not finite on prompt {request.prompt_id}: "
+        "it diverged in training or overflows its dtype"
     )
 
 
 def shards(spec: GenerationsSpec, store: Store) -> int:
-    """How many shards of `shard_prompts` prompts are sampled. Raises InputError if no prompt is."""
-    if spec.sampling.backend not in SAMPLERS:
+    """Return the number of shards of `shard_prompts` prompts.
+
+    Raises InputError if there are no prompts.
+    """
+    if spec.sampling.backend == "auto":
         raise ConfigError(
-            f"sampling.backend is {spec.sampling.backend!r} in a spec: name the engine, one of {', '.join(SAMPLERS)}"
+            f"sampling.backend is {spec.sampling.backend!r} in a spec: "
+            f"name the engine, one of {', '.join(get_args(Backend))}"
         )
     prompts = _prompts(spec, store)
     if not len(prompts) and spec.parts > 1:
         raise InputError(
-            f"{label(spec.prompts)} has no {spec.split} prompts for iteration {spec.iteration}: lower prompts.parts, "
-            f"which is {spec.parts}, or add prompts"
+            f"{label(spec.prompts)} has no {spec.split} prompts for iteration {spec.iteration}: "
+            f"lower prompts.parts, which is {spec.parts}, or add prompts"
         )
     if not len(prompts):
         raise InputError(
-            f"{label(spec.prompts)} has no {spec.split} prompts: change prompts.eval_fraction or add prompts"
+            f"{label(spec.prompts)} has no {spec.split} prompts: "
+            "change prompts.eval_fraction or add prompts"
         )
     return -(-len(prompts) // spec.sampling.shard_prompts)
 
@@ -109,8 +129,10 @@ def shards(spec: GenerationsSpec, store: Store) -> int:
 def compute(
     spec: GenerationsSpec, store: Store, index: int, place: Place, progress: Progress
 ) -> Shard:
-    """The responses to prompts [index * shard_prompts, (index + 1) * shard_prompts) of those
-    sampled, in prompt_id order.
+    """Sample the responses of one shard.
+
+    Its prompts are [index * shard_prompts, (index + 1) * shard_prompts) of those sampled, in
+    prompt_id order.
     """
     ours = (
         _prompts(spec, store, "prompt_token_ids")
@@ -126,32 +148,33 @@ def compute(
         )
         for prompt_id, token_ids in prompts.iter_rows()
     ]
-    sampler = SAMPLERS[spec.sampling.backend](store, spec, place)
+    assert spec.sampling.backend != "auto", "refused by `shards`"
+    sampler = SAMPLERS[spec.sampling.backend].load(store, spec, place)
     samples_P_N = sampler.sample(requests, spec.sampling, progress)
     return Shard(_table(spec, requests, samples_P_N, load_tokenizer(store, spec.policy)))
 
 
 def numbers(spec: GenerationsSpec, table: pa.Table) -> dict[str, float]:
-    """Mean response length in tokens, share of responses cut at max_new_tokens, mean
-    log-probability in nats.
+    """Return the mean response length, the truncated share and the mean log-probability.
+
+    In tokens, as a share of responses cut at max_new_tokens, and in nats.
     """
     return {
         "mean_response_tokens": pc.mean(
             pc.list_value_length(table.column("response_token_ids"))
         ).as_py(),
-        "truncated_share": pc.mean(
-            pc.equal(table.column("finish_reason"), "length").cast(pa.float64())
-        ).as_py(),
+        "truncated_share": pl.DataFrame(table.select(["finish_reason"]))
+        .select(IS_TRUNCATED.mean())
+        .item(),
         "mean_logp_sampler": pc.mean(table.column("logp_sampler")).as_py(),
     }
 
 
 def response_text(tokenizer: Any, prompt_token_ids: Sequence[int], sample: Sample) -> str:
-    """The response as text, without special tokens and without the token that ended it, special or
-    not.
+    """Return the response as text.
 
-    Decoded together with its prompt, because SentencePiece drops the leading space of a
-    continuation decoded alone.
+    It lacks special tokens and the token that ended it, special or not. It is decoded together with
+    its prompt, because SentencePiece drops the leading space of a continuation decoded alone.
     """
 
     def decoded(token_ids: Sequence[int]) -> str:
@@ -167,17 +190,17 @@ def response_text(tokenizer: Any, prompt_token_ids: Sequence[int], sample: Sampl
 
 
 def _prompts(spec: GenerationsSpec, store: Store, *columns: str) -> pl.DataFrame:
-    """prompt_id, split and `columns` of the prompts that are sampled."""
+    """Read prompt_id, split and `columns` of the prompts that are sampled."""
     frame = store.frame(spec.prompts, ["prompt_id", "split", *columns])
     return sampled_prompts(frame, spec.split, spec.seed, spec.iteration, spec.parts)
 
 
 def check_fits(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) -> None:
-    """Refuse prompts that the policy in `folder` has no positions or no embeddings for, which no
-    engine reports alike.
+    """Refuse prompts that the policy cannot read.
 
-    Raises ConfigError for a prompt that is too long with its response, InputError for a token id
-    that the policy does not embed.
+    The policy in `folder` may lack positions or embeddings for them. Engines would each report them
+    differently. Raises ConfigError for a prompt that is too long with its response, InputError for
+    a token id that the policy does not embed.
     """
     positions, vocabulary = policy_positions(folder), vocabulary_size(folder)
     sizes = prompts.select(
@@ -192,15 +215,17 @@ def check_fits(folder: Path, prompts: pl.DataFrame, sampling: SamplingConfig) ->
         and longest + sampling.max_new_tokens > positions
     ):
         raise ConfigError(
-            f"a prompt of {longest} tokens and sampling.max_new_tokens {sampling.max_new_tokens} exceed the policy's "
-            f"{positions} positions: lower max_new_tokens or prompts.max_prompt_tokens"
+            f"a prompt of {longest} tokens and sampling.max_new_tokens {sampling.max_new_tokens} "
+            f"exceed the policy's {positions} positions: "
+            "lower max_new_tokens or prompts.max_prompt_tokens"
         )
     unknown = sizes.filter(pl.col("top") >= vocabulary) if vocabulary is not None else sizes.clear()
     if len(unknown):
         prompt_id, _, token = unknown.row(0)
         raise InputError(
-            f"prompt {prompt_id} has token id {token} and the policy embeds {vocabulary}: its tokenizer has tokens "
-            "that the model was never resized for; use the tokenizer that belongs to it"
+            f"prompt {prompt_id} has token id {token} and the policy embeds {vocabulary}: "
+            "its tokenizer has tokens that the model was never resized for; "
+            "use the tokenizer that belongs to it"
         )
 
 
@@ -240,7 +265,7 @@ def _transformers(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
 def _vllm(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
     from wind.generations.vllm import load
 
-    # Over both splits, so that sampling for training and for evaluation share one engine.
+    # Lengths are taken over both splits, so that training and evaluation share one engine.
     lengths = pc.list_value_length(
         store.read(spec.prompts, ["prompt_token_ids"]).column("prompt_token_ids")
     )
@@ -252,10 +277,45 @@ def _vllm(store: Store, spec: GenerationsSpec, place: Place) -> Sampler:
     )
 
 
-SAMPLERS: Final[Mapping[str, Callable[[Store, GenerationsSpec, Place], Sampler]]] = {
-    "transformers": _transformers,
-    "vllm": _vllm,
+@dataclass(frozen=True)
+class SamplerEntry:
+    """How a sampler is loaded, where it runs, when auto takes it."""
+
+    load: Callable[[Store, GenerationsSpec, Place], Sampler]
+    # the kind of worker it runs in, whose interpreter `workers.python` may name
+    workers: Backend
+    # auto takes it on these devices
+    auto_devices: tuple[str, ...]
+    # auto takes it only if this is installed; None: always is
+    package: str | None = None
+
+
+# in the order in which auto tries them
+SAMPLERS: Final[Mapping[Backend, SamplerEntry]] = {
+    "vllm": SamplerEntry(_vllm, workers="vllm", auto_devices=("cuda",), package="vllm"),
+    "transformers": SamplerEntry(
+        _transformers, workers="transformers", auto_devices=("cpu", "cuda")
+    ),
 }
+
+
+def auto_backend(device: str, interpreters: Collection[str]) -> Backend:
+    """Return the first sampler for `device` that is installed.
+
+    `interpreters` lists the kinds of worker with an interpreter of their own, which is assumed to
+    have what they need.
+    """
+    return next(
+        name
+        for name, sampler in SAMPLERS.items()
+        if device in sampler.auto_devices
+        and (
+            sampler.package is None
+            or sampler.workers in interpreters
+            or find_spec(sampler.package) is not None
+        )
+    )
+
 
 STAGE = Stage(
     name="generations", spec=GenerationsSpec, shards=shards, compute=compute, numbers=numbers

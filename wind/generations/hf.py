@@ -1,9 +1,8 @@
-"""Sampling with transformers' own forward pass and a key-value cache, for CPUs and for models vLLM
-does not know.
+"""Sampling with transformers, for CPUs and models that vLLM lacks.
 
-A batched loop of its own instead of `generate`, because every response draws from its own random
-generator, so that its tokens do not hang on its neighbours. Each prompt is prefilled once and its
-cache shared out to its N samples; rows that have ended leave the batch. Batches are cut by length
+A batched loop with a key-value cache replaces `generate`: every response draws from its own random
+generator, so that its tokens do not depend on its neighbors. Each prompt is prefilled once, and its
+cache copied to its N samples; rows that have ended leave the batch. Batches are formed by length
 within the shard, the same way every time.
 """
 
@@ -17,15 +16,16 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from wind.config.recipe import SamplingConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import InputError
 from wind.generations import Request, Sample, not_finite
 from wind.models import deterministic
 from wind.models.sequence_logps import position_ids
 from wind.stages import Progress
 
-# ended rows are dropped once no more than this share of the batch is still running
+# ended rows are dropped once at most this share of the batch is still running
 COMPACT_SHARE = 0.75
+# decoding steps between two reports of progress
 PROGRESS_STEPS = 16
 
 
@@ -39,11 +39,11 @@ class Part:
 
 
 class TransformersSampler:
-    """A policy loaded with transformers; `batch_tokens` bounds the padded tokens, prompts and
-    responses, of one batch.
+    """A policy loaded with transformers.
 
-    Raises InputError for an architecture that keeps its state in no cache of transformers' own
-    (RWKV, RecurrentGemma).
+    `batch_tokens` bounds the padded tokens, prompts and responses, of one batch. Raises InputError
+    for an architecture that does not keep its state in a cache of transformers (RWKV,
+    RecurrentGemma).
     """
 
     def __init__(self, model: Any, stop_token_ids: Sequence[int], batch_tokens: int) -> None:
@@ -54,8 +54,9 @@ class TransformersSampler:
     def sample(
         self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
     ) -> list[list[Sample]]:
-        """N samples of every request, in their order; the unit of progress is one decoding step of
-        one batch.
+        """Return N samples of each request, in the order of `requests`.
+
+        The unit of progress is one decoding step of one batch.
         """
         lengths = [len(request.prompt_token_ids) for request in requests]
         batches = list(
@@ -94,11 +95,11 @@ class TransformersSampler:
 def batched(
     lengths: Sequence[int], sampling: SamplingConfig, batch_tokens: int, *, equal: bool = False
 ) -> Iterator[list[Part]]:
-    """Batches of parts, longest prompts first, within `batch_tokens` padded tokens each; with
-    `equal`, of prompts of one length.
+    """Yield batches of parts, longest prompts first.
 
-    A prompt's samples stay together unless they alone exceed the limit; one sample that does runs
-    by itself.
+    A batch has at most `batch_tokens` padded tokens. With `equal`, the prompts of a batch have the
+    same length. A prompt's samples stay together unless they alone exceed the limit; a single
+    sample that exceeds it runs by itself.
     """
     pending: list[Part] = []
     order = sorted(range(len(lengths)), key=lambda request: (-lengths[request], request))
@@ -109,7 +110,8 @@ def batched(
             yield pending
             pending = []
         while start < sampling.samples_per_prompt:
-            if not pending:  # the first prompt is the longest: it sets the padded length
+            if not pending:
+                # the first prompt is the longest: it sets the padded length
                 rows = room = max(1, batch_tokens // (lengths[request] + sampling.max_new_tokens))
             left = sampling.samples_per_prompt - start
             if left > room and pending:
@@ -125,10 +127,10 @@ def batched(
 
 
 class _Cached:
-    """A model that is run token by token, and what its cache asks for.
+    """A model that runs token by token with a cache.
 
-    A recurrent layer (Mamba, and hybrids with attention) takes up padding in front of a prompt into
-    its state. Its batches have none, and so need no mask.
+    A recurrent layer (Mamba, and hybrids with attention) would absorb the padding in front of a
+    prompt into its state. Batches of such a model have no padding, and need no mask.
     """
 
     def __init__(self, model: Any) -> None:
@@ -139,16 +141,17 @@ class _Cached:
         self.is_recurrent = bool(found) and any(
             isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.new_cache().layers
         )
-        # One that keeps a state in its own modules would go on with that of other rows, without a
-        # word.
+        # A model that keeps state in its own modules would silently continue with that of other
+        # rows.
         if not found or (getattr(model, "_is_stateful", False) and not self.is_recurrent):
             raise InputError(
-                f"{type(model).__name__} keeps its state in no cache of transformers': sample it with vllm"
+                f"{type(model).__name__} keeps its state in no cache of transformers': "
+                "sample it with vllm"
             )
         self._cache_name = found[0]
 
     def new_cache(self) -> DynamicCache:
-        """An empty cache."""
+        """Return an empty cache."""
         return DynamicCache(config=self._model.config)
 
     def logits(
@@ -158,8 +161,9 @@ class _Cached:
         mask_B_T: torch.Tensor,
         positions_B_T: torch.Tensor,
     ) -> torch.Tensor:
-        """Logits of the last token of every row, `[B, vocabulary]`; the cache grows by the tokens
-        given.
+        """Return the logits of each row's last token, `[B, vocabulary]`.
+
+        The cache grows by the given tokens.
         """
         outputs = self._model(
             input_ids=ids_B_T,
@@ -174,7 +178,10 @@ class _Cached:
 
 
 class _Batch:
-    """The state of one batch: rows still running, their cache, and what every row has drawn so far."""
+    """The state of one batch.
+
+    The running rows, their cache, and what every row has drawn so far.
+    """
 
     def __init__(
         self,
@@ -213,7 +220,10 @@ class _Batch:
         self._prefill()
 
     def step(self) -> bool:
-        """Draw one token for every running row; whether any row is left to run after it."""
+        """Draw one token for every running row.
+
+        Returns whether any row is left to run.
+        """
         uniform = self._uniforms_B_T[self._rows, self._step]
         tokens, logps, is_finite = draw(self._logits, uniform, self._sampling)
         running = ~self._ended[self._rows]
@@ -231,7 +241,7 @@ class _Batch:
         return True
 
     def samples(self) -> list[Sample]:
-        """What every row has drawn, in the order of the parts."""
+        """Return what every row has drawn, in the order of the parts."""
         tokens, lengths = self._tokens_B_T.tolist(), self._lengths.tolist()
         ended, logps = self._ended.tolist(), self._logps.tolist()
         return [
@@ -240,8 +250,9 @@ class _Batch:
         ]
 
     def _prefill(self) -> None:
-        """Run every prompt once, left-padded, and share its cache and its logits out to its
-        samples.
+        """Run every prompt once, for all its samples.
+
+        Prompts are padded on the left; cache and logits are copied to the samples.
         """
         width = max(len(request.prompt_token_ids) for request in self._requests)
         ids = np.zeros((len(self._requests), width), dtype=np.int64)
@@ -251,7 +262,8 @@ class _Batch:
             mask[row, width - len(request.prompt_token_ids) :] = 1
         self._cache = self._model.new_cache()
         mask_P_T = torch.from_numpy(mask).to(self._device)
-        self._positions = mask_P_T.sum(1)[self._prompt_of_row]  # of the token drawn next
+        # of the token drawn next
+        self._positions = mask_P_T.sum(1)[self._prompt_of_row]
         logits = self._model.logits(
             self._cache, torch.from_numpy(ids).to(self._device), mask_P_T, position_ids(mask_P_T)
         )
@@ -260,7 +272,7 @@ class _Batch:
         self._logits = logits[self._prompt_of_row]
 
     def _compact(self, tokens: torch.Tensor) -> None:
-        """Drop ended rows where that pays, then run the rest one token further."""
+        """Drop ended rows if many have ended; advance the rest."""
         running = ~self._ended[self._rows]
         if int(running.sum()) <= COMPACT_SHARE * len(self._rows):
             kept = running.nonzero().squeeze(1)
@@ -275,8 +287,9 @@ class _Batch:
 
 
 def uniforms(seeds: Sequence[int], steps: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """`steps` numbers in [0, 1) for each seed, `[B, steps]`: the whole randomness of a response,
-    the same on every device.
+    """Return `steps` numbers in [0, 1) for each seed, `[B, steps]`.
+
+    They are the only randomness of a response, and the same on every device.
     """
     return np.stack(
         [np.random.Generator(np.random.Philox(key=seed)).random(steps) for seed in seeds]
@@ -286,11 +299,12 @@ def uniforms(seeds: Sequence[int], steps: int) -> np.ndarray[tuple[int, int], np
 def draw(
     logits_B_V: torch.Tensor, uniform_B: torch.Tensor, sampling: SamplingConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The token each row draws with its uniform number, its log-probability at temperature 1, and
-    whether the logits were finite.
+    """Draw one token per row by the inverse CDF.
 
-    Inverse CDF in vocabulary order, in float64, over the distribution after temperature, then
-    top-k, then top-p.
+    It is taken in vocabulary order and float64. The distribution has temperature applied, then
+    top-k, then top-p. `logits_B_V` is `[B, V]`, `uniform_B` `[B]` in [0, 1). Returns three `[B]`:
+    the tokens, their log-probabilities in nats under the unfiltered distribution at temperature 1,
+    and whether the logits were finite.
     """
     logits_B_V = logits_B_V.double()
     logits_B_V = logits_B_V - logits_B_V.amax(dim=1, keepdim=True)
@@ -316,10 +330,10 @@ def draw(
 
 
 def filtered_weights(logits_B_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Unnormalised probabilities `[B, V]`, 0 outside the top-k and, among those, outside the
-    smallest set of mass `top_p`.
+    """Return unnormalized probabilities `[B, V]` after top-k and then top-p filtering.
 
-    Tokens tied with the k-th are kept, as in vLLM; in the nucleus, ties go to the lower token id.
+    They are 0 outside the top-k and, among those, outside the smallest set of mass `top_p`. Tokens
+    tied with the k-th are kept, as in vLLM; in the nucleus, ties go to the lower token id.
     """
     weights_B_V = (logits_B_V - logits_B_V.amax(dim=1, keepdim=True)).exp()
     if 0 < top_k < weights_B_V.shape[1]:
@@ -327,7 +341,8 @@ def filtered_weights(logits_B_V: torch.Tensor, top_k: int, top_p: float) -> torc
         weights_B_V = weights_B_V.where(weights_B_V >= kth_B, 0.0)
     if top_p < 1:
         sorted_B_V, order_B_V = weights_B_V.sort(dim=1, descending=True, stable=True)
-        before_B_V = sorted_B_V.cumsum(dim=1) - sorted_B_V  # mass of the tokens ahead of each
+        # mass of the tokens ahead of each
+        before_B_V = sorted_B_V.cumsum(dim=1) - sorted_B_V
         is_kept_B_V = before_B_V < top_p * sorted_B_V.sum(dim=1, keepdim=True)
         weights_B_V = weights_B_V.where(
             torch.zeros_like(is_kept_B_V).scatter(1, order_B_V, is_kept_B_V), 0.0

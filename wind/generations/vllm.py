@@ -1,12 +1,12 @@
-"""Sampling with vLLM: token ids in, token ids out, one engine per process that takes new weights in
-place where that is exact.
+"""Sampling with vLLM, with one engine per process.
 
-A request's child i samples with the seed of the request plus i, so that rows record the same seeds
-as with transformers; the random numbers behind a seed are vLLM's own. Nothing is left to defaults
-that could move a result: sampling parameters of the model's generation config are ignored, exactly
-the stop tokens given stop, and the prefix cache starts every call empty. Nor is anything compiled
-with nvcc at the first start, where vLLM leaves the choice; what no setting prevents (FlashInfer is
-the only attention on some GPUs) fails with the name of the tool that is missing.
+The engine loads new weights in place if that is exact. Child i of a request samples with the
+request's seed plus i, so that rows record the same seeds as with transformers; the random numbers
+behind a seed are vLLM's own. Nothing that could change a result is left to defaults: sampling
+parameters of the model's generation config are ignored, only the given stop tokens stop, and the
+prefix cache starts every call empty. Where vLLM leaves the choice, nothing is compiled with nvcc at
+the first start; what no setting prevents (on some GPUs FlashInfer is the only attention) fails with
+the name of the missing tool.
 """
 
 import gc
@@ -18,7 +18,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any, Final
 
-from wind.config.recipe import SamplingConfig
+from wind.config.sampling import SamplingConfig
 from wind.errors import ConfigError, InputError, StageError, WindError, first_line
 from wind.fingerprints import digest
 from wind.generations import GenerationsSpec, Request, Sample, not_finite
@@ -27,18 +27,22 @@ from wind.models.pretrained import load_config
 from wind.nesting import json_value
 from wind.stages import Progress
 
-CONCURRENT_SEQUENCES: Final = 256  # vLLM's own default differs by GPU, and batch shapes move floats
-LOWEST_TEMPERATURE: Final = 0.01  # below it vLLM quietly samples at 0.01
+# vLLM's own default differs by GPU, and batch shapes change floats
+CONCURRENT_SEQUENCES: Final = 256
+# below it vLLM silently samples at 0.01
+LOWEST_TEMPERATURE: Final = 0.01
 ENVIRONMENT: Final = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process and dies with it
+    # the engine lives in this process and dies with it
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
     # its warnings are about a tokenizer and libraries that are left out on purpose
     "VLLM_LOGGING_LEVEL": "ERROR",
-    # compiled at the first start, and never used: every request has a seed
+    # it would be compiled at the first start and never used: every request has a seed
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, CPU only; by default vLLM asks for most of the machine
+    # GiB, CPU only; by default vLLM takes most of the machine's memory
+    "VLLM_CPU_KVCACHE_SPACE": "2",
 }
-# that FlashInfer and Triton compile kernels with: how to get one
+# tools with which FlashInfer and Triton compile kernels, and how to get them
 BUILD_TOOLS: Final[Mapping[str, str]] = {
     "nvcc": "install the CUDA toolkit and set CUDA_HOME to its folder",
     "ninja": "install ninja beside the interpreter of the worker",
@@ -47,7 +51,7 @@ BUILD_TOOLS: Final[Mapping[str, str]] = {
 MISSING_TOOL: Final = re.compile(
     rf"(?:find|directory: ').*?({'|'.join(BUILD_TOOLS)})|/(nvcc|ninja): not found"
 )
-# the classes whose new weights equal those of a new engine; vLLM's experts keep some old ones
+# Classes that sample with new weights as a new engine would; vLLM's experts keep some old ones.
 EXACT_IN_PLACE: Final = frozenset(
     f"{name}ForCausalLM"
     for name in (
@@ -62,7 +66,7 @@ EXACT_IN_PLACE: Final = frozenset(
         "GPTJ",
     )
 )
-# config fields no engine depends on here
+# config fields that no engine depends on here
 SHAPELESS: Final = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 
 _warm: "_Engine | None" = None
@@ -71,7 +75,8 @@ _warm: "_Engine | None" = None
 @dataclass
 class _Engine:
     llm: Any
-    shape: str  # what must be equal for weights to be replaced in place
+    # a digest: weights can be replaced in place if it is equal
+    shape: str
     folder: Path
 
 
@@ -85,15 +90,16 @@ class VllmSampler:
     def sample(
         self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
     ) -> list[list[Sample]]:
-        """N samples of every request, in their order; the unit of progress is one prompt with all
-        its samples.
+        """Return N samples of each request, in the order of `requests`.
+
+        The unit of progress is one prompt with all its samples.
         """
         if sampling.temperature < LOWEST_TEMPERATURE:
             raise ConfigError(
-                f"sampling.temperature {sampling.temperature} is below {LOWEST_TEMPERATURE}, vLLM's lowest: raise it"
+                f"sampling.temperature {sampling.temperature} is below {LOWEST_TEMPERATURE}, "
+                "vLLM's lowest: raise it"
             )
-        # What an earlier call left in the cache would change where prompts are cut, and so the last
-        # digits.
+        # Leftovers of an earlier call would change where prompts are split, and so the last digits.
         if not self._llm.reset_prefix_cache():
             raise StageError("vLLM could not empty its prefix cache: restart the worker")
         prompts = [{"prompt_token_ids": list(request.prompt_token_ids)} for request in requests]
@@ -101,7 +107,8 @@ class VllmSampler:
         try:
             self._llm.enqueue(prompts, parameters, use_tqdm=False)
             outputs = self._finish(progress, len(requests))
-        except Exception as error:  # whatever a kernel, or the lack of one, raises
+        except Exception as error:
+            # anything that a kernel, or the lack of one, raises
             _forget()
             raise StageError(
                 f"vLLM failed: {first_line(error)}; try sampling.backend: transformers"
@@ -112,7 +119,10 @@ class VllmSampler:
         ]
 
     def _finish(self, progress: Progress, total: int) -> list[Any]:
-        """The finished outputs in the order the requests were given."""
+        """Run the engine until all requests are finished.
+
+        Returns the outputs in the order of the requests.
+        """
         engine = self._llm.llm_engine
         finished: list[Any] = []
         while engine.has_unfinished_requests():
@@ -132,8 +142,10 @@ class VllmSampler:
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=self._stop,
-            ignore_eos=True,  # the tokenizer's eos stops only if it is among stop_token_ids
-            logprobs=0,  # the sampled token's own
+            # the tokenizer's eos stops only if it is among stop_token_ids
+            ignore_eos=True,
+            # only that of the sampled token
+            logprobs=0,
             detokenize=False,
         )
 
@@ -150,11 +162,12 @@ class VllmSampler:
 
 
 def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -> VllmSampler:
-    """The policy in `folder`, ready to sample sequences of up to `max_model_len` tokens.
+    """Load the policy in `folder`.
 
-    A warm engine of the same shape takes the new weights in place, in milliseconds, if its class is
-    in `EXACT_IN_PLACE`; otherwise a new one starts, in seconds on a warm worker. Raises ConfigError
-    where vLLM is not installed and InputError for a model it cannot load.
+    It samples sequences of up to `max_model_len` tokens. A warm engine of the same shape loads the
+    new weights in place, in milliseconds, if its class is in `EXACT_IN_PLACE`; otherwise a new
+    engine starts, in seconds on a warm worker. Raises ConfigError if vLLM is not installed and
+    InputError for a model it cannot load.
     """
     global _warm
     config = {
@@ -164,7 +177,8 @@ def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -
     }
     fixed = None if _is_exact_in_place(folder) else os.fspath(folder)
     shape = digest([config, spec.inference.model_dump(), max_model_len, device, fixed])
-    engine, _warm = _warm, None  # nothing stays warm if what follows fails half way
+    # nothing stays warm if the following fails half way
+    engine, _warm = _warm, None
     if engine is None or engine.shape != shape:
         if engine is not None:
             _shut_down(engine)
@@ -177,7 +191,7 @@ def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -
 
 
 def close() -> None:
-    """Shut the warm engine down, if there is one."""
+    """Shut down the warm engine, if there is one."""
     global _warm
     engine, _warm = _warm, None
     if engine is not None:
@@ -185,8 +199,9 @@ def close() -> None:
 
 
 def _is_exact_in_place(folder: Path) -> bool:
-    """Whether new weights may enter a warm engine: not where the head is the table of embeddings; a
-    CPU keeps the old one.
+    """Return whether a warm engine may load new weights.
+
+    It may not if the head is the embedding table: a CPU keeps the old one.
     """
     config = load_config(folder)
     return (
@@ -204,7 +219,8 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
         from vllm import LLM
     except ImportError as error:
         raise ConfigError(
-            f"sampling.backend is vllm, which does not import here ({error}): install it or use transformers"
+            f"sampling.backend is vllm, which does not import here ({error}): "
+            "install it or use transformers"
         ) from error
     set_num_threads = torch.set_num_threads
     try:
@@ -214,50 +230,56 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
             trust_remote_code=False,
             load_format="safetensors",
             skip_tokenizer_init=True,
-            generation_config="vllm",  # no sampling defaults from the model's folder
+            # no sampling defaults from the model's folder
+            generation_config="vllm",
             dtype=spec.inference.dtype,
-            seed=0,  # of the engine; every request has its own
+            # of the engine; every request has its own
+            seed=0,
             max_model_len=max_model_len,
             max_num_seqs=CONCURRENT_SEQUENCES,
             max_num_batched_tokens=min(
                 max(spec.inference.batch_tokens, max_model_len),
                 CONCURRENT_SEQUENCES * max_model_len,
             ),
-            enable_prefix_caching=True,  # a prompt is prefilled once for its N samples
-            logprobs_mode="raw_logprobs",  # of the policy at temperature 1, before top-k and top-p
+            # a prompt is prefilled once for its N samples
+            enable_prefix_caching=True,
+            # of the policy at temperature 1, before top-k and top-p
+            logprobs_mode="raw_logprobs",
             enforce_eager=device == "cpu",
-            # it would choose kernels by their time, and compile them to do so
+            # it would choose kernels by timing them, and compile them for that
             enable_flashinfer_autotune=False,
             disable_log_stats=True,
         )
     except Exception as error:
         raise _not_started(folder, error) from error
     finally:
-        # The CPU worker replaces this with a function that only warns.
+        # vLLM's CPU worker replaces this with a function that only warns.
         torch.set_num_threads = set_num_threads
-    # Where its processes met, one here, they need no more; a worker that is killed would leave the
-    # file.
+    # The file through which an engine's processes, here one, find each other is no longer needed; a
+    # killed worker would leave it behind.
     for address in llm.collective_rpc(lambda worker: worker.distributed_init_method):
         Path(address.removeprefix("file://")).unlink(missing_ok=True)
     return llm
 
 
 def _import_model(folder: Path) -> None:
-    """Import the class of the model in `folder`, which the engine in this process will need.
+    """Import the class of the model in `folder`.
 
-    vLLM would look at it in a process of its own first, for engines that are not in this one:
-    importing vLLM there is most of what a first start takes.
+    The engine in this process will need it. vLLM would otherwise inspect it in a separate process
+    first; importing vLLM there takes most of the time of a first start.
     """
     from vllm import ModelRegistry
 
     for name in load_config(folder).architectures or ():
-        if name in ModelRegistry.models:  # of another one vLLM says what it thinks
+        # vLLM itself reports a class that it does not know
+        if name in ModelRegistry.models:
             ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def _not_started(folder: Path, error: Exception) -> WindError:
-    """What the failed start of an engine is to the user: no fault of the model where a kernel could
-    not be compiled.
+    """Return the error for an engine that failed to start.
+
+    A kernel that could not be compiled is not the model's fault.
     """
     if missing := MISSING_TOOL.search(str(error)):
         tool = missing[1] or missing[2]
@@ -266,19 +288,20 @@ def _not_started(folder: Path, error: Exception) -> WindError:
         )
     if isinstance(error, CalledProcessError):
         return StageError(
-            f"vLLM could not compile a kernel: {first_line(error)}; the worker's log has the compiler's words"
+            f"vLLM could not compile a kernel: {first_line(error)}; "
+            "the worker's log has the compiler's words"
         )
     return InputError(f"{folder} does not load in vLLM: {first_line(error)}")
 
 
 def _forget() -> None:
-    """Leave the warm engine: after a failure nobody knows what is still in it."""
+    """Abandon the warm engine: after a failure its state is unknown."""
     global _warm
     _warm = None
 
 
 def _shut_down(engine: _Engine) -> None:
-    """Give the memory of an engine back as far as vLLM does."""
+    """Free the memory of an engine, as far as vLLM can."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
     engine.llm.llm_engine.engine_core.shutdown()

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wind.config.recipe import Attention, DType, InferenceConfig, PolicyConfig
+from wind.config.models import Attention, DType, InferenceConfig, PolicyConfig
 from wind.errors import ConfigError, InputError, WindError, first_line
 from wind.files import NotPlainError
 from wind.machine.environment import CUBLAS

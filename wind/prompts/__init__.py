@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from pydantic import Field, JsonValue
 
 from wind.answers import canonical, is_nan
-from wind.config.recipe import TODAY, PromptsConfig
+from wind.config.prompts import PromptsConfig
+from wind.config.templates import TODAY
 from wind.errors import ConfigError, InputError
 from wind.files import plain_text
 from wind.prompts.messages import conversation_of, plain

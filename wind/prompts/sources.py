@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from wind.config.recipe import PromptsConfig
+from wind.config.prompts import PromptsConfig
 from wind.errors import ConfigError
 from wind.files import NotPlainError, read_plain
 from wind.nesting import json_value

@@ -1,8 +1,7 @@
-"""Classifier rewards: a stored sequence-classification model with one output reads prompt and
-response.
+"""How a classifier reward scores: a sequence-classification model reads prompt and response.
 
-The model's own tokenizer and chat template are used, never the policy's, and their word is law, see
-`wind.models.templates`. An input is never truncated, and is scored as `wind.rewards.scorer` says.
+It uses its own tokenizer and chat template, never the policy's, exactly as they are (see
+`wind.models.templates`). Inputs are never truncated; `wind.rewards.scorer` runs them.
 """
 
 import json
@@ -10,12 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from wind.config.recipe import DType, InferenceConfig
+from wind.config.models import DType, InferenceConfig
 from wind.errors import InputError
 from wind.models import load_tokenizer
 from wind.models.templates import Template
-from wind.rewards import Classifier, Pairwise
 from wind.rewards.functions import Floats, Responses
+from wind.rewards.kinds.classifier import Classifier
+from wind.rewards.kinds.pairwise import Pairwise
 from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
 from wind.store.datasets import Store
@@ -23,8 +23,9 @@ from wind.store.handles import label
 
 
 class ClassifierReward:
-    """A `RewardModel` that asks a sequence-classification model; without a template it reads text
-    pairs.
+    """A `RewardModel` that runs a sequence-classification model.
+
+    Without a template it reads text pairs.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class ClassifierReward:
         self._template = template
 
     def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
-        """The model's output for each row, computed in its dtype and returned from float32.
+        """Return the model's output for each row.
 
-        Raises ConfigError for a missing or wrong template, and InputError, naming the row, for a
-        response that it refuses, for an input longer than the model's positions, and for an output
-        that is not finite.
+        It is computed in the model's dtype and widened to float32. Raises ConfigError for a missing
+        or wrong template. Raises InputError, naming the row, for a response that the template
+        refuses, an input longer than the model's positions, or an output that is not finite.
         """
         return {"reward": self._scorer.outputs(self._encode(rows), rows.where, progress)}
 
@@ -57,10 +58,10 @@ class ClassifierReward:
 def classifier(
     root: str, reward: Classifier, inference: InferenceConfig, device: str
 ) -> ClassifierReward:
-    """The reward model of the store at `root`, loaded on `device` and kept for the next shard.
+    """Load the reward model on `device`, and keep it loaded.
 
-    Raises InputError in one line if the folder does not load, has not exactly one output, or lacks
-    weights.
+    It is in the store at `root`, and kept for the next shard. Raises InputError, in one line, if
+    the folder does not load, does not have exactly one output, or lacks weights.
     """
     store = Store(root)
     name = f"reward model {label(reward.model)}"
@@ -72,7 +73,10 @@ def classifier(
 
 
 def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Template | None:
-    """The template by which a reward model reads conversations, None where it reads plain texts."""
+    """Return the template by which a reward model reads conversations.
+
+    None if it reads plain texts.
+    """
     if reward.template == "none":
         return None
     arguments = json.loads(reward.template_arguments)
@@ -82,12 +86,14 @@ def template_of(reward: Classifier | Pairwise, tokenizer: Any, name: str) -> Tem
 
 
 def load_classifier(folder: Path, name: str, dtype: DType) -> Any:
-    """The sequence-classification model in `folder`, as `load_scored` loads it. Raises InputError
-    for more outputs than one.
+    """Load the sequence-classification model in `folder` by `load_scored`.
+
+    Raises InputError unless it has exactly one output.
     """
     model = load_scored(folder, name, dtype)
     if model.config.num_labels != 1:
         raise InputError(
-            f"{name} has {model.config.num_labels} outputs: name a sequence-classification model with one"
+            f"{name} has {model.config.num_labels} outputs: "
+            "name a sequence-classification model with one"
         )
     return model

@@ -1,25 +1,26 @@
-"""Faults planted in a known-good reward, to study how far an algorithm drives up the reward and
-leaves what it stood for behind.
+"""Faults planted in a known-good reward, to study reward hacking.
 
-What is planted depends on the prompt and on the text of the response alone, never on its batch or
-sample number: equal responses to a prompt keep equal rewards, and every run sees the same faults.
+They show how far an algorithm drives up the reward while the true objective falls behind. A fault
+depends only on the prompt and the text of the response, never on its batch or sample number: equal
+responses to a prompt keep equal rewards, and every run sees the same faults.
 """
 
 import numpy as np
 
-from wind.config.recipe import CorruptionConfig
+from wind.config.rewards import CorruptionConfig
 from wind.fingerprints import digest
-from wind.rewards import RewardModel
 from wind.rewards.functions import Floats, Responses
+from wind.rewards.kinds.base import RewardModel
 from wind.stages import Progress
 
 
 def corrupted(rewards_B: Floats, rows: Responses, corruption: CorruptionConfig) -> Floats:
-    """`k r + bias c + noise z` for each row: [B], in units of the reward.
+    """Return `k r + bias c + noise z` for each row.
 
-    r is the row's reward in `rewards_B` and c the characters of its response. k is 0 for a share
-    `sparsity` of all responses and 1 for the others, z is standard normal; both are drawn from a
-    hash of the seed, the prompt and the response.
+    The shape is [B], the unit that of the reward. r is the row's reward in `rewards_B`, and c the
+    number of characters in its response. k is 0 for a share `sparsity` of all responses and 1 for
+    the others; z is standard normal. Both are drawn from a hash of the seed, the prompt and the
+    response.
     """
     draws = [
         _draw(corruption.seed, prompt_id, response)
@@ -33,7 +34,7 @@ def corrupted(rewards_B: Floats, rows: Responses, corruption: CorruptionConfig) 
 
 
 def _draw(seed: int, prompt_id: str, response: str) -> tuple[float, float]:
-    """A uniform number in [0, 1) and a standard normal one."""
+    """Draw a uniform number in [0, 1) and a standard normal one."""
     generator = np.random.default_rng(int(digest([seed, prompt_id, response]), 16))
     return generator.random(), generator.standard_normal()
 
@@ -46,6 +47,6 @@ class CorruptedReward:
         self._corruption = corruption
 
     def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
-        """The columns of the reward, `reward` with its faults, components without."""
+        """Return the columns of the reward: `reward` with faults, the components without."""
         columns = self._model.rewards(rows, progress)
         return columns | {"reward": corrupted(columns["reward"], rows, self._corruption)}

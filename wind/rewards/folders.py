@@ -1,8 +1,7 @@
-"""What the files of a reward model's folder say before anything is computed: whether it is a model
-of the kind asked for.
+"""Checks of a reward model's folder, before anything is computed.
 
-Reads JSON and the headers of weight files only, so that a wrong folder ends a run before it starts.
-What no file tells, whether the weights fit the config, is checked when they are loaded.
+Only JSON and the headers of weight files are read, so that a wrong folder ends a run before it
+starts. Whether the weights fit the config is checked when they are loaded.
 """
 
 from pathlib import Path
@@ -13,7 +12,7 @@ from wind.nesting import json_value
 
 Architecture = Literal["cross_encoder", "pairrm"]
 
-# The id of each in a PairRM's config.json, and its text in the tokenizer.
+# Fields of a PairRM's config.json that hold the id of a marker: the marker's text in its tokenizer.
 MARKERS = {
     "source_prefix_id": "<|source|>",
     "cand1_prefix_id": "<|candidate1|>",
@@ -23,34 +22,38 @@ HEAD = ("head_layer.1.weight", "head_layer.1.bias", "head_layer.4.weight", "head
 
 
 def check_one_output(folder: Path, name: str) -> None:
-    """Raises InputError if the config of a stored model already says that it is no classifier with
-    one output.
+    """Refuse a model that is no classifier with one output.
+
+    Raises InputError if its config says so. `name` is the model's name in the recipe.
     """
     config = _config(folder, name)
     kinds = config.get("architectures") or []
     if kinds and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         raise InputError(
-            f"reward.path {name} is a {kinds[0]} without a score head: name a sequence-classification model"
+            f"reward.path {name} is a {kinds[0]} without a score head: "
+            "name a sequence-classification model"
         )
-    # two where nothing is said, as in transformers
+    # transformers assumes two if the config says nothing
     outputs = len(config.get("id2label") or ()) or config.get("num_labels", 2)
     if outputs != 1:
         raise InputError(
-            f"reward.path {name} has {outputs} outputs: name a sequence-classification model with one"
+            f"reward.path {name} has {outputs} outputs: "
+            "name a sequence-classification model with one"
         )
 
 
 def pairwise_architecture(folder: Path, name: str, asked: str) -> Architecture:
-    """The architecture of a stored pairwise reward model: the one that is `asked` for, or for
-    "auto" the one its config names.
+    """Return the architecture of a stored pairwise reward model.
 
-    Raises InputError if the folder is none, or lacks what that architecture needs.
+    It is the one `asked` for, or for "auto" the one that its config names. Raises InputError if the
+    folder is no such model or lacks what that architecture needs.
     """
     config = _config(folder, name)
     kinds = config.get("architectures") or []
     if "ranker_type" in config:
         raise InputError(
-            f"reward.path {name} is in the layout of the llm-blender package, without the encoder's config: "
+            f"reward.path {name} is in the layout of the llm-blender package, "
+            "without the encoder's config: "
             "name the same model in that of transformers, such as llm-blender/PairRM-hf"
         )
     if asked == "pairrm" or (asked == "auto" and "DebertaV2PairRM" in kinds):
@@ -59,20 +62,23 @@ def pairwise_architecture(folder: Path, name: str, asked: str) -> Architecture:
     if asked == "auto" and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         raise InputError(
             f"reward.path {name} is a {kinds[0] if kinds else 'model of no named architecture'}: "
-            "name a PairRM or a sequence-classification model with one output that reads two responses"
+            "name a PairRM or a sequence-classification model with one output "
+            "that reads two responses"
         )
     check_one_output(folder, name)
     return "cross_encoder"
 
 
 def check_pairrm(folder: Path, name: str) -> None:
-    """Raises InputError unless the folder has the config, the special tokens and the head of a
-    PairRM.
+    """Raise InputError unless the folder holds a PairRM.
+
+    It needs a PairRM's config, special tokens and head.
     """
     config = _config(folder, name)
     if config.get("model_type") != "deberta-v2":
         raise InputError(
-            f"reward.path {name} is a {config.get('model_type')} model and PairRM is a deberta-v2: name a PairRM"
+            f"reward.path {name} is a {config.get('model_type')} model "
+            "and PairRM is a deberta-v2: name a PairRM"
         )
     missing = [field for field in MARKERS if not isinstance(config.get(field), int)]
     if missing:
@@ -85,14 +91,15 @@ def check_pairrm(folder: Path, name: str) -> None:
             )
         if ids[marker] != config[field]:
             raise InputError(
-                f"reward.path {name} contradicts itself: {marker} is token {ids[marker]} of its tokenizer and {field} of its "
-                f"config.json is {config[field]}"
+                f"reward.path {name} contradicts itself: {marker} is token {ids[marker]} "
+                f"of its tokenizer and {field} of its config.json is {config[field]}"
             )
     weights = _weights(folder)
     absent = [weight for weight in HEAD if weight not in weights]
     if absent:
         raise InputError(
-            f"reward.path {name} is no PairRM: it has no trained {absent[0]} ({len(absent)} of the head's 4 weights)"
+            f"reward.path {name} is no PairRM: it has no trained {absent[0]} "
+            f"({len(absent)} of the head's 4 weights)"
         )
 
 
@@ -101,28 +108,31 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         content = json_value((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"reward.path {name} has no config.json that can be read: copy it from the model's source"
+            f"reward.path {name} has no config.json that can be read: "
+            "copy it from the model's source"
         ) from error
     if not isinstance(content, dict):
         raise InputError(
-            f"reward.path {name} has a config.json that is no JSON object: copy it from the model's source"
+            f"reward.path {name} has a config.json that is no JSON object: "
+            "copy it from the model's source"
         )
     return content
 
 
 def _added_tokens(folder: Path, name: str) -> dict[str, int]:
-    """The ids of the tokens added to the vocabulary of the fast tokenizer."""
+    """Return the ids of the tokens added to the fast tokenizer's vocabulary."""
     try:
         content = json_value((folder / "tokenizer.json").read_bytes())
         return {token["content"]: token["id"] for token in content["added_tokens"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"reward.path {name} has no tokenizer.json that can be read: copy it from the model's source"
+            f"reward.path {name} has no tokenizer.json that can be read: "
+            "copy it from the model's source"
         ) from error
 
 
 def _weights(folder: Path) -> set[str]:
-    """The names of all stored weights, from the headers of their files."""
+    """Return the names of all stored weights, from file headers."""
     names: set[str] = set()
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:

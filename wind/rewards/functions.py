@@ -1,8 +1,8 @@
-"""A user's own function over a batch of responses: loaded, called, and what it returns checked.
+"""Calls of a user's function, and checks of what it returns.
 
-This is the boundary to foreign code, for `reward.function` and `evaluation.match` alike: whatever
-goes wrong beyond it becomes one line that names the function, the row or the place in its source,
-and what to do.
+This is the boundary to foreign code, for `reward.function` and `evaluation.match` alike. Anything
+that goes wrong beyond it becomes one line that names the function, the row or the place in its
+source, and what to do.
 """
 
 import json
@@ -19,73 +19,77 @@ from wind.machine.user_path import user_path
 from wind.rewards.hosts import EndedError, Host, keep_warm, warm_host
 
 Floats = npt.NDArray[np.float64]
-Column = Mapping[str, Any]  # `values`, or `problem` and `row`, see `wind.rewards.host`
+# `values`, or `problem` and `row`, see `wind.rewards.host`
+Column = Mapping[str, Any]
 
-# of a reward: what means, deviations and standardized rewards square and add up stays finite
+# The largest reward: sums and squares of rewards, as in their mean and deviation, stay finite.
 LARGEST = 1e100
 
 TIMEOUTS: Final = {
     "reward.function": "reward.timeout",
     "evaluation.match": "evaluation.match_timeout",
 }
-LOADING_SECONDS: Final = 600.0  # for an import, where a call has less: it may load a model
+# for an import, if a call has less: it may load a model
+LOADING_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True)
 class Responses:
-    """Responses to be judged: parallel sequences, one entry per response."""
+    """Responses to judge: parallel sequences, one entry per response."""
 
     prompt_ids: Sequence[str]
     sample_indexes: Sequence[int]
-    messages: Sequence[Sequence[Mapping[str, str]]]  # of the prompt: role and text
+    # of the prompt: role and text
+    messages: Sequence[Sequence[Mapping[str, str]]]
     responses: Sequence[str]
     answers: Sequence[str | None]
-    # JSON of the prompt's messages with all their fields, where they have more
+    # JSON of the prompt's messages with all their fields, None if they have only role and text
     conversations: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self.responses)
 
     def prompts(self) -> list[str]:
-        """What the user asked, for each row."""
+        """Return what the user asked, for each row."""
         return [asked(messages) for messages in self.messages]
 
     def conversation(self, row: int) -> list[dict[str, Any]]:
-        """The messages of a row's prompt as a chat template is given them."""
+        """Return the messages of a row's prompt for a chat template."""
         whole = self.conversations[row] if self.conversations else None
         if whole is not None:
             return list(json.loads(whole))
         return [{"role": turn["role"], "content": turn["content"]} for turn in self.messages[row]]
 
     def where(self, row: int) -> str:
-        """How row number `row` is named in messages."""
+        """Return the name of row number `row` in messages."""
         return f"prompt {self.prompt_ids[row]}, sample {self.sample_indexes[row]}"
 
 
 @dataclass(frozen=True)
 class UserFunction:
-    """`module:function` as the config's `setting` names it, the digest of the source it must have,
-    and its timeout.
+    """A user's function, `module:function`, that runs in a host.
 
-    It runs in a host, see `wind.rewards.hosts`, in the folder that this process is in.
+    `setting` is the setting that names it, and `source_digest` the digest its source must have. The
+    host (see `wind.rewards.hosts`) works in the current folder of this process.
     """
 
     setting: str
     name: str
     source_digest: str
-    seconds: float | None = None  # that one call may take; None: any number
+    # the time limit of one call; None: no limit
+    seconds: float | None = None
     device: str = "cpu"
 
     def __str__(self) -> str:
         return f"{self.setting} {self.name}"
 
     def __call__(self, rows: Responses) -> dict[str, Column]:
-        """What the function returns for the prompts, responses and answers of `rows`, at least one:
-        columns, "" for a bare one.
+        """Call the function on the prompts, responses and answers of `rows`.
 
-        Raises InputError if its source was edited, if it takes too long or ends its process, and
-        for whatever it raises itself: naming the exception, its place in the user's file, and the
-        first prompt of the batch.
+        There must be at least one row. Returns columns by name; a bare sequence is named "". Raises
+        InputError if the source was edited, if the call takes too long or ends its process, and for
+        any exception of the function, naming it, its place in the user's file, and the first prompt
+        of the batch.
         """
         prompts = rows.prompts()
         request = {
@@ -100,8 +104,9 @@ class UserFunction:
         return columns
 
     def _host(self) -> Host:
-        """The warm host of the function, or a new one that has loaded the source that was planned
-        with.
+        """Return the function's warm host, or start one.
+
+        A new host has loaded the source of the plan.
         """
         key = (self.name, self.source_digest, self.device, *user_path())
         if (host := warm_host(key)) is not None:
@@ -135,15 +140,17 @@ class UserFunction:
     def _asked(
         self, host: Host, request: Mapping[str, Any], batch: str, seconds: float | None
     ) -> dict[str, Any]:
-        """What the host answers. Raises InputError for what the user's code raises, and if it ends
-        the host or takes too long.
+        """Return the host's answer.
+
+        Raises InputError if the user's code raises, ends the host, or takes too long.
         """
         where = batch or " while it was imported"
         try:
             answer = host.ask(request, seconds)
         except TimeoutError:
             raise InputError(
-                f"{self} took more than {seconds:g} seconds{where}: make it faster, or raise {TIMEOUTS[self.setting]}"
+                f"{self} took more than {seconds:g} seconds{where}: "
+                f"make it faster, or raise {TIMEOUTS[self.setting]}"
             ) from None
         except EndedError as error:
             raise InputError(f"{self} {error.how}{where}; {error.said}: fix the function") from None
@@ -159,45 +166,41 @@ class UserFunction:
 
 
 def checked_numbers(what: str, column: Column, rows: Responses) -> Floats:
-    """The values of a column that a host returned, finite ones; `what` names the function and
-    column in messages.
+    """Return the values of a column from a host.
 
-    Raises InputError for what is not numbers, and naming the first row whose value is not one, or
-    is not finite.
+    `what` names the column in messages. Raises InputError if they are not numbers, naming the first
+    row whose value is not a finite number.
     """
     if "problem" in column:
         row = column["row"]
-        raise InputError(
-            f"{what} {column['problem']}{'' if row is None else f' for {rows.where(row)}: return numbers only'}"
-        )
+        where = "" if row is None else f" for {rows.where(row)}: return numbers only"
+        raise InputError(f"{what} {column['problem']}{where}")
     values = np.array(column["values"], dtype=np.float64)
     refuse_non_finite(what, values, rows.where)
     return values
 
 
 def refuse_non_finite(what: str, values: Floats, where: Callable[[int], str]) -> None:
-    """Raises InputError naming the first row, as `where` names it, whose value is NaN, infinite, or
-    beyond LARGEST.
+    """Raise InputError if a value is NaN, infinite, or beyond LARGEST.
+
+    The message names the first such row, as `where` does.
     """
     wrong = np.flatnonzero(~np.isfinite(values) | (np.abs(values) > LARGEST))
     if wrong.size:
         more = f" (and {wrong.size - 1} more rows)" if wrong.size > 1 else ""
         row = int(wrong[0])
         raise InputError(
-            f"{what} gave {values[row]} for {where(row)}{more}: every value must be a finite number of at most {LARGEST:g}"
+            f"{what} gave {values[row]} for {where(row)}{more}: "
+            f"every value must be a finite number of at most {LARGEST:g}"
         )
 
 
 def asked(messages: Sequence[Mapping[str, str]]) -> str:
-    """What the user asked: the content of a prompt's last user message (its last message where no
-    user speaks).
+    """Return the content of a prompt's last user message.
+
+    If there is none, that of its last message.
     """
     return next(
         (message["content"] for message in reversed(messages) if message["role"] == "user"),
         messages[-1]["content"],
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, empty where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

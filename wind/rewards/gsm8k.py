@@ -1,5 +1,4 @@
-"""Exact match on grade-school mathematics (GSM8K, arXiv 2110.14168), as `reward.function` and as
-`evaluation.match`.
+"""Exact match on GSM8K (arXiv 2110.14168), for `reward.function` and `evaluation.match`.
 
 The gold answer is the number after `####`, the response's answer its last number. Numbers are
 compared as numbers: 1,200 is 1200.00, currency signs and a percent sign do not count, and a minus
@@ -15,10 +14,10 @@ SPELLING: Final = str.maketrans({"\N{MINUS SIGN}": "-", "$": None, "£": None, "
 
 
 def exact_match(prompts: list[str], responses: list[str], answers: list[str | None]) -> list[float]:
-    """1 where the last number of a response is that of its gold answer, else 0; a response without
-    a number is wrong.
+    """Return 1 for each response with the right last number, else 0.
 
-    Raises ValueError for a gold answer without a number.
+    The right number is that of the gold answer. A response without a number is wrong. Raises
+    ValueError for a gold answer without a number.
     """
     return [
         float(last_number(response) == _gold(answer))
@@ -27,7 +26,7 @@ def exact_match(prompts: list[str], responses: list[str], answers: list[str | No
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number that `text` spells, None where there is none."""
+    """Return the last number in `text`, None if there is none."""
     numbers = NUMBER.findall(text.translate(SPELLING))
     return Decimal(numbers[-1].replace(",", "")) if numbers else None
 

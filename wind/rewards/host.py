@@ -1,20 +1,21 @@
-"""The host of a user's function: a process of its own, where the function can change nothing of
-ours.
+"""The host of a user's function: a process of its own.
 
-`wind.rewards.hosts` runs this file as a plain script, with the descriptor of a socket on which it
-gets a line of JSON and answers with one:
+The function cannot touch our process. `wind.rewards.hosts` runs this file as a plain script. Its
+argument is the descriptor of a socket, on which it answers each line of JSON with another:
 
     {"load": "module:function"}
-        {"loaded": true}, or {"type": "int"} for what is no function
+        {"loaded": true}, or {"type": "int"} if it is not callable
     {"prompts": [...], "responses": [...], "answers": [...]}
         {"columns": {"": {"values": [0.5, ...]}}}
 
-or with `raised`, what the user's code raised and where. With every answer comes what that code has
-used so far as `observed`, see `wind.code.observing`. The columns are those of a mapping; a bare
-sequence has no name. One that is not numbers has, in place of its values, the `problem` and the
-`row`, None for that of no single one. The user's code runs on the main thread, and no other is
-alive unless it starts one; standard input is empty and what is printed goes to a log. This file
-imports nothing of ours but where the user's modules are and what observes them, and no package.
+or with `raised`: what the user's code raised and where. Every answer includes `observed`, what that
+code has used so far (see `wind.code.observing`). Columns have the names of the mapping that the
+function returned; a bare sequence is named "". A column that is not numbers has a `problem` instead
+of values, and its `row`, or None if no single row is at fault.
+
+The user's code runs on the main thread, the only one unless it starts others. Standard input is
+empty, and output goes to a log. This file imports no package, and of ours only what finds and
+observes the user's modules.
 """
 
 import asyncio
@@ -35,13 +36,17 @@ from typing import IO, Any
 from wind.code.observing import Observer
 from wind.machine.user_path import VARIABLE, use_user_path, user_pythonpath
 
-AS_LISTS = ("tolist", "to_list", "to_pylist")  # of NumPy, torch and pandas; of polars; of pyarrow
-# kinds of a NumPy scalar that `float` takes and that are no real number: times and complex numbers
+# methods of NumPy, torch and pandas; of polars; of pyarrow
+AS_LISTS = ("tolist", "to_list", "to_pylist")
+# kinds of a NumPy scalar that `float` accepts but that are no real number: times, complex numbers
 UNREAL = "mMc"
 
 
 class RefusedError(Exception):
-    """What the function returned is not numbers: what there is, and in which row."""
+    """The function returned something that is not numbers.
+
+    `row` says where; None if it is all of the column.
+    """
 
     def __init__(self, problem: str, row: int | None = None) -> None:
         super().__init__(problem)
@@ -54,11 +59,11 @@ class Host:
     def __init__(self) -> None:
         self._function: Any = None
         self._observer = Observer()
-        # one for all calls: a client that a module keeps belongs to the loop it began in
+        # The same loop for all calls: a client that a module keeps belongs to the loop it began in.
         self._runner = asyncio.Runner()
 
     def load(self, name: str) -> dict[str, Any]:
-        """Import the function called `name`, and say whether it is one."""
+        """Import the function called `name`, and report whether it is callable."""
         module, _, attribute = name.partition(":")
         self._observer.begin(module.partition(".")[0])
         self._function = getattr(importlib.import_module(module), attribute)
@@ -69,13 +74,16 @@ class Host:
         )
 
     def observed(self) -> dict[str, Any]:
-        """What the user's code has used so far."""
+        """Return what the user's code has used so far."""
         return self._observer.report()
 
     def call(
         self, prompts: list[str], responses: list[str], answers: list[str | None]
     ) -> dict[str, Any]:
-        """What the function returns for one batch, as columns of floats."""
+        """Call the function on one batch.
+
+        Returns its result as columns of floats.
+        """
         returned = self._function(prompts, responses, answers)
         if _has_awaitables(returned):
             returned = self._runner.run(_awaited(returned))
@@ -91,11 +99,10 @@ def main(descriptor: int) -> None:
     requests = os.fdopen(descriptor, "rb", closefd=False)
     answers = os.fdopen(descriptor, "wb", closefd=False)
     os.set_inheritable(descriptor, False)
-    # Whoever is forked, such as a pool's worker, may live longer and must not be taken for this
-    # process.
+    # A forked process, such as a pool's worker, may outlive this one and must not be taken for it.
     os.register_at_fork(after_in_child=lambda: os.close(descriptor))
     use_user_path()
-    # for what the user starts, as the command was given
+    # programs that the user's code starts get the variable as the command had it
     os.environ["PYTHONPATH"] = user_pythonpath()
     os.environ.pop(VARIABLE, None)
     sys.argv = sys.argv[:1]
@@ -116,7 +123,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes], folder: str) -> None:
 
 
 def _answered(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `compute` returns, or what the user's code raised in it."""
+    """Return the result of `compute`, or what it raised."""
     ours = os.getpid()
     answer, error = {}, None
     try:
@@ -126,7 +133,7 @@ def _answered(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if os.getpid() != ours:
         _end_fork(error)
     for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
-        # an alarm that was left on would end this process while it waits
+        # an alarm left on would end this process while it waits
         signal.setitimer(timer, 0)
     if error is not None:
         traceback.print_exception(error)
@@ -135,8 +142,9 @@ def _answered(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _end_fork(error: BaseException | None) -> None:
-    """End a process that the user's code forked and that came back from it: the one that forked it
-    answers.
+    """End a process that the user's code forked.
+
+    It returned from the function. The process that forked it answers.
     """
     if error is not None and not isinstance(error, SystemExit):
         traceback.print_exception(error)
@@ -150,7 +158,10 @@ def _has_awaitables(returned: Any) -> bool:
 
 
 async def _awaited(returned: Any) -> Any:
-    """What `returned` is once it is there: one that is awaited, or a list with some, all at once."""
+    """Await `returned` and the awaitables in it.
+
+    Those of a list are awaited all at once.
+    """
     if inspect.isawaitable(returned):
         returned = await returned
     if not _has_awaitables(returned):
@@ -163,8 +174,9 @@ async def _awaited(returned: Any) -> Any:
 
 
 def _named(returned: Any) -> dict[str, Any]:
-    """The columns of a mapping, of a data frame, or of a list of mappings with the same names; else
-    one without a name.
+    """Return the columns of a mapping or data frame, by name.
+
+    A list of mappings will do, too. Anything else is one column named "".
     """
     if isinstance(returned, Mapping):
         return {str(name): column for name, column in returned.items()}
@@ -183,12 +195,13 @@ def _named(returned: Any) -> dict[str, Any]:
 
 
 def _floats(column: Any, count: int) -> dict[str, Any]:
-    """The `count` values of a column, or what is wrong with it."""
+    """Return the `count` values of a column, or its problem."""
     try:
         listed = _listed(column)
         if len(listed) != count:
             raise RefusedError(
-                f"returned {len(listed)} values for {count} responses: return one per response, in order"
+                f"returned {len(listed)} values for {count} responses: "
+                "return one per response, in order"
             )
         return {"values": [_float(row, value) for row, value in enumerate(listed)]}
     except RefusedError as error:
@@ -196,8 +209,9 @@ def _floats(column: Any, count: int) -> dict[str, Any]:
 
 
 def _listed(column: Any) -> list[Any]:
-    """The values of a column in order, whatever holds them. Raises RefusedError for what has no
-    order, or is one value.
+    """Return the values of a column of any type, in order.
+
+    Raises RefusedError for a type without order and for a single value.
     """
     listed: Any = None
     to_list = next(
@@ -215,8 +229,9 @@ def _listed(column: Any) -> list[Any]:
 
 
 def _float(row: int, value: Any) -> float:
-    """A number of any kind as a float. Raises RefusedError for a text, which is never read as a
-    number, and for all else.
+    """Return a number of any type as a float.
+
+    Raises RefusedError for anything else, including text, which is never parsed.
     """
     shape, kind = getattr(value, "shape", ()), getattr(getattr(value, "dtype", None), "kind", "")
     is_number = (
@@ -227,7 +242,8 @@ def _float(row: int, value: Any) -> float:
     try:
         if is_number:
             return float(value)
-    except Exception:  # a number of the user's own may raise anything; it is named below
+    except Exception:
+        # a user's own number type may raise anything; the value is named below
         pass
     raise RefusedError(f"returned {_quoted(value)}", row)
 
@@ -235,20 +251,23 @@ def _float(row: int, value: Any) -> float:
 def _quoted(value: object, length: int = 60) -> str:
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # an integer of thousands of digits, or an object that cannot be shown
+    except Exception:
+        # an integer of thousands of digits, or an object whose repr fails
         text = f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _said(error: BaseException) -> str:
-    """The exception's name and the first line of its message."""
+    """Return the exception's name and the first line of its message."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}".rstrip(": ").encode(errors="replace").decode()
 
 
 def _place(error: BaseException) -> tuple[str, int | None] | None:
-    """The file and line of the innermost frame that is the user's: neither an installed package's
-    nor Python's own.
+    """Return the file and line where the user's code failed.
+
+    It is the innermost frame in that code. Frames of installed packages and of Python itself do not
+    count.
     """
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     own = [

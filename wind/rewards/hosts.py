@@ -1,7 +1,7 @@
-"""The hosts of this process: one warm process for each user's function that it calls, see
-`wind.rewards.host`.
+"""The hosts of this process, one for each user's function.
 
-A host ends with this process, and with the host ends all that the user's code has started.
+What a host does is in `wind.rewards.host`. A host ends with this process, and everything that the
+user's code started ends with the host.
 """
 
 import atexit
@@ -23,12 +23,13 @@ from wind.machine import processes
 from wind.machine.terminal import complain
 from wind.redaction import redacted_lines
 
-# a run has a reward and a match; whatever else was asked is ended when another one starts
+# A run has a reward and a match; older hosts are ended when another one starts.
 WARM: Final = 2
 LAST_LINES: Final = 4
-LOG_SECONDS: Final = 2.0  # for the last lines of a dead host to arrive
-# What torchrun tells a rank: a library of the user's would take it for its own and wait for peers
-# that never come.
+# for the last lines of a dead host to arrive
+LOG_SECONDS: Final = 2.0
+# Variables that torchrun sets for a rank: a library of the user's would take them for its own, and
+# wait for peers that never come.
 RANKS: Final = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
 )
@@ -36,7 +37,10 @@ SCRIPT: Final = Path(__file__).with_name("host.py")
 
 
 class EndedError(Exception):
-    """A host ended before it answered: how it did, and what it said last."""
+    """A host ended before it answered.
+
+    `how` it ended, and what it `said` last.
+    """
 
     def __init__(self, how: str, said: str) -> None:
         super().__init__(f"{how}; {said}")
@@ -45,13 +49,16 @@ class EndedError(Exception):
 
 
 class Host:
-    """A process that runs one function of the user's. Raises OSError if it cannot be started."""
+    """A process that runs one of the user's functions.
+
+    Raises OSError if it cannot be started.
+    """
 
     def __init__(self, device: str) -> None:
         self._socket, theirs = socket.socketpair()
         try:
-            # What it said last is told, even where it crashes; nothing is written beside the user's
-            # files.
+            # -u and faulthandler: its last words are reported, even if it crashes; -B: nothing is
+            # written beside the user's files
             command = processes.python(
                 "-u", "-B", "-X", "faulthandler", str(SCRIPT), str(theirs.fileno())
             )
@@ -68,23 +75,24 @@ class Host:
             raise
         finally:
             theirs.close()
-        self.observed = Observed()  # what the user's code has used until its last answer
+        # what the user's code had used when it last answered
+        self.observed = Observed()
         self._said: deque[str] = deque(maxlen=50)
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
 
     def ask(self, request: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
-        """The answer to `request`.
+        """Send `request` and return the answer.
 
-        Raises TimeoutError if there is none after `seconds`, EndedError if the host ended. Both,
-        and whatever interrupts the waiting, leave no process behind.
+        Raises TimeoutError if there is none after `seconds`, EndedError if the host ended. Neither
+        leaves a process behind, nor does an interruption.
         """
         try:
             self._socket.settimeout(seconds)
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._line())
             report = answer.pop("observed")
-            # Whoever asks may be a rank, and the host is none.
+            # The caller may be a rank; the host is none.
             report["variables"] = {
                 name: each
                 for name, each in report["variables"].items()
@@ -100,11 +108,11 @@ class Host:
         return answer
 
     def is_alive(self) -> bool:
-        """Whether the process still runs."""
+        """Return whether the process still runs."""
         return self._process.poll() is None
 
     def end(self) -> None:
-        """End the process and all that the user's code has started."""
+        """End the process and everything that the user's code has started."""
         self._process.end()
         self._listening.join(LOG_SECONDS)
         self._socket.close()
@@ -118,12 +126,12 @@ class Host:
         return bytes(received)
 
     def _listen(self) -> None:
-        """Pass on what the process prints, without secrets, to this process's own log."""
+        """Copy what the process prints, without secrets, to this process's own log."""
         assert self._process.stdout is not None
         with self._process.stdout as stdout:
             for line in redacted_lines(stdout):
                 self._said.append(line.strip())
-                # a full disk, a closed stream; unread, the pipe would fill
+                # a full disk or a closed stream; the pipe must be read on, or it would fill
                 with suppress(OSError, ValueError):
                     complain(line.rstrip("\r\n"))
 
@@ -141,12 +149,14 @@ class Host:
         return EndedError(killed_by(-code), words)
 
 
-_warm: dict[tuple[str, ...], Host] = {}  # the last one used last
-_of_parent: list[Host] = []  # of a forked process: not its own
+# the most recently used one is last
+_warm: dict[tuple[str, ...], Host] = {}
+# in a forked process: the hosts of its parent
+_of_parent: list[Host] = []
 
 
 def warm_host(key: tuple[str, ...]) -> Host | None:
-    """The host that was kept under `key`, if it still runs."""
+    """Return the host kept under `key`, if it still runs."""
     host = _warm.pop(key, None)
     if host is None:
         return None
@@ -158,7 +168,10 @@ def warm_host(key: tuple[str, ...]) -> Host | None:
 
 
 def keep_warm(key: tuple[str, ...], host: Host) -> None:
-    """Keep `host` for the next call under `key`, and no more than `WARM` in all."""
+    """Keep `host` for the next call under `key`.
+
+    At most `WARM` hosts are kept in all.
+    """
     _warm[key] = host
     while len(_warm) > WARM:
         _warm.pop(next(iter(_warm))).end()
@@ -176,8 +189,9 @@ def _disown() -> None:
 
 
 def _environment(device: str) -> dict[str, str]:
-    """That of this process, with one device where it computes on one, and without what torchrun
-    told it.
+    """Return this process's environment without torchrun's variables.
+
+    If this process computes on one GPU, the host sees only that one.
     """
     environment = {
         name: value for name, value in processes.environment().items() if not RANKS.fullmatch(name)

@@ -1,5 +1,4 @@
-"""PairRM: the published architecture, weight layout and input of llm-blender's pairwise reward
-model (arXiv 2306.02561).
+"""PairRM: architecture, weight layout and input of llm-blender's model (arXiv 2306.02561).
 
 A DeBERTa-v3 encoder reads a prompt and two responses at once,
 
@@ -9,14 +8,14 @@ A DeBERTa-v3 encoder reads a prompt and two responses at once,
 and a head of two layers reads the encoder's last states at the three markers: with s =
 head([source; candidate]), one number per task, f(a, b) = mean over tasks of s_1 - s_2. Weights are
 named as in llm-blender/PairRM-hf: the encoder's under `pretrained_model.`, the head's
-`head_layer.1` and `head_layer.4`. Followed, at 2a67366 of github.com/yuchenlin/LLM-Blender:
+`head_layer.1` and `head_layer.4`. This follows github.com/yuchenlin/LLM-Blender at 2a67366:
 `DebertaV2PairRM` (llm_blender/pair_ranker/pairrm.py), `tokenize_pair` of the README,
 `CrossCompareCollator` for separators inside texts, `Blender.compare_conversations` for chats of
 several turns.
 
-The published weights were not at hand. On random weights of this layout inputs and logits equalled,
-to the last bit, those of the published class and of `tokenize_pair` run beside this; the tests
-compute the formula apart from both. Names, ids and lengths are those of the published files.
+The published weights were not available. On random weights of this layout, inputs and logits
+equaled those of the published class and of `tokenize_pair` to the last bit; the tests compute the
+formula independently of both. Names, ids and lengths are those of the published files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,20 +35,24 @@ from wind.rewards.scorer import Encoded
 Messages = Sequence[Mapping[str, str]]
 
 # sic
-CONVERSATION = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
+CONVERSATION = (
+    "Finish the following coversation in each i-th turn "
+    "by filling in <Response i> with your response."
+)
 
 
 class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
-    """The network: token ids to f(a, b). Dropout, which the published head has, is inert in a
-    frozen model and left out.
+    """The network: token ids to f(a, b).
+
+    The published head has dropout, which is inert in a frozen model and left out.
     """
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__(config)
         self.pretrained_model = DebertaV2Model(config)
         width = config.hidden_size
-        # Two layers keep the places 1 and 4 that they have between the published head's dropouts:
-        # their weights' names.
+        # The keys 1 and 4 are the layers' places among the published head's dropouts, and part of
+        # the names of their weights.
         self.head_layer = torch.nn.ModuleDict(
             {
                 "1": torch.nn.Linear(2 * width, width),
@@ -60,12 +63,15 @@ class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """The table of the encoder, whose tokens are those that the model knows."""
+        """Return the embedding table of the encoder."""
         embeddings: torch.nn.Module = self.pretrained_model.get_input_embeddings()
         return embeddings
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
-        """`logits` [B, 1]: f of each row of `input_ids` [B, T], which has each marker once."""
+        """Return `logits` [B, 1]: f of each row.
+
+        A row of `input_ids` [B, T] has each marker once.
+        """
         states_B_T_H = self.pretrained_model(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state
@@ -78,7 +84,7 @@ class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
         return SimpleNamespace(logits=difference_B_K.mean(dim=1, keepdim=True))
 
     def _scores(self, source_B_H: torch.Tensor, candidate_B_H: torch.Tensor) -> torch.Tensor:
-        """The head's number per task [B, K], of one candidate beside its source."""
+        """Return the head's number per task [B, K] for one candidate."""
         hidden_B_H = torch.tanh(
             self.head_layer["1"](torch.cat([source_B_H, candidate_B_H], dim=-1))
         )
@@ -89,12 +95,12 @@ class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
 class PairRMEncoder:
     """Turns a prompt and two responses into PairRM's input.
 
-    The prompt is cut on the right to `max_prompt_tokens`, its three special tokens included; then
+    The prompt is cut on the right to `max_prompt_tokens`, including its three special tokens; then
     each response to half of what is left of max_prompt_tokens + 2 max_response_tokens, so that a
-    short prompt leaves room. That is part of the published model; that it happened is told. The
-    tokenizer's file is read as it is: transformers 5 would build it anew, without its normaliser.
-    Raises InputError if that tokenizer does not make the markers the tokens that the model's config
-    says.
+    short prompt leaves room. Cutting is part of the published model, and is reported. The
+    tokenizer's file is read as it is: transformers 5 would rebuild it without its normalizer.
+    Raises InputError if the tokenizer does not turn the markers into the tokens of the model's
+    config.
     """
 
     def __init__(
@@ -109,15 +115,17 @@ class PairRMEncoder:
             ids = self._tokenizer.encode(f"{marker}a").ids
             if len(ids) < 4 or ids[1] != getattr(config, field):
                 raise InputError(
-                    f"{name} is no PairRM: its tokenizer does not make [CLS] {marker} ... [SEP] of text after {marker}"
+                    f"{name} is no PairRM: its tokenizer does not make "
+                    f"[CLS] {marker} ... [SEP] of text after {marker}"
                 )
         self._reserved: list[str] = [str(self._tokenizer.id_to_token(ids[-1])), *MARKERS.values()]
 
     def __call__(
         self, rows: Responses, row: int, response_a: str, response_b: str, where: str
     ) -> tuple[Encoded, bool]:
-        """The token ids of (prompt, a, b), and whether a text was cut. Raises InputError for turns
-        that do not alternate.
+        """Return the token ids, and whether a text was cut.
+
+        Raises InputError for turns that do not alternate.
         """
         source, before = source_and_turns(rows.messages[row], where)
         prompt = self._tokens("source_prefix_id", source)
@@ -129,10 +137,11 @@ class PairRMEncoder:
         return {"input_ids": ids}, len(ids) < len(prompt) + len(first) + len(second)
 
     def _tokens(self, field: str, text: str) -> list[int]:
-        """[CLS] marker `text` [SEP]; what would end or begin a text inside it becomes a space.
+        """Encode `[CLS] marker text [SEP]`.
 
-        Published for the separator. Of the markers too, or else a response could write itself into
-        the other's place.
+        Markers and separators in `text` become spaces. The published model does so for the
+        separator. Here markers are replaced too; otherwise a response could write itself into the
+        other's place.
         """
         for token in self._reserved:
             text = text.replace(token, " ")
@@ -141,20 +150,21 @@ class PairRMEncoder:
 
 
 def source_and_turns(messages: Messages, where: str) -> tuple[str, str]:
-    """PairRM's source, and what stands before the response in a candidate.
+    """Return PairRM's source, and the text before the response in a candidate.
 
-    A system message goes before what the user said, as llm-blender's instruction does. One user
-    message is the source as it is; several turns are llm-blender's format of conversations, in
-    which a candidate holds all assistant turns, numbered: the earlier ones are the prompt's, the
-    same in both. Raises InputError unless user and assistant alternate and the user is first and
-    last.
+    A system message goes before the user's words, like llm-blender's instruction. A single user
+    message is the source as it is. Several turns use llm-blender's format for conversations, in
+    which a candidate holds all assistant turns, numbered: the earlier ones come from the prompt and
+    are the same in both. Raises InputError unless user and assistant alternate and the user is
+    first and last.
     """
     instruction = "".join(turn["content"] for turn in messages if turn["role"] == "system")
     turns = [turn for turn in messages if turn["role"] != "system"]
     expected = ["user", "assistant"] * (len(turns) // 2) + ["user"]
     if [turn["role"] for turn in turns] != expected:
         raise InputError(
-            f"PairRM cannot read {where}: its prompt's turns are not the user's and the assistant's in turn, the user last"
+            f"PairRM cannot read {where}: its prompt's turns are not the user's "
+            "and the assistant's in turn, the user last"
         )
     if len(turns) == 1:
         return instruction + turns[0]["content"], ""
@@ -171,5 +181,5 @@ def source_and_turns(messages: Messages, where: str) -> tuple[str, str]:
 
 
 def _cut(ids: list[int], length: int) -> list[int]:
-    """`ids`, cut on the right to `length`, the separator kept as the last."""
+    """Cut `ids` on the right to `length`, keeping the separator."""
     return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]

@@ -1,18 +1,17 @@
-"""Pairwise rewards: a stored model reads a prompt and two responses, and every two responses get a
-preference.
+"""How a pairwise reward judges every two responses to a prompt.
 
-A model gives f(a, b), the logit that a beats b with a standing first. Models favour a place, so
-both orders are scored,
+A model reads the prompt and two responses and gives f(a, b), the logit that a beats b when a comes
+first. Models favor a position, so both orders are scored,
 
     P(a > b) = sigmoid((f(a, b) - f(b, a)) / 2),   P(b > a) = 1 - P(a > b),   P(a > a) = 1/2,
 
-which is constant-sum exactly (MATH 0.1, convention 1) and, unlike a reward, may be intransitive. It
-is f itself where f is antisymmetric. llm-blender averages the same two logits: `compare` in its
-mode "[A,B]+[B,A]" returns f(a, b) - f(b, a), twice that mean (llm_blender/blender/blender.py,
-`get_scores_from_cmps` in llm_blender/gpt_eval/utils.py, at 2a67366), of which it uses the sign; the
+which is exactly constant-sum (MATH 0.1, convention 1) and, unlike a reward, may be intransitive. If
+f is antisymmetric, the logit is f itself. llm-blender averages the same two logits: `compare` in
+its mode "[A,B]+[B,A]" returns f(a, b) - f(b, a), twice that mean (llm_blender/blender/blender.py,
+`get_scores_from_cmps` in llm_blender/gpt_eval/utils.py, at 2a67366), of which it uses the sign. The
 mean keeps the scale that PairRM was trained on, -log sigmoid f.
 
-Two architectures: PairRM, see `wind.rewards.pairrm`, and a *cross-encoder*, a
+There are two architectures: PairRM (`wind.rewards.pairrm`), and a *cross-encoder*, a
 sequence-classification model with one output. Equal inputs are scored once, so that equal responses
 tie exactly and have equal preferences over the others.
 """
@@ -25,13 +24,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wind.config.recipe import InferenceConfig
+from wind.config.models import InferenceConfig
 from wind.errors import InputError
 from wind.models import load_tokenizer
 from wind.models.templates import Template
-from wind.rewards import Pairwise
 from wind.rewards.classifier import load_classifier, template_of
 from wind.rewards.functions import Floats, Responses, asked
+from wind.rewards.kinds.pairwise import Pairwise
 from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
 from wind.store.datasets import Store
@@ -41,19 +40,23 @@ Integers = npt.NDArray[np.int64]
 
 
 class PairEncoder(Protocol):
-    """What makes one input of a prompt and two responses."""
+    """Turns a prompt and two responses into one input of a model."""
 
     def __call__(
         self, rows: Responses, row: int, response_a: str, response_b: str, where: str
     ) -> tuple[Encoded, bool]:
-        """The token ids for the prompt of `row`, and whether a text was cut to fit; `where` names
-        the pair in messages.
+        """Return the token ids, and whether a text was cut.
+
+        The prompt is that of `row`. `where` names the pair in messages.
         """
         ...
 
 
 class PairwiseReward:
-    """A model with one output per prompt and two responses, and the way from texts to its input."""
+    """A model that compares two responses, and its encoder.
+
+    It has one output for a prompt and two responses.
+    """
 
     def __init__(self, scorer: Scorer, encode: PairEncoder) -> None:
         self._scorer = scorer
@@ -62,12 +65,12 @@ class PairwiseReward:
     def preferences(
         self, rows: Responses, opponents: Responses | None, progress: Progress
     ) -> dict[str, list[Any]]:
-        """The columns reward, preferences and cut_share for `rows`, compared with their siblings or
-        with `opponents`.
+        """Compare `rows` with their siblings, or with `opponents` if given.
 
-        `progress` counts distinct inputs. Raises InputError for a prompt with nobody to compare
-        with, a prompt or template that cannot be laid out, an input longer than the model's
-        positions, and an output that is not finite.
+        Returns the columns reward, preferences and cut_share; `progress` counts distinct inputs.
+        Raises InputError for a response with nothing to compare it with, a prompt or template that
+        cannot be laid out, an input longer than the model's positions, and an output that is not
+        finite.
         """
         is_self = opponents is None
         others = rows if opponents is None else opponents
@@ -77,7 +80,8 @@ class PairwiseReward:
         for prompt_id, indexes in ours.items():
             if len(theirs.get(prompt_id, ())) <= is_self:
                 raise InputError(
-                    f"{rows.where(indexes[0])} has no other response to be compared with: sample two or more"
+                    f"{rows.where(indexes[0])} has no other response to be compared with: "
+                    "sample two or more"
                 )
             duels.append(self._duels(rows, indexes, others, theirs[prompt_id], inputs))
         outputs = self._scorer.outputs(inputs.encoded, inputs.where, progress)
@@ -102,11 +106,11 @@ class PairwiseReward:
         theirs: list[int],
         inputs: "_Inputs",
     ) -> tuple[Integers, Integers, Integers]:
-        """One prompt's N responses against M others, [N, M]: the numbers of both orders' inputs,
-        and 1 where a text was cut.
+        """Pair one prompt's N responses with M others.
 
-        A response beside itself is no duel: both numbers are 0, which makes its preference one
-        half.
+        Returns three arrays [N, M]: the numbers of the inputs (a, b) and (b, a), and 1 where a text
+        was cut. A response is not paired with itself: both numbers are 0, which makes its
+        preference one half.
         """
         forward, backward, cut = (
             np.zeros((len(ours), len(theirs)), dtype=np.int64) for _ in range(3)
@@ -140,7 +144,10 @@ class _Inputs:
         self._numbers: dict[tuple[int, ...], int] = {}
 
     def number(self, encoded: Encoded, where: str) -> int:
-        """The number of the input with these token ids."""
+        """Return the number of the input with these token ids.
+
+        A new input is appended.
+        """
         key = tuple(encoded["input_ids"] + encoded.get("token_type_ids", []))
         if key not in self._numbers:
             self._numbers[key] = len(self.encoded)
@@ -149,20 +156,19 @@ class _Inputs:
         return self._numbers[key]
 
     def where(self, number: int) -> str:
-        """How the input is named in messages: the pair that asked for it first."""
+        """Return the input's name in messages: its first pair."""
         return self._wheres[number]
 
 
 class CrossEncoderInputs:
-    """Turns a prompt and two responses into the input of a sequence-classification model. Nothing
-    is cut.
+    """Turns a prompt and two responses into a cross-encoder's input.
 
-    Without a template that is the tokenizer's pair of the prompt, as the user asked it, and both
-    responses with a separator between: of a BERT [CLS] prompt [SEP] a [SEP] b [SEP]; a separator
-    inside a text becomes a space. A template reads `messages`, `response_a` and `response_b`, and
-    its word is law, see `wind.models.templates`. Raises InputError for a tokenizer without
-    separator, ConfigError for one without chat template, and InputError for a template that does
-    not read all three.
+    Nothing is cut. Without a template, the input is the tokenizer's pair of the user's last message
+    and both responses with a separator between: for a BERT, [CLS] prompt [SEP] a [SEP] b [SEP]. A
+    separator inside a text becomes a space. A template reads `messages`, `response_a` and
+    `response_b`, and is followed exactly (see `wind.models.templates`). Raises InputError for a
+    tokenizer without a separator, ConfigError for one without a chat template, and InputError for a
+    template that does not read all three.
     """
 
     def __init__(self, name: str, tokenizer: Any, template: Template | None) -> None:
@@ -171,7 +177,8 @@ class CrossEncoderInputs:
         if template is None:
             if tokenizer.sep_token is None:
                 raise InputError(
-                    f"{name} has no separator token: set reward.template to a Jinja file that tells the responses apart"
+                    f"{name} has no separator token: "
+                    "set reward.template to a Jinja file that tells the responses apart"
                 )
             return
         unread = [
@@ -181,14 +188,16 @@ class CrossEncoderInputs:
         ]
         if unread:
             raise InputError(
-                f"reward.template does not read {unread[0]}: a pairwise one reads messages, response_a and response_b"
+                f"reward.template does not read {unread[0]}: "
+                "a pairwise one reads messages, response_a and response_b"
             )
 
     def __call__(
         self, rows: Responses, row: int, response_a: str, response_b: str, where: str
     ) -> tuple[Encoded, bool]:
-        """The token ids, and False. Raises InputError for a template that refuses the pair or
-        begins it with two BOS tokens.
+        """Return the token ids, and False: nothing is ever cut.
+
+        Raises InputError for a template that refuses the pair or begins it with two BOS tokens.
         """
         if self._template is None:
             separator = self._tokenizer.sep_token
@@ -209,8 +218,10 @@ class CrossEncoderInputs:
 
 
 def constant_sum(forward: Floats, backward: Floats) -> Floats:
-    """P(a > b) from the logits f(a, b) and f(b, a), any shape; with the two exchanged it is 1 - P,
-    exactly.
+    """Return P(a > b) from the logits of both orders.
+
+    `forward` is f(a, b) and `backward` f(b, a), of any shape. Swapping the two arguments gives
+    exactly 1 - P.
     """
     difference = forward - backward
     # the sigmoid of half the difference, at least 1/2
@@ -220,10 +231,10 @@ def constant_sum(forward: Floats, backward: Floats) -> Floats:
 
 
 def mean_preference(preferences_M: Sequence[float], *, is_self: bool) -> float:
-    """The mean preference over the others; `is_self` says that one of them is the response itself,
-    which counts 1/2 and not here.
+    """Return the mean preference over the other responses.
 
-    The sum is exact before it is rounded, so that the order of the others does not matter.
+    `is_self` says that one entry, 1/2, is the response itself, which is left out. The sum is exact
+    before it is rounded, so that the order of the others does not matter.
     """
     return math.fsum([*preferences_M, -0.5] if is_self else preferences_M) / (
         len(preferences_M) - is_self
@@ -234,10 +245,10 @@ def mean_preference(preferences_M: Sequence[float], *, is_self: bool) -> float:
 def pairwise_reward(
     root: str, reward: Pairwise, inference: InferenceConfig, device: str
 ) -> PairwiseReward:
-    """The reward model of the store at `root`, loaded on `device` and kept for the next shard.
+    """Load the reward model on `device`, and keep it loaded.
 
-    Raises InputError in one line if the folder does not load, lacks weights or special tokens, or
-    has not exactly one output.
+    It is in the store at `root`, and kept for the next shard. Raises InputError, in one line, if
+    the folder does not load, lacks weights or special tokens, or does not have exactly one output.
     """
     store = Store(root)
     name, folder = f"reward model {label(reward.model)}", store.path(reward.model)
@@ -259,7 +270,7 @@ def pairwise_reward(
 
 
 def _by_prompt(rows: Responses) -> dict[str, list[int]]:
-    """The row numbers of each prompt, by sample_index."""
+    """Return the row numbers of each prompt, ordered by sample_index."""
     indexes: dict[str, list[int]] = {}
     for row in sorted(range(len(rows)), key=lambda row: rows.sample_indexes[row]):
         indexes.setdefault(rows.prompt_ids[row], []).append(row)

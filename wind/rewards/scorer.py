@@ -1,10 +1,10 @@
-"""One output per input of a frozen model: token ids in, length-sorted batches through the model,
-floats out.
+"""Scores of a frozen model with one output.
 
-What classifiers and pairwise reward models share. An input is what the model's own template or
-tokenizer makes of the texts, see `wind.models.templates`, and is never truncated here; a score
-depends on the batch it was scored in by a rounding at most. A checkpoint without a trained head is
-refused, because transformers would make one up at random.
+Token ids go in, in length-sorted batches, and floats come out. Classifiers and pairwise reward
+models share this. The model's own template or tokenizer turns texts into inputs (see
+`wind.models.templates`), which are never truncated here. The batch changes a score by rounding at
+most. A checkpoint without a trained head is refused, because transformers would initialize one at
+random.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wind.config.recipe import DType
+from wind.config.models import DType
 from wind.errors import InputError
 from wind.models import attention_of, deterministic, positions_of
 from wind.models.pretrained import load_model
@@ -22,12 +22,15 @@ from wind.models.templates import Template, Where, begins_with_two, two_bos
 from wind.rewards.functions import Floats, refuse_non_finite
 from wind.stages import Progress
 
-# input_ids, and token_type_ids where the model tells two texts apart
+# input_ids, and token_type_ids if the model distinguishes two texts
 Encoded = dict[str, list[int]]
 
 
 class Scorer:
-    """A model on its device, `name` in messages, and how many padded tokens it takes at once."""
+    """A model on its device, called `name` in messages.
+
+    `batch_tokens` bounds the padded tokens of one batch.
+    """
 
     def __init__(self, name: str, model: Any, batch_tokens: int) -> None:
         self.name = name
@@ -36,11 +39,12 @@ class Scorer:
         self._pads_freely = model.config.get_text_config().pad_token_id is None
 
     def outputs(self, inputs: list[Encoded], where: Where, progress: Progress) -> Floats:
-        """The output [B] for `inputs`, computed in the model's dtype and returned from float32.
+        """Return the outputs [B] for `inputs`.
 
-        Equal inputs are computed once: in batches of another shape their last bits would differ,
-        and equal responses not tie. Raises InputError for an input longer than the model's
-        positions and for an output that is not finite.
+        They are computed in the model's dtype and widened to float32. Equal inputs are computed
+        once: in batches of different shapes their last bits would differ, and equal responses would
+        not tie. Raises InputError for an input longer than the model's positions, a token id that
+        it does not embed, or an output that is not finite.
         """
         self._refuse_long(inputs, where)
         self._refuse_unknown(inputs, where)
@@ -66,8 +70,9 @@ class Scorer:
         for row, encoded in enumerate(inputs):
             if max(encoded["input_ids"], default=0) >= vocabulary:
                 raise InputError(
-                    f"{where(row)} has token id {max(encoded['input_ids'])} and {self.name} embeds {vocabulary}: its tokenizer "
-                    "has tokens that the model was never resized for; use the tokenizer that belongs to it"
+                    f"{where(row)} has token id {max(encoded['input_ids'])} and {self.name} embeds "
+                    f"{vocabulary}: its tokenizer has tokens that the model was never resized for; "
+                    "use the tokenizer that belongs to it"
                 )
 
     def _refuse_long(self, inputs: list[Encoded], where: Where) -> None:
@@ -76,12 +81,14 @@ class Scorer:
         length = len(inputs[longest]["input_ids"])
         if positions is not None and length > positions:
             raise InputError(
-                f"{where(longest)} has {length} tokens with its prompt and {self.name} reads {positions}: "
-                "lower prompts.max_prompt_tokens or sampling.max_new_tokens, or use a reward model with a longer context"
+                f"{where(longest)} has {length} tokens with its prompt "
+                f"and {self.name} reads {positions}: "
+                "lower prompts.max_prompt_tokens or sampling.max_new_tokens, "
+                "or use a reward model with a longer context"
             )
 
     def _forward(self, batch: list[Encoded]) -> Floats:
-        """The outputs [B] of one batch, padded on the right."""
+        """Return the outputs [B] of one batch, padded on the right."""
         width = max(len(row["input_ids"]) for row in batch)
         config = self._model.config.get_text_config()
         if self._pads_freely:
@@ -99,8 +106,9 @@ class Scorer:
         return outputs_B
 
     def _unused_token(self, batch: list[Encoded]) -> int:
-        """A token id that is in no row of `batch`: padding with it, the model finds each row's true
-        last token.
+        """Return a token id that is in no row of `batch`.
+
+        Padded with it, the model finds the true last token of each row.
         """
         used = {token for row in batch for token in row["input_ids"]}
         free = next(
@@ -119,11 +127,10 @@ class Scorer:
 
 
 def load_scored(folder: Path, name: str, dtype: DType, loader: Any = None) -> Any:
-    """The sequence-classification model in `folder`, frozen, weights in `dtype`, on the CPU;
-    `loader` is a class of its own.
+    """Load the sequence-classification model in `folder`, frozen, in `dtype`, on the CPU.
 
-    Raises InputError if the folder does not load as one or lacks weights that would have to be made
-    up.
+    `loader` replaces transformers' own class. Raises InputError if the folder does not load, or
+    lacks weights that would be initialized at random.
     """
     model, info = load_model(
         "AutoModelForSequenceClassification",
@@ -136,7 +143,8 @@ def load_scored(folder: Path, name: str, dtype: DType, loader: Any = None) -> An
     missing = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
     if missing:
         raise InputError(
-            f"{name} has no trained {missing[0]}, which would be made up at random ({len(missing)} such weights): "
+            f"{name} has no trained {missing[0]}, which would be made up at random "
+            f"({len(missing)} such weights): "
             "name a checkpoint that was trained as a reward model"
         )
     return model.eval().requires_grad_(False)
@@ -145,10 +153,10 @@ def load_scored(folder: Path, name: str, dtype: DType, loader: Any = None) -> An
 def encode_chats(
     template: Template, chats: list[list[dict[str, Any]]], where: Where, **variables: Any
 ) -> list[Encoded]:
-    """Conversations as the template lays them out; `variables` are for the template.
+    """Encode conversations as the template lays them out.
 
-    Raises InputError naming the first one that it refuses, that renders to nothing, or that begins
-    with two BOS tokens.
+    `variables` are for the template. Raises InputError naming the first one that the template
+    refuses, that renders to nothing, or that begins with two BOS tokens.
     """
     texts = template.texts(chats, where, **variables)
     encoded = _rows(template.token_ids(texts))
@@ -160,8 +168,9 @@ def encode_chats(
 def encode_pairs(
     tokenizer: Any, firsts: list[str], seconds: list[str], where: Where
 ) -> list[Encoded]:
-    """Two texts each as the tokenizer joins them. Raises InputError naming the first that begins
-    with two BOS tokens.
+    """Encode pairs of texts as the tokenizer joins them.
+
+    Raises InputError naming the first pair that begins with two BOS tokens.
     """
     encoded = _rows(tokenizer(firsts, seconds))
     for row, inputs in enumerate(encoded):
@@ -173,8 +182,9 @@ def encode_pairs(
 
 
 def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Row numbers in batches, shortest rows first: rows times longest row at most `batch_tokens`,
-    and one row at least.
+    """Return row numbers in batches, shortest rows first.
+
+    Rows times longest row is at most `batch_tokens`, but a batch has at least one row.
     """
     made: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
@@ -186,23 +196,30 @@ def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
 
 
 def max_positions(model: Any) -> int | None:
-    """The longest input the model has positions for, in tokens; None where it has no limit."""
+    """Return the longest input the model has positions for.
+
+    In tokens; None if there is no limit.
+    """
     config = model.config.get_text_config()
     if getattr(config, "relative_attention", False) and not getattr(
         config, "position_biased_input", True
     ):
-        return None  # DeBERTa-v3 knows distances only, in buckets that grow with them
+        # DeBERTa-v3 encodes only distances, in buckets that grow with them
+        return None
     positions = positions_of(config.to_dict())
     embedding: Any = getattr(
         getattr(model.base_model, "embeddings", None), "position_embeddings", None
     )
-    # RoBERTa and its kin count positions from the padding index on.
+    # RoBERTa and its relatives count positions from the padding index.
     offset = 0 if getattr(embedding, "padding_idx", None) is None else embedding.padding_idx + 1
     return None if positions is None else positions - offset
 
 
 def _rows(encoding: Any) -> list[Encoded]:
-    """A tokenizer's batch as one record per row, without its padding mask."""
+    """Split a tokenizer's batch into one record per row.
+
+    The padding mask is left out.
+    """
     names = [name for name in ("input_ids", "token_type_ids") if name in encoding]
     return [
         {name: list(encoding[name][row]) for name in names}
@@ -211,5 +228,5 @@ def _rows(encoding: Any) -> list[Encoded]:
 
 
 def _padded(rows: list[list[int]], width: int, value: int) -> torch.Tensor:
-    """Right-padded integers [B, T]."""
+    """Return right-padded integers [B, T]."""
     return torch.tensor([row + [value] * (width - len(row)) for row in rows], dtype=torch.long)

@@ -15,8 +15,11 @@ import polars as pl
 import pyarrow as pa
 from pydantic import model_validator
 
-from wind.config.recipe import InferenceConfig, SamplingConfig, WinRateConfig
-from wind.rewards import Reward, Rule
+from wind.config.models import InferenceConfig
+from wind.config.rewards import WinRateConfig
+from wind.config.sampling import SamplingConfig
+from wind.quantities import IS_TRUNCATED, OF_POLICY
+from wind.rewards.kinds import Reward
 from wind.stages import Place, Progress, Shard, Stage
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Model
@@ -59,16 +62,12 @@ class RolloutsSpec(FitSpec):
 
     def parents(self) -> dict[str, AnyHandle]:
         """Return the stored inputs; a reward's model is among them, as `model`."""
-        return super().parents() | (
-            {} if isinstance(self.reward, Rule) else {"model": self.reward.model}
-        )
+        return super().parents() | self.reward.parents()
 
 
 def schema_of(spec: RolloutsSpec) -> pa.Schema:
     """Return the schema of the rollouts of `spec`."""
-    return rewards_schema(
-        spec.reward.components if isinstance(spec.reward, Rule) else (), "rollouts"
-    )
+    return rewards_schema(spec.reward.component_names(), "rollouts")
 
 
 def compute(
@@ -90,15 +89,13 @@ def numbers(spec: RolloutsSpec, table: pa.Table) -> dict[str, float]:
     truncated samples were cut at the token limit.
     """
     frame = pl.DataFrame(table.select(["step", "drawn_from", "reward", "finish_reason"])).filter(
-        pl.col("drawn_from") == "policy"
+        OF_POLICY
     )
     rewards = frame.group_by("step").agg(pl.col("reward").mean()).sort("step")["reward"].to_list()
-    truncated_share = (frame["finish_reason"] == "length").mean()
-    assert isinstance(truncated_share, float)
     return {
         "first_reward": rewards[0],
         "last_reward": rewards[-1],
-        "truncated_share": truncated_share,
+        "truncated_share": frame.select(IS_TRUNCATED.mean()).item(),
     }
 
 

@@ -8,7 +8,6 @@ nothing but float rounding. Every refresh is a file in the work folder: a resume
 with the rows of its step, and all files are published in the end.
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +19,7 @@ import torch
 from wind.code.observed import noted
 from wind.files import atomic, atomic_write
 from wind.prompt_parts import sampled_prompts
-from wind.rewards import JUDGED_BY, Pairwise, judging_prompts, responses, reward_model
-from wind.rewards.functions import Responses
+from wind.rewards import JUDGED_BY, judging_prompts, responses
 from wind.rollouts import RolloutsSpec, schema_of
 from wind.rollouts.anchor import PRECISION, Anchor
 from wind.rollouts.frozen import FrozenPolicy
@@ -50,7 +48,9 @@ class FreshRows:
         self._start = store.path(spec.policy)
         self._prompts = train_prompts(spec, store)
         self.plan = plan_of(spec, len(self._prompts))
-        self._rewards = self._reward(store, assignment.function_seconds)
+        self._judge = spec.reward.judge(
+            store, spec.inference, world.device, assignment.function_seconds
+        )
         self._frozen = FrozenPolicy(spec, store, world.device)
         self._policy = PolicyWeights(engine, spec.training.lora)
         self._anchor = Anchor(engine, self._policy, store.path(spec.reference), spec.rate)
@@ -163,30 +163,14 @@ class FreshRows:
         # A pairwise reward compares all responses to one prompt: here, to one prompt at one step.
         by_step = pl.concat_str("step", "prompt_id", separator="/")
         asked_rows = rows.with_columns(
-            prompt_id=by_step if isinstance(self._spec.reward, Pairwise) else pl.col("prompt_id")
+            prompt_id=by_step if self._spec.reward.gives_preferences else pl.col("prompt_id")
         )
         prompts = asked_rows.select(JUDGED_BY).unique("prompt_id")
         asked = responses(prompts, asked_rows.select("prompt_id", "sample_index", "response"))
-        columns = self._rewards(asked)
+        columns = self._judge(asked, None, lambda done, total: None)
         return rows.with_columns(
             **{name: pl.Series(values) for name, values in columns.items() if name in names}
         )
-
-    def _reward(
-        self, store: Store, function_seconds: float | None
-    ) -> Callable[[Responses], Mapping[str, Any]]:
-        """Return a function from responses to the columns `reward` and components.
-
-        The reward's model stays loaded.
-        """
-        reward, inference, device = self._spec.reward, self._spec.inference, self._world.device
-        if isinstance(reward, Pairwise):
-            from wind.rewards.pairwise import pairwise_reward
-
-            judge = pairwise_reward(store.address, reward, inference, device)
-            return lambda asked: judge.preferences(asked, None, lambda done, total: None)
-        model = reward_model(reward, inference, store, device, function_seconds)
-        return lambda asked: model.rewards(asked, lambda done, total: None)
 
     def _compared(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Add win rate and rank among responses from one source.

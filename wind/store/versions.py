@@ -13,8 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints, ValidationError
 
-from wind.config.base import without
-from wind.config.recipe import Name
+from wind.config.base import Name, without
 from wind.errors import ConfigError, DatasetError, StageError, first_line
 from wind.fingerprints import digest
 from wind.records import Record

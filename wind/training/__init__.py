@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from wind.config.objectives import ObjectiveConfig
-from wind.config.recipe import TrainingConfig
+from wind.config.training import TrainingConfig
 from wind.stages import Place, Progress, Shard, Spec, Stage
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from wind.config.recipe import TrainingConfig
+from wind.config.training import TrainingConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
 from wind.objectives import Batch

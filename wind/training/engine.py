@@ -14,7 +14,7 @@ import deepspeed
 import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from wind.config.recipe import TrainingConfig
+from wind.config.training import TrainingConfig
 from wind.models.sequence_logps import SequenceLogps
 from wind.training.intercepts import LogpsAndIntercept
 from wind.training.policies import load_policy

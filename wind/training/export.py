@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from wind.config.recipe import TrainingConfig
+from wind.config.training import TrainingConfig
 from wind.errors import InputError, TrainingError
 from wind.files import atomic_write
 from wind.models.sequence_logps import SequenceLogps

@@ -21,7 +21,7 @@ from peft.utils.other import transpose
 from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
-from wind.config.recipe import LoraConfig
+from wind.config.training import LoraConfig
 from wind.errors import ConfigError
 from wind.files import atomic_write
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from wind.config.recipe import Attention
+from wind.config.models import Attention
 from wind.errors import InputError
 from wind.models import attention_of, pretrained
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from wind.config.recipe import LoraConfig
+from wind.config.training import LoraConfig
 
 
 class PolicyWeights:

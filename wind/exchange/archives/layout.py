@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from wind.config.recipe import Name
+from wind.config.base import Name
 from wind.records import Record
 from wind.store.computations import BESIDE
 from wind.store.layout import MANIFEST, MODEL_FILES

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wind.config.recipe import RetentionConfig
+from wind.config.runs import RetentionConfig
 from wind.nesting import json_value
 from wind.store.datasets import Store
 from wind.store.garbage.folders import Folders

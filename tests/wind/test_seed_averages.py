@@ -1,4 +1,4 @@
-"""Standings: means, intervals and costs by hand."""
+"""Seed averages: means, intervals and costs by hand."""
 
 import math
 
@@ -9,8 +9,8 @@ from wind.comparison.seed_averages import (
     Estimate,
     best_setting,
     mean_interval,
+    seed_averages,
     spent_at,
-    standings,
     t_quantile,
 )
 
@@ -68,7 +68,7 @@ def test_the_best_setting_is_that_of_the_highest_win_rate() -> None:
     assert best_setting({"lr=1": 0.6, "lr=2": 0.7, "lr=3": 0.7}) == "lr=2"
 
 
-def test_standings_average_seeds_within_each_recipe_and_setting() -> None:
+def test_seeds_are_averaged_within_each_recipe_and_setting() -> None:
     cells = [("wind", "eta=2"), ("wind", "eta=1"), ("dpo", "")]
     win_rates = {
         ("wind", "eta=2"): [0.6, 0.8],
@@ -90,8 +90,8 @@ def test_standings_average_seeds_within_each_recipe_and_setting() -> None:
     numbers = pl.DataFrame(
         rows, schema=["recipe", "setting", "seed", "iteration", "metric", "value"], orient="row"
     )
-    made = standings(numbers, target=0.6, costs=("samples", "seconds"))
-    assert [(standing.recipe, standing.setting) for standing in made] == cells
+    made = seed_averages(numbers, target=0.6, costs=("samples", "seconds"))
+    assert [(each.recipe, each.setting) for each in made] == cells
     first, second, third = made
     assert first.seeds == (0, 1)
     assert first.curves["win_rate"][0] == Estimate(value=0.5, low=0.5, high=0.5)

@@ -1,0 +1,136 @@
+"""The table of metrics: titles, units, digits, and better directions.
+
+Everything that shows metrics reads this table; `wind.metrics` computes them. It imports nothing
+heavy, so that a command can start without polars.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+View = Literal["versions", "diff", "report", "manifest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric and how it is shown."""
+
+    name: str
+    title: str  # of a table column
+    label: str = ""  # of a figure's axis, without the unit; the title if empty
+    unit: str = ""  # empty for shares and counts whose label says what they are
+    digits: int = 3  # after the decimal point
+    better: Literal["higher", "lower"] | None = None  # None: neither is better in itself
+    # where the metric is shown without being asked for: `wind versions`, the iterations of
+    # `wind diff`, every comparison report, the manifest of its dataset
+    shown_in: tuple[View, ...] = ()
+
+    def axis_label(self) -> str:
+        """Return the label of a figure's axis, with the unit."""
+        label = self.label or self.title
+        return f"{label}, {self.unit}" if self.unit else label
+
+
+METRICS: Final = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="win_rate",
+            title="win rate",
+            better="higher",
+            shown_in=("versions", "diff", "report", "manifest"),
+        ),
+        Metric(
+            name="mean_reward",
+            title="reward",
+            label="mean reward",
+            better="higher",
+            shown_in=("versions", "diff", "manifest"),
+        ),
+        Metric(
+            name="accuracy",
+            title="gold accuracy",
+            better="higher",
+            shown_in=("versions", "diff", "report"),
+        ),
+        Metric(
+            name="accuracy_gain",
+            title="gain",
+            label="gain in gold accuracy",
+            better="higher",
+            shown_in=("versions", "manifest"),
+        ),
+        Metric(
+            name="kl_k1",
+            title="KL",
+            label="KL to the initial policy",
+            unit="nats",
+            shown_in=("versions", "diff", "report", "manifest"),
+        ),
+        Metric(
+            name="response_tokens",
+            title="length",
+            label="tokens per response",
+            digits=1,
+            shown_in=("versions", "diff"),
+        ),
+        Metric(
+            name="kl_k3",
+            title="KL, k3",
+            label="KL to the initial policy by k3",
+            unit="nats",
+        ),
+        Metric(name="entropy", title="entropy", unit="nats per response", digits=2),
+        Metric(
+            name="entropy_per_token",
+            title="entropy per token",
+            label="entropy",
+            unit="nats per token",
+        ),
+        Metric(name="distinct_1", title="distinct-1", label="distinct unigrams", unit="share"),
+        Metric(name="distinct_2", title="distinct-2", label="distinct bigrams", unit="share"),
+        Metric(name="distinct_3", title="distinct-3", label="distinct trigrams", unit="share"),
+        Metric(
+            name="distinct_responses",
+            title="distinct responses",
+            label="distinct responses per prompt",
+            digits=2,
+        ),
+        Metric(name="tie_share", title="ties", label="share of ties"),
+        Metric(
+            name="truncated_share",
+            title="truncated",
+            label="share of truncated responses",
+            better="lower",
+        ),
+        Metric(
+            name="mean_reward_reference",
+            title="reference reward",
+            label="mean reward of the reference",
+        ),
+        Metric(
+            name="accuracy_reference",
+            title="reference accuracy",
+            label="gold accuracy of the reference",
+        ),
+        Metric(
+            name="train_reward",
+            title="training reward",
+            label="mean reward on the training prompts",
+            better="higher",
+        ),
+        Metric(
+            name="train_tie_share",
+            title="training ties",
+            label="share of ties on the training prompts",
+        ),
+        Metric(name="loss", title="loss", label="training loss", better="lower"),
+    )
+}
+
+
+def shown_in(view: View) -> list[Metric]:
+    """List the metrics that `view` shows without being asked.
+
+    They are in the order of the table.
+    """
+    return [metric for metric in METRICS.values() if view in metric.shown_in]

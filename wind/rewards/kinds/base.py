@@ -1,0 +1,127 @@
+"""The base of every kind of reward, as a spec holds one."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import pyarrow as pa
+
+from wind.config.base import Section
+from wind.config.models import InferenceConfig, PolicyConfig
+from wind.config.rewards import CorruptionConfig
+from wind.errors import ConfigError
+from wind.files import plain_text
+from wind.rewards.functions import Floats, Responses
+from wind.stages import Progress
+from wind.store.datasets import Store
+from wind.store.handles import AnyHandle, Model
+from wind.store.schemas import preferences_schema, rewards_schema
+
+# Turns responses, and the opponents to compare them with (None: their siblings), into columns with
+# one entry per response.
+Judge = Callable[[Responses, Responses | None, Progress], Mapping[str, Any]]
+
+
+class RewardKind(Section):
+    """A reward as a spec holds it, without any path.
+
+    It has settings, digests of code, and handles of stored models. A kind adds its settings, a
+    field `kind` (a Literal with one value, which is the default), and `judge`. The other methods
+    describe a reward that scores each response by itself, reads no stored model and has no
+    components; a kind overrides those that differ.
+    """
+
+    # Whether a row holds a preference for each other response to the prompt.
+    gives_preferences: ClassVar[bool] = False
+
+    @classmethod
+    def resolve(cls, store: Store, config: Any) -> Self:
+        """Return the reward for `config`, this kind's section of a recipe.
+
+        By default it has the same settings. A kind whose section names paths or code overrides
+        this. It imports neither the user's function nor torch, and raises ConfigError or
+        InputError, in one line.
+        """
+        return cls.model_validate(config.model_dump())
+
+    @abstractmethod
+    def judge(
+        self, store: Store, inference: InferenceConfig, device: str, function_seconds: float | None
+    ) -> Judge:
+        """Return what rewards responses on `device`; the model it loads stays loaded.
+
+        One call of a user's function may take `function_seconds`, or any time if that is None.
+        """
+
+    def parents(self) -> dict[str, AnyHandle]:
+        """Return the stored inputs, by field name."""
+        return {name: value for name, value in self if isinstance(value, AnyHandle)}
+
+    def component_names(self) -> tuple[str, ...]:
+        """Return the columns that the reward has besides `reward`."""
+        return ()
+
+    def row_schema(self) -> pa.Schema:
+        """Return the columns of the dataset `rewards`."""
+        if self.gives_preferences:
+            return preferences_schema()
+        return rewards_schema(self.component_names())
+
+    def numbers(self, table: pa.Table) -> dict[str, float]:
+        """Return numbers about the finished dataset that only this kind has."""
+        return {}
+
+
+class RewardModel(Protocol):
+    """A model or function that scores each response by itself."""
+
+    def rewards(self, rows: Responses, progress: Progress) -> dict[str, Floats]:
+        """Return the column `reward` and one per component.
+
+        Each has a finite float for each of `rows`. Raises InputError if it cannot.
+        """
+        ...
+
+
+def scalar_judge(model: RewardModel, corruption: CorruptionConfig | None) -> Judge:
+    """Return a judge that scores each response by itself.
+
+    It plants the faults of `corruption`, if any.
+    """
+    if corruption is not None:
+        from wind.rewards.corruption import CorruptedReward
+
+        model = CorruptedReward(model, corruption)
+    return lambda rows, opponents, progress: model.rewards(rows, progress)
+
+
+def import_model(store: Store, path: str, revision: str | None) -> Model:
+    """Copy the sequence-classification model that `reward.path` names into the store."""
+    from wind.models import import_policy
+
+    try:
+        named = PolicyConfig(path=path, revision=revision)
+        return import_policy(store, named, "AutoModelForSequenceClassification")
+    except ConfigError as error:
+        # The message was written for the policy's own section of the config.
+        message = str(error)
+        raise ConfigError(
+            f"reward{message.removeprefix('policy')}" if message.startswith("policy") else message
+        ) from error
+
+
+def template_text(template: str) -> str:
+    """Return the text of a Jinja file, or "chat" or "none".
+
+    Those two are returned as they are.
+    """
+    if template in ("chat", "none"):
+        return template
+    try:
+        return plain_text(Path(template))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"reward.template {template} cannot be read: "
+            f'name "chat", "none" or a Jinja file ({error})'
+        ) from error
