@@ -35,7 +35,7 @@ from flows.schedules import Schedule
 from flows.server import EmbeddedServer
 from tasks.progress import Terminal
 from tasks.running import refuse_wrong_checks, start
-from wind.audit.diff import setting_changes
+from wind.audit.changes import setting_changes
 from wind.config.recipe import DistillConfig
 from wind.errors import StageError
 from wind.machine.environment import variables

@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.distill import distill
 from tasks.running import Event, Running, start
-from wind.audit.diff import Side, newest, reasons
+from wind.audit.recomputation import ComputedVersion, newest, reasons
 from wind.config.recipe import DistillConfig
 from wind.machine.terminal import complain
 from wind.stages import Expected, stage_named
@@ -65,7 +65,7 @@ def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
     }
 
 
-def _why(here: Running[DistillConfig], event: Event, before: Side | None) -> list[str]:
+def _why(here: Running[DistillConfig], event: Event, before: ComputedVersion | None) -> list[str]:
     """Return why a stage would run: what changed since the run's version `before`."""
     if event.outcome != "planned" or event.handle is None:
         return []

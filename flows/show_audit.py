@@ -9,9 +9,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.show import reasons
-from wind.audit.diff import Change, DatasetDifference, Difference, Shift
+from wind.audit.changes import Change
+from wind.audit.diff import DatasetDifference, Difference, Shift
 from wind.audit.lineage import Lineage, Node
-from wind.audit.lineage.drawing import caption
 from wind.audit.prompt_history import Answers, History
 from wind.machine.terminal import PlainConsole, harmless, say
 from wind.metric_table import shown_in
@@ -132,7 +132,7 @@ def _print(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _node(node: Node, called: str) -> Text:
-    title, detail = caption(node)
+    title, detail = node.caption()
     computed = ""
     if node.computed_by is not None:
         seconds = node.provenance.get("seconds")

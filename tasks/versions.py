@@ -13,7 +13,7 @@ from tasks.pages import if_the_server_answers
 from tasks.running import Running, running
 from tasks.sources import import_policy
 from tasks.training import moved_anchor
-from wind.audit.diff import setting_changes
+from wind.audit.changes import setting_changes
 from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, DatasetError
 from wind.store.handles import Dataset, Model, label

@@ -9,7 +9,6 @@ import typer
 from flows import show
 from flows.options import Json, Root, RunCode, SignedBy
 from wind.errors import ConfigError, DatasetError
-from wind.files import atomic_write
 from wind.machine.terminal import say, say_json
 from wind.store.datasets import Store
 from wind.store.references import REFERENCE, find_dataset, find_version
@@ -75,34 +74,32 @@ def lineage(
         str,
         typer.Argument(
             metavar="X",
-            help="a version, VERSION:rewards, rewards/DIGITS, models/DIGITS, or a prompt's id",
+            help="A version, VERSION:rewards, rewards/DIGITS, models/DIGITS, or a prompt's id.",
         ),
     ],
     run_name: Annotated[
-        str | None, typer.Option("--run", help="of a prompt: the run whose it is")
+        str | None, typer.Option("--run", help="For a prompt: the run to look in.")
     ] = None,
     form: Annotated[
-        Literal["tree", "mermaid"], typer.Option("--format", help="what to print")
+        Literal["tree", "mermaid"],
+        typer.Option(
+            "--format",
+            help="What to print: a tree, or Mermaid text, which GitHub and mermaid-cli draw.",
+        ),
     ] = "tree",
-    svg: Annotated[
-        Path | None, typer.Option(help="draw the graph into this file, and print its path alone")
-    ] = None,
     root: Root = "store",
     as_json: Json = False,
 ) -> None:
-    """Show every ancestor, up to the files that came from outside."""
+    """Show every ancestor, back to the files that were imported."""
     from flows import show_audit
     from flows.references import lineage_of
-    from wind.audit.lineage import drawing
+    from wind.audit.lineage.mermaid import flowchart
 
     found = lineage_of(Store(root), name, run_name)
-    if svg is not None:
-        atomic_write(svg, drawing.svg(found).encode())
-        say_json({"svg": str(svg)}, None) if as_json else say(svg)
-    elif as_json:
+    if as_json:
         say_json(found)
     elif form == "mermaid":
-        say(*drawing.mermaid(found).rstrip("\n").split("\n"))
+        say(*flowchart(found).rstrip("\n").split("\n"))
     else:
         show_audit.lineage(found)
 

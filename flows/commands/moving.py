@@ -10,7 +10,7 @@ import typer
 from flows.options import Json, Root, SignedBy
 from wind.errors import ConfigError
 from wind.exchange.archives import export_archive, import_archive
-from wind.exchange.exports import Subject, export_hf, export_model, export_parquet
+from wind.exchange.exports import Exportable, export_hf, export_model, export_parquet
 from wind.exchange.hub import push, repository, require_token
 from wind.machine.terminal import say, say_json
 from wind.store.datasets import Store
@@ -57,7 +57,7 @@ def export(
     As an archive, a whole version with its parents moves to another machine.
     """
     store = Store(root)
-    subject = Subject.of(store, name)
+    subject = Exportable.of(store, name)
     if form is not Format.ARCHIVE:
         FOLDERS[form](store, subject, destination)
     elif subject.version is None or not subject.datasets:
@@ -152,7 +152,7 @@ def push_to_hub(
     wanted = repository(destination)
     require_token()
     store = Store(root)
-    subject = Subject.of(store, name)
+    subject = Exportable.of(store, name)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "export"
         (export_hf if subject.datasets else export_model)(store, subject, folder)

@@ -88,9 +88,6 @@ def test_the_commands_explain_a_run(finished_recipe: Recipe, wind: Wind, tmp_pat
         assert "prompts.jsonl" in out
     code, out, _ = wind("lineage", "tiny@1:rewards", "--format", "mermaid")
     assert out.startswith("flowchart TD\n")
-    code, out, _ = wind("lineage", "tiny", "--svg", "tiny.svg")
-    assert out == "tiny.svg\n"
-    assert Path("tiny.svg").read_text().startswith("<svg ")
 
     prompts = Store(tmp_path / "store").frame(version.content.datasets["prompts"])
     for split, samples in (("train", 4), ("eval", 2)):

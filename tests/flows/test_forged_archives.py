@@ -84,7 +84,7 @@ def test_what_a_run_would_go_on_with_is_in_no_archive(sent: Path, command: Wind,
     )
     code, _, err = command("import", "sent.wind", "--root", "elsewhere")
     assert (code, err.count("\n")) == (1, 1)
-    assert f"lists '{name}' of 2 bytes, which is no file of a version" in err
+    assert f"lists '{name}' of 2 bytes, which is not a file of a version" in err
     assert not Path("elsewhere").exists()
 
 

@@ -52,7 +52,7 @@ def test_folders_for_other_tools(versions: list[Version], command: Wind) -> None
         assert (Path(form) / shown).is_file()
         code, _, err = command("export", name, form, "--format", form)
         assert (code, err.count("\n")) == (2, 1)
-        assert "is there already" in err
+        assert "already exists" in err
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_version_is_pushed_and_kept_private(
     code, _, err = command("push", "demo@2", "hub:org/name")
     assert (code, err) == (
         2,
-        "error: org/name is there already and public: give --public, or another name\n",
+        "error: org/name already exists and is public: give --public, or another name\n",
     )
     assert hub.files == {}
     code, out, _ = command("push", "demo:model_out", "hub:org/name", "--public")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.running import KeptConfig
-from wind.audit.diff import setting_changes
+from wind.audit.changes import setting_changes
 from wind.config.base import without
 from wind.store.datasets import Store
 from wind.store.references import find_version

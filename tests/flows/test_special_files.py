@@ -30,7 +30,6 @@ READING = [
 WRITING = [
     ("sql", QUERY, "--csv", "{}"),
     ("sql", QUERY, "--parquet", "{}"),
-    ("lineage", "demo@1", "--svg", "{}"),
     *(("export", "demo@1", "{}", "--format", form) for form in ("hf", "parquet", "archive")),
 ]
 

@@ -15,8 +15,9 @@ import pytest
 from tests.wind.versions_case import verify
 from wind.audit.verification import Verification
 from wind.errors import ConfigError, DatasetError, InputError, WindError
-from wind.exchange import archives
 from wind.exchange.archives import export_archive, import_archive, reachable
+from wind.exchange.archives.layout import Index, Member, header, padding
+from wind.exchange.archives.reader import ArchiveReader
 from wind.fingerprints import digest
 from wind.store.computations import Computation, record
 from wind.store.datasets import Store
@@ -309,7 +310,7 @@ def test_a_name_that_no_version_needs_is_refused(archive: Path, other: Store, na
         archive,
         [members[0], *sorted([*members[1:], (plain(name), b"{}")], key=lambda each: each[0].name)],
     )
-    with pytest.raises(InputError, match="which is no file of a version"):
+    with pytest.raises(InputError, match="which is not a file of a version"):
         import_archive(other, archive)
     assert content(other) == {}
 
@@ -343,8 +344,8 @@ def test_what_is_not_exactly_the_listed_bytes_is_refused(archive: Path, other: S
     twice = [members[0], members[1], *members[1:]]
     longer = [members[0], (members[1][0], members[1][1] + b" "), *members[2:]]
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: forged.write_bytes(whole + b"x"), "goes on behind its end"),
-        (lambda: forged.write_bytes(whole + bytes(512)), "goes on behind its end"),
+        (lambda: forged.write_bytes(whole + b"x"), "goes on after its end"),
+        (lambda: forged.write_bytes(whole + bytes(512)), "goes on after its end"),
         (lambda: forged.write_bytes(whole[:-1]), "ends before its end"),
         (lambda: forged.write_bytes(whole[: len(whole) // 2]), "ends before"),
         (lambda: forged.write_bytes(b""), "ends before its head"),
@@ -448,25 +449,23 @@ def test_a_sparse_archive_is_refused_before_anything_is_unpacked(
 ) -> None:
     """Its index may list what nobody wrote; a file system hands it out as zeros."""
     with archive.open("rb") as file:
-        index = archives._Reader(file, archive).index()
+        index = ArchiveReader(file, archive).index()
     huge = index.model_copy(
         update={"files": [each.model_copy(update={"bytes": 2**42}) for each in _models(index)]}
     )
-    content = archives._text(huge)
-    monkeypatch.setattr(archives, "_unpack", lambda *arguments: pytest.fail("began to unpack"))
-    archive.write_bytes(
-        archives._header("archive.json", len(content)) + content + archives._padding(len(content))
-    )
+    content = huge.text()
+    monkeypatch.setattr(ArchiveReader, "unpack", lambda *arguments: pytest.fail("began to unpack"))
+    archive.write_bytes(header("archive.json", len(content)) + content + padding(len(content)))
     with pytest.raises(InputError, match=r"ends before the \d+ bytes that it lists: copy it again"):
         import_archive(other, archive)
     with archive.open("r+b") as file:
         file.truncate(2**43)
     with pytest.raises(
-        InputError, match=r"holds \d+ bytes, and there are \d+ free at .*: free space, or give"
+        InputError, match=r"holds \d+ bytes, but only \d+ are free at .*: free space, or give"
     ):
         import_archive(other, archive)
     assert not (other.root / "partial").exists()
 
 
-def _models(index: Any) -> list[Any]:
+def _models(index: Index) -> list[Member]:
     return [each for each in index.files if each.name.endswith(".safetensors")][:1]

@@ -12,7 +12,13 @@ from safetensors.numpy import load_file
 
 from tests.wind.reading_case import PROMPTS
 from wind.errors import ConfigError, DatasetError
-from wind.exchange.exports import Subject, appearing, export_hf, export_model, export_parquet
+from wind.exchange.exports import (
+    Exportable,
+    appearing,
+    export_hf,
+    export_model,
+    export_parquet,
+)
 from wind.store.datasets import Store
 from wind.store.shards import shard_name
 from wind.store.versions import Version
@@ -41,7 +47,7 @@ def test_parquet_holds_the_rows_and_names_their_fingerprint(
     store: Store, demo_versions: list[Version], tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        export_parquet(store, Subject.of(store, "demo@2"), tmp_path / name)
+        export_parquet(store, Exportable.of(store, "demo@2"), tmp_path / name)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     generations = demo_versions[1].content.datasets["generations"]
     assert pl.read_parquet(tmp_path / "one" / "generations" / "*.parquet").equals(
@@ -52,7 +58,7 @@ def test_parquet_holds_the_rows_and_names_their_fingerprint(
     schema = pyarrow.parquet.read_schema(tmp_path / "one" / "generations" / shards[0])
     assert schema.metadata[b"wind.fingerprint"] == generations.fingerprint.encode()
     assert schema.metadata[b"wind.dataset"] == b"generations"
-    export_parquet(store, Subject.of(store, "demo@2:rewards"), tmp_path / "alone")
+    export_parquet(store, Exportable.of(store, "demo@2:rewards"), tmp_path / "alone")
     assert list(files(tmp_path / "alone")) == ["part-00000.parquet"]
     assert pl.read_parquet(tmp_path / "alone" / "*.parquet")["reward"].to_list() == [
         2.0,
@@ -65,7 +71,7 @@ def test_parquet_holds_the_rows_and_names_their_fingerprint(
 def test_a_dataset_folder_has_a_config_for_each_noun_and_a_card(
     store: Store, demo_versions: list[Version], tmp_path: Path
 ) -> None:
-    export_hf(store, Subject.of(store, "demo@2"), tmp_path / "out")
+    export_hf(store, Exportable.of(store, "demo@2"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     splits = {
         entry["config_name"]: [each["split"] for each in entry["data_files"]]
@@ -103,10 +109,10 @@ def test_a_dataset_folder_has_a_config_for_each_noun_and_a_card(
 def test_a_model_folder_has_its_weights_and_a_card(
     store: Store, demo_versions: list[Version], tmp_path: Path
 ) -> None:
-    export_model(store, Subject.of(store, "demo@2"), tmp_path / "version")
+    export_model(store, Exportable.of(store, "demo@2"), tmp_path / "version")
     export_model(
         store,
-        Subject.of(store, f"models/{demo_versions[1].content.model_out.fingerprint[:12]}"),
+        Exportable.of(store, f"models/{demo_versions[1].content.model_out.fingerprint[:12]}"),
         tmp_path / "digits",
     )
     assert load_file(tmp_path / "version" / "model.safetensors")["weight"].tolist() == [
@@ -119,8 +125,8 @@ def test_a_model_folder_has_its_weights_and_a_card(
         assert front_matter(card)["base_model"] == "org/base"
         assert demo_versions[1].id in card.read_text()
         assert "| win_rate | 1 | [0.9, 1.1] | 2 |" in card.read_text()
-    export_model(store, Subject.of(store, "demo:model_in"), tmp_path / "first")
-    export_model(store, Subject.of(store, "demo:reference"), tmp_path / "base")
+    export_model(store, Exportable.of(store, "demo:model_in"), tmp_path / "first")
+    export_model(store, Exportable.of(store, "demo:reference"), tmp_path / "base")
     # what went in came out of the iteration before
     assert demo_versions[0].id in (tmp_path / "first" / "README.md").read_text()
     assert "Iteration" not in (tmp_path / "base" / "README.md").read_text()
@@ -131,12 +137,12 @@ def test_what_cannot_be_exported_says_so(
 ) -> None:
     source = next(store.handles("sources")).fingerprint
     for call in (
-        lambda: export_hf(store, Subject.of(store, "demo:model_out"), tmp_path / "x"),
-        lambda: export_parquet(store, Subject.of(store, "demo:model_out"), tmp_path / "x"),
-        lambda: export_model(store, Subject.of(store, "demo:rewards"), tmp_path / "x"),
-        lambda: Subject.of(store, f"sources/{source}"),
-        lambda: Subject.of(store, "nobody"),
-        lambda: export_hf(store, Subject.of(store, "demo"), tmp_path),
+        lambda: export_hf(store, Exportable.of(store, "demo:model_out"), tmp_path / "x"),
+        lambda: export_parquet(store, Exportable.of(store, "demo:model_out"), tmp_path / "x"),
+        lambda: export_model(store, Exportable.of(store, "demo:rewards"), tmp_path / "x"),
+        lambda: Exportable.of(store, f"sources/{source}"),
+        lambda: Exportable.of(store, "nobody"),
+        lambda: export_hf(store, Exportable.of(store, "demo"), tmp_path),
     ):
         with pytest.raises(ConfigError):
             call()
@@ -156,7 +162,7 @@ def test_damaged_content_is_not_exported(
         path.write_bytes(damaged)
     for export in (export_hf, export_parquet, export_model):
         with pytest.raises(DatasetError, match="does not have the sha256"):
-            export(store, Subject.of(store, "demo"), tmp_path / "out")
+            export(store, Exportable.of(store, "demo"), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
@@ -166,7 +172,7 @@ def test_no_name_leads_out_of_the_folder(
     manifest = store.path(demo_versions[1].content.model_out) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"config.json"', '"../../config.json"'))
     with pytest.raises(DatasetError):
-        export_model(store, Subject.of(store, "demo"), tmp_path / "out")
+        export_model(store, Exportable.of(store, "demo"), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
 
 
@@ -185,7 +191,7 @@ def test_a_destination_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     for nothing in (Path("/"), target / ".."):
         with pytest.raises(ConfigError, match="name a new folder"), appearing(nothing):
             pass
-    with pytest.raises(ConfigError, match="is there already"), appearing(target) as partial:
+    with pytest.raises(ConfigError, match="already exists"), appearing(target) as partial:
         pass
     assert list(files(target.parent)) == ["out/whole.json"]
 
@@ -196,7 +202,7 @@ def test_hugging_face_loads_the_folder(
 ) -> None:
     import datasets
 
-    export_hf(store, Subject.of(store, "demo@2"), tmp_path / "out")
+    export_hf(store, Exportable.of(store, "demo@2"), tmp_path / "out")
     loaded = datasets.load_dataset(
         str(tmp_path / "out"), "generations", cache_dir=str(tmp_path / "cache")
     )

@@ -1,19 +1,14 @@
 """Lineage of a small run made by hand: what its ancestors are is known."""
 
 import shutil
-from itertools import combinations, pairwise
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.wind.audit_case import HELD_OUT, TRAIN, Run, publish, wins
 from tests.wind.versions_case import three_iterations, version
-from wind.audit.lineage import Lineage, chain, of_handle, of_prompt, of_version
-from wind.audit.lineage.drawing import mermaid, svg
-from wind.audit.lineage.layers import layout
+from wind.audit.lineage import Lineage, Node, chain, of_handle, of_prompt, of_version
+from wind.audit.lineage.mermaid import flowchart
 from wind.store.datasets import Store
 from wind.store.forgetting import forget
 from wind.store.imports import import_source
@@ -170,58 +165,37 @@ def test_what_is_missing_or_damaged_says_so(run: Run) -> None:
     # The training of the first iteration lost its model; its record, and that of the generations,
     # still lead to the source.
     assert f"sources/{run.source.fingerprint}" in found.nodes
-    assert mermaid(found).count(":::missing") == len(damage) == 5
-    assert svg(found).count("stroke-dasharray") == len(damage) + 1  # and the legend
+    assert flowchart(found).count(":::missing") == len(damage) == 5
 
 
-def test_drawings_show_every_node_and_every_line_once(shared: Run) -> None:
+def test_a_flowchart_shows_every_node_and_every_line_once(shared: Run) -> None:
     found = of_version(shared.store, shared.versions[1])
     lines = {(parent.id, child) for child in found.nodes for _, parent in found.parents(child)}
-    text = mermaid(found)
+    text = flowchart(found)
     assert text.startswith("flowchart TD\n")
     assert text.count(":::") == len(found.nodes)
     assert text.count("-->") == len(lines)
-    drawing = ElementTree.fromstring(svg(found))
-    inside = "{http://www.w3.org/2000/svg}"
-    titles = [title.text or "" for title in drawing.iter(f"{inside}title")]
-    assert [sum(title.startswith(name) for title in titles) for name in found.nodes] == [1] * len(
-        found.nodes
+    assert text == flowchart(of_version(shared.store, shared.versions[1]))
+
+
+def test_an_arrow_of_a_flowchart_leads_from_the_parent_to_the_child(run: Run) -> None:
+    lines = flowchart(of_handle(run.store, run.models[1], run.versions[0])).splitlines()
+    (model,) = (
+        line.split("(")[0].strip()
+        for line in lines
+        if f">{run.models[1].fingerprint[:12]} " in line
     )
-    assert len(list(drawing.iter(f"{inside}path"))) == len(lines)
-    width, height = float(drawing.attrib["width"]), float(drawing.attrib["height"])
-    for box in drawing.iter(f"{inside}rect"):
-        if box.attrib["width"] != "100%":
-            assert 0 <= float(box.attrib["x"]) <= width - float(box.attrib["width"])
-            assert 0 <= float(box.attrib["y"]) <= height - float(box.attrib["height"])
-    assert svg(found) == svg(of_version(shared.store, shared.versions[1]))
+    (training,) = (line.split("[")[0].strip() for line in lines if '["training<br/>' in line)
+    assert f'    {training} -->|"model"| {model}' in lines
 
 
-def test_a_name_that_means_something_to_a_drawing_is_only_a_name(run: Run, tmp_path: Path) -> None:
+def test_a_name_that_means_something_to_a_flowchart_is_only_a_name(
+    run: Run, tmp_path: Path
+) -> None:
     (tmp_path / 'a"<b>#.jsonl').write_text('{"prompt": "x"}\n')
     source = import_source(run.store, [tmp_path / 'a"<b>#.jsonl'])
     found = of_handle(run.store, source)
-    assert "a#quot;#lt;b#gt;#35;.jsonl" in mermaid(found)
-    assert 'a"<b>#.jsonl' in "".join(ElementTree.fromstring(svg(found)).itertext())
-
-
-def test_a_short_path_has_a_layer_per_step() -> None:
-    """a -> b -> c and a -> c: the long line bends in the layer of b, beside it."""
-    placed = layout(["a", "b", "c"], [("a", "b"), ("b", "c"), ("a", "c")], width=100, bend_width=20)
-    assert [placed.layer[name] for name in ("a", "b", "c")] == [0, 1, 2]
-    assert placed.lines["a", "c"] == ["a", ("a", 1), "c"]
-    assert abs(placed.x["b"] - placed.x[("a", 1)]) >= 60
-    assert abs(placed.x["a"] - placed.x["c"]) < 1e-6
-
-
-def test_content_made_of_itself_has_no_line_back() -> None:
-    placed = layout(
-        ["model", "training"],
-        [("training", "model"), ("model", "training")],
-        width=100,
-        bend_width=20,
-    )
-    assert list(placed.lines) == [("training", "model")]
-    assert placed.layer == {"training": 0, "model": 1}
+    assert "a#quot;#lt;b#gt;#35;.jsonl" in flowchart(found)
 
 
 def test_a_training_that_changed_nothing_is_drawn(run: Run) -> None:
@@ -232,32 +206,27 @@ def test_a_training_that_changed_nothing_is_drawn(run: Run) -> None:
     found = of_handle(run.store, base)
     assert edges(found) == {("training", "model", "models"), ("models", "policy", "training")}
     assert found.nodes[found.root].provenance["origin"] == "models/base"
-    assert svg(found).count("<path") == 1
+    assert flowchart(found).count("-->") == 2
 
 
-@given(
-    st.sets(
-        st.tuples(st.integers(0, 12), st.integers(0, 12)).filter(lambda edge: edge[0] < edge[1]),
-        max_size=30,
+def test_a_caption_counts_in_the_unit_of_its_kind() -> None:
+    def caption(kind: str, name: str, **facts: object) -> tuple[str, str]:
+        return Node.model_validate({"id": name, "kind": kind, "name": name, **facts}).caption()
+
+    assert caption("version", "demo@2", count=2) == ("demo@2", "iteration 2")
+    assert caption("prompt", "prompt ab", prompt={"row": "p.jsonl line 2"}) == (
+        "prompt ab",
+        "p.jsonl line 2",
     )
-)
-def test_parents_stand_above_and_nothing_overlaps(drawn: set[tuple[int, int]]) -> None:
-    names = [str(number) for number in range(13)]
-    placed = layout(
-        names,
-        [(str(parent), str(child)) for parent, child in sorted(drawn)],
-        width=100,
-        bend_width=10,
+    assert caption("prompt", "prompt ab", prompt={"row": None}) == ("prompt ab", "")
+    assert caption("dataset", "rewards/ab", count=1) == ("rewards", "ab  1 row")
+    assert caption("dataset", "rewards/ab", count=3776) == ("rewards", "ab  3,776 rows")
+    assert caption("model", "models/ab", count=12_345_678) == ("models", "ab  12 M weights")
+    files = [{"name": f"{name}.jsonl"} for name in "pqr"]
+    assert caption("source", "sources/ab", count=3, files=files) == (
+        "sources",
+        "ab  p.jsonl and 2 more",
     )
-    for line in placed.lines.values():
-        assert all(
-            placed.layer[lower] == placed.layer[upper] + 1 for upper, lower in pairwise(line)
-        )
-    for one, other in combinations(placed.layer, 2):
-        if placed.layer[one] == placed.layer[other]:
-            apart = sum(100 if isinstance(place, str) else 10 for place in (one, other)) / 2
-            assert abs(placed.x[one] - placed.x[other]) >= apart - 1e-6
-    assert min(placed.x[name] for name in names) >= 50 - 1e-6
 
 
 def test_the_case_is_what_it_says() -> None:

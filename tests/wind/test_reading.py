@@ -3,6 +3,7 @@ docs/python.md shows.
 """
 
 import copy
+import doctest
 import pickle
 import re
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 import wind
 from tests.wind.reading_case import PROMPTS
 from wind.errors import ConfigError
-from wind.exchange.reading import Rows, StoreReader
+from wind.exchange import reading
+from wind.exchange.reading import DatasetFrame, StoreReader
 from wind.store.datasets import Store
 from wind.store.references import find_version
 from wind.store.versions import Version
@@ -168,6 +170,19 @@ def test_a_store_that_is_not_local_is_read_through_its_file_system(
     ].to_list() == ["a21", "b21"]
 
 
+def test_the_examples_in_the_docstrings_run(
+    store: Store, demo_versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.root.parent)
+    assert store.root.name == "store"
+    names = {"wind": wind, "pl": pl}
+    examples = doctest.DocTestFinder().find(reading, extraglobs=names)
+    ran = {each.name.rpartition(".")[2] for each in examples if each.examples}
+    assert ran == {"reading", *(name for name in reading.__all__)}
+    for each in examples:
+        assert doctest.DocTestRunner(verbose=False).run(each).failed == 0, each.name
+
+
 @pytest.mark.slow
 def test_the_readers_of_the_page_on_python_read(
     store: Store, reader: StoreReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -176,7 +191,7 @@ def test_the_readers_of_the_page_on_python_read(
 
     monkeypatch.chdir(store.root.parent)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    rows: Rows = reader.version("demo").generations
+    rows: DatasetFrame = reader.version("demo").generations
     loaded = rows.to_hf()
     assert loaded["response"][:] == ["a20", "a21", "b20", "b21"]
     assert loaded[2]["response_token_ids"] == [5, 2]

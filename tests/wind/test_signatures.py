@@ -326,7 +326,7 @@ SIGNATURES: dict[str, tuple[Callable[[Store, PrivateKey], Any], str]] = {
     ),
     "damaged": (
         lambda store, key: store.storage.write(files_of(store, 2)[1], b"-----BEGIN"),
-        "is damaged: it is no SSH signature",
+        "is damaged: it is not an SSH signature",
     ),
     "without its statement": (
         lambda store, key: store.storage.delete(files_of(store, 2)[0]),

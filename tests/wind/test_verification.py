@@ -546,7 +546,8 @@ def test_what_was_forgotten_is_noted_where_another_continues_it(store: Store) ->
     forget(store, "demo", [second], force=True)
     collect(store)
     assert (
-        f"{store.url}/runs/demo/versions has no version {second.id[:12]} any more, which another continues: it was forgotten"
+        f"{store.url}/runs/demo/versions has no version {second.id[:12]} any longer, "
+        "although another continues it: it was forgotten"
     ) in notes(store)
     store.storage.delete("runs/demo/versions/0002.forgotten")
     assert any(

@@ -1,3 +1,1 @@
-"""What an auditor asks of a store: is it whole, who made what of what, what changed, can it be
-repeated.
-"""
+"""Audits of a store: integrity, lineage, differences, reproduction and signatures."""

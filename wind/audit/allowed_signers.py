@@ -1,6 +1,8 @@
-"""Whose SSH keys are believed: a `.pub` file, or an `allowed_signers` file of OpenSSH.
+"""The SSH keys to trust, from a `.pub` or `allowed_signers` file.
 
-An option of a line is honoured or refused, never passed over: it may say when, or for what, a key
+An `allowed_signers` file is that of OpenSSH.
+
+An option on a line is either honored or refused, never ignored: it may say when, or for what, a key
 does not count.
 """
 
@@ -32,7 +34,7 @@ MOMENT: Final = re.compile(r"\d{8}(?:\d{4}(?:\d{2})?)?Z?")
 
 @dataclass(frozen=True)
 class Entry:
-    """A key that is believed, and when."""
+    """A trusted key, with the times and purposes it counts for."""
 
     principal: str
     blob: bytes
@@ -41,7 +43,10 @@ class Entry:
     before: datetime | None = None
 
     def refusal(self, namespace: str, now: datetime) -> str | None:
-        """Why the key does not count for `namespace` now; None where it does."""
+        """Return why the key does not count now, or None.
+
+        `namespace` is the purpose that the signature was given for.
+        """
         if self.namespaces is not None and not _matches(namespace, self.namespaces):
             return f"is for the namespaces {self.namespaces}, not for {namespace}"
         if self.after is not None and now < self.after:
@@ -52,10 +57,13 @@ class Entry:
 
 
 class Allowed:
-    """The keys in a `.pub` file or in an `allowed_signers` file of OpenSSH."""
+    """The trusted keys of a `.pub` or `allowed_signers` file."""
 
     def __init__(self, path: Path) -> None:
-        """The keys in the file at `path`. Raises ConfigError naming the line that is wrong."""
+        """Read the keys in the file at `path`.
+
+        Raises ConfigError naming the line that is wrong.
+        """
         content = read_keys(
             path,
             forbidden=0o002,
@@ -77,12 +85,13 @@ class Allowed:
             )
 
     def has(self, blob: bytes) -> bool:
-        """Whether the file lists the key `blob`, for whatever and whenever."""
+        """Tell whether the file lists the key `blob`, whatever its limits."""
         return any(entry.blob == blob for entry in self._entries)
 
     def principal(self, blob: bytes, namespace: str) -> str:
-        """Whose key `blob` is. Raises SignatureError if it is nobody's, or does not count for
-        `namespace` now.
+        """Return the owner of the key `blob`.
+
+        Raises SignatureError if the key is not listed, or does not count for `namespace` now.
         """
         now, reason = datetime.now(UTC), "is not in it"
         for entry in self._entries:
@@ -108,7 +117,10 @@ class Allowed:
 
 
 def _entry(line: str, *, is_alone: bool) -> Entry:
-    """The key in a line of either kind of file. Raises ValueError saying what is wrong with it."""
+    """Parse a line of either kind of file.
+
+    Raises ValueError saying what is wrong with it.
+    """
     if WORD.sub("", line).strip():
         raise ValueError("a quotation mark in it is not closed")
     words = WORD.findall(line)
@@ -118,7 +130,8 @@ def _entry(line: str, *, is_alone: bool) -> Entry:
     at = next((index for index, word in enumerate(words[1:3], 1) if _is_kind(word)), None)
     if at is None:
         raise ValueError(
-            "it is not `PRINCIPALS [OPTIONS] TYPE KEY`, as ssh-keygen describes it under ALLOWED SIGNERS"
+            "it is not `PRINCIPALS [OPTIONS] TYPE KEY`, "
+            "as ssh-keygen describes it under ALLOWED SIGNERS"
         )
     blob = _blob(words, at)
     patterns = [
@@ -145,7 +158,7 @@ def _named(principal: str) -> str:
 
 
 def _blob(words: list[str], at: int) -> bytes:
-    """The key behind its type, which is word number `at`."""
+    """Return the key that follows its type, which is word number `at`."""
     try:
         blob = base64.b64decode(words[at + 1], validate=True)
         if Wire(blob).string() != words[at].encode():
@@ -160,8 +173,9 @@ def _blob(words: list[str], at: int) -> bytes:
 
 
 def _options(text: str) -> dict[str, Any]:
-    """The fields of an entry that its options give. Raises ValueError for one that would have to be
-    ignored.
+    """Parse the options of a line into fields of an entry.
+
+    Raises ValueError for an option that would have to be ignored.
     """
     found: dict[str, Any] = {}
     while text:
@@ -173,7 +187,8 @@ def _options(text: str) -> dict[str, Any]:
             or match["value"] is None
         ):
             raise ValueError(
-                f"the option {name} is not supported: namespaces, valid-after and valid-before are, with a value"
+                f"the option {name} is not supported: "
+                "namespaces, valid-after and valid-before are, with a value"
             )
         field = name.removeprefix("valid-")
         if field in found:
@@ -184,8 +199,9 @@ def _options(text: str) -> dict[str, Any]:
 
 
 def _moment(text: str) -> datetime:
-    """The moment that OpenSSH writes as YYYYMMDD[HHMM[SS]][Z]; without Z in the time zone of this
-    machine.
+    """Parse a time that OpenSSH writes as YYYYMMDD[HHMM[SS]][Z].
+
+    Without Z it is in the time zone of this machine.
     """
     try:
         if not MOMENT.fullmatch(text):
@@ -193,13 +209,13 @@ def _moment(text: str) -> datetime:
         moment = datetime.strptime(text.removesuffix("Z").ljust(14, "0"), "%Y%m%d%H%M%S")
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is no time: write YYYYMMDD or YYYYMMDDHHMM, with Z for UTC"
+            f"{text!r} is not a time: write YYYYMMDD or YYYYMMDDHHMM, with Z for UTC"
         ) from error
     return moment.replace(tzinfo=UTC) if text.endswith("Z") else moment.astimezone()
 
 
 def _matches(name: str, patterns: str) -> bool:
-    """Whether `name` matches one of OpenSSH's `patterns`, and none with an exclamation mark."""
+    """Tell whether `name` matches one of OpenSSH's `patterns`, and no negated one."""
     matched = False
     for pattern in patterns.split(","):
         is_not, glob = pattern.startswith("!"), pattern.removeprefix("!")

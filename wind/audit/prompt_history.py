@@ -1,5 +1,7 @@
-"""Histories: one prompt's responses in every iteration of a run, with all that was found out about
-each.
+"""Prompt history: the responses to one prompt, iteration by iteration.
+
+Each response comes with everything recorded about it: its reward, win rate, rank and
+log-probabilities.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +20,9 @@ from wind.store.handles import Dataset, label
 from wind.store.references import find_version
 from wind.store.versions import Version, runs
 
-# columns that the iteration, or the text, tells
-UNSAID = ("prompt_id", "policy", "seed", "response_token_ids")
-# names of the evaluation's columns that say of a held-out response what other datasets say of one
-# that trains
+# columns that repeat what the iteration, or the text of the response, already says
+REDUNDANT = ("prompt_id", "policy", "seed", "response_token_ids")
+# columns of the evaluation under the names that other datasets use for training responses
 OF_POLICY = {
     "response_tokens_policy": "response_tokens",
     "accuracy_policy": "accuracy",
@@ -33,15 +34,14 @@ class Answers(Record):
 
     version: str  # RUN@NUMBER
     iteration: int
-    # fingerprint of the model that gave them; that the iteration began with, where it moved while
-    # it sampled
+    # fingerprint of the model that gave them; on policy, of the one the iteration started from
     policy: str
-    rows: list[dict[str, Any]]  # best first; none where the iteration did not ask the prompt
+    rows: list[dict[str, Any]]  # best first; empty if the iteration did not sample the prompt
     damage: list[str] = []  # what could not be read
 
 
 class History(Record):
-    """A prompt and its responses over iterations."""
+    """A prompt and its responses over the iterations of a run."""
 
     run: str
     prompt_id: str
@@ -53,14 +53,15 @@ class History(Record):
 
 
 def find_prompt(store: Store, digits: str, run: str | None = None) -> tuple[list[Version], str]:
-    """The prompt whose id begins with `digits`: of each run that has it, or of `run`, the latest
-    version; and the whole id.
+    """Find the prompt whose id begins with `digits`.
 
-    Raises ConfigError if there is none, or if several prompts begin so.
+    Returns the latest version of each run that has the prompt, or of `run` alone, and the whole id.
+    Raises ConfigError if no prompt, or more than one, has such an id.
     """
     if run is not None and run not in runs(store):
         raise ConfigError(
-            f"no run is called {run!r} in {store.storage.url} (runs: {', '.join(runs(store)) or 'none'})"
+            f"no run is called {run!r} in {store.storage.url} "
+            f"(runs: {', '.join(runs(store)) or 'none'})"
         )
     found: dict[str, list[Version]] = {}
     asked: dict[Dataset, list[str]] = {}
@@ -73,7 +74,8 @@ def find_prompt(store: Store, digits: str, run: str | None = None) -> tuple[list
     if not found:
         where = f"run {run}" if run else "any run"
         raise ConfigError(
-            f"no prompt of {where} has an id that begins with {digits!r}: `wind rows RUN:prompts` shows ids"
+            f"no prompt of {where} has an id that begins with {digits!r}: "
+            "`wind rows RUN:prompts` shows ids"
         )
     if len(found) > 1:
         raise ConfigError(
@@ -84,7 +86,7 @@ def find_prompt(store: Store, digits: str, run: str | None = None) -> tuple[list
 
 
 def history(store: Store, version: Version, prompt_id: str) -> History:
-    """The responses to the prompt in the iterations up to that of `version`."""
+    """Collect the responses to a prompt, up to the iteration of `version`."""
     prompts = version.content.datasets["prompts"]
     (prompt,) = _rows(store, prompts, prompt_id).to_dicts()
     iterations = [
@@ -116,7 +118,7 @@ def _answers(store: Store, version: Version, prompt_id: str, split: str) -> Answ
         version=f"{version.run}@{version.number}",
         iteration=content.iteration,
         policy=(content.model_out if split == "eval" else content.model_in).fingerprint,
-        rows=rows.drop([name for name in UNSAID if name in rows.columns]).to_dicts(),
+        rows=rows.drop([name for name in REDUNDANT if name in rows.columns]).to_dicts(),
         damage=damage,
     )
 
@@ -137,8 +139,9 @@ def _told(datasets: Mapping[str, Dataset], split: Literal["train", "eval"]) -> l
 def _joined(
     store: Store, handles: Sequence[Dataset], prompt_id: str, damage: list[str]
 ) -> pl.DataFrame:
-    """The rows of the prompt, those of `handles` beside one another; what cannot be read is told in
-    `damage`.
+    """Join the rows of the prompt in all `handles`, by sample.
+
+    A dataset that cannot be read is left out, and the reason appended to `damage`.
     """
     joined: pl.DataFrame | None = None
     for handle in handles:
@@ -161,7 +164,7 @@ def _joined(
 def _beside_reference(
     store: Store, rows: pl.DataFrame, reference: Dataset | None, prompt_id: str, damage: list[str]
 ) -> pl.DataFrame:
-    """`rows` with the response of the reference that the evaluation sets beside each."""
+    """Add the response of the reference that each was compared with."""
     if reference is None or rows.is_empty():
         return rows
     theirs = _joined(store, [reference], prompt_id, damage)
@@ -176,7 +179,10 @@ def _rows(store: Store, handle: Dataset, prompt_id: str) -> pl.DataFrame:
 
 
 def _beginning(store: Store, prompts: Dataset, digits: str) -> list[str]:
-    """The ids in `prompts` that begin with `digits`; none where it cannot be read."""
+    """List the ids in `prompts` that begin with `digits`.
+
+    Empty if the dataset cannot be read.
+    """
     try:
         rows = _read(
             store, prompts, pc.starts_with(pc.field("prompt_id"), pattern=digits), ["prompt_id"]
@@ -189,8 +195,9 @@ def _beginning(store: Store, prompts: Dataset, digits: str) -> list[str]:
 def _read(
     store: Store, handle: Dataset, condition: Any, columns: list[str] | None = None
 ) -> pl.DataFrame:
-    """The rows that meet a condition; only they come into memory. Raises DatasetError if a shard
-    cannot be read.
+    """Read the rows that meet a condition; no others come into memory.
+
+    Raises DatasetError if a shard cannot be read.
     """
     try:
         frame = pl.from_arrow(store.open(handle).to_table(columns=columns, filter=condition))

@@ -1,4 +1,4 @@
-"""Reproduction: how what was computed again differs from what is stored."""
+"""Reproduction: how recomputed content differs from what is stored."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +12,10 @@ from wind.store.schemas import declared
 
 
 def differences(store: Store, recorded: AnyHandle, again: Store, made: AnyHandle) -> list[str]:
-    """What differs in `made`, of the store `again`, from `recorded`, of `store`: a line for each
-    column or model; none if equal.
+    """List how `made`, in the store `again`, differs from `recorded`, in `store`.
 
-    Raises DatasetError if either cannot be read.
+    There is one line for each column, or one for a model; none if the two are equal. Raises
+    DatasetError if either cannot be read.
     """
     if made.fingerprint == recorded.fingerprint:
         return []
@@ -31,17 +31,21 @@ def differences(store: Store, recorded: AnyHandle, again: Store, made: AnyHandle
 def _rows_that_differ(
     store: Store, recorded: Dataset, again: Store, made: Dataset
 ) -> Iterator[str]:
-    """One line for each column that differs, with its first row; memory holds a batch of each side."""
+    """Yield one line per column that differs, with its first row.
+
+    Memory holds one batch of each side.
+    """
     ours, theirs = again.open(made), store.open(recorded)
     if not ours.schema.equals(theirs.schema):
-        yield f"it has the columns {', '.join(ours.schema.names)}, had {', '.join(theirs.schema.names)}, or other types"
+        has, had = (", ".join(each.schema.names) for each in (ours, theirs))
+        yield f"it has the columns {has}, had {had}, or other types"
         return
     if made.rows != recorded.rows:
         yield f"it has {made.rows} rows, had {recorded.rows}"
     first: dict[str, str] = {}
     counts: dict[str, int] = {}
     start = 0
-    for left, right in _aligned(ours.to_batches(), theirs.to_batches()):
+    for left, right in _paired(ours.to_batches(), theirs.to_batches()):
         for column in ours.schema.names:
             if left[column].equals(right[column]):
                 continue
@@ -54,19 +58,19 @@ def _rows_that_differ(
             if rows and column not in first:
                 row = left.slice(rows[0], 1).to_pylist()[0]
                 key = "/".join(str(row[name])[:12] for name in declared(made.name).key)
-                first[column] = (
-                    f"first in row {start + rows[0]} ({key}): {shown(now[rows[0]])}, was {shown(then[rows[0]])}"
-                )
+                values = f"{shown(now[rows[0]])}, was {shown(then[rows[0]])}"
+                first[column] = f"first in row {start + rows[0]} ({key}): {values}"
             counts[column] = counts.get(column, 0) + len(rows)
         start += left.num_rows
+    total = min(made.rows, recorded.rows)
     for column, where in first.items():
-        yield f"{column} differs in {counts[column]} of {min(made.rows, recorded.rows)} rows, {where}"
+        yield f"{column} differs in {counts[column]} of {total} rows, {where}"
 
 
-def _aligned(
+def _paired(
     one: Iterator[pa.RecordBatch], other: Iterator[pa.RecordBatch]
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """The batches of two tables, cut so that both of a pair have the same rows."""
+    """Yield pairs of batches, cut so that both cover the same rows."""
     left, right = next(one, None), next(other, None)
     while left is not None and right is not None:
         rows = min(left.num_rows, right.num_rows)
@@ -76,4 +80,4 @@ def _aligned(
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    return bool(one == other or (one != one and other != other))  # NaN is itself here
+    return bool(one == other or (one != one and other != other))  # NaN equals NaN here

@@ -1,12 +1,12 @@
-"""Signed versions: whoever holds a key says what exactly a version is, and others believe it
-wherever the version has moved.
+"""Signed versions: somebody with a key vouches for a version.
 
-A signature is over a statement, canonical JSON with the version's id, which binds all content, its
-name, and the digests of what no hash binds: its own record but for what changes when it moves, the
-records of the computations and check results that it names, and what manifests claim. What a
-version before it has stated, which is signed on its own, is not said again. Statement and signature
-lie beside each other, `<root>/runs/<run>/signatures/<version id>/<sha256 of the key>.json` and
-`.sig`, so that `ssh-keygen -Y verify -n wind-version` can judge them too.
+Others can rely on a signature wherever the version has been moved. It covers a statement, which is
+canonical JSON. It has the version's id, which binds all content, its name, and the digests of what
+no hash binds: the record of the version, except for what changes when it moves; the records of the
+computations and check results that it names; and what the manifests claim. What the statement of an
+earlier version says, which is signed on its own, is not repeated. Statement and signature are next
+to each other, in `<root>/runs/<run>/signatures/<version id>/<sha256 of the key>.json` and `.sig`,
+so that `ssh-keygen -Y verify -n wind-version` can check them too.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from wind.store.stamps import STAMP, Kind, is_ours
 from wind.store.versions import Folder, Key, Version
 
 NAMESPACE: Final = "wind-version"
-# what `Versions.adopt` says anew
+# fields of a version's record that `Versions.adopt` rewrites
 MOVING: Final = {
     "manifests",
     "number_before",
@@ -39,7 +39,7 @@ MOVING: Final = {
     STAMP,
     sealed_json.DIGEST,
 }
-# of a record: what is other when the same is computed or checked again
+# fields of other records that differ when the same is computed or checked again
 AGAIN: Final = ("provenance", "page_sha256", "frames")
 KINDS: Final[dict[str, Kind]] = {"checks": "check", "computations": "computation"}
 
@@ -52,7 +52,7 @@ RecordName = Annotated[
 
 
 class Statement(Record):
-    """What is signed of a version."""
+    """The statement about a version that a signature covers."""
 
     format: Literal["wind-version 1"] = "wind-version 1"
     version: Key  # id
@@ -62,13 +62,13 @@ class Statement(Record):
     manifests: dict[Folder, Key]  # digest of what each claims, by folder
 
     def text(self) -> bytes:
-        """The bytes that are signed."""
+        """Return the bytes that are signed."""
         return canonical(self.model_dump(mode="json")).encode()
 
 
 @dataclass(frozen=True)
 class Signed:
-    """By whom a version is signed, or why by nobody who is believed."""
+    """The trusted signer of a version, or why there is none."""
 
     version: Version
     signer: str = ""
@@ -79,11 +79,11 @@ class Signed:
     problem: str = ""
 
     def name(self) -> str:
-        """The name of the version."""
+        """Return the name of the version, RUN@NUMBER."""
         return f"{self.version.run}@{self.version.number}"
 
     def report(self) -> dict[str, Any]:
-        """The same as JSON holds it."""
+        """Return the outcome, ready for JSON."""
         return {
             "version": self.name(),
             "signer": self.signer,
@@ -94,7 +94,11 @@ class Signed:
 
 
 def statements(store: Store, chain: Sequence[Version]) -> list[Statement]:
-    """What is to be signed of each version of `chain`, the first first; they have been verified."""
+    """Return the statement to sign for each version of `chain`.
+
+    The statements are in the order of `chain`, the first iteration first. The versions must have
+    been verified.
+    """
     stated: set[str] = set()
     entered: set[AnyHandle] = set()
     found = []
@@ -116,25 +120,26 @@ def statements(store: Store, chain: Sequence[Version]) -> list[Statement]:
     return found
 
 
-def keep(store: Store, version: Version, statement: bytes, armoured: bytes) -> str:
-    """Keep a signature of `version`, in place of one by the same key; returns the key's
-    fingerprint.
+def keep(store: Store, version: Version, statement: bytes, armored: bytes) -> str:
+    """Store a signature of `version`, replacing one by the same key.
 
-    Raises SignatureError if it does not hold for `statement`.
+    Returns the fingerprint of the key. Raises SignatureError if the signature is not one of
+    `statement`.
     """
-    signature = parsed_signature(armoured)
+    signature = parsed_signature(armored)
     signature.require(statement, NAMESPACE)
     stem = f"{version.signatures()}/{_file_name(signature)}"
-    # a half of each, which a crash could leave, would look forged
+    # A crash must not leave half of the old pair and half of the new: that would look forged.
     store.storage.delete(f"{stem}.sig")
     store.storage.write(f"{stem}.json", statement)
-    store.storage.write(f"{stem}.sig", armoured)
+    store.storage.write(f"{stem}.sig", armored)
     return fingerprint(signature.blob)
 
 
 def take(store: Store, staged: Store, version: Version, verified: str) -> None:
-    """Keep what signatures came with `version`; one that is here already gives way only to that
-    with the stem `verified`.
+    """Store the signatures that came with `version`.
+
+    A signature that the store already has is replaced only by the one with the stem `verified`.
     """
     for stem in _stems(staged, version):
         if stem == verified or store.storage.size(f"{stem}.sig") is None:
@@ -143,14 +148,14 @@ def take(store: Store, staged: Store, version: Version, verified: str) -> None:
                 signature.require(statement, NAMESPACE)
                 keep(store, version, statement, staged.storage.read(f"{stem}.sig"))
             except SignatureError:
-                continue  # it says nothing to anybody
+                continue  # an invalid signature is worth nothing to anybody
 
 
 def signed(store: Store, version: Version, allowed: Allowed) -> Signed:
-    """By which of the `allowed` keys `version` is signed as it is in the store: one good signature
-    is enough.
+    """Find a signature of `version` by one of the `allowed` keys.
 
-    The version was verified: its content has its id.
+    One signature that is valid for the version as it is in the store is enough. The version must
+    have been verified: its content has its id.
     """
     problems: list[tuple[bool, str]] = []
     for stem in _stems(store, version):
@@ -193,10 +198,10 @@ def require(found: Sequence[Signed]) -> None:
 def _compared(
     store: Store, version: Version, text: bytes, signer: str
 ) -> tuple[Statement, tuple[str, ...]]:
-    """The statement `text`, which was signed, and what of it is other now although our own stamp
-    vouches for it.
+    """Compare a signed statement with the store; return it with notes.
 
-    Raises SignatureError if it is of another version, or if anything else is other.
+    The notes list what has changed since it was signed, with our own stamp vouching for the change.
+    Raises SignatureError if the statement is about another version, or if anything else differs.
     """
     try:
         statement = Statement.model_validate_json(text)
@@ -221,7 +226,7 @@ def _compared(
         ):
             raise SignatureError(f"is of another {name}, which is not as {signer} signed it")
         notes += [f"{name} was made here again since {signer} signed it"] if now != seal else []
-    # with the manifests that are here
+    # whether we published the version's record, which has the seals of the manifests here
     is_sealed_here = is_ours(
         "version", sealed_json.read_unsealed(store.storage.read(version.file()))
     )
@@ -246,8 +251,9 @@ def _fields(store: Store, name: str, signer: str) -> dict[str, Any]:
 
 
 def _opened(store: Store, stem: str) -> tuple[Signature, bytes]:
-    """A stored signature and its statement. Raises SignatureError if they cannot be read, or lie
-    under another key's name.
+    """Read a stored signature and its statement.
+
+    Raises SignatureError if either cannot be read, or if they are filed under another key.
     """
     try:
         signature = parsed_signature(store.storage.read(f"{stem}.sig"))
@@ -274,7 +280,10 @@ def _file_name(signature: Signature) -> str:
 
 
 def _reached(store: Store, handles: set[AnyHandle], entered: set[AnyHandle]) -> list[AnyHandle]:
-    """`handles` and all that they were made of, without what was `entered` before; enters it."""
+    """List `handles` and their ancestors that are not yet in `entered`.
+
+    Adds them to `entered`.
+    """
     waiting, found = [*handles], []
     while waiting:
         handle = waiting.pop()
@@ -287,7 +296,10 @@ def _reached(store: Store, handles: set[AnyHandle], entered: set[AnyHandle]) -> 
 
 
 def _named_records(store: Store, version: Version, handles: set[AnyHandle]) -> Iterator[str]:
-    """The files of the computations and check results of `handles` that `version` names."""
+    """Yield the files of computations and check results that `version` names.
+
+    Only records about one of `handles` are yielded.
+    """
     named = {
         "checks": {*version.check_results.values()},
         "computations": {*version.computations.values()},
@@ -303,8 +315,9 @@ def _named_records(store: Store, version: Version, handles: set[AnyHandle]) -> I
 
 
 def _digest_of(version: Version) -> str:
-    """The digest of the record of `version` as it is in any store; fields that a later release adds
-    change nothing.
+    """Return a digest of a version's record, the same in every store.
+
+    Fields at their defaults are left out, so those that a later release adds do not change it.
     """
     return digest(version.model_dump(mode="json", exclude=MOVING, exclude_defaults=True))
 

@@ -1,10 +1,10 @@
 """Signatures by SSH keys, in the format of `ssh-keygen -Y sign`.
 
-A signature is OpenSSH's SSHSIG: it names the key, the namespace (what was signed for, so that a
-signature given elsewhere counts for nothing here) and the hash. The keys are Ed25519, ECDSA over
-NIST's curves, RSA with SHA-2, and those of hardware tokens, which only OpenSSH signs with. Nothing
-in it is trusted: a key counts only if a file of the user's lists it, see
-`wind.audit.allowed_signers`.
+A signature is OpenSSH's SSHSIG. It names the key, the hash, and the namespace: the purpose it was
+given for, so that a signature made for anything else is worthless here. The keys are Ed25519, ECDSA
+over the NIST curves, RSA with SHA-2, and those of hardware tokens, which only OpenSSH can sign
+with. Nothing in a signature is trusted: a key counts only if a file of the user lists it (see
+`wind.audit.allowed_signers`).
 """
 
 import base64
@@ -50,8 +50,8 @@ TOKENS: Final = {
 KINDS: Final = frozenset({ED25519, RSA, *TOKENS, *(b"ecdsa-sha2-" + curve for curve in CURVES)})
 BY_HAND: Final = "sign with `wind sign --statements` and `ssh-keygen -Y sign`"
 LEAST_RSA_BITS: Final = 2048
-TOUCHED: Final = 1  # the flag of a token that somebody was present
-LARGEST: Final = 2**20  # bytes of a file of keys, and of a signature
+TOUCHED: Final = 1  # the flag by which a token says that somebody was present
+LARGEST: Final = 2**20  # bytes, of a file of keys and of a signature
 
 
 Signing = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -59,8 +59,9 @@ Public = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 class SignatureError(ValueError):
-    """A signature that cannot be read, or does not hold; the message goes on from the name of its
-    file.
+    """A signature that cannot be read or is not valid.
+
+    The message continues a sentence that begins with the name of the signature's file.
     """
 
 
@@ -76,26 +77,27 @@ def _mpint(number: int) -> bytes:
 
 
 class Wire:
-    """Reads strings with their lengths in front. Raises ValueError where one is longer than what is
-    left.
+    """Reads length-prefixed strings, the wire format of SSH.
+
+    Raises ValueError if a string is longer than what is left.
     """
 
     def __init__(self, content: bytes) -> None:
         self._left = content
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
+        """Read the next `size` bytes."""
         if size > len(self._left):
             raise ValueError("it is cut short")
         taken, self._left = self._left[:size], self._left[size:]
         return taken
 
     def string(self) -> bytes:
-        """The next string."""
+        """Read the next string."""
         return self.take(int.from_bytes(self.take(4), "big"))
 
     def number(self) -> int:
-        """The next integer, which is not negative."""
+        """Read the next integer, which is not negative."""
         return int.from_bytes(self.string(), "big")
 
     def end(self) -> None:
@@ -108,19 +110,22 @@ class Wire:
 
 
 def fingerprint(blob: bytes) -> str:
-    """The fingerprint of a public key as ssh-keygen shows it."""
+    """Return the fingerprint of a public key as ssh-keygen shows it."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
 def public_key(blob: bytes) -> tuple[bytes, Public, bytes]:
-    """The kind of a public key, the key, and what a token signs beside a message. Raises ValueError
-    for any other.
+    """Parse a public key into its kind, key, and token application.
+
+    A token signs its application along with each message; it is empty for other keys. Raises
+    ValueError for a key that is not supported.
     """
     wire = Wire(blob)
     kind = wire.string()
     if kind not in KINDS:
         raise ValueError(
-            f"keys of type {kind[:64].decode(errors='replace')} are not supported: use Ed25519, ECDSA or RSA"
+            f"keys of type {kind[:64].decode(errors='replace')} are not supported: "
+            "use Ed25519, ECDSA or RSA"
         )
     plain = TOKENS.get(kind, kind)
     public: Public
@@ -130,7 +135,8 @@ def public_key(blob: bytes) -> tuple[bytes, Public, bytes]:
         exponent, modulus = wire.number(), wire.number()
         if not LEAST_RSA_BITS <= modulus.bit_length() <= 16384:
             raise ValueError(
-                f"an RSA key of {modulus.bit_length()} bits is refused: it needs at least {LEAST_RSA_BITS}"
+                f"an RSA key of {modulus.bit_length()} bits is refused: "
+                f"it needs at least {LEAST_RSA_BITS}"
             )
         public = rsa.RSAPublicNumbers(exponent, modulus).public_key()
     else:
@@ -144,13 +150,13 @@ def public_key(blob: bytes) -> tuple[bytes, Public, bytes]:
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """A key to sign with."""
+    """A private key to sign with."""
 
     blob: bytes  # the public half
     _key: Signing
 
     def sign(self, message: bytes, namespace: str) -> str:
-        """The armoured signature of `message` for `namespace`."""
+        """Return the armored signature of `message` for `namespace`."""
         content = _signed(message, namespace.encode(), b"sha512")
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             signature = _packed(ED25519, self._key.sign(content))
@@ -176,10 +182,10 @@ class PrivateKey:
 
 
 def private_key(path: Path, passphrase: Callable[[], str] | None = None) -> PrivateKey:
-    """The OpenSSH private key in the file at `path`.
+    """Read the OpenSSH private key in the file at `path`.
 
-    `passphrase` asks for that of an encrypted key; None where nobody can be asked. Raises
-    ConfigError in one line, which holds nothing of the key.
+    `passphrase` is called for the passphrase of an encrypted key; it is None if there is nobody to
+    ask. Raises ConfigError with one line, which reveals nothing of the key.
     """
     content = read_keys(path, forbidden=0o077, remedy="is open to others: run `chmod 600 {}`")
     if content.split(b" ")[0] in KINDS:
@@ -188,7 +194,8 @@ def private_key(path: Path, passphrase: Callable[[], str] | None = None) -> Priv
         )
     if b"BEGIN OPENSSH PRIVATE KEY" not in content:
         raise ConfigError(
-            f"{path} is not a private key of OpenSSH: `ssh-keygen -p -f {path}` rewrites one of another format"
+            f"{path} is not a private key of OpenSSH: "
+            f"`ssh-keygen -p -f {path}` rewrites one of another format"
         )
     asked: str | None = None
     if _is_encrypted(content):
@@ -221,7 +228,10 @@ def private_key(path: Path, passphrase: Callable[[], str] | None = None) -> Priv
 
 
 def _is_encrypted(content: bytes) -> bool:
-    """Whether an OpenSSH private key has a passphrase; a damaged one has none."""
+    """Tell whether an OpenSSH private key has a passphrase.
+
+    False for a damaged key.
+    """
     try:
         text = (
             b"".join(content.split()).partition(b"OPENSSHPRIVATEKEY-----")[2].partition(b"-----")[0]
@@ -233,8 +243,9 @@ def _is_encrypted(content: bytes) -> bool:
 
 
 def read_keys(path: Path, *, forbidden: int, remedy: str) -> bytes:
-    """The content of a small file of keys, that has none of the `forbidden` modes. Raises
-    ConfigError.
+    """Read a small file of keys.
+
+    Raises ConfigError if it cannot be read, is too large, or has any of the `forbidden` mode bits.
     """
     try:
         with open_plain(path) as file:
@@ -256,7 +267,7 @@ def read_keys(path: Path, *, forbidden: int, remedy: str) -> bytes:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature as it was read: nothing of it holds before `require`."""
+    """A signature as read; nothing in it is verified before `require`."""
 
     blob: bytes  # the public key
     namespace: bytes
@@ -267,7 +278,8 @@ class Signature:
         """Raise SignatureError unless this is the signature of `message` for `namespace`."""
         if self.namespace != namespace.encode():
             raise SignatureError(
-                f"was given for {self.namespace[:64].decode(errors='replace')!r}, not for {namespace!r}"
+                f"was given for {self.namespace[:64].decode(errors='replace')!r}, "
+                f"not for {namespace!r}"
             )
         try:
             _verify(self.blob, self.signature, _signed(message, self.namespace, self.hash))
@@ -280,32 +292,33 @@ class Signature:
 
 
 def parsed_signature(content: bytes) -> Signature:
-    """The armoured signature `content`. Raises SignatureError for anything else."""
+    """Parse the armored signature `content`; raise SignatureError for anything else."""
     try:
         lines = content.decode("ascii").split() if len(content) <= LARGEST else []
         begin, end = BEGIN.split(), END.split()
         if lines[: len(begin)] != begin or lines[-len(end) :] != end:
-            raise ValueError("it is no SSH signature")
+            raise ValueError("it is not an SSH signature")
         wire = Wire(base64.b64decode("".join(lines[len(begin) : -len(end)]), validate=True))
         if wire.take(len(MAGIC)) != MAGIC or int.from_bytes(wire.take(4), "big") != 1:
-            raise ValueError("it is of no known version")
+            raise ValueError("its version is not known")
         blob, namespace, _, named_hash, signature = (wire.string() for _ in range(5))
         wire.end()
         if named_hash not in HASHES:
-            raise ValueError("it is of an unknown hash")
-    except ValueError as error:  # of binascii and of Unicode too
+            raise ValueError("its hash is not known")
+    except ValueError as error:  # binascii and Unicode errors are ValueErrors too
         raise SignatureError(f"is damaged: {error}") from error
     return Signature(blob, namespace, named_hash, signature)
 
 
 def _signed(message: bytes, namespace: bytes, named_hash: bytes) -> bytes:
-    """What a key signs for a message."""
+    """Return the bytes that a key signs for a message."""
     return MAGIC + _packed(namespace, b"", named_hash, HASHES[named_hash](message).digest())
 
 
 def _verify(blob: bytes, signature: bytes, content: bytes) -> None:
-    """Raise InvalidSignature, or ValueError saying why, unless `signature` is one of `content` by
-    the key `blob`.
+    """Verify that `signature` is one of `content` by the key `blob`.
+
+    Raises InvalidSignature, or ValueError with the reason, if it is not.
     """
     kind, public, application = public_key(blob)
     wire = Wire(signature)

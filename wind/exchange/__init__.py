@@ -1,1 +1,1 @@
-"""How datasets and versions leave a store and enter another: archives, exports, readers."""
+"""Moving data between stores and other tools: archives, exports, readers."""

@@ -1,9 +1,10 @@
-"""Cards: the README.md of an exported dataset or model folder, for people and for the Hugging Face
-Hub.
+"""Cards: the README.md of an exported dataset or model folder.
 
-A card says what it is, from what, how it was made and how it did. Every word comes from the
-version, the manifests and the declarations of the datasets; there are no times, hosts or local
-paths in it, and the license is left to whoever publishes.
+They are written for people and for the Hugging Face Hub.
+
+A card says what the export is, what it was made from, how it was made and how well it did. Every
+fact in it comes from the version, the manifests and the declarations of the datasets. It contains no times,
+hosts or local paths, and leaves the license to whoever publishes it.
 """
 
 import re
@@ -20,8 +21,14 @@ from wind.store.schemas import find_declaration
 from wind.store.versions import Version, history
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-PAPER = "[WIND](https://arxiv.org/abs/2410.20727), iterative best-of-N distillation by win-rate dominance"
-LICENCE = "Not stated here: it follows from those of the prompts and models above. Add `license:` to the head of this file."
+PAPER = (
+    "[WIND](https://arxiv.org/abs/2410.20727), "
+    "iterative best-of-N distillation by win-rate dominance"
+)
+LICENSE = (
+    "Not stated here: it follows from the licenses of the prompts and models above. "
+    "Add `license:` to the head of this file."
+)
 
 
 def dataset_card(
@@ -31,8 +38,9 @@ def dataset_card(
     datasets: Mapping[str, Dataset],
     splits: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """The card of exported datasets: `splits` names the files of each split of each config, as
-    patterns.
+    """Return the card of exported datasets.
+
+    `splits` has a pattern for the files of each split, by config and split.
     """
     data_files = {
         config: [{"split": split, "path": path} for split, path in found.items()]
@@ -65,13 +73,16 @@ def dataset_card(
             for handle in {handle.name: handle for handle in datasets.values()}.values()
         ),
         *_made(store, version, [*datasets.values()]),
-        f"## Licence\n\n{LICENCE}",
+        f"## License\n\n{LICENSE}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def model_card(store: Store, name: str, version: Version | None, model: Model) -> str:
-    """The card of an exported model; `version` is the one that it came out of, if any."""
+    """Return the card of an exported model.
+
+    `version` is the one that produced it, if any.
+    """
     first = history(store, version)[0].content.model_in if version else model
     base, revision = _origin(store.manifest(first))
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["wind", "best-of-n"]}
@@ -84,9 +95,10 @@ def model_card(store: Store, name: str, version: Version | None, model: Model) -
     parts = [
         _head(head),
         f"# {name}\n\n{_identity(version)}{what}",
-        '```python\nfrom transformers import AutoModelForCausalLM\n\nAutoModelForCausalLM.from_pretrained("ORG/NAME")\n```',
+        "```python\nfrom transformers import AutoModelForCausalLM\n\n"
+        'AutoModelForCausalLM.from_pretrained("ORG/NAME")\n```',
         *(_made(store, version, [*version.content.datasets.values()]) if version else []),
-        f"## Licence\n\n{LICENCE}",
+        f"## License\n\n{LICENSE}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -96,7 +108,7 @@ def _identity(version: Version | None) -> str:
         return ""
     return (
         f"Iteration {version.content.iteration} of run `{version.run}`, made by {PAPER}. "
-        f"Version id `{version.id}`: the sha256 of all that determines it.\n\n"
+        f"Version id `{version.id}`: the sha256 of everything that determines it.\n\n"
     )
 
 
@@ -116,7 +128,7 @@ def _columns(store: Store, handle: Dataset) -> str:
 
 
 def _made(store: Store, version: Version | None, datasets: Sequence[Dataset]) -> list[str]:
-    """From what, how, how well, and the lineage."""
+    """Return the sections on inputs, method, metrics and lineage."""
     manifests = {handle: store.manifest(handle) for handle in datasets}
     computed = [
         [
@@ -132,15 +144,14 @@ def _made(store: Store, version: Version | None, datasets: Sequence[Dataset]) ->
     how = [_table(["dataset", "stage", "code"], computed)]
     if revisions:
         how.append(f"Source revision: {', '.join(f'`{revision}`' for revision in revisions)}.")
-    parts = [
-        f"## From what\n\n{_table(['input', 'origin', 'revision', 'fingerprint'], _inputs(store, manifests))}"
-    ]
+    inputs = _table(["input", "origin", "revision", "fingerprint"], _inputs(store, manifests))
+    parts = [f"## From what\n\n{inputs}"]
     if version is not None:
         recipe = yaml.safe_dump(version.content.recipe, sort_keys=True, allow_unicode=True)
         how.append(f"The recipe, without paths, names and worker settings:\n\n```yaml\n{recipe}```")
         how.append(
-            "To reproduce it, run that recipe with the inputs above: where the same content comes out, it gets the same "
-            "fingerprints and the same version id, on any machine."
+            "To reproduce it, run that recipe with the inputs above: where the same content comes "
+            "out, it gets the same fingerprints and the same version id, on any machine."
         )
         numbers = [[name, *_interval(values)] for name, values in version.metrics.items()]
         parts.append(f"## How\n\n{_blocks(how)}")
@@ -164,7 +175,7 @@ def _made(store: Store, version: Version | None, datasets: Sequence[Dataset]) ->
 
 
 def _inputs(store: Store, manifests: Mapping[Dataset, Manifest]) -> list[list[str]]:
-    """Every ancestor that came from outside."""
+    """Return a row of the table for every ancestor that was imported."""
     waiting: list[AnyHandle] = [
         parent for manifest in manifests.values() for parent in manifest.parents.values()
     ]
@@ -184,8 +195,9 @@ def _inputs(store: Store, manifests: Mapping[Dataset, Manifest]) -> list[list[st
 
 
 def _origin(manifest: Manifest) -> tuple[str, str]:
-    """Where stored content is from and at which revision: a Hub id as it is, of a local path only
-    the last name.
+    """Return the origin and the revision of stored content.
+
+    A Hub id is returned unchanged, with its revision; of a local path only the last name.
     """
     origin, revision = (
         str(manifest.provenance.get("origin", "")),

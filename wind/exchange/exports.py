@@ -1,10 +1,9 @@
-"""Exports: stored content in the formats that other tools read, in a folder that appears when it is
-whole.
+"""Exports: stored content in formats that other tools read.
 
-`parquet`: plain Parquet, a file for each shard. `hf`: the same as a Hugging Face dataset folder, a
-config for each noun, with its card. `model`: a Hugging Face model folder with its card. The same
-content gives the same bytes, and its checksums are recomputed on the way out. The single-file
-archive is in `wind/exchange/archives.py`.
+`parquet` is plain Parquet, one file per shard; `hf` a Hugging Face dataset folder of the same rows,
+one config per noun, with its card; `model` a Hugging Face model folder with its card. The same
+content gives the same bytes, and its checksums are recomputed on the way out. An exported folder
+appears only when it is whole. `wind.exchange.archives` writes the single-file archive.
 """
 
 import contextlib
@@ -28,12 +27,13 @@ from wind.store.layout import MODEL_FILES
 from wind.store.references import find_dataset, find_version
 from wind.store.versions import Version, everywhere
 
-HELD_OUT = ("evaluation", "metrics")  # of the eval split, though their names do not say so
+# datasets of the eval split whose names do not say so
+HELD_OUT = ("evaluation", "metrics")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is exported: a version with all it has, one dataset, or one model."""
+class Exportable:
+    """What a name stands for: a version, a dataset or a model."""
 
     name: str
     version: Version | None
@@ -41,9 +41,10 @@ class Subject:
     model: Model | None
 
     @classmethod
-    def of(cls, store: Store, name: str) -> "Subject":
-        """What `name` names: a version, VERSION:NOUN or NOUN/DIGITS. Raises ConfigError if that is
-        nothing.
+    def of(cls, store: Store, name: str) -> "Exportable":
+        """Find what `name` stands for: a version, VERSION:NOUN or NOUN/DIGITS.
+
+        Raises ConfigError if there is no such thing.
         """
         if ":" not in name and "/" not in name:
             version = find_version(store, name)
@@ -58,14 +59,15 @@ class Subject:
             return cls(label(handle), None, {handle.name: handle}, None)
         if not isinstance(handle, Model):
             raise ConfigError(
-                f"{label(handle)} is no dataset and no model: its files are in {folder_of(handle)}"
+                f"{label(handle)} is neither a dataset nor a model: its files are in {folder_of(handle)}"
             )
         return cls(label(handle), _origin_of(store, handle), {}, handle)
 
 
-def export_parquet(store: Store, subject: Subject, destination: Path) -> None:
-    """Write the datasets of `subject` as Parquet: NOUN/part-00000.parquet of a version,
-    part-00000.parquet of one dataset.
+def export_parquet(store: Store, subject: Exportable, destination: Path) -> None:
+    """Write the datasets of `subject` as Parquet files.
+
+    A version is written to NOUN/part-00000.parquet, a single dataset to part-00000.parquet.
     """
     _require(subject.datasets, subject, "has no rows: use --format model")
     with appearing(destination) as folder:
@@ -73,12 +75,11 @@ def export_parquet(store: Store, subject: Subject, destination: Path) -> None:
             _write_shards(store, handle, folder / name if subject.version else folder, "part")
 
 
-def export_hf(store: Store, subject: Subject, destination: Path) -> None:
-    """Write the datasets of `subject` as a folder that `datasets.load_dataset(destination, NOUN)`
-    reads.
+def export_hf(store: Store, subject: Exportable, destination: Path) -> None:
+    """Write datasets as a Hugging Face dataset folder with its card.
 
-    Splits are `train` and `eval`: of prompts by their column, of an `eval_` dataset and of what is
-    measured on it, `eval`.
+    `datasets.load_dataset(destination, NOUN)` reads it. The splits are `train` and `eval`: prompts
+    are split by their column; an `eval_` dataset, and what is measured on it, is `eval`.
     """
     _require(subject.datasets, subject, "has no rows: use --format model")
     splits: dict[str, dict[str, str]] = {}
@@ -94,16 +95,17 @@ def export_hf(store: Store, subject: Subject, destination: Path) -> None:
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def export_model(store: Store, subject: Subject, destination: Path) -> None:
-    """Write the model of `subject` as a Hugging Face folder with its card."""
-    _require(subject.model, subject, "is no model: use --format hf or parquet")
+def export_model(store: Store, subject: Exportable, destination: Path) -> None:
+    """Write a model as a Hugging Face folder with its card."""
+    _require(subject.model, subject, "is not a model: use --format hf or parquet")
     assert subject.model is not None
     with appearing(destination) as folder:
         folder.mkdir()
         for file in store.manifest(subject.model).files:
             if "/" in file.name or not MODEL_FILES.fullmatch(file.name):
                 raise DatasetError(
-                    f"{label(subject.model)} names {file.name!r}, which is no file of a model; run `wind verify`"
+                    f"{label(subject.model)} names {file.name!r}, which is not a file of a model; "
+                    "run `wind verify`"
                 )
             with (folder / file.name).open("xb") as copy:
                 for chunk in checked_chunks(
@@ -116,15 +118,16 @@ def export_model(store: Store, subject: Subject, destination: Path) -> None:
 
 
 def checked_chunks(store: Store, name: str, size: int, sha256: str) -> Iterator[bytes]:
-    """The chunks of a stored file. Raises DatasetError, before or after them, if it is not what its
-    manifest says.
+    """Yield the chunks of a stored file, checking size and sha256.
+
+    Raises DatasetError, before the first chunk or after the last, if the file differs from its
+    manifest.
     """
     where = f"{store.storage.url}/{name}"
     found = store.storage.size(name)
     if found != size:
-        raise DatasetError(
-            f"{where} {'is missing' if found is None else f'has {found} bytes, not {size}'}; run `wind verify`"
-        )
+        wrong = "is missing" if found is None else f"has {found} bytes, not {size}"
+        raise DatasetError(f"{where} {wrong}; run `wind verify`")
     hasher = hashlib.sha256()
     for chunk in store.storage.chunks(name):
         hasher.update(chunk)
@@ -137,11 +140,13 @@ def checked_chunks(store: Store, name: str, size: int, sha256: str) -> Iterator[
 
 @contextlib.contextmanager
 def appearing(destination: Path) -> Iterator[Path]:
-    """A temporary name for the block to make a file or folder of; at its end all is synced and
-    appears by one rename.
+    """Yield a temporary path that becomes `destination` after the block.
 
-    What a killed process left under that name is removed first. Raises ConfigError if `destination`
-    is there and not empty.
+    The block makes a file or a folder of it.
+
+    When the block ends, everything is synced and appears with one rename. What a killed process
+    left under the temporary path is removed first. Raises ConfigError if `destination` exists and
+    is not empty.
     """
     destination = destination.absolute()
     if destination.name in ("", ".."):
@@ -153,7 +158,7 @@ def appearing(destination: Path) -> Iterator[Path]:
         try:
             is_folder = destination.is_dir() and not destination.is_symlink()
             if os.path.lexists(destination) and not (is_folder and not any(destination.iterdir())):
-                raise ConfigError(f"{destination} is there already: remove it or name another")
+                raise ConfigError(f"{destination} already exists: remove it or name another")
             _remove(partial)
             yield partial
             _sync(partial)
@@ -167,20 +172,21 @@ def appearing(destination: Path) -> Iterator[Path]:
 
 
 def _origin_of(store: Store, model: Model) -> Version | None:
-    """The version that `model` came out of, if any."""
+    """Find a version that produced `model`, if there is one."""
     return next(
         (version for version in everywhere(store) if version.content.model_out == model), None
     )
 
 
-def _require(wanted: object, subject: Subject, otherwise: str) -> None:
+def _require(wanted: object, subject: Exportable, otherwise: str) -> None:
     if not wanted:
         raise ConfigError(f"{subject.name} {otherwise}")
 
 
-def _config_of(store: Store, subject: Subject, name: str) -> tuple[str, str]:
-    """The config and the split of the dataset `name`: an `eval_` dataset shares the config of its
-    twin if it has its columns.
+def _config_of(store: Store, subject: Exportable, name: str) -> tuple[str, str]:
+    """Return the config and the split of the dataset `name`.
+
+    An `eval_` dataset shares the config of its twin for training if both have the same columns.
     """
     twin = name.removeprefix("eval_")
     if twin == name:
@@ -194,7 +200,12 @@ def _config_of(store: Store, subject: Subject, name: str) -> tuple[str, str]:
 def _write_shards(
     store: Store, handle: Dataset, folder: Path, prefix: str, where: pc.Expression | None = None
 ) -> int:
-    """The number of files written: the rows of each shard that meet `where`, if there are any."""
+    """Write the rows that meet `where`, one file per shard.
+
+    Returns the number of files written.
+
+    A shard without such rows gets no file.
+    """
     manifest = store.verify(handle)
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -222,7 +233,7 @@ def _write_shards(
 
 
 def _sync(path: Path) -> None:
-    """Make a file, or all in a folder, durable."""
+    """Flush a file, or everything in a folder, to disk."""
     for each in [path, *(path.rglob("*") if path.is_dir() else ())]:
         if each.is_dir():
             sync_folder(each)

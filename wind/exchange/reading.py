@@ -1,11 +1,14 @@
-"""Reading a store from Python: versions by name, and their datasets as lazy polars frames.
+"""Reading a store from Python: versions, and datasets as polars frames.
 
+    >>> import polars as pl
     >>> import wind
     >>> version = wind.open("store").version("demo@latest")
-    >>> version.rewards.group_by("prompt_id").agg(pl.col("reward").max()).collect()
+    >>> best = version.rewards.group_by("prompt_id").agg(pl.col("reward").max())
+    >>> best.sort("prompt_id").collect()["reward"].to_list()
+    [4.0, 5.0]
 
-A dataset is a `polars.LazyFrame` and so goes wherever one goes; `.arrow()` gives the same rows as a
-pyarrow dataset, `.to_hf()` as a Hugging Face one. Nothing is read before it is collected, and
+A dataset is a `polars.LazyFrame` and can be used wherever one can; `.arrow()` gives the same rows
+as a pyarrow dataset, `.to_hf()` as a Hugging Face one. Nothing is read before it is collected, and
 nothing here writes.
 """
 
@@ -30,22 +33,36 @@ if TYPE_CHECKING:
     import datasets
     from polars._plr import PyLazyFrame
 
-__all__ = ["ModelReader", "Rows", "StoreReader", "VersionReader", "open"]
+__all__ = ["DatasetFrame", "ModelReader", "StoreReader", "VersionReader", "open"]
 
 
 def open(root: Path | str) -> "StoreReader":
-    """The store at `root`, for reading. Raises ConfigError if there is none."""
+    """Open the store at `root`, a folder or a URL, for reading.
+
+    >>> wind.open("store").runs
+    ['demo']
+
+    Raises ConfigError if there is no store.
+    """
     store = Store(root)
     if not any(store.storage.names(folder) for folder in ("runs", "datasets", "models", "sources")):
         raise ConfigError(f"{root} is not a store: name the `root` of a run")
     return StoreReader(store)
 
 
-class Rows(pl.LazyFrame):
-    """The rows of one dataset: a lazy polars frame in key order, with filters and column choices
-    pushed down to the shards.
+class DatasetFrame(pl.LazyFrame):
+    """The rows of one dataset: a lazy polars frame, sorted by key.
 
-    What is derived from it by `filter`, `join` and the like is a plain `polars.LazyFrame`.
+    >>> rewards = wind.open("store").version("demo@latest").rewards
+    >>> rewards.filter(pl.col("reward") > 3).select("sample_index", "reward").collect().rows()
+    [(1, 4.0), (1, 5.0)]
+    >>> rewards.manifest.numbers
+    {'mean_reward': 3.5}
+    >>> rewards.arrow().count_rows()
+    4
+
+    Filters and column choices are pushed down to the shards. What `filter`, `join` and the like
+    return is a plain `polars.LazyFrame`.
     """
 
     handle: Dataset
@@ -57,28 +74,27 @@ class Rows(pl.LazyFrame):
 
     @classmethod
     def _from_pyldf(cls, ldf: "PyLazyFrame") -> pl.LazyFrame:
-        # Derived rows are no longer those of the handle: they must not offer its manifest, nor
-        # themselves as the dataset.
+        # Derived rows are no longer those of the handle: they must not offer its manifest, or
+        # pass for the dataset itself.
         return pl.LazyFrame._from_pyldf(ldf)
 
     def __reduce__(self) -> tuple[Any, tuple[str, Dataset]]:
-        return _rows, (self._store.address, self.handle)
+        return _unpickled, (self._store.address, self.handle)
 
     @property
     def manifest(self) -> Manifest:
-        """What the dataset holds, from what, and how it was computed."""
+        """The manifest: content, parents, and how the dataset was computed."""
         return self._store.manifest(self.handle)
 
     def arrow(self) -> pyarrow.dataset.Dataset:
-        """The same rows as a pyarrow dataset, in row order."""
+        """Return the same rows as a pyarrow dataset, in the same order."""
         return self._store.open(self.handle)
 
     def to_hf(self) -> "datasets.Dataset":
-        """The same rows as a Hugging Face dataset: memory-mapped where the store is local, read
-        into memory otherwise.
+        """Return the same rows as a Hugging Face dataset.
 
-        Its fingerprint is the dataset's own, so that what `map` caches is found again for the same
-        content only.
+        It is memory-mapped where the store is local and read into memory otherwise. Its fingerprint
+        is the dataset's own, so the cache of `map` is reused for the same content only.
         """
         import datasets
 
@@ -90,25 +106,39 @@ class Rows(pl.LazyFrame):
 
 @dataclass(frozen=True)
 class ModelReader:
-    """A stored Hugging Face model folder."""
+    """A stored Hugging Face model folder.
+
+    >>> model = wind.open("store").version("demo@latest").models["model_out"]
+    >>> sorted(path.name for path in model.path.glob("*.safetensors"))
+    ['model.safetensors']
+    >>> model.handle.parameters
+    4
+    """
 
     handle: Model
     _store: Store
 
     @property
     def path(self) -> Path:
-        """The local folder, for `AutoModelForCausalLM.from_pretrained`."""
+        """The local folder, as `AutoModelForCausalLM.from_pretrained` takes it."""
         return self._store.path(self.handle)
 
     @property
     def manifest(self) -> Manifest:
-        """The model's files, and where it is from."""
+        """The manifest: the model's files, and its origin."""
         return self._store.manifest(self.handle)
 
 
 class VersionReader:
-    """One dataset version. Each of its datasets is an attribute, `version.generations`, and an
-    item, `version["generations"]`.
+    """A dataset version; its datasets are attributes and items.
+
+    >>> version = wind.open("store").version("demo@2")
+    >>> version.generations.select("response").collect()["response"].to_list()
+    ['a20', 'a21', 'b20', 'b21']
+    >>> version["eval_generations"].handle.rows
+    2
+    >>> version.iteration, version.previous.name, version.recipe["objective"]["beta"]
+    (2, 'demo@1', 0.1)
     """
 
     def __init__(self, store: Store, version: Version) -> None:
@@ -116,7 +146,8 @@ class VersionReader:
         self._version = version
 
     def __repr__(self) -> str:
-        return f"<version {self.name}, iteration {self.iteration}, id {self.id[:12]}: {', '.join(self)}>"
+        datasets = ", ".join(self)
+        return f"<version {self.name}, iteration {self.iteration}, id {self.id[:12]}: {datasets}>"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._version.content.datasets)
@@ -124,12 +155,12 @@ class VersionReader:
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self]
 
-    def __getitem__(self, name: str) -> Rows:
+    def __getitem__(self, name: str) -> DatasetFrame:
         if name not in self._version.content.datasets:
             raise KeyError(f"{self.name} has no dataset {name!r}: it has {', '.join(self)}")
-        return Rows(self._store, self._version.content.datasets[name])
+        return DatasetFrame(self._store, self._version.content.datasets[name])
 
-    def __getattr__(self, name: str) -> Rows:
+    def __getattr__(self, name: str) -> DatasetFrame:
         if name.startswith("_"):  # copy and pickle ask for these before there is a version
             raise AttributeError(name)
         try:
@@ -139,7 +170,7 @@ class VersionReader:
 
     @property
     def id(self) -> str:
-        """The sha256 of what determines the version."""
+        """The id of the version: the sha256 of everything that determines it."""
         return self._version.id
 
     @property
@@ -149,7 +180,7 @@ class VersionReader:
 
     @property
     def iteration(self) -> int:
-        """The iteration that made it, from 1."""
+        """The iteration that produced it, counted from 1."""
         return self._version.content.iteration
 
     @property
@@ -159,7 +190,7 @@ class VersionReader:
 
     @property
     def models(self) -> Mapping[str, ModelReader]:
-        """`model_in`, `model_out` and `reference`."""
+        """The models of the version: `model_in`, `model_out` and `reference`."""
         handles = self._version.handles()
         return {
             name: ModelReader(handle, self._store)
@@ -169,8 +200,9 @@ class VersionReader:
 
     @property
     def previous(self) -> "VersionReader | None":
-        """The version before it, None for the first. Raises ConfigError if that is not in the
-        store.
+        """The version before it; None for the first.
+
+        Raises ConfigError if that version is not in the store.
         """
         before = self._version.content.previous
         return (
@@ -181,7 +213,16 @@ class VersionReader:
 
 
 class StoreReader:
-    """A store: its runs, their versions, and every dataset by name."""
+    """A store: its runs, their versions, and every dataset by name.
+
+    >>> store = wind.open("store")
+    >>> [version.name for version in store.versions("demo")]
+    ['demo@1', 'demo@2']
+    >>> store.version("demo").name
+    'demo@2'
+    >>> store.dataset("demo@1:rewards").collect()["reward"].to_list()
+    [1.0, 3.0, 2.0, 0.0]
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -195,43 +236,48 @@ class StoreReader:
         return runs(self._store)
 
     def versions(self, run: str) -> list[VersionReader]:
-        """The versions of `run` in the order they were published. Raises ConfigError if there is no
-        such run.
+        """List the versions of `run` in the order they were published.
+
+        Raises ConfigError if there is no such run.
         """
         if run not in self.runs:
             raise ConfigError(
-                f"no run is called {run!r} in {self._store.storage.url} (runs: {', '.join(self.runs) or 'none'})"
+                f"no run is called {run!r} in {self._store.storage.url} "
+                f"(runs: {', '.join(self.runs) or 'none'})"
             )
         return [VersionReader(self._store, version) for version in Versions(self._store, run)]
 
     def version(self, name: str) -> VersionReader:
-        """The version called RUN, RUN@latest, RUN@3, RUN@TAG, or six digits of its id. Raises
-        ConfigError if none is.
+        """Find a version by name: RUN, RUN@latest, RUN@3, RUN@TAG.
+
+        Six digits of its id will do as well.
+
+        Raises ConfigError if there is none.
         """
         return VersionReader(self._store, find_version(self._store, name))
 
-    def dataset(self, name: str) -> Rows:
-        """The dataset called NOUN/DIGITS of its fingerprint, or VERSION:NOUN. Raises ConfigError if
-        none is, or several are.
+    def dataset(self, name: str) -> DatasetFrame:
+        """Find a dataset by NOUN/DIGITS of its fingerprint, or by VERSION:NOUN.
+
+        Raises ConfigError if there is none, or more than one.
         """
         handle = find_dataset(self._store, name)
         if not isinstance(handle, Dataset):
             raise ConfigError(
                 f"{label(handle)} is not a dataset: its files are in {self._store.path(handle)}"
             )
-        return Rows(self._store, handle)
+        return DatasetFrame(self._store, handle)
 
 
-def _rows(address: str, handle: Dataset) -> Rows:
-    """What a pickled `Rows` becomes."""
-    return Rows(Store(address), handle)
+def _unpickled(address: str, handle: Dataset) -> DatasetFrame:
+    return DatasetFrame(Store(address), handle)
 
 
 def _scan(store: Store, handle: Dataset) -> pl.LazyFrame:
-    """The shards as polars scans them: itself from local files, through pyarrow from anywhere else.
+    """Scan the shards: natively from local files, through pyarrow from anywhere else.
 
-    It is told their order, so that what is joined by key is merged, batch by batch, and not hashed,
-    which takes all memory.
+    The frame is marked as sorted, so polars joins by key with a merge, batch by batch. A hash join
+    would hold a whole side in memory.
     """
     if isinstance(store.storage, LocalStorage):
         rows = pl.scan_ipc(
@@ -244,7 +290,10 @@ def _scan(store: Store, handle: Dataset) -> pl.LazyFrame:
 
 
 def _mapped(store: Store, handle: Dataset) -> pa.Table:
-    """The rows as a table that lies in the shards' own pages where they are local."""
+    """Return the rows as a table, memory-mapped from local shards.
+
+    Shards that are not local are read into memory.
+    """
     if not isinstance(store.storage, LocalStorage):
         return store.read(handle)
     try:

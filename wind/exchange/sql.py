@@ -1,10 +1,11 @@
-"""SQL over the datasets of a run, by DuckDB: every noun is a view over all its versions, read
-lazily from the shards.
+"""SQL over the datasets of a run, by DuckDB.
 
-Each view has the dataset's columns and, where it has none of that name, `iteration` and `version`
-(RUN@NUMBER). `versions` has one row per version. The views are in memory and the query reaches
-nothing else: no file, no network, no setting. It has a bounded share of the machine's memory, and
-spills to disk beyond it.
+Each noun is a view over all versions.
+
+A view reads the shards lazily. It has the dataset's columns and, unless the dataset has columns of
+those names itself, `iteration` and `version` (RUN@NUMBER). The table `versions` has one row per
+version. The views are in memory and a query can reach nothing else: no file, no network, no
+setting. Its memory is bounded; beyond that it spills to disk.
 """
 
 import os
@@ -28,21 +29,24 @@ from wind.store.handles import AnyHandle, Dataset, label
 from wind.store.versions import Version
 
 BATCH_ROWS = 65536
-BUFFERS: Final = "1GB"  # what DuckDB keeps in memory of sorts, joins and groups
-# bytes that the process may take beside what it has: DuckDB does not count its texts among the
-# former
+BUFFERS: Final = "1GB"  # what DuckDB keeps in memory for sorts, joins and groups
+# Bytes that the process may allocate on top of what it already has. DuckDB does not count strings
+# as part of BUFFERS.
 MEMORY: Final = 2 * 2**30
-TOO_LARGE: Final = f"the query needs more than {MEMORY // 2**30} GiB of memory: ask for fewer or shorter values at once"
+TOO_LARGE: Final = (
+    f"the query needs more than {MEMORY // 2**30} GiB of memory: "
+    "ask for fewer or shorter values at once"
+)
 
 
 @contextmanager
 def answer(store: Store, versions: Sequence[Version], query: str) -> Iterator[pa.RecordBatchReader]:
-    """The rows that `query` gives over the datasets of `versions`, batch by batch.
+    """Run `query` over the datasets of `versions`, in batches of rows.
 
-    Raises ConfigError, with DuckDB's own message if the query is wrong, or if it needs more than
-    MEMORY; also while the batches are read.
+    Raises ConfigError, also while the batches are read: with DuckDB's own message if the query is
+    wrong, or if it needs more than MEMORY.
     """
-    with _told([*_nouns(versions), "versions"]), _connection() as connection:
+    with _one_line_errors([*_nouns(versions), "versions"]), _connection() as connection:
         for name in _nouns(versions):
             if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE):
                 _view(connection, store, versions, name)
@@ -55,21 +59,21 @@ def answer(store: Store, versions: Sequence[Version], query: str) -> Iterator[pa
 
 
 def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) -> pa.Table:
-    """The first `limit` rows of a dataset that meet an SQL condition.
+    """Return the first `limit` rows that meet the SQL condition `where`.
 
-    Raises ConfigError if the condition is not one expression of SQL, or needs more than MEMORY.
+    Raises ConfigError if the condition is not a single SQL expression, or needs more than MEMORY.
     """
     if not isinstance(handle, Dataset):
         raise ConfigError(
             f"{label(handle)} is not a dataset: its files are in {store.where(handle)}"
         )
-    with _told(["dataset"], f"--where {where!r}: "), _connection() as connection:
+    with _one_line_errors(["dataset"], f"--where {where!r}: "), _connection() as connection:
         connection.register("dataset", store.open(handle))
         _lock(connection)
         rows = connection.table("dataset")
         if where:
-            # On lines of its own, between brackets, what is more than an expression does not parse,
-            # such as one and a comment.
+            # On a line of its own, between parentheses, only an expression parses: not one that is
+            # followed by a comment, for instance.
             connection.extract_statements(f"SELECT (\n{where}\n)")
             rows = rows.filter(duckdb.SQLExpression(where))
         return rows.limit(limit).to_arrow_table()
@@ -77,7 +81,7 @@ def select(store: Store, handle: AnyHandle, *, where: str | None, limit: int) ->
 
 @contextmanager
 def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory for the block, which has no more memory than it may."""
+    """Open an in-memory database for the block, with bounded memory."""
     spilled = Path(tempfile.gettempdir(), f"wind-sql-{os.getpid()}-{secrets.token_hex(4)}")
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     allowed = _taken() + MEMORY
@@ -96,7 +100,10 @@ def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _taken() -> int:
-    """The bytes of memory that this process has taken for data, as the limit on it counts them."""
+    """Return the data memory of this process, in bytes.
+
+    It is counted as RLIMIT_DATA does.
+    """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[5])
     except (OSError, IndexError):
@@ -105,7 +112,7 @@ def _taken() -> int:
 
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:
-    """Let what follows reach nothing but the views."""
+    """Restrict the connection to its views, for good."""
     for setting in (
         "enable_external_access = false",
         "python_enable_replacements = false",
@@ -115,9 +122,10 @@ def _lock(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 @contextmanager
-def _told(views: Sequence[str], where: str = "") -> Iterator[None]:
-    """DuckDB's errors in one line that begins with `where`; a name that is not there is told which
-    are.
+def _one_line_errors(views: Sequence[str], where: str = "") -> Iterator[None]:
+    """Turn DuckDB's errors into ConfigErrors of one line that begins with `where`.
+
+    For an unknown name, the message lists the `views` that exist.
     """
     try:
         yield
@@ -128,7 +136,7 @@ def _told(views: Sequence[str], where: str = "") -> Iterator[None]:
         if isinstance(error, duckdb.CatalogException):
             message = f"{message.split(' Did you mean')[0]} There are {', '.join(views)}"
         raise ConfigError(f"{where}{message}") from error
-    except OSError as error:  # what DuckDB says while its rows are read through Arrow
+    except OSError as error:  # DuckDB's errors while its rows are read through Arrow
         if error.errno is not None:
             raise
         message = " ".join(str(error).split())
@@ -138,14 +146,17 @@ def _told(views: Sequence[str], where: str = "") -> Iterator[None]:
 
 
 def _nouns(versions: Sequence[Version]) -> list[str]:
-    """The names of the datasets that any of `versions` has."""
+    """List the names of the datasets that any of `versions` has."""
     return list(dict.fromkeys(name for version in versions for name in version.content.datasets))
 
 
 def _view(
     connection: duckdb.DuckDBPyConnection, store: Store, versions: Sequence[Version], name: str
 ) -> None:
-    """Let `name` be the rows of that dataset in all `versions` that have it."""
+    """Create the view `name` over that dataset in all `versions`.
+
+    Versions without the dataset are skipped.
+    """
     selects = []
     columns: dict[Dataset, list[str]] = {}  # an unchanged dataset is in many versions
     for version in versions:
@@ -170,7 +181,7 @@ def _view(
 
 
 def _table(versions: Sequence[Version]) -> pa.Table:
-    """One row per version."""
+    """Return the table `versions`, one row per version."""
     rows = [
         {
             "version": f"{version.run}@{version.number}",

@@ -1,9 +1,9 @@
-"""Lineage: every ancestor of something stored, up to the files that came from outside, as a graph.
+"""Lineage: every ancestor of stored content, back to the imported files.
 
-A node is a version, a dataset, a model, a source or a single prompt; an edge goes from what was
-read to what was made of it, and has the name that the one has for the other. Of content that
-several computations made, those of the version asked about count, see `wind.store.computations`;
-what is missing or damaged is a node that says so.
+A node is a version, a dataset, a model, a source or a single prompt. An edge leads from an input to
+what was made from it, and is labeled with the name that one has for the other. Where several
+computations made the same content, the one that the version in question used counts (see
+`wind.store.computations`). Missing or damaged content is a node that says so.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,8 @@ from wind.store.handles import AnyHandle, Dataset, Manifest, Model, Source, labe
 from wind.store.origins import not_computed_here
 from wind.store.versions import Version, Versions, everywhere
 
-TOLD = (
+# the fields of provenance that a node shows
+PROVENANCE = (
     "started",
     "seconds",
     "host",
@@ -30,14 +31,16 @@ TOLD = (
     "source",
     "revision",
 )
+UNITS = {"dataset": "rows", "model": "weights", "source": "files"}
+# datasets of the reference, with the names that the evaluation has for them
 HELD_OUT = {
     "reference_generations": "generations_reference",
     "reference_rewards": "rewards_reference",
-}  # by name in the evaluation
+}
 
 
 class Node(Record):
-    """Something stored."""
+    """A node of the graph: something stored."""
 
     id: str  # unique in the graph: noun and fingerprint
     kind: Literal["version", "prompt", "dataset", "model", "source"]
@@ -45,37 +48,66 @@ class Node(Record):
     # rows of a dataset, weights of a model, files of a source, the iteration of a version
     count: int | None = None
     bytes: int | None = None
-    # stage, code digest and key of its computation; None for what came from outside
+    # stage, code digest and key of its computation; None for what was imported
     computed_by: dict[str, str] | None = None
-    computations: int = 0  # how many are recorded to have made this content
+    computations: int = 0  # how many computations are recorded that made this content
     numbers: dict[str, float] = {}
-    provenance: dict[str, Any] = {}  # those of TOLD that are known
+    provenance: dict[str, Any] = {}  # the known fields of PROVENANCE
     files: list[dict[str, Any]] = []  # of a source: name, bytes, sha256
     # of a prompt: its text, split, answer, and the row of the source
     prompt: dict[str, Any] | None = None
-    elsewhere: str | None = None  # of a version: why it cannot be taken for computed here
-    damage: str | None = None  # what is wrong with it, where it is missing or not whole
+    elsewhere: str | None = None  # of a version: why it does not count as computed here
+    damage: str | None = None  # what is missing or damaged; None if nothing is
+
+    def caption(self) -> tuple[str, str]:
+        """Return a title and a line of detail, which may be empty."""
+        if self.kind == "version":
+            return self.name, f"iteration {self.count}"
+        if self.kind == "prompt":
+            return self.name, (self.prompt or {}).get("row") or ""
+        title, _, fingerprint = self.name.partition("/")
+        return title, f"{fingerprint}  {self._files() or self._amount()}"
+
+    def _files(self) -> str:
+        """Name the first file of a source and count the others.
+
+        Empty for anything but a source.
+        """
+        if not self.files:
+            return ""
+        others = len(self.files) - 1
+        return f"{self.files[0]['name']} and {others} more" if others else self.files[0]["name"]
+
+    def _amount(self) -> str:
+        """Return the count with its unit, in millions from ten million on."""
+        count = self.count or 0
+        number = f"{count:,}" if count < 10**7 else f"{count / 1e6:,.0f} M"
+        return f"{number} {UNITS[self.kind] if count != 1 else UNITS[self.kind].removesuffix('s')}"
 
 
 class Edge(Record):
-    """From what was read to what was made of it."""
+    """An edge, from an input to what was made from it."""
 
     parent: str
     child: str
-    # of the parent in the child's spec or version, or of the child among the parent's outputs
+    # the parent's name in the child's spec or version, or the child's among the parent's outputs
     name: str
 
 
 class Lineage(Record):
-    """A node and its ancestors; edges in the order in which the child names its parents."""
+    """A graph of one node and all its ancestors.
+
+    The edges are in the order in which each child names its parents.
+    """
 
     root: str
     nodes: dict[str, Node]
     edges: list[Edge]
 
     def parents(self, child: str) -> list[tuple[str, Node]]:
-        """What `child` was made of: how each is called, several names of one thing together, and
-        its node.
+        """Return the parents of `child`, each with the name it has there.
+
+        Several names of one parent are joined by commas.
         """
         names: dict[str, list[str]] = {}
         for edge in self.edges:
@@ -85,7 +117,7 @@ class Lineage(Record):
 
 
 def of_version(store: Store, version: Version) -> Lineage:
-    """The lineage of everything that `version` names."""
+    """Return the lineage of everything that `version` names."""
     name = f"{version.run}@{version.number}"
     elsewhere = not_computed_here(store, version)
     root = Node(
@@ -99,14 +131,15 @@ def of_version(store: Store, version: Version) -> Lineage:
 
 
 def of_handle(store: Store, handle: AnyHandle, version: Version | None = None) -> Lineage:
-    """The lineage of `handle`, as `version` came by it; of content that is named alone, by its
-    first computation.
+    """Return the lineage of `handle`, through the computations that `version` used.
+
+    Without a version, through the first computation that made it.
     """
     return _grown(store, None, {"": handle}, used(store, chain(store, version) if version else ()))
 
 
 def of_prompt(store: Store, version: Version, prompt_id: str) -> Lineage:
-    """The lineage of one prompt of `version`, from the row of the source that it was made of."""
+    """Return the lineage of one prompt, with its row in the source."""
     prompts = version.content.datasets["prompts"]
     rows = store.frame(prompts, ["prompt_id", "prompt", "split", "answer", "messages"])
     row = rows.row(by_predicate=pl.col("prompt_id") == prompt_id, named=True)
@@ -119,7 +152,7 @@ def of_prompt(store: Store, version: Version, prompt_id: str) -> Lineage:
 
 
 def chain(store: Store, version: Version) -> list[Version]:
-    """`version` and those before it, the first iteration first; as far as they are stored."""
+    """Return `version` and the stored versions it continues, the first iteration first."""
     known = {
         each.id: each
         for each in (*everywhere(store), *Versions(store, version.run))
@@ -132,8 +165,10 @@ def chain(store: Store, version: Version) -> list[Version]:
 
 
 def used(store: Store, versions: Iterable[Version]) -> dict[AnyHandle, str]:
-    """The key of the computation by which the last of `versions` that has it came by each dataset
-    and what was made with it.
+    """Map every dataset of `versions` to the key of its computation.
+
+    Where several versions have the same dataset, the last one counts. The outputs of a computation,
+    such as a trained model, have the key of the dataset they were made with.
     """
     keys: dict[AnyHandle, str] = {}
     for each in versions:
@@ -147,8 +182,10 @@ def used(store: Store, versions: Iterable[Version]) -> dict[AnyHandle, str]:
 
 
 def named(store: Store, version: Version) -> dict[str, Dataset]:
-    """The datasets that `version` names, and the reference's side of its evaluation, by the names
-    of its computations.
+    """Return the datasets of `version` and of its reference, by name.
+
+    The datasets of the reference are those that the evaluation of `version` compared with. The
+    names are those that computations have for them.
     """
     datasets = dict(version.content.datasets)
     if "evaluation" in datasets:
@@ -165,7 +202,10 @@ def named(store: Store, version: Version) -> dict[str, Dataset]:
 def _grown(
     store: Store, root: Node | None, start: Mapping[str, AnyHandle], keys: Mapping[AnyHandle, str]
 ) -> Lineage:
-    """The graph of `start` and all ancestors, below `root` where there is one."""
+    """Build the graph of `start` and all its ancestors.
+
+    If there is a `root`, it is the child of everything in `start`.
+    """
     nodes = {root.id: root} if root else {}
     edges = (
         [Edge(parent=_id(handle), child=root.id, name=name) for name, handle in start.items()]
@@ -202,7 +242,10 @@ def _node(
     try:
         manifest = store.manifest(handle)
         if not store.is_whole(handle):
-            damage = f"{label(handle)} or what was made with it lacks a file, or has one of another size: run `wind verify`"
+            damage = (
+                f"{label(handle)} or what was made with it lacks a file, "
+                "or has one of another size: run `wind verify`"
+            )
     except DatasetError as error:
         damage = str(error)
     provenance = {
@@ -224,7 +267,7 @@ def _node(
         else None,
         computations=_recorded(store, handle),
         numbers=computation.numbers if computation and computation.dataset == handle else {},
-        provenance={name: provenance[name] for name in TOLD if name in provenance},
+        provenance={name: provenance[name] for name in PROVENANCE if name in provenance},
         files=[
             {"name": file.name, "bytes": file.bytes, "sha256": file.sha256}
             for file in manifest.files
@@ -238,8 +281,9 @@ def _node(
 def _computation(
     store: Store, handle: AnyHandle, key: str | None
 ) -> tuple[Computation | None, str | None]:
-    """The computation that made `handle`, and what is wrong with its record; then the manifest's,
-    where that can be read.
+    """Return the computation that made `handle`, and any damage to its record.
+
+    If the record is damaged, the computation is read from the manifest, if that is possible.
     """
     try:
         return computation_of(store, handle, key), None
@@ -254,12 +298,13 @@ def _recorded(store: Store, handle: AnyHandle) -> int:
     try:
         return len(recorded(store, handle))
     except DatasetError:
-        return 0  # which of them is damaged, the node says
+        return 0  # the node says which of them is damaged
 
 
 def _row_of(store: Store, prompts: Dataset, messages: list[dict[str, str]]) -> str | None:
-    """Where in its source the prompt with `messages` stands, such as `prompts.jsonl line 3`; None
-    where that cannot be read.
+    """Locate a prompt in its source, such as `prompts.jsonl line 3`.
+
+    None if the source cannot be read.
     """
     from wind.prompts import PromptsSpec
     from wind.prompts.messages import conversation_of, plain

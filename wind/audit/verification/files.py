@@ -1,4 +1,4 @@
-"""The files of a store as verification reads them, and what it finds."""
+"""The files of a store as verification reads them, and its findings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from wind.store.datasets import Store
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it was published."""
+    """A file that is not as it was published, and the reason."""
 
     file: str
     reason: str
@@ -20,9 +20,7 @@ class Finding:
 
 @dataclass
 class Files:
-    """The files of one store; one that cannot be read is a finding like what is found about any
-    other.
-    """
+    """The files of one store; an unreadable file is a finding."""
 
     store: Store
     findings: list[Finding]
@@ -30,19 +28,22 @@ class Files:
     _plain: dict[str, dict[str, int]] = field(default_factory=dict)  # by folder
 
     def find(self, name: str, reason: str) -> None:
-        """Keep that the file `name` is not as it was published."""
+        """Record that the file `name` is not as it was published."""
         self._add(self.findings, name, reason)
 
     def note(self, name: str, reason: str) -> None:
-        """Keep what must be known of the file `name` although it is no finding."""
+        """Record a remark about the file `name` that is not a finding."""
         self._add(self.notes, name, reason)
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files and folders in `folder`, sorted; nothing if there are none."""
+        """List the names of the files and folders in `folder`, sorted."""
         return self.store.storage.names(folder)
 
     def plain(self, folder: str) -> dict[str, int]:
-        """The sizes of the plain files in `folder`, by name; links and folders are none."""
+        """Return the sizes of the plain files in `folder`, by name.
+
+        Links and folders are not plain files.
+        """
         if folder not in self._plain:
             entries = self.store.storage.files(folder)
             self._plain[folder] = {
@@ -51,8 +52,9 @@ class Files:
         return self._plain[folder]
 
     def read(self, name: str) -> bytes | None:
-        """The content of the file `name`; None, and a finding, if it cannot be read or is no plain
-        file.
+        """Return the content of the file `name`.
+
+        If it cannot be read or is not a plain file, that is a finding, and None is returned.
         """
         folder, _, leaf = name.rpartition("/")
         if leaf not in self.names(folder):
@@ -68,8 +70,9 @@ class Files:
             return None
 
     def sealed(self, name: str, old: str) -> dict[str, Any] | None:
-        """The fields of the sealed JSON record `name`, None if it is damaged; `old` is what to say
-        of one without a seal.
+        """Return the fields of a sealed JSON record, None if damaged.
+
+        `old` is the note about a record without a seal, which an older release wrote.
         """
         text = self.read(name)
         if text is None:

@@ -1,6 +1,4 @@
-"""Verification of the records beside the content: results of data checks with their pages,
-computations, settings at defaults.
-"""
+"""Verification of the records beside the content: check results, computations, and defaults."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -22,13 +20,14 @@ OLD = "was written by an older release, without the digest of its content"
 
 
 def verify_checks(files: Files, version: Version, called: str, handle: Dataset) -> None:
-    """Verify the results and the pages of the checks of `handle`, among them what `version` says of
-    it.
+    """Verify the check results of `handle` and their pages.
+
+    The result that `version` names must be among them.
     """
     folder = f"checks/{handle.name}/{handle.fingerprint}"
     results = [f"{folder}/{name}" for name in files.names(folder) if name.endswith(".json")]
     if f"{handle.fingerprint}.json" in files.names(f"checks/{handle.name}"):
-        results.append(f"{folder}.json")  # until 0.1
+        results.append(f"{folder}.json")  # as releases until 0.1 wrote it
     key = version.check_results.get(called)
     if key is not None and f"{folder}/{key}.json" not in results:
         files.find(
@@ -46,11 +45,10 @@ def verify_checks(files: Files, version: Version, called: str, handle: Dataset) 
 
 
 def verify_defaults(files: Files, version: Version) -> None:
-    """Verify that what the recipe of `version` says was at its default, which its id leaves out, is
-    what the default is.
+    """Verify the settings that a recipe records as being at their defaults.
 
-    No release changes a default. The recipe of a release that has settings which this one does not
-    know tells nothing here.
+    The id of a version leaves them out, so their values are compared with the defaults themselves,
+    which no release changes. A recipe with settings that this release does not know is skipped.
     """
     content = version.content
     try:
@@ -59,24 +57,25 @@ def verify_defaults(files: Files, version: Version) -> None:
         return
     for name in content.defaults:
         said, default = setting_of(content.recipe, name), setting_of(known, name)
-        for setting, value, real in _unlike(name, said, default):
+        for setting, value, real in _deviations(name, said, default):
             files.find(
                 version.file(),
-                f"was edited: its {setting} is {shown(value)} and at its default, which is {shown(real)}",
+                f"was edited: its {setting} is {shown(value)} and at its default, "
+                f"which is {shown(real)}",
             )
 
 
-def _unlike(name: str, said: Any, default: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The settings of both that differ, each with what is `said` and with its `default`."""
+def _deviations(name: str, said: Any, default: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings that differ, with both of their values."""
     if isinstance(said, Mapping) and isinstance(default, Mapping):
         for each in said.keys() & default.keys():
-            yield from _unlike(f"{name}.{each}", said[each], default[each])
+            yield from _deviations(f"{name}.{each}", said[each], default[each])
     elif said != default:
         yield name, said, default
 
 
 def verify_computation(files: Files, version: Version, called: str, handle: Dataset) -> None:
-    """Verify that the computation which gave `version` its `handle` has its record."""
+    """Verify that the computation that `version` names for `handle` has a record."""
     key = version.computations.get(called)
     folder = f"computations/{handle.name}/{handle.fingerprint}"
     if key is not None and f"{key}.json" not in files.names(folder):
@@ -84,7 +83,7 @@ def verify_computation(files: Files, version: Version, called: str, handle: Data
 
 
 def verify_computations(files: Files, folder: str) -> None:
-    """Verify the records of the computations that made what lies in `folder`, where there are any."""
+    """Verify the records of the computations that made the content of `folder`."""
     records = f"computations/{folder.removeprefix('datasets/')}"
     for name in files.names(records):
         if name.endswith(".lock"):
@@ -107,7 +106,7 @@ def verify_computations(files: Files, folder: str) -> None:
 
 
 def verify_descriptions(files: Files, provenance: Any) -> None:
-    """Verify that the environments and the patch that `provenance` names are what their names say."""
+    """Verify that the environments and patch of `provenance` hash to their names."""
     for name in described_by(provenance):
         folder, _, leaf = name.partition("/")
         if leaf not in files.names(folder):

@@ -8,15 +8,9 @@ import pyarrow as pa
 import pytest
 
 from tests.wind.audit_case import Run, key, publish
-from wind.audit.diff import (
-    Change,
-    changes,
-    difference,
-    newest,
-    reasons,
-    row_changes,
-    setting_changes,
-)
+from wind.audit.changes import Change, changes, setting_changes
+from wind.audit.diff import difference, row_changes
+from wind.audit.recomputation import newest, reasons
 from wind.code.observed import Observed
 from wind.fingerprints import digest
 from wind.stages import Job, Place
