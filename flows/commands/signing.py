@@ -67,11 +67,11 @@ def sign(
     _verify(store, chain)
     wanted = list(zip(chain, statements(store, chain), strict=True))[-1 if only else 0 :]
     if private is not None:
-        armoured = [private.sign(statement.text(), NAMESPACE).encode() for _, statement in wanted]
+        armored = [private.sign(statement.text(), NAMESPACE).encode() for _, statement in wanted]
     else:
         assert by_hand is not None, "one of the two is given"
-        armoured = _signed_by_hand(by_hand, [statement for _, statement in wanted])
-    _keep(store, wanted, armoured, as_json=as_json)
+        armored = _signed_by_hand(by_hand, [statement for _, statement in wanted])
+    _keep(store, wanted, armored, as_json=as_json)
 
 
 def _ask() -> str:
@@ -116,7 +116,7 @@ def _signed_by_hand(folder: Path, wanted: "Sequence[Statement]") -> list[bytes]:
 def _keep(
     store: Store,
     wanted: "Sequence[tuple[Version, Statement]]",
-    armoured: Sequence[bytes],
+    armored: Sequence[bytes],
     *,
     as_json: bool,
 ) -> None:
@@ -125,7 +125,7 @@ def _keep(
     from wind.audit.ssh_signatures import SignatureError
 
     said = []
-    for (version, statement), signature in zip(wanted, armoured, strict=bool(armoured)):
+    for (version, statement), signature in zip(wanted, armored, strict=bool(armored)):
         name = f"{version.run}@{version.number}"
         try:
             by = keep(store, version, statement.text(), signature)

@@ -122,7 +122,7 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        # misspelt: the nearest neighbour, in the same section first
+        # misspelt: the nearest neighbor, in the same section first
         (
             "training.learning_rate=1",
             "training.learning_rate is not a setting; did you mean training.lr?",

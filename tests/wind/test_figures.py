@@ -33,7 +33,7 @@ def test_a_figure_is_the_same_bytes_on_every_run(tmp_path: Path) -> None:
     assert b"dc:date" not in svg
 
 
-def test_lines_differ_in_colour_dash_and_marker() -> None:
+def test_lines_differ_in_color_dash_and_marker() -> None:
     assert len(set(COLORS)) == len(set(DASHES)) == len(set(MARKERS)) == 7
     looks = [look(index) for index in range(49)]
     assert len({str(each) for each in looks}) == 49

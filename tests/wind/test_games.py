@@ -99,7 +99,7 @@ def test_mean_win_rate_against_oneself_is_one_half() -> None:
         )
 
 
-def test_constant_sum_is_recognised_prompt_by_prompt() -> None:
+def test_constant_sum_is_recognized_prompt_by_prompt() -> None:
     rewards = row(1, 3, 1)
     matrices = [
         ROCK_PAPER_SCISSORS,

@@ -30,7 +30,7 @@ from wind.errors import ConfigError
 
 NAMESPACE = "wind-version"
 MESSAGE = b"a statement\n"
-# `ssh-keygen -Y sign -n wind-version` over MESSAGE, OpenSSH 9.2: the public key, and the armoured
+# `ssh-keygen -Y sign -n wind-version` over MESSAGE, OpenSSH 9.2: the public key, and the armored
 # lines as one.
 VECTORS = {
     "ed25519": (
@@ -83,7 +83,7 @@ needs_ssh_keygen = pytest.mark.skipif(
 )
 
 
-def armoured(text: str) -> bytes:
+def armored(text: str) -> bytes:
     return f"{BEGIN}\n{text}\n{END}\n".encode()
 
 
@@ -129,7 +129,7 @@ def blob_of(line: str) -> bytes:
 @pytest.mark.parametrize("kind", VECTORS)
 def test_what_ssh_keygen_signed_holds(kind: str, tmp_path: Path) -> None:
     line, text = VECTORS[kind]
-    signature = parsed_signature(armoured(text))
+    signature = parsed_signature(armored(text))
     signature.require(MESSAGE, NAMESPACE)
     (tmp_path / "it.pub").write_text(line)
     assert (
@@ -147,16 +147,16 @@ def test_no_byte_of_a_signature_can_be_changed(kind: str) -> None:
     for at in range(0, len(whole), 1 if kind == "ed25519" else 7):
         changed = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
         with pytest.raises(SignatureError):
-            parsed_signature(armoured(base64.b64encode(changed).decode())).require(
+            parsed_signature(armored(base64.b64encode(changed).decode())).require(
                 MESSAGE, NAMESPACE
             )
     for cut in (whole[:-1], whole + b"\0", whole[: len(whole) // 2], b""):
         with pytest.raises(SignatureError):
-            parsed_signature(armoured(base64.b64encode(cut).decode())).require(MESSAGE, NAMESPACE)
+            parsed_signature(armored(base64.b64encode(cut).decode())).require(MESSAGE, NAMESPACE)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe", b"text", BEGIN.encode(), armoured("!!!!"), b"A" * 2**21]
+    "content", [b"", b"\xff\xfe", b"text", BEGIN.encode(), armored("!!!!"), b"A" * 2**21]
 )
 def test_what_is_no_signature_is_damaged(content: bytes) -> None:
     with pytest.raises(SignatureError, match="is damaged"):
@@ -239,7 +239,7 @@ def by_token(flags: int = 1) -> tuple[str, bytes]:
         + struct.pack(">I", 1)
         + _packed(blob, NAMESPACE.encode(), b"", b"sha512", _packed(kind, value) + beside)
     )
-    return f"{kind.decode()} {base64.b64encode(blob).decode()}", armoured(
+    return f"{kind.decode()} {base64.b64encode(blob).decode()}", armored(
         base64.b64encode(whole).decode()
     )
 
@@ -275,7 +275,7 @@ def test_ssh_keygen_agrees_about_tokens(tmp_path: Path) -> None:
 
 def test_rsa_with_sha1_is_refused() -> None:
     """By the name of the hash: `ssh-rsa` is SHA-1."""
-    signature = parsed_signature(armoured(VECTORS["rsa"][1]))
+    signature = parsed_signature(armored(VECTORS["rsa"][1]))
     old = signature.signature.replace(_packed(b"rsa-sha2-512"), _packed(b"ssh-rsa"))
     with pytest.raises(SignatureError, match="a key of type ssh-rsa does not sign by ssh-rsa"):
         type(signature)(signature.blob, signature.namespace, signature.hash, old).require(
@@ -378,7 +378,7 @@ def test_a_public_key_without_a_name_is_called_by_its_fingerprint(
         ('valid-before="20200101Z"', "was valid before 2020-01-01 00:00:00 UTC"),
     ],
 )
-def test_options_are_honoured(
+def test_options_are_honored(
     options: str, reason: str | None, public: str, tmp_path: Path
 ) -> None:
     allowed = Allowed(listed(tmp_path, f"ann {options} {public}"))

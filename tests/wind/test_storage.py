@@ -88,7 +88,7 @@ def test_listings_are_in_order_of_name(storage: Storage) -> None:
     assert list(storage.files("y")) == []
 
 
-def test_deleting_a_folder_spares_its_neighbours(storage: Storage) -> None:
+def test_deleting_a_folder_spares_its_neighbors(storage: Storage) -> None:
     for name in ("x/a", "x/b/c", "xy"):
         storage.write(name, b"1")
     storage.delete("x")

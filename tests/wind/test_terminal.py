@@ -18,7 +18,7 @@ from rich.tree import Tree
 from wind.machine.terminal import PlainConsole, complain, harmless, json_text, say, say_json
 
 ROOT = Path(__file__).resolve().parents[2]
-# Title and colour, a C1 escape; a reversed name, isolates, marks of order; no width; line ends of
+# Title and color, a C1 escape; a reversed name, isolates, marks of order; no width; line ends of
 # all kinds; half a character.
 HOSTILE = "\x1b]0;title\x07\x1b[31m\x9b31m\x7f\u202egpj.exe\u2066\u2069\u200e\u200f\u061c\u200b\u2060\ufeff\U000e0041"
 HOSTILE += "\n\r\t\x85\u2028\u2029\ud800"

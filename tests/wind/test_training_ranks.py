@@ -173,7 +173,7 @@ def test_ranks_share_out_the_files_of_a_checkpoint(
     }
     by_rank = [written_by(rank, files) for rank in (0, 1)]
     assert sorted([*by_rank[0], *by_rank[1]]) == sorted(files)
-    # Of the optimiser's state, and at stage 3 of the weights, each rank wrote half; at stage 0 the
+    # Of the optimizer's state, and at stage 3 of the weights, each rank wrote half; at stage 0 the
     # first wrote everything.
     assert len([name for name in by_rank[1] if name.endswith(".pt")]) == {0: 0, 2: 1, 3: 2}[stage]
 

@@ -31,7 +31,7 @@ from wind.training import FitSpec
 DATASET = Declaration(
     row="one response sampled by the policy in training, or by its anchor",
     columns=(
-        Column("step", pa.int32(), "1-based optimiser step that it was sampled for"),
+        Column("step", pa.int32(), "1-based optimizer step that it was sampled for"),
         PROMPT_ID,
         Column(
             "sample_index",

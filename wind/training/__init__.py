@@ -19,9 +19,9 @@ from wind.store.handles import Dataset, Model
 from wind.store.schemas import Column, Declaration
 
 DATASET = Declaration(
-    row="one number of one optimiser step",
+    row="one number of one optimizer step",
     columns=(
-        Column("step", pa.int32(), "1-based optimiser step"),
+        Column("step", pa.int32(), "1-based optimizer step"),
         Column("metric", pa.string(), "what is measured: loss, gradient norm, learning rate, ..."),
         Column("value", pa.float64(), "of the metric at this step"),
     ),
