@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.bandit import play_bandits
 from tasks.checks import checked
 from tasks.rates import fit_rates
-from tasks.running import running
+from tasks.run import current_run
 from wind.bandit import BanditSpec
 from wind.config.bandit import BanditConfig
 from wind.rates import RatesSpec
@@ -36,5 +36,5 @@ def draw(bandit: Dataset, rates: Dataset, config: BanditConfig, out: Path) -> No
     # imports Matplotlib, which takes a second
     from wind.bandit.figures import write
 
-    store = running().store
+    store = current_run().store
     write(store.frame(bandit), store.frame(rates), config, out)

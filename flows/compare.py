@@ -1,4 +1,4 @@
-"""Run several recipes, or one under several settings, and compare them.
+"""FinishedRun several recipes, or one under several settings, and compare them.
 
 They are ordinary runs, one after the other. All share one store, so that what two of them have in
 common (the samples of the first iteration, their rewards, the evaluation of the initial policy) is
@@ -17,7 +17,7 @@ from flows.grid import Cell
 from tasks.checks import checked
 from tasks.comparison import tabulate_comparison
 from tasks.metrics import measure_metrics
-from tasks.running import Event, keep_config, running, start
+from tasks.run import Event, current_run, keep_config, open_run
 from tasks.sources import import_reward
 from wind.comparison import ComparisonSpec, Iteration
 from wind.comparison.seed_averages import best_setting
@@ -29,7 +29,7 @@ from wind.store.versions import Version
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """One finished run of a study."""
 
     cell: Cell
@@ -66,9 +66,9 @@ class Study:
     """The results of all runs."""
 
     comparison: Dataset
-    runs: Sequence[Run]
+    runs: Sequence[FinishedRun]
     # runs of the chosen settings whose seed was not used to choose
-    reported: Sequence[Run]
+    reported: Sequence[FinishedRun]
 
     def outcomes(self) -> Counter[str]:
         """Count the datasets that the runs computed or found cached."""
@@ -77,18 +77,18 @@ class Study:
 
 @flow(name="study", flow_run_name="{name}", persist_result=False, validate_parameters=False)
 def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> Study:
-    """Run each cell with each seed, and tabulate their metrics.
+    """FinishedRun each cell with each seed, and tabulate their metrics.
 
     A recipe with several cells is tried with all of them on the first seed, and only the one with
     the highest final win rate on the others. The seed that chose is not reported: that would report
     the luckiest setting.
     """
-    done: list[Run] = []
-    reported: list[Run] = []
+    done: list[FinishedRun] = []
+    reported: list[FinishedRun] = []
     total = sum(len(cells) + len(seeds) - 1 for cells in trials)
 
-    def finish(cell: Cell, seed: int) -> Run:
-        running().terminal.line(f"run {len(done) + 1} of {total}: {cell.seeded(seed).run}")
+    def finish(cell: Cell, seed: int) -> FinishedRun:
+        current_run().terminal.line(f"run {len(done) + 1} of {total}: {cell.seeded(seed).run}")
         done.append(_run(cell, seed))
         return done[-1]
 
@@ -102,14 +102,14 @@ def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> 
     return Study(comparison, done, reported)
 
 
-def _run(cell: Cell, seed: int) -> Run:
-    config, around = cell.seeded(seed), running()
+def _run(cell: Cell, seed: int) -> FinishedRun:
+    config, around = cell.seeded(seed), current_run()
     try:
-        with start(config, pool=around.pool, quiet=around.terminal.console.quiet) as here:
+        with open_run(config, pool=around.pool, quiet=around.terminal.console.quiet) as here:
             keep_config(here.store, config)
             versions = distill(here.config)
             initial = _measure_initial(here.config, versions[0])
-            return Run(cell, seed, initial, versions, here.events)
+            return FinishedRun(cell, seed, initial, versions, here.events)
     except WindError as error:
         raise type(error)(f"run {config.run}: {error}") from error
 

@@ -34,7 +34,7 @@ from flows.distill import distill
 from flows.schedules import Schedule
 from flows.server import EmbeddedServer
 from tasks.progress import Terminal
-from tasks.running import refuse_wrong_checks, start
+from tasks.run import open_run, refuse_wrong_checks
 from wind.audit.changes import setting_changes
 from wind.config.recipe import DistillConfig
 from wind.errors import StageError
@@ -104,7 +104,7 @@ def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
     # it was meant for this process: what a reward starts must find its modules as usual
     os.environ.pop("PYTHONSAFEPATH", None)
     try:
-        with start(config, quiet=True) as here:
+        with open_run(config, quiet=True) as here:
             target = finished_iterations(here.config) + iterations
             base = Versions(here.store, here.config.run).base()
             version = distill(here.config.model_copy(update={"iterations": target}), base)[-1]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.distill import distill
-from tasks.running import Event, Running, start
+from tasks.run import Event, Run, open_run
 from wind.audit.recomputation import ComputedVersion, newest, reasons
 from wind.config.recipe import DistillConfig
 from wind.machine.terminal import complain
@@ -22,7 +22,7 @@ def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str
     What would run is estimated from the newest dataset of the same noun in the store, scaled by
     rows; null where there is none.
     """
-    with start(config, planning=True, quiet=True) as here:
+    with open_run(config, planning=True, quiet=True) as here:
         distill.fn(here.config, base)
         if (warning := here.warning()) is not None:
             complain(warning)
@@ -34,7 +34,7 @@ def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str
         ]
 
 
-def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
+def _step(here: Run[DistillConfig], event: Event) -> dict[str, Any]:
     of = {"iteration": event.iteration, "stage": event.dataset, "dataset": event.name}
     step: dict[str, Any] = {**of, "outcome": "cached", "tokens": None}
     if (
@@ -65,7 +65,7 @@ def _step(here: Running[DistillConfig], event: Event) -> dict[str, Any]:
     }
 
 
-def _why(here: Running[DistillConfig], event: Event, before: ComputedVersion | None) -> list[str]:
+def _why(here: Run[DistillConfig], event: Event, before: ComputedVersion | None) -> list[str]:
     """Return why a stage would run: what changed since the run's version `before`."""
     if event.outcome != "planned" or event.handle is None:
         return []
@@ -85,7 +85,7 @@ def _why(here: Running[DistillConfig], event: Event, before: ComputedVersion | N
     ]
 
 
-def _expected(here: Running[DistillConfig], event: Event) -> Expected | None:
+def _expected(here: Run[DistillConfig], event: Event) -> Expected | None:
     """Return the size of a dataset that is planned; None where that does not follow from its spec.
 
     It never does unless the prompts are in the cache.

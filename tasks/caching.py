@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from prefect import Task
 from prefect.cache_policies import CachePolicy
 
-from tasks.running import Event, Outcome, Running, running
+from tasks.run import Event, Outcome, Run, current_run
 from wind.code.digests import code_digest, source_of
 from wind.config.base import without_defaults
 from wind.errors import DatasetError
@@ -58,7 +58,7 @@ def dataset_task(function: Callable[[S], R]) -> Callable[[S], R]:
     @functools.wraps(function)
     def compute(spec: S) -> dict[str, Any]:
         made = function(spec)
-        return {**made.model_dump(mode="json"), COMPUTATION: running().keys.get(made)}
+        return {**made.model_dump(mode="json"), COMPUTATION: current_run().keys.get(made)}
 
     cached: Task[..., dict[str, Any]] = Task(
         compute,
@@ -89,7 +89,7 @@ class _CachedStage:
 
         Otherwise compute it. Either way the run records an event.
         """
-        run, noun = running(), _noun(self.function)
+        run, noun = current_run(), _noun(self.function)
         key = _key(self.cached, spec)
         found, computation = _look_up(run, key)
         is_wanted = not anew and not run.is_refreshed(noun)
@@ -119,7 +119,7 @@ class _CachedStage:
         return handle
 
     def _planned(
-        self, run: Running[Any], spec: Spec, hit: AnyHandle | None
+        self, run: Run[Any], spec: Spec, hit: AnyHandle | None
     ) -> tuple[AnyHandle, Outcome]:
         """Return the hit, or what stands for the dataset a run would compute; it is planned once."""
         if hit is not None:
@@ -129,7 +129,7 @@ class _CachedStage:
         return handle, "planned" if handle.fingerprint in run.planned.keys() - before else "cached"
 
     def _made(
-        self, run: Running[Any], spec: Spec, key: str, *, is_hit: bool
+        self, run: Run[Any], spec: Spec, key: str, *, is_hit: bool
     ) -> tuple[AnyHandle, str | None, Outcome]:
         """Run the task, which takes a hit from the record `key`; also return its computation."""
         name = self.function.__name__
@@ -148,7 +148,7 @@ class _CachedStage:
         return handle, computation, outcome
 
 
-def _restore_weights(run: Running[Any], spec: Spec) -> None:
+def _restore_weights(run: Run[Any], spec: Spec) -> None:
     """Retrain the models of `spec` whose weights a retention policy dropped.
 
     Raises DatasetError if this run did not train one of them, or if training did not give the same
@@ -169,21 +169,21 @@ def _restore_weights(run: Running[Any], spec: Spec) -> None:
             )
 
 
-def _results(run: Running[Any]) -> Path:
+def _results(run: Run[Any]) -> Path:
     """The folder of this machine in which Prefect looks for records: that of the store, or copies
     of an object store's.
     """
     return run.store.local / "results"
 
 
-def _bring_record(run: Running[Any], key: str) -> None:
+def _bring_record(run: Run[Any], key: str) -> None:
     """Let Prefect find the record `key` of an object store."""
     if isinstance(run.store.storage, LocalStorage):
         return
     LocalStorage(run.store.local).write(f"results/{key}", run.store.storage.read(f"results/{key}"))
 
 
-def _share_record(run: Running[Any], key: str) -> None:
+def _share_record(run: Run[Any], key: str) -> None:
     """Put the record that Prefect wrote into an object store, for other machines."""
     if not isinstance(run.store.storage, LocalStorage):
         run.store.storage.write(f"results/{key}", (_results(run) / key).read_bytes())
@@ -196,7 +196,7 @@ def _key(cached: Task[..., dict[str, Any]], spec: Spec) -> str:
     return str(policy.compute_key(context, inputs={"spec": spec}, flow_parameters={}))
 
 
-def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]:
+def _look_up(run: Run[Any], key: str) -> tuple[AnyHandle | None, str | None]:
     """The handle that the cache holds under `key`, if any, and the computation's key. Reads plain
     JSON, and needs no server.
     """
@@ -212,7 +212,7 @@ def _look_up(run: Running[Any], key: str) -> tuple[AnyHandle | None, str | None]
         return None, None  # a damaged record is no hit: the stage runs again and writes a new one
 
 
-def _counts(run: Running[Any], found: AnyHandle | None, computation: str | None) -> bool:
+def _counts(run: Run[Any], found: AnyHandle | None, computation: str | None) -> bool:
     """Whether what the cache has `found` is whole, and all that the `computation` was observed to
     use is as it was.
     """

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from data_checks.results import DRIFTING, CheckResult, passed
-from tasks.running import running
+from tasks.run import current_run
 from wind.store.handles import Dataset, label
 
 VALIDATION = "data_checks.validation"
@@ -21,7 +21,7 @@ def checked(dataset: Dataset) -> Dataset:
     or threshold checks again and recomputes nothing. Warnings are printed and kept with the result.
     Raises DataCheckError, which ends the run before the next stage spends anything.
     """
-    here = running()
+    here = current_run()
     if not here.planning:
         previous = here.previous(dataset) if dataset.name in DRIFTING else None
         check = check_dataset.with_options(
@@ -48,5 +48,5 @@ def check_dataset(dataset: Dataset, previous: Dataset | None) -> CheckResult:
     # Great Expectations: seconds to import, and often not needed
     from data_checks.validation import validate
 
-    here = running()
+    here = current_run()
     return validate(dataset, here.store, here.config.checks, previous)

@@ -1,7 +1,7 @@
 """Train the next policy on its own fresh samples."""
 
 from tasks.caching import dataset_task
-from tasks.running import running
+from tasks.run import current_run
 from tasks.stages import compute
 from wind.rollouts import RolloutsSpec
 from wind.store.handles import Dataset
@@ -15,7 +15,7 @@ def train_on_rollouts(spec: RolloutsSpec) -> Dataset:
 
 def training_of(rollouts: Dataset) -> Dataset:
     """The numbers of the training that `rollouts` were drawn in."""
-    here = running()
+    here = current_run()
     if rollouts.fingerprint in here.planned:
         return Dataset(name="training", fingerprint=rollouts.fingerprint, rows=0)
     training = here.store.manifest(rollouts).outputs["training"]

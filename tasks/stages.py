@@ -9,7 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from tasks.checks import prepare_checks
 from tasks.devices import device_of
 from tasks.pages import if_the_server_answers
-from tasks.running import running
+from tasks.run import current_run
 from tasks.workers import kind_of
 from wind.code.digests import code_digest, code_of, source_of
 from wind.config.recipe import DistillConfig
@@ -26,7 +26,7 @@ def compute(stage: str, spec: Spec) -> Dataset:
     A plan computes nothing: the returned handle stands for a dataset that is not known yet, and is
     the same for every task with the same job.
     """
-    here = running()
+    here = current_run()
     place = Place(
         root=here.store.address,
         device=device_of(here.config),
@@ -61,7 +61,7 @@ def _function_seconds(config: RunConfig, stage: str) -> float | None:
 
 
 def _computed(job: Job) -> Dataset:
-    here, stage, kind = running(), job.stage, kind_of(job)
+    here, stage, kind = current_run(), job.stage, kind_of(job)
 
     def find(job: Job) -> Dataset | None:
         """Find what another run published while this one waited for the lock."""

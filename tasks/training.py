@@ -1,7 +1,7 @@
 """Train the next policy on stored samples."""
 
 from tasks.caching import dataset_task
-from tasks.running import running
+from tasks.run import current_run
 from tasks.stages import compute
 from wind.fingerprints import digest
 from wind.store.handles import Dataset, Model
@@ -16,7 +16,7 @@ def train_policy(spec: TrainingSpec) -> Dataset:
 
 def trained_model(training: Dataset) -> Model:
     """The model that `training` made."""
-    here = running()
+    here = current_run()
     if training.fingerprint in here.planned:
         return Model(fingerprint=training.fingerprint, parameters=0)
     model = here.store.manifest(training).outputs["model"]
@@ -28,7 +28,7 @@ def moved_anchor(training: Dataset, reference: Model) -> Model:
     """The moving average that `training` left of a `reference`; the reference itself where none
     moved.
     """
-    here = running()
+    here = current_run()
     if training.fingerprint in here.planned:
         return Model(fingerprint=digest(["anchor", training.fingerprint]), parameters=0)
     anchor = here.store.manifest(training).outputs.get("anchor", reference)

@@ -10,7 +10,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.pages import if_the_server_answers
-from tasks.running import Running, running
+from tasks.run import Run, current_run
 from tasks.sources import import_policy
 from tasks.training import moved_anchor
 from wind.audit.changes import setting_changes
@@ -39,7 +39,7 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
     if base is None:
         policy = import_policy(config.policy)
         return Beginning(policy, policy, policy)
-    here, content, name = running(), base.content, f"{base.run}@{base.number}"
+    here, content, name = current_run(), base.content, f"{base.run}@{base.number}"
     here.last = base
     if content.iteration >= config.iterations:
         raise ConfigError(
@@ -71,7 +71,7 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
 
 def tell_changes(begin: Beginning, prompts: Dataset) -> None:
     """Say in what this run differs from the version that it continues."""
-    here, base = running(), begin.after
+    here, base = current_run(), begin.after
     if base is None or here.planning:
         return
     theirs, ours = base.content, here.config
@@ -88,7 +88,7 @@ def iterations(begin: Beginning, count: int) -> Iterator[int]:
     """The iterations up to `count`, the first after `begin`; tasks called within one carry its
     number in their names.
     """
-    here = running()
+    here = current_run()
     done = begin.after.content.iteration if begin.after else 0
     for iteration in range(done + 1, count + 1):
         here.iteration = iteration
@@ -107,7 +107,7 @@ def publish_version(
     reference: Model,
 ) -> Version | None:
     """Publish the version of `iteration` and return it; None in a plan."""
-    here = running()
+    here = current_run()
     if here.planning:
         return None
     content = Content(
@@ -127,7 +127,7 @@ def publish_version(
 @task(cache_policy=NO_CACHE, persist_result=False)
 def publish(content: Content) -> Version:
     """The published version with `content`; the run's `latest` tag points to it."""
-    here = running()
+    here = current_run()
     metrics = {
         row["metric"]: {name: row[name] for name in ("value", "low", "high", "n")}
         for row in here.store.read(content.datasets["metrics"]).to_pylist()
@@ -153,7 +153,7 @@ def publish(content: Content) -> Version:
     return version
 
 
-def _show(here: Running[DistillConfig], version: Version) -> None:
+def _show(here: Run[DistillConfig], version: Version) -> None:
     """The iteration's metrics and datasets as tables in the Prefect UI."""
     numbers = [{"metric": name, **values} for name, values in version.metrics.items()]
     datasets = [

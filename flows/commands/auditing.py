@@ -188,7 +188,7 @@ def _reproduce(
     as_json: bool,
 ) -> None:
     from tasks.reproduction import reproduced
-    from tasks.running import KeptConfig
+    from tasks.run import KeptConfig
     from wind.code.named_code import functions_in
 
     if name is None:

@@ -60,7 +60,7 @@ def rerun(
     somebody else ran it, as in a copied store, code that it names needs
     `--run-code`.
     """
-    from tasks.running import KeptConfig
+    from tasks.run import KeptConfig
     from wind.code.named_code import code_in, require_leave
 
     if stage not in STAGES:
@@ -98,7 +98,7 @@ def plan(
     if as_json:
         say_json(steps)
     else:
-        from tasks.running import disbelieved
+        from tasks.run import disbelieved
 
         show.plan(steps)
         say(*disbelieved(Store(loaded.root)))
@@ -162,9 +162,9 @@ def _distill(
     with prefect(config.root):
         from flows.distill import distill
         from flows.outages import finished
-        from tasks.running import disbelieved, keep_config, start
+        from tasks.run import disbelieved, keep_config, open_run
 
-        with start(config, refresh=refresh) as here:
+        with open_run(config, refresh=refresh) as here:
             keep_config(here.store, config)
             Versions(here.store, config.run).begin_from(base)
             made = finished(distill)(here.config, base)

@@ -109,9 +109,9 @@ def bandit(
     with prefect(config.root):
         from flows.bandit import bandit as study
         from flows.outages import finished
-        from tasks.running import disbelieved, start
+        from tasks.run import disbelieved, open_run
 
-        with start(config) as here:
+        with open_run(config) as here:
             made = finished(study)(here.config, out)
             studies.record(here.store, config.run, made)
             outcomes = here.outcomes()
@@ -145,9 +145,9 @@ def _study(
     with prefect(config.root):
         from flows.compare import study
         from flows.outages import finished
-        from tasks.running import disbelieved, start
+        from tasks.run import disbelieved, open_run
 
-        with start(config.model_copy(update={"run": name})) as here:
+        with open_run(config.model_copy(update={"run": name})) as here:
             found = finished(study)(name, trials, seeds)
             studies.record(here.store, name, {"comparison": found.comparison})
             outcomes = found.outcomes()

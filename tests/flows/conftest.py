@@ -18,11 +18,11 @@ import pytest
 import yaml
 from prefect.settings import temporary_settings
 
-import tasks.running
+import tasks.run
 from flows import cli
 from flows.distill import distill
 from flows.server import EmbeddedServer
-from tasks.running import keep_config, start
+from tasks.run import keep_config, open_run
 from tasks.workers import Pool
 from wind.config.loading import load_config
 from wind.config.recipe import DistillConfig
@@ -132,7 +132,7 @@ def finished(prefect_variables: dict[str, str], tiny_model: Path, pool: Pool, sh
             with (
                 reached(prefect_variables, shared / "prefect"),
                 contextlib.chdir(folder),
-                start(load_config(path, []), quiet=True, pool=pool) as here,
+                open_run(load_config(path, []), quiet=True, pool=pool) as here,
             ):
                 keep_config(here.store, load_config(path, []))
                 distill(here.config)
@@ -181,7 +181,7 @@ def warm_workers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All runs that the test makes in this process share their workers, as the stages of one run
     do.
     """
-    monkeypatch.setattr(tasks.running, "Pool", lambda *arguments: pool)
+    monkeypatch.setattr(tasks.run, "Pool", lambda *arguments: pool)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def own_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     environment.
     """
     pool = WarmPool(WorkersConfig(), "cpu", tmp_path / "logs")
-    monkeypatch.setattr(tasks.running, "Pool", lambda *arguments: pool)
+    monkeypatch.setattr(tasks.run, "Pool", lambda *arguments: pool)
     yield
     Pool.close(pool)
 

@@ -10,7 +10,7 @@ import pytest
 
 from flows.distill import distill
 from flows.plan import planned
-from tasks.running import start
+from tasks.run import open_run
 from wind.audit.diff import difference
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
@@ -31,7 +31,7 @@ def test_a_plan_and_the_difference_agree(finished_recipe: Recipe, tmp_path: Path
     assert steps["training"] == ["training.lr 0.001 -> 0.003"]
     assert steps["eval_generations"] == ["input policy changed"]
     assert "reference_generations" not in steps
-    with start(config, quiet=True) as here:
+    with open_run(config, quiet=True) as here:
         distill(here.config)
     store = Store(tmp_path / "store")
     before, after = Versions(store, "tiny")

@@ -11,7 +11,7 @@ import pytest
 
 from flows.compare import Study, study
 from flows.grid import read_recipes
-from tasks.running import start
+from tasks.run import open_run
 from wind.store.datasets import Store
 from wind.store.versions import runs
 
@@ -22,7 +22,7 @@ Wind = Callable[..., tuple[int, str, str]]
 
 def compared(paths: list[Path]) -> Study:
     trials = read_recipes(paths, [], [])
-    with start(trials[0][0].config.model_copy(update={"run": "compare"}), quiet=True):
+    with open_run(trials[0][0].config.model_copy(update={"run": "compare"}), quiet=True):
         return study("compare", trials, [0, 1])
 
 

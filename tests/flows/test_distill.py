@@ -13,7 +13,7 @@ import pytest
 from data_checks.results import DRIFTING, recorded
 from flows.distill import distill
 from flows.plan import planned as plan
-from tasks.running import start
+from tasks.run import open_run
 from tests.flows.conftest import Recipe
 from tests.wind.versions_case import verify
 from wind.code import observed
@@ -39,7 +39,7 @@ AFTER_TRAINING = [
 
 def run(config: DistillConfig, refresh: str | None = None) -> list[str]:
     """The tasks that computed something, in order."""
-    with start(config, refresh=refresh, quiet=True) as here:
+    with open_run(config, refresh=refresh, quiet=True) as here:
         distill(here.config)
         return [event.task for event in here.events if event.outcome == "computed"]
 
@@ -53,7 +53,7 @@ def previous_of(store: Store, dataset: Dataset) -> Dataset | None:
 
 def planned(config: DistillConfig) -> list[str]:
     """The tasks that a plan says would compute something."""
-    with start(config, planning=True, quiet=True) as here:
+    with open_run(config, planning=True, quiet=True) as here:
         distill.fn(here.config)
         return [event.task for event in here.events if event.outcome == "planned"]
 
@@ -171,7 +171,7 @@ def test_hits_of_other_versions_of_packages_are_named_once_computed_anew_or_take
     line = f"taken from the cache, and computed with torch {now('torch')} (now 9.9): set cache.packages to key"
     plan(config)
     assert [each.startswith(line) for each in capsys.readouterr().err.splitlines()] == [True]
-    with start(config) as here:
+    with open_run(config) as here:
         distill(here.config)
     assert [each for each in capsys.readouterr().err.splitlines() if "packages" in each] == [
         here.warning()

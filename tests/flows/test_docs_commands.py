@@ -18,7 +18,7 @@ import yaml
 
 import wind
 from flows.distill import distill
-from tasks.running import keep_config, start
+from tasks.run import keep_config, open_run
 from tasks.workers import Pool
 from tests.flows.conftest import Wind, reached
 from tests.pages import PAGES, ROOT, RUN, Block, blocks, commands, words
@@ -51,7 +51,7 @@ def small_demo(prefect_variables: dict[str, str], pool: Pool, shared: Path) -> P
             with (
                 reached(prefect_variables, shared / "prefect"),
                 contextlib.chdir(folder),
-                start(config, quiet=True, pool=pool) as here,
+                open_run(config, quiet=True, pool=pool) as here,
             ):
                 keep_config(here.store, config)
                 distill(here.config)

@@ -12,7 +12,7 @@ import pytest
 from data_checks.results import passed
 from flows.distill import distill
 from flows.plan import planned
-from tasks.running import start
+from tasks.run import open_run
 from tests.flows.conftest import Recipe, Wind
 from tests.wind.test_archives import Members, forge, members_of, plain, position
 from wind.exchange.archives import export_archive
@@ -242,7 +242,7 @@ def test_an_archive_of_somebody_else_saves_nothing(
     names = list(version.content.datasets)
     assert set(to_be_computed(config)) == {*names, "reference_generations", "reference_rewards"}
     assert unchecked(store, version, config) == names
-    with start(config, quiet=True) as here:
+    with open_run(config, quiet=True) as here:
         distill(here.config)
         assert {event.outcome for event in here.events} == {"computed"}
     assert [each.id for each in Versions(store, "tiny")] == [version.id]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.distill import distill
-from tasks.running import start
+from tasks.run import open_run
 from tests.wind.versions_case import verify
 from wind.config.recipe import DistillConfig
 from wind.machine import devices
@@ -21,7 +21,7 @@ IN_BFLOAT16 = ("training.zero_stage=2", "training.precision=bfloat16", "inferenc
 def test_a_run_names_its_gpus_and_publishes_a_version(
     recipe: Callable[..., DistillConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with start(recipe("workers.device=cuda", *IN_BFLOAT16)) as here:
+    with open_run(recipe("workers.device=cuda", *IN_BFLOAT16)) as here:
         distill(here.config)
     assert (
         capsys.readouterr().err.splitlines()[0] == f"run tiny on {devices.listed(devices.gpus())}"

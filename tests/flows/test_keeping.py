@@ -10,7 +10,7 @@ import pytest
 
 from flows.distill import distill
 from flows.plan import planned
-from tasks.running import start
+from tasks.run import open_run
 from tests.wind.versions_case import dataset, three_iterations, verify
 from wind.config.recipe import DistillConfig
 from wind.errors import DatasetError
@@ -25,7 +25,7 @@ Wind = Callable[..., tuple[int, str, str]]
 
 def run(config: DistillConfig, base: Version | None = None) -> tuple[Version, list[str]]:
     """The last version, and the tasks that computed something."""
-    with start(config, quiet=True) as here:
+    with open_run(config, quiet=True) as here:
         made = distill(here.config, base)
         return made[-1], [event.task for event in here.events if event.outcome == "computed"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.distill import distill
-from tasks.running import start
+from tasks.run import open_run
 from tests.wind.versions_case import verify
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def run(config: DistillConfig) -> list[str]:
     """The tasks that computed something, in order."""
-    with start(config, quiet=True) as here:
+    with open_run(config, quiet=True) as here:
         distill(here.config)
         return [event.task for event in here.events if event.outcome == "computed"]
 

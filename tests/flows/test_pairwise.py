@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from flows.distill import distill
-from tasks.running import start
+from tasks.run import open_run
 from tests.wind.pairwise_case import digits, digits_cross_encoder
 from tests.wind.versions_case import verify
 from wind.config.recipe import DistillConfig
@@ -29,12 +29,12 @@ def test_an_iteration_with_a_pairwise_reward(
     """
     digits_cross_encoder(tmp_path / "pairs", tiny_model)
     config = recipe("reward={kind: pairwise, path: pairs, template: chat}")
-    with start(config, planning=True, quiet=True) as here:
+    with open_run(config, planning=True, quiet=True) as here:
         distill.fn(here.config)
         planned = [event.task for event in here.events]
     computed = []
     for _ in range(2):
-        with start(config, quiet=True) as here:
+        with open_run(config, quiet=True) as here:
             distill(here.config)
             computed.append([event.task for event in here.events if event.outcome == "computed"])
     assert computed == [planned, []]

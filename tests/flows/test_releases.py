@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.running import KeptConfig
+from tasks.run import KeptConfig
 from wind.audit.changes import setting_changes
 from wind.config.base import without
 from wind.store.datasets import Store

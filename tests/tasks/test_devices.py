@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.devices import described, device_of, refuse_missing_gpus
-from tasks.running import start
+from tasks.run import open_run
 from wind.config.loading import bandit_config, load_config
 from wind.config.recipe import DistillConfig
 from wind.config.runs import RunConfig
@@ -118,9 +118,9 @@ def test_a_run_is_refused_before_it_leaves_anything_and_a_plan_is_not(
     machine("H200")
     config = bandit_config(("workers.processes=2",), root=str(tmp_path / "store"), seed=0)
     with pytest.raises(ConfigError, match=r"workers.processes is 2"):
-        start(config, quiet=True).__enter__()
+        open_run(config, quiet=True).__enter__()
     assert not (tmp_path / "store").exists()
-    with start(config, planning=True, quiet=True) as plan:
+    with open_run(config, planning=True, quiet=True) as plan:
         assert plan.planning
 
 
@@ -130,7 +130,7 @@ def test_a_run_says_first_what_it_runs_on(
     machine("H200", "H200")
     config = bandit_config((), root=str(store.root), seed=0)
     with (
-        start(config) as around,
-        start(config.model_copy(update={"run": "within"}), pool=around.pool),
+        open_run(config) as around,
+        open_run(config.model_copy(update={"run": "within"}), pool=around.pool),
     ):
         assert capsys.readouterr().err.splitlines() == [f"run {config.run} on 2 x H200"]

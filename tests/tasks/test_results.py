@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.caching import _look_up
-from tasks.running import Running
+from tasks.run import Run
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset
 
@@ -44,7 +44,7 @@ def record(store: Store, key: str, handle: AnyHandle) -> Path:
 
 def hit(store: Store, key: str = KEY) -> AnyHandle | None:
     """What a run would take from the cache."""
-    found, _ = _look_up(cast(Running[Any], SimpleNamespace(store=store)), key)
+    found, _ = _look_up(cast(Run[Any], SimpleNamespace(store=store)), key)
     return found if found is not None and store.is_whole(found) else None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flows.deployments import finished_iterations
-from tasks.running import start
+from tasks.run import open_run
 from tasks.versions import beginning
 from tests.wind.versions_case import dataset, model
 from wind.config.recipe import DistillConfig
@@ -53,7 +53,7 @@ def test_a_run_begins_where_the_version_ended(store: Store, moves: bool) -> None
     models = [model(store, value) for value in (0.0, 1.0, 2.0, 8.0, 9.0)]
     first = published(store, models, 1, None, moves=moves)
     second = published(store, models, 2, first, moves=moves)
-    with start(config(store), planning=True, quiet=True) as here:
+    with open_run(config(store), planning=True, quiet=True) as here:
         begin = beginning(here.config, second)
         assert (begin.initial, begin.policy, begin.after) == (models[0], models[2], second)
         assert begin.anchor == (models[-2] if moves else models[0])

@@ -378,9 +378,7 @@ def test_a_public_key_without_a_name_is_called_by_its_fingerprint(
         ('valid-before="20200101Z"', "was valid before 2020-01-01 00:00:00 UTC"),
     ],
 )
-def test_options_are_honored(
-    options: str, reason: str | None, public: str, tmp_path: Path
-) -> None:
+def test_options_are_honored(options: str, reason: str | None, public: str, tmp_path: Path) -> None:
     allowed = Allowed(listed(tmp_path, f"ann {options} {public}"))
     if reason is None:
         assert allowed.principal(blob_of(public), NAMESPACE) == "ann"

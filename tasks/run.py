@@ -40,7 +40,7 @@ Outcome = Literal["computed", "cached", "planned"]
 
 C = TypeVar("C", bound=RunConfig)
 
-_running: ContextVar["Running[Any]"] = ContextVar("running")
+_current: ContextVar["Run[Any]"] = ContextVar("run")
 _of_thread = threading.local()
 
 
@@ -59,7 +59,7 @@ class Event:
 
 
 @dataclass
-class Running(Generic[C]):
+class Run(Generic[C]):
     """What the tasks of one run share."""
 
     config: C
@@ -148,9 +148,9 @@ def disbelieved(store: Store) -> list[str]:
     return lines
 
 
-def running() -> Running[Any]:
+def current_run() -> Run[Any]:
     """The run this code is part of."""
-    return _running.get()
+    return _current.get()
 
 
 def backend_of(config: DistillConfig) -> Backend:
@@ -210,14 +210,14 @@ class KeptConfig:
 
 
 @contextmanager
-def start(
+def open_run(
     config: C,
     *,
     planning: bool = False,
     refresh: str | None = None,
     quiet: bool = False,
     pool: Pool | None = None,
-) -> Iterator[Running[C]]:
+) -> Iterator[Run[C]]:
     """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended
     at the end.
 
@@ -234,7 +234,7 @@ def start(
     store = Store(storage_for(config.root).address)
     logs = store.local / "runs" / config.run / "logs"
     workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), logs))
-    around = _running.get(None)
+    around = _current.get(None)
     # What a run within a study makes is needed until the study has put it into a dataset of its
     # own.
     shared = (
@@ -249,18 +249,16 @@ def start(
         workers as pool,
     ):
         store = Store(store.address, pin_set)
-        run = Running(
-            config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh
-        )
+        run = Run(config, store, Terminal(quiet=quiet), pool, planning=planning, refresh=refresh)
         if around is None and not planning:
             run.terminal.line(f"run {config.run} {described(config)}")
-        token = _running.set(run)
+        token = _current.set(run)
         try:
             yield run
             if (warning := run.warning()) is not None:
                 run.terminal.line(warning)
         finally:
-            _running.reset(token)
+            _current.reset(token)
 
 
 def _redact_logs() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.running import Running, start
+from tasks.run import Run, open_run
 from wind.config.loading import bandit_config
 from wind.errors import StageError
 from wind.store.datasets import Store
@@ -17,14 +17,14 @@ def test_a_run_that_is_going_on_is_refused(
 ) -> None:
     root = str(tmp_path / "store") if kind == "folder" else request.getfixturevalue("s3")
     config = bandit_config((), root=root, seed=0)
-    with start(config, quiet=True) as here:
+    with open_run(config, quiet=True) as here:
         message = rf"run {config.run} is going on in process {os.getpid()}( on \S+)?: wait for it, or give this run another name"
-        with pytest.raises(StageError, match=message), start(config, quiet=True):
+        with pytest.raises(StageError, match=message), open_run(config, quiet=True):
             pass
-        with start(config.model_copy(update={"run": "other"}), quiet=True) as other:
+        with open_run(config.model_copy(update={"run": "other"}), quiet=True) as other:
             assert other.store.address == here.store.address == Store(root).address
-    with start(config, quiet=True) as again:
-        assert isinstance(again, Running)
+    with open_run(config, quiet=True) as again:
+        assert isinstance(again, Run)
 
 
 def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -33,4 +33,4 @@ def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         StageError, match=r"the store cannot be written: .*; set `root` to a writable folder"
     ):
-        start(config, quiet=True).__enter__()
+        open_run(config, quiet=True).__enter__()
