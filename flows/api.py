@@ -131,5 +131,6 @@ def refuse_strange_proxies() -> None:
         if separator and scheme.lower() not in known:
             more = ", and socks5 after `pip install socksio`" if scheme.lower() in SOCKS else ""
             raise ConfigError(
-                f"{name} names a {scheme} proxy, and http and https ones are known{more}: change or unset it"
+                f"{name} names a {scheme} proxy, and http and https ones are known{more}: change "
+                "or unset it"
             )

@@ -21,7 +21,8 @@ from wind.store.versions import Version
 def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Version]:
     """Teach the policy, iteration by iteration, to win against itself.
 
-    Returns one dataset version per iteration, those after `base` where there is one; none in a plan.
+    Returns one dataset version per iteration, those after `base` where there is one; none in a
+    plan.
     """
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor

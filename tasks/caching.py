@@ -161,11 +161,13 @@ def _restore_weights(run: Run[Any], spec: Spec) -> None:
             run.trainings.pop(model)()
         elif not run.planning:
             raise DatasetError(
-                f"a retention policy dropped the weights of {label(model)}: `wind rerun RUN --from training` first"
+                f"a retention policy dropped the weights of {label(model)}: `wind rerun RUN "
+                "--from training` first"
             )
         if not run.planning and not run.store.is_whole(model):
             raise DatasetError(
-                f"a retention policy dropped {label(model)}, and training gave other weights: start a new run"
+                f"a retention policy dropped {label(model)}, and training gave other weights: "
+                "start a new run"
             )
 
 

@@ -36,12 +36,14 @@ def refuse_missing_gpus(config: RunConfig) -> None:
         return
     if build := cpu_build(config):
         raise ConfigError(
-            f"workers.device is cuda, which {build} cannot use: make setup LOCK=requirements/gpu.txt, or set workers.python"
+            f"workers.device is cuda, which {build} cannot use: make setup "
+            "LOCK=requirements/gpu.txt, or set workers.python"
         )
     found = devices.gpus()
     if not found:
         raise ConfigError(
-            "workers.device is cuda and CUDA sees no GPU: see nvidia-smi and CUDA_VISIBLE_DEVICES, or set it to cpu"
+            "workers.device is cuda and CUDA sees no GPU: see nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES, or set it to cpu"
         )
     wanted = {"workers.processes": config.workers.processes}
     if isinstance(config, DistillConfig):
@@ -50,7 +52,8 @@ def refuse_missing_gpus(config: RunConfig) -> None:
         if count > len(found):
             seen = devices.listed(found)
             raise ConfigError(
-                f"{name} is {count}, one GPU each, and CUDA sees {seen}: lower it, or see CUDA_VISIBLE_DEVICES"
+                f"{name} is {count}, one GPU each, and CUDA sees {seen}: lower it, or see "
+                "CUDA_VISIBLE_DEVICES"
             )
 
 

@@ -124,4 +124,7 @@ def _changed(before: Manifest, job: Job, again: Store) -> Iterator[str]:
     versions = then.get("packages", {})
     for name in sorted({*versions, *packages()} if versions else ()):
         if versions.get(name) != packages().get(name):
-            yield f"{name} is {packages().get(name, 'not there')}, was {versions.get(name, 'not there')}"
+            yield (
+                f"{name} is {packages().get(name, 'not there')}, was "
+                f"{versions.get(name, 'not there')}"
+            )

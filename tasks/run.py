@@ -92,7 +92,8 @@ class Run(Generic[C]):
             self.sides[event.handle] = cast(Side, event.name.removesuffix(event.dataset))
         if not self.planning and isinstance(event.handle, Dataset):
             self.terminal.line(
-                f"  {event.task:<19} {event.outcome:<8} {event.handle.rows:>9} rows  {event.handle.fingerprint[:12]}"
+                f"  {event.task:<19} {event.outcome:<8} {event.handle.rows:>9} rows  "
+                f"{event.handle.fingerprint[:12]}"
             )
 
     def previous(self, dataset: Dataset) -> Dataset | None:
@@ -126,7 +127,10 @@ class Run(Generic[C]):
             f"{name} {then} (now {now})"
             for name, (then, now) in sorted(self.other_packages.items())
         )
-        return f"taken from the cache, and computed with {named}: set cache.packages to key to compute it anew, or to ignore"
+        return (
+            f"taken from the cache, and computed with {named}: set cache.packages to key to "
+            "compute it anew, or to ignore"
+        )
 
     def outcomes(self) -> Counter[str]:
         """How many datasets were computed, cached or planned."""
@@ -138,12 +142,14 @@ def disbelieved(store: Store) -> list[str]:
     lines = []
     if names := refused(store.address):
         lines.append(
-            f"{len(names)} results are not ours and were not taken ({names[0]}): let {VARIABLE} name the key file of whoever"
+            f"{len(names)} results are not ours and were not taken ({names[0]}): let {VARIABLE} "
+            "name the key file of whoever"
             " made them, or give `wind import --trust` for an archive"
         )
     if reason := lacks_key():
         lines.append(
-            f"no key can be kept ({reason}): what was computed will not be known as ours; let {VARIABLE} name a file"
+            f"no key can be kept ({reason}): what was computed will not be known as ours; let "
+            f"{VARIABLE} name a file"
         )
     return lines
 
@@ -290,10 +296,12 @@ def _alone(store: Store, name: str, *, wanted: bool) -> Iterator[None]:
                 stack.enter_context(store.storage.lock(f"runs/{name}/lock", wait=False))
             except BlockingIOError as error:
                 raise StageError(
-                    f"run {name} is going on in {error.strerror}: wait for it, or give this run another name"
+                    f"run {name} is going on in {error.strerror}: wait for it, or give this run "
+                    "another name"
                 ) from None
             except OSError as error:
                 raise StageError(
-                    f"the store cannot be written: {error.strerror}: {error.filename}; set `root` to a writable folder"
+                    f"the store cannot be written: {error.strerror}: {error.filename}; set "
+                    "`root` to a writable folder"
                 ) from error
         yield

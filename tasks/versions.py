@@ -64,7 +64,8 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
                 else "is not whole"
             )
             raise DatasetError(
-                f"{name} cannot be continued: its {label(model)} {why}; `wind rerun {base.run} --from training` first"
+                f"{name} cannot be continued: its {label(model)} {why}; `wind rerun {base.run} "
+                "--from training` first"
             )
     return begin
 

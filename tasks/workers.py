@@ -124,7 +124,8 @@ class Worker:
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         said = " | ".join(line.strip() for line in lines if line.strip()) or "it said nothing"
         return StageError(
-            f"the worker of {job.stage} {how}; rerun to go on from its finished shards. Last words in {self._log}: {said}"
+            f"the worker of {job.stage} {how}; rerun to go on from its finished shards. Last "
+            f"words in {self._log}: {said}"
         )
 
 

@@ -38,7 +38,8 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # a property is 
 hypothesis.settings.load_profile("untimed")
 
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<' ~ message['role'][0] ~ '>' ~ message['content'] }}{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}{{ '<' ~ message['role'][0] ~ '>' ~ "
+    "message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
 LONGEST = (  # whole files go to one process: the longest, in this order, begin

@@ -81,7 +81,8 @@ def _inject(
         counts = here.baseline().counts
         here.prepare()
         print(
-            f"the uninterrupted run: {sum(sum(each.values()) for each in counts.values())} operations on files below the root"
+            f"the uninterrupted run: {sum(sum(each.values()) for each in counts.values())} "
+            "operations on files below the root"
         )
         for number, (kind, draw) in enumerate(trials, 1):
             if time.monotonic() - begun > 60 * minutes:
@@ -107,8 +108,10 @@ def _inject(
     lost = injected.total() - survived.total()
     took = round(time.monotonic() - begun)
     print(
-        f"{answered} of them, damage to what only a user can restore, answered by a line that names the file, then restored\n"
-        f"{injected.total()} faults injected, {survived.total()} survived, {lost} not; seed {seed}, "
+        f"{answered} of them, damage to what only a user can restore, answered by a line that "
+        "names the file, then restored\n"
+        f"{injected.total()} faults injected, {survived.total()} survived, {lost} not; seed "
+        f"{seed}, "
         f"{took // 60} min {took % 60} s on {os.cpu_count()} cores"
     )
     return lost == 0

@@ -84,7 +84,8 @@ class Nursery:
             )
         self.python = folder / "python"  # to a run an interpreter like any other
         self.python.write_text(
-            f'#!/bin/sh\nexec {sys.executable} -IS {Path(__file__).with_name("ask.py")} {self._address} "$@"\n'
+            f"#!/bin/sh\nexec {sys.executable} -IS {Path(__file__).with_name('ask.py')} "
+            f'{self._address} "$@"\n'
         )
         self.python.chmod(0o755)
 

@@ -103,7 +103,8 @@ def assert_survived(
     names = {name for name in place.names() if not (others and re.match(others, name))}
     if names != baseline.names:
         raise NotSurvivedError(
-            f"left too much: {sorted(names - baseline.names)}; lost: {sorted(baseline.names - names)}"
+            f"left too much: {sorted(names - baseline.names)}; lost: "
+            f"{sorted(baseline.names - names)}"
         )
     if left := place.temporary():
         raise NotSurvivedError(f"left on this machine: {left}")
@@ -165,7 +166,10 @@ def shot(
         hit = site.shim.fired()
         site.shim.disarm()
         if hit is not None:
-            trial.what = f"at operation {at} of {most}, on {os.path.relpath(hit, place.local)}; the run ended with {ended.code}"
+            trial.what = (
+                f"at operation {at} of {most}, on {os.path.relpath(hit, place.local)}; "
+                f"the run ended with {ended.code}"
+            )
             if orphans := site.nursery.orphans():
                 raise NotSurvivedError(f"{trial.what}; still alive: {orphans}")
             if ended.code and rest == 1.0:

@@ -182,7 +182,8 @@ class Chain:
         content = contents(self.store, handle)
         assert content is not None
         return [
-            f"{frame}.{_column(each['expectation_config']['kwargs'])}: {each['expectation_config']['description']}"
+            f"{frame}.{_column(each['expectation_config']['kwargs'])}: "
+            f"{each['expectation_config']['description']}"
             for frame, result in content["frames"].items()
             for each in result["results"]
             if not each["success"]

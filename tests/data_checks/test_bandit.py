@@ -20,7 +20,8 @@ def test_a_good_study_passes(chain: "Chain") -> None:
     [
         (
             lambda rows: rows.append(dict(rows[5])),
-            "rows.samples, algorithm, instance, prompts, seed, iteration, metric: no two rows share "
+            "rows.samples, algorithm, instance, prompts, seed, iteration, metric: no two rows "
+            "share "
             "samples, algorithm, instance, prompts, seed, iteration, metric",
         ),
         (lambda rows: rows[5].update(value=float("inf")), "rows.value: value is a finite number"),

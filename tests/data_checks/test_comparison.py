@@ -18,7 +18,8 @@ def test_a_good_comparison_passes(chain: "Chain") -> None:
     [
         (
             lambda rows: rows.append(dict(rows[0])),
-            "rows.recipe, setting, seed, iteration, metric: no two rows share recipe, setting, seed, iteration, metric",
+            "rows.recipe, setting, seed, iteration, metric: no two rows share recipe, setting, "
+            "seed, iteration, metric",
         ),
         (lambda rows: rows[0].update(value=float("nan")), "rows.value: value is a finite number"),
         (

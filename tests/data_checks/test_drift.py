@@ -92,7 +92,8 @@ def test_a_large_move_warns_and_fails_nothing_by_default(chain: "Chain") -> None
     assert result.success
     mean, distribution = result.warnings
     assert mean == (
-        "mean_reward moved by 1.777 standard deviations, more than 1, since the iteration before: from 1.25 to 3.25"
+        "mean_reward moved by 1.777 standard deviations, more than 1, since the iteration "
+        "before: from 1.25 to 3.25"
     )
     assert distribution.startswith(
         "reward_distribution moved by 0.75 in Kolmogorov-Smirnov distance, more than 0.5, "

@@ -70,7 +70,10 @@ def test_the_config_adds_an_expectation(chain: "Chain") -> None:
 
 
 def test_an_override_adds_an_expectation() -> None:
-    given = "checks.extra={rewards: [{expectation: ExpectColumnMaxToBeBetween, column: reward, max_value: 9}]}"
+    given = (
+        "checks.extra={rewards: [{expectation: ExpectColumnMaxToBeBetween, column: reward, "
+        "max_value: 9}]}"
+    )
     (each,) = checks_config({}, [given]).extra["rewards"]
     assert each.arguments() == {"column": "reward", "max_value": 9, "severity": "critical"}
 
@@ -89,7 +92,10 @@ def test_no_bytecode_beside_a_helper_is_run(
             py_compile.compile(str(helper))
     statement = f"from {helper.stem} import LIMIT"
     top, within = (statement, "") if imported == "at its top" else ("", statement)
-    text = f"import great_expectations.expectations as gxe\n{top}\ndef rewards(subject):\n    {within}\n"
+    text = (
+        f"import great_expectations.expectations as gxe\n{top}\ndef rewards(subject):\n    "
+        f"{within}\n"
+    )
     checks = in_file(
         tmp_path,
         f"{text}    return [gxe.ExpectColumnMaxToBeBetween(column='length', max_value=LIMIT)]\n",

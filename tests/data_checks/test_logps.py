@@ -53,7 +53,10 @@ def test_a_fault_fires_its_expectation_alone(chain: "Chain", fault: "Fault", fir
 
 def test_one_model_has_one_logp(chain: "Chain") -> None:
     chain.reference = chain.policy
-    fires = "rows.logp_policy, logp_reference: the policy is the reference, and so are its log-probabilities"
+    fires = (
+        "rows.logp_policy, logp_reference: the policy is the reference, and so are its "
+        "log-probabilities"
+    )
     assert chain.failures(
         "logps", lambda rows: [row.update(logp_reference=-1.0) for row in rows[1:]]
     ) == [fires]

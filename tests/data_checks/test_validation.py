@@ -64,7 +64,8 @@ def test_a_failure_is_one_line_that_says_where(chain: "Chain") -> None:
     (page,) = (chain.store.root / "checks" / "rewards" / handle.fingerprint).glob("*.html")
     keys = "000000000000/2, 000000000000/3, 000000000001/0, 000000000001/1, 000000000001/2"
     assert str(caught.value) == (
-        f"{label(handle)} failed expect_column_values_to_not_be_null(reward), reward is a finite number: "
+        f"{label(handle)} failed expect_column_values_to_not_be_null(reward), reward is a finite "
+        "number: "
         f"7 of 16 rows fail: {keys}; see {page}"
     )
     assert caught.value.exit_code == 3
@@ -216,7 +217,8 @@ def test_what_cannot_be_checked_is_said_in_one_line(chain: "Chain", store: Store
     dropped = Dataset(name="prompts.dropped", fingerprint="0" * 64, rows=0)
     with pytest.raises(
         DatasetError,
-        match=r"no data checks are known for prompts\.dropped/000000000000: the suites are prompts, ",
+        match=r"no data checks are known for prompts\.dropped/000000000000: the suites are "
+        r"prompts, ",
     ):
         validate(dropped, store, ChecksConfig())
     orphan = chain.dataset("metrics")

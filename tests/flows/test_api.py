@@ -83,7 +83,8 @@ HOSTILE = OTHER_FLOATS | {
 def test_what_is_no_url_is_refused_by_the_name_of_its_variable(url: str) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"^PREFECT_API_URL is .* no URL such as http://127.0.0.1:4200/api: start .* or unset it",
+        match=r"^PREFECT_API_URL is .* no URL such as http://127.0.0.1:4200/api: start .* or "
+        r"unset it",
     ):
         require_url(url)
 

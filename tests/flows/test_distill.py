@@ -168,7 +168,10 @@ def test_hits_of_other_versions_of_packages_are_named_once_computed_anew_or_take
     assert (run(config), planned(config), capsys.readouterr().err) == ([], [], "")
     now = observed._version
     monkeypatch.setattr(observed, "_version", lambda name: "9.9" if name == "torch" else now(name))
-    line = f"taken from the cache, and computed with torch {now('torch')} (now 9.9): set cache.packages to key"
+    line = (
+        f"taken from the cache, and computed with torch {now('torch')} (now 9.9): set "
+        "cache.packages to key"
+    )
     plan(config)
     assert [each.startswith(line) for each in capsys.readouterr().err.splitlines()] == [True]
     with open_run(config) as here:

@@ -1,7 +1,8 @@
 """The blocks of README.md and docs/, run in order, each page in a folder of its own.
 
 The folder has the demo's recipe, models, and finished store, all made small; no test waits for the
-whole demo. A command that does not exit with 0, and an output whose first line is not printed, fail.
+whole demo. A command that does not exit with 0, and an output whose first line is not printed,
+fail.
 """
 
 import contextlib

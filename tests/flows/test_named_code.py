@@ -78,8 +78,8 @@ def test_a_function_that_a_spec_names_is_shown_and_not_run(wind: Wind, planted: 
     code, out, line = wind("verify", "tiny", "--reproduce", "rewards")
     assert (code, out) == (2, "")
     assert (
-        f"names code, and no recipe that you ran does: {shown('planted:planted', planted)}; give --run-code to run it"
-        in line
+        f"names code, and no recipe that you ran does: {shown('planted:planted', planted)}; give "
+        "--run-code to run it" in line
     )
     assert not RAN.exists()
     code, out, line = wind("verify", "tiny", "--reproduce", "rewards", "--run-code", "--json")
@@ -184,7 +184,8 @@ def test_a_stage_by_hand_runs_no_function_unasked(
     said = capfd.readouterr().err
     assert ended.value.code == 2
     assert said.startswith(
-        f"error: {manifest} names code, and no recipe that you ran does: {shown('planted:planted', planted)}"
+        f"error: {manifest} names code, and no recipe that you ran does: "
+        f"{shown('planted:planted', planted)}"
     )
     assert said.count("\n") == 1
     assert not RAN.exists()

@@ -67,8 +67,8 @@ def test_what_is_not_signed_by_whom_one_believes_is_one_line_and_1(key: str, com
     code, _, err = command("verify", "demo@2", "--signed-by", "allowed")
     assert (code, err.count("\n")) == (1, 1)
     assert (
-        f"is by a key that allowed does not allow: {fingerprint(private_key(Path('eve')).blob)} is not in it"
-        in err
+        f"is by a key that allowed does not allow: {fingerprint(private_key(Path('eve')).blob)} "
+        "is not in it" in err
     )
     command("export", "demo@2", "demo.wind", "--format", "archive")
     code, _, err = command("import", "demo.wind", "--root", "elsewhere", "--signed-by", "allowed")

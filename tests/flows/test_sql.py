@@ -42,7 +42,8 @@ def test_every_dataset_is_a_view_over_all_versions(versions: list[Version], comm
         {"iteration": 2, "version": "demo@2", "mean": 3.5},
     ]
     query = (
-        "SELECT g.response FROM generations g JOIN win_rates w USING (prompt_id, sample_index, version) "
+        "SELECT g.response FROM generations g JOIN win_rates w USING (prompt_id, sample_index, "
+        "version) "
         "WHERE w.rank = 1 AND g.iteration = 2 ORDER BY 1"
     )
     _, out, _ = command("sql", query, "--json", "--run", "demo")
@@ -98,7 +99,8 @@ def test_answers_go_to_files(versions: list[Version], command: Wind, tmp_path: P
         ("SELECT rewarded FROM rewards", 'Candidate bindings: "reward"'),
         (
             "SELECT * FROM breakfast",
-            "There are prompts, generations, rewards, win_rates, training, eval_generations, metrics, versions",
+            "There are prompts, generations, rewards, win_rates, training, eval_generations, "
+            "metrics, versions",
         ),
         ("SELECT * FROM read_csv('/etc/passwd')", "disabled by configuration"),
         ("COPY (SELECT 1) TO 'there.csv'", "disabled by configuration"),
@@ -146,7 +148,10 @@ def test_what_does_not_fit_in_memory_is_on_disk_meanwhile(
     versions: list[Version], command: Wind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wind.exchange.sql.BUFFERS", "20MB")
-    query = "SELECT count(*) AS n FROM (SELECT DISTINCT i || repeat('.', 60) AS t FROM range(500000) r(i))"
+    query = (
+        "SELECT count(*) AS n FROM (SELECT DISTINCT i || repeat('.', 60) AS t FROM "
+        "range(500000) r(i))"
+    )
     code, out, _ = command("sql", query, "--json")
     assert (code, json.loads(out)) == (0, [{"n": 500_000}])
     assert sorted(path.name for path in Path().iterdir()) == ["store"]
@@ -161,7 +166,8 @@ def test_a_table_of_more_than_anybody_reads_is_one_line(
     assert (code, out) == (2, "")
     assert (
         err
-        == "error: the answer has more than 1 MiB: write it with --csv or --parquet, or ask for less\n"
+        == "error: the answer has more than 1 MiB: write it with --csv or --parquet, or ask for "
+        "less\n"
     )
 
 

@@ -133,7 +133,8 @@ def test_what_is_not_reproduced_is_named_with_what_changed(wind: Wind) -> None:
     (difference,) = result["differences"]
     first = f"{frame['prompt_id'][differ[0]][:12]}/{frame['sample_index'][differ[0]]}"
     assert difference.startswith(
-        f"win_rate differs in {len(differ)} of {len(then)} rows, first in row {differ[0]} ({first}): "
+        f"win_rate differs in {len(differ)} of {len(then)} rows, first in row {differ[0]} "
+        f"({first}): "
     )
     assert any(
         each.startswith("the code of win_rates is ") and each.endswith("was 000000000000")

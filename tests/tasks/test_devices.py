@@ -76,7 +76,8 @@ def test_workers_of_another_interpreter_have_another_torch(machine: Machine) -> 
         (
             ["workers.processes=3"],
             2,
-            r"^workers.processes is 3, one GPU each, and CUDA sees 2 x H200: lower it, or see CUDA_VISIBLE",
+            r"^workers.processes is 3, one GPU each, and CUDA sees 2 x H200: lower it, or see "
+            r"CUDA_VISIBLE",
         ),
         (
             ["training.ranks=4"],
@@ -86,7 +87,8 @@ def test_workers_of_another_interpreter_have_another_torch(machine: Machine) -> 
         (
             ["workers.device=cuda"],
             0,
-            r"^workers.device is cuda and CUDA sees no GPU: see nvidia-smi and CUDA_VISIBLE_DEVICES, or set",
+            r"^workers.device is cuda and CUDA sees no GPU: see nvidia-smi and "
+            r"CUDA_VISIBLE_DEVICES, or set",
         ),
     ],
 )
@@ -107,7 +109,10 @@ def test_processes_and_ranks_on_a_cpu_need_no_gpu(machine: Machine) -> None:
 
 def test_a_build_for_cpus_is_refused_where_cuda_is_asked_for(machine: Machine) -> None:
     machine("H200", cpu_build=CPU_BUILD)
-    message = r"workers.device is cuda, which torch 2.13.0\+cpu cannot use: make setup LOCK=requirements/gpu.txt"
+    message = (
+        r"workers.device is cuda, which torch 2.13.0\+cpu cannot use: make setup "
+        r"LOCK=requirements/gpu.txt"
+    )
     with pytest.raises(ConfigError, match=message):
         refuse_missing_gpus(RunConfig.model_validate({"run": "x", "workers": {"device": "cuda"}}))
 

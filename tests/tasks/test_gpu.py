@@ -80,7 +80,10 @@ def said(script: str, *arguments: str, **changes: str) -> str:
 
 # ------------------------------------------------------------------------------------------ devices
 
-NAMES = "import torch; print([torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())])"
+NAMES = (
+    "import torch; print([torch.cuda.get_device_name(number) for number in "
+    "range(torch.cuda.device_count())])"
+)
 
 
 def test_the_driver_names_the_gpus_as_torch_does() -> None:

@@ -18,7 +18,10 @@ def test_a_run_that_is_going_on_is_refused(
     root = str(tmp_path / "store") if kind == "folder" else request.getfixturevalue("s3")
     config = bandit_config((), root=root, seed=0)
     with open_run(config, quiet=True) as here:
-        message = rf"run {config.run} is going on in process {os.getpid()}( on \S+)?: wait for it, or give this run another name"
+        message = (
+            rf"run {config.run} is going on in process {os.getpid()}( on \S+)?: wait for "
+            r"it, or give this run another name"
+        )
         with pytest.raises(StageError, match=message), open_run(config, quiet=True):
             pass
         with open_run(config.model_copy(update={"run": "other"}), quiet=True) as other:

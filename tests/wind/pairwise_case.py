@@ -11,7 +11,10 @@ from typing import Any
 MARKERS = ("<|source|>", "<|candidate1|>", "<|candidate2|>")
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzURSAE 0123456789<>:.?\n"
-TEMPLATE = "{{ bos_token }}<u>{{ messages[-1]['content'] }}<u>{{ response_a }}<a>{{ response_b }}{{ eos_token }}"
+TEMPLATE = (
+    "{{ bos_token }}<u>{{ messages[-1]['content'] }}<u>{{ response_a }}<a>{{ response_b "
+    "}}{{ eos_token }}"
+)
 
 Logit = Callable[[str, str, str], float]  # f of prompt, a, b
 

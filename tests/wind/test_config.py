@@ -61,7 +61,8 @@ def test_a_credential_is_refused_and_not_repeated(
         name = override.partition("=")[0]
         assert (
             message_of(recipe, override)
-            == f"{name} holds a credential: leave it out, and set it in the environment, such as HF_TOKEN"
+            == f"{name} holds a credential: leave it out, and set it in the environment, such as "
+            "HF_TOKEN"
         )
 
 
@@ -159,7 +160,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("training.zero_stage=4", "training.zero_stage is 4; it must be 0, 1, 2 or 3"),
         (
             "objective.shift=whole",
-            "objective.shift is 'whole'; it must be 'half', 'strict', 'centred', 'learned' or 'plug_in'",
+            "objective.shift is 'whole'; it must be 'half', 'strict', 'centred', 'learned' or "
+            "'plug_in'",
         ),
         (
             "objective={name: dpo, beat: 1}",
@@ -171,7 +173,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ),
         (
             "selection.rows=some",
-            "selection.rows is 'some'; it must be 'auto', 'all', 'best', 'best_worst' or 'best_random'",
+            "selection.rows is 'some'; it must be 'auto', 'all', 'best', 'best_worst' or "
+            "'best_random'",
         ),
         ("objective={name: bond, n: 1}", "objective.n is 1; it must be greater than or equal to 2"),
         ("objective=3", "objective is 3; it must be a mapping of settings"),
@@ -201,7 +204,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         # rules over several settings
         (
             "training={zero_stage: 2, offload: optimizer_and_parameters}",
-            "training: offload optimizer_and_parameters needs zero_stage 3 or more: what is not sharded cannot be offloaded",
+            "training: offload optimizer_and_parameters needs zero_stage 3 or more: what is not "
+            "sharded cannot be offloaded",
         ),
         (
             "training.micro_prompts=3",
@@ -209,11 +213,13 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ),
         (
             "sampling.samples_per_prompt=1",
-            "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against",
+            "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win "
+            "against",
         ),
         (
             "selection.rows=best",
-            "selection.rows is 'best', and the objective wind can train on 'all' or 'best_worst' or 'best_random'",
+            "selection.rows is 'best', and the objective wind can train on 'all' or 'best_worst' "
+            "or 'best_random'",
         ),
         (
             "objective={name: bond, n: 9}",
@@ -221,7 +227,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ),
         (
             "objective={name: jbond, anchor_samples: 2}",
-            "objective: anchor_samples are drawn afresh, and stored samples are the policy's alone: set refresh_steps",
+            "objective: anchor_samples are drawn afresh, and stored samples are the policy's "
+            "alone: set refresh_steps",
         ),
         (
             "objective={name: bond, n: 4, refresh_steps: 1, anchor_samples: 3}",
@@ -245,7 +252,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ),
         (
             "reference={kind: ema, rate: 0.02}",
-            "reference.kind ema moves during training, and the objective wind compares with stored log-probabilities: "
+            "reference.kind ema moves during training, and the objective wind compares with "
+            "stored log-probabilities: "
             "set objective.refresh_steps (bond, jbond, grpo, rloo), or reference.kind previous",
         ),
         (
@@ -263,12 +271,14 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         # the override itself
         (
             "training.lr",
-            "'training.lr' is not an override: write section.key=value, for example training.lr=1e-6",
+            "'training.lr' is not an override: write section.key=value, for example "
+            "training.lr=1e-6",
         ),
         ("=1", "'=1' is not an override: write section.key=value, for example training.lr=1e-6"),
         (
             "training..lr=1",
-            "'training..lr=1' is not an override: write section.key=value, for example training.lr=1e-6",
+            "'training..lr=1' is not an override: write section.key=value, for example "
+            "training.lr=1e-6",
         ),
         (
             "policy.path.x=1",
@@ -302,11 +312,13 @@ def test_every_objective_has_defaults_and_wind_is_the_one_unless_named(recipe: P
     [
         (
             "{name: grpo, refresh_steps: 1}",
-            "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win against",
+            "sampling.samples_per_prompt must be at least 2: a win rate needs a sibling to win "
+            "against",
         ),
         (
             "{name: jbond, refresh_steps: 1}",
-            "sampling.samples_per_prompt must be at least 2: the objective jbond draws as many samples of its anchor as of the "
+            "sampling.samples_per_prompt must be at least 2: the objective jbond draws as many "
+            "samples of its anchor as of the "
             "policy, and needs 2 of it; or set objective.anchor_samples",
         ),
     ],

@@ -41,7 +41,10 @@ def publish(store: Store, *shards: pa.Table, key: str = "key") -> Dataset:
 
 def in_process(program: str, store: Store, stdin: int | None = None) -> "subprocess.Popen[str]":
     """A Python process that runs `program` with this file's helpers; `store` is the store."""
-    imports = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom {Path(__file__).stem} import *\n"
+    imports = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom "
+        f"{Path(__file__).stem} import *\n"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", f"{imports}store = Store({str(store.root)!r})\n{program}"],
         text=True,

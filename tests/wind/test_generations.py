@@ -380,7 +380,8 @@ def test_what_cannot_be_sampled_is_said_in_one_line(store: Store, policy: Model)
         rows(store, spec(store, policy, sampling={"backend": "auto"}))
     with pytest.raises(
         ConfigError,
-        match=r"a prompt of 6 tokens and sampling\.max_new_tokens 123 exceed the policy's 128 positions",
+        match=r"a prompt of 6 tokens and sampling\.max_new_tokens 123 exceed the policy's 128 "
+        r"positions",
     ):
         rows(store, spec(store, policy, sampling={"max_new_tokens": 123}))
     with pytest.raises(InputError, match="has no eval prompts"):

@@ -90,7 +90,8 @@ def test_two_models_stay_in_memory_and_the_least_recent_leaves(store: Store, fol
             lambda folder: (folder / "model.safetensors.index.json").write_text(
                 json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
             ),
-            "is incomplete: its index names 1 files that are not there, such as model-00002-of-00002.safetensors",
+            "is incomplete: its index names 1 files that are not there, such as "
+            "model-00002-of-00002.safetensors",
         ),
     ],
 )

@@ -17,7 +17,10 @@ from wind.prompts.rows import read_rows
 from wind.prompts.sources import import_prompts
 from wind.store.datasets import Store
 
-SETTINGS = "run: demo\npolicy: {path: x}\nprompts: {source: x}\nreward: {kind: rule, function: x:y}\nobjective: {name: wind}\n"
+SETTINGS = (
+    "run: demo\npolicy: {path: x}\nprompts: {source: x}\nreward: {kind: rule, function: "
+    "x:y}\nobjective: {name: wind}\n"
+)
 
 
 @pytest.fixture(params=["hardly any left", "as it is", "raised"])

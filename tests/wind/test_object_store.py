@@ -35,7 +35,10 @@ from wind.store.versions import Versions
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = "import sys; sys.path.insert(0, {folder!r})\nfrom test_dataset_crashes import *\nstore = Store({root!r})\n"
+PROGRAM = (
+    "import sys; sys.path.insert(0, {folder!r})\nfrom test_dataset_crashes import *\nstore "
+    "= Store({root!r})\n"
+)
 
 
 @pytest.fixture

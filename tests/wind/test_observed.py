@@ -59,7 +59,8 @@ WAYS = {
         f"from helper import W\n{REWARD}    return [W]\n", "shared/helper.py", pythonpath="shared"
     ),
     "sys.path": Way(
-        f"import os, sys\nsys.path.insert(0, os.path.abspath('more'))\nfrom helper import W\n{REWARD}    return [W]\n",
+        "import os, sys\nsys.path.insert(0, os.path.abspath('more'))\nfrom helper import "
+        f"W\n{REWARD}    return [W]\n",
         "more/helper.py",
     ),
     "named as in the standard library": Way(
@@ -67,7 +68,8 @@ WAYS = {
         "own/sched.py",
     ),
     "spec from a location": Way(
-        "import importlib.util as u\ns = u.spec_from_file_location('h', 'helper.txt.py')\nm = u.module_from_spec(s)\n"
+        "import importlib.util as u\ns = u.spec_from_file_location('h', 'helper.txt.py')\nm = "
+        "u.module_from_spec(s)\n"
         f"s.loader.exec_module(m)\n{REWARD}    return [m.W]\n",
         "helper.txt.py",
     ),
@@ -111,7 +113,8 @@ WAYS = {
         {"data/a": ""},
     ),
     "a file that is not there": Way(
-        f"import os\n{REWARD}    try:\n        return [float(open('maybe').read())]\n    except OSError:\n        return [1.0]\n",
+        f"import os\n{REWARD}    try:\n        return [float(open('maybe').read())]\n    except "
+        "OSError:\n        return [1.0]\n",
         "maybe",
         "",
         "maybe is there",
@@ -163,7 +166,10 @@ def test_an_edit_is_seen(way: Way, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("linked", ["helper.py", "rule.py", "data/w.txt", "kit"])
 def test_what_a_link_leads_to_is_seen(linked: str, folder: Path) -> None:
-    rule = f"from helper import W\nfrom kit import V\n{REWARD}    return [W * V * float(open('data/w.txt').read())]\n"
+    rule = (
+        f"from helper import W\nfrom kit import V\n{REWARD}    return [W * V * "
+        "float(open('data/w.txt').read())]\n"
+    )
     for name, content in {
         "rule.py": rule,
         "helper.py": HELPER,
@@ -205,7 +211,8 @@ def test_no_bytecode_beside_a_source_is_run(folder: Path) -> None:
 def test_a_module_without_source_is_seen(folder: Path) -> None:
     write(
         folder / "rule.py",
-        f"import sys\nsys.path.insert(0, 'z.zip')\nfrom a import V\nfrom b import W\n{REWARD}    return [V * W]\n",
+        f"import sys\nsys.path.insert(0, 'z.zip')\nfrom a import V\nfrom b import W\n{REWARD}    "
+        "return [V * W]\n",
     )
     write(folder / "b.source", HELPER)
 
@@ -232,7 +239,10 @@ def test_a_variable_counts_if_the_users_own_code_read_it(
     source = (
         "import os, tempfile\nfrom os import environ, getenv\nT = tempfile.gettempdir()\n" + REWARD
     )
-    source += "    found = [os.environ.get('RULE_A'), getenv('RULE_B'), 'RULE_C' in environ, os.environ.get('OMP_NUM_THREADS')]\n"
+    source += (
+        "    found = [os.environ.get('RULE_A'), getenv('RULE_B'), 'RULE_C' in environ, "
+        "os.environ.get('OMP_NUM_THREADS')]\n"
+    )
     write(
         folder / "rule.py",
         source + "    return [float(environ['RULE_D']) + float(os.environ.get('RULE_TOKEN', 0))]\n",
@@ -286,7 +296,8 @@ def test_a_copy_of_the_environment_is_no_look_at_each_variable(
 
 UNSEEN = {
     "subprocess": "import subprocess, sys\nsubprocess.run([sys.executable, '-c', ''], check=True)\n",
-    "network": "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError:\n    pass\n",
+    "network": "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), 1)\nexcept "
+    "OSError:\n    pass\n",
     "files opened by pyarrow": "import pyarrow\n",
     "files that it also writes": "open('log').read()\nopen('log', 'a').close()\n",
 }
@@ -305,8 +316,14 @@ def test_what_the_code_makes_itself_is_no_dependency(folder: Path) -> None:
         + REWARD
         + "    with tempfile.TemporaryDirectory() as place:\n"
     )
-    source += "        path = os.path.join(place, 'x')\n        open(path, 'w').write('1.0')\n        os.listdir(place)\n"
-    source += "        weight = float(open(path).read())\n    with open('calls.log', 'a') as log:\n        log.write('one')\n"
+    source += (
+        "        path = os.path.join(place, 'x')\n        open(path, 'w').write('1.0')\n   "
+        "     os.listdir(place)\n"
+    )
+    source += (
+        "        weight = float(open(path).read())\n    with open('calls.log', 'a') as "
+        "log:\n        log.write('one')\n"
+    )
     write(folder / "rule.py", f"{source}    return [weight]\n")
     value, before = observed()
     assert (value, sorted(before.files)) == (1.0, ["rule.py"])

@@ -451,7 +451,8 @@ def test_ids_that_contradict_each_other_are_named(
     assert_unresolved(
         store,
         folder,
-        r"<\|candidate1\|> is token \d+ of its tokenizer and cand1_prefix_id of its config.json is 3",
+        r"<\|candidate1\|> is token \d+ of its tokenizer and cand1_prefix_id of its config.json "
+        r"is 3",
     )
     edit_json(folder / "config.json", cand1_prefix_id=None)
     assert_unresolved(store, folder, "its config.json has no cand1_prefix_id")
@@ -511,11 +512,13 @@ def test_settings_of_the_other_architecture_are_refused(
         ),
         (
             "{{ raise_exception('no') }}{{ messages }}{{ response_a }}{{ response_b }}",
-            "^prompt a, the pair of samples 0 and 1, does not fit reward.template: no; change the row or the template$",
+            "^prompt a, the pair of samples 0 and 1, does not fit reward.template: no; change "
+            "the row or the template$",
         ),
         (
             "<s><s>{{ messages }}{{ response_a }}{{ response_b }}",
-            r"^prompt a, the pair of samples 0 and 1, begins with two BOS tokens \(<s>\): take one out of the row or reward",
+            r"^prompt a, the pair of samples 0 and 1, begins with two BOS tokens \(<s>\): take "
+            r"one out of the row or reward",
         ),
     ],
 )

@@ -164,7 +164,10 @@ def test_what_cannot_be_started_is_named(descendants: bool) -> None:
 def test_only_the_descriptors_that_are_passed_reach_a_command(mark: str, descendants: bool) -> None:
     """The keepers hold none: the pipe ends with the command."""
     (read, write), (other, another) = os.pipe(), os.pipe()
-    program = f"import os, time; os.write({write}, b'%d' % len(os.listdir('/dev/fd'))); os.close({write}); time.sleep(600)"
+    program = (
+        f"import os, time; os.write({write}, b'%d' % len(os.listdir('/dev/fd'))); "
+        f"os.close({write}); time.sleep(600)"
+    )
     process = start(
         python("-c", program), env=os.environ, pass_fds=(write,), descendants=descendants
     )

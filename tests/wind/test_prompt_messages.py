@@ -133,7 +133,8 @@ def test_last_user_cuts_what_follows() -> None:
         (
             [USER, ASSISTANT],
             {},
-            "ends with the assistant's turn: keep only the messages before the response, as prompts.until",
+            "ends with the assistant's turn: keep only the messages before the response, as "
+            "prompts.until",
         ),
         (
             [ASSISTANT],

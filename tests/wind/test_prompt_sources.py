@@ -158,7 +158,8 @@ def test_the_stored_source_outlives_its_original(store: Store, tmp_path: Path) -
         (
             "no.jsonl",
             {},
-            "no.jsonl does not exist: give a .jsonl, .parquet or .arrow file, a `datasets` folder, or a Hub",
+            "no.jsonl does not exist: give a .jsonl, .parquet or .arrow file, a `datasets` "
+            "folder, or a Hub",
         ),
         ("data/no.parquet", {}, "data/no.parquet does not exist"),
         ("/no/such/folder", {}, "/no/such/folder does not exist"),

@@ -115,7 +115,8 @@ def test_a_jinja_file_counts_by_its_content(store: Store, tiny_model: Path, tmp_
     handles = []
     for name in ("a.jinja", "b.jinja"):
         (tmp_path / name).write_text(
-            "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %} {% endif %}"
+            "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %} {% "
+            "endif %}"
         )
         handles.append(prompts_of(store, tiny_model, source, template=str(tmp_path / name)))
     assert handles[0] == handles[1]
@@ -237,7 +238,8 @@ def test_a_missing_chat_template_is_said(store: Store, tiny_model: Path, tmp_pat
         (
             "{% if '3+3' in messages[0].content %}{{ raise_exception('no threes') }}{% endif %}-",
             InputError,
-            "p.jsonl line 4 does not fit prompts.template: no threes; change the row or the template",
+            "p.jsonl line 4 does not fit prompts.template: no threes; change the row or the "
+            "template",
         ),
         ("{# nothing #}", InputError, "p.jsonl line 1 renders to no token at all"),
     ],
@@ -270,7 +272,10 @@ def test_a_missing_template_file_is_a_config_error(
         prompts_of(store, tiny_model, write_jsonl(tmp_path / "p.jsonl", SUMS), template="no.jinja")
 
 
-CALLS = "{% for m in messages %}<u>{{ m.name }}{{ m.content if m.content is string else m.content[0].text }}{% endfor %}"
+CALLS = (
+    "{% for m in messages %}<u>{{ m.name }}{{ m.content if m.content is string else "
+    "m.content[0].text }}{% endfor %}"
+)
 
 
 def test_settings_of_the_template_reach_it(store: Store, tiny_model: Path, tmp_path: Path) -> None:
@@ -455,7 +460,8 @@ def test_nothing_but_long_prompts_is_an_error(
 ) -> None:
     with pytest.raises(
         InputError,
-        match=r"every prompt is longer than 3 tokens, the shortest has 7: raise prompts.max_prompt_tokens",
+        match=r"every prompt is longer than 3 tokens, the shortest has 7: raise "
+        r"prompts.max_prompt_tokens",
     ):
         prompts_of(store, tiny_model, write_jsonl(tmp_path / "p.jsonl", SUMS), max_prompt_tokens=3)
 
@@ -552,7 +558,8 @@ def test_an_answer_without_a_text_is_named(store: Store, tiny_model: Path, tmp_p
     )
     with pytest.raises(
         InputError,
-        match=r"p.parquet row 2 has a 'answer' that cannot be written as text \(bytes is no answer\): convert that",
+        match=r"p.parquet row 2 has a 'answer' that cannot be written as text \(bytes is no "
+        r"answer\): convert that",
     ):
         prompts_of(store, tiny_model, tmp_path / "p.parquet")
 
@@ -599,7 +606,8 @@ def test_the_answer_may_be_the_group(store: Store, tiny_model: Path, tmp_path: P
     [
         (
             {"prompt": "1="},
-            "p.jsonl line 1 has no field 'topic': name one of its fields with prompts.group_field (prompt)",
+            "p.jsonl line 1 has no field 'topic': name one of its fields with "
+            "prompts.group_field (prompt)",
         ),
         (
             {"prompt": "1=", "topic": None},
@@ -635,7 +643,8 @@ TEXT = b'{"prompt": "1="}\n'
     [
         (
             TEXT + b'{"prompt": \n',
-            "p.jsonl line 2 is not JSON (Expecting value at character 12): one object per line is needed",
+            "p.jsonl line 2 is not JSON (Expecting value at character 12): one object per line "
+            "is needed",
         ),
         (TEXT + b"\n\n[1]\n", "p.jsonl line 4 is not a JSON object"),
         (TEXT + b'"1="\n', "p.jsonl line 2 is not a JSON object"),
@@ -686,7 +695,8 @@ TEXT = b'{"prompt": "1="}\n'
         ),
         (
             TEXT
-            + b'{"prompt": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]}\n',
+            + b'{"prompt": [{"role": "user", "content": "1"}, {"role": "assistant", "content": '
+            b'"1"}]}\n',
             "p.jsonl line 2 ends with the assistant's turn",
         ),
         (b"", "p.jsonl holds no rows"),
@@ -723,7 +733,10 @@ def test_windows_files_read_as_others(store: Store, tiny_model: Path, tmp_path: 
 
 
 def test_the_flow_can_import_the_spec_without_an_engine() -> None:
-    program = "import sys, wind.prompts; print(sorted({'torch', 'transformers', 'datasets', 'vllm'} & set(sys.modules)))"
+    program = (
+        "import sys, wind.prompts; print(sorted({'torch', 'transformers', 'datasets', "
+        "'vllm'} & set(sys.modules)))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

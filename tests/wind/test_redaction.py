@@ -96,10 +96,13 @@ SECRETS = [  # each tells its secret as SECRET-0123x or as a word that begins wi
     "redis://:SECRET@host:6379",
     "https://host/x?max_tokens=5&api_key=SECRET&x=1",
     "of a session: IQoJb3JpZ2luX2VjSECRET" + "Abc0" * 20,
-    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nSECRETabc\nSECRETdef==\n-----END ENCRYPTED PRIVATE KEY-----",
+    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nSECRETabc\nSECRETdef==\n-----END ENCRYPTED PRIVATE "
+    "KEY-----",
     "-----BEGIN OPENSSH PRIVATE KEY-----\r\nSECRETabc\r\n-----END OPENSSH PRIVATE KEY-----",
-    "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: x\n\nSECRETabc\n-----END PGP PRIVATE KEY BLOCK-----",
-    "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nSECRETabc\n---- END SSH2 ENCRYPTED PRIVATE KEY ----",
+    "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: x\n\nSECRETabc\n-----END PGP PRIVATE KEY "
+    "BLOCK-----",
+    "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nSECRETabc\n---- END SSH2 ENCRYPTED PRIVATE KEY "
+    "----",
     '{"private_key": "-----BEGIN PRIVATE KEY-----\\nSECRETabc\\n-----END PRIVATE KEY-----\\n"}',
     "-----BEGIN EC PRIVATE KEY-----\nSECRETabcdefghijk\nSECRETz=\n",
     "SECRETabcdefghijk\nSECRETabcdefghijk\n-----END EC PRIVATE KEY-----",
@@ -220,7 +223,8 @@ def test_the_lines_of_a_process_come_as_they_are_printed() -> None:
         "PRIMARY_KEY=prompt_id",
         "the cookie: a recipe = flour and water",
         "-----BEGIN CERTIFICATE-----\nMIIabcdefghijklmnopqrstuvwxyz\n-----END CERTIFICATE-----",
-        "abc.py:12: DeprecationWarning: key= is no argument of sort; machine learning; account of it",
+        "abc.py:12: DeprecationWarning: key= is no argument of sort; machine learning; account "
+        "of it",
         "docker run -u 1000:1000 image",
         "def key(store, handle, checks): return digest([key])",
         "https://host/path?page=2&max_tokens=5 and a@b.c",

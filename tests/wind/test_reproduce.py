@@ -62,5 +62,6 @@ def test_other_columns_are_told_without_a_comparison_of_rows(tmp_path: Path) -> 
         made = partial.publish(1, parents={}, computed_by={}, numbers={}, provenance={})
     (line,) = differences(store, rewards(store, [3.0]), again, made)
     assert line.startswith(
-        "it has the columns prompt_id, sample_index, reward, length, had prompt_id, sample_index, reward,"
+        "it has the columns prompt_id, sample_index, reward, length, had prompt_id, "
+        "sample_index, reward,"
     )

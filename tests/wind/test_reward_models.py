@@ -83,7 +83,10 @@ def rewarded(
     return store.frame(run(job(store, reward, inference), lambda done, total: None))
 
 
-CHAT = "{{ bos_token }}{% for m in messages %}<u>{{ m['role'][0] }}:{{ m['content'] }}{% endfor %}{{ eos_token }}"
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}<u>{{ m['role'][0] }}:{{ m['content'] }}{% endfor "
+    "%}{{ eos_token }}"
+)
 
 
 def llama_reward_model(
@@ -454,7 +457,8 @@ def test_a_long_input_is_refused_not_cut(store: Store, tiny_model: Path, tmp_pat
     assert_refused(
         store,
         folder,
-        r"prompt b, sample 1 has 70 tokens with its prompt and reward model models/\w+ reads 64: lower",
+        r"prompt b, sample 1 has 70 tokens with its prompt and reward model models/\w+ reads 64: "
+        r"lower",
     )
 
 
@@ -497,8 +501,10 @@ def test_a_classifier_without_chat_template_says_what_to_do(
             "^prompt a, sample 0 does not fit reward.template: no system role; change",
         ),
         (
-            "{% if messages[-1]['content'] == 'yes yes yes yes' %}{{ 1 // 0 }}{% endif %}{{ messages }}",
-            "^prompt b, sample 1 does not fit reward.template: integer division or modulo by zero; change the row or the",
+            "{% if messages[-1]['content'] == 'yes yes yes yes' %}{{ 1 // 0 }}{% endif %}{{ "
+            "messages }}",
+            "^prompt b, sample 1 does not fit reward.template: integer division or modulo by "
+            "zero; change the row or the",
         ),
         ("{% for %}", r"^reward.template is not a Jinja template \(line 1: Expected an expression"),
         (

@@ -155,7 +155,10 @@ def test_numbers_and_parents_of_the_dataset(store: Store, rule: Callable[..., Ru
 
 
 def test_tensors_are_numbers_too(store: Store, rule: Callable[..., Rule]) -> None:
-    source = "import torch\ndef reward(prompts, responses, answers):\n    return torch.arange(len(prompts))\n"
+    source = (
+        "import torch\ndef reward(prompts, responses, answers):\n    return "
+        "torch.arange(len(prompts))\n"
+    )
     assert rewarded(store, rule(source, name="tensors"))["reward"].to_list() == [
         0.0,
         1.0,
@@ -170,8 +173,10 @@ HEADER = "def reward(prompts, responses, answers):\n"
 MISTAKES = {
     "raises": (
         HEADER + "    return [1 / len(r) for r in responses]\n",
-        r"^reward.function raises:reward failed: ZeroDivisionError: division by zero \(raises.py:2\) "
-        r"on the 4 responses from prompt b, sample 0, 'a much longer question about nothing': fix the function$",
+        r"^reward.function raises:reward failed: ZeroDivisionError: division by zero "
+        r"\(raises.py:2\) "
+        r"on the 4 responses from prompt b, sample 0, 'a much longer question about nothing': "
+        r"fix the function$",
     ),
     "raises_below": (
         "import json\n"
@@ -190,11 +195,13 @@ MISTAKES = {
     ),
     "breaks_on_import": (
         "import no_such_package\ndef reward(prompts, responses, answers):\n    return []\n",
-        r"cannot be imported: ModuleNotFoundError: No module named 'no_such_package' \(breaks_on_import.py:1\): fix",
+        r"cannot be imported: ModuleNotFoundError: No module named 'no_such_package' "
+        r"\(breaks_on_import.py:1\): fix",
     ),
     "nan": (
         HEADER + "    return [float('nan') if r == 'no' else 1.0 for r in responses]\n",
-        r"column reward, gave nan for prompt b, sample 0: every value must be a finite number of at most 1e\+100$",
+        r"column reward, gave nan for prompt b, sample 0: every value must be a finite number of "
+        r"at most 1e\+100$",
     ),
     "infinite": (
         HEADER + "    return [float('inf')] * len(responses)\n",

@@ -186,7 +186,8 @@ def test_whose_signature_it_is_is_said(
     theirs: Store, keys: dict[str, PrivateKey], allowed: Allowed, tmp_path: Path
 ) -> None:
     assert problems(theirs, allowed) == [
-        f"demo@{number} has no signature: `wind sign` it with a key that {tmp_path / 'allowed'} lists"
+        f"demo@{number} has no signature: `wind sign` it with a key that {tmp_path / 'allowed'} "
+        "lists"
         for number in (1, 2)
     ]
     sign(theirs, keys["ann"])
@@ -218,7 +219,8 @@ def metrics(store: Store, number: int = 2) -> None:
 FORGERIES: dict[str, tuple[Callable[[Store], Any], str]] = {
     "other metrics": (
         metrics,
-        r"is of another record than runs/demo/versions/0002.json, which is not as ann@example.com signed it",
+        r"is of another record than runs/demo/versions/0002.json, which is not as "
+        r"ann@example.com signed it",
     ),
     "another check result": (
         lambda store: edit(store, record_of(store, "checks"), success=False),

@@ -34,13 +34,15 @@ MESSAGE = b"a statement\n"
 # lines as one.
 VECTORS = {
     "ed25519": (
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOkGeUrR+/WT8+VgPrmnqzmoC5+6Dpu0Ke4pRR/32DaB ed25519@example.com",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOkGeUrR+/WT8+VgPrmnqzmoC5+6Dpu0Ke4pRR/32DaB "
+        "ed25519@example.com",
         "U1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAg6QZ5StH79ZPz5WA+uaerOagLn7oOm7Qp7ilFH/fYNoEAAAAMd2luZC12"
         "ZXJzaW9uAAAAAAAAAAZzaGE1MTIAAABTAAAAC3NzaC1lZDI1NTE5AAAAQA/vvuuWFpyeQfjn1xkXZtVBEtSx1E0kA974yfCWn3om"
         "63WVOTbtPPn+nxWjxBF2KICXD/5yFf2sRuHZ8R0XpAA=",
     ),
     "ecdsa": (
-        "ecdsa-sha2-nistp521 AAAAE2VjZHNhLXNoYTItbmlzdHA1MjEAAAAIbmlzdHA1MjEAAACFBAGEYwrlflomX5GAh4nfGKd7Zcky"
+        "ecdsa-sha2-nistp521 "
+        "AAAAE2VjZHNhLXNoYTItbmlzdHA1MjEAAAAIbmlzdHA1MjEAAACFBAGEYwrlflomX5GAh4nfGKd7Zcky"
         "TTrME8J/QU1yaWazQZip6ALYlDnYZQRtmWRTcPLWyysH1yGn+DuCVdQaJNT4bQEYaahTIWUzu/Cqzm5g5VVK/RqvNbsnBGIXosJ3"
         "cWJbctKvhCrQNDwRujAaWRz6DVIh9sIiDqHLK8P4NAbOtVoY9A== ecdsa@example.com",
         "U1NIU0lHAAAAAQAAAKwAAAATZWNkc2Etc2hhMi1uaXN0cDUyMQAAAAhuaXN0cDUyMQAAAIUEAYRjCuV+WiZfkYCHid8Yp3tlyTJN"

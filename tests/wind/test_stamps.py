@@ -116,7 +116,8 @@ def test_a_home_that_keeps_nothing_stops_nothing(
     [
         (
             lambda path: None,
-            "cannot be read (No such file or directory): name a copy of the key of your other machines",
+            "cannot be read (No such file or directory): name a copy of the key of your other "
+            "machines",
         ),
         (
             lambda path: (path.write_text("short"), path.chmod(0o600)),
@@ -333,5 +334,6 @@ def test_versions_of_a_copied_store_are_not_known_to_be_ours(
     as_somebody_else(monkeypatch, tmp_path)
     told = {str(not_computed_here(store, version)) for version in Versions(store, "demo")}
     assert told == {
-        "without a stamp of ours: copied, of another machine or of an older release, and not known to be computed here"
+        "without a stamp of ours: copied, of another machine or of an older release, and not "
+        "known to be computed here"
     }

@@ -204,8 +204,8 @@ def test_a_dead_holder_is_taken_over(
     another.
     """
     hold = (
-        "import sys, time, wind.store.object_storage, wind.store.leases as l\nl.LEASE_SECONDS = 0.9\n"
-        + ("l.machine = lambda: 'another'\n" if elsewhere else "")
+        "import sys, time, wind.store.object_storage, wind.store.leases as l\nl.LEASE_SECONDS = "
+        "0.9\n" + ("l.machine = lambda: 'another'\n" if elsewhere else "")
     )
     hold += f"with wind.store.object_storage.ObjectStorage({bucket.url!r}).lock('x.lock'):\n"
     hold += " print('held', flush=True); time.sleep(600)"

@@ -41,9 +41,11 @@ SHAPES = [
     "{{ bos_token }}{% for m in messages %}<u>{{ m.content }}{% endfor %}",
     "{% for m in messages %}<u>{{ m.content }}{{ eos_token }}{% endfor %}",
     "{% for m in messages %}{{ bos_token }}{{ m.role }} {{ m.content }}{{ bos_token }}{% endfor %}",
-    "{% for m in messages %}{{ m.content }}{% generation %}{{ m.role }}{% endgeneration %}{% endfor %}",
+    "{% for m in messages %}{{ m.content }}{% generation %}{{ m.role }}{% endgeneration %}{% "
+    "endfor %}",
     "{{ strftime_now('%d %m') }}{{ messages[-1].content }}",
-    "{{ messages[-1].content }}{% if add_generation_prompt %}<a>{% if not thinking %} ..{% endif %}{% endif %}",
+    "{{ messages[-1].content }}{% if add_generation_prompt %}<a>{% if not thinking %} ..{% endif "
+    "%}{% endif %}",
     "{{ messages | tojson }}{{ tools is none }}",
 ]
 
@@ -95,7 +97,8 @@ def test_two_bos_are_refused(tokenizer: Any) -> None:
     template.check(ASKED, [1, 6, 1], "row 3")
     with pytest.raises(
         InputError,
-        match=r"^row 3 begins with two BOS tokens \(<s>\): take one out of the row or reward.template$",
+        match=r"^row 3 begins with two BOS tokens \(<s>\): take one out of the row or "
+        r"reward.template$",
     ):
         template.check(ASKED, [1, 1, 6], "row 3")
 
@@ -187,7 +190,8 @@ BOMBS = {
     "conditions": "{% if 1 %}" * 2000 + "{% endif %}" * 2000,
     "loops": "{% for m in messages %}" * 30 + "{% endfor %}" * 30,
     "filters": "{{ 1" + "|string" * 5000 + " }}",
-    "a list in lists": "{% set n = namespace(a=[]) %}{% for i in range(3000) %}{% set n.a = [n.a] %}{% endfor %}{{ n.a|tojson }}",
+    "a list in lists": "{% set n = namespace(a=[]) %}{% for i in range(3000) %}{% set n.a = "
+    "[n.a] %}{% endfor %}{{ n.a|tojson }}",
     "memory": "{{ messages[0].content * 100000000000 }}",
     "a range": "{{ range(1000000) | list }}",
 }

@@ -137,5 +137,8 @@ def test_logps_of_other_responses_are_an_error(store: Store, inputs: Inputs) -> 
 
 
 def test_the_stage_is_cheap_to_import() -> None:
-    code = "import sys, wind.training; sys.exit(bool({'torch', 'transformers', 'deepspeed', 'peft'} & set(sys.modules)))"
+    code = (
+        "import sys, wind.training; sys.exit(bool({'torch', 'transformers', 'deepspeed', "
+        "'peft'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -94,7 +94,8 @@ def test_the_learning_rate_is_blamed_where_it_moved_the_policy() -> None:
         with pytest.raises(TrainingError) as error:
             refuse_marked(lost, ["a", "c", "b"], step)
         assert str(error.value) == (
-            f"step {step} was not taken: responses to prompts b, c have a log-probability that is not finite: {end}"
+            f"step {step} was not taken: responses to prompts b, c have a log-probability that "
+            f"is not finite: {end}"
         )
     with pytest.raises(TrainingError) as error:
         refuse_marked(lost.flip(0).clamp(max=1) * torch.tensor([[0.0], [1.0]]), ["a", "c", "b"], 7)
@@ -110,7 +111,8 @@ def test_eight_prompts_are_named_and_the_rest_counted() -> None:
     for norm in (float("inf"), float("nan")):
         with pytest.raises(
             TrainingError,
-            match=r"^step 3 was not taken: the norm .*prompts 00, 01, 02, 03, 04, 05, 06, 07 and 4 more$",
+            match=r"^step 3 was not taken: the norm .*prompts 00, 01, 02, 03, 04, 05, 06, 07 and "
+            r"4 more$",
         ):
             refuse_norm(norm, [f"{number:02}" for number in reversed(range(12))], 3)
 
@@ -174,7 +176,8 @@ def test_both_ranks_refuse_what_one_of_them_saw(loop: Any, monkeypatch: pytest.M
     total = seen[0] + seen[1]
     told = {outcome(rank, lambda values: values.copy_(total)) for rank in (0, 1)}
     assert told == {
-        "step 4 was not taken: responses to prompt b have a log-probability that is not finite: lower training.lr"
+        "step 4 was not taken: responses to prompt b have a log-probability that is not finite: "
+        "lower training.lr"
     }
 
 
@@ -250,7 +253,8 @@ def test_a_policy_that_diverged_says_so(store: Store, inputs: Inputs) -> None:
         train(make_spec(inputs, lr=1e30), store)
     named = ", ".join(prompts_of_step(store, inputs, 1))
     assert str(error.value) == (
-        f"step 2 was not taken: responses to prompts {named} have a log-probability that is not finite: lower training.lr"
+        f"step 2 was not taken: responses to prompts {named} have a log-probability that is not "
+        "finite: lower training.lr"
     )
     with pytest.raises(
         TrainingError,
@@ -289,12 +293,14 @@ def test_an_on_policy_training_names_step_and_prompt_too(
     policy = import_model(store, tiny_model)
     with pytest.raises(
         TrainingError,
-        match=r"^step 1 was not taken: the loss of prompts? [0-9a-f]{32}.* or its slope is not finite",
+        match=r"^step 1 was not taken: the loss of prompts? [0-9a-f]{32}.* or its slope is not "
+        r"finite",
     ):
         roll(rollouts_spec(store, policy, {"name": "rloo"}), store)
     with pytest.raises(
         TrainingError,
-        match=r"^no samples of the policy for step 2: .*not finite on prompt [0-9a-f]{32}: it diverged",
+        match=r"^no samples of the policy for step 2: .*not finite on prompt [0-9a-f]{32}: it "
+        r"diverged",
     ):
         roll(rollouts_spec(store, policy, {"name": "grpo"}, lr=1e30), store)
 

@@ -87,7 +87,8 @@ PROGRAMS = {
         "import subprocess, sys\n"
         + HEADER
         + "    program = 'import sys; print(len(sys.stdin.read()))'\n"
-        "    done = [subprocess.run([sys.executable, '-c', program], stdout=-1, text=True, check=True) for r in responses]\n"
+        "    done = [subprocess.run([sys.executable, '-c', program], stdout=-1, text=True, "
+        "check=True) for r in responses]\n"
         "    return [len(r) + int(each.stdout) for r, each in zip(responses, done)]\n"
     ),
     "forks_a_pool": (
@@ -99,7 +100,8 @@ PROGRAMS = {
     "spawns_a_pool": (
         "import multiprocessing\ndef length(text):\n    return len(text)\n"
         + HEADER
-        + "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n        return pool.map(length, responses)\n"
+        + "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n        return "
+        "pool.map(length, responses)\n"
     ),
     "uses_threads": (
         "from concurrent.futures import ThreadPoolExecutor\n"
@@ -110,19 +112,23 @@ PROGRAMS = {
         "import threading\n"
         + HEADER
         + "    assert threading.enumerate() == [threading.main_thread()]\n"
-        "    assert threading.current_thread() is threading.main_thread()\n    return [len(r) for r in responses]\n"
+        "    assert threading.current_thread() is threading.main_thread()\n    return [len(r) "
+        "for r in responses]\n"
     ),
     "sets_alarms": (
         "import signal, time\nclass Late(Exception): pass\ndef late(*arguments): raise Late\n"
         + HEADER
-        + "    signal.signal(signal.SIGALRM, late)\n    signal.setitimer(signal.ITIMER_REAL, 0.05)\n"
-        "    try:\n        time.sleep(20)\n    except Late:\n        return [len(r) for r in responses]\n"
+        + "    signal.signal(signal.SIGALRM, late)\n    signal.setitimer(signal.ITIMER_REAL, "
+        "0.05)\n"
+        "    try:\n        time.sleep(20)\n    except Late:\n        return [len(r) for r in "
+        "responses]\n"
     ),
     "leaves_an_alarm": "import signal\n"
     + HEADER
     + "    signal.setitimer(signal.ITIMER_REAL, 0.01)\n    return [len(r) for r in responses]\n",
     "is_a_coroutine_function": (
-        "import asyncio\nasync def reward(prompts, responses, answers):\n    await asyncio.sleep(0)\n"
+        "import asyncio\nasync def reward(prompts, responses, answers):\n    await "
+        "asyncio.sleep(0)\n"
         "    return [len(r) for r in responses]\n"
     ),
     "returns_coroutines": (
@@ -132,7 +138,8 @@ PROGRAMS = {
     ),
     "keeps_a_client": (  # of the loop that it was first used in
         "import asyncio\nloops = set()\nasync def reward(prompts, responses, answers):\n"
-        "    loops.add(asyncio.get_running_loop())\n    assert len(loops) == 1\n    return [len(r) for r in responses]\n"
+        "    loops.add(asyncio.get_running_loop())\n    assert len(loops) == 1\n    return "
+        "[len(r) for r in responses]\n"
     ),
     "runs_its_own_loop": (
         "import asyncio\nasync def score(texts):\n    return [len(text) for text in texts]\n"
@@ -166,7 +173,8 @@ PROGRAMS = {
     "changes_its_process": (
         "import locale, os, random, resource, signal, sys, warnings\n"
         "os.environ.clear()\nsys.path.clear()\nos.umask(0)\nwarnings.simplefilter('error')\nsys.setrecursionlimit(200)\n"
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
+        "signal.signal(signal.SIGINT, "
+        "signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
         "random.seed(0)\nsys.stdout = sys.stderr = sys.stdin = None\n"
         + HEADER
         + "    return [len(r) for r in responses]\n"
@@ -259,7 +267,8 @@ def test_it_sees_the_environment_as_it_was_given(
         "import os, subprocess, sys\nimport of_users_own\n"
         + HEADER
         + "    assert os.environ['GREETING'] == 'hello'\n"
-        "    assert not [name for name in os.environ if name.startswith(('TORCHELASTIC', 'MASTER', 'WIND_PYTHONPATH'))]\n"
+        "    assert not [name for name in os.environ if name.startswith(('TORCHELASTIC', "
+        "'MASTER', 'WIND_PYTHONPATH'))]\n"
         "    assert not {'RANK', 'LOCAL_RANK', 'WORLD_SIZE'} & set(os.environ)\n"
         "    subprocess.run([sys.executable, '-c', 'import of_users_own'], check=True)\n"
         "    return [len(r) for r in responses]\n"
@@ -442,7 +451,8 @@ def test_what_is_no_number_is_named(asked: Asked, returned: str, message: str) -
     "returned",
     [
         "[{'reward': 1, 'style': 0.5}, {'style': 0.25, 'reward': 2}, {'reward': 3, 'style': 0}]",
-        "__import__('pandas').DataFrame({'reward': [1, 2, 3], 'style': [0.5, 0.25, 0]}, index=[2, 1, 0])",
+        "__import__('pandas').DataFrame({'reward': [1, 2, 3], 'style': [0.5, 0.25, 0]}, "
+        "index=[2, 1, 0])",
         "__import__('polars').DataFrame({'reward': [1, 2, 3], 'style': [0.5, 0.25, 0]})",
         "__import__('pyarrow').table({'reward': [1, 2, 3], 'style': [0.5, 0.25, 0]})",
         "__import__('collections').OrderedDict(reward=(1, 2, 3), style=[0.5, 0.25, 0])",
@@ -463,11 +473,13 @@ BATCH = r"on the 3 responses from prompt p, sample 0, 'what\?'"
 ENDS = {
     "exits": (
         HEADER + "    import sys\n    sys.exit('enough')\n",
-        rf"^reward.function rule:reward failed: SystemExit: enough \(rule.py:3\) {BATCH}: fix the function$",
+        rf"^reward.function rule:reward failed: SystemExit: enough \(rule.py:3\) {BATCH}: fix "
+        r"the function$",
     ),
     "exits_at_once": (
         HEADER + "    import os\n    print('almost there')\n    os._exit(3)\n",
-        rf"rule:reward ended its process with exit code 3 {BATCH}; its last words: almost there: fix the function$",
+        rf"rule:reward ended its process with exit code 3 {BATCH}; its last words: almost there: "
+        r"fix the function$",
     ),
     "crashes": (
         HEADER + "    import ctypes\n    ctypes.string_at(0)\n",
@@ -475,11 +487,13 @@ ENDS = {
     ),
     "runs_out_of_memory": (
         HEADER + "    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)\n",
-        rf"was killed by SIGKILL, as the system does when memory runs out {BATCH}; it said nothing: fix the function$",
+        rf"was killed by SIGKILL, as the system does when memory runs out {BATCH}; it said "
+        r"nothing: fix the function$",
     ),
     "dies_while_imported": (
         "import os\nos._exit(0)\n" + HEADER + "    return [0.0] * 3\n",
-        r"rule:reward ended its process with exit code 0 while it was imported; it said nothing: fix the function$",
+        r"rule:reward ended its process with exit code 0 while it was imported; it said nothing: "
+        r"fix the function$",
     ),
     "interrupts": (
         HEADER + "    raise KeyboardInterrupt\n",
@@ -487,7 +501,8 @@ ENDS = {
     ),
     "closes_what_is_not_its_own": (
         HEADER + "    import os\n    os.closerange(3, 4096)\n    return [0.0] * 3\n",
-        rf"rule:reward ended its process with exit code 1 {BATCH}; its last words: .*Bad file descriptor",
+        rf"rule:reward ended its process with exit code 1 {BATCH}; its last words: .*Bad file "
+        r"descriptor",
     ),
     "says_surrogates": (
         HEADER + "    raise ValueError('\\udcff')\n",
@@ -518,7 +533,10 @@ def test_its_end_is_one_line(asked: Asked, end: str) -> None:
     ],
 )
 def test_one_that_takes_too_long_ends_with_all_it_started(asked: Asked, sleep: str) -> None:
-    message = rf"^reward.function rule:reward took more than 0.5 seconds {BATCH}: make it faster, or raise reward.timeout$"
+    message = (
+        rf"^reward.function rule:reward took more than 0.5 seconds {BATCH}: make it "
+        r"faster, or raise reward.timeout$"
+    )
     others = descendants()
     with pytest.raises(InputError, match=message):
         asked(f"import signal, subprocess, time\n{HEADER}    {sleep}\n", seconds=0.5)

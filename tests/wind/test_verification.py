@@ -221,7 +221,8 @@ def test_all_findings_are_reported(few: Path, tmp_path: Path) -> None:
     found = findings(store)
     assert sorted(line.split()[0] for line in found if "sha256" in line) == list(map(str, shards))
     assert [line for line in found if "sha256" not in line] == [
-        f"{store.root}/runs/tiny/tags/good is not as it was written: it was edited, or is another tag's file"
+        f"{store.root}/runs/tiny/tags/good is not as it was written: it was edited, or is "
+        "another tag's file"
     ]
 
 
@@ -374,7 +375,8 @@ def test_what_stands_beside_the_content_is_in_the_chain(whole: Path, tmp_path: P
         store, "runs/tiny/versions/0001.json", lambda fields: fields["seconds"].update(rewards=0.1)
     )
     assert findings(store) == [
-        f"{store.root}/runs/tiny/versions/0001.json is not the record that runs/tiny/versions/0002.json was published after: "
+        f"{store.root}/runs/tiny/versions/0001.json is not the record that "
+        "runs/tiny/versions/0002.json was published after: "
         "it was edited"
     ]
     edit(

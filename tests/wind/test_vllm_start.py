@@ -55,7 +55,8 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
         ),
         (  # FlashInfer with one that was removed, as its build says
             RuntimeError(
-                "Ninja build failed. Ninja output:\n/bin/sh: 1: /usr/local/cuda/bin/nvcc: not found\nninja: build stopped"
+                "Ninja build failed. Ninja output:\n/bin/sh: 1: /usr/local/cuda/bin/nvcc: not "
+                "found\nninja: build stopped"
             ),
             StageError,
             "there is no nvcc: install",
@@ -67,7 +68,8 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
         ),
         (
             RuntimeError(
-                "InductorError: RuntimeError: Failed to find C compiler. Please specify via CC environment variable"
+                "InductorError: RuntimeError: Failed to find C compiler. Please specify via CC "
+                "environment variable"
             ),
             StageError,
             "there is no C compiler: install gcc, or set CC",
@@ -75,11 +77,13 @@ def started(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> 
         (
             CalledProcessError(1, ["/usr/bin/gcc", "cuda_utils.c"]),
             StageError,
-            "could not compile a kernel: Command '['/usr/bin/gcc', 'cuda_utils.c']' returned non-zero exit status 1.;",
+            "could not compile a kernel: Command '['/usr/bin/gcc', 'cuda_utils.c']' returned "
+            "non-zero exit status 1.;",
         ),
         (  # everything was there, and the model does not fit the engine
             RuntimeError(
-                "Ninja build failed. Ninja output:\nerror: static assertion failed: head_dim\nninja: build stopped"
+                "Ninja build failed. Ninja output:\nerror: static assertion failed: "
+                "head_dim\nninja: build stopped"
             ),
             InputError,
             "does not load in vLLM: Ninja build failed. Ninja output:",

@@ -3,8 +3,8 @@
 They are written for people and for the Hugging Face Hub.
 
 A card says what the export is, what it was made from, how it was made and how well it did. Every
-fact in it comes from the version, the manifests and the declarations of the datasets. It contains no times,
-hosts or local paths, and leaves the license to whoever publishes it.
+fact in it comes from the version, the manifests and the declarations of the datasets. It contains
+no times, hosts or local paths, and leaves the license to whoever publishes it.
 """
 
 import re

@@ -59,7 +59,8 @@ class Exportable:
             return cls(label(handle), None, {handle.name: handle}, None)
         if not isinstance(handle, Model):
             raise ConfigError(
-                f"{label(handle)} is neither a dataset nor a model: its files are in {folder_of(handle)}"
+                f"{label(handle)} is neither a dataset nor a model: its files are in "
+                f"{folder_of(handle)}"
             )
         return cls(label(handle), _origin_of(store, handle), {}, handle)
 

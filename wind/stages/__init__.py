@@ -301,7 +301,8 @@ def publish(
     telling = {**numbers, **stage.numbers(spec, partial.table(shards))}
     if wrong := sorted(name for name, value in telling.items() if not math.isfinite(value)):
         raise StageError(
-            f"{job.stage}: {wrong[0]} is {telling[wrong[0]]}, so values are too large to be added up or not numbers: "
+            f"{job.stage}: {wrong[0]} is {telling[wrong[0]]}, so values are too large to be "
+            "added up or not numbers: "
             "nothing was published; bring rewards to a smaller scale"
         )
     facts = provenance(store, started, peak_memory_bytes, environments)

@@ -179,7 +179,8 @@ class VersionRecords:
         if self._is_forgotten(wanted):
             self.files.note(
                 f"runs/{run}/versions",
-                f"has no version {wanted[:12]} any longer, although another continues it: it was forgotten",
+                f"has no version {wanted[:12]} any longer, although another continues it: it was "
+                "forgotten",
             )
         elif is_whole:  # otherwise it may be the one that was found damaged
             self.files.find(

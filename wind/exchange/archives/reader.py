@@ -122,7 +122,8 @@ class ArchiveReader:
         for member in index.files:
             if not member.is_expected():
                 self.refuse(
-                    f"lists {member.name!r} of {member.bytes} bytes, which is not a file of a version"
+                    f"lists {member.name!r} of {member.bytes} bytes, which is not a file of a "
+                    "version"
                 )
 
     def _chunks(self, size: int) -> Iterator[bytes]:
