@@ -43,7 +43,7 @@ class StageKey(CachePolicy):
     def compute_key(
         self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str | None:
-        """Digest all of it but settings at their defaults: one that a later release adds is none."""
+        """Digest everything but settings at their defaults, which a later release may add."""
         given = {name: without_defaults(value) for name, value in inputs.items()}
         return digest([self.noun, given, source_of(f"tasks.{self.noun}"), code_digest(self.noun)])
 
@@ -121,7 +121,7 @@ class _CachedStage:
     def _planned(
         self, run: Run[Any], spec: Spec, hit: AnyHandle | None
     ) -> tuple[AnyHandle, Outcome]:
-        """Return the hit, or what stands for the dataset a run would compute; it is planned once."""
+        """Return the hit, or a stand-in for what a run would compute, planned once."""
         if hit is not None:
             return hit, "cached"
         before = set(run.planned)

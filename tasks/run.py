@@ -46,7 +46,7 @@ _of_thread = threading.local()
 
 @dataclass(frozen=True)
 class Event:
-    """One task call: a dataset that was computed, found in the cache, or would have to be computed."""
+    """One task call: a dataset that was computed, cached, or is yet to be computed."""
 
     task: str
     dataset: str  # the noun it computes

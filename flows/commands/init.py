@@ -51,7 +51,7 @@ def _require_free(folder: Path) -> None:
 
 
 def _demo_policy() -> str | None:
-    """The path of the demo's policy, in this folder or in the checkout `wind` was installed from."""
+    """Find the demo's policy, here or in the checkout that `wind` was installed from."""
     for root in (Path.cwd(), STARTER.parents[1]):
         if (root / DEMO_POLICY / "config.json").is_file():
             return str(root / DEMO_POLICY)
