@@ -12,12 +12,15 @@ import pyarrow as pa
 import pytest
 
 from tasks.workers import Pool, kind_of
+from wind.config.models import InferenceConfig
 from wind.config.rewards import WinRateConfig
 from wind.config.runs import WorkersConfig
+from wind.config.sampling import Backend, SamplingConfig
 from wind.errors import InputError, StageError
+from wind.generations import GenerationsSpec
 from wind.stages import Job, Place
 from wind.store.datasets import Store
-from wind.store.handles import Dataset
+from wind.store.handles import Dataset, Model
 from wind.win_rates import WinRatesSpec
 
 
@@ -38,11 +41,18 @@ def job(store: Store, given: Dataset) -> Job:
 
 
 @pytest.mark.parametrize("backend", ["transformers", "vllm"])
-def test_generations_run_in_the_workers_of_their_sampler(backend: str) -> None:
-    sampled = Job(
-        stage="generations", spec={"sampling": {"backend": backend}}, place=Place(root="anywhere")
+def test_generations_run_in_the_workers_of_their_sampler(backend: Backend) -> None:
+    spec = GenerationsSpec(
+        policy=Model(fingerprint="0" * 64, parameters=1),
+        prompts=Dataset(name="prompts", fingerprint="0" * 64, rows=1),
+        split="train",
+        sampling=SamplingConfig(backend=backend),
+        inference=InferenceConfig(),
+        seed=0,
+        iteration=1,
     )
-    assert kind_of(sampled) == backend
+    sampled = spec.model_dump(mode="json")
+    assert kind_of(Job(stage="generations", spec=sampled, place=Place(root="anywhere"))) == backend
 
 
 def pool_of(store: Store, processes: int) -> Pool:
