@@ -454,7 +454,7 @@ def test_runs_by_hand_from_a_spec(store: Store, policy: Model, tmp_path: Path) -
     command = [
         sys.executable,
         "-m",
-        "wind.generations",
+        "wind.stages",
         str(tmp_path / "spec.json"),
         "--root",
         str(store.root),

@@ -392,7 +392,7 @@ def test_rewards_run_by_hand(store: Store, rule: Callable[..., Rule], tmp_path: 
     command = [
         sys.executable,
         "-m",
-        "wind.rewards",
+        "wind.stages",
         "spec.json",
         "--root",
         str(store.root),

@@ -312,7 +312,7 @@ def test_ranks_end_with_the_error_of_the_step(store: Store, inputs: Inputs) -> N
     # itself is summed in float64.
     with pytest.raises(
         TrainingError,
-        match=rf"^step 2 was not taken: the norm .* and at prompts {', '.join(ours)}$",
+        match=rf"^step 2 was not taken: the norm .* and prompts {', '.join(ours)}$",
     ):
         train(
             make_spec(
