@@ -1,4 +1,4 @@
-"""Play the contextual-bandit study."""
+"""Run the contextual-bandit study."""
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
@@ -8,5 +8,8 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def play_bandits(spec: BanditSpec) -> Dataset:
-    """Play every algorithm on every instance: one row per iteration and metric."""
+    """Play every algorithm on every instance.
+
+    The dataset has one row per iteration and metric.
+    """
     return compute("bandit", spec)

@@ -1,8 +1,9 @@
-"""Prefect's cache, made true.
+"""Prefect task caching that checks every hit.
 
-A task's key is its inputs, its own source, and the source of the modules that compute it. Handles
-hash by fingerprint and config sections by value; where and how fast a run computes is no task's
-input. A hit counts only if its dataset is still whole and the computation that made it is recorded.
+A task's key covers its inputs, its own source, and the source of the modules that compute it.
+Handles hash by fingerprint and config sections by value; where and how fast a run computes is not
+an input of any task. A hit counts only if its dataset is still intact and the computation that made
+it is on record.
 """
 
 import functools
@@ -27,7 +28,7 @@ from wind.store.computations import is_recorded, used_by
 from wind.store.handles import HANDLE, AnyHandle, Model, label
 from wind.store.storage import LocalStorage
 
-# beside the fields of a handle in a task's result: the key of what made it
+# Field that a task's result has beside those of the handle: the key of the computation.
 COMPUTATION = "computation"
 
 S = TypeVar("S", bound=Spec)
@@ -36,23 +37,31 @@ R = TypeVar("R", bound=AnyHandle)
 
 @dataclass
 class StageKey(CachePolicy):
-    """A key of the spec, the task's own source, and the source of all that computes the stage."""
+    """Cache policy of dataset tasks.
+
+    The key covers the spec, the task's own source, and the source of everything that computes the
+    stage.
+    """
 
     noun: str = ""
 
     def compute_key(
         self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str | None:
-        """Digest everything but settings at their defaults, which a later release may add."""
+        """Digest the inputs and the source, except settings at their defaults.
+
+        A later release may add settings, which must not change the key while at their defaults.
+        """
         given = {name: without_defaults(value) for name, value in inputs.items()}
         return digest([self.noun, given, source_of(f"tasks.{self.noun}"), code_digest(self.noun)])
 
 
 def dataset_task(function: Callable[[S], R]) -> Callable[[S], R]:
-    """Make a function of a spec, which computes the dataset its module is named for, a cached task.
+    """Turn a function of a spec into a cached task.
 
-    In a run, a hit whose dataset is damaged is computed again. In a plan nothing is computed: hits
-    are returned, and anything else is recorded and stands for a dataset that is not known yet.
+    The function computes the dataset that its module is named for. In a run, a hit whose dataset is
+    damaged is computed again. In a plan, nothing is computed: hits are returned, and anything else
+    is recorded and gets a stand-in for the dataset that is not known yet.
     """
 
     @functools.wraps(function)
@@ -79,15 +88,19 @@ def dataset_task(function: Callable[[S], R]) -> Callable[[S], R]:
 
 @dataclass(frozen=True)
 class _CachedStage:
-    """A function that computes one dataset, and the Prefect task that keeps what it returned."""
+    """A function that computes one dataset, with its Prefect task.
+
+    The task keeps what the function returned.
+    """
 
     function: Callable[..., AnyHandle]
     cached: Task[..., dict[str, Any]]
 
     def call(self, spec: Spec, *, anew: bool = False) -> AnyHandle:
-        """Return the result from the cache if it has an intact one and `anew` is false.
+        """Return the cached result, or compute it.
 
-        Otherwise compute it. Either way the run records an event.
+        The cache is used if it has an intact result and `anew` is false. Either way, the run
+        records an event.
         """
         run, noun = current_run(), _noun(self.function)
         key = _key(self.cached, spec)
@@ -121,7 +134,10 @@ class _CachedStage:
     def _planned(
         self, run: Run[Any], spec: Spec, hit: AnyHandle | None
     ) -> tuple[AnyHandle, Outcome]:
-        """Return the hit, or a stand-in for what a run would compute, planned once."""
+        """Return the hit, or a stand-in for the planned dataset.
+
+        The stand-in represents what a run would compute and is planned only once.
+        """
         if hit is not None:
             return hit, "cached"
         before = set(run.planned)
@@ -131,7 +147,10 @@ class _CachedStage:
     def _made(
         self, run: Run[Any], spec: Spec, key: str, *, is_hit: bool
     ) -> tuple[AnyHandle, str | None, Outcome]:
-        """Run the task, which takes a hit from the record `key`; also return its computation."""
+        """Run the task and return its dataset, computation and outcome.
+
+        A hit is taken from the record `key`.
+        """
         name = self.function.__name__
         configured = self.cached.with_options(
             result_storage=_results(run),
@@ -149,7 +168,7 @@ class _CachedStage:
 
 
 def _restore_weights(run: Run[Any], spec: Spec) -> None:
-    """Retrain the models of `spec` whose weights a retention policy dropped.
+    """Retrain models of `spec` whose weights a retention policy dropped.
 
     Raises DatasetError if this run did not train one of them, or if training did not give the same
     weights again.
@@ -172,51 +191,56 @@ def _restore_weights(run: Run[Any], spec: Spec) -> None:
 
 
 def _results(run: Run[Any]) -> Path:
-    """The folder of this machine in which Prefect looks for records: that of the store, or copies
-    of an object store's.
+    """Return the local folder in which Prefect looks for records.
+
+    It belongs to the store itself, or holds copies of an object store's records.
     """
     return run.store.local / "results"
 
 
 def _bring_record(run: Run[Any], key: str) -> None:
-    """Let Prefect find the record `key` of an object store."""
+    """Copy record `key` from an object store to where Prefect looks."""
     if isinstance(run.store.storage, LocalStorage):
         return
     LocalStorage(run.store.local).write(f"results/{key}", run.store.storage.read(f"results/{key}"))
 
 
 def _share_record(run: Run[Any], key: str) -> None:
-    """Put the record that Prefect wrote into an object store, for other machines."""
+    """Upload Prefect's record to an object store for other machines."""
     if not isinstance(run.store.storage, LocalStorage):
         run.store.storage.write(f"results/{key}", (_results(run) / key).read_bytes())
 
 
 def _key(cached: Task[..., dict[str, Any]], spec: Spec) -> str:
-    """The key that Prefect computes for `spec`."""
+    """Return the cache key that Prefect computes for `spec`."""
     policy = cast(CachePolicy, cached.cache_policy)
     context = cast(Any, SimpleNamespace(task=cached))
     return str(policy.compute_key(context, inputs={"spec": spec}, flow_parameters={}))
 
 
 def _look_up(run: Run[Any], key: str) -> tuple[AnyHandle | None, str | None]:
-    """The handle that the cache holds under `key`, if any, and the computation's key. Reads plain
-    JSON, and needs no server.
+    """Return the handle cached under `key` and its computation's key.
+
+    Either is None if it is missing. This reads plain JSON and needs no server.
     """
     try:
         record = sealed_json.read_unsealed(run.store.storage.read(f"results/{key}"))
         if Path(record["metadata"]["storage_key"]).name != key:
-            # another key's: it was moved, and its handle is no result of this one
+            # The record was moved here from another key, so its handle is not this key's result.
             return None, None
         return _parsed(sealed_json.read_unsealed(record["result"].encode()))
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, None  # a damaged record is no hit: the stage runs again and writes a new one
+        # A damaged record is a miss: the stage runs again and writes a new one.
+        return None, None
 
 
 def _counts(run: Run[Any], found: AnyHandle | None, computation: str | None) -> bool:
-    """Whether what the cache has `found` is whole, and all that the `computation` was observed to
-    use is as it was.
+    """Return whether the cached handle `found` is a valid hit.
+
+    Its content must be intact, and everything that `computation` was observed to use must be
+    unchanged.
     """
     if (
         found is None
@@ -233,7 +257,10 @@ def _counts(run: Run[Any], found: AnyHandle | None, computation: str | None) -> 
 
 
 def _parsed(result: dict[str, Any]) -> tuple[AnyHandle, str | None]:
-    """The handle of a task's result, and the key of its computation where it has one."""
+    """Split a task's result into its handle and its computation's key.
+
+    The key is None if the result has none.
+    """
     key = result.get(COMPUTATION)
     handle = HANDLE.validate_python(
         {name: value for name, value in result.items() if name != COMPUTATION}
@@ -242,5 +269,5 @@ def _parsed(result: dict[str, Any]) -> tuple[AnyHandle, str | None]:
 
 
 def _noun(function: Callable[..., Any]) -> str:
-    """The dataset that `function` computes: the name of its module."""
+    """Return the dataset that `function` computes: the name of its module."""
     return function.__module__.rpartition(".")[2]

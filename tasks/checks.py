@@ -1,4 +1,4 @@
-"""The data checks that stand between every two stages."""
+"""Data checks between every two stages."""
 
 import sys
 import threading
@@ -15,11 +15,12 @@ VALIDATION = "data_checks.validation"
 
 
 def checked(dataset: Dataset) -> Dataset:
-    """Return `dataset` once its suite holds and it has not drifted too far.
+    """Return `dataset` once it passes its suite and its drift limits.
 
-    Drift is measured against the dataset of the same name in the iteration before. A changed suite
-    or threshold checks again and recomputes nothing. Warnings are printed and kept with the result.
-    Raises DataCheckError, which ends the run before the next stage spends anything.
+    Drift is measured against the dataset of the same name in the previous iteration. A change to
+    the suite or a threshold repeats the check but recomputes nothing. Warnings are printed and kept
+    with the result. Raises DataCheckError, which ends the run before the next stage spends
+    anything.
     """
     here = current_run()
     if not here.planning:
@@ -37,7 +38,10 @@ def checked(dataset: Dataset) -> Dataset:
 
 
 def prepare_checks() -> None:
-    """Import the data checks while workers compute, since Great Expectations takes seconds."""
+    """Import the data checks in the background while workers compute.
+
+    Importing Great Expectations takes seconds.
+    """
     if VALIDATION not in sys.modules:
         threading.Thread(target=import_module, args=(VALIDATION,)).start()
 
@@ -45,7 +49,7 @@ def prepare_checks() -> None:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def check_dataset(dataset: Dataset, previous: Dataset | None) -> CheckResult:
     """Run the suite of `dataset`."""
-    # Great Expectations: seconds to import, and often not needed
+    # Great Expectations takes seconds to import and is often not needed.
     from data_checks.validation import validate
 
     here = current_run()

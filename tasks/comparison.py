@@ -1,4 +1,4 @@
-"""Put the numbers of several runs side by side."""
+"""Put the metrics of several runs side by side."""
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
@@ -8,5 +8,8 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def tabulate_comparison(spec: ComparisonSpec) -> Dataset:
-    """Tabulate the metrics of several runs: one row per run, iteration and metric."""
+    """Tabulate the metrics of several runs.
+
+    The dataset has one row per run, iteration and metric.
+    """
     return compute("comparison", spec)

@@ -1,4 +1,4 @@
-"""The device of a run's workers, and whether this machine has what the run asks for."""
+"""Choice of the workers' device, and checks that its GPUs exist."""
 
 from typing import Literal
 
@@ -9,10 +9,10 @@ from wind.machine import devices
 
 
 def device_of(config: RunConfig) -> Literal["cpu", "cuda"]:
-    """The device of the workers: as configured, or cuda where there is a GPU that their torch can
-    use.
+    """Return the device of the workers.
 
-    Raises ConfigError if there is a CUDA driver that does not start.
+    It is the configured one or, on auto, cuda if there is a GPU that the workers' torch can use,
+    else cpu. Raises ConfigError if there is a CUDA driver that does not start.
     """
     if config.workers.device != "auto":
         return config.workers.device
@@ -20,7 +20,10 @@ def device_of(config: RunConfig) -> Literal["cpu", "cuda"]:
 
 
 def described(config: RunConfig) -> str:
-    """The device in a few words, with GPUs that are there and not used."""
+    """Describe the device in a few words.
+
+    This names any GPUs that are present but not used.
+    """
     if device_of(config) == "cuda":
         return f"on {devices.listed(devices.gpus())}"
     if config.workers.device == "auto" and devices.gpus():
@@ -29,7 +32,9 @@ def described(config: RunConfig) -> str:
 
 
 def refuse_missing_gpus(config: RunConfig) -> None:
-    """Raises ConfigError, one line, if `config` asks for more GPUs than there are, or for any that
+    """Check that this machine has the GPUs that `config` asks for.
+
+    Raises ConfigError, in one line, if `config` asks for more GPUs than there are, or for any that
     torch cannot use.
     """
     if device_of(config) == "cpu":
@@ -58,7 +63,8 @@ def refuse_missing_gpus(config: RunConfig) -> None:
 
 
 def cpu_build(config: RunConfig) -> str | None:
-    """The torch that keeps the workers from any GPU; None where it does not, or their interpreter
-    is another.
+    """Return the torch build that keeps the workers off every GPU.
+
+    None if torch does not, or if the workers have a different interpreter.
     """
     return None if "transformers" in config.workers.python else devices.cpu_build()

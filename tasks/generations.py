@@ -8,5 +8,8 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def sample_generations(spec: GenerationsSpec) -> Dataset:
-    """Sample N responses to every prompt: one row per response."""
+    """Sample N responses to every prompt.
+
+    The dataset has one row per response.
+    """
     return compute("generations", spec)

@@ -8,5 +8,5 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def score_logps(spec: LogpsSpec) -> Dataset:
-    """Compute the log-probability of every response under policy and reference."""
+    """Compute the log-probability of every response under the policy and the reference."""
     return compute("logps", spec)

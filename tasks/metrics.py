@@ -1,4 +1,4 @@
-"""Measure an iteration."""
+"""Measure the metrics of an iteration."""
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
@@ -8,5 +8,8 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def measure_metrics(spec: MetricsSpec) -> Dataset:
-    """Measure the iteration, each number with its 95% interval over prompts where it has one."""
+    """Measure the metrics of the iteration.
+
+    Each number comes with its 95% interval over prompts, where it has one.
+    """
     return compute("metrics", spec)

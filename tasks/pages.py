@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a run: no run needs it."""
+"""Output for Prefect's web pages, which no run depends on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,8 +10,9 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 @contextmanager
 def if_the_server_answers() -> Iterator[None]:
-    """Leave out the rest of the block, which tells Prefect's server something to show, if it does
-    not answer at once.
+    """Skip the rest of the block if Prefect's server does not answer.
+
+    The block sends the server something to display; the server must answer at once.
     """
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a live bar in a terminal, plain lines elsewhere."""
+"""A run's progress: a live bar in a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -21,14 +21,17 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Bar(Protocol):
-    """One stage's progress."""
+    """Progress display of one stage."""
 
     def __call__(self, done: float, total: float) -> None:
         """Show that `done` of `total` is finished."""
 
 
 class Terminal:
-    """The run's voice on standard error, so that standard output carries results only."""
+    """Terminal output of a run, written to standard error.
+
+    Standard output is left to results.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = PlainConsole(file=sys.stderr, quiet=quiet, soft_wrap=True)
@@ -39,7 +42,10 @@ class Terminal:
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Bar]:
-        """A progress bar called `name` in a terminal; elsewhere a line every ten seconds."""
+        """Show a progress bar called `name` during the block.
+
+        Outside a terminal, it is a line every ten seconds.
+        """
         if self.console.is_terminal:
             columns = (
                 SpinnerColumn("dots" if is_unicode(sys.stderr) else "line"),

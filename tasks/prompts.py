@@ -8,5 +8,8 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def load_prompts(spec: PromptsSpec) -> Dataset:
-    """Render prompts to token ids and assign each to a split by its hash."""
+    """Render prompts to token ids and assign them to splits.
+
+    The hash of a prompt decides its split.
+    """
     return compute("prompts", spec)

@@ -1,5 +1,6 @@
-"""Reproduction: a stored dataset computed again from the spec that its manifest keeps, in a store
-of its own, and compared.
+"""Reproduction of a stored dataset from the spec in its manifest.
+
+The dataset is computed again in a store of its own and compared with the original.
 """
 
 import os
@@ -27,12 +28,12 @@ from wind.store.provenance import git_state
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What became of computing a dataset again."""
+    """Result of computing a dataset again."""
 
-    recorded: str  # fingerprint
-    computed: str
-    differences: list[str]  # of content: none if it was reproduced
-    changed: list[str]  # what computed it now and then
+    recorded: str  # fingerprint of the stored dataset
+    computed: str  # fingerprint of the new one
+    differences: list[str]  # in content; empty if the dataset was reproduced
+    changed: list[str]  # in what computed it, between then and now
 
 
 def reproduced(
@@ -43,12 +44,12 @@ def reproduced(
     own: Collection[NamedCode] = (),
     run_code: bool = False,
 ) -> Reproduction:
-    """`handle` computed again in a temporary store below `scratch`, by default below the store, and
-    compared with what is stored.
+    """Compute `handle` again and compare it with what is stored.
 
-    The inputs are read where they are. The spec is data: a function that it names runs if it is one
-    of the user's `own`, or with `run_code`. Raises ConfigError if it names another, if the manifest
-    keeps no spec, and whatever the stage itself raises.
+    This runs in a temporary store below `scratch`, by default below the store. The inputs are read
+    where they are. The spec is data: a function that it names runs only if it is one of the user's
+    `own`, or with `run_code`. Raises ConfigError if the spec names any other function or if the
+    manifest keeps no spec, and passes on whatever the stage itself raises.
     """
     before = store.manifest(handle)
     recorded = before.computed_by
@@ -84,7 +85,7 @@ def reproduced(
             if not again.path(parent).is_symlink():
                 os.symlink(store.path(parent).absolute(), again.path(parent))
         made = _computed(job, folder / "logs")
-        if made.name != handle.name:  # the training within an on-policy stage
+        if made.name != handle.name:  # the training inside an on-policy stage
             made = Dataset.model_validate(again.manifest(made).outputs[handle.name].model_dump())
         after = again.manifest(made)
         found = differences(store, handle, again, made)
@@ -104,7 +105,7 @@ def reproduced(
 
 
 def _computed(job: Job, logs: Path) -> Dataset:
-    """The dataset of `job`, computed where a run computes it."""
+    """Compute the dataset of `job` where a run would."""
     kind = kind_of(job)
     if kind is None:
         return run(job, lambda done, total: None)
@@ -113,7 +114,7 @@ def _computed(job: Job, logs: Path) -> Dataset:
 
 
 def _changed(before: Manifest, job: Job, again: Store) -> Iterator[str]:
-    """What of code, packages and interpreter is not what it was."""
+    """Yield what has changed in the code, packages and interpreter."""
     if before.computed_by.get("code", job.code) != job.code:
         yield f"the code of {job.stage} is {job.code[:12]}, was {before.computed_by['code'][:12]}"
     then = before.provenance

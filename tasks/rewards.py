@@ -8,5 +8,8 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def score_rewards(spec: RewardsSpec) -> Dataset:
-    """Score every response, or compare it with its siblings or with its opponents' responses."""
+    """Score or compare every response.
+
+    A response gets a score, or is compared with its siblings or its opponents' responses.
+    """
     return compute("rewards", spec)

@@ -9,12 +9,18 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def train_on_rollouts(spec: RolloutsSpec) -> Dataset:
-    """Train the next policy while it samples: one row per response; the training is an output."""
+    """Train the next policy while it samples.
+
+    The dataset has one row per response; the training is an output of it.
+    """
     return compute("rollouts", spec)
 
 
 def training_of(rollouts: Dataset) -> Dataset:
-    """The numbers of the training that `rollouts` were drawn in."""
+    """Return the training dataset of `rollouts`.
+
+    It holds the numbers of the training that drew the rollouts.
+    """
     here = current_run()
     if rollouts.fingerprint in here.planned:
         return Dataset(name="training", fingerprint=rollouts.fingerprint, rows=0)

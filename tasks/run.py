@@ -1,7 +1,8 @@
-"""A run in progress: its store, its workers, its voice, and whether it computes or only plans.
+"""The run in progress, as its tasks see it.
 
-Tasks find it through a context variable, so that their arguments are exactly the values that
-determine their content.
+It has a store, workers and terminal output, and either computes or only plans. Tasks find it
+through a context variable, so that their arguments are exactly the values that determine their
+content.
 """
 
 import json
@@ -46,47 +47,51 @@ _of_thread = threading.local()
 
 @dataclass(frozen=True)
 class Event:
-    """One task call: a dataset that was computed, cached, or is yet to be computed."""
+    """Record of one task call.
+
+    Its dataset was computed, came from the cache, or is yet to be computed.
+    """
 
     task: str
-    dataset: str  # the noun it computes
-    name: str  # how versions call it
+    dataset: str  # noun of the dataset that the task computes
+    name: str  # name of the dataset in versions
     iteration: int | None
     outcome: Outcome
     handle: AnyHandle | None
-    key: str | None  # of the computation; None where an older cache does not tell
+    key: str | None  # of the computation; None if an older cache did not record it
     spec: Spec
 
 
 @dataclass
 class Run(Generic[C]):
-    """What the tasks of one run share."""
+    """State shared by the tasks of one run."""
 
     config: C
     store: Store
     terminal: Terminal
     pool: Pool
     planning: bool = False
-    # by the fingerprint that stands for what a plan has not computed
+    # Jobs that a plan has not computed, by the fingerprint that stands for the dataset.
     planned: dict[str, Job] = field(default_factory=dict)
-    # fingerprints of what another run computed while a task of this one waited
+    # Fingerprints of datasets that another run computed while a task of this run waited.
     taken: set[str] = field(default_factory=set)
-    refresh: str | None = None  # dataset from which `wind rerun --from` computes anew
+    refresh: str | None = None  # first dataset that `wind rerun --from` recomputes
     iteration: int = 0
-    last: Version | None = None  # that of the iteration before, once there is one
-    keys: dict[AnyHandle, str] = field(default_factory=dict)  # of the computation that last made it
-    # prefixes of the names that versions have for them
+    last: Version | None = None  # version of the previous iteration, if there is one yet
+    # For each handle, the key of the computation that last made it.
+    keys: dict[AnyHandle, str] = field(default_factory=dict)
+    # Prefixes of the datasets' names in versions.
     sides: dict[Dataset, Side] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
-    # the last of each dataset, by fingerprint
+    # The latest check of each dataset, by fingerprint.
     checks: dict[str, CheckResult] = field(default_factory=dict)
-    # of hits: their version then, and now
+    # Packages that hits were computed with in another version: the version then and now.
     other_packages: dict[str, tuple[str, str]] = field(default_factory=dict)
-    # what restores dropped weights
+    # Functions that restore dropped weights.
     trainings: dict[Model, Callable[[], object]] = field(default_factory=dict)
 
     def note(self, event: Event) -> None:
-        """Keep `event` for the summary and say it."""
+        """Keep `event` for the summary and report it."""
         self.events.append(event)
         if isinstance(event.handle, Dataset):
             self.sides[event.handle] = cast(Side, event.name.removesuffix(event.dataset))
@@ -97,13 +102,16 @@ class Run(Generic[C]):
             )
 
     def previous(self, dataset: Dataset) -> Dataset | None:
-        """The dataset that plays the part of `dataset` in the iteration before."""
+        """Return the counterpart of `dataset` in the previous iteration, if any."""
         names = (event.name for event in reversed(self.events) if event.handle == dataset)
         name = next(names, dataset.name)
         return self.last.content.datasets.get(name) if self.last else None
 
     def is_refreshed(self, stage: str) -> bool:
-        """Whether `wind rerun --from` asked for `stage`, or one before it, to be computed anew."""
+        """Return whether `wind rerun --from` asked to recompute `stage`.
+
+        The command recomputes the stage that it names and every later one.
+        """
         return (
             self.refresh is not None
             and stage in STAGES
@@ -111,7 +119,7 @@ class Run(Generic[C]):
         )
 
     def name_of(self, dataset: str, spec: Spec) -> str:
-        """Return what versions call the `dataset` of `spec`.
+        """Return the name that versions give the `dataset` of `spec`.
 
         A dataset about held-out prompts has a prefix that says whose responses it is about.
         """
@@ -120,7 +128,10 @@ class Run(Generic[C]):
         return f"{side}{dataset}"
 
     def warning(self) -> str | None:
-        """One line on hits that other versions of packages computed, where that is wanted."""
+        """Return a warning about hits computed with other package versions.
+
+        It is one line; None if there are no such hits or the config asks for no warning.
+        """
         if not self.other_packages or self.config.cache.packages != "warn":
             return None
         named = ", ".join(
@@ -133,12 +144,12 @@ class Run(Generic[C]):
         )
 
     def outcomes(self) -> Counter[str]:
-        """How many datasets were computed, cached or planned."""
+        """Count the datasets that were computed, cached or planned."""
         return Counter(event.outcome for event in self.events)
 
 
 def disbelieved(store: Store) -> list[str]:
-    """Why records in `store` were not believed, if any were not."""
+    """Return the reasons why records in `store` were not trusted, if any."""
     lines = []
     if names := refused(store.address):
         lines.append(
@@ -155,38 +166,46 @@ def disbelieved(store: Store) -> list[str]:
 
 
 def current_run() -> Run[Any]:
-    """The run this code is part of."""
+    """Return the run that this code is part of."""
     return _current.get()
 
 
 def backend_of(config: DistillConfig) -> Backend:
-    """Return the sampler: as configured, or the one that auto takes on the workers' device."""
+    """Return the sampling backend.
+
+    It is the configured one or, on auto, the one chosen for the workers' device.
+    """
     if config.sampling.backend != "auto":
         return config.sampling.backend
     return auto_backend(device_of(config), config.workers.python)
 
 
 def selection_of(config: DistillConfig) -> SelectionConfig:
-    """The rows that train: as configured, or those of the objective's own paper."""
+    """Return the selection of rows to train on.
+
+    The rows are the configured ones or, on auto, those of the objective's own paper.
+    """
     if config.selection.rows != "auto":
         return config.selection
     return config.selection.model_copy(update={"rows": config.objective.facts.rows[0]})
 
 
 def refuse_wrong_checks(config: RunConfig) -> None:
-    """Raises ConfigError, one line, if an expectation of the user's own in `config.checks` is
-    wrong.
+    """Check the user's own expectations in `config.checks`.
+
+    Raises ConfigError, in one line, if one of them is wrong.
     """
     if config.checks.extra or config.checks.files:
-        from data_checks import validation  # Great Expectations: seconds to import
+        from data_checks import validation  # Great Expectations takes seconds to import
 
         components = config.reward.component_names() if isinstance(config, DistillConfig) else ()
         validation.refuse_wrong_checks(config.checks, components)
 
 
 def keep_config(store: Store, config: RunConfig) -> None:
-    """Keep `config`, as it was given, beside what the run makes; `wind rerun` and `wind check` read
-    it, if it is this user's.
+    """Store `config`, as given, beside what the run makes.
+
+    `wind rerun` and `wind check` read it if it belongs to this user.
     """
     content = json.dumps(redacted(config.model_dump(mode="json")), indent=1).encode()
     store.storage.write(f"runs/{config.run}/config.json", content)
@@ -195,14 +214,17 @@ def keep_config(store: Store, config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class KeptConfig:
-    """The config of a stored run, which came with the store."""
+    """Config of a stored run, as it came with the store."""
 
     config: DistillConfig
-    is_own: bool  # whether this user ran it
+    is_own: bool  # True if this user ran it
 
     @classmethod
     def of(cls, store: Store, run: str) -> Self | None:
-        """That of `run`, None if there is none. Raises ConfigError if it is no config."""
+        """Return the config of `run`, or None if there is none.
+
+        Raises ConfigError if the file is not a valid config.
+        """
         name = f"runs/{run}/config.json"
         try:
             content = store.storage.read(name)
@@ -224,25 +246,24 @@ def open_run(
     quiet: bool = False,
     pool: Pool | None = None,
 ) -> Iterator[Run[C]]:
-    """The run of `config`, its `auto` settings decided, alone on its name, with its workers ended
-    at the end.
+    """Open the run of `config` for the duration of the block.
 
-    A `pool` is borrowed: its workers serve this run and outlive it. Raises StageError if the run is
-    going on in another process, or if the root cannot be written, ConfigError for a wrong
-    expectation in `config.checks` or GPUs that are not there.
+    Its `auto` settings are decided, nothing else can run under its name, and its workers are ended
+    at the end. A `pool` is borrowed: its workers serve this run and outlive it. Raises StageError
+    if the run is already going on in another process or if the root cannot be written, and
+    ConfigError for a wrong expectation in `config.checks` or for missing GPUs.
     """
     if isinstance(config, DistillConfig):
         sampling = config.sampling.model_copy(update={"backend": backend_of(config)})
         config = config.model_copy(update={"sampling": sampling, "selection": selection_of(config)})
     refuse_wrong_checks(config)
-    if not planning:  # which may be of a run on another machine
+    if not planning:  # a plan may be for a run on another machine
         refuse_missing_gpus(config)
     store = Store(storage_for(config.root).address)
     logs = store.local / "runs" / config.run / "logs"
     workers = nullcontext(pool) if pool else closing(Pool(config.workers, device_of(config), logs))
     around = _current.get(None)
-    # What a run within a study makes is needed until the study has put it into a dataset of its
-    # own.
+    # A study needs what a run within it makes until it has put that into a dataset of its own.
     shared = (
         around.store.pin_set
         if around is not None and around.store.address == store.address
@@ -268,28 +289,31 @@ def open_run(
 
 
 def _redact_logs() -> None:
-    """Take secrets out of what Prefect logs of flow and task runs, tracebacks included: its server
-    keeps all of it.
+    """Redact secrets in what Prefect logs of flow and task runs.
+
+    This includes tracebacks. Prefect's server keeps all of it.
     """
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
         for handler in logging.getLogger(name).handlers:
-            handler.addFilter(_redact)  # a filter that is there is not added again
+            handler.addFilter(_redact)  # adding the same filter twice has no effect
 
 
 def _redact(record: logging.LogRecord) -> bool:
-    redactor: Redactor = _of_thread.__dict__.setdefault(
-        "redactor", Redactor()
-    )  # a key may come in a record for each of its lines
+    # One redactor sees all of a thread's records: a key may arrive one line per record.
+    redactor: Redactor = _of_thread.__dict__.setdefault("redactor", Redactor())
     record.msg, record.args = redactor.feed(f"{record.getMessage()}\n").removesuffix("\n"), ()
     if record.exc_info:
-        # what formatters then use
+        # Formatters use this text from then on.
         record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))
     return True
 
 
 @contextmanager
 def _alone(store: Store, name: str, *, wanted: bool) -> Iterator[None]:
-    """Hold the run's lock; it is freed when the process dies, however it dies."""
+    """Hold the run's lock for the duration of the block.
+
+    The lock is freed when the process dies, however it dies.
+    """
     with ExitStack() as stack:
         if wanted:
             try:

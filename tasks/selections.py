@@ -1,4 +1,4 @@
-"""Choose the responses that train."""
+"""Choose the responses to train on."""
 
 from tasks.caching import dataset_task
 from tasks.stages import compute
@@ -8,5 +8,5 @@ from wind.store.handles import Dataset
 
 @dataset_task
 def select_rows(spec: SelectionsSpec) -> Dataset:
-    """Give every response its role in training."""
+    """Assign every response its role in training."""
     return compute("selections", spec)

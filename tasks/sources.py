@@ -1,5 +1,6 @@
-"""What a run takes from outside: the base policy, the reward, the files of prompts. Each is copied
-into the store first.
+"""Imports of what a run takes from outside.
+
+The base policy, the reward and the prompt files are each copied into the store first.
 """
 
 import wind.models
@@ -15,19 +16,26 @@ from wind.store.handles import Model
 
 
 def import_policy(config: PolicyConfig) -> Model:
-    """The stored copy of the base policy, named by its content, so that an edited folder is another
-    policy.
+    """Import the base policy and return the stored copy.
+
+    The copy is named by its content, so an edited folder is a different policy.
     """
     return wind.models.import_policy(current_run().store, config)
 
 
 def import_reward(config: RewardConfig) -> Reward:
-    """The reward, named by the content of its model or by the source of its function."""
+    """Import the reward.
+
+    It is named by the content of its model or the source of its function.
+    """
     return wind.rewards.resolve_reward(current_run().store, config)
 
 
 def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> PromptsSpec:
-    """The spec of the prompts: their stored source, and how its rows become token ids."""
+    """Import the prompts and return their spec.
+
+    The spec holds their stored source and how its rows become token ids.
+    """
     store = current_run().store
     source = wind.prompts.import_prompts(store, config)
     return wind.prompts.prompts_spec(store, config, source, tokenizer, seed)

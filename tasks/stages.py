@@ -1,4 +1,7 @@
-"""Compute the dataset of a task: in this process if its stage is light, otherwise in a worker."""
+"""Computation of a task's dataset.
+
+Light stages run in this process, all others in a worker.
+"""
 
 import time
 from typing import Any
@@ -21,10 +24,11 @@ SECONDS_BETWEEN_UPDATES = 2.0
 
 
 def compute(stage: str, spec: Spec) -> Dataset:
-    """Compute the dataset of `spec`, by workers or, if the stage is light, in this process.
+    """Compute the dataset of `spec`.
 
-    A plan computes nothing: the returned handle stands for a dataset that is not known yet, and is
-    the same for every task with the same job.
+    Workers compute it, or this process if the stage is light. A plan computes nothing: the returned
+    handle stands for a dataset that is not known yet, and is the same for every task with the same
+    job.
     """
     here = current_run()
     place = Place(
@@ -53,7 +57,10 @@ def compute(stage: str, spec: Spec) -> Dataset:
 
 
 def _function_seconds(config: RunConfig, stage: str) -> float | None:
-    """Return how many seconds one call of the user's function in `stage` may take."""
+    """Return the time limit of the user's function in `stage`.
+
+    It is the number of seconds that one call may take.
+    """
     role = stage_named(stage).role
     if role is None or not isinstance(config, DistillConfig):
         return None
@@ -84,7 +91,10 @@ def _computed(job: Job) -> Dataset:
 
 
 class ProgressArtifact:
-    """A stage's progress in the Prefect UI; stages that end at once make none."""
+    """Progress of a stage in the Prefect UI.
+
+    Stages that end at once create no artifact.
+    """
 
     def __init__(self, stage: str) -> None:
         self._stage = stage

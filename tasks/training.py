@@ -10,12 +10,15 @@ from wind.training import TrainingSpec
 
 @dataset_task
 def train_policy(spec: TrainingSpec) -> Dataset:
-    """Train the next policy: one row per step and number; the model is the dataset's output."""
+    """Train the next policy.
+
+    The dataset has one row per step and metric; the model is its output.
+    """
     return compute("training", spec)
 
 
 def trained_model(training: Dataset) -> Model:
-    """The model that `training` made."""
+    """Return the model that `training` produced."""
     here = current_run()
     if training.fingerprint in here.planned:
         return Model(fingerprint=training.fingerprint, parameters=0)
@@ -25,8 +28,9 @@ def trained_model(training: Dataset) -> Model:
 
 
 def moved_anchor(training: Dataset, reference: Model) -> Model:
-    """The moving average that `training` left of a `reference`; the reference itself where none
-    moved.
+    """Return the moving average of `reference` that `training` left.
+
+    If none moved, this is the reference itself.
     """
     here = current_run()
     if training.fingerprint in here.planned:

@@ -1,5 +1,6 @@
-"""The dataset version of an iteration: published last, when everything it names is whole and
-checked.
+"""The dataset version of an iteration.
+
+It is published last, when everything it names is intact and checked.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,18 +23,19 @@ from wind.store.versions import Content, Version, Versions, history
 
 @dataclass(frozen=True)
 class Beginning:
-    """What the first iteration of a run goes on from."""
+    """Starting point of a run's first iteration."""
 
-    initial: Model  # the policy of the very first iteration
+    initial: Model  # policy of the very first iteration
     policy: Model
-    anchor: Model  # the moving average of a reference of kind ema
-    after: Version | None = None  # the version that it continues
+    anchor: Model  # moving average of a reference of kind ema
+    after: Version | None = None  # version that the run continues
 
 
 def beginning(config: DistillConfig, base: Version | None) -> Beginning:
-    """The base policy of `config`, or, with a version `base`, where that version ended.
+    """Return the starting point of a run.
 
-    Raises ConfigError if `base` is not before the last iteration, DatasetError if a model that is
+    This is the base policy of `config` or, given a version `base`, where that version ended. Raises
+    ConfigError if `base` is not before the last iteration, and DatasetError if a model that is
     needed is no longer there.
     """
     if base is None:
@@ -71,7 +73,7 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
 
 
 def tell_changes(begin: Beginning, prompts: Dataset) -> None:
-    """Say in what this run differs from the version that it continues."""
+    """Print how this run differs from the version that it continues."""
     here, base = current_run(), begin.after
     if base is None or here.planning:
         return
@@ -86,8 +88,9 @@ def tell_changes(begin: Beginning, prompts: Dataset) -> None:
 
 
 def iterations(begin: Beginning, count: int) -> Iterator[int]:
-    """The iterations up to `count`, the first after `begin`; tasks called within one carry its
-    number in their names.
+    """Yield the iterations up to `count`, the first one after `begin`.
+
+    Tasks called within an iteration carry its number in their names.
     """
     here = current_run()
     done = begin.after.content.iteration if begin.after else 0
@@ -107,7 +110,10 @@ def publish_version(
     model_out: Model,
     reference: Model,
 ) -> Version | None:
-    """Publish the version of `iteration` and return it; None in a plan."""
+    """Publish the version of `iteration` and return it.
+
+    Returns None in a plan.
+    """
     here = current_run()
     if here.planning:
         return None
@@ -127,7 +133,10 @@ def publish_version(
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def publish(content: Content) -> Version:
-    """The published version with `content`; the run's `latest` tag points to it."""
+    """Publish a version with `content` and return it.
+
+    The run's `latest` tag then points to it.
+    """
     here = current_run()
     metrics = {
         row["metric"]: {name: row[name] for name in ("value", "low", "high", "n")}
@@ -155,7 +164,7 @@ def publish(content: Content) -> Version:
 
 
 def _show(here: Run[DistillConfig], version: Version) -> None:
-    """The iteration's metrics and datasets as tables in the Prefect UI."""
+    """Show the iteration's metrics and datasets as tables in Prefect's UI."""
     numbers = [{"metric": name, **values} for name, values in version.metrics.items()]
     datasets = [
         {

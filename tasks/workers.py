@@ -1,9 +1,10 @@
-"""Worker processes: heavy stages run in them, so that they can be killed and measured.
+"""Worker processes for heavy stages.
 
-A pool starts processes `python -m wind.stages.worker` on demand, keeps them warm, hands shards to
-whichever is free, and takes their errors back as this project's own. A worker and whatever it
-started die with this process, however this process dies. Requests and answers travel on pipes of
-their own: standard input is empty, and what is printed goes to the log.
+Heavy stages run in processes of their own so that they can be killed and measured. A pool starts
+processes `python -m wind.stages.worker` on demand, keeps them warm, hands shards to whichever is
+free, and raises their errors again as this project's own. A worker and everything it started die
+with this process, however this process dies. Requests and answers travel on pipes of their own:
+standard input is empty, and printed output goes to the log.
 """
 
 import contextlib
@@ -27,21 +28,21 @@ from wind.stages import Find, Job, WorkerKind, missing_shards, parse, publish, s
 from wind.store.handles import Dataset
 
 LOG_LINES = 5
-# for the last lines of a dead process to arrive: a child of its own may still hold the pipe
+# Time for a dead process's last lines to arrive: one of its children may still hold the pipe.
 LOG_SECONDS = 2.0
 
 
 def kind_of(job: Job) -> WorkerKind | None:
-    """Return the kind of worker that computes `job`; None for a light stage.
+    """Return the kind of worker that computes `job`.
 
-    A run computes light stages in its own process.
+    None for a light stage, which a run computes in its own process.
     """
     stage = stage_named(job.stage)
     return stage.worker(stage.spec.model_validate(job.spec))
 
 
 class Worker:
-    """One warm process."""
+    """A warm worker process."""
 
     def __init__(self, python: str, log: Path, environment: Mapping[str, str]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ class Worker:
                 f"no worker can be started by {python} ({error.strerror}): set workers.python"
             ) from error
         finally:
-            os.close(asked)  # held by the worker alone, so that its end is seen
+            os.close(asked)  # held by the worker alone, so that its end is noticed
             os.close(answering)
         self._requests = os.fdopen(requests, "w", encoding="utf-8")
         self._answers = os.fdopen(answers, encoding="utf-8")
@@ -75,9 +76,10 @@ class Worker:
         self._logging.start()
 
     def compute(self, job: Job, shard: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Have the worker compute a shard, and return its seconds and peak memory in bytes.
+        """Have the worker compute a shard.
 
-        Raises the error that the worker met, or StageError if it died.
+        Returns its seconds and its peak memory in bytes. Raises the error that the worker met, or
+        StageError if the worker died.
         """
         try:
             request = {"job": job.model_dump(mode="json"), "shard": shard, "folder": os.getcwd()}
@@ -101,19 +103,20 @@ class Worker:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Kill the process with all that it started, and reap it."""
+        """Kill the process and everything it started, and reap it."""
         self._process.end()
         self._logging.join(LOG_SECONDS)
         for stream in (self._requests, self._answers):
-            with contextlib.suppress(BrokenPipeError):  # a request that the process no longer read
+            # The process may not have read the last request.
+            with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
     def _keep_log(self, log: IO[bytes]) -> None:
-        """Copy the output of the process to `log`, line by line and without secrets."""
+        """Copy the process's output to `log`, line by line, without secrets."""
         assert self._process.stdout is not None
         with self._process.stdout as said, log:
             for line in redacted_lines(said):
-                # a full disk; unread, the pipe would fill and hold up the process
+                # The disk may be full. An unread pipe would fill up and block the process.
                 with contextlib.suppress(OSError):
                     log.write(line.encode())
 
@@ -130,7 +133,10 @@ class Worker:
 
 
 class Pool:
-    """The warm workers of one run: `workers.processes` of each kind, started when first needed."""
+    """The warm workers of one run.
+
+    There are `workers.processes` of each kind, started when first needed.
+    """
 
     def __init__(self, config: WorkersConfig, device: str, logs: Path) -> None:
         self._config = config
@@ -145,9 +151,10 @@ class Pool:
         progress: Callable[[float, float], None],
         find: Find | None = None,
     ) -> Dataset:
-        """Compute the missing shards of `job` in the workers, and publish its dataset.
+        """Compute the missing shards of `job` and publish its dataset.
 
-        If `find` returns a dataset once the lock is held, that is returned instead.
+        The shards are computed by the workers. If `find` returns a dataset once the lock is held,
+        that dataset is returned instead.
         """
         started = time.time()
         stage, _, store = parse(job)
@@ -174,7 +181,7 @@ class Pool:
         missing: Sequence[int],
         progress: Callable[[float, float], None],
     ) -> int:
-        """Compute the shards `missing`; return the peak memory of the workers, in bytes."""
+        """Compute the `missing` shards and return the workers' peak memory in bytes."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         for shard in missing:
             waiting.put(shard)
@@ -194,7 +201,7 @@ class Pool:
                     progress(count.done(), count.total)
                 return max((lane.result() for lane in lanes), default=0)
             except BaseException:
-                # A sibling's shard would be thrown away or recomputed anyway: do not wait for it.
+                # Do not wait for sibling shards: they would be thrown away or recomputed anyway.
                 failed.set()
                 self.close()
                 raise
@@ -230,8 +237,8 @@ class Pool:
             and self._device == "cpu"
             and python == self._config.python.get("transformers", sys.executable)
         ):
-            # Importing an engine takes longer than many a stage. On a GPU each has a process, whose
-            # end gives its memory back.
+            # Importing an engine takes longer than many stages do. On a GPU, each engine has a
+            # process of its own, which returns its memory when it ends.
             kind = "transformers"
         worker = self._workers.get((kind, index))
         if worker is not None and not worker.alive():
@@ -245,19 +252,22 @@ class Pool:
         return worker
 
     def _environment(self, kind: WorkerKind, index: int, python: str) -> dict[str, str]:
-        """Return the environment of worker `index` of `kind`, run by the interpreter `python`."""
+        """Return the environment for worker `index` of `kind`.
+
+        `python` is the interpreter that the worker runs under.
+        """
         changes = {
             "HF_HUB_OFFLINE": "1",  # everything a stage needs is in the store
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
-            # Tools beside the interpreter: vLLM compiles with ninja, whether or not somebody
-            # activated the environment.
+            # Tools beside the interpreter, even if the environment is not activated: vLLM compiles
+            # with ninja.
             "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)]),
         }
         if self._device == "cpu":
             changes |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
         elif kind != "training" and self._config.processes > 1:
-            # a training spreads its ranks over all devices
+            # Training is exempt, since it spreads its ranks over all devices.
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             names = (
                 visible.split(",")
@@ -278,7 +288,10 @@ class Pool:
 
 
 class Count:
-    """Joint progress of several workers: finished shards, and parts of unfinished ones."""
+    """Joint progress of several workers.
+
+    Finished shards count in full, and unfinished ones in part.
+    """
 
     def __init__(self, total: int) -> None:
         self.total = total
