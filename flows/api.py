@@ -1,5 +1,6 @@
-"""The Prefect API that a command talks to: the one that PREFECT_API_URL names, or an embedded
-server.
+"""The Prefect API that a command talks to.
+
+It is the one that PREFECT_API_URL names, or else an embedded server.
 """
 
 import os
@@ -15,7 +16,8 @@ from wind.errors import ConfigError, first_line
 from wind.machine.environment import variables
 
 VARIABLE = "PREFECT_API_URL"
-# What says how another server is reached. With an embedded one it would be wrong.
+# Prefixes of the variables that say how to reach another server.
+# With an embedded server they would be wrong.
 OF_ANOTHER = (
     "PREFECT_API_",
     "PREFECT_CLIENT_CUSTOM_HEADERS",
@@ -28,17 +30,17 @@ INSTEAD = (
 )
 SECONDS_TO_ANSWER = 5.0
 SECONDS_TO_CONNECT = 1.5  # four tries
-PROXIES = ("http", "https")  # what Prefect's client speaks without a further package
+PROXIES = ("http", "https")  # what Prefect's client supports without another package
 SOCKS = ("socks5", "socks5h")
 
 
 @contextmanager
 def prefect_api(home: Path) -> Iterator[EmbeddedServer | None]:
-    """An embedded server that is starting up, or None where PREFECT_API_URL names a running one;
-    sets the URL for the block.
+    """Provide a Prefect API for the block.
 
-    Raises ConfigError, one line, if nothing answers at that URL, or if the environment names a
-    proxy of a kind that is not known.
+    Yields an embedded server that is starting up, with its URL set for the block, or None if
+    PREFECT_API_URL names a running server. Raises ConfigError, in one line, if nothing answers at
+    that URL, or if the environment names an unknown kind of proxy.
     """
     refuse_strange_proxies()
     if os.environ.get(VARIABLE):
@@ -56,8 +58,9 @@ def prefect_api(home: Path) -> Iterator[EmbeddedServer | None]:
 
 
 def of_another_server(url: str | None) -> dict[str, None]:
-    """The variables that would be wrong where `url` is None and the server is ours: they are to be
-    unset.
+    """Return the variables to unset for an embedded server.
+
+    If `url` is None, the server is ours, and they would be wrong. Otherwise there are none.
     """
     return (
         {}
@@ -69,13 +72,13 @@ def of_another_server(url: str | None) -> dict[str, None]:
 
 
 def require_url(url: str) -> None:
-    """Raise ConfigError if `url`, which PREFECT_API_URL names, is none."""
+    """Raise ConfigError unless `url`, the value of PREFECT_API_URL, is a URL."""
     try:
         parts = urlsplit(url)
         is_url = (
             parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
         )
-    except ValueError:  # a port that is no number, or a host that is no address
+    except ValueError:  # a port that is not a number, or a host that is not an address
         is_url = False
     if not is_url:
         raise ConfigError(
@@ -84,7 +87,10 @@ def require_url(url: str) -> None:
 
 
 def require_api(url: str) -> None:
-    """Raise ConfigError unless a Prefect API answers at `url`, which PREFECT_API_URL names."""
+    """Raise ConfigError unless a Prefect API answers at `url`.
+
+    `url` is the value of PREFECT_API_URL.
+    """
     require_url(url)
     if reason := _silence(url):
         raise ConfigError(
@@ -93,11 +99,14 @@ def require_api(url: str) -> None:
 
 
 def _silence(url: str) -> str | None:
-    """Why no Prefect API that fits this client answers at `url`; None if one does."""
+    """Return why no suitable Prefect API answers at `url`.
+
+    A suitable one fits this client. Returns None if one answers.
+    """
     import httpx
 
     with warnings.catch_warnings():
-        # Prefect looks for its home when it is imported. In a new store there is one once the
+        # Prefect looks for its home when it is imported. A new store has one only after the
         # server has answered.
         warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
         from prefect.client.orchestration import get_client
@@ -106,7 +115,7 @@ def _silence(url: str) -> str | None:
     timeout = httpx.Timeout(SECONDS_TO_ANSWER, connect=SECONDS_TO_CONNECT)
     with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
         try:
-            # which compares versions
+            # The client compares versions.
             with get_client(sync_client=True, httpx_settings={"timeout": timeout}) as client:
                 error = client.api_healthcheck()
         except Exception as refused:
@@ -115,8 +124,9 @@ def _silence(url: str) -> str | None:
 
 
 def refuse_strange_proxies() -> None:
-    """Raise ConfigError for a proxy that Prefect's HTTP client refuses to know of, even where it
-    would not use it.
+    """Raise ConfigError for a proxy that Prefect's HTTP client rejects.
+
+    The client rejects an unknown kind of proxy even where it would not use it.
     """
     known = (*PROXIES, *(SOCKS if find_spec("socksio") else ()))
     for name in (

@@ -1,4 +1,7 @@
-"""Evaluation of any policy against any reference, through the tasks that a run trains with."""
+"""Evaluation of any policy against any reference.
+
+It goes through the same tasks that a run trains with.
+"""
 
 from typing import Any
 
@@ -24,9 +27,10 @@ def evaluate(
     policy: Model,
     reference: Model,
 ) -> dict[str, Dataset]:
-    """Evaluate `policy` against `reference` on the eval split; return the datasets by name.
+    """Evaluate `policy` against `reference` on the eval split.
 
-    The reference's side is the same for every iteration, so its datasets are found in the cache.
+    Returns the datasets by name. The reference's side is the same in every iteration, so its
+    datasets are found in the cache.
     """
     samples = config.evaluation.samples_per_prompt
     sampling = config.sampling.model_copy(update={"samples_per_prompt": samples})
@@ -42,7 +46,7 @@ def evaluate(
         return checked(score_rewards(spec))
 
     ours, theirs = sampled(policy, iteration), sampled(reference, 0)
-    # Preferences over the reference's responses hold both sides.
+    # Preferences over the reference's responses cover both sides.
     is_pairwise = reward.gives_preferences
     our_rewards = scored(ours, opponents=theirs) if is_pairwise else scored(ours)
     their_rewards = None if is_pairwise else scored(theirs)

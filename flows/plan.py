@@ -1,4 +1,7 @@
-"""The plan of a run: the flow itself, walked through without computing anything."""
+"""The plan of a run.
+
+A plan walks through the flow itself without computing anything.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,11 +19,12 @@ from wind.store.versions import Version
 
 
 def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str, Any]]:
-    """Return one entry per stage and iteration: whether it is cached or would run, why, its size.
+    """Return the plan of a run, one entry per stage and iteration.
 
-    The outcome is "cached" or "run"; the size is rows, tokens (at most), megabytes and seconds.
-    What would run is estimated from the newest dataset of the same noun in the store, scaled by
-    rows; null where there is none.
+    An entry says whether the stage is cached or would run, why, and the size of its dataset. The
+    outcome is "cached" or "run"; the size is rows, tokens (at most), megabytes, and seconds. For a
+    stage that would run, it is estimated from the newest dataset of the same noun in the store,
+    scaled by rows, and null if there is none.
     """
     with open_run(config, planning=True, quiet=True) as here:
         distill.fn(here.config, base)
@@ -50,7 +54,7 @@ def _step(here: Run[DistillConfig], event: Event) -> dict[str, Any]:
         }
     expected = _expected(here, event)
     rows = None if expected is None else expected.rows
-    if event.outcome == "cached":  # computed by then: the same stage stands earlier in this plan
+    if event.outcome == "cached":  # computed by then: the same stage is earlier in this plan
         return step | {"rows": rows, "megabytes": 0.0, "seconds": 0.0}
     like = _newest(here.store, event.dataset)
     scale = rows / like.rows if rows and like and like.rows else None
@@ -66,7 +70,10 @@ def _step(here: Run[DistillConfig], event: Event) -> dict[str, Any]:
 
 
 def _why(here: Run[DistillConfig], event: Event, before: ComputedVersion | None) -> list[str]:
-    """Return why a stage would run: what changed since the run's version `before`."""
+    """Return why a stage would run.
+
+    The reasons are what changed since the run's version `before`.
+    """
     if event.outcome != "planned" or event.handle is None:
         return []
     if before is None or event.name not in before.computations:
@@ -86,9 +93,9 @@ def _why(here: Run[DistillConfig], event: Event, before: ComputedVersion | None)
 
 
 def _expected(here: Run[DistillConfig], event: Event) -> Expected | None:
-    """Return the size of a dataset that is planned; None where that does not follow from its spec.
+    """Return the size of a planned dataset, if its spec determines it.
 
-    It never does unless the prompts are in the cache.
+    Returns None if it does not, which is always so unless the prompts are in the cache.
     """
 
     def expected(handle: AnyHandle) -> Expected | None:

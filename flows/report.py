@@ -32,7 +32,7 @@ class Report:
 
     averages: Sequence[SeedAverage]
     target: float  # the win rate whose costs are reported
-    metrics: Sequence[str]  # shown beside those of every report
+    metrics: Sequence[str]  # shown next to those of every report
     notes: Sequence[str]
 
     def header(self) -> list[str]:
@@ -48,7 +48,7 @@ class Report:
     def rows(self) -> list[list[str]]:
         """Return one row per average.
 
-        It has the metrics after the last iteration, the seconds, and what the target cost.
+        A row has the metrics after the last iteration, the seconds, and what the target cost.
         """
         return [
             [
@@ -66,7 +66,10 @@ class Report:
 
 
 def known_metrics(text: str) -> list[str]:
-    """Split a list of metrics. Raises ConfigError if one is unknown."""
+    """Split a comma-separated list of metrics.
+
+    Raises ConfigError if one is unknown.
+    """
     names = [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in METRICS]
     if unknown:
@@ -75,7 +78,7 @@ def known_metrics(text: str) -> list[str]:
 
 
 def report(store: Store, found: "Study", *, target: float, metrics: Sequence[str]) -> Report:
-    """Make the report of `found`, with `metrics` beside those of every report."""
+    """Report on `found`, with `metrics` next to those of every report."""
     averages = seed_averages(numbers(store, found), target, COSTS)
     last = len(averages[0].curves["win_rate"]) - 1
     return Report(averages, target, metrics, _notes(store, found, target, last))
@@ -84,8 +87,8 @@ def report(store: Store, found: "Study", *, target: float, metrics: Sequence[str
 def numbers(store: Store, found: "Study") -> pl.DataFrame:
     """Return the reported rows of the comparison.
 
-    They are in the order of the runs. The metric `seconds` is added: no fingerprint covers it, so
-    the dataset has no such rows.
+    They are in the order of the runs. The metric `seconds` is added here: no fingerprint covers it,
+    so the dataset has no such rows.
     """
     rows = store.frame(found.comparison)
     parts = []
@@ -117,7 +120,7 @@ def show(report: Report) -> None:
 def write(report: Report, found: "Study", command: str, folder: Path) -> None:
     """Write `folder`/README.md and its figures.
 
-    The page has the command, the table and the notes.
+    The page has the command, the table, and the notes.
     """
     columns = _filled_columns(report)
     lines = [
@@ -134,7 +137,10 @@ def write(report: Report, found: "Study", command: str, folder: Path) -> None:
 
 
 def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]:
-    """Draw the figures in `folder`. Returns their names and captions."""
+    """Draw the figures in `folder`.
+
+    Returns their names and captions.
+    """
     from wind.comparison import figures  # imports matplotlib, which takes a second
 
     cells = {(run.cell.recipe, run.cell.setting): run.cell for run in found.reported}
@@ -176,9 +182,9 @@ def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]
 
 
 def _notes(store: Store, found: "Study", target: float, last: int) -> list[str]:
-    """Return the notes below the table.
+    """Return the notes for below the table.
 
-    They say how its numbers were obtained.
+    They explain how its numbers were obtained.
     """
     seeds = sorted({run.seed for run in found.reported})
     shown = (
@@ -223,7 +229,7 @@ def _notes(store: Store, found: "Study", target: float, last: int) -> list[str]:
 
 
 def _filled_columns(report: Report) -> list[list[str]]:
-    """Return the columns that have a number or a text.
+    """Return the columns that contain a number or text.
 
     Each is a list of its title and its cells.
     """
@@ -232,15 +238,15 @@ def _filled_columns(report: Report) -> list[list[str]]:
 
 
 def _seconds(version: Version) -> float:
-    """Sum the training seconds in the iteration of `version`.
+    """Sum the training seconds of the iteration of `version`.
 
-    They are those of sampling, judging and training. Cached datasets count with the seconds that
-    they took when they were computed.
+    They cover sampling, judging, and training. A cached dataset counts with the seconds that it
+    took when it was computed.
     """
     learning = costs("training")
     spent = {noun: seconds for noun, seconds in version.seconds.items() if noun in learning}
     if "rollouts" in spent:
-        del spent["training"]  # part of the rollouts
+        del spent["training"]  # included in the rollouts
     return sum(spent.values())
 
 

@@ -1,4 +1,4 @@
-"""Terminal views of versions, plans and rows."""
+"""Terminal views of versions, plans, and rows."""
 
 import re
 import sys
@@ -44,9 +44,9 @@ INPUT = re.compile(r"^input (.+) changed$")
 
 
 def versions(store: Store, found: Sequence[Version]) -> None:
-    """Print the metrics, seconds and places of versions.
+    """Print the metrics, seconds, and locations of versions.
 
-    Metrics have their 95% intervals; seconds are by stage.
+    Metrics come with their 95% intervals, and seconds by stage.
     """
     if not found:
         say(f"no versions in {store.url}")
@@ -73,9 +73,9 @@ def versions(store: Store, found: Sequence[Version]) -> None:
 
 
 def _seconds(version: Version, stage: str) -> float:
-    """Return the seconds of `stage`.
+    """Return the seconds that `stage` took in a version.
 
-    Those of an evaluation include the sampling and judging of the held-out prompts.
+    Those of an evaluation include sampling and judging responses to the held-out prompts.
     """
     return sum(
         version.seconds.get(name, 0)
@@ -162,9 +162,9 @@ def plan(steps: Sequence[Mapping[str, Any]]) -> None:
 
 
 def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
-    """Print the verdict of the checks of each dataset.
+    """Print how the checks of each dataset turned out.
 
-    A failure or a warning is followed by the path of the page.
+    A failure or a warning is followed by the path of its page.
     """
     for name, result in results.items():
         verdict = "failed" if not result.success else "warned" if result.warnings else "passed"
@@ -175,7 +175,7 @@ def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:
 
 
 def verified(name: str, verification: "Verification") -> None:
-    """Print the findings, a line each, and what was verified."""
+    """Print the findings, one per line, and what was verified."""
     for note in verification.notes:
         say(f"note: {note}")
     for finding in verification.findings:
@@ -185,9 +185,9 @@ def verified(name: str, verification: "Verification") -> None:
 
 
 def signed(found: "Sequence[Signed]") -> None:
-    """Print by whom each version is signed, a line each.
+    """Print who signed each version, one per line.
 
-    An unsigned version is an error of the command, not printed here.
+    An unsigned version is not printed here: the command reports it as an error.
     """
     for each in found:
         say(*(f"note: {each.name()}: {note}" for note in each.notes))
@@ -198,7 +198,7 @@ def signed(found: "Sequence[Signed]") -> None:
 def reproduced(name: str, result: "Reproduction") -> None:
     """Print whether a dataset was reproduced.
 
-    If it was not, the differences follow, and what else has changed since.
+    If it was not, print the differences, too, and what else has changed since.
     """
     outcome = "not reproduced" if result.differences else "reproduced"
     say(f"{name}  {outcome}  {result.computed[:12]}, recorded {result.recorded[:12]}")
@@ -207,15 +207,15 @@ def reproduced(name: str, result: "Reproduction") -> None:
 
 
 def datasets(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print the datasets that a command made, and their places."""
+    """Print the datasets that a command made, and where they are."""
     for name, dataset in found.items():
         say(f"{name}  {dataset['rows']} rows  {dataset['path']}")
 
 
 def reasons(why: Sequence[str]) -> str:
-    """Say in one line why a stage runs.
+    """Explain in one line why a stage runs.
 
-    All changed inputs are named together.
+    All changed inputs are listed together.
     """
     inputs = [match[1] for reason in why if (match := INPUT.fullmatch(reason))]
     others = [reason for reason in why if not INPUT.fullmatch(reason)]
@@ -224,7 +224,7 @@ def reasons(why: Sequence[str]) -> str:
 
 
 def tags(found: Sequence[Mapping[str, Any]]) -> None:
-    """Print the tags, and the versions that they name."""
+    """Print the tags and the versions that they name."""
     table = Table("tag", "version", "id", box=None, pad_edge=False)
     for entry in found:
         version = f"{entry['run']}@{entry['number']}" if entry["number"] else "gone"
@@ -233,7 +233,7 @@ def tags(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def collected(found: "Collected") -> None:
-    """Print what a collection removed, by name and then by kind."""
+    """Print what a garbage collection removed, by name and then by kind."""
     for item in found.items:
         say(f"{item.name}  {item.bytes} bytes")
     table = Table("kind", "items", "bytes", box=None, pad_edge=False)
@@ -264,9 +264,9 @@ def frame(found: "pl.DataFrame") -> None:
 
 
 def _shown(column: "pl.Series") -> "pl.Series":
-    """Return a column with its name and texts on one line each.
+    """Return a column whose name and texts take one line each.
 
-    So are the texts within nested values.
+    So do the texts inside nested values.
     """
     import polars as pl
 
@@ -293,7 +293,7 @@ def _warnings(version: Version) -> list[str]:
 def _code(store: Store, found: Version) -> None:
     """Print the source trees and environments of a version's datasets.
 
-    A command brings each tree back.
+    Each tree comes with the command that restores it.
     """
     trees: dict[str, list[str]] = {}
     environments: dict[str, list[str]] = {}
@@ -311,9 +311,9 @@ def _code(store: Store, found: Version) -> None:
 
 
 def _tree(store: Store, made: Mapping[str, Any]) -> str:
-    """Return the git state in a manifest's provenance.
+    """Return the git state recorded in a manifest's provenance.
 
-    A second line has the command that brings it back.
+    A second line holds the command that restores it.
     """
     if "git_revision" not in made:
         return "of no git checkout"
@@ -330,9 +330,9 @@ def _tree(store: Store, made: Mapping[str, Any]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rows as lines of columns.
+    """Format rows as lines with aligned columns.
 
-    A rich table of a thousand rows takes seconds.
+    A rich table would take seconds for a thousand rows.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

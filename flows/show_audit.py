@@ -1,4 +1,4 @@
-"""Terminal views of lineages, prompt histories and differences."""
+"""Terminal views of lineages, prompt histories, and differences."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from wind.machine.terminal import PlainConsole, harmless, say
 from wind.metric_table import shown_in
 
 LONGEST = 400  # characters of a response shown in a terminal; JSON has all of them
-# twelve digits of a digest are enough for people
+# people need no more than twelve digits of a digest
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,52}\b")
 STYLES = {
     "version": "bold yellow",
@@ -29,7 +29,7 @@ STYLES = {
 
 
 def lineage(found: Lineage) -> None:
-    """Print the ancestors as a tree, each of them once."""
+    """Print the ancestors as a tree, each one only once."""
     top = found.nodes[found.root]
     tree = Tree(_node(top, ""))
     seen = {found.root}
@@ -46,9 +46,9 @@ def lineage(found: Lineage) -> None:
 
 
 def history(found: History) -> None:
-    """Print a prompt and its responses, iteration by iteration.
+    """Print a prompt and its responses in each iteration.
 
-    Iterations are side by side, each with its best response on top.
+    Iterations are side by side, each with its best response at the top.
     """
     say(f"prompt {found.prompt_id}  run {found.run}  {found.split}")
     say(f"prompt: {found.prompt}", f"answer: {found.answer or '-'}")
@@ -73,7 +73,7 @@ def history(found: History) -> None:
 def difference(found: Difference) -> None:
     """Print the differences between two versions as tables.
 
-    What is the same is said in a few words.
+    What stayed the same is summed up in a few words.
     """
     say(f"{found.before} -> {found.after}")
     revision = [found.git_revision] if found.git_revision else []
@@ -158,7 +158,7 @@ def _node(node: Node, called: str) -> Text:
 
 
 def _line(*parts: str | tuple[str, str]) -> Text:
-    """Join texts, each with its style or none, on one line."""
+    """Join texts, each with or without a style, on one line."""
     return Text.assemble(
         *(
             harmless(part) if isinstance(part, str) else (harmless(part[0]), part[1])
@@ -168,9 +168,9 @@ def _line(*parts: str | tuple[str, str]) -> Text:
 
 
 def _place(origin: str | Mapping[str, str]) -> str:
-    """Say where something came from.
+    """Return where something came from.
 
-    It is a path, or a name on the Hub and its commit.
+    That is a path, or a name on the Hub and its commit.
     """
     if isinstance(origin, str):
         return origin

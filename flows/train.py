@@ -1,4 +1,4 @@
-"""One iteration's training, on samples drawn before it or while it goes on."""
+"""One iteration's training, on samples drawn before or during it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,9 +31,10 @@ def train(
     policy: Model,
     reference: Model,
 ) -> dict[str, Dataset]:
-    """Train `policy` on the train split; return the datasets that came of it, by their nouns.
+    """Train `policy` on the train split.
 
-    `training` is always among them: its manifest names the model that was trained.
+    Returns the resulting datasets by noun. `training` is always among them: its manifest names the
+    trained model.
     """
     inputs: dict[str, Any] = {"prompts": prompts, "reward": reward}
     inputs |= {"policy": policy, "reference": reference}
@@ -55,7 +56,7 @@ def _on_stored_samples(config: DistillConfig, inputs: Mapping[str, Any]) -> dict
 
 
 def _on_fresh_samples(config: DistillConfig, inputs: Mapping[str, Any]) -> dict[str, Dataset]:
-    # The ranks sample, whoever samples elsewhere.
+    # The training ranks sample here, whichever backend samples elsewhere.
     sampling = config.sampling.model_copy(update={"backend": "transformers"})
     rate = config.reference.rate or 0.0
     spec = RolloutsSpec.of(config, inputs, sampling=sampling, rate=rate)

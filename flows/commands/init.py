@@ -51,7 +51,10 @@ def _require_free(folder: Path) -> None:
 
 
 def _demo_policy() -> str | None:
-    """Find the demo's policy, here or in the checkout that `wind` was installed from."""
+    """Find the demo's policy.
+
+    It may be here, or in the checkout that `wind` was installed from.
+    """
     for root in (Path.cwd(), STARTER.parents[1]):
         if (root / DEMO_POLICY / "config.json").is_file():
             return str(root / DEMO_POLICY)
@@ -59,6 +62,9 @@ def _demo_policy() -> str | None:
 
 
 def _with_policy(recipe: str, path: str) -> str:
-    """`recipe` with `path`, or with its full path if it is a folder, as the policy."""
+    """Return `recipe` with `path` as the policy.
+
+    A folder is written as its full path.
+    """
     full = str(Path(path).resolve()) if Path(path).is_dir() else path
     return recipe.replace(PLACEHOLDER, json.dumps(full, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""The reward of `mine.yaml`: how similar a response is to the answer; shorter ones win ties."""
+"""The reward of `mine.yaml`: similarity to the answer; ties favor shorter responses."""
 
 from difflib import SequenceMatcher
 

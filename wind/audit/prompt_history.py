@@ -124,9 +124,10 @@ def _answers(store: Store, version: Version, prompt_id: str, split: str) -> Answ
 
 
 def _told(datasets: Mapping[str, Dataset], split: Literal["train", "eval"]) -> list[Dataset]:
-    """Return those of a version's `datasets` that tell about responses to the prompts of `split`.
+    """Return the datasets about responses to the prompts of `split`.
 
-    Of held-out prompts they are the policy's side of the evaluation.
+    They are taken from `datasets`, those of a version. For held-out prompts they are the policy's
+    side of the evaluation.
     """
     names = [
         f"eval_{noun}" if split == "eval" and "eval_" in role.sides else noun

@@ -1,4 +1,7 @@
-"""The runs of the bandit study: every algorithm on every instance, and what is measured."""
+"""The runs of the bandit study, and what they measure.
+
+Every algorithm runs on every instance.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Final

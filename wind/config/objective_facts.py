@@ -1,4 +1,4 @@
-"""The base of the objectives' sections, and the facts that each must state."""
+"""The base of objective sections, and the facts each must state."""
 
 from abc import abstractmethod
 from dataclasses import dataclass

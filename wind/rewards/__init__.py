@@ -135,7 +135,10 @@ def _numbers(spec: RewardsSpec, table: pa.Table) -> dict[str, float]:
 
 
 def function_seconds(config: Any) -> float | None:
-    """Return how many seconds one call of a user's function may take, by a recipe's config."""
+    """Return how many seconds one call of a user's function may take.
+
+    `config` is the config of a recipe.
+    """
     seconds: float | None = config.reward.seconds_per_call()
     return seconds
 

@@ -1,4 +1,4 @@
-"""The columns of the dataset `rewards`, those of each kind of reward included."""
+"""The columns of the dataset `rewards`, for every kind of reward."""
 
 import pyarrow as pa
 

@@ -1,8 +1,9 @@
-"""The record of a stage, and its run: a spec in, shards of rows out, one dataset published.
+"""The record of a stage, and the code that runs one.
 
-Every stage module has one `STAGE`, which says all that is known of the stage. A stage runs the same
-way from a Prefect task, in a worker process, or by hand: `python -m wind.stages FILE`, where the
-file is a `Job`, or the manifest of a dataset, which keeps its job under `computed_by`.
+A run of a stage takes a spec, computes shards of rows, and publishes one dataset. Every stage
+module has one `STAGE`, which holds everything that is known about the stage. A stage runs the same
+way from a Prefect task, in a worker process, or by hand with `python -m wind.stages FILE`, where
+the file is a `Job`, or the manifest of a dataset, which keeps its job under `computed_by`.
 """
 
 import math
@@ -30,23 +31,29 @@ from wind.store.schemas import Declaration
 
 
 class Progress(Protocol):
-    """Told now and then how much of a shard is done, in the stage's own unit."""
+    """A callback that hears how much of a shard is done.
+
+    It is called now and then. The unit is the stage's own.
+    """
 
     def __call__(self, done: int, total: int) -> None:
-        """Tell that `done` of `total` is finished."""
+        """Report that `done` of `total` is finished."""
 
 
 class Spec(Record):
-    """Everything that determines a stage's content, and nothing else: handles, config sections,
-    seeds.
+    """Everything that determines a stage's content, and nothing else.
+
+    Its fields are handles, config sections, and seeds.
     """
 
     @classmethod
     def of(cls, config: Record, inputs: Mapping[str, Any], **given: Any) -> Self:
-        """Fill every field by its name from `given`, else `inputs`, else the sections of `config`.
+        """Build a spec by looking up each field by its name.
 
-        What the spec does not declare is left out, so that one mapping of an iteration's inputs
-        serves all of its stages. Raises ValidationError for a field that is found nowhere.
+        A field comes from `given`, else from `inputs`, else from the sections of `config`. Inputs
+        and sections that the spec does not declare are ignored, so that one mapping of an
+        iteration's inputs serves all of its stages. Raises ValidationError for a field that is
+        found nowhere.
         """
         sections = dict(config)
         found = {name: sections[name] for name in cls.model_fields if name in sections}
@@ -54,7 +61,7 @@ class Spec(Record):
         return cls(**(found | given))
 
     def parents(self) -> dict[str, AnyHandle]:
-        """The stored inputs, by field name."""
+        """Return the stored inputs, by field name."""
         return {
             name: value
             for name in type(self).model_fields
@@ -66,125 +73,135 @@ S = TypeVar("S", bound=Spec)
 
 
 class Place(Record):
-    """Where a stage runs: what can never change its content."""
+    """Where and how a stage runs, which never changes its content."""
 
     root: str
     device: str = "cpu"  # cpu | cuda
-    pin_set: str | None = None  # of the run it works for, see `wind.store.pins`
-    keep_state: bool = False  # whether a training leaves its last checkpoint
-    # whether what other versions of packages computed is to be computed anew
+    pin_set: str | None = None  # that of the run it works for (`wind.store.pins`)
+    keep_state: bool = False  # whether training leaves its last checkpoint behind
+    # whether to recompute what was computed with other versions of packages
     same_packages: bool = False
-    # that one call of a user's function may take; None: any number
+    # the longest that one call of a user's function may take; None: no limit
     function_seconds: float | None = None
 
 
 class Job(Record):
-    """A stage, its spec and its place: what goes to a worker as JSON."""
+    """A stage, its spec, and its place, sent to workers as JSON."""
 
     stage: str
     spec: dict[str, Any]
     place: Place
     code: str = ""  # digest of the modules that compute the stage
-    # digest of each of them, and of the task's source: to tell later which one changed
+    # digest of each of them and of the task's source, to tell later which one changed
     modules: dict[str, str] = {}
 
     def key(self) -> str:
-        """The name of unfinished shards and of the computation's record: the same for the same spec
-        and code, anywhere.
+        """Return the name of the unfinished shards and of the computation's record.
+
+        It is the same for the same spec and code on any machine.
         """
         return key_of(self.stage, self.spec, self.code)
 
 
-# asked for a dataset in place of computing it, once its lock is held
+# Looks for a dataset to take instead of computing it, once its lock is held.
 Find = Callable[[Job], Dataset | None]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard's rows, cast to the declared schema on writing."""
+    """The rows of one shard, cast to the declared schema when written."""
 
     table: pa.Table
-    schema: pa.Schema | None = None  # where the declared schema has further columns
-    # rows that did not make it, with their reason: the dataset `<name>.dropped`
+    schema: pa.Schema | None = None  # given if further columns follow the declared ones
+    # rows that were left out, each with its reason: the dataset `<name>.dropped`
     dropped: pa.Table | None = None
-    # what else was published: a training's model
+    # what else was published: the model from training
     outputs: Mapping[str, AnyHandle] = field(default_factory=dict)
-    # what the finished table no longer tells, summed over shards
+    # numbers that the finished table no longer shows, summed over shards
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-# Kinds of workers: each may have an interpreter of its own, see `workers.python`.
+# Kinds of workers. Each may have its own interpreter, set by `workers.python`.
 WorkerKind = Literal["transformers", "vllm", "training"]
-# What the name of a dataset in a version begins with: nothing, or one of these if it is about
-# held-out prompts, of the policy or of the reference.
+# The prefix of a dataset's name in a version: empty, or, if the dataset is about held-out prompts,
+# the one of the policy or of the reference.
 Side = Literal["", "eval_", "reference_"]
-# The side of a dataset that was made before in the same iteration.
+# Gives the side of a dataset that was made earlier in the same iteration.
 SideOf = Callable[[Dataset], Side]
-# The rows of a dataset that is stored or planned; None where that is not known yet.
+# Gives the number of rows of a stored or planned dataset, or None if it is not known yet.
 RowsOf = Callable[[Dataset], int | None]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The size of a dataset that is not computed yet."""
+    """The expected size of a dataset that is not computed yet."""
 
     rows: int
-    tokens: int | None = None  # at most so many are sampled for it; None where none are
+    tokens: int | None = None  # the most that are sampled for it; None if none are
 
 
 @dataclass(frozen=True, kw_only=True)
 class Role(Generic[S]):
-    """What a stage is for in a run, and what is said of it to users."""
+    """A stage's part in a run, and what users are told."""
 
-    # What its seconds are counted as the cost of; None: of neither.
+    # The phase whose cost its seconds count toward; None: neither.
     phase: Literal["training", "evaluation"] | None
-    # The sides of its datasets, of which `Stage.names` is made.
+    # The sides of its datasets, from which `Stage.names` is built.
     sides: tuple[Side, ...]
-    side: Callable[[S, SideOf], Side]  # that of the dataset with this spec
-    # The splits to whose prompts it adds columns in a prompt's history (`wind prompt`).
+    side: Callable[[S, SideOf], Side]  # the side of the dataset with this spec
+    # The splits whose prompts get columns from it in their history (`wind prompt`).
     history: tuple[Literal["train", "eval"], ...]
     # Whether the table of `wind versions` has a column for its seconds.
     is_timed: bool
-    # The size that a plan tells before the dataset is computed, where it follows from the spec.
+    # The size that a plan shows before the dataset is computed, if it follows from the spec.
     expected: Callable[[S, Store, RowsOf], Expected | None]
-    # Parents whose rows must be about one another, by side: for each dataset, or model, that a
-    # foreign key names, the field of the spec.
+    # Parents whose rows must be about one another, by side. Each mapping goes from the dataset or
+    # model that a foreign key names to the field of the spec.
     related_parents: Mapping[Side, Mapping[str, str]]
-    # The most seconds that one call of a user's function may take; None: any number.
+    # The most seconds that one call of a user's function may take; None: no limit.
     function_seconds: Callable[[DistillConfig], float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Generic[S]):
-    """Everything that is known of a stage: how one dataset is computed, and what it is."""
+    """Everything that is known about a stage and its dataset.
+
+    That is how the dataset is computed, and what it is.
+    """
 
     name: str  # the noun of the dataset, and the name of the module
     spec: type[S]
     dataset: Declaration
-    dropped: Declaration | None  # of the rows that did not make it, where some may not
-    shards: Callable[[S, Store], int]  # how many shards the spec has; the same on every call
+    dropped: Declaration | None  # of the rows left out, if some may be
+    shards: Callable[[S, Store], int]  # number of shards of the spec; the same on every call
     compute: Callable[[S, Store, int, Place, Progress], Shard]
-    numbers: Callable[[S, pa.Table], dict[str, float]]  # the telling numbers of the finished table
-    # The workers that compute it; None: it is light, and a run computes it in its own process.
+    numbers: Callable[[S, pa.Table], dict[str, float]]  # the numbers that sum up the finished table
+    # The kind of worker that computes it; None: it is light, and the run's own process does.
     worker: Callable[[S], WorkerKind | None]
-    role: Role[S] | None  # None for a study, which is no part of a run
+    role: Role[S] | None  # None for a study, which is not part of a run
 
     def names(self) -> tuple[str, ...]:
-        """Return what versions, and what leads to them, call the stage's datasets."""
+        """Return the names of the stage's datasets in versions.
+
+        Everything that leads up to a version uses these names, too.
+        """
         return tuple(f"{side}{self.name}" for side in self.role.sides) if self.role else ()
 
 
 def light(spec: Spec) -> None:
-    """The worker of a stage that takes no longer than starting one."""
+    """Return no worker: the stage takes no longer than starting one."""
 
 
 def one_side(spec: Spec, side_of: SideOf) -> Side:
-    """The side of a stage that is run once in an iteration."""
+    """Return the side of a stage that runs once per iteration."""
     return ""
 
 
 def as_many_as(parent: str) -> Callable[[Spec, Store, RowsOf], Expected | None]:
-    """Expect a row for each row of the parent that the spec calls `parent`."""
+    """Expect one row for each row of a parent.
+
+    The spec calls that parent `parent`.
+    """
 
     def expected(spec: Spec, store: Store, rows_of: RowsOf) -> Expected | None:
         handle = spec.parents()[parent]
@@ -196,15 +213,18 @@ def as_many_as(parent: str) -> Callable[[Spec, Store, RowsOf], Expected | None]:
 
 
 def unforeseen(spec: Spec, store: Store, rows_of: RowsOf) -> None:
-    """The expected size of a dataset whose rows do not follow from its spec."""
+    """Return no expected size: the rows do not follow from the spec."""
 
 
 def no_function(config: DistillConfig) -> None:
-    """The time limit of a stage that calls no function of the user."""
+    """Return no time limit: the stage calls no function of the user."""
 
 
 def stage_named(name: str) -> Stage[Any]:
-    """Return the stage whose dataset is called `name`. Raises ConfigError if there is none."""
+    """Return the stage whose dataset is called `name`.
+
+    Raises ConfigError if there is none.
+    """
     if name not in (*STAGES, *STUDIES):
         raise ConfigError(
             f"no stage is called {name!r}: the stages are {', '.join((*STAGES, *STUDIES))}"
@@ -214,14 +234,14 @@ def stage_named(name: str) -> Stage[Any]:
 
 
 def roles() -> dict[str, Role[Any]]:
-    """Return the roles of the stages of a run, by noun, in their order."""
+    """Return the roles of a run's stages by noun, in their order."""
     return {name: role for name in STAGES if (role := stage_named(name).role) is not None}
 
 
 def costs(phase: Literal["training", "evaluation"]) -> tuple[str, ...]:
-    """Return the names, in a version, of the datasets whose seconds are the cost of `phase`.
+    """Return the names of datasets whose seconds are the cost of `phase`.
 
-    Whatever is about held-out prompts is a cost of evaluation.
+    These are their names in a version. Anything about held-out prompts is a cost of evaluation.
     """
     side: Side = "eval_" if phase == "evaluation" else ""
     return tuple(
@@ -233,7 +253,7 @@ def costs(phase: Literal["training", "evaluation"]) -> tuple[str, ...]:
 
 
 def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
-    """The stage of `job`, its validated spec, and the store it works in."""
+    """Return the stage of `job`, its validated spec, and its store."""
     stage = stage_named(job.stage)
     try:
         return stage, stage.spec.model_validate(job.spec), Store(job.place.root, job.place.pin_set)
@@ -242,8 +262,9 @@ def parse(job: Job) -> tuple[Stage[Any], Any, Store]:
 
 
 def missing_shards(job: Job, partial: Partial) -> list[int]:
-    """The shards of `job` that are not finished yet, in order; one whose computation used what has
-    changed is not.
+    """Return the shards of `job` that are not finished yet, in order.
+
+    A shard also counts as unfinished if something that its computation used has changed.
     """
     stage, spec, store = parse(job)
     shards = stage.shards(spec, store)
@@ -256,8 +277,9 @@ def missing_shards(job: Job, partial: Partial) -> list[int]:
 
 
 def compute_shard(job: Job, index: int, progress: Progress) -> None:
-    """Compute shard `index` of `job` and commit it. The caller holds the lock on the unfinished
-    dataset.
+    """Compute shard `index` of `job` and commit it.
+
+    The caller holds the lock on the unfinished dataset.
     """
     stage, spec, store = parse(job)
     partial = store.open_partial(stage.name, job.key())
@@ -278,8 +300,9 @@ def compute_shard(job: Job, index: int, progress: Progress) -> None:
 def publish(
     job: Job, partial: Partial, started: float, peak_memory_bytes: int | None = None
 ) -> Dataset:
-    """Publish the dataset of `job`, all of whose shards are finished; `started` is the Unix time
-    its computation began.
+    """Publish the dataset of `job`, all of whose shards are finished.
+
+    `started` is the Unix time when its computation began.
     """
     stage, spec, store = parse(job)
     shards = stage.shards(spec, store)
@@ -294,7 +317,7 @@ def publish(
         }
         numbers.update(beside["numbers"])
         observed = observed.joined(_observed(beside))
-        # none in a shard of an older version
+        # a shard of an older release has none
         environments += [beside["environment"]] if "environment" in beside else []
     computed_by = {"stage": job.stage, "code": job.code, "spec": job.spec}
     parents = spec.parents()
@@ -307,7 +330,7 @@ def publish(
         )
     facts = provenance(store, started, peak_memory_bytes, environments)
     if observed.unobserved:
-        # what a hit does not depend on, though the rows may
+        # a cache hit does not depend on these, though the rows may
         facts["unobserved"] = list(observed.unobserved)
     made = partial.publish(
         shards,
@@ -334,7 +357,10 @@ def publish(
 
 
 def _observed(beside: Mapping[str, Any]) -> Observed:
-    """What the computation of a shard used; nothing is known of a shard of an older version."""
+    """Return what the computation of a shard used.
+
+    Nothing is known about a shard of an older release.
+    """
     return Observed.model_validate(beside.get("observed", {}))
 
 
@@ -343,11 +369,11 @@ def _is_changed(observed: Observed, job: Job) -> bool:
 
 
 def published(job: Job) -> Dataset | None:
-    """What a process that had `job` too has published, if it is whole and recorded, and all that it
-    used is as it was.
+    """Return what another process with the same job has published.
 
-    To be asked once the lock on the unfinished dataset is held: it may have been held by that
-    process until now.
+    It must be whole and recorded, and nothing that it used may have changed; otherwise returns
+    None. Call this once the lock on the unfinished dataset is held: that process may have held it
+    until now.
     """
     _, _, store = parse(job)
     for handle in made_by(store, job.stage, job.key()):
@@ -362,8 +388,9 @@ def published(job: Job) -> Dataset | None:
 
 
 def run(job: Job, progress: Progress, find: Find | None = None) -> Dataset:
-    """Compute what is missing of `job`, in this process, and publish it; what `find` has is taken
-    instead.
+    """Compute what is missing of `job` in this process, and publish it.
+
+    If `find` returns a dataset, that is taken instead.
     """
     started = time.time()
     reset_peak_memory()

@@ -1,7 +1,10 @@
-"""Compute a stage by hand: `python -m wind.stages FILE [--root ROOT] [--device cpu|cuda]`.
+"""Compute a stage by hand.
 
-The file is a job or the manifest of a dataset, whose recorded spec is then computed again; it names
-its stage. It is data, whoever wrote it: a function that it names runs only with `--run-code`.
+Usage: `python -m wind.stages FILE [--root ROOT] [--device cpu|cuda]`.
+
+The file is a job, or the manifest of a dataset, whose recorded spec is then computed again. It
+names its stage. It counts as data, no matter who wrote it: a function that it names runs only with
+`--run-code`.
 """
 
 import sys
@@ -17,7 +20,10 @@ from wind.stages import Job, Place, parse, run
 
 
 def main() -> None:
-    """Compute the dataset of the file that the command line names, and print its handle."""
+    """Compute the dataset that a file describes, and print its handle.
+
+    The command line names the file.
+    """
     parser = ArgumentParser(
         prog="python -m wind.stages", description="Compute a dataset from its spec."
     )
@@ -43,7 +49,10 @@ def main() -> None:
 
 
 def _read_job(path: Path, place: Place) -> Job:
-    """Read the job of a file, with the code that computes its stage now."""
+    """Read a job from a file.
+
+    Its code is the one that computes its stage now.
+    """
     try:
         content = json_value(read_plain(path))
         recorded = content.get("computed_by", content)
@@ -52,7 +61,7 @@ def _read_job(path: Path, place: Place) -> Job:
         raise ConfigError(
             f"{path} is neither a job nor a manifest with a recorded spec: {error!r}"
         ) from error
-    parse(job)  # refuses an unknown stage, which has no code
+    parse(job)  # rejects an unknown stage, which has no code
     code = {"code": code_digest(job.stage), "modules": code_of(f"wind.{job.stage}")}
     return job.model_copy(update=code)
 

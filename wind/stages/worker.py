@@ -1,14 +1,16 @@
-"""A stage worker: computes shards for a run, one JSON line in and a few JSON lines out.
+"""A stage worker, which computes shards for a run.
+
+It reads one JSON line per shard and answers with a few JSON lines:
 
     in    {"job": {...}, "shard": 3, "folder": "/home/me"}
     out   {"progress": [64, 512]} ...
           then {"done": {"seconds": 1.2, "peak_memory_bytes": 1}}
           or {"error": {"kind": "InputError", "message": "..."}}
 
-It stays warm between shards, stages and iterations: loaded models live as long as the process. It
-works in the folder that the run is in, where the user's modules are. The descriptors of both pipes
-are its arguments, and no program that a stage starts inherits them; standard input is empty, and
-what is printed goes to the log.
+It stays warm between shards, stages, and iterations: loaded models live as long as the process. It
+works in the folder of the run, where the user's modules are. Its arguments are the descriptors of
+both pipes, which no program that a stage starts inherits. Standard input is empty, and anything
+printed goes to the log.
 """
 
 import json
@@ -24,7 +26,10 @@ from wind.store.provenance import peak_memory, reset_peak_memory
 
 
 def main() -> None:
-    """Serve requests until their pipe closes: `python -m wind.stages.worker REQUESTS ANSWERS`."""
+    """Serve requests until their pipe closes.
+
+    Usage: `python -m wind.stages.worker REQUESTS ANSWERS`.
+    """
     asked, answering = map(int, sys.argv[1:])
     for descriptor in (asked, answering):
         os.set_inheritable(descriptor, False)
@@ -61,7 +66,7 @@ def _serve(job: Job, shard: int, folder: str, protocol: IO[str]) -> None:
                 "message": f"{job.stage} could not read or write: {error}",
             },
         )
-    except Exception as error:  # the boundary of the process: whatever it was, the run must be told
+    except Exception as error:  # the process boundary: whatever it is, the run must be told
         traceback.print_exc()
         _say(
             protocol,

@@ -40,7 +40,10 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def sizes(paths: Sequence[Path], within: Path | None) -> dict[str, int]:
-    """Return the size of each file in bytes, by name. Raises NotPlainError as `open_plain` does."""
+    """Return the size of each file in bytes, by name.
+
+    Raises NotPlainError as `open_plain` does.
+    """
     found = {}
     for path in paths:
         with open_plain(path, within) as file:

@@ -1,6 +1,6 @@
-"""The nouns of the stages, and the one lookup of a stage's module by its noun.
+"""The nouns of the stages, and the only lookup of their modules.
 
-A dataset is called by the noun of the stage that computes it, and everything else that is known of
+A dataset is named after the noun of the stage that computes it. Everything else that is known about
 the stage is in its module, `wind.<noun>`. To add a stage, add its noun here.
 """
 
@@ -20,14 +20,14 @@ STAGES: Final = (
     "evaluation",
     "metrics",
 )
-# Stages outside any run: computed from finished runs, or from none.
+# Stages outside any run, computed from finished runs or from none.
 STUDIES: Final = ("comparison", "bandit", "rates")
 
 
 def record_of(noun: str) -> Any:
     """Import the module of the stage `noun` and return its `STAGE`.
 
-    The store stands below the stages and may not import them, yet needs the columns and keys that
-    they declare. This is the only place where a module is imported by a noun.
+    The store is a layer below the stages and may not import them, yet it needs the columns and keys
+    that they declare. This is the only place where a module is imported by its noun.
     """
     return import_module(f"wind.{noun}").STAGE

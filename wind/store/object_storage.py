@@ -275,7 +275,10 @@ class ObjectStorage(RangedStorage, Versioned):
 
     @_retried
     def _head(self, name: str) -> int:
-        """Return the size of the file `name`. Raises FileNotFoundError if there is none."""
+        """Return the size of the file `name`.
+
+        Raises FileNotFoundError if there is none.
+        """
         with self._requesting(name):
             return int(self._store.head(name)["size"])
 

@@ -152,7 +152,10 @@ class Partial:
         return handle
 
     def _content(self, files: list[StoredFile]) -> Content:
-        """Read the content of `files`. Raises DatasetError if one is not as it was written."""
+        """Read the content of `files`.
+
+        Raises DatasetError if one is not as it was written.
+        """
         content = Content(schemas.declared(self._name).key)
         names = [file.name for file in files]
         with fetched_ahead(self._storage, self.folder, names, os.path.getsize) as fetched:

@@ -1,12 +1,12 @@
-"""How a dataset is declared, and what its declaration asks of the rows that are stored.
+"""Declarations of datasets, and what they require of stored rows.
 
 Each stage declares its dataset in its own module; `declared` finds the declaration by the dataset's
-noun. Columns are non-null unless marked. Every write casts to the declared schema and fails if it
-cannot. Rows are sorted by key.
+noun. Columns are non-null unless marked. Every write casts to the declared schema, and fails if
+that is impossible. Rows are sorted by key.
 
-Datasets stay readable: a release that changes a schema may only add nullable columns, behind the
-others, and then raises `VERSION`. Readers of an older dataset get those columns as null; nothing is
-rewritten, and its fingerprint stays.
+Datasets stay readable: a release that changes a schema may only add nullable columns after the
+others, and then raises `VERSION`. Readers of an older dataset see those columns as null; nothing is
+rewritten, and its fingerprint stays the same.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ MESSAGE: Final = pa.struct(
 )
 TOKENS: Final = pa.list_(pa.field("item", pa.int32(), nullable=False))
 
-# Columns that several datasets share, as keys.
+# Key columns that several datasets share.
 PROMPT: Final = ("prompt_id",)
 SAMPLE: Final = ("prompt_id", "sample_index")
 
@@ -39,7 +39,7 @@ class Column:
 
     name: str
     type: pa.DataType
-    meaning: str  # with unit and range, as cards of exported datasets show it
+    meaning: str  # with unit and range, for the cards of exported datasets
     is_nullable: bool = False
 
     def field(self) -> pa.Field:
@@ -53,54 +53,59 @@ SAMPLE_INDEX: Final = Column("sample_index", pa.int32(), "0 .. N-1, of the N of 
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """Columns whose values are keys of another dataset, or the fingerprint of a model.
+    """Columns that refer to rows of another dataset, or to a model.
 
-    The other is the parent that the dataset's spec calls `parent`.
+    Their values are keys of that dataset, or the fingerprint of that model. It is the parent that
+    the dataset's spec calls `parent`.
     """
 
     columns: tuple[str, ...]
     parent: str
-    is_one_to_one: bool = False  # every key of the parent has a row, too
+    is_one_to_one: bool = False  # whether every key of the parent has a row, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """The rows, columns and keys of a dataset."""
+    """The rows, columns, and keys of a dataset."""
 
     row: str  # what one row is
     columns: tuple[Column, ...]
-    # Columns that follow in some datasets of this noun.
+    # Columns that come next in some datasets of this noun.
     optional_columns: tuple[Column, ...] = ()
-    # A column per component of the reward follows.
+    # Whether a column for each component of the reward comes last.
     has_components: bool = False
-    # Models are among the outputs published with the dataset.
+    # Whether models are among the outputs published with the dataset.
     has_models: bool = False
     key: tuple[str, ...]
     foreign_keys: tuple[ForeignKey, ...]
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The Arrow schema of the columns that every dataset of this noun has."""
+        """The Arrow schema of the columns that every such dataset has."""
         return pa.schema([column.field() for column in self.columns])
 
     def meanings(self) -> dict[str, str]:
-        """Return the meanings of the declared columns, optional ones included, by name."""
+        """Return the meaning of each declared or optional column, by name."""
         return {each.name: each.meaning for each in (*self.columns, *self.optional_columns)}
 
     def with_optional_columns(self) -> pa.Schema:
-        """Return the schema of the datasets that have the optional columns, too."""
+        """Return the schema of a dataset that has the optional columns, too."""
         return pa.schema([*self.schema, *(column.field() for column in self.optional_columns)])
 
     def with_components(self, components: tuple[str, ...]) -> pa.Schema:
-        """Return the schema with a non-null number for each component of the reward."""
+        """Return the schema with a column for each component of the reward.
+
+        Those columns hold numbers and no nulls.
+        """
         further = (pa.field(name, pa.float64(), nullable=False) for name in components)
         return pa.schema([*self.schema, *further])
 
 
 def find_declaration(noun: str) -> Declaration | None:
-    """Return the declaration of the dataset `noun`, or None if no stage makes one.
+    """Find the declaration of the dataset `noun`.
 
-    Besides its dataset a stage may publish the rows it dropped, as `<noun>.dropped`.
+    Returns None if no stage makes such a dataset. Besides its dataset, a stage may publish the rows
+    that it dropped, as `<noun>.dropped`.
     """
     stage, _, part = noun.partition(".")
     if stage not in (*STAGES, *STUDIES) or part not in ("", "dropped"):
@@ -111,17 +116,21 @@ def find_declaration(noun: str) -> Declaration | None:
 
 
 def declared(noun: str) -> Declaration:
-    """Return the declaration of the dataset `noun`. Raises DatasetError if no stage makes one."""
+    """Return the declaration of the dataset `noun`.
+
+    Raises DatasetError if no stage makes such a dataset.
+    """
     if (found := find_declaration(noun)) is None:
         raise DatasetError(f"no stage makes a dataset called {noun!r}")
     return found
 
 
 def evolved(name: str, stored: pa.Schema, version: int) -> pa.Schema:
-    """Return the schema that readers see of a dataset that was written with `version`.
+    """Return the schema that readers of a stored dataset see.
 
-    It is the stored one, with the columns added since behind it. Raises DatasetError if a newer
-    release wrote the dataset, or if it lacks a column that may not be null.
+    It is the stored schema, followed by the columns that were added after `version`, the schema
+    version that the dataset was written with. Raises DatasetError if a newer release wrote the
+    dataset, or if it lacks a column that may not be null.
     """
     if version > VERSION:
         raise DatasetError(
@@ -140,7 +149,7 @@ def evolved(name: str, stored: pa.Schema, version: int) -> pa.Schema:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Cast `table` to `schema`: its columns, their order, types and nullability.
+    """Cast `table` to `schema`: its columns, their order, types, and nullability.
 
     Raises DatasetError if a column is missing or undeclared, or does not fit its type.
     """
@@ -163,7 +172,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _require_values(name: str, field: pa.Field, values: pa.Array) -> None:
     """Raise DatasetError for a null where `field` allows none, at any depth.
 
-    Arrow itself does not look into lists.
+    Arrow itself does not check inside lists.
     """
     if not field.nullable and values.null_count:
         raise DatasetError(f"column {name} has {values.null_count} nulls and must have none")

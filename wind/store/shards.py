@@ -115,7 +115,10 @@ class Content:
         self._last = table.slice(len(table) - 1)
 
     def hexdigest(self) -> str:
-        """Return the fingerprint of the shards so far. Raises DatasetError if there are none."""
+        """Return the fingerprint of the shards so far.
+
+        Raises DatasetError if there are none.
+        """
         if self._fingerprint is None:
             raise DatasetError("a dataset without shards has no fingerprint")
         return self._fingerprint.hexdigest()

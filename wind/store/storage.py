@@ -123,9 +123,10 @@ class Storage(Protocol):
         """Remove the file or folder `name`, if there is one."""
 
     def lock(self, name: str, *, wait: bool = True) -> AbstractContextManager[Held]:
-        """Hold the exclusive lock `name` for the block. The lock of a dead process is free.
+        """Hold the exclusive lock `name` for the block.
 
-        Raises BlockingIOError if it is taken and `wait` is False; its `strerror` says who holds it.
+        The lock of a dead process is free. Raises BlockingIOError if the lock is taken and `wait`
+        is False; the error's `strerror` says who holds it.
         """
 
     def try_lock(self, name: str) -> AbstractContextManager[bool]:
@@ -176,7 +177,10 @@ def fetched_ahead(
 
 
 def checked_name(name: str, url: str) -> str:
-    """Return `name`. Raises DatasetError if it leads out of the root at `url`."""
+    """Return `name`.
+
+    Raises DatasetError if it leads out of the root at `url`.
+    """
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise DatasetError(f"{name!r} is not a name within {url}")
     return name
@@ -192,7 +196,10 @@ class LocalStorage(Storage):
         self.address = os.fspath(root.absolute())
 
     def path(self, name: str) -> Path:
-        """Return the path of `name`. Raises DatasetError if it is outside the root."""
+        """Return the path of `name`.
+
+        Raises DatasetError if it is outside the root.
+        """
         return self.root / checked_name(name, self.url)
 
     @override

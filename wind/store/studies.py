@@ -29,7 +29,10 @@ def record(store: Store, run: str, datasets: Mapping[str, Dataset]) -> None:
 
 
 def studies(store: Store) -> Iterator[Study]:
-    """Yield the studies in order of name. Raises DatasetError if a record cannot be read."""
+    """Yield the studies in order of name.
+
+    Raises DatasetError if a record cannot be read.
+    """
     for run in store.storage.names("runs"):
         try:
             yield Study.model_validate_json(store.storage.read(_name(run)))

@@ -1,4 +1,7 @@
-"""Verification of foreign keys: the rows of one dataset are about rows of another."""
+"""Verification of foreign keys.
+
+The rows of one dataset must be about rows of another.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +24,10 @@ EXAMPLES = 3
 
 @dataclass
 class ForeignKeys:
-    """Verification of foreign keys, each of them once; the given datasets must be intact."""
+    """A verification of foreign keys, each of them once.
+
+    The given datasets must be intact.
+    """
 
     files: Files
     _verified: set[tuple[str, str, ForeignKey]] = field(default_factory=set)
@@ -29,7 +35,10 @@ class ForeignKeys:
     def of_parents(
         self, child: Dataset, parents: Mapping[str, AnyHandle], manifest: Manifest
     ) -> None:
-        """Verify the keys of `child` in its `parents`, and those of its parents in one another."""
+        """Verify the keys of `child` in its `parents`.
+
+        The keys of its parents in one another are verified, too.
+        """
         for key in _foreign_keys(child):
             if key.parent in parents:
                 self._relation(child, parents[key.parent], key)
@@ -40,7 +49,10 @@ class ForeignKeys:
             self._sampled(child, prompts, manifest)
 
     def of_version(self, handles: Mapping[str, AnyHandle]) -> None:
-        """Verify the keys between the `handles` of a version, which are given by name."""
+        """Verify the keys between the `handles` of a version.
+
+        The handles are given by name.
+        """
         self._of_all(handles, _related_in_version())
 
     def _of_all(
@@ -87,7 +99,7 @@ class ForeignKeys:
 
     def _sampled(self, generations: Dataset, prompts: Dataset, manifest: Manifest) -> None:
         """Verify that exactly the prompts that were due were answered."""
-        # which most verifications do not need
+        # Imported here because most verifications do not need them.
         from wind.generations import GenerationsSpec
         from wind.prompt_parts import sampled_prompts
 
@@ -129,7 +141,10 @@ class ForeignKeys:
         return fingerprint.hexdigest()
 
     def _offenders(self, dataset: Dataset, rows: pl.LazyFrame, key: ForeignKey, what: str) -> bool:
-        """Report `rows` of `dataset` as a finding, with the first keys; return whether any are."""
+        """Report `rows` of `dataset` as a finding, with the first keys.
+
+        Returns whether there are any.
+        """
         counted = rows.select(pl.struct(key.columns).alias("key"), pl.len().alias("count"))
         found = counted.head(EXAMPLES).collect(engine="streaming")
         if len(found):
@@ -151,9 +166,10 @@ def _foreign_keys(child: Dataset) -> tuple[ForeignKey, ...]:
 
 @cache
 def _related_in_version() -> tuple[Mapping[str, str], ...]:
-    """Return which datasets and models of a version must agree: what trained, what was evaluated.
+    """Return which datasets and models of a version must agree.
 
-    Each mapping goes from what a foreign key calls its parent to the name in the version.
+    One mapping is for what was used in training, the other for what was evaluated. Each goes from
+    the name that a foreign key gives its parent to the name in the version.
     """
     trained = {"policy": "model_in"}
     evaluated = {"policy": "model_out"}
