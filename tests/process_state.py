@@ -26,6 +26,7 @@ OF_LIBRARIES = (
     "TORCH",
     "TRITON_",
     "VLLM_",
+    "_RJEM_",
 )
 AT_FIRST: dict[str, Any] = {
     "torch dtype": "float32",

@@ -100,7 +100,7 @@ def test_no_module_outside_its_key_executes_in_a_stage(
     fresh = rollouts_spec(store, content.model_in, {"name": "jbond"})
     _, seen["rollouts"] = traced("rollouts", fresh.model_dump(mode="json"), store)
 
-    assert seen.keys() == {*STAGES, *STUDIES}
+    assert seen.keys() == {*STAGES, *STUDIES}, "trace a new stage, too"
     assert {
         stage: found for stage, executed in seen.items() if (found := strangers(stage, executed))
     } == {}

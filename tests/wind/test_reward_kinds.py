@@ -51,7 +51,10 @@ class Length(RewardKind):
 
 
 def test_every_kind_of_a_recipe_has_its_counterpart_in_a_spec() -> None:
-    assert REWARD_SECTIONS.keys() == RESOLVERS.keys()
+    assert REWARD_SECTIONS.keys() == RESOLVERS.keys(), (
+        "a kind needs a section in wind/config/rewards.py and a class in the union Reward of "
+        "wind/rewards/kinds/__init__.py"
+    )
     for kind in get_args(get_args(Reward)[0]):
         assert get_args(kind.model_fields["kind"].annotation) == (
             kind.model_fields["kind"].default,
@@ -105,9 +108,10 @@ def test_the_model_of_a_reward_is_a_parent() -> None:
 def test_stored_specs_keep_their_fields_in_order() -> None:
     kinds = get_args(get_args(Reward)[0])
     fields = {kind.model_fields["kind"].default: " ".join(kind.model_fields) for kind in kinds}
-    assert fields == {
+    expected = {
         "rule": "kind function components source_digest sources inputs corruption",
         "classifier": "kind model template template_arguments date corruption",
         "pairwise": "kind model architecture template template_arguments date "
         "max_prompt_tokens max_response_tokens",
     }
+    assert fields == expected, "add a new kind here; fields of an old one never move or go"

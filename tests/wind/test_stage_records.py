@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests import dataset_table
 from wind.code import loading
 from wind.errors import ConfigError, DatasetError
 from wind.machine.processes import environment, python
@@ -15,6 +16,7 @@ from wind.store.nouns import STAGES, STUDIES
 from wind.store.schemas import SAMPLE, Declaration, declared, find_declaration
 
 ALL = (*STAGES, *STUDIES)
+WRITE = "python -m tests.dataset_table writes it"
 
 
 def declarations(stage: Stage[Any]) -> list[Declaration]:
@@ -110,16 +112,16 @@ def test_a_dataset_is_found_by_its_noun_alone() -> None:
 
 
 def test_what_a_run_costs_is_told_by_phase() -> None:
-    assert costs("evaluation") == ("eval_generations", "eval_rewards", "eval_logps", "evaluation")
-    assert costs("training") == (
-        "generations",
-        "rewards",
-        "win_rates",
-        "selections",
-        "logps",
-        "training",
-        "rollouts",
-    )
+    evaluating = ("eval_generations", "eval_rewards", "eval_logps", "evaluation")
+    judging = ("rewards", "win_rates", "selections", "logps")
+    training = ("generations", *judging, "training", "rollouts")
+    assert costs("evaluation") == evaluating, "add the dataset of a new stage here"
+    assert costs("training") == training, "add the dataset of a new stage here"
+
+
+def test_the_page_of_datasets_says_what_is_declared() -> None:
+    page = dataset_table.PAGE.read_text()
+    assert dataset_table.table() in page, f"{dataset_table.PAGE} is out of date: {WRITE}"
 
 
 def test_names_in_a_version() -> None:
