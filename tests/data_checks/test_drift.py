@@ -9,7 +9,7 @@ import pytest
 
 from data_checks.base import Subject
 from data_checks.drift import QUANTITIES, shifts
-from data_checks.results import contents, passed
+from data_checks.results import DRIFTING, contents, passed
 from data_checks.validation import validate
 from wind.config.checks import ChecksConfig, DriftConfig
 from wind.errors import DataCheckError
@@ -141,6 +141,10 @@ def test_setting_one_bound_leaves_the_other(chain: "Chain") -> None:
     bounds = DriftConfig.model_validate({"kl": {"fail": 20}}).kl
     assert (bounds.warn, bounds.fail) == (10, 20)
     assert DriftConfig.model_validate({"kl": {"warn": None}}).kl.warn is None
+
+
+def test_a_run_looks_for_the_predecessors_of_all_that_drifts() -> None:
+    assert QUANTITIES.keys() == DRIFTING
 
 
 def quantities() -> Iterator[str]:
