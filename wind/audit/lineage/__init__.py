@@ -13,6 +13,7 @@ import polars as pl
 
 from wind.errors import ConfigError, DatasetError, InputError
 from wind.records import Record
+from wind.stages import roles
 from wind.store.computations import Computation, by_manifest, computation_of, recorded
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Manifest, Model, Source, label, noun
@@ -32,11 +33,6 @@ PROVENANCE = (
     "revision",
 )
 UNITS = {"dataset": "rows", "model": "weights", "source": "files"}
-# datasets of the reference, with the names that the evaluation has for them
-HELD_OUT = {
-    "reference_generations": "generations_reference",
-    "reference_rewards": "rewards_reference",
-}
 
 
 class Node(Record):
@@ -192,10 +188,11 @@ def named(store: Store, version: Version) -> dict[str, Dataset]:
         evaluation = _computation(
             store, datasets["evaluation"], version.computations.get("evaluation")
         )[0]
-        for name, parent in HELD_OUT.items():
+        everyone = roles()
+        for noun, parent in everyone["evaluation"].related_parents["reference_"].items():
             handle = evaluation.parents.get(parent) if evaluation else None
-            if isinstance(handle, Dataset):
-                datasets[name] = handle
+            if isinstance(handle, Dataset) and "reference_" in everyone[noun].sides:
+                datasets[f"reference_{noun}"] = handle
     return datasets
 
 
