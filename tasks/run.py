@@ -93,9 +93,10 @@ class Run(Generic[C]):
     def note(self, event: Event) -> None:
         """Keep `event` for the summary and report it."""
         self.events.append(event)
-        if isinstance(event.handle, Dataset):
-            self.sides[event.handle] = cast(Side, event.name.removesuffix(event.dataset))
-        if not self.planning and isinstance(event.handle, Dataset):
+        if not isinstance(event.handle, Dataset):
+            return
+        self.sides[event.handle] = cast(Side, event.name.removesuffix(event.dataset))
+        if not self.planning:
             self.terminal.line(
                 f"  {event.task:<19} {event.outcome:<8} {event.handle.rows:>9} rows  "
                 f"{event.handle.fingerprint[:12]}"
