@@ -10,7 +10,7 @@ failed.
 import hashlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from wind.code.digests import code_of
 from wind.code.functions import files_digest
@@ -22,11 +22,6 @@ from wind.store import sealed_json
 from wind.store.datasets import Store
 from wind.store.handles import FINGERPRINT, Dataset, label
 from wind.store.stamps import is_ours, refuse
-
-# Datasets whose drift since the iteration before is judged, see `data_checks.drift`.
-DRIFTING: Final = frozenset(
-    {"generations", "rewards", "win_rates", "evaluation", "rollouts", "metrics"}
-)
 
 
 class CheckResult(Record):

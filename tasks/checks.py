@@ -7,8 +7,9 @@ from importlib import import_module
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from data_checks.results import DRIFTING, CheckResult, passed
+from data_checks.results import CheckResult, passed
 from tasks.run import current_run
+from wind.stages import stage_named
 from wind.store.handles import Dataset, label
 
 VALIDATION = "data_checks.validation"
@@ -24,7 +25,8 @@ def checked(dataset: Dataset) -> Dataset:
     """
     here = current_run()
     if not here.planning:
-        previous = here.previous(dataset) if dataset.name in DRIFTING else None
+        role = stage_named(dataset.name).role
+        previous = here.previous(dataset) if role and role.has_drift else None
         check = check_dataset.with_options(
             task_run_name=f"check {dataset.name} {here.iteration or ''}"
         )

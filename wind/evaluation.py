@@ -314,6 +314,7 @@ STAGE: Final[Stage[EvaluationSpec]] = Stage(
         side=one_side,
         history=("eval",),
         is_timed=True,
+        has_drift=True,
         expected=as_many_as("generations_policy"),
         related_parents={
             "eval_": {

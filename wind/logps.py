@@ -208,6 +208,7 @@ STAGE: Final[Stage[LogpsSpec]] = Stage(
         side=lambda spec, side_of: side_of(spec.generations),
         history=("train",),
         is_timed=True,
+        has_drift=False,
         expected=as_many_as("generations"),
         related_parents={},
         function_seconds=no_function,

@@ -275,6 +275,7 @@ STAGE: Final[Stage[MetricsSpec]] = Stage(
         side=one_side,
         history=(),
         is_timed=False,
+        has_drift=True,
         expected=unforeseen,
         related_parents={},
         function_seconds=no_function,

@@ -183,6 +183,7 @@ STAGE: Final[Stage[SelectionsSpec]] = Stage(
         side=one_side,
         history=("train",),
         is_timed=False,
+        has_drift=False,
         expected=as_many_as("rewards"),
         related_parents={},
         function_seconds=no_function,

@@ -326,6 +326,7 @@ STAGE: Final[Stage[WinRatesSpec]] = Stage(
         side=one_side,
         history=("train",),
         is_timed=True,
+        has_drift=True,
         expected=as_many_as("rewards"),
         related_parents={},
         function_seconds=no_function,

@@ -14,6 +14,7 @@ from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
 from wind.machine.terminal import say, say_json
 from wind.nesting import json_value
+from wind.stages import stage_named
 from wind.store.datasets import Store
 from wind.store.handles import label
 from wind.store.references import find_version
@@ -46,7 +47,6 @@ def check(
     checks = checks_config(recorded_checks, set_ or ())
     kept = [each for each in conditions_in(checks) if each in foreign]
     require_leave(f"the config of {version.run} in {root}", kept, run_code=run_code)
-    from data_checks.drift import QUANTITIES
     from data_checks.validation import recorded, refuse_wrong_checks, validate
 
     components = setting_of(version.content.recipe, "reward.components")
@@ -55,9 +55,9 @@ def check(
     results = {}
     for noun, handle in version.content.datasets.items():
         try:
-            results[noun] = validate(
-                handle, store, checks, before.get(noun) if handle.name in QUANTITIES else None
-            )
+            role = stage_named(handle.name).role
+            previous = before.get(noun) if role and role.has_drift else None
+            results[noun] = validate(handle, store, checks, previous)
         except DataCheckError:
             result = recorded(store, handle)
             assert result is not None, "a failed check is kept before it is raised"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_checks.results import DRIFTING, recorded
+from data_checks.results import recorded
 from flows.distill import distill
 from flows.plan import planned as plan
 from tasks.run import open_run
@@ -19,6 +19,7 @@ from tests.wind.versions_case import verify
 from wind.code import observed
 from wind.config.loading import load_config
 from wind.config.recipe import DistillConfig
+from wind.stages import roles
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.references import find_version
@@ -88,8 +89,7 @@ def test_cache_truth_table(finished_recipe: Callable[..., DistillConfig], tmp_pa
     assert latest.content.iteration == 2
     assert latest.content.previous == first.id
     for name, dataset in latest.content.datasets.items():  # drift is since the same part of before
-        is_judged = dataset.name in DRIFTING
-        before = first.content.datasets[name] if is_judged else None
+        before = first.content.datasets[name] if roles()[dataset.name].has_drift else None
         assert previous_of(store, dataset) == before, name
 
     hotter = planned(recipe("sampling.temperature=2.0"))

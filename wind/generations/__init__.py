@@ -394,6 +394,7 @@ STAGE: Final[Stage[GenerationsSpec]] = Stage(
         side=_side,
         history=("train", "eval"),
         is_timed=True,
+        has_drift=True,
         expected=_expected,
         related_parents={},
         function_seconds=no_function,

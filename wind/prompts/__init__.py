@@ -373,6 +373,7 @@ STAGE: Final[Stage[PromptsSpec]] = Stage(
         side=one_side,
         history=(),
         is_timed=False,
+        has_drift=False,
         expected=unforeseen,
         related_parents={},
         function_seconds=no_function,

@@ -158,6 +158,7 @@ STAGE: Final[Stage[RewardsSpec]] = Stage(
         side=lambda spec, side_of: side_of(spec.generations),
         history=("train", "eval"),
         is_timed=True,
+        has_drift=True,
         expected=as_many_as("generations"),
         related_parents={},
         function_seconds=function_seconds,

@@ -179,6 +179,7 @@ STAGE: Final[Stage[RolloutsSpec]] = Stage(
         side=one_side,
         history=("train",),
         is_timed=True,
+        has_drift=True,
         expected=_expected,
         related_parents={},
         function_seconds=function_seconds,

@@ -153,6 +153,8 @@ class Role(Generic[S]):
     history: tuple[Literal["train", "eval"], ...]
     # Whether the table of `wind versions` has a column for its seconds.
     is_timed: bool
+    # Whether its drift since the previous iteration is judged, by `data_checks.drift`.
+    has_drift: bool
     # The size that a plan shows before the dataset is computed, if it follows from the spec.
     expected: Callable[[S, Store, RowsOf], Expected | None]
     # Parents whose rows must be about one another, by side. Each mapping goes from the dataset or

@@ -95,6 +95,7 @@ STAGE: Final[Stage[TrainingSpec]] = Stage(
         side=one_side,
         history=(),
         is_timed=True,
+        has_drift=False,
         expected=unforeseen,
         related_parents={"": {name: name for name in _RELATED}},
         function_seconds=no_function,
