@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,34 +52,11 @@ def reproduced(
     manifest keeps no spec, and passes on whatever the stage itself raises.
     """
     before = store.manifest(handle)
-    recorded = before.computed_by
-    if not isinstance(recorded.get("stage"), str) or not isinstance(recorded.get("spec"), dict):
-        raise ConfigError(
-            f"{label(handle)} was published without a spec: it cannot be computed again"
-        )
-    if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
-    folder = (
-        Path(tempfile.mkdtemp(prefix="reproduced-", dir=scratch))
-        if scratch
-        else store.scratch("reproduced")
-    )
-    try:
-        place = Place(
-            root=str(folder.absolute() / "store"), device=device_of(RunConfig(run="reproduction"))
-        )
-        job = Job(
-            stage=recorded["stage"],
-            spec=recorded["spec"],
-            place=place,
-            code=code_digest(recorded["stage"]),
-        )
+    with _scratch(store, scratch) as folder:
+        job = _job(before, label(handle), folder.absolute() / "store")
         _, spec, again = parse(job)
-        require_leave(
-            f"the spec of {label(handle)}",
-            [each for each in functions_in(spec) if each not in own],
-            run_code=run_code,
-        )
+        unknown = [each for each in functions_in(spec) if each not in own]
+        require_leave(f"the spec of {label(handle)}", unknown, run_code=run_code)
         for parent in spec.parents().values():
             again.path(parent).parent.mkdir(parents=True, exist_ok=True)
             if not again.path(parent).is_symlink():
@@ -87,21 +64,51 @@ def reproduced(
         made = _computed(job, folder / "logs")
         if made.name != handle.name:  # the training inside an on-policy stage
             made = Dataset.model_validate(again.manifest(made).outputs[handle.name].model_dump())
-        after = again.manifest(made)
-        found = differences(store, handle, again, made)
-        for name, output in before.outputs.items():
-            if name in after.outputs:
-                found += [
-                    f"{name}: {each}"
-                    for each in differences(store, output, again, after.outputs[name])
-                ]
-            else:
-                found.append(f"its output {name} was not made")
         return Reproduction(
-            handle.fingerprint, made.fingerprint, found, list(_changed(before, job, again))
+            recorded=handle.fingerprint,
+            computed=made.fingerprint,
+            differences=[
+                *differences(store, handle, again, made),
+                *_of_outputs(store, before, again, again.manifest(made)),
+            ],
+            changed=list(_changed(before, job, again)),
         )
+
+
+@contextmanager
+def _scratch(store: Store, below: Path | None) -> Iterator[Path]:
+    """Make a folder below `below`, or below the store, and remove it after the block."""
+    if below is None:
+        folder = store.scratch("reproduced")
+    else:
+        below.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="reproduced-", dir=below))
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def _job(manifest: Manifest, name: str, root: Path) -> Job:
+    """Return the job that `manifest` records, to run in the store at `root`.
+
+    Raises ConfigError, naming the dataset `name`, if it records no spec.
+    """
+    stage, spec = manifest.computed_by.get("stage"), manifest.computed_by.get("spec")
+    if not isinstance(stage, str) or not isinstance(spec, dict):
+        raise ConfigError(f"{name} was published without a spec: it cannot be computed again")
+    place = Place(root=str(root), device=device_of(RunConfig(run="reproduction")))
+    return Job(stage=stage, spec=spec, place=place, code=code_digest(stage))
+
+
+def _of_outputs(store: Store, before: Manifest, again: Store, after: Manifest) -> Iterator[str]:
+    """Yield how the outputs of two computations differ."""
+    for name, output in before.outputs.items():
+        if name not in after.outputs:
+            yield f"its output {name} was not made"
+            continue
+        for each in differences(store, output, again, after.outputs[name]):
+            yield f"{name}: {each}"
 
 
 def _computed(job: Job, logs: Path) -> Dataset:
