@@ -78,6 +78,8 @@ class Run(Generic[C]):
     refresh: str | None = None  # first dataset that `wind rerun --from` recomputes
     iteration: int = 0
     last: Version | None = None  # version of the previous iteration, if there is one yet
+    # What the datasets made meanwhile are for, if not for the version itself: part of their names.
+    aside: str = ""
     # For each handle, the key of the computation that last made it.
     keys: dict[AnyHandle, str] = field(default_factory=dict)
     # Prefixes of the datasets' names in versions.
@@ -95,7 +97,8 @@ class Run(Generic[C]):
         self.events.append(event)
         if not isinstance(event.handle, Dataset):
             return
-        self.sides[event.handle] = cast(Side, event.name.removesuffix(event.dataset))
+        name = event.name.partition(".")[0]
+        self.sides[event.handle] = cast(Side, name.removesuffix(event.dataset))
         if not self.planning:
             self.terminal.line(
                 f"  {event.task:<19} {event.outcome:<8} {event.handle.rows:>9} rows  "
@@ -122,11 +125,24 @@ class Run(Generic[C]):
     def name_of(self, dataset: str, spec: Spec) -> str:
         """Return the name that versions give the `dataset` of `spec`.
 
-        A dataset about held-out prompts has a prefix that says whose responses it is about.
+        A dataset about held-out prompts has a prefix that says whose responses it is about. One
+        that is only a parent of the version's own says after a dot what it is for.
         """
         role = stage_named(dataset).role
         side = role.side(spec, lambda parent: self.sides.get(parent, "")) if role else ""
-        return f"{side}{dataset}"
+        return f"{side}{dataset}.{self.aside}" if self.aside else f"{side}{dataset}"
+
+    @contextmanager
+    def beside(self, purpose: str) -> Iterator[None]:
+        """Name what the block makes as being for `purpose`.
+
+        Such a dataset is no part of the version: a dataset that is one is computed from it.
+        """
+        around, self.aside = self.aside, purpose
+        try:
+            yield
+        finally:
+            self.aside = around
 
     def warning(self) -> str | None:
         """Return a warning about hits computed with other package versions.

@@ -4,7 +4,7 @@ Everything that shows metrics reads this table; `wind.metrics` computes them. It
 heavy, so that a command can start without polars.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 View = Literal["versions", "diff", "report", "manifest"]
@@ -126,6 +126,41 @@ METRICS: Final = {
         Metric(name="loss", title="loss", label="training loss", better="lower"),
     )
 }
+
+
+# Metrics whose number depends on the recipe. Each is named by its family and, after a dot, by what
+# it is about: win_rate.held_out.initial, benchmark.gsm8k.exact_match.
+FAMILIES: Final = {
+    family.name: family
+    for family in (
+        Metric(name="win_rate", title="win rate", better="higher"),
+        Metric(
+            name="lc_win_rate",
+            title="LC win rate",
+            label="length-controlled win rate",
+            better="higher",
+        ),
+        Metric(name="tie_share", title="ties", label="share of ties"),
+        Metric(name="benchmark", title="benchmark", better="higher"),
+    )
+}
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric called `name`, on its own or of a family.
+
+    Raises KeyError if there is none.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    family, dot, about = name.partition(".")
+    if not dot or not about or family not in FAMILIES:
+        raise KeyError(name)
+    metric = FAMILIES[family]
+    place = about.replace(".", ", ")
+    title = place if family == "benchmark" else f"{metric.title}: {place}"
+    label = "" if not metric.label else f"{metric.label}: {place}"
+    return replace(metric, name=name, title=title, label=label)
 
 
 def shown_in(view: View) -> list[Metric]:

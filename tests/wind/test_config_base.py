@@ -104,3 +104,21 @@ def test_what_a_recipe_chose_gives_all_of_it_back(path: Path) -> None:
 def test_a_setting_of_a_recipe_of_any_form(recorded: dict[str, Any]) -> None:
     assert setting_of(recorded, "reward.components") is None
     assert setting_of({"reward": {"components": ["a"]}}, "reward.components") == ["a"]
+
+
+JUDGED = [
+    "evaluation.judges.held_out={kind: classifier, path: /models/other}",
+    "evaluation.judges.rule={kind: rule, function: 'rewards:f', timeout: 5}",
+    "evaluation.opponents.sft={kind: model, path: /models/sft}",
+]
+
+
+def test_judges_and_opponents_are_recorded_without_paths_and_defaults() -> None:
+    config = load_config(RECIPES[0], JUDGED)
+    chosen = without(config.recipe(), config.defaults())
+    assert chosen["evaluation"]["judges"] == {
+        "held_out": {"kind": "classifier"},
+        "rule": {"kind": "rule", "function": "rewards:f"},
+    }
+    assert chosen["evaluation"]["opponents"] == {"sft": {"kind": "model"}}
+    assert DistillConfig.of_recipe(chosen).recipe() == config.recipe()

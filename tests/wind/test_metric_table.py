@@ -2,7 +2,7 @@
 
 import pytest
 
-from wind.metric_table import METRICS, shown_in
+from wind.metric_table import METRICS, metric_named, shown_in
 
 
 def test_titles_and_labels_tell_metrics_apart() -> None:
@@ -33,3 +33,29 @@ def test_what_is_shown_without_being_asked_for() -> None:
         "length",
     ]
     assert [metric.name for metric in shown_in("report")] == ["win_rate", "accuracy", "kl_k1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "label"),
+    [
+        ("accuracy", "gold accuracy", "gold accuracy"),
+        ("win_rate.held_out.initial", "win rate: held_out, initial", "win rate: held_out, initial"),
+        (
+            "lc_win_rate.gold.sft",
+            "LC win rate: gold, sft",
+            "length-controlled win rate: gold, sft",
+        ),
+        ("benchmark.gsm8k.exact_match", "gsm8k, exact_match", "gsm8k, exact_match"),
+    ],
+)
+def test_a_metric_of_a_family_is_named_by_what_it_is_about(
+    name: str, title: str, label: str
+) -> None:
+    metric = metric_named(name)
+    assert (metric.name, metric.title, metric.axis_label()) == (name, title, label)
+
+
+@pytest.mark.parametrize("name", ["unheard", "win_rate.", "accuracy.held_out", "unheard.of"])
+def test_no_metric_is_made_up(name: str) -> None:
+    with pytest.raises(KeyError):
+        metric_named(name)

@@ -10,6 +10,8 @@ from pydantic_core import to_jsonable_python
 from wind.records import Record
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+# A name that is part of another, such as of a metric: lower case, without dots.
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
@@ -30,6 +32,44 @@ class Section(Record):
             for name, field in cls.model_fields.items()
             if name in cls.beside_content and field.is_required()
         ]
+
+
+def drop_beside_content(section: BaseModel, dumped: dict[str, Any]) -> None:
+    """Remove from a dumped section what does not determine content, at any depth.
+
+    Subsections may be fields, or values of mappings.
+    """
+    if isinstance(section, Section):
+        for name in section.beside_content:
+            dumped.pop(name, None)
+    for name, value in section:
+        if not isinstance(below := dumped.get(name), dict):
+            continue
+        if isinstance(value, BaseModel):
+            drop_beside_content(value, below)
+        elif isinstance(value, Mapping):
+            for key, entry in value.items():
+                if isinstance(entry, BaseModel):
+                    drop_beside_content(entry, below[key])
+
+
+def kinds_of(union: Any) -> dict[str, type[Section]]:
+    """Return the sections of a union by the one value of their field `kind`."""
+    return {
+        get_args(section.model_fields["kind"].annotation)[0]: section
+        for section in get_args(get_args(union)[0])
+    }
+
+
+def with_paths(union: Any, recorded: Any) -> Any:
+    """Return a recorded section with empty paths where its kind requires them.
+
+    `union` is the annotation of all kinds. Anything that is of no kind is returned as it is.
+    """
+    if not isinstance(recorded, Mapping):
+        return recorded
+    section = kinds_of(union).get(str(recorded.get("kind")), Section)
+    return {**dict.fromkeys(section.paths(), ""), **recorded}
 
 
 def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -86,6 +126,12 @@ def at_defaults(section: BaseModel, dumped: Mapping[str, Any]) -> Iterator[str]:
             yield from [name] if is_whole else (f"{name}.{each}" for each in below)
         elif _is_default(field, given):
             yield name
+        elif isinstance(given, Mapping):
+            for key, entry in given.items():
+                if isinstance(entry, BaseModel):
+                    yield from (
+                        f"{name}.{key}.{each}" for each in at_defaults(entry, dumped[name][key])
+                    )
 
 
 def setting_of(recorded: Mapping[str, Any], name: str) -> Any:

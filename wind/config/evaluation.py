@@ -1,10 +1,11 @@
 """How a policy is evaluated on held-out prompts."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from wind.config.base import Function, Section
+from wind.config.base import Function, Label, Section
+from wind.config.rewards import RewardConfig
 
 
 class EvaluationConfig(Section):
@@ -18,6 +19,52 @@ class EvaluationConfig(Section):
     match: Function | None = None
 
 
+class PolicyOpponentConfig(Section):
+    """A policy of the same run."""
+
+    kind: Literal["policy"]
+    # where the run began, where this iteration began, or what regularizes the update
+    policy: Literal["initial", "previous", "reference"]
+
+
+class VersionOpponentConfig(Section):
+    """The policy that a version in the same store ended with."""
+
+    beside_content: ClassVar = frozenset({"version"})
+
+    kind: Literal["version"]
+    # such as other@3
+    version: str
+
+
+class ModelOpponentConfig(Section):
+    """Any model."""
+
+    beside_content: ClassVar = frozenset({"path"})
+
+    kind: Literal["model"]
+    # a local Hugging Face folder, or a Hub id
+    path: str
+    revision: str | None = None
+
+
+class ResponsesOpponentConfig(Section):
+    """Stored responses to the held-out prompts, of whatever origin."""
+
+    beside_content: ClassVar = frozenset({"path"})
+
+    kind: Literal["responses"]
+    # .jsonl, .parquet or .arrow with `prompt` and `response`
+    path: str
+
+
+# Each enters a key as the dataset or model that it names.
+OpponentConfig = Annotated[
+    PolicyOpponentConfig | VersionOpponentConfig | ModelOpponentConfig | ResponsesOpponentConfig,
+    Field(discriminator="kind"),
+]
+
+
 class EvaluationSection(EvaluationConfig):
     """The evaluation in a recipe, including what does not determine content."""
 
@@ -25,6 +72,20 @@ class EvaluationSection(EvaluationConfig):
 
     # seconds for one call of `match`
     match_timeout: float | None = Field(3600.0, gt=0)
+    # rewards that never train, by name: a held-out reward model, an LLM judge
+    judges: dict[Label, RewardConfig] = Field(default_factory=dict)
+    # whom the policy is compared with besides `against`, by name
+    opponents: dict[Label, OpponentConfig] = Field(default_factory=dict)
+
+    @field_validator("judges")
+    @classmethod
+    def _names_are_free(cls, judges: dict[str, RewardConfig]) -> dict[str, RewardConfig]:
+        for name in ("training", "gold"):
+            if name in judges:
+                raise ValueError(
+                    f"{name} is the name of what is judged anyway: choose another for this judge"
+                )
+        return judges
 
     def content(self) -> EvaluationConfig:
         """Return the settings that determine the evaluation's content."""

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from wind.config.base import Section, at_defaults, setting_of
-from wind.config.evaluation import EvaluationSection
+from wind.config.base import Section, at_defaults, drop_beside_content, setting_of, with_paths
+from wind.config.evaluation import EvaluationSection, OpponentConfig
 from wind.config.models import InferenceConfig, PolicyConfig, ReferenceConfig
 from wind.config.objectives import (
     ON_POLICY,
@@ -22,7 +22,7 @@ from wind.config.objectives import (
     WindObjectiveConfig,
 )
 from wind.config.prompts import PromptsConfig
-from wind.config.rewards import REWARD_SECTIONS, RewardConfig, RewardSection, WinRateConfig
+from wind.config.rewards import RewardConfig, WinRateConfig
 from wind.config.runs import RunConfig
 from wind.config.sampling import SamplingConfig
 from wind.config.training import TrainingConfig
@@ -51,11 +51,15 @@ class DistillConfig(RunConfig):
         Left out: paths, names, the iteration count, thresholds, timeouts, and how it is run.
         """
         fields = self.model_dump(mode="json", exclude={*RunConfig.model_fields, "iterations"})
-        for name, section in self:
-            if name in fields and isinstance(section, Section):
-                for setting in section.beside_content:
-                    fields[name].pop(setting, None)
+        drop_beside_content(self, fields)
         return fields
+
+    def reward_sections(self) -> dict[str, RewardConfig]:
+        """Return every reward of the recipe by name.
+
+        `training` is the one that trains; the others are the judges of the evaluation.
+        """
+        return {"training": self.reward, **self.evaluation.judges}
 
     @classmethod
     def of_recipe(cls, chosen: Mapping[str, Any]) -> Self:
@@ -65,15 +69,16 @@ class DistillConfig(RunConfig):
         at their defaults. Raises ValidationError.
         """
         fields = {"run": "recorded", **chosen}
-        kind = str(setting_of(chosen, "reward.kind"))
-        sections: dict[str, type[Section]] = {
-            "policy": PolicyConfig,
-            "prompts": PromptsConfig,
-            "reward": REWARD_SECTIONS.get(kind, RewardSection),
-        }
+        sections: dict[str, type[Section]] = {"policy": PolicyConfig, "prompts": PromptsConfig}
         for name, section in sections.items():
             if isinstance(given := chosen.get(name, {}), Mapping):
                 fields[name] = {**dict.fromkeys(section.paths(), ""), **given}
+        if "reward" in chosen:
+            fields["reward"] = with_paths(RewardConfig, chosen["reward"])
+        for name, union in (("judges", RewardConfig), ("opponents", OpponentConfig)):
+            if isinstance(named := setting_of(chosen, f"evaluation.{name}"), Mapping):
+                whole = {key: with_paths(union, recorded) for key, recorded in named.items()}
+                fields["evaluation"] = {**fields["evaluation"], name: whole}
         return cls.model_validate(fields)
 
     def defaults(self) -> tuple[str, ...]:

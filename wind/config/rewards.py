@@ -2,11 +2,11 @@
 
 import datetime
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal, get_args
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from wind.config.base import Function, Name, Section
+from wind.config.base import Function, Name, Section, kinds_of
 from wind.config.checks import Share
 from wind.config.templates import TODAY, TemplateArguments
 
@@ -119,10 +119,7 @@ class PairwiseRewardConfig(RewardSection):
 RewardConfig = Annotated[
     RuleRewardConfig | ClassifierRewardConfig | PairwiseRewardConfig, Field(discriminator="kind")
 ]
-REWARD_SECTIONS: Final[Mapping[str, type[RewardSection]]] = {
-    get_args(section.model_fields["kind"].annotation)[0]: section
-    for section in get_args(get_args(RewardConfig)[0])
-}
+REWARD_SECTIONS: Final[Mapping[str, type[Section]]] = kinds_of(RewardConfig)
 
 
 class WinRateConfig(Section):
