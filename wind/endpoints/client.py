@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from itertools import islice
-from threading import Event, Lock
+from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -85,7 +85,8 @@ class Endpoint:
         self._budget = budget
         self._vouch = vouch
         self._pace = Pace(connection.requests_per_minute)
-        self._stopped = Event()
+        # the first error, after which nothing is sent
+        self._failed: BaseException | None = None
         self._lock = Lock()
         self._turn = 0
         self._replicas = [_Replica(url, connection, self._headers()) for url in connection.urls]
@@ -144,18 +145,26 @@ class Endpoint:
         """
         with ThreadPoolExecutor(self._connection.concurrency) as threads:
             todo = iter(items)
+            asked = functools.partial(self._noting_failure, ask)
             running = {
-                threads.submit(ask, item) for item in islice(todo, 2 * self._connection.concurrency)
+                threads.submit(asked, item)
+                for item in islice(todo, 2 * self._connection.concurrency)
             }
-            try:
-                while running:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-                    running |= {threads.submit(ask, item) for item in islice(todo, len(done))}
-            except BaseException:
-                self._stopped.set()
-                raise
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                if self._failed is not None:
+                    raise self._failed
+                for future in done:
+                    yield future.result()
+                running |= {threads.submit(asked, item) for item in islice(todo, len(done))}
+
+    def _noting_failure(self, ask: Callable[[T], R], item: T) -> R:
+        try:
+            return ask(item)
+        except BaseException as error:
+            with self._lock:
+                self._failed = self._failed or error
+            raise
 
     def _headers(self) -> dict[str, str]:
         variable = self._connection.api_key_variable
@@ -188,8 +197,8 @@ class Endpoint:
                 wait_jitter=FIRST_WAIT,
             ):
                 with attempt:
-                    if self._stopped.is_set():
-                        raise StageError("another request failed")
+                    if self._failed is not None:
+                        raise self._failed
                     return once()
         except Unanswered as error:
             raise StageError(
@@ -201,7 +210,7 @@ class Endpoint:
 
     def _back_off(self, error: Exception) -> bool | float:
         """Return whether to try again, or after how many seconds."""
-        if not isinstance(error, Unanswered) or self._stopped.is_set():
+        if not isinstance(error, Unanswered) or self._failed is not None:
             return False
         count(retries=1)
         if error.seconds is not None:
