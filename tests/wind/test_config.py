@@ -194,12 +194,12 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         (
             "reward.kind=clasifier",
             "reward.kind is 'clasifier'; it must be 'rule' or 'classifier' or 'pairwise' "
-            "or 'overlong' or 'repetition' or 'math' or 'mix'",
+            "or 'judge' or 'remote' or 'overlong' or 'repetition' or 'math' or 'mix'",
         ),
         (
             "reward={path: x}",
             "reward.kind is required and missing; it must be 'rule' or 'classifier' or 'pairwise' "
-            "or 'overlong' or 'repetition' or 'math' or 'mix'",
+            "or 'judge' or 'remote' or 'overlong' or 'repetition' or 'math' or 'mix'",
         ),
         ("reward={kind: classifier}", "reward.path is required and missing"),
         (
@@ -210,7 +210,7 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         (
             "reward={kind: mix, rewards: {a: {kind: mix, rewards: {}}}}",
             "reward.rewards.a.kind is 'mix'; it must be 'rule' or 'classifier' or 'pairwise' "
-            "or 'overlong' or 'repetition' or 'math'",
+            "or 'judge' or 'remote' or 'overlong' or 'repetition' or 'math'",
         ),
         (
             "reward={kind: mix, rewards: {a: {kind: pairwise, path: x}}}",
@@ -233,7 +233,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         (
             "evaluation.judges={held_out: {kind: clasifier}}",
             "evaluation.judges.held_out.kind is 'clasifier'; it must be 'rule' or 'classifier' "
-            "or 'pairwise' or 'overlong' or 'repetition' or 'math' or 'mix'",
+            "or 'pairwise' or 'judge' or 'remote' or 'overlong' or 'repetition' or 'math' or "
+            "'mix'",
         ),
         (
             "evaluation.judges={both: {kind: mix, rewards: {a: {kind: classifier}}}}",

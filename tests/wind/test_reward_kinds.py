@@ -129,6 +129,9 @@ def test_stored_specs_keep_their_fields_in_order() -> None:
         "classifier": "kind model template template_arguments date corruption dtype batch_tokens",
         "pairwise": "kind model architecture template template_arguments date "
         "max_prompt_tokens max_response_tokens dtype batch_tokens",
+        "judge": "kind model endpoint revision mode template orders scale format temperature "
+        "max_tokens attempts seed",
+        "remote": "kind protocol computes is_told",
         "overlong": "kind max_tokens cache_tokens",
         "repetition": "kind n unit",
         "math": "kind corruption",

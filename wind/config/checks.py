@@ -81,6 +81,8 @@ class ChecksConfig(Section):
     max_truncated_share: Share = 1.0
     min_mean_response_tokens: float = Field(1.5, ge=0)
     max_tie_share: Share = 0.999
+    # of a judge's comparisons, those without a verdict that could be parsed
+    max_unparsed_share: Share = 0.05
     drift: DriftConfig = DriftConfig()
     # the user's own expectations, by dataset
     extra: dict[str, tuple[ExtraExpectation, ...]] = Field(default_factory=dict)
