@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 Kind = Literal["text", "number", "yes"]
-# `prompt`: columns of the prompts; `index`: computed once for each version; `beside`: what checks
-# and readers say, which may change at any time.
+# `prompt`: columns of the prompts; `index`: computed from the datasets of a version; `beside`: what
+# checks and readers say.
 Source = Literal["prompt", "index", "beside"]
 
 

@@ -27,6 +27,7 @@ from wind.inspection.words import Part, difference
 from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
+from wind.store.references import find_version
 from wind.store.versions import Version
 
 # Counts the expectations of data checks that name a row of each prompt, by prompt_id.
@@ -45,7 +46,7 @@ class Step(Record):
     iteration: int
     response: Response | None  # None if the iteration has no such sample
     # from the response of the last iteration before that has one; empty for the first
-    difference: list[tuple[str, str]] = []
+    difference: list[Part] = []
     damage: list[str] = []
 
 
@@ -71,11 +72,14 @@ class Reader:
     def frame(self, version: Version) -> pl.DataFrame:
         """Return a row for each prompt of `version` with a column for each field, sorted by id.
 
-        What checks and readers say is as it is now; the rest is computed once.
+        What readers say is as it is now; the rest is computed once.
         """
         fixed = self._once(("frame", version.id), lambda: self._fixed(version))
         notes = self.notes(version.run).all()
-        failures = self._failures(self.store, version)
+        failures = self._once(
+            ("failures", (version.run, version.number)),
+            lambda: self._failures(self.store, version),
+        )
         beside = pl.DataFrame(
             {
                 "prompt_id": list(notes),
@@ -129,7 +133,7 @@ class Reader:
                     version=f"{each.run}@{each.number}",
                     iteration=each.content.iteration,
                     response=response,
-                    difference=[tuple(part) for part in parts],
+                    difference=parts,
                     damage=damage,
                 )
             )
@@ -157,9 +161,30 @@ class Reader:
         """Return the notes of a run. Raises ConfigError if there is no such run."""
         return self._once(("notes", run), lambda: Notes(self.store, run))
 
-    def _fixed(self, version: Version) -> pl.DataFrame:
+    def noted(self, run: str) -> list[dict[str, Any]]:
+        """Return the notes on a run with the texts of their prompts, by id, to be exported.
+
+        Raises ConfigError if there is no such run.
+        """
+        found = self.notes(run).all()
+        prompts = self._prompts(find_version(self.store, run))
+        rows = prompts.filter(pl.col("prompt_id").is_in(list(found)))
+        texts = dict(rows.select("prompt_id", "text").iter_rows())
+        return [
+            {
+                "prompt_id": prompt_id,
+                "prompt": texts.get(prompt_id),
+                **note.model_dump(include={"flag", "note", "version", "time"}),
+            }
+            for prompt_id, note in found.items()
+        ]
+
+    def _prompts(self, version: Version) -> pl.DataFrame:
         handle = version.content.datasets["prompts"]
-        prompts = self._once(("prompts", handle), lambda: prompts_of(self.store, version))
+        return self._once(("prompts", handle), lambda: prompts_of(self.store, version))
+
+    def _fixed(self, version: Version) -> pl.DataFrame:
+        prompts = self._prompts(version)
         index = index_of(self.store, self.chain(version), self._slices)
         if not prompts["prompt_id"].equals(index["prompt_id"]):
             raise DatasetError(
