@@ -17,13 +17,12 @@ from wind.metric_table import METRICS
 from wind.metrics import (
     distinct_n,
     distinct_responses,
-    estimate,
-    generator_for,
     kl_k3,
     last_loss,
     row_metrics,
 )
 from wind.stages import Job, Place, run
+from wind.statistics.bootstrap import estimate, generator_for
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 
