@@ -1,30 +1,23 @@
 """Matches of a real run: two iterations, a held-out judge, and opponents of every kind."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from flows.distill import distill
-from flows.plan import planned as plan
 from tasks.run import open_run
-from tests.flows.conftest import Recipe, Wind
-from tests.wind.versions_case import verify
-from wind.audit.diff import difference
-from wind.audit.lineage import of_version
+from tests.flows.conftest import Recipe
 from wind.config.recipe import DistillConfig
 from wind.store.datasets import Store
 from wind.store.references import find_version
-from wind.store.versions import Versions
 
 pytestmark = pytest.mark.slow
 
-JUDGE = '''
+JUDGE = """
 def letters(prompts, responses, answers):
     return [float(sum(character.isalpha() for character in response)) for response in responses]
-'''
+"""
 
 
 def run(config: DistillConfig) -> list[str]:
