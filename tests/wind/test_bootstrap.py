@@ -61,4 +61,4 @@ def test_resamples_are_the_same_whatever_the_caller_does_with_them() -> None:
 
 def test_an_interval_holds_its_value() -> None:
     assert interval(np.full(10, 0.5), 0.75) == (0.5, 0.75)
-    assert interval(np.arange(101.0), 50.0) == pytest.approx((2.5, 97.5))
+    assert interval(np.arange(101, dtype=np.float64), 50.0) == pytest.approx((2.5, 97.5))
