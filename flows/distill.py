@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.evaluate import evaluate
+from flows.matches import Contest
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
@@ -27,8 +28,10 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
-    prompts = checked(load_prompts(import_prompts(config.prompts, initial, config.seed)))
+    asked = import_prompts(config.prompts, initial, config.seed)
+    prompts = checked(load_prompts(asked))
     tell_changes(begin, prompts)
+    contest = Contest.of(config, asked, prompts, reward)
     versions: list[Version] = []
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
@@ -39,7 +42,14 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         trained = trained_model(datasets["training"])
         anchor = moved_anchor(datasets["training"], reference)
         held_out = evaluate(
-            config, iteration, prompts=prompts, reward=reward, policy=trained, reference=opponent
+            config,
+            iteration,
+            prompts=prompts,
+            reward=reward,
+            policy=trained,
+            reference=opponent,
+            contest=contest,
+            policies={"initial": initial, "previous": policy, "reference": reference},
         )
         metrics = checked(
             measure_metrics(
@@ -49,6 +59,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                     training=datasets["training"],
                     rewards=datasets.get("rewards"),
                     win_rates=datasets.get("win_rates"),
+                    matches=held_out.get("matches"),
                     evaluation_config=config.evaluation.content(),
                     seed=config.seed,
                     iteration=iteration,

@@ -18,6 +18,8 @@ STAGES: Final = (
     "training",
     "rollouts",
     "evaluation",
+    "responses",
+    "matches",
     "metrics",
 )
 # Stages outside any run, computed from finished runs or from none.
