@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.evaluate import evaluate
+from flows.health import examine
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
@@ -41,6 +42,15 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         held_out = evaluate(
             config, iteration, prompts=prompts, reward=reward, policy=trained, reference=opponent
         )
+        if config.evaluation.health:
+            held_out |= examine(
+                config,
+                held_out,
+                prompts=prompts,
+                previous=policy,
+                reference=reference,
+                against=opponent,
+            )
         metrics = checked(
             measure_metrics(
                 MetricsSpec(
@@ -49,6 +59,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                     training=datasets["training"],
                     rewards=datasets.get("rewards"),
                     win_rates=datasets.get("win_rates"),
+                    health=held_out.get("health"),
                     evaluation_config=config.evaluation.content(),
                     seed=config.seed,
                     iteration=iteration,

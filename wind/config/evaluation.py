@@ -76,6 +76,8 @@ class EvaluationSection(EvaluationConfig):
     judges: dict[Label, RewardConfig] = Field(default_factory=dict)
     # whom the policy is compared with besides `against`, by name
     opponents: dict[Label, OpponentConfig] = Field(default_factory=dict)
+    # whether responses are examined for drift and collapse, one more forward pass over them
+    health: bool = False
 
     @field_validator("judges")
     @classmethod
