@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.evaluate import evaluate
+from flows.health import examine
 from flows.matches import Contest
 from flows.train import train
 from tasks.checks import checked
@@ -51,6 +52,15 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
             contest=contest,
             policies={"initial": initial, "previous": policy, "reference": reference},
         )
+        if config.evaluation.health:
+            held_out |= examine(
+                config,
+                held_out,
+                prompts=prompts,
+                previous=policy,
+                reference=reference,
+                against=opponent,
+            )
         metrics = checked(
             measure_metrics(
                 MetricsSpec(
@@ -60,6 +70,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                     rewards=datasets.get("rewards"),
                     win_rates=datasets.get("win_rates"),
                     matches=held_out.get("matches"),
+                    health=held_out.get("health"),
                     evaluation_config=config.evaluation.content(),
                     seed=config.seed,
                     iteration=iteration,

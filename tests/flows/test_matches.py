@@ -21,10 +21,10 @@ from wind.store.versions import Versions
 
 pytestmark = pytest.mark.slow
 
-JUDGE = '''
+JUDGE = """
 def letters(prompts, responses, answers):
     return [float(sum(character.isalpha() for character in response)) for response in responses]
-'''
+"""
 
 
 def run(config: DistillConfig) -> list[str]:

@@ -84,6 +84,8 @@ class EvaluationSection(EvaluationConfig):
     opponents: dict[Label, OpponentConfig] = Field(default_factory=dict)
     # whether judges that have a seed judge the policy's responses once more, with the next seed
     repeat_judges: bool = False
+    # whether responses are examined for drift and collapse, one more forward pass over them
+    health: bool = False
 
     @field_validator("judges")
     @classmethod

@@ -20,6 +20,7 @@ STAGES: Final = (
     "evaluation",
     "responses",
     "matches",
+    "health",
     "metrics",
 )
 # Stages outside any run, computed from finished runs or from none.
