@@ -75,17 +75,25 @@ class Contest:
     prompts: Dataset
     judges: Mapping[str, Reward]
     fixed: Mapping[str, Opponent]
+    # whether the policy is evaluated against itself, which is no match
+    is_alone: bool = False
 
     @classmethod
     def of(
-        cls, config: DistillConfig, asked: PromptsSpec, prompts: Dataset, reward: Reward
+        cls,
+        config: DistillConfig,
+        asked: PromptsSpec,
+        prompts: Dataset,
+        reward: Reward,
+        *,
+        is_alone: bool = False,
     ) -> Self | None:
         """Return the contest that the recipe asks for, if any.
 
         The fixed opponents answer the held-out prompts, each by its own tokenizer.
         """
         section = config.evaluation
-        if not section.judges and not section.opponents:
+        if not section.opponents and (is_alone or not section.judges):
             return None
         judges = {"training": reward, **import_judges(section)}
         contest = cls(config, asked, prompts, judges, {})
@@ -94,7 +102,7 @@ class Contest:
             for name, opponent in section.opponents.items()
             if opponent.kind != "policy"
         }
-        return cls(config, asked, prompts, judges, fixed)
+        return cls(config, asked, prompts, judges, fixed, is_alone)
 
     def play(
         self, iteration: int, policies: Mapping[str, Model], sampled: Sampled, ours: Evaluated
@@ -103,8 +111,9 @@ class Contest:
 
         `policies` are those of the run that an opponent may name.
         """
+        against = Opponent(responses=ours.opponents_generations, has_tokens=True)
         opponents = {
-            ours.opponent: Opponent(responses=ours.opponents_generations, has_tokens=True),
+            **({} if self.is_alone else {ours.opponent: against}),
             **dict(self._of_run(iteration, policies, sampled)),
             **self.fixed,
         }

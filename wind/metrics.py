@@ -60,6 +60,17 @@ from wind.store.schemas import Column, Declaration
 MAX_EXPONENT = 600.0
 QUANTILES: Final = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
+# What compares the policy with the reference.
+OF_BOTH: Final = (
+    "win_rate",
+    "tie_share",
+    "mean_reward_reference",
+    "kl_k1",
+    "kl_k3",
+    "accuracy_reference",
+    "accuracy_gain",
+)
+
 Floats = npt.NDArray[np.float64]
 # Makes one of values, a number of resamples and a random generator.
 Estimator = Callable[[pl.DataFrame, int, np.random.Generator], Estimate]
@@ -98,6 +109,8 @@ class MetricsSpec(Spec):
     evaluation_config: EvaluationConfig
     seed: int
     iteration: int  # from 1; 0 is the policy that the run starts from
+    # the policy was evaluated against itself, which says nothing of it: no metric compares the two
+    is_alone: bool = False
 
 
 def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -330,6 +343,8 @@ def _compute(
     spec: MetricsSpec, store: Store, index: int, place: Place, progress: Progress
 ) -> Shard:
     values = row_metrics(store.frame(spec.evaluation))
+    if spec.is_alone:
+        values = {name: frame for name, frame in values.items() if name not in OF_BOTH}
     generations = store.frame(spec.generations, ["prompt_id", "sample_index", "response"])
     values |= {f"distinct_{n}": distinct_n(generations, n) for n in (1, 2, 3)}
     values["distinct_responses"] = distinct_responses(generations)
