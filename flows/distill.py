@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 from prefect import flow
 
+from flows.alarms import alarms
 from flows.evaluate import evaluate
+from flows.gates import Gatekeeper
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
 from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
-from tasks.versions import beginning, iterations, publish_version, tell_changes
+from tasks.versions import beginning, iterations, kept, publish_version, tell_changes
 from wind.config.recipe import DistillConfig
 from wind.metrics import MetricsSpec
 from wind.store.versions import Version
@@ -21,15 +23,15 @@ from wind.store.versions import Version
 def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Version]:
     """Teach the policy, iteration by iteration, to win against itself.
 
-    Returns one dataset version per iteration, those after `base` where there is one; none in a
-    plan.
+    Returns one dataset version per iteration, those after `base` where there is one, without those
+    that a gate sent back; none in a plan. Raises GateError if a gate stops it.
     """
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
     prompts = checked(load_prompts(import_prompts(config.prompts, initial, config.seed)))
     tell_changes(begin, prompts)
-    versions: list[Version] = []
+    gatekeeper, before = Gatekeeper(begin), begin.datasets()
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
         opponent = initial if config.evaluation.against == "initial" else reference
@@ -41,6 +43,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         held_out = evaluate(
             config, iteration, prompts=prompts, reward=reward, policy=trained, reference=opponent
         )
+        held_out |= alarms(config, held_out, before)
         metrics = checked(
             measure_metrics(
                 MetricsSpec(
@@ -59,6 +62,8 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         version = publish_version(
             iteration, datasets, model_in=policy, model_out=trained, reference=reference
         )
-        versions += [version] if version else []
-        policy = trained
-    return versions
+        policy, before = trained, held_out
+        if (back := gatekeeper.judge(config, version)) is not None:
+            config, begin = back
+            policy, anchor, before = begin.policy, begin.anchor, begin.datasets()
+    return kept()

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from wind.config.alarms import AlarmsConfig
 from wind.config.base import Function, Label, Section
 from wind.config.rewards import RewardConfig
 
@@ -76,6 +77,8 @@ class EvaluationSection(EvaluationConfig):
     judges: dict[Label, RewardConfig] = Field(default_factory=dict)
     # whom the policy is compared with besides `against`, by name
     opponents: dict[Label, OpponentConfig] = Field(default_factory=dict)
+    # tests of whether the policy gets better as its reward rises; {} for all at their defaults
+    alarms: AlarmsConfig | None = None
 
     @field_validator("judges")
     @classmethod

@@ -19,6 +19,7 @@ STAGES: Final = (
     "rollouts",
     "evaluation",
     "metrics",
+    "alarms",
 )
 # Stages outside any run, computed from finished runs or from none.
 STUDIES: Final = ("comparison", "bandit", "rates")
