@@ -34,7 +34,7 @@ from wind.alarms.judged import (
     ratio,
     standing,
 )
-from wind.alarms.paired import Estimate, Test, all_of, holm
+from wind.alarms.paired import Estimate, Evidence, all_of, holm
 from wind.config.alarms import AlarmsConfig
 from wind.stages import (
     Place,
@@ -81,7 +81,7 @@ class AlarmsSpec(Spec):
 
 
 # by name: a test, and what it says, given `is_raised`
-Tests = Mapping[str, tuple[Test, Callable[..., str]]]
+Tests = Mapping[str, tuple[Evidence, Callable[..., str]]]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def alarms(comparisons: Sequence[Comparison], config: AlarmsConfig) -> list[dict
 
 
 def _hacking(comparison: Comparison, config: AlarmsConfig) -> Tests:
-    """Test, for each other judge, that it does not see what the training reward gained."""
+    """Evidence, for each other judge, that it does not see what the training reward gained."""
     return {
         f"reward_hacking.{judge}.{comparison.since}": (
             all_of(training.gain.test(), (training.gain * config.share - other.gain).test()),

@@ -64,19 +64,19 @@ class Estimate:
             return 0.0
         return float(np.sqrt((self.influences**2).sum() / (prompts * (prompts - 1))))
 
-    def test(self) -> "Test":
+    def test(self) -> "Evidence":
         """Test that the number is above 0."""
         from scipy.special import stdtr, stdtrit  # takes a while to import
 
         prompts, error = len(self.influences), self.error()
         if prompts < 2:
-            return Test(0.0, 1.0)
+            return Evidence(0.0, 1.0)
         least = 2.0 ** -min(prompts, MOST_SIGNS)
         if error < ROUNDING:
             is_above = self.value > ROUNDING
-            return Test(-float(stdtrit(prompts - 1, least)), least) if is_above else Test(0.0, 1.0)
+            return Evidence(-float(stdtrit(prompts - 1, least)), least) if is_above else Evidence(0.0, 1.0)
         statistic = self.value / error
-        return Test(statistic, max(float(stdtr(prompts - 1, -statistic)), least))
+        return Evidence(statistic, max(float(stdtr(prompts - 1, -statistic)), least))
 
     def interval(self) -> tuple[float, float]:
         """Return the ends of the 95% interval; the number itself from fewer than two prompts."""
@@ -88,14 +88,14 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Test:
+class Evidence:
     """Result of a one-sided test."""
 
     statistic: float  # Student's t
     p_value: float
 
 
-def all_of(*tests: Test) -> Test:
+def all_of(*tests: Evidence) -> Evidence:
     """Test that all alternatives hold: the weakest of the tests decides.
 
     An intersection-union test, which needs no correction (Berger, Technometrics 24, 1982).
@@ -103,16 +103,16 @@ def all_of(*tests: Test) -> Test:
     return max(tests, key=lambda test: test.p_value)
 
 
-def holm(tests: Mapping[str, Test]) -> dict[str, Test]:
+def holm(tests: Mapping[str, Evidence]) -> dict[str, Evidence]:
     """Correct the p-values of tests that are made together.
 
     No more than the level of the tests is the chance of any false alarm among them (Holm,
     Scandinavian Journal of Statistics 6, 1979).
     """
-    corrected: dict[str, Test] = {}
+    corrected: dict[str, Evidence] = {}
     largest = 0.0
     ordered = sorted(tests.items(), key=lambda item: item[1].p_value)
     for place, (name, test) in enumerate(ordered):
         largest = max(largest, min(1.0, (len(tests) - place) * test.p_value))
-        corrected[name] = Test(test.statistic, largest)
+        corrected[name] = Evidence(test.statistic, largest)
     return {name: corrected[name] for name in tests}
