@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from prefect import flow
 
+from flows.alarms import alarms
 from flows.evaluate import evaluate
+from flows.gates import Gatekeeper
 from flows.health import examine
 from flows.matches import Contest
 from flows.train import train
@@ -13,7 +15,7 @@ from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
 from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
-from tasks.versions import beginning, iterations, publish_version, tell_changes
+from tasks.versions import beginning, iterations, kept, publish_version, tell_changes
 from wind.config.recipe import DistillConfig
 from wind.metrics import MetricsSpec
 from wind.store.versions import Version
@@ -23,8 +25,8 @@ from wind.store.versions import Version
 def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Version]:
     """Teach the policy, iteration by iteration, to win against itself.
 
-    Returns one dataset version per iteration, those after `base` where there is one; none in a
-    plan.
+    Returns one dataset version per iteration, those after `base` where there is one, without those
+    that a gate sent back; none in a plan. Raises GateError if a gate stops it.
     """
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
@@ -33,7 +35,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     prompts = checked(load_prompts(asked))
     tell_changes(begin, prompts)
     contest = Contest.of(config, asked, prompts, reward)
-    versions: list[Version] = []
+    gatekeeper, before = Gatekeeper(begin), begin.datasets()
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
         opponent = initial if config.evaluation.against == "initial" else reference
@@ -61,6 +63,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                 reference=reference,
                 against=opponent,
             )
+        held_out |= alarms(config, held_out, before)
         metrics = checked(
             measure_metrics(
                 MetricsSpec(
@@ -81,6 +84,8 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         version = publish_version(
             iteration, datasets, model_in=policy, model_out=trained, reference=reference
         )
-        versions += [version] if version else []
-        policy = trained
-    return versions
+        policy, before = trained, held_out
+        if (back := gatekeeper.judge(config, version)) is not None:
+            config, begin = back
+            policy, anchor, before = begin.policy, begin.anchor, begin.datasets()
+    return kept()

@@ -89,6 +89,8 @@ def version(store: Store, found: Version) -> None:
     content = found.content
     say(f"{found.run}@{found.number}  iteration {content.iteration}  id {found.id}")
     say(f"before it: {content.previous or 'nothing'}")
+    if found.instead_of:
+        say(f"instead of: {found.instead_of}, which a gate refused")
     if elsewhere := not_computed_here(store, found):
         say(f"origin: {elsewhere}")
     datasets = Table(
@@ -296,6 +298,16 @@ def _shown(column: "pl.Series") -> "pl.Series":
 
 
 def _warnings(version: Version) -> list[str]:
+    gates = [f"  gate {name} refused it: {reason}" for name, reason in version.gates.items()]
+    alarms = [f"  alarm: {name}, {said}" for name, said in version.alarms.items()]
+    return [
+        *gates,
+        *alarms,
+        *_checked(version),
+    ]
+
+
+def _checked(version: Version) -> list[str]:
     return [
         f"  warning: {name}, {warning}"
         for name, warnings in version.warnings.items()

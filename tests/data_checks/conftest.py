@@ -113,6 +113,10 @@ class Chain:
                     "n": 8,
                 },
             ],
+            "alarms": lambda: [
+                ALARM | {"alarm": "length.initial", "p_value": 0.5, "is_raised": False},
+                ALARM | {"alarm": "reward_hacking.gold.initial"},
+            ],
             "comparison": lambda: [
                 {
                     "recipe": "dpo",
@@ -169,6 +173,7 @@ class Chain:
             "iteration": 2,
             "parts": self.parts,
             "bandit": {"beta": 0.25, "eta": 1.0},
+            "alarms": {"level": 0.05},
         }
         return self._publish(name, rows, self._parents(name, split), spec, outputs, schema)
 
@@ -198,7 +203,7 @@ class Chain:
     def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
         if name == "prompts":
             return {"source": self.source, "tokenizer": self.policy}
-        if name in ("training", "metrics", "comparison", "bandit"):
+        if name in ("training", "metrics", "alarms", "comparison", "bandit"):
             return {}
         if name == "rates":
             return {"bandit": self.dataset("bandit")}
@@ -368,6 +373,13 @@ class OpponentsChain(PairwiseChain):
         return parents | ({"opponents": parents["generations"]} if name == "rewards" else {})
 
 
+ALARM = {
+    "statistic": 2.5,
+    "p_value": 0.01,
+    "threshold": 0.05,
+    "is_raised": True,
+    "message": "the win rate rose",
+}
 BANDIT = {"samples": 0, "algorithm": "wind", "instance": "random", "prompts": 4, "seed": 0}
 RATES = {"samples": 0, "algorithm": "wind", "instance": "random", "prompts": 4, "n": 1}
 DROPPED = {"row": 6, "prompt_id": "0" * 32, "reason": "duplicate", "prompt_tokens": 3}

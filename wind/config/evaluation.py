@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from wind.config.alarms import AlarmsConfig
 from wind.config.base import Function, Label, Section
 from wind.config.rewards import RewardConfig
 
@@ -86,6 +87,8 @@ class EvaluationSection(EvaluationConfig):
     repeat_judges: bool = False
     # whether responses are examined for drift and collapse, one more forward pass over them
     health: bool = False
+    # tests of whether the policy gets better as its reward rises; {} for all at their defaults
+    alarms: AlarmsConfig | None = None
 
     @field_validator("judges")
     @classmethod

@@ -22,6 +22,7 @@ STAGES: Final = (
     "matches",
     "health",
     "metrics",
+    "alarms",
 )
 # Stages outside any run, computed from finished runs or from none.
 STUDIES: Final = ("comparison", "bandit", "rates")
