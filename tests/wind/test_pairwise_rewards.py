@@ -260,7 +260,8 @@ def test_opponents_instead_of_siblings(store: Store, pairrm: Path) -> None:
 
 
 def test_both_orders_are_averaged_by_hand() -> None:
-    from wind.rewards.pairwise import constant_sum, mean_preference
+    from wind.rewards.pairwise import constant_sum
+    from wind.rewards.preferences import mean_preference
 
     # f(a, b) = 3 and f(b, a) = 1: the model favors the first place by 2, and a by 1.
     assert constant_sum(np.array([3.0]), np.array([1.0])) == pytest.approx(

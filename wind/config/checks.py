@@ -91,6 +91,8 @@ class ChecksConfig(BoundedSection):
     max_tie_share: Share = 0.999
     # mean distance of the trainer's log-probability of a response from the sampler's, nats per token
     logp_gap: Bounds = Bounds(warn=0.02, fail=0.1)
+    # of a judge's comparisons, those without a verdict that could be parsed
+    max_unparsed_share: Share = 0.05
     drift: DriftConfig = DriftConfig()
     # the user's own expectations, by dataset
     extra: dict[str, tuple[ExtraExpectation, ...]] = Field(default_factory=dict)

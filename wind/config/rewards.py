@@ -2,13 +2,17 @@
 
 import datetime
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from wind.config.base import Function, Name, Section, kinds_of
 from wind.config.checks import Share
+from wind.config.endpoints import ENDPOINT_SETTINGS, EndpointSettings
 from wind.config.templates import TODAY, TemplateArguments
+
+# between the lowest and the highest score of a judge
+MOST_SCORES: Final = 100
 
 
 class CorruptionConfig(Section):
@@ -115,9 +119,79 @@ class PairwiseRewardConfig(RewardSection):
     max_response_tokens: int | None = Field(None, ge=8)
 
 
+class JudgeRewardConfig(RewardSection, EndpointSettings):
+    """A language model that judges, behind an OpenAI-compatible endpoint.
+
+    It compares two responses, or gives each a score.
+    """
+
+    beside_content: ClassVar = ENDPOINT_SETTINGS | {"input_price", "output_price", "max_cost"}
+
+    kind: Literal["judge"]
+    # its id at the endpoint; by default the only one that is there
+    model: str | None = None
+    # what its weights are, where its id does not say
+    revision: str | None = None
+    mode: Literal["pairwise", "scalar"] = "pairwise"
+    # the path of a Jinja file; by default the one of the mode that comes with this package
+    template: str | None = None
+    # pairwise only. both: every pair is asked in both orders; one: in an order drawn by `seed`
+    orders: Literal["both", "one"] = "both"
+    # scalar only: the lowest and the highest score
+    scale: tuple[int, int] = (1, 10)
+    # what the endpoint lets the model answer. free: anything; choice: nothing but a verdict (vLLM);
+    # json_schema: an object with a verdict
+    format: Literal["free", "choice", "json_schema"] = "free"
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(512, ge=1)
+    # how often a question is asked, each time with another seed, until an answer can be parsed
+    attempts: int = Field(3, ge=1, le=100)
+    seed: int = Field(0, ge=0, lt=2**31)
+    # prices of a million tokens, in any currency, in which `max_cost` is, too
+    input_price: float = Field(0.0, ge=0)
+    output_price: float = Field(0.0, ge=0)
+    # the most that this judge's answers in the store may have cost together
+    max_cost: float | None = Field(None, ge=0)
+
+    @field_validator("scale")
+    @classmethod
+    def _goes_up(cls, scale: tuple[int, int]) -> tuple[int, int]:
+        if not scale[0] < scale[1] <= scale[0] + MOST_SCORES:
+            raise ValueError(
+                f"it must be the lowest and the highest score, at most {MOST_SCORES} apart, "
+                "such as [1, 10]"
+            )
+        return scale
+
+    @model_validator(mode="after")
+    def _has_prices(self) -> Self:
+        if self.max_cost is not None and not self.input_price and not self.output_price:
+            raise ValueError("max_cost needs input_price and output_price, per million tokens")
+        return self
+
+
+class RemoteRewardConfig(RewardSection, EndpointSettings):
+    """A reward that a server computes."""
+
+    beside_content: ClassVar = ENDPOINT_SETTINGS | {"batch_size"}
+
+    kind: Literal["remote"]
+    # wind: prompts as messages, and responses; openrlhf: the texts that OpenRLHF sends
+    protocol: Literal["wind", "openrlhf"] = "wind"
+    # what the server computes; by default what it says itself, at `url`/identity
+    identity: str | None = Field(None, min_length=1)
+    # responses of one request
+    batch_size: int = Field(32, ge=1)
+
+
 # Every kind is listed here, and its counterpart in `wind.rewards.kinds`.
 RewardConfig = Annotated[
-    RuleRewardConfig | ClassifierRewardConfig | PairwiseRewardConfig, Field(discriminator="kind")
+    RuleRewardConfig
+    | ClassifierRewardConfig
+    | PairwiseRewardConfig
+    | JudgeRewardConfig
+    | RemoteRewardConfig,
+    Field(discriminator="kind"),
 ]
 REWARD_SECTIONS: Final[Mapping[str, type[Section]]] = kinds_of(RewardConfig)
 

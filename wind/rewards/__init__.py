@@ -3,7 +3,9 @@
 One row is one generation as the reward sees it. A *rule* is a user's Python function over a batch
 of prompts, responses and gold answers; a *classifier* is a stored sequence-classification model
 with one output; a *pairwise* reward is a stored model that compares two responses, and its row
-holds a preference for each other response to the prompt. Each is a module of `wind.rewards.kinds`.
+holds a preference for each other response to the prompt; a *judge* is a language model that
+compares or scores responses, and a *remote* reward another server, both behind HTTP endpoints. Each
+is a module of `wind.rewards.kinds`.
 What the config names by path is resolved before a stage is planned: models enter the store, files
 and source code the spec, as text or digests.
 """
@@ -17,6 +19,7 @@ import pyarrow.compute as pc
 from pydantic import model_validator
 
 from wind.config.models import InferenceConfig
+from wind.endpoints import connect, take_counts
 from wind.errors import DatasetError
 from wind.rewards.columns import DATASET
 from wind.rewards.functions import Responses
@@ -27,7 +30,7 @@ from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset
 
 # the columns of `judging_prompts`
-JUDGED_BY: Final = ("prompt_id", "messages", "answer", "conversation")
+JUDGED_BY: Final = ("prompt_id", "messages", "answer", "prompt", "conversation")
 
 
 class RewardsSpec(Spec):
@@ -61,7 +64,7 @@ def judging_prompts(store: Store, prompts: Dataset, *further: str) -> pl.DataFra
     That is the columns JUDGED_BY and `further` ones. `conversation` is the JSON of a prompt's
     messages with all their fields, null where role and text are all they have.
     """
-    frame = store.frame(prompts, [*JUDGED_BY[:3], "meta", *further])
+    frame = store.frame(prompts, [*JUDGED_BY[:-1], "meta", *further])
     field = store.manifest(prompts).computed_by.get("spec", {}).get("field")
     held = (json.loads(meta).get(field) for meta in frame["meta"])
     whole = [
@@ -85,7 +88,15 @@ def responses(prompts: pl.DataFrame, generations: pl.DataFrame) -> Responses:
             f"{len(lost)} responses have no prompt, such as prompt {lost['prompt_id'][0]}: "
             "rerun generations"
         )
-    columns = ("prompt_id", "sample_index", "messages", "response", "answer", "conversation")
+    columns = (
+        "prompt_id",
+        "sample_index",
+        "messages",
+        "response",
+        "answer",
+        "conversation",
+        "prompt",
+    )
     return Responses(*(rows[column].to_list() for column in columns))
 
 
@@ -106,11 +117,14 @@ def _compute(
             generations, on="prompt_id", how="semi", maintain_order="left"
         )
         opponents = responses(prompts, theirs)
+    connect(place.connections)
     judge = spec.reward.judge(store, spec.inference, place.device, place.function_seconds)
+    take_counts()
     made = judge(rows, opponents, progress)
     return Shard(
         pa.table({"prompt_id": rows.prompt_ids, "sample_index": rows.sample_indexes, **made}),
         schema=spec.reward.row_schema(),
+        counts=take_counts(),
     )
 
 

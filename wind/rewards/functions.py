@@ -45,6 +45,8 @@ class Responses:
     answers: Sequence[str | None]
     # JSON of the prompt's messages with all their fields, None if they have only role and text
     conversations: Sequence[str | None] = ()
+    # of the prompt: the text that the policy sees
+    rendered: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.responses)

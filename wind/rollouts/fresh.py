@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 
 from wind.code.observed import noted
+from wind.endpoints import connect
 from wind.files import atomic, atomic_write
 from wind.prompt_parts import sampled_prompts
 from wind.rewards import JUDGED_BY, judging_prompts, responses
@@ -48,6 +49,7 @@ class FreshRows:
         self._start = store.path(spec.policy)
         self._prompts = train_prompts(spec, store)
         self.plan = plan_of(spec, len(self._prompts))
+        connect(assignment.connections)
         self._judge = spec.reward.judge(
             store, spec.inference, world.device, assignment.function_seconds
         )

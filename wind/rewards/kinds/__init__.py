@@ -11,11 +11,13 @@ from pydantic import Field
 
 from wind.config.rewards import RewardConfig
 from wind.rewards.kinds.classifier import Classifier
+from wind.rewards.kinds.judge import LLMJudge
 from wind.rewards.kinds.pairwise import Pairwise
+from wind.rewards.kinds.remote import Remote
 from wind.rewards.kinds.rule import Rule
 from wind.store.datasets import Store
 
-Reward = Annotated[Rule | Classifier | Pairwise, Field(discriminator="kind")]
+Reward = Annotated[Rule | Classifier | Pairwise | LLMJudge | Remote, Field(discriminator="kind")]
 RESOLVERS: Final[Mapping[str, Callable[[Store, Any], Reward]]] = {
     kind.model_fields["kind"].default: kind.resolve for kind in get_args(get_args(Reward)[0])
 }

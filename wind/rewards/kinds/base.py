@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
@@ -32,8 +32,10 @@ class RewardKind(Section):
     components; a kind overrides those that differ.
     """
 
-    # Whether a row holds a preference for each other response to the prompt.
-    gives_preferences: ClassVar[bool] = False
+    @property
+    def gives_preferences(self) -> bool:
+        """Whether a row holds a preference for each other response to the prompt."""
+        return False
 
     @classmethod
     def resolve(cls, store: Store, config: Any) -> Self:

@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,8 +26,6 @@ class Pairwise(RewardKind):
 
     The input is a prompt and two responses.
     """
-
-    gives_preferences: ClassVar[bool] = True
 
     kind: Literal["pairwise"] = "pairwise"
     model: Model
@@ -65,6 +63,11 @@ class Pairwise(RewardKind):
             max_prompt_tokens=config.max_prompt_tokens or PAIRRM_PROMPT_TOKENS,
             max_response_tokens=config.max_response_tokens or PAIRRM_RESPONSE_TOKENS,
         )
+
+    @property
+    def gives_preferences(self) -> bool:
+        """Whether it compares responses: it does nothing else."""
+        return True
 
     def judge(
         self, store: Store, inference: InferenceConfig, device: str, function_seconds: float | None
