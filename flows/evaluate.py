@@ -54,9 +54,8 @@ def evaluate(
 
     ours, theirs = checked(sampled(policy, iteration)), checked(sampled(reference, 0))
     # Preferences over the reference's responses cover both sides.
-    is_pairwise = reward.gives_preferences
-    our_rewards = scored(ours, opponents=theirs) if is_pairwise else scored(ours)
-    their_rewards = None if is_pairwise else scored(theirs)
+    our_rewards = scored(ours, opponents=theirs) if reward.is_relative else scored(ours)
+    their_rewards = None if reward.is_relative else scored(theirs)
     logps = checked(score_logps(LogpsSpec.of(config, inputs, generations=ours)))
     spec = EvaluationSpec(
         prompts=prompts,

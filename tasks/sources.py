@@ -36,12 +36,12 @@ def import_policy(config: PolicyConfig) -> Model:
     return wind.models.import_policy(current_run().store, config)
 
 
-def import_reward(config: RewardConfig) -> Reward:
-    """Import the reward.
+def import_reward(config: RewardConfig, setting: str = "reward") -> Reward:
+    """Import the reward that the recipe has as `setting`.
 
     It is named by the content of its model or the source of its function.
     """
-    return wind.rewards.resolve_reward(current_run().store, config)
+    return wind.rewards.resolve_reward(current_run().store, config, setting)
 
 
 def import_judges(config: EvaluationSection) -> dict[str, Reward]:

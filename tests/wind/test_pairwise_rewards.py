@@ -563,7 +563,7 @@ def test_a_response_without_another_is_refused(store: Store, bert: Path) -> None
         rewarded(store, resolved(store, bert), opponents={"a": ["x"], "b": ["y"]})
 
 
-def test_only_pairwise_rewards_have_opponents(store: Store) -> None:
+def test_only_relative_rewards_have_opponents(store: Store) -> None:
     handle = generations(store, RESPONSES)
     rule = {"kind": "rule", "function": "m:f", "source_digest": ""}
     fields = {
@@ -575,7 +575,7 @@ def test_only_pairwise_rewards_have_opponents(store: Store) -> None:
     }
     with pytest.raises(
         ValueError,
-        match="a rule rewards each response by itself: only a pairwise reward has opponents",
+        match="a rule rewards each response by itself: only a pairwise reward and a standardized",
     ):
         RewardsSpec.model_validate(fields)
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel
 
@@ -69,15 +69,19 @@ def functions_in(model: BaseModel, prefix: str = "") -> Iterator[NamedCode]:
             hints.get(name) == Function or Function in get_args(hints.get(name))
         ):
             yield NamedCode(f"{prefix}{name}", value)
-        for part in (
-            value.values()
-            if isinstance(value, dict)
-            else value
-            if isinstance(value, list | tuple)
-            else [value]
-        ):
+        for place, part in _parts(name, value):
             if isinstance(part, BaseModel):
-                yield from functions_in(part, f"{prefix}{name}.")
+                yield from functions_in(part, f"{prefix}{place}.")
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and value of each part of the field `name`."""
+    if isinstance(value, dict):
+        yield from ((f"{name}.{key}", part) for key, part in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((name, part) for part in value)
+    else:
+        yield name, value
 
 
 def code_in(config: RunConfig) -> Iterator[NamedCode]:

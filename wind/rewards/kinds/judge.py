@@ -83,8 +83,8 @@ class LLMJudge(RewardKind):
         """Return the share of comparisons without a verdict, where there are comparisons."""
         return (UNPARSED_SHARE,) if self.gives_preferences else ()
 
-    def row_schema(self) -> pa.Schema:
-        """Return the columns of the dataset `rewards`."""
+    def row_schema(self, *, has_opponents: bool = False) -> pa.Schema:
+        """Return the columns of the dataset `rewards`, scored against opponents or not."""
         if not self.gives_preferences:
             return DATASET.schema
         further = pa.field(UNPARSED_SHARE, pa.float64(), nullable=False)
