@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from flows.evaluate import evaluate
+from flows.evaluate import ask, due, evaluate
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
-from tasks.sources import import_prompts, import_reward
+from tasks.sources import import_benchmarks, import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
 from tasks.versions import beginning, iterations, publish_version, tell_changes
 from wind.config.recipe import DistillConfig
@@ -27,6 +27,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
+    benchmarks = import_benchmarks(config.evaluation.benchmarks)
     prompts = checked(load_prompts(import_prompts(config.prompts, initial, config.seed)))
     tell_changes(begin, prompts)
     versions: list[Version] = []
@@ -41,6 +42,9 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         held_out = evaluate(
             config, iteration, prompts=prompts, reward=reward, policy=trained, reference=opponent
         )
+        held_out |= ask(
+            config, trained, {name: benchmarks[name] for name in due(config, iteration)}
+        )
         metrics = checked(
             measure_metrics(
                 MetricsSpec(
@@ -49,6 +53,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                     training=datasets["training"],
                     rewards=datasets.get("rewards"),
                     win_rates=datasets.get("win_rates"),
+                    benchmarks=held_out.get("benchmarks"),
                     evaluation_config=config.evaluation.content(),
                     seed=config.seed,
                     iteration=iteration,

@@ -1,12 +1,19 @@
 """Imports of what a run takes from outside.
 
-The base policy, the reward and the prompt files are each copied into the store first.
+The base policy, the reward, the prompt files and the questions of benchmarks are each copied into
+the store first.
 """
 
+import sys
+from collections.abc import Mapping
+
+import wind.benchmarks
 import wind.models
 import wind.prompts
 import wind.rewards
 from tasks.run import current_run
+from wind.benchmarks.records import Benchmark
+from wind.config.benchmarks import BenchmarkConfig
 from wind.config.models import PolicyConfig
 from wind.config.prompts import PromptsConfig
 from wind.config.rewards import RewardConfig
@@ -39,3 +46,13 @@ def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> Prompt
     store = current_run().store
     source = wind.prompts.import_prompts(store, config)
     return wind.prompts.prompts_spec(store, config, source, tokenizer, seed)
+
+
+def import_benchmarks(configs: Mapping[str, BenchmarkConfig]) -> dict[str, Benchmark]:
+    """Import the task files and the questions of benchmarks, and return these by name.
+
+    They are named by the content of those files and the version of what asks them.
+    """
+    here = current_run()
+    interpreter = here.config.workers.python.get("benchmarks", sys.executable)
+    return wind.benchmarks.resolve_benchmarks(here.store, configs, interpreter)

@@ -79,6 +79,7 @@ class MetricsSpec(Spec):
     training: Dataset | None = None
     win_rates: Dataset | None = None  # of the training prompts
     rewards: Dataset | None = None  # of the training prompts
+    benchmarks: Dataset | None = None
     evaluation_config: EvaluationConfig
     seed: int
     iteration: int  # from 1; 0 is the policy that the run starts from
@@ -114,6 +115,18 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
     return {
         name: evaluation.select("prompt_id", value=value.cast(pl.Float64)).drop_nulls()
         for name, value in values.items()
+    }
+
+
+def benchmark_metrics(benchmarks: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Tabulate the values of each metric of each benchmark: prompt_id, value.
+
+    What is resampled are questions, which take the place of prompts.
+    """
+    metrics = benchmarks.partition_by("benchmark", "metric", as_dict=True)
+    return {
+        f"benchmark.{benchmark}.{metric}": rows.select(prompt_id="item", value="value")
+        for (benchmark, metric), rows in metrics.items()
     }
 
 
@@ -231,6 +244,8 @@ def _compute(
         )
     if spec.win_rates is not None:
         values["train_tie_share"] = store.frame(spec.win_rates).select("prompt_id", value=TIE_SHARE)
+    if spec.benchmarks is not None:
+        values |= benchmark_metrics(store.frame(spec.benchmarks))
     rows = []
     for name, frame in values.items():
         # without gold answers there is no accuracy

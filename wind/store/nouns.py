@@ -18,6 +18,7 @@ STAGES: Final = (
     "training",
     "rollouts",
     "evaluation",
+    "benchmarks",
     "metrics",
 )
 # Stages outside any run, computed from finished runs or from none.
