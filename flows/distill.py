@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows.alarms import alarms
-from flows.evaluate import evaluate
+from flows.evaluate import ask, due, evaluate
 from flows.gates import Gatekeeper
 from flows.health import examine
 from flows.matches import Contest
@@ -13,7 +13,7 @@ from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
-from tasks.sources import import_prompts, import_reward
+from tasks.sources import import_benchmarks, import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
 from tasks.versions import beginning, iterations, kept, publish_version, tell_changes
 from wind.config.recipe import DistillConfig
@@ -31,6 +31,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
+    benchmarks = import_benchmarks(config.evaluation.benchmarks)
     asked = import_prompts(config.prompts, initial, config.seed)
     prompts = checked(load_prompts(asked))
     tell_changes(begin, prompts)
@@ -54,6 +55,9 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
             contest=contest,
             policies={"initial": initial, "previous": policy, "reference": reference},
         )
+        held_out |= ask(
+            config, trained, {name: benchmarks[name] for name in due(config, iteration)}
+        )
         if config.evaluation.health:
             held_out |= examine(
                 config,
@@ -74,6 +78,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                     win_rates=datasets.get("win_rates"),
                     matches=held_out.get("matches"),
                     health=held_out.get("health"),
+                    benchmarks=held_out.get("benchmarks"),
                     evaluation_config=config.evaluation.content(),
                     seed=config.seed,
                     iteration=iteration,

@@ -106,6 +106,7 @@ class MetricsSpec(Spec):
     # against further opponents, and under further judges
     matches: Dataset | None = None
     health: Dataset | None = None  # of the policy's responses to the eval prompts
+    benchmarks: Dataset | None = None
     evaluation_config: EvaluationConfig
     seed: int
     iteration: int  # from 1; 0 is the policy that the run starts from
@@ -239,6 +240,18 @@ def _k3(log_ratio: pl.Expr) -> pl.Expr:
     )
 
 
+def benchmark_metrics(benchmarks: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Tabulate the values of each metric of each benchmark: prompt_id, value.
+
+    What is resampled are questions, which take the place of prompts.
+    """
+    metrics = benchmarks.partition_by("benchmark", "metric", as_dict=True)
+    return {
+        f"benchmark.{benchmark}.{metric}": rows.select(prompt_id="item", value="value")
+        for (benchmark, metric), rows in metrics.items()
+    }
+
+
 def kl_k3(log_ratios: Floats) -> Floats:
     """Compute e^-l - 1 + l, the k3 estimate of the KL.
 
@@ -354,6 +367,8 @@ def _compute(
         )
     if spec.win_rates is not None:
         values["train_tie_share"] = store.frame(spec.win_rates).select("prompt_id", value=TIE_SHARE)
+    if spec.benchmarks is not None:
+        values |= benchmark_metrics(store.frame(spec.benchmarks))
     measured: dict[str, tuple[pl.DataFrame, Estimator]] = {
         name: (frame, estimate) for name, frame in values.items()
     }

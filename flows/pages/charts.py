@@ -445,7 +445,11 @@ def _looks(
     legend: Any = None if len(labels) < 2 else lines if drawn == "line" else dots
     legends = {"color": legend, "strokeDash": legend if drawn == "line" else None, "shape": legend}
     scales: dict[str, Sequence[Any]] = {"color": colors, "strokeDash": dashes, "shape": SHAPES}
-    channels: dict[str, Any] = {"color": alt.Color, "strokeDash": alt.StrokeDash, "shape": alt.Shape}
+    channels: dict[str, Any] = {
+        "color": alt.Color,
+        "strokeDash": alt.StrokeDash,
+        "shape": alt.Shape,
+    }
     return {
         channel: channels[channel](
             "series:N",
@@ -463,7 +467,9 @@ def _repeated(values: Sequence[Any], count: int) -> list[Any]:
 
 def _domain(points: Sequence[Point], is_share: bool) -> list[float]:
     """Return the ends of an axis that shows `points` and their intervals, with room around."""
-    ends = [end for point in points for end in (point.value, point.low, point.high) if end is not None]
+    ends = [
+        end for point in points for end in (point.value, point.low, point.high) if end is not None
+    ]
     low, high = min(ends), max(ends)
     room = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
     low, high = low - room, high + room

@@ -1,13 +1,12 @@
 """The figures of a run: its numbers over iterations, drawn for pages and for papers alike."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import polars as pl
 
 from flows.pages import charts
-from flows.pages.charts import MOST_SERIES, Chart, Floats, Point
+from flows.pages.charts import Chart, Point
 from wind.best_of_n import best_of_n_figures, known_curves
 from wind.config.base import setting_of
 from wind.metric_table import Metric, metric_named
@@ -212,7 +211,10 @@ def _distributions(store: Store, versions: Sequence[Version]) -> Iterator[Chart]
         evaluated = [evaluated[0], *evaluated[1 - PANELS :]]
     if not evaluated:
         return
-    sides = {"policy": "policy", compared_with(against(versions[-1])).removeprefix("the "): "reference"}
+    sides = {
+        "policy": "policy",
+        compared_with(against(versions[-1])).removeprefix("the "): "reference",
+    }
     for name, title, column, axis, digits in (
         ("rewards", "Rewards", "reward", "reward of a held-out response", 2),
         ("lengths", "Lengths", "response_tokens", "tokens of a held-out response", 1),
@@ -299,7 +301,11 @@ def _others(versions: Sequence[Version]) -> Iterator[Chart]:
     """Chart every metric that no other chart shows, such as those of the health of a policy."""
     for name in names(versions):
         family, dot, _ = name.partition(".")
-        drawn = family in ("win_rate", "lc_win_rate", "benchmark", "tie_share") if dot else name in DRAWN
+        drawn = (
+            family in ("win_rate", "lc_win_rate", "benchmark", "tie_share")
+            if dot
+            else name in DRAWN
+        )
         if drawn or not (reached := points(versions, name)):
             continue
         metric = known(name)

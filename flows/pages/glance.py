@@ -311,7 +311,10 @@ def _checks(store: Store, versions: Sequence[Version]) -> dict[str, Any]:
                 own = recorded(store, handle, version.check_results.get(name))
                 results = all_recorded(store, handle) if own else []
                 failures = [
-                    line for each in results if each.previous == own.previous for line in each.failures  # type: ignore[union-attr]
+                    line
+                    for each in results
+                    if each.previous == own.previous
+                    for line in each.failures  # type: ignore[union-attr]
                 ]
             except DatasetError as error:
                 failures = [str(error)]
@@ -402,7 +405,9 @@ def _settings(
             yield f"{indent}{name}:", not is_default
             yield from _settings(value, defaults, f"{dotted}.", depth + 1)
         else:
-            text = yaml.safe_dump({name: value}, default_flow_style=True, allow_unicode=True, width=10**9)
+            text = yaml.safe_dump(
+                {name: value}, default_flow_style=True, allow_unicode=True, width=10**9
+            )
             yield f"{indent}{text.strip()[1:-1]}", not is_default
 
 
@@ -418,7 +423,9 @@ def _environment(store: Store, version: Version) -> list[tuple[str, str]]:
         "Host": computed.provenance("host"),
         "Python": computed.provenance("python"),
         **{
-            title: ", ".join(dict.fromkeys(filter(None, (_listed(each.get(field)) for each in machines))))
+            title: ", ".join(
+                dict.fromkeys(filter(None, (_listed(each.get(field)) for each in machines)))
+            )
             for title, field in (("Platform", "platform"), ("CPU", "cpu"), ("GPUs", "gpus"))
         },
         "Variables": ", ".join(
@@ -463,6 +470,9 @@ def _commands(store: Store, version: Version, before: Version | None) -> list[tu
     ]
     if before is not None:
         found.append(
-            ("Compare every row with the version before", f"wind diff {before.run}@{before.number} {name}{root}")
+            (
+                "Compare every row with the version before",
+                f"wind diff {before.run}@{before.number} {name}{root}",
+            )
         )
     return found

@@ -21,6 +21,7 @@ STAGES: Final = (
     "responses",
     "matches",
     "health",
+    "benchmarks",
     "metrics",
     "alarms",
 )
