@@ -1,13 +1,12 @@
 """The figures of a run: its numbers over iterations, drawn for pages and for papers alike."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import polars as pl
 
 from flows.pages import charts
-from flows.pages.charts import MOST_SERIES, Chart, Floats, Point
+from flows.pages.charts import Chart, Point
 from wind.best_of_n import best_of_n_figures, known_curves
 from wind.config.base import setting_of
 from wind.metric_table import Metric, metric_named
@@ -115,6 +114,11 @@ def known(name: str) -> Metric:
         return Metric(name=name, title=name)
 
 
+def longer_title(metric: Metric) -> str:
+    """Return the title of a metric where there is room."""
+    return max(metric.title, metric.label, key=len)
+
+
 def is_share(name: str) -> bool:
     """Tell whether a metric is a share, to be shown in percent."""
     family = name.partition(".")[0]
@@ -212,7 +216,10 @@ def _distributions(store: Store, versions: Sequence[Version]) -> Iterator[Chart]
         evaluated = [evaluated[0], *evaluated[1 - PANELS :]]
     if not evaluated:
         return
-    sides = {"policy": "policy", compared_with(against(versions[-1])).removeprefix("the "): "reference"}
+    sides = {
+        "policy": "policy",
+        compared_with(against(versions[-1])).removeprefix("the "): "reference",
+    }
     for name, title, column, axis, digits in (
         ("rewards", "Rewards", "reward", "reward of a held-out response", 2),
         ("lengths", "Lengths", "response_tokens", "tokens of a held-out response", 1),
@@ -242,9 +249,7 @@ def _distributions(store: Store, versions: Sequence[Version]) -> Iterator[Chart]
 
 
 def _diversity(versions: Sequence[Version]) -> Iterator[Chart]:
-    lengths = {
-        "mean": points(versions, "response_tokens"),
-    }
+    lengths = {"mean": points(versions, "response_tokens")}
     kinds = (
         (
             "diversity",
@@ -262,7 +267,7 @@ def _diversity(versions: Sequence[Version]) -> Iterator[Chart]:
             {
                 label: points(versions, name)
                 for name, label in (
-                    ("tie_share", "held-out, against the reference"),
+                    ("tie_share", f"held out, against {compared_with(against(versions[-1]))}"),
                     ("train_tie_share", "training, among samples"),
                     *(
                         (each, ", ".join(each.split(".")[1:]))
@@ -299,15 +304,19 @@ def _others(versions: Sequence[Version]) -> Iterator[Chart]:
     """Chart every metric that no other chart shows, such as those of the health of a policy."""
     for name in names(versions):
         family, dot, _ = name.partition(".")
-        drawn = family in ("win_rate", "lc_win_rate", "benchmark", "tie_share") if dot else name in DRAWN
+        drawn = (
+            family in ("win_rate", "lc_win_rate", "benchmark", "tie_share")
+            if dot
+            else name in DRAWN
+        )
         if drawn or not (reached := points(versions, name)):
             continue
         metric = known(name)
         better = f" {metric.better.capitalize()} is better." if metric.better else ""
-        label = metric.label or metric.title
+        title = longer_title(metric)
         yield charts.curves(
             name.replace(".", "-"),
-            f"{label[:1].upper()}{label[1:]}",
+            f"{title[:1].upper()}{title[1:]}",
             f"By iteration, with 95% intervals.{better}",
             metric.axis_label(),
             {metric.title: reached},

@@ -16,7 +16,7 @@ from wind.audit.lineage import Lineage, Node
 from wind.store.handles import Dataset
 from wind.store.versions import Version
 
-BOX: Final = (158, 40)  # pixels
+BOX: Final = (170, 40)  # pixels
 GAP: Final = (26, 30)  # between boxes of a layer, and between layers
 MARGIN: Final = 6
 SWEEPS: Final = 8
@@ -150,7 +150,7 @@ def layered(parents: Mapping[str, Sequence[str]]) -> Drawing:
             near = drawing.above if down else drawing.below
             own = {node: at for at, node in enumerate(drawing.layers[index])}
             drawing.layers[index].sort(
-                key=lambda node: _mean([place[each] for each in near.get(node, [])], own[node])  # noqa: B023
+                key=lambda node: _mean([place[each] for each in near.get(node, [])], own[node])
             )
     return drawing
 
@@ -172,7 +172,9 @@ def placed(drawing: Drawing, boxed: Collection[str]) -> dict[str, tuple[float, f
         down = sweep % 2 == 0
         for layer in drawing.layers[:: 1 if down else -1]:
             near = drawing.above if down else drawing.below
-            wanted = [_mean([across[each] for each in near.get(node, [])], across[node]) for node in layer]
+            wanted = [
+                _mean([across[each] for each in near.get(node, [])], across[node]) for node in layer
+            ]
             across |= _apart(layer, wanted, widths)
     left = min(across[node] - widths[node] / 2 for node in across) - MARGIN
     return {
@@ -282,9 +284,7 @@ def _line(
     start = f"M{x:.1f},{y if from_box else upper[1]:.1f}L{x:.1f},{y:.1f}"
     middle = (y + lower[1]) / 2
     curve = f"C{x:.1f},{middle:.1f} {lower[0]:.1f},{middle:.1f} {lower[0]:.1f},{lower[1]:.1f}"
-    arrow = (
-        f'<path class="tip" d="M{lower[0]:.1f},{lower[1]:.1f}l-4,-7h8Z"/>' if to_box else ""
-    )
+    arrow = f'<path class="tip" d="M{lower[0]:.1f},{lower[1]:.1f}l-4,-7h8Z"/>' if to_box else ""
     return f'<path class="line" d="{start}{curve}"/>{arrow}'
 
 
