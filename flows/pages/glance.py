@@ -378,8 +378,8 @@ def _changes(store: Store, before: Version, after: Version) -> Changes:
     if sides[0] is not None and sides[1] is not None:
         moved = shifts(store, sides[0], sides[1])
     return Changes(
-        settings=[_changed(each) for each in settings],
-        code=[_changed(each) for each in code],
+        settings=[changed(each) for each in settings],
+        code=[changed(each) for each in code],
         recomputed=[_recomputed(each) for each in recomputed(ours, theirs)],
         shifts=[
             (
@@ -399,7 +399,8 @@ def _recomputed(found: Recomputed) -> tuple[str, str]:
     return found.dataset, reasons(found.why)
 
 
-def _changed(change: Change) -> tuple[str, str, str]:
+def changed(change: Change) -> tuple[str, str, str]:
+    """Return the name of a setting, and its two values as text."""
     return change.name, _value(change.before), _value(change.after)
 
 
