@@ -80,6 +80,11 @@ def render(
     )
 
 
+def fragment(template: str, **values: Any) -> Markup:
+    """Render a template of this folder that is a part of a page."""
+    return Markup(_environment().get_template(template).render(**values))
+
+
 def visible(text: str) -> str:
     """Return `text` with what would be invisible, or would move other text, escaped.
 
