@@ -16,7 +16,7 @@ from wind.audit.lineage import Lineage, Node
 from wind.store.handles import Dataset
 from wind.store.versions import Version
 
-BOX: Final = (158, 40)  # pixels
+BOX: Final = (170, 40)  # pixels
 GAP: Final = (26, 30)  # between boxes of a layer, and between layers
 MARGIN: Final = 6
 SWEEPS: Final = 8
