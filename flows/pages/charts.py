@@ -349,7 +349,7 @@ def histograms(
         name=name,
         title=title,
         description=description,
-        specification=stacked.to_dict(),
+        specification=stacked.to_dict(validate=False),
         titles=("from", "to", *(f"{panel}, {label}" for panel, label in shares)),
         rows=[
             (
@@ -405,7 +405,7 @@ def bars(
         description=description,
         specification=alt.layer(*layers)
         .properties(width=WIDTH, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
-        .to_dict(),
+        .to_dict(validate=False),
         titles=("", *columns),
         rows=[
             (label, *(f"{row[each]:,.{digits}f}" if each in row else "–" for each in columns))
@@ -428,7 +428,7 @@ def _fitted(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
         height=HEIGHT,
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )
-    specification: dict[str, Any] = fitted.to_dict()
+    specification: dict[str, Any] = fitted.to_dict(validate=False)
     return specification
 
 
