@@ -4,7 +4,7 @@ The base policy, the reward and the prompt files are each copied into the store 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import wind.models
@@ -13,7 +13,6 @@ import wind.responses
 import wind.rewards
 from tasks.run import current_run
 from wind.config.evaluation import (
-    EvaluationSection,
     ModelOpponentConfig,
     ResponsesOpponentConfig,
     VersionOpponentConfig,
@@ -44,13 +43,21 @@ def import_reward(config: RewardConfig) -> Reward:
     return wind.rewards.resolve_reward(current_run().store, config)
 
 
-def import_judges(config: EvaluationSection) -> dict[str, Reward]:
-    """Import the rewards that never train, by name."""
+def import_judges(sections: Mapping[str, RewardConfig]) -> dict[str, Reward]:
+    """Import rewards that judge an evaluation, by their names in the recipe.
+
+    They are those of `DistillConfig.reward_sections`, or the same with other seeds.
+    """
     judges = {}
-    for name, section in config.judges.items():
-        with settings_named("reward", f"evaluation.judges.{name}"):
+    for name, section in sections.items():
+        with settings_named("reward", judge_setting(name)):
             judges[name] = import_reward(section)
     return judges
+
+
+def judge_setting(name: str) -> str:
+    """Return the setting that holds the judge called `name`."""
+    return "reward" if name == "training" else f"evaluation.judges.{name}"
 
 
 def import_opponent(setting: str, config: ModelOpponentConfig | VersionOpponentConfig) -> Model:

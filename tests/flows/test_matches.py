@@ -155,7 +155,7 @@ def test_two_iterations_against_opponents_of_every_kind(
         ("show", "matched"),
         ("versions", "matched"),
         ("diff", "matched@1", "matched@2"),
-        ("export", "matched", "exported", "--format", "datasets"),
+        ("export", "matched", "exported", "--format", "hf"),
         ("export", "matched", "matched.tar", "--format", "archive"),
         ("import", "matched.tar", "--as", "again"),
         ("verify", "again"),

@@ -129,9 +129,25 @@ def test_judges_and_opponents_are_recorded_without_paths_and_defaults() -> None:
 def test_an_opponent_has_a_name_of_its_own() -> None:
     opponent = "{kind: policy, policy: initial}"
     reference = "evaluation.against=reference"
-    assert load_config(RECIPES[0], [reference, f"evaluation.opponents.initial={opponent}"])
+    config = load_config(RECIPES[0], [reference, f"evaluation.opponents.initial={opponent}"])
+    assert [*config.evaluation.opponents] == ["initial"]
     with pytest.raises(ConfigError, match=r"evaluation: opponents\.initial has the name of what"):
         load_config(RECIPES[0], [f"evaluation.opponents.initial={opponent}"])
+
+
+class Seeded(Section):
+    kind: Literal["seeded"] = "seeded"
+    seed: int = 4
+
+
+def test_judges_with_a_seed_are_repeated_with_the_next_one() -> None:
+    config = load_config(RECIPES[0], JUDGED)
+    judges = {**config.evaluation.judges, "llm": Seeded()}
+    for repeats, seeds in ((False, {}), (True, {"llm": 5})):
+        judging = {"judges": judges, "repeat_judges": repeats}
+        evaluation = config.evaluation.model_copy(update=judging)
+        asked = config.model_copy(update={"evaluation": evaluation}).repeated_sections()
+        assert {name: section.model_dump()["seed"] for name, section in asked.items()} == seeds
 
 
 def test_the_config_of_an_evaluation_alone_is_a_recipe_under_another_name() -> None:

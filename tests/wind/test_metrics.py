@@ -337,8 +337,8 @@ def test_without_a_training_only_the_evaluation_is_measured(store: Store) -> Non
 def match_rows() -> pl.DataFrame:
     """Two judges and two opponents; the held-out judge was asked twice."""
     key = {"prompt_id": ["a", "a", "b", "b"], "sample_index": [0, 1, 0, 1]}
-    pairings = [
-        ("gold", "gpt", [1.0, 0.5, 0.5, 0.0], None),
+    pairings: list[tuple[str, str, list[float], list[float | None]]] = [
+        ("gold", "gpt", [1.0, 0.5, 0.5, 0.0], [None] * 4),
         ("held_out", "gpt", [1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]),
         ("held_out", "initial", [0.5, 0.5, 0.5, 0.5], [0.5, 0.0, 0.0, 0.0]),
     ]
@@ -348,7 +348,7 @@ def match_rows() -> pl.DataFrame:
             | {"reward_policy": [1.0] * 4, "reward_opponent": [0.0] * 4, "win_rate": win_rates}
             | {"tie_share": [float(each == 0.5) for each in win_rates]}
             | {"response_tokens_policy": [2, 2, 2, 2], "response_tokens_opponent": [2, 2, 2, 2]}
-            | {"mean_tokens_opponent": [2.0] * 4, "repeat_difference": repeated or [None] * 4}
+            | {"mean_tokens_opponent": [2.0] * 4, "repeat_difference": repeated}
         )
         for judge, opponent, win_rates, repeated in pairings
     ]

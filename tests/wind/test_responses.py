@@ -98,12 +98,15 @@ def test_a_text_that_two_prompts_ask_is_refused() -> None:
 
 
 def test_the_stage_reads_a_stored_file(store: Store, tmp_path: Path) -> None:
-    columns = {"prompt_token_ids": [[1], [1], [1]], "split": ["eval", "eval", "train"]}
+    columns: dict[str, list[Any]] = {
+        "prompt_token_ids": [[1], [1], [1]],
+        "split": ["eval", "eval", "train"],
+    }
     train = pl.DataFrame(
         {"prompt_id": ["t"], "prompt": ["t"], "messages": [[USER | {"content": "t"}]]}
     )
     rows = pl.concat([PROMPTS, train]).with_columns(
-        **{name: pl.Series(values) for name, values in columns.items()},
+        *(pl.Series(name, values) for name, values in columns.items()),
         answer=pl.lit(None, pl.String),
         meta=pl.lit("{}"),
     )
