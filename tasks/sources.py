@@ -18,7 +18,6 @@ from tasks.run import current_run
 from wind.benchmarks.records import Benchmark
 from wind.config.benchmarks import BenchmarkConfig
 from wind.config.evaluation import (
-    EvaluationSection,
     ModelOpponentConfig,
     ResponsesOpponentConfig,
     VersionOpponentConfig,
@@ -49,13 +48,21 @@ def import_reward(config: RewardConfig, setting: str = "reward") -> Reward:
     return wind.rewards.resolve_reward(current_run().store, config, setting)
 
 
-def import_judges(config: EvaluationSection) -> dict[str, Reward]:
-    """Import the rewards that never train, by name."""
+def import_judges(sections: Mapping[str, RewardConfig]) -> dict[str, Reward]:
+    """Import rewards that judge an evaluation, by their names in the recipe.
+
+    They are those of `DistillConfig.reward_sections`, or the same with other seeds.
+    """
     judges = {}
-    for name, section in config.judges.items():
-        with settings_named("reward", f"evaluation.judges.{name}"):
+    for name, section in sections.items():
+        with settings_named("reward", judge_setting(name)):
             judges[name] = import_reward(section)
     return judges
+
+
+def judge_setting(name: str) -> str:
+    """Return the setting that holds the judge called `name`."""
+    return "reward" if name == "training" else f"evaluation.judges.{name}"
 
 
 def import_opponent(setting: str, config: ModelOpponentConfig | VersionOpponentConfig) -> Model:

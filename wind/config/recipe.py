@@ -79,6 +79,19 @@ class DistillConfig(RunConfig):
         """
         return {"training": self.reward, **self.evaluation.judges}
 
+    def repeated_sections(self) -> dict[str, RewardConfig]:
+        """Return the rewards that judge once more, by name, each with the next seed.
+
+        None unless the recipe asks for it, and only those that have a seed.
+        """
+        sections = self.reward_sections() if self.evaluation.repeat_judges else {}
+        seeds = {name: getattr(section, "seed", None) for name, section in sections.items()}
+        return {
+            name: sections[name].model_copy(update={"seed": seed + 1})
+            for name, seed in seeds.items()
+            if isinstance(seed, int)
+        }
+
     @classmethod
     def of_recipe(cls, chosen: Mapping[str, Any]) -> Self:
         """Return the config of a recorded recipe.
