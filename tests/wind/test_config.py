@@ -193,11 +193,13 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ),
         (
             "reward.kind=clasifier",
-            "reward.kind is 'clasifier'; it must be 'rule' or 'classifier' or 'pairwise'",
+            "reward.kind is 'clasifier'; it must be 'rule' or 'classifier' or 'pairwise' or "
+            "'judge' or 'remote'",
         ),
         (
             "reward={path: x}",
-            "reward.kind is required and missing; it must be 'rule' or 'classifier' or 'pairwise'",
+            "reward.kind is required and missing; it must be 'rule' or 'classifier' or 'pairwise' or "
+            "'judge' or 'remote'",
         ),
         ("reward={kind: classifier}", "reward.path is required and missing"),
         ("policy={}", "policy.path is required and missing"),

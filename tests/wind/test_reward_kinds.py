@@ -113,5 +113,8 @@ def test_stored_specs_keep_their_fields_in_order() -> None:
         "classifier": "kind model template template_arguments date corruption",
         "pairwise": "kind model architecture template template_arguments date "
         "max_prompt_tokens max_response_tokens",
+        "judge": "kind model endpoint revision mode template orders scale format temperature "
+        "max_tokens attempts seed",
+        "remote": "kind protocol computes is_told",
     }
     assert fields == expected, "add a new kind here; fields of an old one never move or go"
