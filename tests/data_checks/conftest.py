@@ -21,7 +21,7 @@ Rows = list[dict[str, Any]]
 Fault = Callable[[Rows], object]  # changes the rows in place
 
 N = 4
-HELD_OUT = ("evaluation", "responses", "matches")
+HELD_OUT = ("evaluation", "responses", "matches", "health")
 REWARDS = (0.0, 1.0, 1.0, 3.0)  # of the N samples of every prompt
 WIN_RATES = (0.0, 0.5, 0.5, 1.0)  # (wins + ties / 2) / 3
 COUNTS = ((0, 0, 3), (1, 1, 1), (1, 1, 1), (3, 0, 0))  # wins, ties, losses
