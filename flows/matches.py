@@ -185,19 +185,19 @@ class Contest:
     def _judged(self, judge: str, name: str, theirs: Dataset, ours: Evaluated) -> Verdicts:
         """Return what `judge` says of the policy and of the opponent called `name`."""
         reward = self.judges[judge]
-        is_pairwise = reward.gives_preferences
-        opponents = theirs if is_pairwise else None
+        is_relative = reward.is_relative
+        opponents = theirs if is_relative else None
         about = f"{name}.{judge}"
-        if judge == "training" and not is_pairwise:
+        if judge == "training" and not is_relative:
             policy = ours.verdicts.policy
         else:
             policy = self._scored(
-                judge, about if is_pairwise else judge, reward, ours.generations, opponents
+                judge, about if is_relative else judge, reward, ours.generations, opponents
             )
-        opponent = None if is_pairwise else self._scored(judge, about, reward, theirs)
+        opponent = None if is_relative else self._scored(judge, about, reward, theirs)
         repeated = None
         if judge in self.repeated:
-            purpose = f"{about if is_pairwise else judge}.again"
+            purpose = f"{about if is_relative else judge}.again"
             repeated = self._scored(
                 judge, purpose, self.repeated[judge], ours.generations, opponents
             )

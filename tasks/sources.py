@@ -53,11 +53,7 @@ def import_judges(sections: Mapping[str, RewardConfig]) -> dict[str, Reward]:
 
     They are those of `DistillConfig.reward_sections`, or the same with other seeds.
     """
-    judges = {}
-    for name, section in sections.items():
-        with settings_named("reward", judge_setting(name)):
-            judges[name] = import_reward(section)
-    return judges
+    return {name: import_reward(section, judge_setting(name)) for name, section in sections.items()}
 
 
 def judge_setting(name: str) -> str:
