@@ -7,6 +7,7 @@ from prefect import flow
 from flows.alarms import alarms
 from flows.evaluate import evaluate
 from flows.gates import Gatekeeper
+from flows.matches import Contest
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
@@ -29,9 +30,11 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
-    prompts = checked(load_prompts(import_prompts(config.prompts, initial, config.seed)))
+    asked = import_prompts(config.prompts, initial, config.seed)
+    prompts = checked(load_prompts(asked))
     tell_changes(begin, prompts)
     gatekeeper, before = Gatekeeper(begin), begin.datasets()
+    contest = Contest.of(config, asked, prompts, reward)
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
         opponent = initial if config.evaluation.against == "initial" else reference
@@ -41,7 +44,14 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         trained = trained_model(datasets["training"])
         anchor = moved_anchor(datasets["training"], reference)
         held_out = evaluate(
-            config, iteration, prompts=prompts, reward=reward, policy=trained, reference=opponent
+            config,
+            iteration,
+            prompts=prompts,
+            reward=reward,
+            policy=trained,
+            reference=opponent,
+            contest=contest,
+            policies={"initial": initial, "previous": policy, "reference": reference},
         )
         held_out |= alarms(config, held_out, before)
         metrics = checked(
@@ -52,6 +62,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                     training=datasets["training"],
                     rewards=datasets.get("rewards"),
                     win_rates=datasets.get("win_rates"),
+                    matches=held_out.get("matches"),
                     evaluation_config=config.evaluation.content(),
                     seed=config.seed,
                     iteration=iteration,

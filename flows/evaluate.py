@@ -3,8 +3,10 @@
 It goes through the same tasks that a run trains with.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from flows.matches import Contest, Evaluated
 from tasks.checks import checked
 from tasks.evaluation import evaluate_policy
 from tasks.generations import sample_generations
@@ -14,6 +16,7 @@ from wind.config.recipe import DistillConfig
 from wind.evaluation import EvaluationSpec, resolve_match
 from wind.generations import GenerationsSpec
 from wind.logps import LogpsSpec
+from wind.matches import Verdicts
 from wind.rewards import Reward, RewardsSpec
 from wind.store.handles import Dataset, Model
 
@@ -26,11 +29,14 @@ def evaluate(
     reward: Reward,
     policy: Model,
     reference: Model,
+    contest: Contest | None = None,
+    policies: Mapping[str, Model] | None = None,
 ) -> dict[str, Dataset]:
     """Evaluate `policy` against `reference` on the eval split.
 
     Returns the datasets by name. The reference's side is the same in every iteration, so its
-    datasets are found in the cache.
+    datasets are found in the cache. A `contest` adds matches, some of them with `policies` of the
+    run: initial, previous and reference.
     """
     samples = config.evaluation.samples_per_prompt
     sampling = config.sampling.model_copy(update={"samples_per_prompt": samples})
@@ -38,14 +44,15 @@ def evaluate(
     inputs |= {"policy": policy, "reference": reference, "split": "eval", "sampling": sampling}
 
     def sampled(policy: Model, iteration: int) -> Dataset:
-        spec = GenerationsSpec.of(config, inputs, policy=policy, iteration=iteration)
-        return checked(sample_generations(spec))
+        return sample_generations(
+            GenerationsSpec.of(config, inputs, policy=policy, iteration=iteration)
+        )
 
     def scored(generations: Dataset, opponents: Dataset | None = None) -> Dataset:
         spec = RewardsSpec.of(config, inputs, generations=generations, opponents=opponents)
         return checked(score_rewards(spec))
 
-    ours, theirs = sampled(policy, iteration), sampled(reference, 0)
+    ours, theirs = checked(sampled(policy, iteration)), checked(sampled(reference, 0))
     # Preferences over the reference's responses cover both sides.
     is_pairwise = reward.gives_preferences
     our_rewards = scored(ours, opponents=theirs) if is_pairwise else scored(ours)
@@ -61,9 +68,15 @@ def evaluate(
         evaluation=config.evaluation.content(),
         match_digest=resolve_match(config.evaluation),
     )
-    return {
+    made = {
         "eval_generations": ours,
         "eval_rewards": our_rewards,
         "eval_logps": logps,
         "evaluation": checked(evaluate_policy(spec)),
     }
+    if contest is not None:
+        verdicts = Verdicts(policy=our_rewards, opponent=their_rewards)
+        against = config.evaluation.against
+        evaluated = Evaluated(against, ours, theirs, verdicts, made["evaluation"])
+        made["matches"] = contest.play(iteration, policies or {}, sampled, evaluated)
+    return made

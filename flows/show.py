@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from wind.machine.terminal import PlainConsole, harmless, is_unicode, say
-from wind.metric_table import shown_in
+from wind.metric_table import metric_named, shown_in
 from wind.stages import costs, roles
 from wind.store.datasets import Store
 from wind.store.handles import label
@@ -30,6 +30,7 @@ __all__ = [
     "datasets",
     "frame",
     "label",
+    "measured",
     "plan",
     "reasons",
     "reproduced",
@@ -128,6 +129,18 @@ def version(store: Store, found: Version) -> None:
         if store.is_dropped(getattr(content, name)):
             again = f"`wind rerun {found.run} --from training` computes them again"
             say(f"the weights of {name} were dropped by a retention policy; {again}")
+
+
+def measured(found: Version) -> None:
+    """Print the metrics of one version, each under its title."""
+    say(f"{found.run}@{found.number}  id {found.id[:12]}")
+    metrics = Table("metric", "value [95% interval]", "n", box=None, pad_edge=False)
+    for name, entry in found.metrics.items():
+        metric = metric_named(name)
+        metrics.add_row(name, _number(entry, max(metric.digits, 3)), str(entry["n"]))
+    PlainConsole().print(metrics)
+    for line in _warnings(found):
+        say(line)
 
 
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:

@@ -3,16 +3,29 @@
 The base policy, the reward and the prompt files are each copied into the store first.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import wind.models
 import wind.prompts
+import wind.responses
 import wind.rewards
 from tasks.run import current_run
+from wind.config.evaluation import (
+    EvaluationSection,
+    ModelOpponentConfig,
+    ResponsesOpponentConfig,
+    VersionOpponentConfig,
+)
 from wind.config.models import PolicyConfig
 from wind.config.prompts import PromptsConfig
 from wind.config.rewards import RewardConfig
+from wind.errors import ConfigError, DatasetError, WindError
 from wind.prompts import PromptsSpec
 from wind.rewards import Reward
-from wind.store.handles import Model
+from wind.store.handles import Model, Source, label
+from wind.store.references import find_version
 
 
 def import_policy(config: PolicyConfig) -> Model:
@@ -29,6 +42,58 @@ def import_reward(config: RewardConfig) -> Reward:
     It is named by the content of its model or the source of its function.
     """
     return wind.rewards.resolve_reward(current_run().store, config)
+
+
+def import_judges(config: EvaluationSection) -> dict[str, Reward]:
+    """Import the rewards that never train, by name."""
+    judges = {}
+    for name, section in config.judges.items():
+        with settings_named("reward", f"evaluation.judges.{name}"):
+            judges[name] = import_reward(section)
+    return judges
+
+
+def import_opponent(setting: str, config: ModelOpponentConfig | VersionOpponentConfig) -> Model:
+    """Import an opponent's model, or find the one that a version ended with.
+
+    Raises ConfigError, which names `setting`, if there is none; DatasetError if its weights were
+    dropped.
+    """
+    here = current_run()
+    if config.kind == "model":
+        with settings_named("policy", setting):
+            return import_policy(PolicyConfig(path=config.path, revision=config.revision))
+    try:
+        model = find_version(here.store, config.version).content.model_out
+    except ConfigError as error:
+        raise ConfigError(f"{setting}.version: {error}") from error
+    if not here.store.pin_if_whole(model):
+        why = (
+            "was dropped by a retention policy" if here.store.is_dropped(model) else "is not whole"
+        )
+        raise DatasetError(
+            f"{setting}.version {config.version}: its {label(model)} {why}; `wind rerun RUN --from "
+            "training` first"
+        )
+    return model
+
+
+def import_stored_responses(setting: str, config: ResponsesOpponentConfig) -> Source:
+    """Import an opponent's stored responses and return the stored copy."""
+    return wind.responses.import_responses(current_run().store, f"{setting}.path", config.path)
+
+
+@contextmanager
+def settings_named(section: str, name: str) -> Iterator[None]:
+    """Call the settings of `section` in errors of the block those of `name`.
+
+    The messages were written for the recipe's own section of that kind.
+    """
+    try:
+        yield
+    except WindError as error:
+        said = re.sub(rf"\b{section}\.(?=[a-z])", f"{name}.", str(error))
+        raise type(error)(said) from error
 
 
 def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> PromptsSpec:

@@ -64,7 +64,8 @@ def _function_seconds(config: RunConfig, stage: str) -> float | None:
     role = stage_named(stage).role
     if role is None or not isinstance(config, DistillConfig):
         return None
-    return role.function_seconds(config)
+    reward = config.reward_sections()[current_run().judge]
+    return role.function_seconds(config.model_copy(update={"reward": reward}))
 
 
 def _computed(job: Job) -> Dataset:

@@ -54,6 +54,11 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
             f"{name} is iteration {content.iteration}, and iterations is {config.iterations}: "
             f"to continue it, set --iterations {content.iteration + 1} or more"
         )
+    if "training" not in content.datasets:
+        raise ConfigError(
+            f"{name} is an evaluation, which trained nothing that could be continued: give its "
+            "model as policy.path"
+        )
     begin = Beginning(
         initial=history(here.store, base)[0].content.model_in,
         policy=content.model_out,

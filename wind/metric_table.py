@@ -142,6 +142,12 @@ FAMILIES: Final = {
         ),
         Metric(name="tie_share", title="ties", label="share of ties"),
         Metric(name="benchmark", title="benchmark", better="higher"),
+        Metric(
+            name="repeat_difference",
+            title="judged otherwise",
+            label="share of verdicts that differ when repeated",
+            better="lower",
+        ),
     )
 }
 

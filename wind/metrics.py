@@ -24,7 +24,6 @@ import pyarrow as pa
 
 from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError
-from wind.fingerprints import digest
 from wind.metric_table import shown_in
 from wind.quantities import LOG_RATIO, TIE_SHARE
 from wind.stages import (
@@ -39,15 +38,25 @@ from wind.stages import (
     one_side,
     unforeseen,
 )
+from wind.statistics.bootstrap import estimate, generator_for
+from wind.statistics.length_control import length_controlled_win_rate
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.schemas import Column, Declaration
 
-LEVEL = 0.95
 # Sums of e^600 still fit a float64: one absurd response must not make a whole metric infinite.
 MAX_EXPONENT = 600.0
-# prompts times resamples drawn at once: 32 MiB of indices
-BLOCK = 2**22
+
+# What compares the policy with the reference.
+OF_BOTH: Final = (
+    "win_rate",
+    "tie_share",
+    "mean_reward_reference",
+    "kl_k1",
+    "kl_k3",
+    "accuracy_reference",
+    "accuracy_gain",
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,9 +88,13 @@ class MetricsSpec(Spec):
     training: Dataset | None = None
     win_rates: Dataset | None = None  # of the training prompts
     rewards: Dataset | None = None  # of the training prompts
+    # against further opponents, and under further judges
+    matches: Dataset | None = None
     evaluation_config: EvaluationConfig
     seed: int
     iteration: int  # from 1; 0 is the policy that the run starts from
+    # the policy was evaluated against itself, which says nothing of it: no metric compares the two
+    is_alone: bool = False
 
 
 def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -173,45 +186,44 @@ def last_loss(training: pl.DataFrame) -> tuple[float, int]:
     return float(last.mean()), len(last)
 
 
-def estimate(
-    values: pl.DataFrame, samples: int, generator: np.random.Generator
-) -> tuple[float, float | None, float | None]:
-    """Estimate the mean of `values` and its 95% bootstrap interval.
+def match_metrics(matches: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Tabulate the values of each metric of the matches: prompt_id, value.
 
-    Returns the mean and the two ends of the interval. `values` has the columns prompt_id and value;
-    the percentile bootstrap draws `samples` resamples of prompts. A resample's mean is the ratio of
-    its summed values to its summed counts, so prompts with more rows weigh more, as in the mean
-    itself. The interval is widened if need be to hold the mean, which percentiles of a skewed or
-    constant sample can miss. Fewer than two prompts have no interval: both ends are None.
+    Each is named by the judge, and but for repeated verdicts by the opponent.
     """
-    prompts = (
-        values.group_by("prompt_id")
-        .agg(sum=pl.col("value").sum(), count=pl.len())
-        .sort("prompt_id")
+    found = {}
+    for (judge, opponent), rows in matches.group_by("judge", "opponent", maintain_order=True):
+        for name in ("win_rate", "tie_share"):
+            found[f"{name}.{judge}.{opponent}"] = rows.select("prompt_id", value=name)
+    repeated = matches.drop_nulls("repeat_difference")
+    for (judge,), rows in repeated.group_by("judge", maintain_order=True):
+        found[f"repeat_difference.{judge}"] = rows.select("prompt_id", value="repeat_difference")
+    return found
+
+
+def length_controlled(
+    matches: pl.DataFrame, spec: MetricsSpec
+) -> list[tuple[str, float, float | None, float | None, int]]:
+    """Return the length-controlled win rate under each judge against each opponent.
+
+    Each comes with its interval and the number of rows behind it. Gold answers are no judge who may
+    like length.
+    """
+    found = []
+    judged = matches.filter(pl.col("judge") != "gold").with_columns(
+        longer=pl.col("response_tokens_policy") - pl.col("mean_tokens_opponent")
     )
-    sums_P, counts_P = prompts["sum"].to_numpy(), prompts["count"].to_numpy()
-    mean = float(sums_P.sum() / counts_P.sum())
-    if len(prompts) < 2:
-        return mean, None, None
-    means = np.empty(samples)
-    block = max(1, BLOCK // len(prompts))
-    for start in range(0, samples, block):
-        chosen_B_P = generator.integers(
-            len(prompts), size=(min(block, samples - start), len(prompts))
+    for (judge, opponent), rows in judged.group_by("judge", "opponent", maintain_order=True):
+        name = f"lc_win_rate.{judge}.{opponent}"
+        estimated = length_controlled_win_rate(
+            rows["win_rate"].to_numpy(),
+            rows["longer"].to_numpy(),
+            rows["prompt_id"].rank("dense").cast(pl.Int64).to_numpy() - 1,
+            spec.evaluation_config.bootstrap_samples,
+            generator_for(spec.seed, spec.iteration, name),
         )
-        means[start : start + block] = sums_P[chosen_B_P].sum(axis=1) / counts_P[chosen_B_P].sum(
-            axis=1
-        )
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return mean, min(low, mean), max(high, mean)
-
-
-def generator_for(seed: int, iteration: int, metric: str) -> np.random.Generator:
-    """Return the random generator of one metric's interval.
-
-    Each metric has its own, so that adding a metric changes no other interval.
-    """
-    return np.random.default_rng(int(digest([seed, iteration, metric]), 16))
+        found.append((name, *estimated, len(rows)))
+    return found
 
 
 def _shards(spec: MetricsSpec, store: Store) -> int:
@@ -222,6 +234,8 @@ def _compute(
     spec: MetricsSpec, store: Store, index: int, place: Place, progress: Progress
 ) -> Shard:
     values = row_metrics(store.frame(spec.evaluation))
+    if spec.is_alone:
+        values = {name: frame for name, frame in values.items() if name not in OF_BOTH}
     generations = store.frame(spec.generations, ["prompt_id", "sample_index", "response"])
     values |= {f"distinct_{n}": distinct_n(generations, n) for n in (1, 2, 3)}
     values["distinct_responses"] = distinct_responses(generations)
@@ -231,7 +245,11 @@ def _compute(
         )
     if spec.win_rates is not None:
         values["train_tie_share"] = store.frame(spec.win_rates).select("prompt_id", value=TIE_SHARE)
-    rows = []
+    rows: list[tuple[str, float, float | None, float | None, int]] = []
+    if spec.matches is not None:
+        matches = store.frame(spec.matches)
+        values |= match_metrics(matches)
+        rows += length_controlled(matches, spec)
     for name, frame in values.items():
         # without gold answers there is no accuracy
         if len(frame):

@@ -21,6 +21,7 @@ from flows.options import (
 )
 from flows.schedules import Schedule, serve_kept
 from flows.server import QUIET
+from wind.config.loading import evaluation_config
 from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, GateError
 from wind.machine.environment import unset, variables
@@ -102,6 +103,52 @@ def plan(
 
         show.plan(steps)
         say(*disbelieved(Store(loaded.root)))
+
+
+@commands.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A Hugging Face folder, a Hub id, or a version such as demo@3."
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Whom to compare it with; by default the recipe's policy."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A recipe: its prompts, reward, sampling, and evaluation are used."),
+    ] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on a recipe's held-out prompts, without training.
+
+    The result is a version of the run evaluate-MODEL, or of the one that
+    `--set run=NAME` names; cached datasets are not recomputed.
+    """
+    loaded = evaluation_config(model, config, set_ or ())
+    with prefect(loaded.root):
+        from flows.alone import evaluate_alone
+        from flows.outages import finished
+        from tasks.run import disbelieved, open_run
+
+        with open_run(loaded) as here:
+            made = finished(evaluate_alone)(here.config, model, against)
+            outcomes = here.outcomes()
+            here.terminal.line(
+                f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache"
+            )
+            for line in disbelieved(here.store):
+                here.terminal.line(line)
+            if as_json:
+                say_json(made.model_dump(mode="json"))
+            else:
+                show.measured(made)
 
 
 @commands.command()

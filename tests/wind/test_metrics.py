@@ -17,13 +17,12 @@ from wind.metric_table import METRICS
 from wind.metrics import (
     distinct_n,
     distinct_responses,
-    estimate,
-    generator_for,
     kl_k3,
     last_loss,
     row_metrics,
 )
 from wind.stages import Job, Place, run
+from wind.statistics.bootstrap import estimate, generator_for
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 
@@ -231,7 +230,7 @@ def test_intervals_do_not_depend_on_the_order_of_rows_or_on_blocks(
     rows = values([[float(i), float(i % 3)] for i in range(50)])
     expected = estimate(rows, 1000, generator_for(3, 2, "x"))
     assert estimate(rows.reverse(), 1000, generator_for(3, 2, "x")) == pytest.approx(expected)
-    monkeypatch.setattr("wind.metrics.BLOCK", 50 * 7)
+    monkeypatch.setattr("wind.statistics.bootstrap.BLOCK", 50 * 7)
     assert estimate(rows, 1000, generator_for(3, 2, "x")) == expected
 
 

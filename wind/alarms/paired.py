@@ -74,7 +74,11 @@ class Estimate:
         least = 2.0 ** -min(prompts, MOST_SIGNS)
         if error < ROUNDING:
             is_above = self.value > ROUNDING
-            return Evidence(-float(stdtrit(prompts - 1, least)), least) if is_above else Evidence(0.0, 1.0)
+            return (
+                Evidence(-float(stdtrit(prompts - 1, least)), least)
+                if is_above
+                else Evidence(0.0, 1.0)
+            )
         statistic = self.value / error
         return Evidence(statistic, max(float(stdtr(prompts - 1, -statistic)), least))
 

@@ -1,8 +1,8 @@
 """How a policy is evaluated on held-out prompts."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from wind.config.alarms import AlarmsConfig
 from wind.config.base import Function, Label, Section
@@ -39,14 +39,19 @@ class VersionOpponentConfig(Section):
 
 
 class ModelOpponentConfig(Section):
-    """Any model."""
+    """Any model.
 
-    beside_content: ClassVar = frozenset({"path"})
+    Its own tokenizer renders the held-out prompts for it.
+    """
+
+    beside_content: ClassVar = frozenset({"path", "template"})
 
     kind: Literal["model"]
     # a local Hugging Face folder, or a Hub id
     path: str
     revision: str | None = None
+    # "chat": its own; "none"; or the path of a Jinja file; by default that of the prompts
+    template: str | None = None
 
 
 class ResponsesOpponentConfig(Section):
@@ -55,7 +60,8 @@ class ResponsesOpponentConfig(Section):
     beside_content: ClassVar = frozenset({"path"})
 
     kind: Literal["responses"]
-    # .jsonl, .parquet or .arrow with `prompt` and `response`
+    # .jsonl, .parquet or .arrow with `prompt` (or `instruction`, or `prompt_id`) and `response` (or
+    # `output`)
     path: str
 
 
@@ -77,6 +83,8 @@ class EvaluationSection(EvaluationConfig):
     judges: dict[Label, RewardConfig] = Field(default_factory=dict)
     # whom the policy is compared with besides `against`, by name
     opponents: dict[Label, OpponentConfig] = Field(default_factory=dict)
+    # whether judges that have a seed judge the policy's responses once more, with the next seed
+    repeat_judges: bool = False
     # tests of whether the policy gets better as its reward rises; {} for all at their defaults
     alarms: AlarmsConfig | None = None
 
@@ -89,6 +97,15 @@ class EvaluationSection(EvaluationConfig):
                     f"{name} is the name of what is judged anyway: choose another for this judge"
                 )
         return judges
+
+    @model_validator(mode="after")
+    def _opponents_are_others(self) -> Self:
+        if self.against in self.opponents:
+            raise ValueError(
+                f"opponents.{self.against} has the name of what the policy is compared with "
+                "anyway: choose another for this opponent"
+            )
+        return self
 
     def content(self) -> EvaluationConfig:
         """Return the settings that determine the evaluation's content."""

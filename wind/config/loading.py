@@ -5,6 +5,7 @@ A mistake in it becomes one line that says what is wrong.
 
 import difflib
 import math
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -34,6 +35,26 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
     ConfigError, in one line that names the file and the dotted setting, for the first mistake
     (misspelled keys come before all others), with the number of further ones.
     """
+    return _validated(DistillConfig, _read(path), overrides, str(path))
+
+
+def evaluation_config(
+    model: str, path: Path | None = None, overrides: Sequence[str] = ()
+) -> DistillConfig:
+    """Return the config of an evaluation of `model` alone.
+
+    It is the recipe at `path`, if any, under another run name; without a policy in it, `model` is
+    its policy. Overrides are read and errors raised as by `load_config`.
+    """
+    content = {} if path is None else _read(path)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).name).strip("-.")
+    content["run"] = f"evaluate-{name}"[:64]
+    content.setdefault("policy", {"path": model})
+    return _validated(DistillConfig, content, overrides, "--set" if path is None else str(path))
+
+
+def _read(path: Path | str) -> dict[Any, Any]:
+    """Read the settings of the recipe at `path`. Raises ConfigError if it cannot."""
     try:
         content = _yaml(plain_text(Path(path)), str(path))
     except FileNotFoundError:
@@ -48,7 +69,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
         raise ConfigError(
             f"{path} must be a mapping of settings such as `run: demo`, not {shown(content)}"
         )
-    return _validated(DistillConfig, content, overrides, str(path))
+    return content
 
 
 def bandit_config(overrides: Sequence[str] = (), **settings: Any) -> BanditConfig:

@@ -18,6 +18,8 @@ STAGES: Final = (
     "training",
     "rollouts",
     "evaluation",
+    "responses",
+    "matches",
     "metrics",
     "alarms",
 )
