@@ -215,7 +215,7 @@ def test_short_answers_explain_what_brevity_gained() -> None:
         "since the start the training reward's win rate rose from 0.500 to 0.8"
     )
     assert re.search(
-        r"and length explains it: responses went from 2[34]\.\d to 1[12]\.\d tokens \(-5\d% \[",
+        r"and length explains it: responses went from 2\d\.\d to 1\d\.\d tokens \(-\d\d% \[-",
         message,
     )
     assert "of two to a prompt the shorter tends to have the higher reward (gamma -0." in message
