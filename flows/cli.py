@@ -20,6 +20,7 @@ from flows.commands import (
     keeping,
     looking,
     moving,
+    reporting,
     runs,
     signing,
     studies,
@@ -33,7 +34,18 @@ from wind.redaction import redacted
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
 )
-for module in (init, runs, studies, looking, auditing, checking, keeping, moving, signing):
+for module in (
+    init,
+    runs,
+    studies,
+    looking,
+    reporting,
+    auditing,
+    checking,
+    keeping,
+    moving,
+    signing,
+):
     app.add_typer(module.commands)
 
 # typer turns a KeyboardInterrupt into this code without a message

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.matches import Contest, Evaluated
+from tasks.benchmarks import ask_benchmarks
 from tasks.checks import checked
 from tasks.evaluation import evaluate_policy
 from tasks.generations import sample_generations
 from tasks.logps import score_logps
 from tasks.rewards import score_rewards
+from tasks.run import current_run
+from wind.benchmarks import BenchmarksSpec
+from wind.benchmarks.records import Benchmark
 from wind.config.recipe import DistillConfig
 from wind.evaluation import EvaluationSpec, resolve_match
 from wind.generations import GenerationsSpec
@@ -54,9 +58,8 @@ def evaluate(
 
     ours, theirs = checked(sampled(policy, iteration)), checked(sampled(reference, 0))
     # Preferences over the reference's responses cover both sides.
-    is_pairwise = reward.gives_preferences
-    our_rewards = scored(ours, opponents=theirs) if is_pairwise else scored(ours)
-    their_rewards = None if is_pairwise else scored(theirs)
+    our_rewards = scored(ours, opponents=theirs) if reward.is_relative else scored(ours)
+    their_rewards = None if reward.is_relative else scored(theirs)
     logps = checked(score_logps(LogpsSpec.of(config, inputs, generations=ours)))
     spec = EvaluationSpec(
         prompts=prompts,
@@ -80,3 +83,37 @@ def evaluate(
         evaluated = Evaluated(against, ours, theirs, verdicts, made["evaluation"])
         made["matches"] = contest.play(iteration, policies or {}, sampled, evaluated)
     return made
+
+
+def ask(
+    config: DistillConfig, policy: Model, benchmarks: Mapping[str, Benchmark]
+) -> dict[str, Dataset]:
+    """Ask `policy` the questions of `benchmarks`.
+
+    Returns the dataset by its name, or nothing where there are none. Each benchmark is computed by
+    itself, so that another one in the recipe asks no question again.
+    """
+
+    def asked(name: str) -> Dataset:
+        inputs = {"policy": policy, "name": name, "benchmark": benchmarks[name]}
+        return checked(ask_benchmarks(BenchmarksSpec.of(config, inputs)))
+
+    if not benchmarks:
+        return {}
+    first, *others = sorted(benchmarks)
+    if not others:
+        return {"benchmarks": asked(first)}
+    parts = {}
+    for name in (first, *others):
+        with current_run().beside(name):
+            parts[name] = asked(name)
+    return {"benchmarks": checked(ask_benchmarks(BenchmarksSpec(policy=policy, parts=parts)))}
+
+
+def due(config: DistillConfig, iteration: int) -> list[str]:
+    """List the benchmarks that are measured after `iteration`."""
+    return [
+        name
+        for name, benchmark in config.evaluation.benchmarks.items()
+        if iteration % benchmark.every == 0 or iteration == config.iterations
+    ]

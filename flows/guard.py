@@ -9,6 +9,7 @@ a cookie.
 """
 
 import base64
+import errno
 import hmac
 import json
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from wind.errors import StageError
+from wind.errors import ConfigError, StageError
 from wind.files import atomic
 
 HOST: Final = "127.0.0.1"
@@ -75,6 +76,30 @@ def read_secret(path: Path) -> str:
         ):
             raise StageError(f"{path} is not this user's alone: remove it, and start again")
         return file.read()
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on the loopback.
+
+    Port 0 stands for any free port. Raises ConfigError if the port is taken.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise ConfigError(
+            f"port {port} is not available ({error.strerror}): "
+            "choose another with --port, or 0 for any"
+        ) from None
+
+
+def sign_in_url(port: int, secret: str) -> str:
+    """Return the URL with the secret, which signs a browser in.
+
+    It is for the user's eyes only, and must not be stored.
+    """
+    return f"http://{HOST}:{port}/?{PARAMETER}={secret}"
 
 
 def serve(application: Application, listener: socket.socket, secret: str) -> None:
@@ -148,7 +173,7 @@ class Guard:
         if _is_equal(_one(headers, b"authorization"), authorization(self._secret)):
             return None
         if not _is_equal(self._cookies(headers).get(self._cookie), self._secret):
-            return "the secret is missing or wrong: open the URL that `wind serve` printed"
+            return "the secret is missing or wrong: open the URL that the command printed"
         # A browser adds the cookie to any request; for a request from a page, the origin tells
         # which page.
         if scope.get("method") not in SAFE and not _all(headers, b"origin"):
@@ -189,7 +214,7 @@ class Guard:
                 send,
                 401,
                 "the secret in the URL is that of another server: "
-                "open the URL that `wind serve` printed last",
+                "open the URL that the command printed last",
             )
             return
         rest = urlencode(

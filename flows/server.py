@@ -5,7 +5,6 @@ Ours is restarted when it dies: the port stays open in the meantime, so that cli
 answer, and the database is transactional.
 """
 
-import errno
 import secrets
 import socket
 import sys
@@ -15,9 +14,9 @@ import urllib.request
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from flows.guard import HOST, PARAMETER, authorization, read_secret, write_secret
+from flows.guard import HOST, authorization, listen, read_secret, sign_in_url, write_secret
 from flows.guard import serve as serve_guarded
-from wind.errors import ConfigError, StageError
+from wind.errors import StageError
 from wind.files import lock
 from wind.machine import processes
 
@@ -49,7 +48,7 @@ class EmbeddedServer:
         self._services = services
         # a new one each time: somebody else may have had access to the home
         self._secret = secrets.token_urlsafe(32)
-        self._listener = _listener(port)
+        self._listener = listen(port)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}/api"
         self._process: processes.Process | None = None
@@ -70,7 +69,7 @@ class EmbeddedServer:
 
         It is for the user's eyes only, and must not be stored.
         """
-        return f"http://{HOST}:{self.port}/?{PARAMETER}={self._secret}"
+        return sign_in_url(self.port, self._secret)
 
     def start(self) -> None:
         """Start the server without waiting for it.
@@ -79,7 +78,7 @@ class EmbeddedServer:
         """
         self._home.mkdir(parents=True, exist_ok=True)
         if self._listener.fileno() < 0:
-            self._listener = _listener(self.port)
+            self._listener = listen(self.port)
         self._turn.enter_context(lock(self._home / "start.lock"))
         self._is_wanted = True
         self._begin()
@@ -188,22 +187,6 @@ def serve(listener: socket.socket, *, services: bool) -> None:
     from prefect.server.api.server import create_app
 
     serve_guarded(create_app(ephemeral=not services), listener, read_secret(Path(SECRET_FILE)))
-
-
-def _listener(port: int) -> socket.socket:
-    """Return a socket that listens on the loopback.
-
-    Port 0 stands for any free port. Raises ConfigError if the port is taken.
-    """
-    try:
-        return socket.create_server((HOST, port))
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        raise ConfigError(
-            f"port {port} is not available ({error.strerror}): "
-            "choose another with --port, or 0 for any"
-        ) from None
 
 
 if __name__ == "__main__":

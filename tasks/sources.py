@@ -1,17 +1,22 @@
 """Imports of what a run takes from outside.
 
-The base policy, the reward and the prompt files are each copied into the store first.
+The base policy, the reward, the prompt files and the questions of benchmarks are each copied into
+the store first.
 """
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import wind.benchmarks
 import wind.models
 import wind.prompts
 import wind.responses
 import wind.rewards
 from tasks.run import current_run
+from wind.benchmarks.records import Benchmark
+from wind.config.benchmarks import BenchmarkConfig
 from wind.config.evaluation import (
     EvaluationSection,
     ModelOpponentConfig,
@@ -36,12 +41,12 @@ def import_policy(config: PolicyConfig) -> Model:
     return wind.models.import_policy(current_run().store, config)
 
 
-def import_reward(config: RewardConfig) -> Reward:
-    """Import the reward.
+def import_reward(config: RewardConfig, setting: str = "reward") -> Reward:
+    """Import the reward that the recipe has as `setting`.
 
     It is named by the content of its model or the source of its function.
     """
-    return wind.rewards.resolve_reward(current_run().store, config)
+    return wind.rewards.resolve_reward(current_run().store, config, setting)
 
 
 def import_judges(config: EvaluationSection) -> dict[str, Reward]:
@@ -104,3 +109,13 @@ def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> Prompt
     store = current_run().store
     source = wind.prompts.import_prompts(store, config)
     return wind.prompts.prompts_spec(store, config, source, tokenizer, seed)
+
+
+def import_benchmarks(configs: Mapping[str, BenchmarkConfig]) -> dict[str, Benchmark]:
+    """Import the task files and the questions of benchmarks, and return these by name.
+
+    They are named by the content of those files and the version of what asks them.
+    """
+    here = current_run()
+    interpreter = here.config.workers.python.get("benchmarks", sys.executable)
+    return wind.benchmarks.resolve_benchmarks(here.store, configs, interpreter)

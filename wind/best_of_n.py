@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 
 from wind.errors import InputError
@@ -187,6 +188,22 @@ def wind_figures(beta: float) -> AgainstReference:
     # log(beta c) + 1/(2 beta) = log(sinh(x/2) / (x/2))
     kl = x * x / 24 - x**4 / 2880 if x < SERIES else x / 2 + math.log(-math.expm1(-x) / x)
     return AgainstReference(tilt_figures(x).win_rate, kl)
+
+
+def known_curves(reach: float) -> dict[str, list[AgainstReference]]:
+    """Compute the win rates and KLs known in closed form.
+
+    They go up to a KL of `reach`. They are those of best of n, of the tilt and of WIND's solutions
+    (MATH 0.4). No policy has a higher win rate for its KL than the tilt, by rewards without ties.
+    """
+    curves = {
+        "best of n": [best_of_n_figures(float(n)) for n in np.geomspace(1, 1000, 500)],
+        "highest for its KL": [tilt_figures(float(c)) for c in np.geomspace(1e-3, 1000, 500)],
+        "solutions of WIND": [wind_figures(1 / float(x)) for x in np.geomspace(1e-3, 100, 500)],
+    }
+    return {
+        label: [point for point in points if point.kl <= reach] for label, points in curves.items()
+    }
 
 
 # -------------------------------------------------------------------------- estimators from samples

@@ -2,7 +2,7 @@
 
 One row is one eval prompt and sample: the policy's response number i, its win rate against *all*
 responses of the reference to the same prompt (ties one half, MATH 7; equal responses tie), and next
-to it the reference's response number i. With a pairwise reward the policy's responses were scored
+to it the reference's response number i. With a relative reward the policy's responses were scored
 against the reference's: the win rate is the mean preference, and so are both rewards, each side's
 over the other. `wind.metrics` computes means and intervals.
 """
@@ -19,7 +19,7 @@ from wind.code.functions import source_digest
 from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError, InputError
 from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
-from wind.rewards import judging_prompts, responses
+from wind.rewards import judging_prompts, refuse_relative, responses
 from wind.rewards.functions import UserFunction, checked_numbers
 from wind.stages import Place, Progress, Role, Shard, Spec, Stage, WorkerKind, as_many_as, one_side
 from wind.store.datasets import Store
@@ -86,9 +86,9 @@ class EvaluationSpec(Spec):
     prompts: Dataset
     generations_policy: Dataset
     generations_reference: Dataset
-    # with a pairwise reward: against the reference's responses
+    # with a relative reward: against the reference's responses
     rewards_policy: Dataset
-    # None with a pairwise reward, whose preferences hold both sides
+    # None with a relative reward, whose preferences hold both sides
     rewards_reference: Dataset | None = None
     logps: Dataset  # of the policy's responses, under the policy and under the reference
     evaluation: EvaluationConfig
@@ -272,6 +272,7 @@ def _rewards(spec: EvaluationSpec, store: Store, rewards: Dataset) -> pl.DataFra
     The preferences are over the reference's responses.
     """
     if spec.rewards_reference is not None:
+        refuse_relative(store, rewards)
         return store.frame(rewards, [*KEY, "reward"])
     if "preferences" not in store.open(rewards).schema.names:
         raise DatasetError(

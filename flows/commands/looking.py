@@ -1,5 +1,7 @@
 """Commands that show what is stored."""
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +10,7 @@ import typer
 from flows import show
 from flows.options import Json, Root, print_versions
 from wind.errors import ConfigError
-from wind.machine.terminal import say_json
+from wind.machine.terminal import say, say_json
 from wind.store.datasets import Store
 from wind.store.references import find_dataset, find_version
 from wind.store.versions import Versions
@@ -153,3 +155,49 @@ def _only_run(store: Store, name: str | None) -> str:
         return known[0]
     what = "name one with --run" if name is None else f"no run is called {name!r}"
     raise ConfigError(f"{what} (runs in {store.storage.url}: {', '.join(known) or 'none'})")
+
+
+@commands.command()
+def ui(
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="The run to show first.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="The port on the loopback; 0 for any free one.")] = 0,
+    root: Root = "store",
+) -> None:
+    """Show a run in a browser: at a glance, and every sample of it.
+
+    Prints a URL that signs a browser in, and serves until ctrl-C. New versions
+    of a run in progress appear by themselves.
+    """
+    import secrets
+
+    from flows.guard import listen, serve, sign_in_url
+    from flows.ui import Pages
+
+    pages = Pages(Store(root), run_name)
+    with listen(port) as listener:
+        secret = secrets.token_urlsafe(32)
+        say(sign_in_url(listener.getsockname()[1], secret))
+        sys.stdout.flush()
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(pages.application(), listener, secret)
+
+
+@commands.command()
+def notes(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The name of a run.")],
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print one JSON object per line, with the prompts.")
+    ] = False,
+    root: Root = "store",
+) -> None:
+    """List the notes and flags of readers on the prompts of a run."""
+    from wind.inspection.reader import Reader
+
+    for note in Reader(Store(root)).noted(run_name):
+        if jsonl:
+            say_json(note, None)
+        else:
+            flag = "flagged  " if note["flag"] else ""
+            say(f"{note['prompt_id'][:12]}  {note['version'] or ''}  {flag}{note['note']}")

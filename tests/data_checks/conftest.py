@@ -82,7 +82,7 @@ class Chain:
                 key(row) | self._selection(row["sample_index"]) for row in responses
             ],
             "logps": lambda: [
-                key(row) | {"logp_policy": -1.0, "logp_reference": -2.0, "response_tokens": 2}
+                key(row) | {"logp_policy": -0.5, "logp_reference": -2.0, "response_tokens": 2}
                 for row in responses
             ],
             "training": lambda: [
@@ -95,6 +95,12 @@ class Chain:
             ),
             "evaluation": lambda: [
                 key(row) | self._evaluation(row["sample_index"]) for row in responses
+            ],
+            "health": lambda: [
+                key(row)
+                | {"is_empty": False, "is_refusal": False, "is_eos": True, "repetition": 0.0}
+                | {"self_bleu": 1.0, "logp_previous": -1.0, "logp_reference": -2.0, "logp_gap": 0.0}
+                for row in responses
             ],
             "metrics": lambda: [
                 {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
@@ -143,7 +149,7 @@ class Chain:
 
     def dataset(self, name: str, fault: Fault | None = None, split: str | None = None) -> Dataset:
         """The dataset, published after its parents; `fault` changes its own rows only."""
-        split = split or ("eval" if name == "evaluation" else "train")
+        split = split or ("eval" if name in ("evaluation", "health") else "train")
         rows = self.rows(name, split)
         if fault is not None:
             fault(rows)
@@ -208,8 +214,10 @@ class Chain:
         parents: dict[str, AnyHandle] = {"prompts": self.dataset("prompts")}
         if name in ("generations", "logps"):
             parents["policy"] = self.policy
-        if name in ("rewards", "logps"):
+        if name in ("rewards", "logps", "health"):
             parents["generations"] = self.dataset("generations", split=split)
+        if name == "health":
+            parents["logps"] = self.dataset("logps", split=split)
         return parents | ({"reference": self.reference} if name == "logps" else {})
 
     def _publish(
@@ -254,7 +262,7 @@ class Chain:
             "policy": self.policy.fingerprint,
             "response": "12",
             "response_token_ids": [12, 2],
-            "logp_sampler": -1.0,
+            "logp_sampler": -0.5,
             "finish_reason": "stop",
         }
 

@@ -21,6 +21,7 @@ from wind.code.digests import code_of, is_neutral
 from wind.comparison import ComparisonSpec, Iteration
 from wind.config.alarms import AlarmsConfig
 from wind.config.loading import bandit_config
+from wind.health import HealthSpec
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
@@ -96,6 +97,10 @@ def test_no_module_outside_its_key_executes_in_a_stage(
         alarms=AlarmsConfig(),
     )
     _, seen["alarms"] = traced("alarms", tested.model_dump(mode="json"), store)
+    held_out = HealthSpec(
+        generations=content.datasets["eval_generations"], logps=content.datasets["eval_logps"]
+    )
+    _, seen["health"] = traced("health", held_out.model_dump(mode="json"), store)
     section = bandit_config(SETTINGS[1::2]).bandit
     study, seen["bandit"] = traced(
         "bandit", {"bandit": section.model_dump(mode="json"), "seed": 0}, store

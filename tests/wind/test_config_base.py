@@ -106,6 +106,35 @@ def test_a_setting_of_a_recipe_of_any_form(recorded: dict[str, Any]) -> None:
     assert setting_of({"reward": {"components": ["a"]}}, "reward.components") == ["a"]
 
 
+MIXED = (
+    "reward={kind: mix, rewards: {tone: {kind: classifier, path: /models/tone}, "
+    "brief: {kind: rule, function: 'rewards:f', timeout: 5, components: [words]}}, "
+    "weights: {tone: 2, brief: 1}}"
+)
+
+
+def test_a_mix_is_recorded_without_paths_and_defaults() -> None:
+    inner = "{kind: classifier, path: /models/other}"
+    judge = f"evaluation.judges.both={{kind: mix, combine: min, rewards: {{b: {inner}}}}}"
+    config = load_config(RECIPES[0], [MIXED, judge])
+    chosen = without(config.recipe(), config.defaults())
+    assert chosen["reward"] == {
+        "kind": "mix",
+        "rewards": {
+            "brief": {"kind": "rule", "function": "rewards:f", "components": ["words"]},
+            "tone": {"kind": "classifier"},
+        },
+        "weights": {"tone": 2},
+    }
+    assert chosen["evaluation"]["judges"] == {
+        "both": {"kind": "mix", "combine": "min", "rewards": {"b": {"kind": "classifier"}}}
+    }
+    assert DistillConfig.of_recipe(chosen).recipe() == config.recipe()
+    # the order in which a file names them does not matter
+    assert list(config.reward.component_names()) == ["brief", "brief.words", "tone"]
+    assert config.reward.seconds_per_call() == 5
+
+
 JUDGED = [
     "evaluation.judges.held_out={kind: classifier, path: /models/other}",
     "evaluation.judges.rule={kind: rule, function: 'rewards:f', timeout: 5}",

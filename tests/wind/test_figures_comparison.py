@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from wind.comparison.figures import draw_frontier, draw_heat, known_curves
+from wind.best_of_n import known_curves
+from wind.comparison.figures import draw_frontier, draw_heat
 from wind.comparison.seed_averages import Estimate, SeedAverage
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wind.best_of_n import AgainstReference, best_of_n_figures, tilt_figures, wind_figures
+from wind.best_of_n import best_of_n_figures, known_curves
 from wind.comparison.seed_averages import Estimate, SeedAverage
 from wind.figures import COLORS, GRAY, look, save, style
 from wind.metric_table import METRICS
@@ -183,22 +183,6 @@ def draw_heat(
                 )
                 color = "#444444" if np.isnan(value) else "white" if shade < 0.55 else "black"
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-
-
-def known_curves(reach: float) -> dict[str, list[AgainstReference]]:
-    """Compute the win rates and KLs known in closed form.
-
-    They go up to a KL of `reach`. They are those of best of n, of the tilt and of WIND's solutions
-    (MATH 0.4). No policy has a higher win rate for its KL than the tilt, by rewards without ties.
-    """
-    curves = {
-        "best of n": [best_of_n_figures(float(n)) for n in np.geomspace(1, 1000, 500)],
-        "highest for its KL": [tilt_figures(float(c)) for c in np.geomspace(1e-3, 1000, 500)],
-        "solutions of WIND": [wind_figures(1 / float(x)) for x in np.geomspace(1e-3, 100, 500)],
-    }
-    return {
-        label: [point for point in points if point.kl <= reach] for label, points in curves.items()
-    }
 
 
 def _draw_known(axes: Axes, reach: float) -> None:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -230,7 +230,7 @@ def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
 
     It names the setting, its value, and what is allowed or was meant.
     """
-    name, section = _setting(error["loc"], config)
+    name, section, members = _setting(error["loc"], config)
     kind, context, given = error["type"], error.get("ctx", {}), shown(error["input"])
     if kind == "extra_forbidden":
         return f"{name} is not a setting; {_meant(name, section, config)}"
@@ -239,9 +239,7 @@ def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         tag = context["discriminator"].strip("'")
         chosen = f"is {context['tag']!r}" if "tag" in context else "is required and missing"
-        tags = " or ".join(
-            repr(_tag(member, tag)) for member in _sections(section.model_fields[name].annotation)
-        )
+        tags = " or ".join(repr(_tag(member, tag)) for member in members)
         return f"{name}.{tag} {chosen}; it must be {tags}"
     if kind == "value_error":
         return f"{name}: {context['error']}" if name else str(context["error"])
@@ -253,12 +251,20 @@ def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
     return f"{name} is {given}; {message}"
 
 
-def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str, type[Section]]:
-    """Return the dotted name of pydantic's `location`, and its section."""
+def _setting(
+    location: Sequence[int | str], config: type[Section]
+) -> tuple[str, type[Section], list[type[Section]]]:
+    """Return the dotted name of pydantic's `location`, its section, and the sections it can hold."""
     names: list[str] = []
     owner: type[Section] = config
     inside: list[type[Section]] = [config]
+    is_key = False
     for part in location:
+        if is_key:
+            # of a mapping of sections, which are what comes next
+            is_key = False
+            names.append(_named(str(part)))
+            continue
         # pydantic names the chosen member of a union by its tag, which is no key of the file
         if len(inside) > 1:
             inside = [
@@ -273,7 +279,8 @@ def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str,
             owner = inside[0]
             field = owner.model_fields.get(str(part))
             inside = _sections(field.annotation) if field else []
-    return ".".join(names), owner
+            is_key = bool(inside) and field is not None and get_origin(field.annotation) is dict
+    return ".".join(names), owner, inside
 
 
 def _named(name: str) -> str:

@@ -20,6 +20,8 @@ STAGES: Final = (
     "evaluation",
     "responses",
     "matches",
+    "health",
+    "benchmarks",
     "metrics",
     "alarms",
 )

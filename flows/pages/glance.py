@@ -1,0 +1,497 @@
+"""The page that answers, at a glance, whether a run made the policy better."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+from markupsafe import Markup
+
+from data_checks.results import all_recorded, recorded
+from flows.pages import Link, lineage, render
+from flows.pages.figures import (
+    against,
+    compared_with,
+    figures,
+    is_share,
+    judge_and_opponent,
+    judged_by,
+    known,
+    longer_title,
+    names,
+    points,
+)
+from flows.show import reasons
+from wind.audit.changes import Change, changes, setting_changes
+from wind.audit.diff import Shift, shifts
+from wind.audit.lineage import chain, named, of_version
+from wind.audit.recomputation import ComputedVersion, Recomputed, recomputed
+from wind.errors import DatasetError
+from wind.metric_table import shown_in
+from wind.redaction import redacted
+from wind.store.datasets import Store
+from wind.store.handles import Dataset
+from wind.store.origins import not_computed_here
+from wind.store.sealed_json import read_unsealed
+from wind.store.versions import Version
+
+TILES: Final = 6
+LONGEST: Final = 160  # characters of a value in a table
+SPARK: Final = (96, 26)  # pixels
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline number."""
+
+    title: str
+    value: str
+    interval: str
+    change: str  # since the iteration before; empty if there is none
+    arrow: str
+    verdict: str  # good, bad or nothing
+    spark: Markup
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A raised alarm of one iteration."""
+
+    version: str
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A part of another page: its content, and the files that it needs."""
+
+    html: Markup
+    styles: Sequence[str] = ()
+    scripts: Sequence[str] = ()
+
+
+def glance(
+    store: Store,
+    version: Version,
+    *,
+    links: Sequence[Link] = (),
+    checks_page: str | None = None,
+    samples: Embedded | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> bytes:
+    """Render the page of `version` and the iterations that it continues.
+
+    Args:
+        store: where they are.
+        version: the last iteration to show.
+        links: to other pages.
+        checks_page: where the page of all data checks is, if it is somewhere.
+        samples: the page on which samples are read, to be part of this one.
+        sources: what the page's policy allows beyond its own content.
+    """
+    versions = chain(store, version)
+    before = versions[-2] if len(versions) > 1 else None
+    alarms, tests = _alarms(store, versions)
+    graph, datasets = of_version(store, version), named(store, version)
+    return render(
+        "glance.html.j2",
+        title=f"{version.run}@{version.number}: at a glance",
+        links=links,
+        styles=("glance.css", *(samples.styles if samples else ())),
+        scripts=samples.scripts if samples else (),
+        sources=sources,
+        version=version,
+        versions=versions,
+        name=f"{version.run}@{version.number}",
+        verdict=list(_verdict(version, tests, alarms)),
+        alarms=alarms,
+        tiles=_tiles(versions),
+        figures=figures(store, versions),
+        table=_table(versions),
+        checks=_checks(store, versions),
+        checks_page=checks_page,
+        changes=_changes(store, before, version) if before else None,
+        before=f"{before.run}@{before.number}" if before else "",
+        lineage=lineage.drawn(graph, version, before, datasets),
+        steps=lineage.steps(graph, version, before, datasets),
+        damage=[node.damage for node in graph.nodes.values() if node.damage],
+        chosen=yaml.safe_dump(version.content.chosen(), sort_keys=False, allow_unicode=True),
+        settings=list(_settings(version.content.recipe, version.content.defaults)),
+        environment=_environment(store, version),
+        packages=_packages(store, version),
+        commands=_commands(store, version, before),
+        elsewhere=not_computed_here(store, version),
+        samples=samples.html if samples else None,
+    )
+
+
+def number(name: str, value: float) -> str:
+    """Return the value of a metric as people read it."""
+    return f"{value:.1%}" if is_share(name) else f"{value:.{known(name).digits}f}"
+
+
+def between(name: str, entry: Mapping[str, Any]) -> str:
+    """Return the interval of a metric, empty if it has none."""
+    if entry.get("low") is None or entry.get("high") is None:
+        return ""
+    low, high = number(name, entry["low"]), number(name, entry["high"])
+    return f"{low.removesuffix('%')} to {high}"
+
+
+def difference(name: str, before: float, after: float) -> str:
+    """Return by how much a metric moved, shares in percentage points."""
+    moved = 100 * (after - before) if is_share(name) else after - before
+    digits = 1 if is_share(name) else known(name).digits
+    if round(moved, digits) == 0:
+        return "unchanged"
+    text = f"{moved:+.{digits}f}".replace("-", "−")
+    return f"{text} points" if is_share(name) else text
+
+
+# ------------------------------------------------------------------------------------ the first look
+
+
+def _verdict(version: Version, tests: int, alarms: Sequence[Alarm]) -> Iterator[str]:
+    """Yield the sentences that say how the last iteration did."""
+    found = version.metrics
+    iteration = version.content.iteration
+    subject = f"Iteration {iteration}"
+    for name in names([version]):
+        if name.partition(".")[0] != "win_rate" or found[name]["value"] is None:
+            continue
+        judge, opponent = judge_and_opponent(name, version)
+        rate, span = found[name], between(name, found[name])
+        low, high = _ends(rate)
+        verb = "wins" if low > 0.5 else "loses" if high < 0.5 else "ties"
+        share = number(name, rate["value"])
+        what = {
+            "wins": f"wins {share} of comparisons with {compared_with(opponent)}",
+            "loses": f"wins only {share} of comparisons with {compared_with(opponent)}",
+            "ties": f"is on a par with {compared_with(opponent)}, winning {share} of comparisons",
+        }[verb]
+        yield f"{subject} {what} by the {judged_by(judge)}{f' ({span})' if span else ''}."
+        subject = "It"
+    if (gain := found.get("accuracy_gain")) and "accuracy_reference" in found:
+        after, before = (
+            number("accuracy", found[name]["value"]) for name in ("accuracy", "accuracy_reference")
+        )
+        low, high = _ends(gain)
+        whose = f"{compared_with(against(version))}'s {before}"
+        if low <= 0 <= high:
+            yield f"Gold accuracy is {after}, no measurable change from {whose}."
+        else:
+            yield f"Gold accuracy is {after}, {'up' if gain['value'] > 0 else 'down'} from {whose}."
+    warned = sum(map(len, version.warnings.values()))
+    if tests and not any(alarm.version == f"{version.run}@{version.number}" for alarm in alarms):
+        yield f"None of {tests} tests raised an alarm."
+    if warned:
+        yield f"The data checks passed, with {warned} warning{'s' if warned > 1 else ''}."
+    elif version.checks:
+        yield f"All {sum(version.checks.values())} expectations of the data checks were met."
+
+
+def _ends(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the interval of a metric; without one, its value twice."""
+    low, high = entry.get("low"), entry.get("high")
+    value = float(entry["value"])
+    return (value, value) if low is None or high is None else (float(low), float(high))
+
+
+def _alarms(store: Store, versions: Sequence[Version]) -> tuple[list[Alarm], int]:
+    """Return the raised alarms, the latest first, and the number of tests of the last iteration."""
+    raised: list[Alarm] = []
+    tests = 0
+    for version in reversed(versions):
+        handle = version.content.datasets.get("alarms")
+        if handle is None:
+            continue
+        rows = store.read(handle, ["alarm", "is_raised", "message"]).to_pylist()
+        tests = len(rows) if version is versions[-1] else tests
+        raised += [
+            Alarm(f"{version.run}@{version.number}", row["alarm"], row["message"])
+            for row in rows
+            if row["is_raised"]
+        ]
+    return raised, tests
+
+
+def _tiles(versions: Sequence[Version]) -> list[Tile]:
+    """Return the headline numbers of the last iteration."""
+    everything = names(versions[-1:])
+    wanted = [
+        *(name for name in everything if name.partition(".")[0] == "win_rate"),
+        "accuracy",
+        *(name for name in everything if name.startswith("benchmark.")),
+        *(name for name in everything if name.startswith("lc_win_rate.")),
+        "kl_k1",
+        "response_tokens",
+        "distinct_2",
+        "mean_reward",
+    ]
+    return [_tile(versions, name) for name in wanted if name in everything][:TILES]
+
+
+def _tile(versions: Sequence[Version], name: str) -> Tile:
+    metric, entry = known(name), versions[-1].metrics[name]
+    reached = points(versions, name)
+    title = longer_title(metric)
+    if name.partition(".")[0] in ("win_rate", "lc_win_rate"):
+        judge, opponent = judge_and_opponent(name, versions[-1])
+        controlled = "length-controlled " if name.startswith("lc_") else ""
+        title = f"{controlled}win rate against {compared_with(opponent)}, by the {judged_by(judge)}"
+    change, arrow, verdict = "", "", ""
+    if len(reached) > 1:
+        before, after = reached[-2].value, reached[-1].value
+        moved = difference(name, before, after)
+        change = f"{moved} since iteration {reached[-2].iteration}"
+        arrow = "→" if moved == "unchanged" else "↗" if after > before else "↘"
+        if metric.better and moved != "unchanged":
+            verdict = "good" if (after > before) == (metric.better == "higher") else "bad"
+    return Tile(
+        title=title[:1].upper() + title[1:],
+        value=number(name, entry["value"]),
+        interval=between(name, entry),
+        change=change,
+        arrow=arrow,
+        verdict=verdict,
+        spark=_spark([point.value for point in reached]),
+    )
+
+
+def _spark(values: Sequence[float]) -> Markup:
+    """Draw values as a small line; nothing for fewer than two."""
+    if len(values) < 2:
+        return Markup("")
+    low, high = min(values), max(values)
+    width, height = SPARK
+    places = [
+        (
+            3 + (width - 6) * index / (len(values) - 1),
+            3 + (height - 6) * (1 - (value - low) / ((high - low) or 1)),
+        )
+        for index, value in enumerate(values)
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    x, y = places[-1]
+    return Markup(
+        f'<svg class="spark" width="{width}" height="{height}" aria-hidden="true">'
+        f'<polyline points="{line}"/><circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/></svg>'
+    )
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def _table(versions: Sequence[Version]) -> dict[str, Any]:
+    """Return the table of versions: its titles, and the cells of each row."""
+    everything = names(versions)
+    shown = [
+        *(metric.name for metric in shown_in("versions") if metric.name in everything),
+        *(name for name in everything if "." in name),
+    ]
+    rows = []
+    for each in versions:
+        cells = [
+            (number(name, entry["value"]), between(name, entry))
+            if (entry := each.metrics.get(name)) and entry["value"] is not None
+            else ("–", "")
+            for name in shown
+        ]
+        rows.append(
+            {
+                "version": each,
+                "cells": cells,
+                "seconds": f"{sum(each.seconds.values()):,.0f}",
+                "published": time.strftime("%Y-%m-%d %H:%M", time.gmtime(each.published)),
+            }
+        )
+    return {"titles": [known(name).title for name in shown], "rows": rows}
+
+
+def _checks(store: Store, versions: Sequence[Version]) -> dict[str, Any]:
+    """Return how the checks of each dataset turned out, by version, and what they found."""
+    rows: dict[str, list[dict[str, Any] | None]] = {}
+    findings = []
+    for index, version in enumerate(versions):
+        for name, handle in version.content.datasets.items():
+            warnings = list(version.warnings.get(name, ()))
+            try:
+                failures = _failures(store, handle, version.check_results.get(name))
+            except DatasetError as error:
+                failures = [str(error)]
+            verdict = "failed" if failures else "warned" if warnings else "passed"
+            row = rows.setdefault(name, [None] * len(versions))
+            missed, count = len(failures or warnings), version.checks.get(name, 0)
+            text = f"{missed} of {count} {verdict}" if missed else f"{count} passed"
+            row[index] = {"verdict": verdict, "text": text}
+            where = f"{version.run}@{version.number}, {name}"
+            findings += [(where, "failed", line) for line in failures]
+            findings += [(where, "warned", line) for line in warnings]
+    return {"rows": rows, "findings": findings}
+
+
+def _failures(store: Store, handle: Dataset, key: str | None) -> list[str]:
+    """List what later checks, under other thresholds or suites, found to be wrong."""
+    own = recorded(store, handle, key)
+    others = all_recorded(store, handle) if own else []
+    return [
+        line
+        for each in others
+        if own is not None and each.previous == own.previous
+        for line in each.failures
+    ]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two versions, and why what was recomputed was."""
+
+    settings: Sequence[tuple[str, str, str]]
+    code: Sequence[tuple[str, str, str]]
+    recomputed: Sequence[tuple[str, str]]
+    shifts: Sequence[tuple[str, ...]]
+
+
+def _changes(store: Store, before: Version, after: Version) -> Changes:
+    ours, theirs = ComputedVersion(store, before), ComputedVersion(store, after)
+    settings = setting_changes(
+        (before.content.recipe, before.content.defaults),
+        (after.content.recipe, after.content.defaults),
+    )
+    both = [
+        name
+        for name in ours.computations
+        if ours.knows_modules(name) and theirs.knows_modules(name)
+    ]
+    code = [
+        *changes(ours.modules(both), theirs.modules(both)),
+        *changes(ours.packages(), theirs.packages()),
+    ]
+    revisions = ours.provenance("git_revision"), theirs.provenance("git_revision")
+    if revisions[0] != revisions[1]:
+        code.append(Change(name="git revision", before=revisions[0], after=revisions[1]))
+    moved: list[Shift] = []
+    sides = [each.content.datasets.get("evaluation") for each in (before, after)]
+    if sides[0] is not None and sides[1] is not None:
+        moved = shifts(store, sides[0], sides[1])
+    return Changes(
+        settings=[changed(each) for each in settings],
+        code=[changed(each) for each in code],
+        recomputed=[_recomputed(each) for each in recomputed(ours, theirs)],
+        shifts=[
+            (
+                each.quantity.replace("_", " "),
+                f"{each.before:.4g}",
+                f"{each.after:.4g}",
+                f"{each.statistic:.3f}",
+                f"{each.p_value:.2g}",
+                f"{each.effect:+.2f}",
+            )
+            for each in moved
+        ],
+    )
+
+
+def _recomputed(found: Recomputed) -> tuple[str, str]:
+    return found.dataset, reasons(found.why)
+
+
+def changed(change: Change) -> tuple[str, str, str]:
+    """Return the name of a setting, and its two values as text."""
+    return change.name, _value(change.before), _value(change.after)
+
+
+def _value(value: Any) -> str:
+    text = "–" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+# --------------------------------------------------------------------------- recipe and environment
+
+
+def _settings(
+    section: Mapping[str, Any], defaults: Sequence[str], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of a recipe as YAML, each with whether it was chosen."""
+    for name, value in section.items():
+        dotted = f"{prefix}{name}"
+        is_default = any(dotted == each or dotted.startswith(f"{each}.") for each in defaults)
+        indent = "  " * depth
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:", not is_default
+            yield from _settings(value, defaults, f"{dotted}.", depth + 1)
+        else:
+            text = yaml.safe_dump(
+                {name: value}, default_flow_style=True, allow_unicode=True, width=10**9
+            )
+            yield f"{indent}{text.strip()[1:-1]}", not is_default
+
+
+def _environment(store: Store, version: Version) -> list[tuple[str, str]]:
+    """Describe where the last iteration was computed."""
+    computed = ComputedVersion(store, version)
+    machines = list(_machines(store, computed))
+    found = {
+        "Git revision": computed.provenance("git_revision"),
+        "Uncommitted changes": {"True": "yes", "False": "no"}.get(
+            computed.provenance("git_dirty") or "", computed.provenance("git_dirty")
+        ),
+        "Host": computed.provenance("host"),
+        "Python": computed.provenance("python"),
+        **{
+            title: ", ".join(
+                dict.fromkeys(filter(None, (_listed(each.get(field)) for each in machines)))
+            )
+            for title, field in (("Platform", "platform"), ("CPU", "cpu"), ("GPUs", "gpus"))
+        },
+        "Variables": ", ".join(
+            dict.fromkeys(name for each in machines for name in each.get("variables", ()))
+        ),
+    }
+    return [(title, str(value)) for title, value in found.items() if value]
+
+
+def _packages(store: Store, version: Version) -> list[tuple[str, str]]:
+    found = ComputedVersion(store, version).packages()
+    return [(name, each) for name, each in found.items() if name != "python" and each]
+
+
+def _machines(store: Store, computed: ComputedVersion) -> Iterator[Mapping[str, Any]]:
+    """Yield the environments of the processes that computed the version."""
+    digests = dict.fromkeys(
+        digest
+        for each in computed.computations.values()
+        for digest in each.provenance.get("environments", ())
+    )
+    for digest in digests:
+        try:
+            yield read_unsealed(store.storage.read(f"environments/{digest}.json"))
+        except (OSError, ValueError):
+            continue  # it is beside the content, and may be gone
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _commands(store: Store, version: Version, before: Version | None) -> list[tuple[str, str]]:
+    """Return the commands that lead from the page to what it shows."""
+    name = f"{version.run}@{version.number}"
+    root = "" if store.url == "store" else f" --root {redacted(store.url)}"
+    found = [
+        ("Check that every byte is as it was published", f"wind verify {name}{root}"),
+        ("Compute it again, and compare", f"wind verify {name} --reproduce evaluation{root}"),
+        ("Show everything that is recorded about it", f"wind show {name}{root}"),
+        ("Write the pages of its data checks", f"wind docs {version.run}{root}"),
+    ]
+    if before is not None:
+        found.append(
+            (
+                "Compare every row with the version before",
+                f"wind diff {before.run}@{before.number} {name}{root}",
+            )
+        )
+    return found
