@@ -194,7 +194,7 @@ class DistillConfig(RunConfig):
         """Return the forms of the metrics that are named by judges, opponents and benchmarks."""
         judges = "|".join(["training", "gold", *self.evaluation.judges])
         opponents = "|".join([self.evaluation.against, *self.evaluation.opponents])
-        benchmarks = "|".join(setting_of(self.model_dump(), "evaluation.benchmarks") or [])
+        benchmarks = "|".join(self.evaluation.benchmarks)
         matches = [f"{family}.({judges}).({opponents})" for family in OF_MATCHES]
         return [*matches, *([f"benchmark.({benchmarks}).METRIC"] if benchmarks else [])]
 
