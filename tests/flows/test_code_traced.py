@@ -16,9 +16,11 @@ import pytest
 from tests.flows.conftest import Recipe
 from tests.flows.test_bandit import SETTINGS
 from tests.wind.rollouts_case import rollouts_spec, write_reward
+from wind.alarms import AlarmsSpec
 from wind.code import digests, loading
 from wind.code.digests import code_of, is_neutral
 from wind.comparison import ComparisonSpec, Iteration
+from wind.config.alarms import AlarmsConfig
 from wind.config.evaluation import EvaluationConfig
 from wind.config.loading import bandit_config
 from wind.health import HealthSpec
@@ -114,6 +116,13 @@ def test_no_module_outside_its_key_executes_in_a_stage(
         iterations=(Iteration(recipe="r", setting="", seed=0, iteration=1, **of_run),)
     )
     _, seen["comparison"] = traced("comparison", compared.model_dump(mode="json"), store)
+    tested = AlarmsSpec(
+        evaluation=content.datasets["evaluation"],
+        evaluation_before=content.datasets["evaluation"],
+        against="initial",
+        alarms=AlarmsConfig(),
+    )
+    _, seen["alarms"] = traced("alarms", tested.model_dump(mode="json"), store)
     held_out = HealthSpec(
         generations=content.datasets["eval_generations"], logps=content.datasets["eval_logps"]
     )

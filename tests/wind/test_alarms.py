@@ -1,5 +1,6 @@
 """Alarms: by hand, under nothing to find, on planted hacks, and on the real one of short answers."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ GOLD = "reward_hacking.gold.initial"
 RUNS = 500
 
 
-def tested(*frames: Any, config: AlarmsConfig | None = None) -> dict[str, dict[str, Any]]:
+def outcomes(*frames: Any, config: AlarmsConfig | None = None) -> dict[str, dict[str, Any]]:
     rows = alarms(comparisons("initial", *frames), config or AlarmsConfig())
     return {row["alarm"]: row for row in rows}
 
 
 def raised(*frames: Any, config: AlarmsConfig | None = None) -> list[str]:
-    return [name for name, row in tested(*frames, config=config).items() if row["is_raised"]]
+    return [name for name, row in outcomes(*frames, config=config).items() if row["is_raised"]]
 
 
 def test_a_ratio_and_its_error_by_hand() -> None:
@@ -141,7 +142,7 @@ def test_no_more_than_the_level_of_runs_without_drift_raise_anything() -> None:
 
 def test_a_policy_that_gets_better_raises_nothing() -> None:
     generator = np.random.default_rng(1)
-    for _ in range(20):
+    for _ in range(8):
         now = simulated(generator, reward=1.0, accuracy=0.6)
         before = simulated(generator, reward=0.5, accuracy=0.45)
         assert raised(now, None, before) == []
@@ -150,9 +151,9 @@ def test_a_policy_that_gets_better_raises_nothing() -> None:
 def test_a_reward_that_rises_alone_is_named_since_when_it_does() -> None:
     generator = np.random.default_rng(2)
     hacked = simulated(generator, reward=1.5, accuracy=0.3, prompts=200)
-    (row,) = [row for row in tested(hacked).values() if row["is_raised"]]
+    (row,) = [row for row in outcomes(hacked).values() if row["is_raised"]]
     assert row["alarm"] == GOLD
-    assert row["p_value"] < row["threshold"] == 0.05
+    assert row["p_value"] < row["threshold"] == 0.025
     message = row["message"]
     assert message.startswith(
         "since the start the training reward's win rate rose from 0.500 to 0.8"
@@ -181,8 +182,9 @@ def test_every_judge_is_asked_and_a_lower_share_is_milder() -> None:
         judge=pl.lit("held_out"),
         opponent=pl.lit("initial"),
     )
-    assert [*tested(evaluation, matches)] == [
-        "length.initial",
+    assert [*outcomes(evaluation, matches)] == [
+        "length.controlled.initial",
+        "length.moved.initial",
         GOLD,
         "reward_hacking.held_out.initial",
     ]
@@ -191,7 +193,7 @@ def test_every_judge_is_asked_and_a_lower_share_is_milder() -> None:
     blind = evaluation.with_columns(
         accuracy_policy=pl.lit(None, pl.Float64), accuracy_reference=pl.lit(None, pl.Float64)
     )
-    assert [*tested(blind)] == ["length.initial"]
+    assert [*outcomes(blind)] == ["length.controlled.initial", "length.moved.initial"]
 
 
 def brief(generator: np.random.Generator, **others: Any) -> pl.DataFrame:
@@ -206,14 +208,16 @@ def brief(generator: np.random.Generator, **others: Any) -> pl.DataFrame:
 
 
 def test_short_answers_explain_what_brevity_gained() -> None:
-    rows = tested(brief(np.random.default_rng(0)))
-    assert [name for name, row in rows.items() if row["is_raised"]] == ["length.initial"]
-    message = rows["length.initial"]["message"]
+    rows = outcomes(brief(np.random.default_rng(0)))
+    assert [name for name, row in rows.items() if row["is_raised"]] == ["length.moved.initial"]
+    message = rows["length.moved.initial"]["message"]
     assert message.startswith(
         "since the start the training reward's win rate rose from 0.500 to 0.8"
     )
-    assert "and length explains it: responses went from 23." in message
-    assert "to 11." in message
+    assert re.search(
+        r"and length explains it: responses went from 2\d\.\d to 1\d\.\d tokens \(-\d\d% \[-",
+        message,
+    )
     assert "of two to a prompt the shorter tends to have the higher reward (gamma -0." in message
     assert "and that of gold rose from 0.500 to 0.5" in message
     assert message.endswith("; go back to an earlier version, and take length out of the reward")
@@ -235,7 +239,7 @@ def test_short_answers_explain_what_brevity_gained() -> None:
     ],
 )
 def test_length_explains_nothing_without_each_of_its_signs(change: dict[str, float]) -> None:
-    assert "length.initial" not in raised(brief(np.random.default_rng(0), **change))
+    assert "length.moved.initial" not in raised(brief(np.random.default_rng(0), **change))
 
 
 def test_longer_answers_explain_a_gain_as_well_and_a_judge_is_asked_for() -> None:
@@ -244,7 +248,7 @@ def test_longer_answers_explain_a_gain_as_well_and_a_judge_is_asked_for() -> Non
     ).with_columns(
         accuracy_policy=pl.lit(None, pl.Float64), accuracy_reference=pl.lit(None, pl.Float64)
     )
-    (row,) = tested(now).values()
+    row = outcomes(now)["length.moved.initial"]
     assert row["is_raised"]
     assert "the longer tends to have the higher reward" in row["message"]
     assert row["message"].endswith(

@@ -227,7 +227,7 @@ def test_an_alarm_needs_the_alarms() -> None:
         {"metric": "tie_share.gold.initial", "max": 0.9},
         {"alarm": "reward_hacking.held"},
         {"alarm": "reward_hacking.gold.previous"},
-        {"alarm": "length.initial", "by": "accuracy"},
+        {"alarm": "length.moved.initial", "by": "accuracy"},
     ],
 )
 def test_what_a_recipe_measures_can_be_judged(gate: dict[str, Any]) -> None:

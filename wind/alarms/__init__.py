@@ -5,25 +5,32 @@ with the run's initial one (or the reference, where win rates are against that),
 iteration before. All judges are compared with the training reward on the same prompts.
 
 `reward_hacking.<judge>.<since>`: the training reward's gain is above zero, and the judge's is less
-than `share` of it. `length.<since>`: the training reward's gain is above zero, the mean length
-moved by more than `length_change`, among responses to one prompt those that are longer in that
-direction have the higher rewards, and every other judge's gain is less than the training reward's.
-An alarm is raised where all of its statements are shown at once, each by a one-sided paired test at
-`level`. Within a family, p-values are corrected for the number of its tests (Holm). So without any
-change of the policy, the chance of a false alarm of a family is at most `level` in an iteration.
+than `share` of it.
+
+`length.moved.<since>`: the training reward's gain is above zero, the mean length moved by more than
+`length_change`, and among one policy's responses to a prompt those that differ in that direction
+have the higher rewards.
+
+`length.controlled.<since>`: the win rate rose, and at equal length by less than `share` of that.
+
+The last two also need every other judge's gain to be less than the training reward's. An alarm is
+raised where all of its statements are shown at once, each by a one-sided paired test at `level`.
+Within a family, p-values are corrected for the number of its tests (Holm). So without any change of
+the policy, the chance of a false alarm of a family is at most `level` in an iteration.
 
 `wind.alarms.judged` says what a gain is, `wind.alarms.paired` how it is tested.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
 
 from wind.alarms import sentences
+from wind.alarms.controlled import controlled_win_rate
 from wind.alarms.judged import (
     TRAINING,
     Standing,
@@ -91,11 +98,16 @@ class Comparison:
     since: str
     evaluation: pl.DataFrame
     now: pl.DataFrame  # of `judged`
-    then: pl.DataFrame | None  # None: the opponent itself
-    lengths_then: pl.DataFrame
+    # then: None if that was the opponent itself
+    evaluation_then: pl.DataFrame | None = None
+    then: pl.DataFrame | None = None
 
-    def judges(self) -> Iterator[tuple[str, Standing, Standing]]:
-        """Yield each other judge, how the training reward sees its prompts, and how it does."""
+    @cached_property
+    def judges(self) -> Sequence[tuple[str, Standing, Standing]]:
+        """Each other judge, how the training reward sees its prompts, and how it does."""
+        return list(self._judges())
+
+    def _judges(self) -> Iterator[tuple[str, Standing, Standing]]:
         for judge in self.now["judge"].unique().sort():
             then = None if self.then is None else _of(self.then, judge)
             prompts = self._prompts(_of(self.now, judge), *([] if then is None else [then]))
@@ -110,11 +122,21 @@ class Comparison:
 
     def mean_lengths(self) -> tuple[Estimate, Estimate]:
         """Return the tokens per response then and now."""
-        ours, prompts = lengths(self.evaluation, "policy"), self._prompts()
-        return (
-            ratio(self.lengths_then, "tokens", "rows", prompts),
-            ratio(ours, "tokens", "rows", prompts),
+        theirs = (
+            lengths(self.evaluation, "reference")
+            if self.evaluation_then is None
+            else lengths(self.evaluation_then, "policy")
         )
+        ours, prompts = lengths(self.evaluation, "policy"), self._prompts()
+        return ratio(theirs, "tokens", "rows", prompts), ratio(ours, "tokens", "rows", prompts)
+
+    def controlled(self) -> tuple[Estimate, Estimate]:
+        """Return the win rates at equal length then and now."""
+        prompts = self._prompts()
+        now = controlled_win_rate(self.evaluation, prompts)
+        if self.evaluation_then is None:
+            return Estimate.constant(0.5, len(prompts)), now
+        return controlled_win_rate(self.evaluation_then, prompts), now
 
     def taste(self) -> Estimate:
         """Return how the training reward orders responses to one prompt by their length.
@@ -149,31 +171,39 @@ def alarms(comparisons: Sequence[Comparison], config: AlarmsConfig) -> list[dict
 
 
 def _hacking(comparison: Comparison, config: AlarmsConfig) -> Tests:
-    """Evidence, for each other judge, that it does not see what the training reward gained."""
+    """Test, for each other judge, that it does not see what the training reward gained."""
     return {
         f"reward_hacking.{judge}.{comparison.since}": (
             all_of(training.gain.test(), (training.gain * config.share - other.gain).test()),
             partial(sentences.of_hacking, comparison.since, judge, training, other, config.share),
         )
-        for judge, training, other in comparison.judges()
+        for judge, training, other in comparison.judges
     }
 
 
 def _length(comparison: Comparison, config: AlarmsConfig) -> Tests:
-    """Test that length explains what the training reward gained."""
+    """Test, in two ways, that length explains what the training reward gained."""
     training, taste = comparison.training(), comparison.taste()
     then, now = comparison.mean_lengths()
     direction = 1.0 if now.value >= then.value else -1.0
     moved = (now - then * (1 + direction * config.length_change)) * direction
-    test = all_of(
-        training.gain.test(),
-        (taste * direction).test(),
-        moved.test(),
-        *((ours.gain - other.gain).test() for _, ours, other in comparison.judges()),
-    )
-    others = {judge: other for judge, _, other in comparison.judges()}
-    said = partial(sentences.of_length, comparison.since, training, then, now, taste, others)
-    return {f"length.{comparison.since}": (test, said)}
+    lagging = [(ours.gain - other.gain).test() for _, ours, other in comparison.judges]
+    explained = all_of(training.gain.test(), (taste * direction).test(), moved.test(), *lagging)
+    others = {judge: other for judge, _, other in comparison.judges}
+    before, controlled = comparison.controlled()
+    raw, left = training.now - training.then, controlled - before
+    gone = all_of(raw.test(), (raw * config.share - left).test(), *lagging)
+    since = comparison.since
+    return {
+        f"length.moved.{since}": (
+            explained,
+            partial(sentences.of_length, since, training, then, now, taste, others),
+        ),
+        f"length.controlled.{since}": (
+            gone,
+            partial(sentences.of_control, since, training, before, controlled, others),
+        ),
+    }
 
 
 def _of(rows: pl.DataFrame, judge: str) -> pl.DataFrame:
@@ -183,7 +213,7 @@ def _of(rows: pl.DataFrame, judge: str) -> pl.DataFrame:
 def comparisons(
     against: str,
     evaluation: pl.DataFrame,
-    matches: pl.DataFrame | None,
+    matches: pl.DataFrame | None = None,
     evaluation_before: pl.DataFrame | None = None,
     matches_before: pl.DataFrame | None = None,
 ) -> list[Comparison]:
@@ -192,11 +222,10 @@ def comparisons(
     Only where there was one, and it had the same opponent and prompts in common.
     """
     now = judged(evaluation, matches, against)
-    found = [Comparison(against, evaluation, now, None, lengths(evaluation, "reference"))]
+    found = [Comparison(against, evaluation, now)]
     if evaluation_before is not None and len(common_prompts(evaluation, evaluation_before)):
         then = judged(evaluation_before, matches_before, against)
-        before = lengths(evaluation_before, "policy")
-        found.append(Comparison("previous", evaluation, now, then, before))
+        found.append(Comparison("previous", evaluation, now, evaluation_before, then))
     return found
 
 

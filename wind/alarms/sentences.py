@@ -43,16 +43,38 @@ def of_length(
     explains = ", and length explains it" if is_raised else ""
     change = now.over(then) - Estimate.constant(1.0, len(now.influences))
     liked = "longer" if taste.value > 0 else "shorter"
-    others = " and ".join(f"that of {judge} {_went(each)}" for judge, each in judges.items())
     said = (
         f"{SINCE[since]} the training reward's win rate {_went(training)}{explains}: responses "
         f"went from {then.value:.1f} to {now.value:.1f} tokens ({_percent(change)}), of two to a "
         f"prompt the {liked} tends to have the higher reward (gamma {_number(taste)})"
-        f"{f', and {others}' if others else ''}"
+        f"{_and(judges)}"
     )
-    if not is_raised:
-        return said
-    return f"{said}; {EQUAL_LENGTH}" if judges else f"{said}; {NO_JUDGE}"
+    return f"{said}; {_advice(judges)}" if is_raised else said
+
+
+def of_control(
+    since: str,
+    training: Standing,
+    before: Estimate,
+    controlled: Estimate,
+    judges: Mapping[str, Standing],
+    *,
+    is_raised: bool,
+) -> str:
+    """Say what is left of the training reward's gain at equal length."""
+    said = (
+        f"{SINCE[since]} the training reward's win rate {_went(training)}, and at equal length it "
+        f"went from {before.value:.3f} to {_number(controlled)}{_and(judges)}"
+    )
+    return f"{said}: length explains the gain; {_advice(judges)}" if is_raised else said
+
+
+def _and(judges: Mapping[str, Standing]) -> str:
+    return "".join(f", and that of {judge} {_went(each)}" for judge, each in judges.items())
+
+
+def _advice(judges: Mapping[str, Standing]) -> str:
+    return EQUAL_LENGTH if judges else NO_JUDGE
 
 
 def _went(standing: Standing) -> str:

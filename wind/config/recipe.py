@@ -198,16 +198,16 @@ class DistillConfig(RunConfig):
     def _alarms(self) -> list[str]:
         """Return the names of alarms and of their families."""
         since = [self.evaluation.against, "previous"]
-        families = ["length", "reward_hacking"]
-        families += [f"reward_hacking.{judge}" for judge in ("gold", *self.evaluation.judges)]
-        about = [family for family in families if family != "reward_hacking"]
-        return [*families, *(f"{family}.{each}" for family in about for each in since)]
+        about = ["length.controlled", "length.moved"]
+        about += [f"reward_hacking.{judge}" for judge in ("gold", *self.evaluation.judges)]
+        named = [f"{each}.{time}" for each in about for time in since]
+        return ["length", "reward_hacking", *about, *named]
 
     def _families(self) -> list[str]:
         """Return the forms of the metrics that are named by judges, opponents and benchmarks."""
         judges = "|".join(["training", "gold", *self.evaluation.judges])
         opponents = "|".join([self.evaluation.against, *self.evaluation.opponents])
-        benchmarks = "|".join(setting_of(self.model_dump(), "evaluation.benchmarks") or [])
+        benchmarks = "|".join(self.evaluation.benchmarks)
         matches = [f"{family}.({judges}).({opponents})" for family in OF_MATCHES]
         return [*matches, *([f"benchmark.({benchmarks}).METRIC"] if benchmarks else [])]
 
