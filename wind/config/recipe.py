@@ -79,6 +79,14 @@ class DistillConfig(RunConfig):
         """
         return {"training": self.reward, **self.evaluation.judges}
 
+    def benchmarks_due(self, iteration: int) -> list[str]:
+        """List the benchmarks whose questions are asked after `iteration`."""
+        return [
+            name
+            for name, benchmark in self.evaluation.benchmarks.items()
+            if iteration % benchmark.every == 0 or iteration == self.iterations
+        ]
+
     def repeated_sections(self) -> dict[str, RewardConfig]:
         """Return the rewards that judge once more, by name, each with the next seed.
 
