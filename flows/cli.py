@@ -2,7 +2,8 @@
 
 Results go to standard output, everything else to standard error.
 
-Exit codes: 0 done, 1 the run failed, 2 bad config or arguments, 3 a data check blocked the run.
+Exit codes: 0 done, 1 the run failed, 2 bad config or arguments, 3 a data check blocked the run,
+4 an iteration did not pass a gate.
 """
 
 import logging
@@ -19,6 +20,7 @@ from flows.commands import (
     keeping,
     looking,
     moving,
+    reporting,
     runs,
     signing,
     studies,
@@ -32,7 +34,18 @@ from wind.redaction import redacted
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
 )
-for module in (init, runs, studies, looking, auditing, checking, keeping, moving, signing):
+for module in (
+    init,
+    runs,
+    studies,
+    looking,
+    reporting,
+    auditing,
+    checking,
+    keeping,
+    moving,
+    signing,
+):
     app.add_typer(module.commands)
 
 # typer turns a KeyboardInterrupt into this code without a message

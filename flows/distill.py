@@ -4,17 +4,15 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from flows.evaluate import evaluate
-from flows.matches import Contest
+from flows.evaluate import Evaluator, Policies
+from flows.gates import Gatekeeper
 from flows.train import train
 from tasks.checks import checked
-from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
 from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
-from tasks.versions import beginning, iterations, publish_version, tell_changes
+from tasks.versions import beginning, iterations, kept, publish_version, tell_changes
 from wind.config.recipe import DistillConfig
-from wind.metrics import MetricsSpec
 from wind.store.versions import Version
 
 
@@ -22,8 +20,8 @@ from wind.store.versions import Version
 def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Version]:
     """Teach the policy, iteration by iteration, to win against itself.
 
-    Returns one dataset version per iteration, those after `base` where there is one; none in a
-    plan.
+    Returns one dataset version per iteration, those after `base` where there is one, without those
+    that a gate sent back; none in a plan. Raises GateError if a gate stops it.
     """
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
@@ -31,45 +29,24 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     asked = import_prompts(config.prompts, initial, config.seed)
     prompts = checked(load_prompts(asked))
     tell_changes(begin, prompts)
-    contest = Contest.of(config, asked, prompts, reward)
-    versions: list[Version] = []
+    evaluator = Evaluator.of(config, asked, prompts, reward)
+    gatekeeper, before = Gatekeeper(begin), begin.datasets()
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
-        opponent = initial if config.evaluation.against == "initial" else reference
+        policies = Policies(initial=initial, previous=policy, reference=reference)
         datasets = train(
             config, iteration, prompts=prompts, reward=reward, policy=policy, reference=reference
         )
         trained = trained_model(datasets["training"])
         anchor = moved_anchor(datasets["training"], reference)
-        held_out = evaluate(
-            config,
-            iteration,
-            prompts=prompts,
-            reward=reward,
-            policy=trained,
-            reference=opponent,
-            contest=contest,
-            policies={"initial": initial, "previous": policy, "reference": reference},
-        )
-        metrics = checked(
-            measure_metrics(
-                MetricsSpec(
-                    evaluation=held_out["evaluation"],
-                    generations=held_out["eval_generations"],
-                    training=datasets["training"],
-                    rewards=datasets.get("rewards"),
-                    win_rates=datasets.get("win_rates"),
-                    matches=held_out.get("matches"),
-                    evaluation_config=config.evaluation.content(),
-                    seed=config.seed,
-                    iteration=iteration,
-                )
-            )
-        )
+        held_out = evaluator.evaluate(iteration, trained, policies, before)
+        metrics = evaluator.measure(iteration, {**datasets, **held_out})
         datasets = {"prompts": prompts, **datasets, **held_out, "metrics": metrics}
         version = publish_version(
             iteration, datasets, model_in=policy, model_out=trained, reference=reference
         )
-        versions += [version] if version else []
-        policy = trained
-    return versions
+        policy, before = trained, held_out
+        if (back := gatekeeper.judge(config, version)) is not None:
+            config, begin = back
+            policy, anchor, before = begin.policy, begin.anchor, begin.datasets()
+    return kept()

@@ -78,6 +78,8 @@ class Run(Generic[C]):
     refresh: str | None = None  # first dataset that `wind rerun --from` recomputes
     iteration: int = 0
     last: Version | None = None  # version of the previous iteration, if there is one yet
+    published: list[Version] = field(default_factory=list)  # in order, new or not
+    instead_of: str | None = None  # id of the version that the next one replaces, after a rollback
     # What the datasets made meanwhile are for, if not for the version itself: part of their names.
     aside: str = ""
     # Whose rewards they are, by the name of a reward in the recipe.

@@ -23,7 +23,7 @@ from flows.schedules import Schedule, serve_kept
 from flows.server import QUIET
 from wind.config.loading import evaluation_config
 from wind.config.recipe import DistillConfig
-from wind.errors import ConfigError
+from wind.errors import ConfigError, GateError
 from wind.machine.environment import unset, variables
 from wind.machine.terminal import say, say_json
 from wind.store.datasets import Store
@@ -214,11 +214,15 @@ def _distill(
         with open_run(config, refresh=refresh) as here:
             keep_config(here.store, config)
             Versions(here.store, config.run).begin_from(base)
-            made = finished(distill)(here.config, base)
+            try:
+                finished(distill)(here.config, base)
+            except GateError:
+                print_versions(here.store, here.published, as_json=as_json)
+                raise
             outcomes = here.outcomes()
             here.terminal.line(
                 f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache"
             )
             for line in disbelieved(here.store):
                 here.terminal.line(line)
-            print_versions(here.store, list(made), as_json=as_json)
+            print_versions(here.store, here.published, as_json=as_json)

@@ -29,6 +29,7 @@ COLORS: Final = ("#0068b0", "#c24e00", "#007d5a", "#a8447f", "#8f6a00", "#4a525c
 DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 3])
 SHAPES: Final = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 MOST_SERIES: Final = len(COLORS)
+NARROW_LABEL: Final = 18  # characters of a label that has room beside another
 MOST_BINS: Final = 30
 CLIP: Final = re.compile(r'(?:id="|url\(#)(clip\d+|gradient_\d+)')
 SCALE: Final = 2.0  # pixels of a PNG for one of the SVG
@@ -155,9 +156,10 @@ def curves(
         even: a value to mark, at which neither side is better.
     """
     kept = dict(itertools.islice(series.items(), MOST_SERIES))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "series": label,
+            "dash": label,  # a field of its own: markers in a legend are not dashed
             "iteration": point.iteration,
             # side by side, so that intervals do not hide each other
             "place": point.iteration + 0.05 * (index - (len(kept) - 1) / 2),
@@ -178,13 +180,13 @@ def curves(
     form = "%" if is_share else "~g"
     reached = [point for points in kept.values() for point in points]
     domain = _domain([*reached, *([Point(0, even)] if even is not None else [])], is_share)
-    vertical = {"title": axis, "scale": alt.Scale(domain=domain, nice=False)}
-    y = alt.Y("value:Q", **vertical).axis(format=form, tickCount=5)
+    scale = alt.Scale(domain=domain, nice=False)
+    y = alt.Y("value:Q", title=axis, scale=scale).axis(format=form, tickCount=5)
     looks = _looks(list(kept), drawn="marker")
     base = alt.Chart(alt.InlineData(values=rows))
     layers = [
         base.mark_rule(strokeWidth=1.2, opacity=0.75).encode(
-            x=x, y=alt.Y("low:Q", **vertical), y2="high:Q", color=looks["color"]
+            x=x, y=alt.Y("low:Q", title=axis, scale=scale), y2="high:Q", color=looks["color"]
         ),
         base.mark_line().encode(x=x, y=y, color=looks["color"], strokeDash=looks["strokeDash"]),
         base.mark_point().encode(x=x, y=y, color=looks["color"], shape=looks["shape"]),
@@ -321,6 +323,7 @@ def histograms(
         for label, values in series.items()
     }
     ends = edges.tolist()
+    whole = _whole_numbers(ends)
     rows = [
         {"panel": panel, "series": label, "from": low, "share": share}
         for (panel, label), counted in shares.items()
@@ -328,7 +331,7 @@ def histograms(
     ]
     looks = _looks(labels)
     x = alt.X("from:Q", title=axis, scale=alt.Scale(domain=[ends[0], ends[-1]], nice=False)).axis(
-        format="~g", tickCount=6
+        **({"values": whole, "format": "d"} if whole else {"format": "~g", "tickCount": 6})
     )
     y = alt.Y("share:Q", title=None).axis(None)
     base = alt.Chart(alt.InlineData(values=rows), width=WIDTH - 24, height=46)
@@ -346,7 +349,7 @@ def histograms(
         name=name,
         title=title,
         description=description,
-        specification=stacked.to_dict(),
+        specification=stacked.to_dict(validate=False),
         titles=("from", "to", *(f"{panel}, {label}" for panel, label in shares)),
         rows=[
             (
@@ -379,14 +382,14 @@ def bars(
         digits: of the numbers.
     """
     columns = list(dict.fromkeys(column for row in values.values() for column in row))
+    last = {label: row[columns[-1]] for label, row in values.items() if columns[-1] in row}
     rows = [
-        {"bar": label, "value": row[columns[-1]], "text": f"{row[columns[-1]]:,.{digits}f}"}
-        for label, row in values.items()
-        if columns[-1] in row
+        {"bar": label, "value": value, "text": f"{value:,.{digits}f}"}
+        for label, value in last.items()
     ]
     base = alt.Chart(alt.InlineData(values=rows), height=alt.Step(19))
     y = alt.Y("bar:N", title=None, sort=None).axis(labelLimit=140, labelColor=INK)
-    highest = max((row["value"] for row in rows), default=1.0)
+    highest = max(last.values(), default=1.0)
     x = alt.X("value:Q", title=axis, scale=alt.Scale(domain=[0, highest * 1.22 or 1.0])).axis(
         format="~s", tickCount=4
     )
@@ -402,7 +405,7 @@ def bars(
         description=description,
         specification=alt.layer(*layers)
         .properties(width=WIDTH, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
-        .to_dict(),
+        .to_dict(validate=False),
         titles=("", *columns),
         rows=[
             (label, *(f"{row[each]:,.{digits}f}" if each in row else "–" for each in columns))
@@ -418,14 +421,14 @@ def interval(point: Point, digits: int) -> str:
     return f"{point.value:.{digits}f} [{point.low:.{digits}f}, {point.high:.{digits}f}]"
 
 
-def _fitted(chart: alt.LayerChart) -> dict[str, Any]:
+def _fitted(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
     """Return the specification of a chart whose whole width is that of a phone."""
     fitted = chart.properties(
         width=WIDTH,
         height=HEIGHT,
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )
-    specification: dict[str, Any] = fitted.to_dict()
+    specification: dict[str, Any] = fitted.to_dict(validate=False)
     return specification
 
 
@@ -441,8 +444,12 @@ def _looks(
     The legend shows each as it is `drawn`. A single series needs none.
     """
     lines = alt.Legend(symbolType="stroke", symbolSize=220, symbolOpacity=1)
-    dots = alt.Legend(symbolStrokeWidth=0, symbolOpacity=1)
-    legend: Any = None if len(labels) < 2 else lines if drawn == "line" else dots
+    dots = alt.Legend(symbolDash=[1, 0], symbolOpacity=1)
+    columns = 1 if max(map(len, labels)) > NARROW_LABEL else 2
+    legend: Any = None
+    if len(labels) > 1:
+        legend = lines if drawn == "line" else dots
+        legend.columns = columns
     legends = {"color": legend, "strokeDash": legend if drawn == "line" else None, "shape": legend}
     scales: dict[str, Sequence[Any]] = {"color": colors, "strokeDash": dashes, "shape": SHAPES}
     channels: dict[str, Any] = {
@@ -452,7 +459,7 @@ def _looks(
     }
     return {
         channel: channels[channel](
-            "series:N",
+            "dash:N" if channel == "strokeDash" and drawn == "marker" else "series:N",
             sort=None,
             legend=legends[channel],
             scale=alt.Scale(domain=list(labels), range=_repeated(range_, len(labels))),
@@ -473,7 +480,7 @@ def _domain(points: Sequence[Point], is_share: bool) -> list[float]:
     low, high = min(ends), max(ends)
     room = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
     low, high = low - room, high + room
-    return [max(low, 0.0), min(high, 1.0)] if is_share and low > -room else [low, high]
+    return [max(low, 0.0), min(high, 1.0)] if is_share else [low, high]
 
 
 def _edges(values: Floats) -> Floats:
@@ -490,6 +497,14 @@ def _edges(values: Floats) -> Floats:
     if low == high:
         return np.array([low - 0.5, low + 0.5])
     return np.linspace(low, high, MOST_BINS + 1)
+
+
+def _whole_numbers(ends: Sequence[float]) -> list[int]:
+    """Return at most a dozen of the whole numbers that have a bin each; none if bins are not so."""
+    if any(low % 1 != 0.5 or high - low != 1 for low, high in itertools.pairwise(ends)):
+        return []
+    numbers = [int(low + 0.5) for low in ends[:-1]]
+    return numbers[:: -(-len(numbers) // 12)]
 
 
 def _clips(drawn: str) -> list[str]:

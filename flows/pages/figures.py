@@ -1,23 +1,26 @@
 """The figures of a run: its numbers over iterations, drawn for pages and for papers alike."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import polars as pl
 
 from flows.pages import charts
-from flows.pages.charts import MOST_SERIES, Chart, Floats, Point
+from flows.pages.charts import Chart, Floats, Point
 from wind.best_of_n import best_of_n_figures, known_curves
 from wind.config.base import setting_of
-from wind.metric_table import Metric, metric_named
+from wind.metric_table import METRICS, Metric, metric_named
 from wind.quantities import RESPONSE_TOKENS
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.versions import Version
 
 # what is a share, and shown in percent
-SHARES: Final = frozenset({"win_rate", "lc_win_rate", "accuracy", "accuracy_reference"})
+SHARES: Final = frozenset(
+    {"win_rate", "lc_win_rate", "accuracy", "accuracy_gain", "accuracy_reference"}
+)
+# the order in which people ask, by metric or family; the others follow in the order of the table
+FIRST: Final = ("win_rate", "lc_win_rate", "accuracy", "benchmark")
 # what charts of their own show, or other charts beside something else
 DRAWN: Final = frozenset(
     {
@@ -40,6 +43,8 @@ DRAWN: Final = frozenset(
         "loss",
     }
 )
+# of two numbers for one thing, those that overlaid charts leave to tables
+BESIDE: Final = frozenset({"accuracy_gain", "kl_k3", "distinct_1", "distinct_3", "entropy"})
 PANELS: Final = 6  # histograms above each other: more iterations show the first and the last ones
 
 Sections = dict[str, list[Chart]]
@@ -53,13 +58,79 @@ def figures(store: Store, versions: Sequence[Version]) -> Sections:
     sections = {
         "Did it get better?": [*_win_rates(versions), *_accuracy(versions), *_benchmarks(versions)],
         "How did the responses change?": [
-            *_distributions(store, versions),
+            *_distributions(store, by_iteration(versions)),
             *_diversity(versions),
             *_others(versions),
         ],
         "What did it cost?": [*_costs(store, versions)],
     }
     return {title: drawn for title, drawn in sections.items() if drawn}
+
+
+def by_iteration(versions: Sequence[Version]) -> dict[str, Version]:
+    """Return versions by what panels call them."""
+    return {f"iteration {version.content.iteration}": version for version in versions}
+
+
+def overlaid(runs: Mapping[str, Sequence[Version]]) -> list[Chart]:
+    """Draw each metric of several runs over iterations, in one chart.
+
+    `runs` maps a label to the iterations of a run.
+    """
+    everything = dict.fromkeys(name for versions in runs.values() for name in names(versions))
+    drawn = list(_frontier(runs))
+    for name in everything:
+        series = {
+            label: reached
+            for label, versions in runs.items()
+            if (reached := points(versions, name))
+        }
+        if len(series) < 2 or name in BESIDE:
+            continue
+        metric = known(name)
+        title = longer_title(metric)
+        drawn.append(
+            charts.curves(
+                name.replace(".", "-"),
+                f"{title[:1].upper()}{title[1:]}",
+                "By iteration, with 95% intervals over prompts.",
+                metric.axis_label(),
+                series,
+                digits=metric.digits,
+                is_share=is_share(name),
+                even=0.5 if name.partition(".")[0] in ("win_rate", "lc_win_rate") else None,
+            )
+        )
+    return drawn
+
+
+def distributions(store: Store, versions: Mapping[str, Version]) -> list[Chart]:
+    """Draw how rewards and lengths are distributed, one panel for each of `versions`."""
+    return list(_distributions(store, versions))
+
+
+def frontier_of(paths: Mapping[str, Sequence[tuple[int, float, float]]]) -> Iterator[Chart]:
+    """Draw paths of iteration, KL and win rate beside the curves in closed form, if there are any.
+
+    The win rates must be against the initial policy.
+    """
+    if not any(paths.values()):
+        return
+    reach = 1.15 * max(0.5, *(kl for path in paths.values() for _, kl, _ in path))
+    curves = known_curves(reach)
+    shown = ("best of n", "highest for its KL")
+    marked = {f"n={n}": best_of_n_figures(n) for n in (2, 4, 8, 16, 32, 64)}
+    metric = metric_named("kl_k1")
+    yield charts.frontier(
+        "frontier",
+        "Win rate against KL",
+        "Each number is an iteration. Above the curve of best of n, a policy wins more than best "
+        "of n would at the same distance from the initial policy.",
+        (metric.axis_label(), "win rate against the initial policy"),
+        paths,
+        {label: [(each.kl, each.win_rate) for each in curves[label][::4]] for label in shown},
+        {text: (each.kl, each.win_rate) for text, each in marked.items() if each.kl < reach},
+    )
 
 
 def points(versions: Sequence[Version], metric: str) -> list[Point]:
@@ -72,13 +143,20 @@ def points(versions: Sequence[Version], metric: str) -> list[Point]:
 
 
 def names(versions: Sequence[Version]) -> list[str]:
-    """Return the names of all metrics of `versions`, once each.
+    """Return the names of all metrics of `versions`, once each, those that decide first.
 
     The win rate of the training reward has two names where opponents are named; it is here by the
     short one.
     """
     found = dict.fromkeys(name for version in versions for name in version.metrics)
-    return [name for name in found if name != f"win_rate.training.{against(versions[-1])}"]
+    found.pop(f"win_rate.training.{against(versions[-1])}", None)
+    order = [*FIRST, *METRICS]
+    return sorted(
+        found,
+        key=lambda name: (
+            order.index(family) if (family := name.partition(".")[0]) in order else len(order)
+        ),
+    )
 
 
 def against(version: Version) -> str:
@@ -113,6 +191,11 @@ def known(name: str) -> Metric:
         return metric_named(name)
     except KeyError:
         return Metric(name=name, title=name)
+
+
+def longer_title(metric: Metric) -> str:
+    """Return the title of a metric where there is room."""
+    return max(metric.title, metric.label, key=len)
 
 
 def is_share(name: str) -> bool:
@@ -154,23 +237,7 @@ def _frontier(runs: Mapping[str, Sequence[Version]]) -> Iterator[Chart]:
         for run, versions in runs.items()
         if against(versions[-1]) == "initial"
     }
-    if not any(paths.values()):
-        return
-    reach = 1.15 * max(0.5, *(kl for path in paths.values() for _, kl, _ in path))
-    curves = known_curves(reach)
-    shown = ("best of n", "highest for its KL")
-    marked = {f"n={n}": best_of_n_figures(n) for n in (2, 4, 8, 16, 32, 64)}
-    metric = metric_named("kl_k1")
-    yield charts.frontier(
-        "frontier",
-        "Win rate against KL",
-        "Each number is an iteration. Above the curve of best of n, a policy wins more than best "
-        "of n would at the same distance from the initial policy.",
-        (metric.axis_label(), "win rate against the initial policy"),
-        paths,
-        {label: [(each.kl, each.win_rate) for each in curves[label][::4]] for label in shown},
-        {text: (each.kl, each.win_rate) for text, each in marked.items() if each.kl < reach},
-    )
+    return frontier_of(paths)
 
 
 def _accuracy(versions: Sequence[Version]) -> Iterator[Chart]:
@@ -206,48 +273,44 @@ def _benchmarks(versions: Sequence[Version]) -> Iterator[Chart]:
         )
 
 
-def _distributions(store: Store, versions: Sequence[Version]) -> Iterator[Chart]:
-    evaluated = [version for version in versions if "evaluation" in version.content.datasets]
+def _distributions(store: Store, panels: Mapping[str, Version]) -> Iterator[Chart]:
+    evaluated = {
+        label: version
+        for label, version in panels.items()
+        if "evaluation" in version.content.datasets
+    }
     if len(evaluated) > PANELS:
-        evaluated = [evaluated[0], *evaluated[1 - PANELS :]]
+        kept = [*evaluated.items()]
+        evaluated = dict([kept[0], *kept[1 - PANELS :]])
     if not evaluated:
         return
-    sides = {
-        "policy": "policy",
-        compared_with(against(versions[-1])).removeprefix("the "): "reference",
-    }
+    whom = compared_with(against([*evaluated.values()][-1])).removeprefix("the ")
+    sides = {"policy": "policy", whom: "reference"}
     for name, title, column, axis, digits in (
         ("rewards", "Rewards", "reward", "reward of a held-out response", 2),
         ("lengths", "Lengths", "response_tokens", "tokens of a held-out response", 1),
     ):
-        panels = {
-            f"iteration {version.content.iteration}": {
-                label: rows[f"{column}_{side}"].cast(pl.Float64).drop_nulls().to_numpy()
-                for label, side in sides.items()
+        columns = [f"{column}_{side}" for side in sides.values()]
+        found: dict[str, dict[str, Floats]] = {}
+        for label, version in evaluated.items():
+            rows = store.frame(version.content.datasets["evaluation"], columns)
+            found[label] = {
+                side: rows[each].cast(pl.Float64).drop_nulls().to_numpy()
+                for side, each in zip(sides, columns, strict=True)
             }
-            for version in evaluated
-            for rows in [
-                store.frame(
-                    version.content.datasets["evaluation"],
-                    [f"{column}_{side}" for side in sides.values()],
-                )
-            ]
-        }
-        if all(values.size for panel in panels.values() for values in panel.values()):
+        if all(values.size for panel in found.values() for values in panel.values()):
             yield charts.histograms(
                 name,
                 f"{title} of the responses",
-                "The share of held-out responses in each interval, one panel for an iteration.",
+                "The share of held-out responses in each interval, in panels of one scale.",
                 axis,
-                panels,
+                found,
                 digits=digits,
             )
 
 
 def _diversity(versions: Sequence[Version]) -> Iterator[Chart]:
-    lengths = {
-        "mean": points(versions, "response_tokens"),
-    }
+    lengths = {"mean": points(versions, "response_tokens")}
     kinds = (
         (
             "diversity",
@@ -265,7 +328,7 @@ def _diversity(versions: Sequence[Version]) -> Iterator[Chart]:
             {
                 label: points(versions, name)
                 for name, label in (
-                    ("tie_share", "held-out, against the reference"),
+                    ("tie_share", f"held out, against {compared_with(against(versions[-1]))}"),
                     ("train_tie_share", "training, among samples"),
                     *(
                         (each, ", ".join(each.split(".")[1:]))
@@ -311,10 +374,10 @@ def _others(versions: Sequence[Version]) -> Iterator[Chart]:
             continue
         metric = known(name)
         better = f" {metric.better.capitalize()} is better." if metric.better else ""
-        label = metric.label or metric.title
+        title = longer_title(metric)
         yield charts.curves(
             name.replace(".", "-"),
-            f"{label[:1].upper()}{label[1:]}",
+            f"{title[:1].upper()}{title[1:]}",
             f"By iteration, with 95% intervals.{better}",
             metric.axis_label(),
             {metric.title: reached},

@@ -19,6 +19,7 @@ from flows.pages.figures import (
     judge_and_opponent,
     judged_by,
     known,
+    longer_title,
     names,
     points,
 )
@@ -31,6 +32,7 @@ from wind.errors import DatasetError
 from wind.metric_table import shown_in
 from wind.redaction import redacted
 from wind.store.datasets import Store
+from wind.store.handles import Dataset
 from wind.store.origins import not_computed_here
 from wind.store.sealed_json import read_unsealed
 from wind.store.versions import Version
@@ -141,9 +143,12 @@ def between(name: str, entry: Mapping[str, Any]) -> str:
 
 def difference(name: str, before: float, after: float) -> str:
     """Return by how much a metric moved, shares in percentage points."""
-    if is_share(name):
-        return f"{100 * (after - before):+.1f} points"
-    return f"{after - before:+.{known(name).digits}f}"
+    moved = 100 * (after - before) if is_share(name) else after - before
+    digits = 1 if is_share(name) else known(name).digits
+    if round(moved, digits) == 0:
+        return "unchanged"
+    text = f"{moved:+.{digits}f}".replace("-", "−")
+    return f"{text} points" if is_share(name) else text
 
 
 # ------------------------------------------------------------------------------------ the first look
@@ -159,8 +164,8 @@ def _verdict(version: Version, tests: int, alarms: Sequence[Alarm]) -> Iterator[
             continue
         judge, opponent = judge_and_opponent(name, version)
         rate, span = found[name], between(name, found[name])
-        low, high = rate.get("low"), rate.get("high")
-        verb = "wins" if low is None or low > 0.5 else "loses" if high < 0.5 else "ties"
+        low, high = _ends(rate)
+        verb = "wins" if low > 0.5 else "loses" if high < 0.5 else "ties"
         share = number(name, rate["value"])
         what = {
             "wins": f"wins {share} of comparisons with {compared_with(opponent)}",
@@ -170,16 +175,15 @@ def _verdict(version: Version, tests: int, alarms: Sequence[Alarm]) -> Iterator[
         yield f"{subject} {what} by the {judged_by(judge)}{f' ({span})' if span else ''}."
         subject = "It"
     if (gain := found.get("accuracy_gain")) and "accuracy_reference" in found:
-        sides = f"{number('accuracy', found['accuracy_reference']['value'])} to {number('accuracy', found['accuracy']['value'])}"
-        low, high = gain.get("low"), gain.get("high")
-        verb = (
-            "did not change measurably: from"
-            if low is not None and low <= 0 <= high
-            else "rose from"
-            if gain["value"] > 0
-            else "fell from"
+        after, before = (
+            number("accuracy", found[name]["value"]) for name in ("accuracy", "accuracy_reference")
         )
-        yield f"Gold accuracy {verb} {sides}, beside {compared_with(against(version))}."
+        low, high = _ends(gain)
+        whose = f"{compared_with(against(version))}'s {before}"
+        if low <= 0 <= high:
+            yield f"Gold accuracy is {after}, no measurable change from {whose}."
+        else:
+            yield f"Gold accuracy is {after}, {'up' if gain['value'] > 0 else 'down'} from {whose}."
     warned = sum(map(len, version.warnings.values()))
     if tests and not any(alarm.version == f"{version.run}@{version.number}" for alarm in alarms):
         yield f"None of {tests} tests raised an alarm."
@@ -187,6 +191,13 @@ def _verdict(version: Version, tests: int, alarms: Sequence[Alarm]) -> Iterator[
         yield f"The data checks passed, with {warned} warning{'s' if warned > 1 else ''}."
     elif version.checks:
         yield f"All {sum(version.checks.values())} expectations of the data checks were met."
+
+
+def _ends(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the interval of a metric; without one, its value twice."""
+    low, high = entry.get("low"), entry.get("high")
+    value = float(entry["value"])
+    return (value, value) if low is None or high is None else (float(low), float(high))
 
 
 def _alarms(store: Store, versions: Sequence[Version]) -> tuple[list[Alarm], int]:
@@ -226,7 +237,7 @@ def _tiles(versions: Sequence[Version]) -> list[Tile]:
 def _tile(versions: Sequence[Version], name: str) -> Tile:
     metric, entry = known(name), versions[-1].metrics[name]
     reached = points(versions, name)
-    title = metric.label or metric.title
+    title = longer_title(metric)
     if name.partition(".")[0] in ("win_rate", "lc_win_rate"):
         judge, opponent = judge_and_opponent(name, versions[-1])
         controlled = "length-controlled " if name.startswith("lc_") else ""
@@ -234,9 +245,10 @@ def _tile(versions: Sequence[Version], name: str) -> Tile:
     change, arrow, verdict = "", "", ""
     if len(reached) > 1:
         before, after = reached[-2].value, reached[-1].value
-        change = f"{difference(name, before, after)} since iteration {reached[-2].iteration}"
-        arrow = "→" if before == after else "↗" if after > before else "↘"
-        if metric.better and before != after:
+        moved = difference(name, before, after)
+        change = f"{moved} since iteration {reached[-2].iteration}"
+        arrow = "→" if moved == "unchanged" else "↗" if after > before else "↘"
+        if metric.better and moved != "unchanged":
             verdict = "good" if (after > before) == (metric.better == "higher") else "bad"
     return Tile(
         title=title[:1].upper() + title[1:],
@@ -306,25 +318,31 @@ def _checks(store: Store, versions: Sequence[Version]) -> dict[str, Any]:
     for index, version in enumerate(versions):
         for name, handle in version.content.datasets.items():
             warnings = list(version.warnings.get(name, ()))
-            failures = []
             try:
-                own = recorded(store, handle, version.check_results.get(name))
-                results = all_recorded(store, handle) if own else []
-                failures = [
-                    line
-                    for each in results
-                    if each.previous == own.previous
-                    for line in each.failures  # type: ignore[union-attr]
-                ]
+                failures = _failures(store, handle, version.check_results.get(name))
             except DatasetError as error:
                 failures = [str(error)]
             verdict = "failed" if failures else "warned" if warnings else "passed"
             row = rows.setdefault(name, [None] * len(versions))
-            row[index] = {"verdict": verdict, "count": version.checks.get(name, 0)}
+            missed, count = len(failures or warnings), version.checks.get(name, 0)
+            text = f"{missed} of {count} {verdict}" if missed else f"{count} passed"
+            row[index] = {"verdict": verdict, "text": text}
             where = f"{version.run}@{version.number}, {name}"
             findings += [(where, "failed", line) for line in failures]
             findings += [(where, "warned", line) for line in warnings]
     return {"rows": rows, "findings": findings}
+
+
+def _failures(store: Store, handle: Dataset, key: str | None) -> list[str]:
+    """List what later checks, under other thresholds or suites, found to be wrong."""
+    own = recorded(store, handle, key)
+    others = all_recorded(store, handle) if own else []
+    return [
+        line
+        for each in others
+        if own is not None and each.previous == own.previous
+        for line in each.failures
+    ]
 
 
 @dataclass(frozen=True)
@@ -360,8 +378,8 @@ def _changes(store: Store, before: Version, after: Version) -> Changes:
     if sides[0] is not None and sides[1] is not None:
         moved = shifts(store, sides[0], sides[1])
     return Changes(
-        settings=[_changed(each) for each in settings],
-        code=[_changed(each) for each in code],
+        settings=[changed(each) for each in settings],
+        code=[changed(each) for each in code],
         recomputed=[_recomputed(each) for each in recomputed(ours, theirs)],
         shifts=[
             (
@@ -381,7 +399,8 @@ def _recomputed(found: Recomputed) -> tuple[str, str]:
     return found.dataset, reasons(found.why)
 
 
-def _changed(change: Change) -> tuple[str, str, str]:
+def changed(change: Change) -> tuple[str, str, str]:
+    """Return the name of a setting, and its two values as text."""
     return change.name, _value(change.before), _value(change.after)
 
 

@@ -16,7 +16,7 @@ from wind.audit.lineage import Lineage, Node
 from wind.store.handles import Dataset
 from wind.store.versions import Version
 
-BOX: Final = (158, 40)  # pixels
+BOX: Final = (170, 40)  # pixels
 GAP: Final = (26, 30)  # between boxes of a layer, and between layers
 MARGIN: Final = 6
 SWEEPS: Final = 8
@@ -150,7 +150,7 @@ def layered(parents: Mapping[str, Sequence[str]]) -> Drawing:
             near = drawing.above if down else drawing.below
             own = {node: at for at, node in enumerate(drawing.layers[index])}
             drawing.layers[index].sort(
-                key=lambda node: _mean([place[each] for each in near.get(node, [])], own[node])  # noqa: B023
+                key=lambda node: _mean([place[each] for each in near.get(node, [])], own[node])
             )
     return drawing
 

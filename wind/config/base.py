@@ -13,6 +13,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 # A name that is part of another, such as of a metric: lower case, without dots.
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+# A folder whose files are code, and one such file with its digest.
+CodeFolder = Annotated[str, StringConstraints(min_length=1)]
+CodeFile = Annotated[str, StringConstraints(pattern=r"^[^/\x00-\x1f\x7f]+ sha256 [0-9a-f]{64}$")]
 
 
 class Section(Record):

@@ -1,10 +1,13 @@
 """How a policy is evaluated on held-out prompts."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from wind.config.alarms import AlarmsConfig
 from wind.config.base import Function, Label, Section
+from wind.config.benchmarks import BenchmarkConfig
 from wind.config.rewards import RewardConfig
 
 
@@ -78,12 +81,30 @@ class EvaluationSection(EvaluationConfig):
 
     # seconds for one call of `match`
     match_timeout: float | None = Field(3600.0, gt=0)
+    # questions with known answers, by name: gsm8k, hellaswag, mmlu, or any task with its file
+    benchmarks: dict[Label, BenchmarkConfig] = Field(default_factory=dict)
     # rewards that never train, by name: a held-out reward model, an LLM judge
     judges: dict[Label, RewardConfig] = Field(default_factory=dict)
     # whom the policy is compared with besides `against`, by name
     opponents: dict[Label, OpponentConfig] = Field(default_factory=dict)
     # whether judges that have a seed judge the policy's responses once more, with the next seed
     repeat_judges: bool = False
+    # whether responses are examined for drift and collapse, one more forward pass over them
+    health: bool = False
+    # tests of whether the policy gets better as its reward rises; {} for all at their defaults
+    alarms: AlarmsConfig | None = None
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _are_of_the_harness(cls, benchmarks: Any) -> Any:
+        if not isinstance(benchmarks, Mapping):
+            return benchmarks
+        return {
+            name: {"kind": "harness", **(given or {})}
+            if given is None or isinstance(given, Mapping)
+            else given
+            for name, given in benchmarks.items()
+        }
 
     @field_validator("judges")
     @classmethod

@@ -127,7 +127,7 @@ class Shard:
 
 
 # Kinds of workers. Each may have its own interpreter, set by `workers.python`.
-WorkerKind = Literal["transformers", "vllm", "training"]
+WorkerKind = Literal["transformers", "vllm", "training", "benchmarks"]
 # The prefix of a dataset's name in a version: empty, or, if the dataset is about held-out prompts,
 # the one of the policy or of the reference.
 Side = Literal["", "eval_", "reference_"]

@@ -19,11 +19,11 @@ BLOCK = 2**22
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+# A value and the ends of its interval, None where there is none.
+Estimate = tuple[float, float | None, float | None]
 
 
-def estimate(
-    values: pl.DataFrame, samples: int, generator: np.random.Generator
-) -> tuple[float, float | None, float | None]:
+def estimate(values: pl.DataFrame, samples: int, generator: np.random.Generator) -> Estimate:
     """Estimate the mean of `values` and its 95% bootstrap interval.
 
     Returns the mean and the two ends of the interval. `values` has the columns prompt_id and value;
@@ -37,6 +37,14 @@ def estimate(
         .agg(sum=pl.col("value").sum(), count=pl.len())
         .sort("prompt_id")
     )
+    return estimate_ratio(prompts, samples, generator)
+
+
+def estimate_ratio(prompts: pl.DataFrame, samples: int, generator: np.random.Generator) -> Estimate:
+    """Estimate a ratio of sums over prompts and its 95% interval, as `estimate` does.
+
+    `prompts` has the columns sum and count, one row per prompt; no count is 0.
+    """
     sums_P, counts_P = prompts["sum"].to_numpy(), prompts["count"].to_numpy()
     mean = float(sums_P.sum() / counts_P.sum())
     if len(prompts) < 2:
@@ -48,6 +56,30 @@ def estimate(
         ]
     )
     return mean, *interval(means, mean)
+
+
+def estimate_quantile(
+    values: pl.DataFrame, samples: int, generator: np.random.Generator, *, share: float
+) -> Estimate:
+    """Estimate a quantile of `values` and its 95% interval, as `estimate` does for the mean.
+
+    It is the smallest value that at least `share` of the rows do not exceed. A resample of prompts
+    weighs each row by how often its prompt was drawn.
+    """
+    rows = values.sort("value")
+    sorted_R = rows["value"].to_numpy()
+    prompt_R = rows["prompt_id"].rank("dense").to_numpy().astype(np.int64) - 1
+    quantile = float(sorted_R[_first_reaching(np.ones((1, len(rows))), share)[0]])
+    prompts = int(prompt_R.max()) + 1
+    if prompts < 2:
+        return quantile, None, None
+    quantiles = np.concatenate(
+        [
+            sorted_R[_first_reaching(multiplicities(chosen_B_P)[:, prompt_R], share)]
+            for chosen_B_P in resamples(prompts, samples, generator, len(rows))
+        ]
+    )
+    return quantile, *interval(quantiles, quantile)
 
 
 def resamples(
@@ -74,6 +106,15 @@ def interval(values_B: Floats, value: float) -> tuple[float, float]:
     """Return the 95% interval of the resampled `values_B`, widened to hold `value`."""
     low, high = np.quantile(values_B, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return min(low, value), max(high, value)
+
+
+def _first_reaching(weights_B_R: Floats, share: float) -> Integers:
+    """Return where the summed weights of each row first reach `share` of all of them."""
+    summed_B_R = weights_B_R.cumsum(axis=1)
+    # rounding of the product must not ask for one more row
+    wanted_B = np.ceil(share * summed_B_R[:, -1] - 1e-9)
+    places: Integers = (summed_B_R >= wanted_B[:, None]).argmax(axis=1)
+    return places
 
 
 def generator_for(seed: int, iteration: int, metric: str) -> np.random.Generator:

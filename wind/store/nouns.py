@@ -20,7 +20,10 @@ STAGES: Final = (
     "evaluation",
     "responses",
     "matches",
+    "health",
+    "benchmarks",
     "metrics",
+    "alarms",
 )
 # Stages outside any run, computed from finished runs or from none.
 STUDIES: Final = ("comparison", "bandit", "rates")
