@@ -114,7 +114,7 @@ class Browser(App[None]):
 
     async def on_resize(self) -> None:
         """Choose the columns that fit."""
-        if self.is_mounted and self.query("#list"):
+        if self.query("#list"):
             self._lay_out()
             self._fill(self._cursor())
 
@@ -171,7 +171,8 @@ class Browser(App[None]):
         """Ask for the prompts; a query that is none stays, with what is wrong."""
         assert self._asked is not None
         before = self._query
-        self._query = replace(before, page=1, **{self._asked: event.value})
+        asked: dict[str, Any] = {self._asked: event.value}
+        self._query = replace(before, page=1, **asked)
         if await self._read_page():
             self._close_line()
         else:
@@ -261,15 +262,14 @@ class Browser(App[None]):
     def _fill(self, place: int) -> None:
         """Write the list of prompts anew, with the cursor at `place`."""
         table: DataTable[Text] = self.query_one("#list", DataTable)
-        names = texts.chosen_columns(table.size.width or self.size.width, self._query.sort)
+        widths = texts.columns(table.size.width or self.size.width, self._query.sort)
         with self.prevent(DataTable.RowHighlighted):
             table.clear(columns=True)
             table.add_column(Text(""), width=3)
-            for name in names:
-                width = texts.COLUMNS.get(name, 8)
+            for name, width in widths.items():
                 table.add_column(texts.header(name, self._query.sort), width=width, key=name)
             for row in self._rows:
-                table.add_row(texts.mark(row), *(texts.cell(row, name) for name in names))
+                table.add_row(texts.mark(row), *(texts.cell(row, name) for name in widths))
             table.move_cursor(row=place, animate=False)
 
     async def _show(self) -> bool:

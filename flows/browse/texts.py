@@ -5,7 +5,7 @@ wdiff, and special tokens between brackets.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import polars as pl
 from rich.text import Text
@@ -45,13 +45,21 @@ HEADERS: Final = {
     "check_failures": "failures",
 }
 NOTHING: Final = "-"
+# the width of a number, what is left free beside a column, and the width of the marks with it
+NUMBER: Final = 8
+PADDING: Final = 2
+MARKS: Final = 5
 
 
 def lines(text: str) -> str:
     """Return a text of several lines, each of them harmless, and the end of a long one left out."""
     shown = "\n".join(map(harmless, text[:LONGEST].split("\n")))
     left = len(text) - LONGEST
-    return f"{shown}\n[... {left:,} more characters: wind prompt shows them]" if left > 0 else shown
+    return (
+        f"{shown}\n[... {left:,} more characters: `wind prompt --json` has them]"
+        if left > 0
+        else shown
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -59,25 +67,30 @@ def number(value: float | None, digits: int = 3) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def chosen_columns(width: int, sort: str) -> list[str]:
-    """Return the fields that fit into `width` columns, with the one that is sorted by."""
+def columns(width: int, sort: str) -> dict[str, int]:
+    """Return the fields that fit into a list `width` wide, and the width of each.
+
+    The one that is sorted by comes after the prompt, which takes what is left.
+    """
     field = sort.removeprefix("-")
-    wanted = [*COLUMNS]
-    if field in FIELDS and field not in ("", "prompt_id", "flag"):
-        wanted = ["text", *dict.fromkeys([field, *COLUMNS])]
-    left, found = width - 5, []
-    for name in dict.fromkeys(wanted):
-        left -= COLUMNS.get(name, 8) + 2
-        if left < 0:
+    wanted = dict.fromkeys(["text", *[field] * (field in FIELDS), *COLUMNS])
+    left, found = width - MARKS, {}
+    for name in wanted:
+        if (taken := COLUMNS.get(name, NUMBER) + PADDING) > left:
             break
-        found.append(name)
+        left -= taken
+        found[name] = taken - PADDING
+    if found:
+        found["text"] += left
     return found
 
 
 def header(name: str, sort: str) -> Text:
     """Return the head of a column, with an arrow if prompts are sorted by it."""
-    arrow = {name: " ^", f"-{name}": " v"}.get(sort, "")
-    return Text(HEADERS.get(name, FIELDS[name].title) + arrow, style="bold")
+    arrow = {name: "^", f"-{name}": "v"}.get(sort, "")
+    title = HEADERS.get(name, FIELDS[name].title)
+    justify: Literal["left", "right"] = "right" if FIELDS[name].kind == "number" else "left"
+    return Text(f"{title}{arrow}", style="bold", justify=justify, no_wrap=True)
 
 
 def cell(row: dict[str, Any], name: str) -> Text:
@@ -96,9 +109,7 @@ def mark(row: dict[str, Any]) -> Text:
     return Text("".join(marks), style="bold")
 
 
-def head(
-    detail: Detail, note: Note | None, asked: Sequence[Stretch] | None, width: int = 78
-) -> Text:
+def head(detail: Detail, note: Note | None, asked: Sequence[Stretch] | None) -> Text:
     """Return what is said above the responses to a prompt: what was asked, its answer, a note."""
     text = Text(overflow="fold")
     count = len(detail.responses)
@@ -180,7 +191,9 @@ def difference(parts: Sequence[Part], iteration: int) -> Text:
     forms = {"=": ("", "", ""), "-": ("[-", "-]", "strike"), "+": ("{+", "+}", "underline")}
     for part in parts:
         begin, end, style = forms[part.sign]
-        text.append(f"{begin}{lines(part.text)}{end}", style=f"not bold {style}")
+        text.append(begin, style="not bold")
+        text.append(lines(part.text), style=f"not bold {style}")
+        text.append(end, style="not bold")
     return text
 
 

@@ -206,7 +206,7 @@ def test_hostile_texts_are_harmless(tmp_path: Path) -> None:
 
 def test_long_texts_are_cut_and_said_to_be(tmp_path: Path) -> None:
     async def script(app: Browser, pilot: "Pilot[None]") -> None:
-        assert "more characters: wind prompt shows them]" in detail(app)
+        assert "more characters: `wind prompt --json` has them]" in detail(app)
         assert len(detail(app)) < 100_000
         await pilot.press("n", "space", "space", "b", "j")
         assert "prompt 2 of 3" in state(app)

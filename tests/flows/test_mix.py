@@ -62,10 +62,16 @@ def expected(frame: pl.DataFrame) -> dict[str, list[float]]:
 def test_an_iteration_with_a_standardized_mix(
     recipe: Callable[..., DistillConfig], tmp_path: Path
 ) -> None:
-    config = recipe(f"reward={{kind: mix, combine: standardized, rewards: {{{REWARDS}}}}}")
+    standardized = f"{{kind: mix, combine: standardized, rewards: {{{REWARDS}}}}}"
+    config = recipe(
+        f"reward={standardized}",
+        f"evaluation.judges.same={standardized}",
+        f"evaluation.judges.summed={standardized.replace('standardized', 'sum')}",
+    )
     computed, store, version = run(config)
-    # the policy's and, against the reference, the held-out ones: no third for the reference
-    assert computed.count("score_rewards") == 2
+    # the policy's and, against the reference, the held-out ones: no third for the reference; the
+    # judge that is the same finds them, and the other one scores each side
+    assert computed.count("score_rewards") == 4
     assert run(config)[0] == []
     datasets = version.content.datasets
     texts = store.frame(datasets["generations"])
@@ -83,6 +89,12 @@ def test_an_iteration_with_a_standardized_mix(
     against = store.frame(datasets["eval_rewards"])
     assert set(against["preferences"].explode().unique()) <= {0.0, 0.5, 1.0}
     assert evaluation["win_rate"].to_list() == against["reward"].to_list()
+    matches = store.frame(datasets["matches"])
+    for judge in ("training", "same"):
+        found = matches.filter(judge=judge, opponent="initial").sort(KEY)
+        assert found["win_rate"].to_list() == evaluation["win_rate"].to_list()
+    found = matches.filter(judge="summed", opponent="initial")
+    assert found["reward_opponent"].null_count() == 0
     metrics = dict(store.frame(datasets["metrics"]).select("metric", "value").iter_rows())
     assert metrics["win_rate"] == pytest.approx(np.mean(against["reward"].to_list()))
     # columns of a component can be checked
