@@ -12,7 +12,9 @@ from wind.rewards.functions import Floats, Responses
 from wind.rewards.kinds import RESOLVERS
 from wind.rewards.kinds.base import Judge, RewardKind, scalar_judge
 from wind.rewards.kinds.classifier import Classifier
+from wind.rewards.kinds.judge import LLMJudge
 from wind.rewards.kinds.pairwise import Pairwise
+from wind.rewards.kinds.remote import Remote
 from wind.rewards.kinds.rule import Rule
 from wind.stages import Progress
 from wind.store.datasets import Store
@@ -103,6 +105,18 @@ def test_the_model_of_a_reward_is_a_parent() -> None:
     assert pairwise.parents() == {"model": MODEL}
     assert pairwise.gives_preferences
     assert "preferences" in pairwise.row_schema().names
+
+
+def test_a_judge_gives_preferences_or_scores() -> None:
+    judge = LLMJudge(model="m", endpoint={"id": "m"}, template="t")
+    assert judge.gives_preferences
+    assert judge.row_schema().names[3:] == ["preferences", "cut_share", "unparsed_share"]
+    assert judge.component_names() == ("unparsed_share",)
+    scalar = judge.model_copy(update={"mode": "scalar"})
+    assert not scalar.gives_preferences
+    assert scalar.row_schema() == Remote(computes="x").row_schema()
+    assert scalar.component_names() == ()
+    assert judge.parents() == {}
 
 
 def test_stored_specs_keep_their_fields_in_order() -> None:
