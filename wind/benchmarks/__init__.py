@@ -31,6 +31,9 @@ from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Model
 from wind.store.schemas import Column, Declaration
 
+# number of a benchmark's questions whose prompt was longer than the policy's context
+CUT: Final = ".cut_prompts"
+
 DATASET = Declaration(
     row="one question of one benchmark under one of its metrics",
     columns=(
@@ -78,15 +81,18 @@ def _compute(
 ) -> Shard:
     if spec.parts:
         tables = [store.read(part) for part in spec.parts.values()]
-        return Shard(_sorted(pa.concat_tables(tables)))
+        told = [store.manifest(part).numbers for part in spec.parts.values()]
+        cut = {name: n for numbers in told for name, n in numbers.items() if name.endswith(CUT)}
+        return Shard(_sorted(pa.concat_tables(tables)), numbers=cut)
     from wind.benchmarks.harness import answers  # imports torch
 
     assert spec.name is not None
     assert spec.benchmark is not None
     assert spec.inference is not None
-    rows = answers(spec.name, spec.benchmark, store, spec.policy, spec.inference, place.device)
-    progress(len(rows), len(rows))
-    return Shard(_sorted(pa.Table.from_pylist(rows, schema=DATASET.schema)))
+    said = answers(spec.name, spec.benchmark, store, spec.policy, spec.inference, place.device)
+    progress(len(said.rows), len(said.rows))
+    table = pa.Table.from_pylist(said.rows, schema=DATASET.schema)
+    return Shard(_sorted(table), numbers={f"{spec.name}{CUT}": said.cut})
 
 
 def _sorted(rows: pa.Table) -> pa.Table:
