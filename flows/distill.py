@@ -27,7 +27,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
-    benchmarks = import_benchmarks(config.evaluation.benchmarks)
+    benchmarks = import_benchmarks(config.evaluation)
     prompts = checked(load_prompts(import_prompts(config.prompts, initial, config.seed)))
     tell_changes(begin, prompts)
     versions: list[Version] = []

@@ -84,7 +84,10 @@ def ask(
     """
 
     def asked(name: str) -> Dataset:
-        inputs = {"policy": policy, "name": name, "benchmark": benchmarks[name]}
+        benchmark = benchmarks[name]
+        inputs: dict[str, Any] = {"policy": policy, "name": name, "benchmark": benchmark}
+        if benchmark.kind == "harness":  # whose answers are not sampled
+            inputs |= {"sampling": None, "seed": None}
         return checked(ask_benchmarks(BenchmarksSpec.of(config, inputs)))
 
     if not benchmarks:

@@ -5,7 +5,6 @@ the store first.
 """
 
 import sys
-from collections.abc import Mapping
 
 import wind.benchmarks
 import wind.models
@@ -13,7 +12,7 @@ import wind.prompts
 import wind.rewards
 from tasks.run import current_run
 from wind.benchmarks.records import Benchmark
-from wind.config.benchmarks import BenchmarkConfig
+from wind.config.evaluation import EvaluationSection
 from wind.config.models import PolicyConfig
 from wind.config.prompts import PromptsConfig
 from wind.config.rewards import RewardConfig
@@ -48,11 +47,13 @@ def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> Prompt
     return wind.prompts.prompts_spec(store, config, source, tokenizer, seed)
 
 
-def import_benchmarks(configs: Mapping[str, BenchmarkConfig]) -> dict[str, Benchmark]:
+def import_benchmarks(config: EvaluationSection) -> dict[str, Benchmark]:
     """Import the task files and the questions of benchmarks, and return these by name.
 
     They are named by the content of those files and the version of what asks them.
     """
     here = current_run()
     interpreter = here.config.workers.python.get("benchmarks", sys.executable)
-    return wind.benchmarks.resolve_benchmarks(here.store, configs, interpreter)
+    judging = {each.judge for each in config.benchmarks.values() if each.kind != "harness"}
+    judges = {name: import_reward(config.judges[name]) for name in judging if name is not None}
+    return wind.benchmarks.resolve_benchmarks(here.store, config.benchmarks, judges, interpreter)

@@ -38,7 +38,9 @@ doc_to_target: "{{total}}"
 
 def resolved(store: Store, name: str, **settings: Any) -> HarnessBenchmark:
     config = HarnessBenchmarkConfig.model_validate({"kind": "harness", **settings})
-    return resolve_benchmarks(store, {name: config})[name]
+    found = resolve_benchmarks(store, {name: config})[name]
+    assert isinstance(found, HarnessBenchmark)
+    return found
 
 
 def own_task(folder: Path, text: str = TASK) -> Path:
@@ -185,12 +187,12 @@ def test_without_the_harness_the_run_does_not_start(
         resolve_benchmarks(store, config)
     harness_version.cache_clear()
     with pytest.raises(ConfigError, match=r"workers\.python\.benchmarks /no/python does not start"):
-        resolve_benchmarks(store, config, "/no/python")
+        resolve_benchmarks(store, config, interpreter="/no/python")
     empty = tmp_path / "python"
     empty.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     empty.chmod(0o755)
     with pytest.raises(ConfigError, match=r"needs lm-evaluation-harness, which .*/python does not"):
-        resolve_benchmarks(store, config, str(empty))
+        resolve_benchmarks(store, config, interpreter=str(empty))
     harness_version.cache_clear()
 
 

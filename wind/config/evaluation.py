@@ -1,9 +1,9 @@
 """How a policy is evaluated on held-out prompts."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from wind.config.base import Function, Label, Section
 from wind.config.benchmarks import BenchmarkConfig
@@ -102,6 +102,17 @@ class EvaluationSection(EvaluationConfig):
                     f"{name} is the name of what is judged anyway: choose another for this judge"
                 )
         return judges
+
+    @model_validator(mode="after")
+    def _judges_of_benchmarks_are_named(self) -> Self:
+        for name, benchmark in self.benchmarks.items():
+            judge = None if benchmark.kind == "harness" else benchmark.judge
+            if judge is not None and judge not in self.judges:
+                raise ValueError(
+                    f"benchmarks.{name}.judge is {judge!r}, and the judges are "
+                    f"{', '.join(self.judges) or 'none'}: name one of evaluation.judges"
+                )
+        return self
 
     def content(self) -> EvaluationConfig:
         """Return the settings that determine the evaluation's content."""
