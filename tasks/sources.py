@@ -16,8 +16,8 @@ import wind.responses
 import wind.rewards
 from tasks.run import current_run
 from wind.benchmarks.records import Benchmark
-from wind.config.benchmarks import BenchmarkConfig
 from wind.config.evaluation import (
+    EvaluationSection,
     ModelOpponentConfig,
     ResponsesOpponentConfig,
     VersionOpponentConfig,
@@ -114,11 +114,13 @@ def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> Prompt
     return wind.prompts.prompts_spec(store, config, source, tokenizer, seed)
 
 
-def import_benchmarks(configs: Mapping[str, BenchmarkConfig]) -> dict[str, Benchmark]:
+def import_benchmarks(config: EvaluationSection) -> dict[str, Benchmark]:
     """Import the task files and the questions of benchmarks, and return these by name.
 
     They are named by the content of those files and the version of what asks them.
     """
     here = current_run()
     interpreter = here.config.workers.python.get("benchmarks", sys.executable)
-    return wind.benchmarks.resolve_benchmarks(here.store, configs, interpreter)
+    judging = {each.judge for each in config.benchmarks.values() if each.kind != "harness"}
+    judges = import_judges({name: config.judges[name] for name in judging if name is not None})
+    return wind.benchmarks.resolve_benchmarks(here.store, config.benchmarks, judges, interpreter)

@@ -111,6 +111,20 @@ class Chain:
                 for opponent in ("gpt", "initial")
                 for row in (responses[:N] if judge == "gold" else responses)
             ],
+            "benchmarks": lambda: [
+                {
+                    "benchmark": benchmark,
+                    "item": f"{item:05d}",
+                    "metric": metric,
+                    "value": 1.0,
+                    "question": "1 + 1?",
+                    "response": "2",
+                    "target": "2",
+                }
+                for benchmark, metrics in (("hellaswag", ("acc", "acc_norm")), ("mmlu", ("acc",)))
+                for item in range(2)
+                for metric in metrics
+            ],
             "metrics": lambda: [
                 {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
                 {
@@ -214,7 +228,7 @@ class Chain:
     def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
         if name == "prompts":
             return {"source": self.source, "tokenizer": self.policy}
-        if name in ("training", "metrics", "alarms", "comparison", "bandit"):
+        if name in ("training", "benchmarks", "metrics", "alarms", "comparison", "bandit"):
             return {}
         if name == "rates":
             return {"bandit": self.dataset("bandit")}
