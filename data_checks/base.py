@@ -17,7 +17,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from wind.config.checks import ChecksConfig
 from wind.errors import DatasetError
-from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
+from wind.quantities import IS_EMPTY, IS_TRUNCATED, RESPONSE_TOKENS
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Dataset, Manifest, label
 
@@ -173,7 +173,7 @@ RESPONSE = (
     pl.col("finish_reason"),
     pl.col("seed"),
     RESPONSE_TOKENS.alias("response_tokens"),
-    (pl.col("response").str.strip_chars() == "").alias("is_empty"),
+    IS_EMPTY.alias("is_empty"),
     IS_TRUNCATED.alias("is_truncated"),
 )
 

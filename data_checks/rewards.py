@@ -24,6 +24,7 @@ from data_checks.base import (
     with_parent,
 )
 from wind.config.checks import ChecksConfig
+from wind.rewards.columns import UNPARSED_SHARE
 
 
 def rows(rewards: Subject) -> pl.DataFrame:
@@ -47,6 +48,24 @@ def rows_expectations(rewards: Subject, checks: ChecksConfig) -> list[Expectatio
         *(is_finite(column) for column in numbers_of(rewards)),
         *[differs] * is_train,
         *(identities_expectations(rewards) if is_pairwise(rewards) else ()),
+        *(verdicts_expectations(checks) if UNPARSED_SHARE in rewards.columns() else ()),
+    ]
+
+
+def verdicts_expectations(checks: ChecksConfig) -> list[Expectation]:
+    most = checks.max_unparsed_share
+    return [
+        gxe.ExpectColumnMeanToBeBetween(
+            column=UNPARSED_SHARE,
+            max_value=most,
+            description=f"at most {most:.3g} of the comparisons have no verdict to be parsed",
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column=UNPARSED_SHARE,
+            max_value=0,
+            severity="warning",
+            description="every comparison has a verdict that could be parsed",
+        ),
     ]
 
 

@@ -2,7 +2,8 @@
 
 Results go to standard output, everything else to standard error.
 
-Exit codes: 0 done, 1 the run failed, 2 bad config or arguments, 3 a data check blocked the run.
+Exit codes: 0 done, 1 the run failed, 2 bad config or arguments, 3 a data check blocked the run,
+4 an iteration did not pass a gate.
 """
 
 import logging

@@ -37,7 +37,8 @@ from tasks.progress import Terminal
 from tasks.run import open_run, refuse_wrong_checks
 from wind.audit.changes import setting_changes
 from wind.config.recipe import DistillConfig
-from wind.errors import StageError
+from wind.errors import GateError, StageError
+from wind.gates import variants
 from wind.machine.environment import variables
 from wind.store.datasets import Store
 from wind.store.roots import storage_for
@@ -108,6 +109,8 @@ def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
             target = finished_iterations(here.config) + iterations
             base = Versions(here.store, here.config.run).base()
             version = distill(here.config.model_copy(update={"iterations": target}), base)[-1]
+    except GateError as error:
+        return Failed(message=f"stopped: {error}")
     except StageError as error:
         if "is going on" in str(error):
             return Cancelled(message=f"refused: {error}")
@@ -116,16 +119,21 @@ def continue_run_of(config: DistillConfig, iterations: int) -> State[Any]:
 
 
 def finished_iterations(config: DistillConfig) -> int:
-    """Return the number of published iterations of this recipe."""
+    """Return the number of published iterations of this recipe.
+
+    Those after a rollback have a smaller learning rate, and count as well.
+    """
     versions = Versions(Store(config.root), config.run)
-    wanted = config.recipe(), config.defaults()
+    wanted = [(each.recipe(), each.defaults()) for each in variants(config)]
     base = versions.base()
     begun = base.content.iteration if base else 0
     recorded = (version.content for version in versions)
     same = (
         each.iteration
         for each in recorded
-        if not list(setting_changes((each.recipe, each.defaults), wanted))
+        if not all(
+            any(setting_changes((each.recipe, each.defaults), variant)) for variant in wanted
+        )
     )
     return max(same, default=begun)
 

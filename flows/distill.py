@@ -4,14 +4,18 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from flows.evaluate import evaluate
+from flows.alarms import alarms
+from flows.evaluate import ask, due, evaluate
+from flows.gates import Gatekeeper
+from flows.health import examine
+from flows.matches import Contest
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
-from tasks.sources import import_prompts, import_reward
+from tasks.sources import import_benchmarks, import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
-from tasks.versions import beginning, iterations, publish_version, tell_changes
+from tasks.versions import beginning, iterations, kept, publish_version, tell_changes
 from wind.config.recipe import DistillConfig
 from wind.metrics import MetricsSpec
 from wind.store.versions import Version
@@ -21,15 +25,18 @@ from wind.store.versions import Version
 def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Version]:
     """Teach the policy, iteration by iteration, to win against itself.
 
-    Returns one dataset version per iteration, those after `base` where there is one; none in a
-    plan.
+    Returns one dataset version per iteration, those after `base` where there is one, without those
+    that a gate sent back; none in a plan. Raises GateError if a gate stops it.
     """
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
-    prompts = checked(load_prompts(import_prompts(config.prompts, initial, config.seed)))
+    benchmarks = import_benchmarks(config.evaluation.benchmarks)
+    asked = import_prompts(config.prompts, initial, config.seed)
+    prompts = checked(load_prompts(asked))
     tell_changes(begin, prompts)
-    versions: list[Version] = []
+    contest = Contest.of(config, asked, prompts, reward)
+    gatekeeper, before = Gatekeeper(begin), begin.datasets()
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
         opponent = initial if config.evaluation.against == "initial" else reference
@@ -39,8 +46,28 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         trained = trained_model(datasets["training"])
         anchor = moved_anchor(datasets["training"], reference)
         held_out = evaluate(
-            config, iteration, prompts=prompts, reward=reward, policy=trained, reference=opponent
+            config,
+            iteration,
+            prompts=prompts,
+            reward=reward,
+            policy=trained,
+            reference=opponent,
+            contest=contest,
+            policies={"initial": initial, "previous": policy, "reference": reference},
         )
+        held_out |= ask(
+            config, trained, {name: benchmarks[name] for name in due(config, iteration)}
+        )
+        if config.evaluation.health:
+            held_out |= examine(
+                config,
+                held_out,
+                prompts=prompts,
+                previous=policy,
+                reference=reference,
+                against=opponent,
+            )
+        held_out |= alarms(config, held_out, before)
         metrics = checked(
             measure_metrics(
                 MetricsSpec(
@@ -49,6 +76,9 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
                     training=datasets["training"],
                     rewards=datasets.get("rewards"),
                     win_rates=datasets.get("win_rates"),
+                    matches=held_out.get("matches"),
+                    health=held_out.get("health"),
+                    benchmarks=held_out.get("benchmarks"),
                     evaluation_config=config.evaluation.content(),
                     seed=config.seed,
                     iteration=iteration,
@@ -59,6 +89,8 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         version = publish_version(
             iteration, datasets, model_in=policy, model_out=trained, reference=reference
         )
-        versions += [version] if version else []
-        policy = trained
-    return versions
+        policy, before = trained, held_out
+        if (back := gatekeeper.judge(config, version)) is not None:
+            config, begin = back
+            policy, anchor, before = begin.policy, begin.anchor, begin.datasets()
+    return kept()

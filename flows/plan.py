@@ -10,6 +10,7 @@ from flows.distill import distill
 from tasks.run import Event, Run, open_run
 from wind.audit.recomputation import ComputedVersion, newest, reasons
 from wind.config.recipe import DistillConfig
+from wind.errors import GateError
 from wind.machine.terminal import complain
 from wind.stages import Expected, stage_named
 from wind.store.datasets import Store
@@ -27,7 +28,10 @@ def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str
     scaled by rows, and null if there is none.
     """
     with open_run(config, planning=True, quiet=True) as here:
-        distill.fn(here.config, base)
+        try:
+            distill.fn(here.config, base)
+        except GateError as error:
+            complain(f"the run ends there: {error}")
         if (warning := here.warning()) is not None:
             complain(warning)
         iterations = {event.iteration for event in here.events}

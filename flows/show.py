@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from wind.machine.terminal import PlainConsole, harmless, is_unicode, say
-from wind.metric_table import shown_in
+from wind.metric_table import Metric, metric_named, shown_in
 from wind.stages import costs, roles
 from wind.store.datasets import Store
 from wind.store.handles import label
@@ -30,6 +30,7 @@ __all__ = [
     "datasets",
     "frame",
     "label",
+    "measured",
     "plan",
     "reasons",
     "reproduced",
@@ -58,18 +59,29 @@ def versions(store: Store, found: Sequence[Version]) -> None:
     ]
     summary = shown_in("versions")
     metrics = [("version", "iteration", *(metric.title for metric in summary))]
+    asked = _benchmarks(found)
+    benchmarks = [("benchmarks", *(metric.title for metric in asked))]
     seconds = [("seconds", *timed)]
     places = []
     for version in found:
         name = f"{version.run}@{version.number}"
         cells = (_number(version.metrics.get(each.name), each.digits) for each in summary)
         metrics.append((name, str(version.content.iteration), *cells))
+        cells = (_number(version.metrics.get(each.name), each.digits) for each in asked)
+        benchmarks.append((name, *cells))
         seconds.append((name, *(f"{_seconds(version, stage):.1f}" for stage in timed)))
         path = f"{store.url}/{version.file()}"
         elsewhere = not_computed_here(store, version)
         places.append(f"{name}  {version.id[:12]}  {path}{f'  ({elsewhere})' if elsewhere else ''}")
         places += _warnings(version)
-    say(*_aligned(metrics), "", *_aligned(seconds), "", *places)
+    tables = [metrics, *([benchmarks] if benchmarks[0][1:] else []), seconds]
+    say(*(line for table in tables for line in (*_aligned(table), "")), *places)
+
+
+def _benchmarks(found: Sequence[Version]) -> list[Metric]:
+    """Return the metrics of benchmarks that any of the versions has."""
+    names = {name for version in found for name in version.metrics}
+    return [metric_named(name) for name in sorted(names) if name.startswith("benchmark.")]
 
 
 def _seconds(version: Version, stage: str) -> float:
@@ -88,6 +100,8 @@ def version(store: Store, found: Version) -> None:
     content = found.content
     say(f"{found.run}@{found.number}  iteration {content.iteration}  id {found.id}")
     say(f"before it: {content.previous or 'nothing'}")
+    if found.instead_of:
+        say(f"instead of: {found.instead_of}, which a gate refused")
     if elsewhere := not_computed_here(store, found):
         say(f"origin: {elsewhere}")
     datasets = Table(
@@ -126,6 +140,18 @@ def version(store: Store, found: Version) -> None:
         if store.is_dropped(getattr(content, name)):
             again = f"`wind rerun {found.run} --from training` computes them again"
             say(f"the weights of {name} were dropped by a retention policy; {again}")
+
+
+def measured(found: Version) -> None:
+    """Print the metrics of one version, each under its title."""
+    say(f"{found.run}@{found.number}  id {found.id[:12]}")
+    metrics = Table("metric", "value [95% interval]", "n", box=None, pad_edge=False)
+    for name, entry in found.metrics.items():
+        metric = metric_named(name)
+        metrics.add_row(name, _number(entry, max(metric.digits, 3)), str(entry["n"]))
+    PlainConsole().print(metrics)
+    for line in _warnings(found):
+        say(line)
 
 
 def plan(steps: Sequence[Mapping[str, Any]]) -> None:
@@ -283,6 +309,16 @@ def _shown(column: "pl.Series") -> "pl.Series":
 
 
 def _warnings(version: Version) -> list[str]:
+    gates = [f"  gate {name} refused it: {reason}" for name, reason in version.gates.items()]
+    alarms = [f"  alarm: {name}, {said}" for name, said in version.alarms.items()]
+    return [
+        *gates,
+        *alarms,
+        *_checked(version),
+    ]
+
+
+def _checked(version: Version) -> list[str]:
     return [
         f"  warning: {name}, {warning}"
         for name, warnings in version.warnings.items()

@@ -13,6 +13,7 @@ from wind.audit.changes import Change
 from wind.audit.diff import DatasetDifference, Difference, Shift
 from wind.audit.lineage import Lineage, Node
 from wind.audit.prompt_history import Answers, History
+from wind.audit.ratings import Rating
 from wind.machine.terminal import PlainConsole, harmless, say
 from wind.metric_table import shown_in
 
@@ -43,6 +44,22 @@ def lineage(found: Lineage) -> None:
         grown = branch.add(_node(node, called))
         waiting += [(grown, name, parent) for name, parent in reversed(found.parents(node.id))]
     PlainConsole().print(tree)
+
+
+def ratings(found: Mapping[str, Sequence[Rating]]) -> None:
+    """Print the ratings under each judge."""
+    table = Table("judge", "iteration", "rating", "Elo", box=None, pad_edge=False)
+    for judge, rows in found.items():
+        for row in rows:
+            logits = _with_interval(row.rating, row.low, row.high, 3)
+            points = _with_interval(row.elo, row.elo_low, row.elo_high, 0)
+            table.add_row(judge, str(row.iteration), logits, points)
+    PlainConsole().print(table)
+
+
+def _with_interval(value: float, low: float | None, high: float | None, digits: int) -> str:
+    shown = f"{value:+.{digits}f}"
+    return shown if low is None else f"{shown} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def history(found: History) -> None:

@@ -15,7 +15,7 @@ from wind.config.recipe import DistillConfig
 from wind.generations import GenerationsSpec
 from wind.logps import LogpsSpec
 from wind.rewards import Reward, RewardsSpec
-from wind.rollouts import RolloutsSpec
+from wind.rollouts import RolloutsSpec, refuse_taken
 from wind.selections import SelectionsSpec
 from wind.store.handles import Dataset, Model
 from wind.training import TrainingSpec
@@ -56,6 +56,7 @@ def _on_stored_samples(config: DistillConfig, inputs: Mapping[str, Any]) -> dict
 
 
 def _on_fresh_samples(config: DistillConfig, inputs: Mapping[str, Any]) -> dict[str, Dataset]:
+    refuse_taken(inputs["reward"])
     # The training ranks sample here, whichever backend samples elsewhere.
     sampling = config.sampling.model_copy(update={"backend": "transformers"})
     rate = config.reference.rate or 0.0

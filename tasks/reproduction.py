@@ -55,7 +55,9 @@ def reproduced(
     with _scratch(store, scratch) as folder:
         job = _job(before, label(handle), folder.absolute() / "store")
         _, spec, again = parse(job)
-        unknown = [each for each in functions_in(spec) if each not in own]
+        # a judge's function is one of the spec's reward
+        known = {each.name for each in own}
+        unknown = [each for each in functions_in(spec) if each.name not in known]
         require_leave(f"the spec of {label(handle)}", unknown, run_code=run_code)
         for parent in spec.parents().values():
             again.path(parent).parent.mkdir(parents=True, exist_ok=True)

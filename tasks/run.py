@@ -78,8 +78,12 @@ class Run(Generic[C]):
     refresh: str | None = None  # first dataset that `wind rerun --from` recomputes
     iteration: int = 0
     last: Version | None = None  # version of the previous iteration, if there is one yet
+    published: list[Version] = field(default_factory=list)  # in order, new or not
+    instead_of: str | None = None  # id of the version that the next one replaces, after a rollback
     # What the datasets made meanwhile are for, if not for the version itself: part of their names.
     aside: str = ""
+    # Whose rewards they are, by the name of a reward in the recipe.
+    judge: str = "training"
     # For each handle, the key of the computation that last made it.
     keys: dict[AnyHandle, str] = field(default_factory=dict)
     # Prefixes of the datasets' names in versions.
@@ -133,16 +137,17 @@ class Run(Generic[C]):
         return f"{side}{dataset}.{self.aside}" if self.aside else f"{side}{dataset}"
 
     @contextmanager
-    def beside(self, purpose: str) -> Iterator[None]:
+    def beside(self, purpose: str, judge: str = "training") -> Iterator[None]:
         """Name what the block makes as being for `purpose`.
 
-        Such a dataset is no part of the version: a dataset that is one is computed from it.
+        Such a dataset is no part of the version: a dataset that is one is computed from it. Its
+        rewards are those of `judge`, a name in `DistillConfig.reward_sections`.
         """
-        around, self.aside = self.aside, purpose
+        around, (self.aside, self.judge) = (self.aside, self.judge), (purpose, judge)
         try:
             yield
         finally:
-            self.aside = around
+            self.aside, self.judge = around
 
     def warning(self) -> str | None:
         """Return a warning about hits computed with other package versions.

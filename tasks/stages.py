@@ -17,6 +17,7 @@ from tasks.workers import kind_of
 from wind.code.digests import code_digest, code_of, source_of
 from wind.config.recipe import DistillConfig
 from wind.config.runs import RunConfig
+from wind.endpoints import connections
 from wind.stages import Job, Place, Spec, published, run, stage_named
 from wind.store.handles import Dataset
 
@@ -38,6 +39,7 @@ def compute(stage: str, spec: Spec) -> Dataset:
         keep_state=here.config.retention.optimizer_states > 0,
         same_packages=here.config.cache.packages == "key",
         function_seconds=_function_seconds(here.config, stage),
+        connections=connections(),
     )
     job = Job(
         stage=stage,
@@ -64,7 +66,8 @@ def _function_seconds(config: RunConfig, stage: str) -> float | None:
     role = stage_named(stage).role
     if role is None or not isinstance(config, DistillConfig):
         return None
-    return role.function_seconds(config)
+    reward = config.reward_sections()[current_run().judge]
+    return role.function_seconds(config.model_copy(update={"reward": reward}))
 
 
 def _computed(job: Job) -> Dataset:

@@ -3,13 +3,14 @@
 It is published last, when everything it names is intact and checked.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from tasks.alarms import tested_alarms
 from tasks.pages import if_the_server_answers
 from tasks.run import Run, current_run
 from tasks.sources import import_policy
@@ -17,6 +18,7 @@ from tasks.training import moved_anchor
 from wind.audit.changes import setting_changes
 from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, DatasetError
+from wind.gates import refusals
 from wind.store.handles import Dataset, Model, label
 from wind.store.versions import Content, Version, Versions, history
 
@@ -29,6 +31,10 @@ class Beginning:
     policy: Model
     anchor: Model  # moving average of a reference of kind ema
     after: Version | None = None  # version that the run continues
+
+    def datasets(self) -> Mapping[str, Dataset]:
+        """Return the datasets of the iteration before; none before the first."""
+        return self.after.content.datasets if self.after else {}
 
 
 def beginning(config: DistillConfig, base: Version | None) -> Beginning:
@@ -47,6 +53,11 @@ def beginning(config: DistillConfig, base: Version | None) -> Beginning:
         raise ConfigError(
             f"{name} is iteration {content.iteration}, and iterations is {config.iterations}: "
             f"to continue it, set --iterations {content.iteration + 1} or more"
+        )
+    if "training" not in content.datasets:
+        raise ConfigError(
+            f"{name} is an evaluation, which trained nothing that could be continued: give its "
+            "model as policy.path"
         )
     begin = Beginning(
         initial=history(here.store, base)[0].content.model_in,
@@ -93,13 +104,45 @@ def iterations(begin: Beginning, count: int) -> Iterator[int]:
     Tasks called within an iteration carry its number in their names.
     """
     here = current_run()
-    done = begin.after.content.iteration if begin.after else 0
-    for iteration in range(done + 1, count + 1):
-        here.iteration = iteration
+    here.iteration = begin.after.content.iteration if begin.after else 0
+    while here.iteration < count:
+        here.iteration += 1
         if not here.planning:
-            here.terminal.line(f"iteration {iteration} of {count}")
-        yield iteration
+            here.terminal.line(f"iteration {here.iteration} of {count}")
+        yield here.iteration
     here.iteration = 0
+
+
+def go_back(begin: Beginning, config: DistillConfig, best: Version | None) -> Beginning:
+    """Go on from `best` with `config`, or from where the run began, and return the new beginning.
+
+    The next version says which one it is instead of.
+    """
+    here = current_run()
+    after = best or begin.after
+    here.instead_of = here.last.id if here.last else None
+    here.config, here.last = config, after
+    here.iteration = after.content.iteration if after else 0
+    if best is None:
+        return begin
+    return Beginning(
+        initial=begin.initial,
+        policy=best.content.model_out,
+        anchor=moved_anchor(best.content.datasets["training"], best.content.reference),
+        after=best,
+    )
+
+
+def kept() -> Sequence[Version]:
+    """Return the versions of this run that lead up to the last one, one per iteration."""
+    here = current_run()
+    found: list[Version] = []
+    before = here.last.id if here.last else None
+    for version in reversed(here.published):
+        if version.id == before:
+            found.insert(0, version)
+            before = version.content.previous
+    return found
 
 
 def publish_version(
@@ -112,11 +155,9 @@ def publish_version(
 ) -> Version | None:
     """Publish the version of `iteration` and return it.
 
-    Returns None in a plan.
+    In a plan, this is the version that the run has already, or None.
     """
     here = current_run()
-    if here.planning:
-        return None
     content = Content(
         iteration=iteration,
         recipe=here.config.recipe(),
@@ -127,7 +168,13 @@ def publish_version(
         reference=reference,
         previous=here.last.id if here.last else None,
     )
+    if here.planning:
+        known = Versions(here.store, here.config.run) if here.config.gates else ()
+        here.last = next((each for each in known if each.id == content.id()), None)
+        return here.last
     here.last = publish.with_options(task_run_name=f"publish version {iteration}")(content)
+    here.published.append(here.last)
+    here.instead_of = None
     return here.last
 
 
@@ -144,11 +191,17 @@ def publish(content: Content) -> Version:
     }
     manifests = {name: here.store.manifest(dataset) for name, dataset in content.datasets.items()}
     checks = {name: here.checks[dataset.fingerprint] for name, dataset in content.datasets.items()}
+    alarms = tested_alarms(content.datasets.get("alarms"))
+    before = history(here.store, here.last, is_whole=False) if here.last else []
+    refused = refusals(here.config.gates, metrics, alarms, before)
     version = Versions(here.store, here.config.run).publish(
         content,
         checks={name: check.expectations for name, check in checks.items()},
         check_results={name: check.key for name, check in checks.items()},
         warnings={name: list(check.warnings) for name, check in checks.items() if check.warnings},
+        alarms={name: said for name, said in alarms.items() if said},
+        gates={refusal.name: refusal.reason for refusal in refused},
+        instead_of=here.instead_of,
         metrics=metrics,
         seconds={
             name: manifest.provenance.get("seconds", 0.0) for name, manifest in manifests.items()

@@ -60,7 +60,8 @@ class Browser:
         """
         self._call("Page.enable")
         self._call("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        there = "true" if url == "about:blank" else "location.href !== 'about:blank'"
+        self.wait(f"document.readyState === 'complete' && {there}")
 
     def run(self, script: str) -> Any:
         """The value of a script in the page, of a promise the value that it comes to."""

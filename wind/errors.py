@@ -5,6 +5,7 @@
     ├── InputError       exit 1   an input's content is wrong: a prompt row, a reward, a model
     ├── DatasetError     exit 1   a stored dataset or model is missing, damaged or unfit
     ├── DataCheckError   exit 3   a data check blocked the run
+    ├── GateError        exit 4   an iteration did not pass a gate that stops the run
     ├── StageError       exit 1   a stage's process failed, or another run is in the way
     └── TrainingError    exit 1   training diverged or its export did not verify
 
@@ -57,6 +58,15 @@ class DataCheckError(WindError, ValueError):
     """
 
     exit_code = 3
+
+
+class GateError(WindError, ValueError):
+    """An iteration did not pass a gate, and the run goes on from nowhere.
+
+    Its version stays: it is data like any other.
+    """
+
+    exit_code = 4
 
 
 class StageError(WindError, RuntimeError):

@@ -2,7 +2,7 @@
 
 One row is one eval prompt and sample: the policy's response number i, its win rate against *all*
 responses of the reference to the same prompt (ties one half, MATH 7; equal responses tie), and next
-to it the reference's response number i. With a pairwise reward the policy's responses were scored
+to it the reference's response number i. With a relative reward the policy's responses were scored
 against the reference's: the win rate is the mean preference, and so are both rewards, each side's
 over the other. `wind.metrics` computes means and intervals.
 """
@@ -19,7 +19,7 @@ from wind.code.functions import source_digest
 from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError, InputError
 from wind.quantities import IS_TRUNCATED, RESPONSE_TOKENS
-from wind.rewards import judging_prompts, responses
+from wind.rewards import judging_prompts, refuse_relative, responses
 from wind.rewards.functions import UserFunction, checked_numbers
 from wind.stages import Place, Progress, Role, Shard, Spec, Stage, WorkerKind, as_many_as, one_side
 from wind.store.datasets import Store
@@ -86,9 +86,9 @@ class EvaluationSpec(Spec):
     prompts: Dataset
     generations_policy: Dataset
     generations_reference: Dataset
-    # with a pairwise reward: against the reference's responses
+    # with a relative reward: against the reference's responses
     rewards_policy: Dataset
-    # None with a pairwise reward, whose preferences hold both sides
+    # None with a relative reward, whose preferences hold both sides
     rewards_reference: Dataset | None = None
     logps: Dataset  # of the policy's responses, under the policy and under the reference
     evaluation: EvaluationConfig
@@ -112,12 +112,10 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
     responses, and the reference no reward. `logps` has the key and both log-probabilities, in nats.
     Raises InputError where one of them lacks a prompt and sample that another has.
     """
+    wins = win_rates_over(policy, reference)
     if "preferences" in policy.columns:
-        wins = win_rates_of_preferences(policy)
         reference = reference.join(opponents_rewards(policy, reference), on=KEY, validate="1:1")
         policy = policy.drop("preferences")
-    else:
-        wins = win_rates_against(*_judged_alike(policy, reference))
     reference = reference.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_reference"))
     policy = policy.select(pl.col(*KEY), pl.exclude(KEY).name.suffix("_policy"))
     rows = policy
@@ -134,6 +132,17 @@ def evaluation(policy: pl.DataFrame, reference: pl.DataFrame, logps: pl.DataFram
                 "sample both with the same prompts and samples_per_prompt"
             )
     return rows.sort(KEY).select(DATASET.schema.names)
+
+
+def win_rates_over(policy: pl.DataFrame, opponent: pl.DataFrame) -> pl.DataFrame:
+    """Return the win rate and tie share of each response over all of an opponent's.
+
+    Both have the key, response and reward; or the policy has preferences over the opponent's
+    responses, and the opponent no reward. Ties count one half (MATH 7), and equal responses tie.
+    """
+    if "preferences" in policy.columns:
+        return win_rates_of_preferences(policy)
+    return win_rates_against(*_judged_alike(policy, opponent))
 
 
 def _judged_alike(
@@ -154,6 +163,25 @@ def _judged_alike(
         reward=pl.when(pl.col("reward").is_nan()).then("reward").otherwise(first)
     )
     return judged.filter(side=1), judged.filter(side=0)
+
+
+def accuracies(
+    config: EvaluationConfig,
+    match_digest: str,
+    place: Place,
+    prompts: pl.DataFrame,
+    rows: pl.DataFrame,
+) -> pl.Series:
+    """Return the accuracy of each row, 0 or 1, and null without a gold answer.
+
+    `rows` have the key, response and answer, and `prompts` is what `judging_prompts` returns.
+    """
+    if config.match is None:
+        return exact_match(rows)
+    match = UserFunction(
+        "evaluation.match", config.match, match_digest, place.function_seconds, place.device
+    )
+    return function_match(match, prompts, rows)
 
 
 def exact_match(rows: pl.DataFrame) -> pl.Series:
@@ -228,17 +256,7 @@ def _side(
         raise DatasetError(
             f"{of} and {label(spec.prompts)} do not belong to {label(generations)}: rerun rewards"
         )
-    if spec.evaluation.match is None:
-        accuracy = exact_match(rows)
-    else:
-        match = UserFunction(
-            "evaluation.match",
-            spec.evaluation.match,
-            spec.match_digest,
-            place.function_seconds,
-            place.device,
-        )
-        accuracy = function_match(match, prompts, rows)
+    accuracy = accuracies(spec.evaluation, spec.match_digest, place, prompts, rows)
     return rows.select(
         *rewarded.columns,
         "response",
@@ -254,6 +272,7 @@ def _rewards(spec: EvaluationSpec, store: Store, rewards: Dataset) -> pl.DataFra
     The preferences are over the reference's responses.
     """
     if spec.rewards_reference is not None:
+        refuse_relative(store, rewards)
         return store.frame(rewards, [*KEY, "reward"])
     if "preferences" not in store.open(rewards).schema.names:
         raise DatasetError(
@@ -294,7 +313,11 @@ def _worker(spec: EvaluationSpec) -> WorkerKind | None:
     return None if spec.evaluation.match is None else "transformers"
 
 
-def _function_seconds(config: Any) -> float | None:
+def match_seconds(config: Any) -> float | None:
+    """Return how many seconds one call of `evaluation.match` may take.
+
+    `config` is the config of a recipe.
+    """
     seconds: float | None = config.evaluation.match_timeout
     return seconds
 
@@ -329,6 +352,6 @@ STAGE: Final[Stage[EvaluationSpec]] = Stage(
                 "rewards": "rewards_reference",
             },
         },
-        function_seconds=_function_seconds,
+        function_seconds=match_seconds,
     ),
 )

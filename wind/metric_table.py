@@ -124,6 +124,87 @@ METRICS: Final = {
             label="share of ties on the training prompts",
         ),
         Metric(name="loss", title="loss", label="training loss", better="lower"),
+        Metric(
+            name="kl_previous_k1",
+            title="KL to previous",
+            label="KL to the policy before",
+            unit="nats",
+        ),
+        Metric(
+            name="kl_previous_k3",
+            title="KL to previous, k3",
+            label="KL to the policy before by k3",
+            unit="nats",
+        ),
+        Metric(
+            name="kl_reference_k1",
+            title="KL to reference",
+            label="KL to the reference of the update",
+            unit="nats",
+        ),
+        Metric(
+            name="kl_reference_k3",
+            title="KL to reference, k3",
+            label="KL to the reference of the update by k3",
+            unit="nats",
+        ),
+        Metric(
+            name="logp_gap",
+            title="logp gap",
+            label="gap between sampler and trainer",
+            unit="nats per token",
+            digits=5,
+            better="lower",
+        ),
+        Metric(name="self_bleu", title="self-BLEU", label="self-BLEU of siblings"),
+        Metric(
+            name="repetition",
+            title="repetition",
+            label="repeated 4-grams",
+            unit="share",
+            better="lower",
+        ),
+        Metric(name="eos_share", title="ended", label="share ended by a stop token"),
+        Metric(name="empty_share", title="empty", label="share of empty responses", better="lower"),
+        Metric(name="refusal_share", title="refusals", label="share of refusals"),
+        Metric(
+            name="tied_prompts_share",
+            title="tied prompts",
+            label="share of prompts whose responses all tie",
+        ),
+        Metric(
+            name="train_tied_prompts_share",
+            title="tied training prompts",
+            label="share of training prompts whose responses all tie",
+            better="lower",
+        ),
+        Metric(name="reward_p10", title="reward, p10", label="10th percentile of the reward"),
+        Metric(name="reward_p50", title="reward, p50", label="median reward"),
+        Metric(name="reward_p90", title="reward, p90", label="90th percentile of the reward"),
+        Metric(
+            name="response_tokens_p10",
+            title="length, p10",
+            label="10th percentile of tokens per response",
+            digits=0,
+        ),
+        Metric(
+            name="response_tokens_p50",
+            title="length, p50",
+            label="median tokens per response",
+            digits=0,
+        ),
+        Metric(
+            name="response_tokens_p90",
+            title="length, p90",
+            label="90th percentile of tokens per response",
+            digits=0,
+        ),
+        Metric(
+            name="win_rate_reliability",
+            title="reliability",
+            label="reliability of the training win rates",
+            better="higher",
+        ),
     )
 }
 
@@ -142,6 +223,12 @@ FAMILIES: Final = {
         ),
         Metric(name="tie_share", title="ties", label="share of ties"),
         Metric(name="benchmark", title="benchmark", better="higher"),
+        Metric(
+            name="repeat_difference",
+            title="judged otherwise",
+            label="share of verdicts that differ when repeated",
+            better="lower",
+        ),
     )
 }
 

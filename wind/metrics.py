@@ -11,10 +11,16 @@ fewer than n words counts as one n-gram, itself. distinct_responses is the numbe
 among a prompt's samples. entropy is the mean of -log pi(y) over samples y of pi, in nats; where
 `temperature`, `top_p` or `top_k` narrow the sampler it is a cross-entropy instead.
 
+Where the health of the responses was examined, its columns, quantiles of rewards and lengths, and
+the reliability of the training win rates are measured, too. A quantile is the smallest value that
+at least its share of the rows do not exceed.
+
 How metrics are titled and where they are shown is in `wind.metric_table`: a new one needs a row
 there and its formula here.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -24,7 +30,6 @@ import pyarrow as pa
 
 from wind.config.evaluation import EvaluationConfig
 from wind.errors import DatasetError
-from wind.fingerprints import digest
 from wind.metric_table import shown_in
 from wind.quantities import LOG_RATIO, TIE_SHARE
 from wind.stages import (
@@ -39,17 +44,36 @@ from wind.stages import (
     one_side,
     unforeseen,
 )
+from wind.statistics.bootstrap import (
+    Estimate,
+    estimate,
+    estimate_quantile,
+    estimate_ratio,
+    generator_for,
+)
+from wind.statistics.length_control import length_controlled_win_rate
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.schemas import Column, Declaration
 
-LEVEL = 0.95
 # Sums of e^600 still fit a float64: one absurd response must not make a whole metric infinite.
 MAX_EXPONENT = 600.0
-# prompts times resamples drawn at once: 32 MiB of indices
-BLOCK = 2**22
+QUANTILES: Final = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+
+# What compares the policy with the reference.
+OF_BOTH: Final = (
+    "win_rate",
+    "tie_share",
+    "mean_reward_reference",
+    "kl_k1",
+    "kl_k3",
+    "accuracy_reference",
+    "accuracy_gain",
+)
 
 Floats = npt.NDArray[np.float64]
+# Makes one of values, a number of resamples and a random generator.
+Estimator = Callable[[pl.DataFrame, int, np.random.Generator], Estimate]
 
 
 DATASET = Declaration(
@@ -79,9 +103,15 @@ class MetricsSpec(Spec):
     training: Dataset | None = None
     win_rates: Dataset | None = None  # of the training prompts
     rewards: Dataset | None = None  # of the training prompts
+    # against further opponents, and under further judges
+    matches: Dataset | None = None
+    health: Dataset | None = None  # of the policy's responses to the eval prompts
+    benchmarks: Dataset | None = None
     evaluation_config: EvaluationConfig
     seed: int
     iteration: int  # from 1; 0 is the policy that the run starts from
+    # the policy was evaluated against itself, which says nothing of it: no metric compares the two
+    is_alone: bool = False
 
 
 def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -100,9 +130,7 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
         "mean_reward": pl.col("reward_policy"),
         "mean_reward_reference": pl.col("reward_reference"),
         "kl_k1": LOG_RATIO,
-        "kl_k3": LOG_RATIO.map_batches(
-            lambda log_ratios: pl.Series(kl_k3(log_ratios.to_numpy())), return_dtype=pl.Float64
-        ),
+        "kl_k3": _k3(LOG_RATIO),
         "entropy": -pl.col("logp_policy"),
         "entropy_per_token": -pl.col("logp_policy") / pl.col("response_tokens_policy"),
         "response_tokens": pl.col("response_tokens_policy"),
@@ -114,6 +142,113 @@ def row_metrics(evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
     return {
         name: evaluation.select("prompt_id", value=value.cast(pl.Float64)).drop_nulls()
         for name, value in values.items()
+    }
+
+
+def health_metrics(health: pl.DataFrame, evaluation: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Tabulate the values of each metric of the health of responses: prompt_id, value.
+
+    The metric is the mean of its values. logp_gap is in nats per token, without its sign. The KL to
+    the policy before and to the reference are estimated as in `row_metrics`.
+    """
+    rows = health.join(
+        evaluation.select("prompt_id", "sample_index", "logp_policy"),
+        on=["prompt_id", "sample_index"],
+        how="inner",
+        validate="1:1",
+        maintain_order="left",
+    )
+    if not len(rows) == len(health) == len(evaluation):
+        raise DatasetError(
+            f"the health of {len(health)} responses and an evaluation of {len(evaluation)} are not "
+            "about the same: rerun health"
+        )
+    previous = pl.col("logp_policy") - pl.col("logp_previous")
+    reference = pl.col("logp_policy") - pl.col("logp_reference")
+    values = {
+        "kl_previous_k1": previous,
+        "kl_previous_k3": _k3(previous),
+        "kl_reference_k1": reference,
+        "kl_reference_k3": _k3(reference),
+        "logp_gap": pl.col("logp_gap").abs(),
+        "self_bleu": pl.col("self_bleu"),
+        "repetition": pl.col("repetition"),
+        "eos_share": pl.col("is_eos"),
+        "empty_share": pl.col("is_empty"),
+        "refusal_share": pl.col("is_refusal"),
+    }
+    return {
+        name: rows.select("prompt_id", value=value.cast(pl.Float64)).drop_nulls()
+        for name, value in values.items()
+    }
+
+
+def tied_prompts(rewards: pl.DataFrame) -> pl.DataFrame:
+    """Tabulate which prompts' rewards are all equal: prompt_id, value 0 or 1.
+
+    Such a prompt teaches nothing. `rewards` has prompt_id and reward; a prompt with a single
+    response is left out.
+    """
+    return (
+        rewards.group_by("prompt_id")
+        .agg(count=pl.len(), value=(pl.col("reward").n_unique() == 1).cast(pl.Float64))
+        .filter(pl.col("count") > 1)
+        .select("prompt_id", "value")
+        .sort("prompt_id")
+    )
+
+
+def reliability(win_rates: pl.DataFrame, rewards: pl.DataFrame) -> pl.DataFrame:
+    """Tabulate what the reliability of win rates is the ratio of: prompt_id, sum, count.
+
+    A response's win rate u over its n = N-1 siblings estimates P(y), with which it beats a fresh
+    response; both average 1/2 on every prompt. Given y, u has the variance of one comparison
+    divided by n (MATH 0.2), whose unbiased estimate is s^2 / n with the sample variance s^2 of its n
+    comparisons. So (u - 1/2)^2 - s^2 / n estimates the variance of P(y) without bias, and divided
+    by the mean of (u - 1/2)^2, that of u, it is the share of the variance of win rates that is no
+    sampling noise: the reliability of test theory, which the correlation of the win rates over two
+    halves of the siblings gives after the Spearman-Brown correction. Without ties and with a scalar
+    reward it is n / (n + 2), whatever the reward; ties raise it.
+
+    `sum` and `count` have one row for each prompt with three or more responses that do not all tie.
+    With preferences, a comparison is the preference itself; otherwise 1, 1/2 or 0.
+    """
+    if "preferences" in rewards.columns:
+        preferences = pl.col("preferences")
+        points = preferences.list.sum() - 0.5
+        squares = preferences.list.eval(pl.element() ** 2).list.sum() - 0.25
+        rows = rewards.select("prompt_id", points=points, squares=squares)
+    else:
+        points, squares = (pl.col("wins") + pl.col("ties") / each for each in (2, 4))
+        rows = win_rates.select("prompt_id", points=points, squares=squares)
+    n, rate = pl.len().over("prompt_id") - 1, pl.col("points") / pl.col("n")
+    variance = (pl.col("squares") - pl.col("n") * rate**2) / (pl.col("n") - 1)
+    observed = (rate - 0.5) ** 2
+    return (
+        rows.with_columns(n=n)
+        .filter(pl.col("n") > 1)
+        .group_by("prompt_id")
+        .agg(sum=(observed - variance / pl.col("n")).sum(), count=observed.sum())
+        .filter(pl.col("count") > 0)
+        .sort("prompt_id")
+    )
+
+
+def _k3(log_ratio: pl.Expr) -> pl.Expr:
+    return log_ratio.map_batches(
+        lambda log_ratios: pl.Series(kl_k3(log_ratios.to_numpy())), return_dtype=pl.Float64
+    )
+
+
+def benchmark_metrics(benchmarks: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Tabulate the values of each metric of each benchmark: prompt_id, value.
+
+    What is resampled are questions, which take the place of prompts.
+    """
+    metrics = benchmarks.partition_by("benchmark", "metric", as_dict=True)
+    return {
+        f"benchmark.{benchmark}.{metric}": rows.select(prompt_id="item", value="value")
+        for (benchmark, metric), rows in metrics.items()
     }
 
 
@@ -173,45 +308,44 @@ def last_loss(training: pl.DataFrame) -> tuple[float, int]:
     return float(last.mean()), len(last)
 
 
-def estimate(
-    values: pl.DataFrame, samples: int, generator: np.random.Generator
-) -> tuple[float, float | None, float | None]:
-    """Estimate the mean of `values` and its 95% bootstrap interval.
+def match_metrics(matches: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Tabulate the values of each metric of the matches: prompt_id, value.
 
-    Returns the mean and the two ends of the interval. `values` has the columns prompt_id and value;
-    the percentile bootstrap draws `samples` resamples of prompts. A resample's mean is the ratio of
-    its summed values to its summed counts, so prompts with more rows weigh more, as in the mean
-    itself. The interval is widened if need be to hold the mean, which percentiles of a skewed or
-    constant sample can miss. Fewer than two prompts have no interval: both ends are None.
+    Each is named by the judge, and but for repeated verdicts by the opponent.
     """
-    prompts = (
-        values.group_by("prompt_id")
-        .agg(sum=pl.col("value").sum(), count=pl.len())
-        .sort("prompt_id")
+    found = {}
+    for (judge, opponent), rows in matches.group_by("judge", "opponent", maintain_order=True):
+        for name in ("win_rate", "tie_share"):
+            found[f"{name}.{judge}.{opponent}"] = rows.select("prompt_id", value=name)
+    repeated = matches.drop_nulls("repeat_difference")
+    for (judge,), rows in repeated.group_by("judge", maintain_order=True):
+        found[f"repeat_difference.{judge}"] = rows.select("prompt_id", value="repeat_difference")
+    return found
+
+
+def length_controlled(
+    matches: pl.DataFrame, spec: MetricsSpec
+) -> list[tuple[str, float, float | None, float | None, int]]:
+    """Return the length-controlled win rate under each judge against each opponent.
+
+    Each comes with its interval and the number of rows behind it. Gold answers are no judge who may
+    like length.
+    """
+    found = []
+    judged = matches.filter(pl.col("judge") != "gold").with_columns(
+        longer=pl.col("response_tokens_policy") - pl.col("mean_tokens_opponent")
     )
-    sums_P, counts_P = prompts["sum"].to_numpy(), prompts["count"].to_numpy()
-    mean = float(sums_P.sum() / counts_P.sum())
-    if len(prompts) < 2:
-        return mean, None, None
-    means = np.empty(samples)
-    block = max(1, BLOCK // len(prompts))
-    for start in range(0, samples, block):
-        chosen_B_P = generator.integers(
-            len(prompts), size=(min(block, samples - start), len(prompts))
+    for (judge, opponent), rows in judged.group_by("judge", "opponent", maintain_order=True):
+        name = f"lc_win_rate.{judge}.{opponent}"
+        estimated = length_controlled_win_rate(
+            rows["win_rate"].to_numpy(),
+            rows["longer"].to_numpy(),
+            rows["prompt_id"].rank("dense").cast(pl.Int64).to_numpy() - 1,
+            spec.evaluation_config.bootstrap_samples,
+            generator_for(spec.seed, spec.iteration, name),
         )
-        means[start : start + block] = sums_P[chosen_B_P].sum(axis=1) / counts_P[chosen_B_P].sum(
-            axis=1
-        )
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return mean, min(low, mean), max(high, mean)
-
-
-def generator_for(seed: int, iteration: int, metric: str) -> np.random.Generator:
-    """Return the random generator of one metric's interval.
-
-    Each metric has its own, so that adding a metric changes no other interval.
-    """
-    return np.random.default_rng(int(digest([seed, iteration, metric]), 16))
+        found.append((name, *estimated, len(rows)))
+    return found
 
 
 def _shards(spec: MetricsSpec, store: Store) -> int:
@@ -222,6 +356,8 @@ def _compute(
     spec: MetricsSpec, store: Store, index: int, place: Place, progress: Progress
 ) -> Shard:
     values = row_metrics(store.frame(spec.evaluation))
+    if spec.is_alone:
+        values = {name: frame for name, frame in values.items() if name not in OF_BOTH}
     generations = store.frame(spec.generations, ["prompt_id", "sample_index", "response"])
     values |= {f"distinct_{n}": distinct_n(generations, n) for n in (1, 2, 3)}
     values["distinct_responses"] = distinct_responses(generations)
@@ -231,15 +367,26 @@ def _compute(
         )
     if spec.win_rates is not None:
         values["train_tie_share"] = store.frame(spec.win_rates).select("prompt_id", value=TIE_SHARE)
-    rows = []
-    for name, frame in values.items():
+    if spec.benchmarks is not None:
+        values |= benchmark_metrics(store.frame(spec.benchmarks))
+    measured: dict[str, tuple[pl.DataFrame, Estimator]] = {
+        name: (frame, estimate) for name, frame in values.items()
+    }
+    rows: list[tuple[str, float, float | None, float | None, int]] = []
+    if spec.matches is not None:
+        matches = store.frame(spec.matches)
+        measured |= {name: (frame, estimate) for name, frame in match_metrics(matches).items()}
+        rows += length_controlled(matches, spec)
+    if spec.health is not None:
+        measured |= _measured_health(spec, store, spec.health)
+    for name, (frame, estimator) in measured.items():
         # without gold answers there is no accuracy
         if len(frame):
             generator = generator_for(spec.seed, spec.iteration, name)
             rows.append(
                 (
                     name,
-                    *estimate(frame, spec.evaluation_config.bootstrap_samples, generator),
+                    *estimator(frame, spec.evaluation_config.bootstrap_samples, generator),
                     len(frame),
                 )
             )
@@ -252,6 +399,30 @@ def _compute(
         [[spec.iteration] * len(rows), *map(list, columns)], names=DATASET.schema.names
     )
     return Shard(table)
+
+
+def _measured_health(
+    spec: MetricsSpec, store: Store, health: Dataset
+) -> dict[str, tuple[pl.DataFrame, Estimator]]:
+    """Tabulate the values of the metrics of health, each with its estimator."""
+    evaluation = store.frame(spec.evaluation)
+    values = health_metrics(store.frame(health), evaluation)
+    rewards = evaluation.select("prompt_id", reward="reward_policy")
+    values["tied_prompts_share"] = tied_prompts(rewards)
+    if spec.rewards is not None:
+        trained = store.frame(spec.rewards)
+        values["train_tied_prompts_share"] = tied_prompts(trained)
+    measured: dict[str, tuple[pl.DataFrame, Estimator]] = {
+        name: (frame, estimate) for name, frame in values.items()
+    }
+    for of, column in (("reward", "reward_policy"), ("response_tokens", "response_tokens_policy")):
+        frame = evaluation.select("prompt_id", value=pl.col(column).cast(pl.Float64))
+        for name, share in QUANTILES.items():
+            measured[f"{of}_{name}"] = (frame, partial(estimate_quantile, share=share))
+    if spec.rewards is not None and spec.win_rates is not None:
+        compared = reliability(store.frame(spec.win_rates), trained)
+        measured["win_rate_reliability"] = (compared, estimate_ratio)
+    return measured
 
 
 def _numbers(spec: MetricsSpec, table: pa.Table) -> dict[str, float]:

@@ -15,10 +15,14 @@ Floats = npt.NDArray[np.float64]
 # The sampler stopped at max_new_tokens, before a stop token.
 IS_TRUNCATED: Final = pl.col("finish_reason") == "length"
 RESPONSE_TOKENS: Final = pl.col("response_token_ids").list.len()
+IS_EMPTY: Final = pl.col("response").str.strip_chars() == ""
 # Share of a response's comparisons with its siblings that are ties, in [0, 1].
 TIE_SHARE: Final = pl.col("ties") / (pl.col("wins") + pl.col("ties") + pl.col("losses"))
 # log pi(y) - log pi_ref(y), in nats; its mean over samples of pi estimates KL(pi || pi_ref).
 LOG_RATIO: Final = pl.col("logp_policy") - pl.col("logp_reference")
+# The trainer's log-probability of a response minus the sampler's, in nats per token. Both are of the
+# whole distribution at temperature 1, whatever the response was sampled at.
+LOGP_GAP: Final = (pl.col("logp_policy") - pl.col("logp_sampler")) / pl.col("response_tokens")
 # Rollouts also hold responses of the anchor, which say nothing about the policy.
 OF_POLICY: Final = pl.col("drawn_from") == "policy"
 

@@ -128,6 +128,38 @@ def diff(
     say_json(found) if as_json else show_audit.difference(found)
 
 
+@commands.command()
+def ratings(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run, or a version with all before it.")
+    ],
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="J", help="The judge: training, gold, or one of the recipe; by default each."
+        ),
+    ] = None,
+    root: Root = "store",
+    as_json: Json = False,
+) -> None:
+    """Rate all iterations of a run against each other.
+
+    The ratings are Bradley-Terry's, in logits and Elo points above the policy
+    that the run began with, with 95% intervals.
+    """
+    from flows import show_audit
+    from wind.audit.ratings import judges_of
+    from wind.audit.ratings import ratings as rated
+
+    store = Store(root)
+    chain = history(store, find_version(store, name))
+    found = {each: rated(store, chain, each) for each in judge or judges_of(chain[-1])}
+    if as_json:
+        say_json({each: [rating.model_dump() for rating in rows] for each, rows in found.items()})
+    else:
+        show_audit.ratings(found)
+
+
 def _verify_version(verification: "Verification", name: str) -> None:
     """Verify the version called `name`.
 

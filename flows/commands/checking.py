@@ -8,7 +8,6 @@ import typer
 from flows import show
 from flows.options import Json, Root, RunCode, Set
 from wind.code.named_code import NamedCode, conditions_in, is_own, require_leave
-from wind.config.base import setting_of
 from wind.config.loading import checks_config
 from wind.errors import ConfigError, DataCheckError
 from wind.files import atomic_write
@@ -18,6 +17,7 @@ from wind.stages import stage_named
 from wind.store.datasets import Store
 from wind.store.handles import label
 from wind.store.references import find_version
+from wind.store.schemas import declared
 from wind.store.versions import Version, everywhere
 
 commands = typer.Typer()
@@ -49,8 +49,7 @@ def check(
     require_leave(f"the config of {version.run} in {root}", kept, run_code=run_code)
     from data_checks.validation import recorded, refuse_wrong_checks, validate
 
-    components = setting_of(version.content.recipe, "reward.components")
-    refuse_wrong_checks(checks, tuple(components) if isinstance(components, list) else ())
+    refuse_wrong_checks(checks, _components(store, version))
     before = _before(store, version)
     results = {}
     for noun, handle in version.content.datasets.items():
@@ -129,6 +128,19 @@ def _recorded_checks(store: Store, run: str) -> tuple[dict[Any, Any], list[Named
         ) from error
     checks.pop("files", None)
     return checks, [] if is_own(content) else list(conditions_in(checks_config(checks)))
+
+
+def _components(store: Store, version: Version) -> tuple[str, ...]:
+    """Return the columns that a version's rewards have for components of the reward."""
+    return tuple(
+        dict.fromkeys(
+            column
+            for handle in version.content.datasets.values()
+            if (declaration := declared(handle.name)).has_components
+            for column in store.open(handle).schema.names
+            if column not in declaration.meanings()
+        )
+    )
 
 
 def _before(store: Store, version: Version) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from flows.options import (
 )
 from flows.schedules import Schedule, serve_kept
 from flows.server import QUIET
+from wind.config.loading import evaluation_config
 from wind.config.recipe import DistillConfig
-from wind.errors import ConfigError
+from wind.errors import ConfigError, GateError
 from wind.machine.environment import unset, variables
 from wind.machine.terminal import say, say_json
 from wind.store.datasets import Store
@@ -105,6 +106,52 @@ def plan(
 
 
 @commands.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A Hugging Face folder, a Hub id, or a version such as demo@3."
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Whom to compare it with; by default the recipe's policy."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A recipe: its prompts, reward, sampling, and evaluation are used."),
+    ] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on a recipe's held-out prompts, without training.
+
+    The result is a version of the run evaluate-MODEL, or of the one that
+    `--set run=NAME` names; cached datasets are not recomputed.
+    """
+    loaded = evaluation_config(model, config, set_ or ())
+    with prefect(loaded.root):
+        from flows.alone import evaluate_alone
+        from flows.outages import finished
+        from tasks.run import disbelieved, open_run
+
+        with open_run(loaded) as here:
+            made = finished(evaluate_alone)(here.config, model, against)
+            outcomes = here.outcomes()
+            here.terminal.line(
+                f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache"
+            )
+            for line in disbelieved(here.store):
+                here.terminal.line(line)
+            if as_json:
+                say_json(made.model_dump(mode="json"))
+            else:
+                show.measured(made)
+
+
+@commands.command()
 def serve(
     config: Config,
     cron: Annotated[
@@ -167,11 +214,15 @@ def _distill(
         with open_run(config, refresh=refresh) as here:
             keep_config(here.store, config)
             Versions(here.store, config.run).begin_from(base)
-            made = finished(distill)(here.config, base)
+            try:
+                finished(distill)(here.config, base)
+            except GateError:
+                print_versions(here.store, here.published, as_json=as_json)
+                raise
             outcomes = here.outcomes()
             here.terminal.line(
                 f"{outcomes['computed']} datasets computed, {outcomes['cached']} from the cache"
             )
             for line in disbelieved(here.store):
                 here.terminal.line(line)
-            print_versions(here.store, list(made), as_json=as_json)
+            print_versions(here.store, here.published, as_json=as_json)

@@ -276,7 +276,13 @@
       const row = (await index(version)).prompt_id.indexOf(id);
       if (row < 0) throw new Error(`${version} has no prompt '${id}'`);
       const chunk = await piece(`${place(version)}/prompts-${Math.floor(row / settings.chunk)}`);
-      return chunk[row % settings.chunk];
+      const found = chunk[row % settings.chunk];
+      const whole = (name, values) => (values || []).map((each) => ({ ...settings.defaults[name], ...each }));
+      const detail = { ...settings.defaults.detail, ...found.detail };
+      for (const [name, kind] of [["responses", "response"], ["against", "response"], ["verdicts", "verdict"]]) detail[name] = whole(kind, detail[name]);
+      const spell = (parts, place) => parts.map(([text, isSpecial]) => [text === 0 ? detail.responses[place].response : text, isSpecial]);
+      const tokens = found.tokens && { prompt: found.tokens.prompt, responses: found.tokens.responses.map(spell) };
+      return { ...found, detail, tokens };
     };
     return {
       async prompts(version, query) {
@@ -415,7 +421,6 @@
     reader.querySelector(".pager").hidden = pages === 1;
     if (!state.prompt && found.rows.length && matchMedia("(min-width: 60rem)").matches) {
       state = { ...state, prompt: found.rows[0].prompt_id };
-      history.replaceState(null, "", address(state));
     }
   };
 
@@ -451,7 +456,12 @@
       const isHere = link.dataset.id === state.prompt;
       if (isHere) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
-      if (isHere) link.scrollIntoView({ block: "nearest" });
+      if (isHere) {
+        // Of the list alone: the page stays where it is.
+        const list = $("list"), above = link.offsetTop - list.offsetTop;
+        if (above < list.scrollTop) list.scrollTop = above;
+        else if (above + link.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = above + link.offsetHeight - list.clientHeight;
+      }
     }
   };
 
@@ -773,6 +783,8 @@
     const isTyping = event.target.closest("input, textarea, select");
     if (event.key === "Escape" && isTyping) event.target.blur();
     if (isTyping || event.ctrlKey || event.metaKey || event.altKey || $("help").open || !Object.hasOwn(KEYS, event.key)) return;
+    const { top, bottom } = reader.getBoundingClientRect();
+    if (bottom < 0 || top > innerHeight) return;
     if (event.key.startsWith("Arrow") && event.target.closest(".wide, pre")) return;
     event.preventDefault();
     KEYS[event.key]();
@@ -812,16 +824,19 @@
   listVersions();
   if (state.prompt) reader.dataset.view = "prompt";
 
+  let failed = 0; // requests in a row
   const poll = async () => {
     try {
       const found = await source.versions();
+      failed = 0;
       if (found.length > settings.versions.length) {
         settings.versions = found;
         listVersions();
         say(`${found.at(-1).name} is here`);
       }
-    } catch { /* the server may be restarting; the next request says so if not */ }
-    setTimeout(poll, POLL);
+    } catch { failed += 1; }
+    if (failed < 3) setTimeout(poll, POLL);
+    else say("The server has ended: run wind ui again");
   };
   if (source.versions) setTimeout(poll, POLL);
   show(null).then(() => { reader.dataset.ready = "yes"; });

@@ -17,11 +17,12 @@ from data_checks.results import contents
 from flows.pages import Link, fragment, render
 from flows.pages.glance import Embedded
 from wind.errors import ConfigError, DatasetError
-from wind.inspection.detail import Detail
+from wind.inspection.detail import Detail, Response, Verdict
 from wind.inspection.fields import table
 from wind.inspection.query import SIZE, Page
 from wind.inspection.reader import Reader
 from wind.inspection.words import difference, lengths
+from wind.records import Record
 from wind.store.datasets import Store
 from wind.store.versions import Version
 
@@ -34,6 +35,12 @@ SHOWN: Final = 400
 LIMIT: Final = 20_000
 STYLES: Final = ("samples.css",)
 SCRIPTS: Final = ("samples.js",)
+# By the names that the page has for them.
+RECORDS: Final[dict[str, type[Record]]] = {
+    "detail": Detail,
+    "response": Response,
+    "verdict": Verdict,
+}
 # The folder of a bundle's data.
 DATA: Final = "samples"
 # What a reader writes stays where it is written.
@@ -158,6 +165,15 @@ def settings(versions: Sequence[Version], *, source: str) -> dict[str, Any]:
         "versions": listed(versions),
         "size": SIZE,
         "chunk": CHUNK,
+        # what a field that is left out stands for
+        "defaults": {
+            name: {
+                field: told.default
+                for field, told in record.model_fields.items()
+                if not told.is_required()
+            }
+            for name, record in RECORDS.items()
+        },
     }
 
 
@@ -209,47 +225,63 @@ def _pieces(
                 f"{place}/index-{part}",
                 frame[begin : begin + INDEX_CHUNK].to_dict(as_series=False),
             )
-    for place, prompt_ids in enumerate(ids):
-        for begin in range(0, len(prompt_ids), CHUNK):
-            chunk = [
-                _everything(reader, versions[: place + 1], prompt_id)
-                for prompt_id in prompt_ids[begin : begin + CHUNK]
-            ]
-            yield f"{place}/prompts-{begin // CHUNK}", chunk
+    # texts of the last iteration before that has them, by prompt and sample
+    before: dict[str, dict[int, str]] = {}
+    is_same = all(each == ids[0] for each in ids)
+    longest = max(map(len, ids))
+    # Iteration after iteration: where they have the same prompts, chunk by chunk, so that few texts
+    # are in memory at once.
+    for chunks in (
+        [[begin] for begin in range(0, longest, CHUNK)] if is_same else [range(0, longest, CHUNK)]
+    ):
+        for place, version in enumerate(versions):
+            for begin in chunks:
+                if begin < len(ids[place]):
+                    yield (
+                        f"{place}/prompts-{begin // CHUNK}",
+                        [
+                            _everything(
+                                reader, version, prompt_id, before.setdefault(prompt_id, {})
+                            )
+                            for prompt_id in ids[place][begin : begin + CHUNK]
+                        ],
+                    )
+        before.clear()
 
 
-def _everything(reader: Reader, versions: Sequence[Version], prompt_id: str) -> dict[str, Any]:
-    """Return a prompt in the last of `versions`, with differences and special tokens."""
-    told = reader.detail(versions[-1], prompt_id)
-    try:
-        spelled = tokens(reader, versions[-1], prompt_id)
-    except (ConfigError, DatasetError):
-        spelled = None
-    return {
-        "detail": told.model_dump(mode="json"),
-        "differences": _differences(reader, versions[:-1], told),
-        "tokens": spelled,
-    }
+def _everything(
+    reader: Reader, version: Version, prompt_id: str, before: dict[int, str]
+) -> dict[str, Any]:
+    """Return a prompt in `version`, with differences from `before` and special tokens.
 
-
-def _differences(
-    reader: Reader, earlier: Sequence[Version], told: Detail
-) -> list[list[tuple[str, int]]]:
-    """Return how each response differs from the last one of the same index before it."""
-    before: dict[int, str] = {}
-    wanted = {each.sample_index for each in told.responses}
-    for version in reversed(earlier):
-        if wanted <= before.keys():
-            break
-        try:
-            found = reader.detail(version, told.prompt_id).responses
-        except ConfigError:
-            continue
-        first = {each.sample_index: each.response for each in reversed(found)}
-        before = first | before
-    return [
+    Afterwards `before` has the texts of this version.
+    """
+    told = reader.detail(version, prompt_id)
+    differences = [
         lengths(difference(before[each.sample_index], each.response))
         if each.sample_index in before
         else []
         for each in told.responses
     ]
+    before.update({each.sample_index: each.response for each in reversed(told.responses)})
+    return {
+        "detail": told.model_dump(mode="json", exclude_defaults=True),
+        "differences": differences,
+        "tokens": _short_tokens(reader, version, told),
+    }
+
+
+def _short_tokens(reader: Reader, version: Version, told: Detail) -> dict[str, Any] | None:
+    """Return what `tokens` does, 0 for a stretch that is all of the response; None without any."""
+    try:
+        asked, found = reader.with_special_tokens(version, told.prompt_id)
+    except (ConfigError, DatasetError):
+        return None
+    shortened = [
+        [
+            [0 if not is_special and text == each.response else text, is_special]
+            for text, is_special in parts
+        ]
+        for each, parts in zip(told.responses, found, strict=False)
+    ]
+    return {"prompt": asked, "responses": shortened}

@@ -21,6 +21,7 @@ Rows = list[dict[str, Any]]
 Fault = Callable[[Rows], object]  # changes the rows in place
 
 N = 4
+HELD_OUT = ("evaluation", "responses", "matches", "health")
 REWARDS = (0.0, 1.0, 1.0, 3.0)  # of the N samples of every prompt
 WIN_RATES = (0.0, 0.5, 0.5, 1.0)  # (wins + ties / 2) / 3
 COUNTS = ((0, 0, 3), (1, 1, 1), (1, 1, 1), (3, 0, 0))  # wins, ties, losses
@@ -82,7 +83,7 @@ class Chain:
                 key(row) | self._selection(row["sample_index"]) for row in responses
             ],
             "logps": lambda: [
-                key(row) | {"logp_policy": -1.0, "logp_reference": -2.0, "response_tokens": 2}
+                key(row) | {"logp_policy": -0.5, "logp_reference": -2.0, "response_tokens": 2}
                 for row in responses
             ],
             "training": lambda: [
@@ -96,6 +97,20 @@ class Chain:
             "evaluation": lambda: [
                 key(row) | self._evaluation(row["sample_index"]) for row in responses
             ],
+            "health": lambda: [
+                key(row)
+                | {"is_empty": False, "is_refusal": False, "is_eos": True, "repetition": 0.0}
+                | {"self_bleu": 1.0, "logp_previous": -1.0, "logp_reference": -2.0, "logp_gap": 0.0}
+                for row in responses
+            ],
+            "responses": lambda: [key(row) | {"response": "12"} for row in responses],
+            "matches": lambda: [
+                {"judge": judge, "opponent": opponent, **key(row)}
+                | self._match(row["sample_index"])
+                for judge in ("gold", "training")
+                for opponent in ("gpt", "initial")
+                for row in (responses[:N] if judge == "gold" else responses)
+            ],
             "metrics": lambda: [
                 {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
                 {
@@ -106,6 +121,10 @@ class Chain:
                     "high": 0.6,
                     "n": 8,
                 },
+            ],
+            "alarms": lambda: [
+                ALARM | {"alarm": "length.initial", "p_value": 0.5, "is_raised": False},
+                ALARM | {"alarm": "reward_hacking.gold.initial"},
             ],
             "comparison": lambda: [
                 {
@@ -139,7 +158,7 @@ class Chain:
 
     def dataset(self, name: str, fault: Fault | None = None, split: str | None = None) -> Dataset:
         """The dataset, published after its parents; `fault` changes its own rows only."""
-        split = split or ("eval" if name == "evaluation" else "train")
+        split = split or ("eval" if name in HELD_OUT else "train")
         rows = self.rows(name, split)
         if fault is not None:
             fault(rows)
@@ -153,6 +172,8 @@ class Chain:
             "split": split,
             "sampling": {"samples_per_prompt": N, "max_new_tokens": 3},
             "evaluation": {"samples_per_prompt": N},
+            "opponents": {"gpt": {}, "initial": {}},
+            "verdicts": {"training": {}},
             "selection": {"rows": "best_worst"},
             "training": {"epochs": 2},
             "objective": self.objective,
@@ -163,6 +184,7 @@ class Chain:
             "iteration": 2,
             "parts": self.parts,
             "bandit": {"beta": 0.25, "eta": 1.0},
+            "alarms": {"level": 0.05},
         }
         return self._publish(name, rows, self._parents(name, split), spec, outputs, schema)
 
@@ -192,7 +214,7 @@ class Chain:
     def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
         if name == "prompts":
             return {"source": self.source, "tokenizer": self.policy}
-        if name in ("training", "metrics", "comparison", "bandit"):
+        if name in ("training", "metrics", "alarms", "comparison", "bandit"):
             return {}
         if name == "rates":
             return {"bandit": self.dataset("bandit")}
@@ -203,8 +225,12 @@ class Chain:
         parents: dict[str, AnyHandle] = {"prompts": self.dataset("prompts")}
         if name in ("generations", "logps"):
             parents["policy"] = self.policy
-        if name in ("rewards", "logps"):
+        if name == "matches":
+            parents["generations_policy"] = self.dataset("generations", split=split)
+        if name in ("rewards", "logps", "health"):
             parents["generations"] = self.dataset("generations", split=split)
+        if name == "health":
+            parents["logps"] = self.dataset("logps", split=split)
         return parents | ({"reference": self.reference} if name == "logps" else {})
 
     def _publish(
@@ -249,7 +275,7 @@ class Chain:
             "policy": self.policy.fingerprint,
             "response": "12",
             "response_token_ids": [12, 2],
-            "logp_sampler": -1.0,
+            "logp_sampler": -0.5,
             "finish_reason": "stop",
         }
 
@@ -297,6 +323,18 @@ class Chain:
             "logp_reference": -2.0,
             "accuracy_policy": 1.0,
             "accuracy_reference": None,
+        }
+
+    def _match(self, sample: int) -> dict[str, Any]:
+        return {
+            "reward_policy": REWARDS[sample],
+            "reward_opponent": REWARDS[sample] if sample else None,
+            "win_rate": WIN_RATES[sample],
+            "tie_share": 0.5,
+            "response_tokens_policy": 2,
+            "response_tokens_opponent": 2 if sample else None,
+            "mean_tokens_opponent": 2.5,
+            "repeat_difference": None,
         }
 
     def _model(self, folder: Path, name: str) -> Model:
@@ -360,6 +398,13 @@ class OpponentsChain(PairwiseChain):
         return parents | ({"opponents": parents["generations"]} if name == "rewards" else {})
 
 
+ALARM = {
+    "statistic": 2.5,
+    "p_value": 0.01,
+    "threshold": 0.05,
+    "is_raised": True,
+    "message": "the win rate rose",
+}
 BANDIT = {"samples": 0, "algorithm": "wind", "instance": "random", "prompts": 4, "seed": 0}
 RATES = {"samples": 0, "algorithm": "wind", "instance": "random", "prompts": 4, "n": 1}
 DROPPED = {"row": 6, "prompt_id": "0" * 32, "reason": "duplicate", "prompt_tokens": 3}

@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from data_checks.validation import validate
+from wind.config.checks import Bounds, ChecksConfig
+
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain, Fault
 
@@ -58,8 +61,52 @@ def test_one_model_has_one_logp(chain: "Chain") -> None:
         "log-probabilities"
     )
     assert chain.failures(
-        "logps", lambda rows: [row.update(logp_reference=-1.0) for row in rows[1:]]
+        "logps", lambda rows: [row.update(logp_reference=-0.5) for row in rows[1:]]
     ) == [fires]
     assert chain.check(
-        "logps", lambda rows: [row.update(logp_reference=-1.0) for row in rows]
+        "logps", lambda rows: [row.update(logp_reference=-0.5) for row in rows]
     ).success
+
+
+def drifted(gap: float) -> "Fault":
+    """Every response as if the trainer gave each of its two tokens `gap` nats less."""
+    return lambda rows: [row.update(logp_policy=-0.5 - 2 * gap) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("gap", "warned"),
+    [(0.01, 0), (0.05, 1), (-0.05, 1)],
+)
+def test_a_gap_between_sampler_and_trainer_warns(chain: "Chain", gap: float, warned: int) -> None:
+    warnings = chain.check("logps", drifted(gap)).warnings
+    assert len(warnings) == warned
+    assert all("within 0.02 nats per token of the sampler's" in line for line in warnings)
+
+
+def test_a_large_gap_between_sampler_and_trainer_fails(chain: "Chain") -> None:
+    fires = (
+        "rows.logp_gap: the trainer's log-probabilities are within {} nats per token of the "
+        "sampler's on average"
+    )
+    bounds = (fires.format("0.1"), fires.format("0.02"))
+    assert chain.failures("logps", drifted(0.2)) == [*bounds]
+    looser = ChecksConfig(logp_gap=Bounds(warn=None, fail=0.3))
+    assert validate(chain.dataset("logps", drifted(0.2)), chain.store, looser).warnings == ()
+
+
+def test_the_bound_that_is_not_set_keeps_its_default() -> None:
+    checks = ChecksConfig.model_validate({"logp_gap": {"fail": 0.5}})
+    assert checks.logp_gap == Bounds(warn=0.02, fail=0.5)
+
+
+def test_another_policy_is_not_compared_with_the_sampler(chain: "Chain") -> None:
+    """Responses of one policy may be scored under another, as health does."""
+    generations = chain.dataset("generations")
+    chain.policy = chain.reference
+    parents = {"generations": generations, "policy": chain.policy, "reference": chain.reference}
+    rows = chain.rows("logps")
+    for row in rows:
+        row.update(logp_policy=-9.0, logp_reference=-9.0)
+    scored = chain._publish("logps", rows, parents, {}, {})
+    result = validate(scored, chain.store, ChecksConfig())
+    assert (result.success, result.warnings) == (True, ())

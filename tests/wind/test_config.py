@@ -193,13 +193,53 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ),
         (
             "reward.kind=clasifier",
-            "reward.kind is 'clasifier'; it must be 'rule' or 'classifier' or 'pairwise'",
+            "reward.kind is 'clasifier'; it must be 'rule' or 'classifier' or 'pairwise' "
+            "or 'judge' or 'remote' or 'overlong' or 'repetition' or 'math' or 'mix'",
         ),
         (
             "reward={path: x}",
-            "reward.kind is required and missing; it must be 'rule' or 'classifier' or 'pairwise'",
+            "reward.kind is required and missing; it must be 'rule' or 'classifier' or 'pairwise' "
+            "or 'judge' or 'remote' or 'overlong' or 'repetition' or 'math' or 'mix'",
         ),
         ("reward={kind: classifier}", "reward.path is required and missing"),
+        (
+            "reward={kind: overlong, max_tokens: 4, cache_tokens: 5}",
+            "reward: cache_tokens is 5 of 4 max_tokens: the penalty would set in before a response "
+            "begins",
+        ),
+        (
+            "reward={kind: mix, rewards: {a: {kind: mix, rewards: {}}}}",
+            "reward.rewards.a.kind is 'mix'; it must be 'rule' or 'classifier' or 'pairwise' "
+            "or 'judge' or 'remote' or 'overlong' or 'repetition' or 'math'",
+        ),
+        (
+            "reward={kind: mix, rewards: {a: {kind: pairwise, path: x}}}",
+            "reward.rewards: a is pairwise and gives preferences, which do not add up: only "
+            "rewards that give each response a number can be mixed",
+        ),
+        (
+            "reward={kind: mix, rewards: {a: {kind: classifier, pth: x, path: y}}}",
+            "reward.rewards.a.pth is not a setting; did you mean reward.rewards.a.path?",
+        ),
+        (
+            "reward={kind: mix, rewards: {a: {kind: math}}, weights: {b: 1}}",
+            "reward.weights: there is no reward b: the rewards are a",
+        ),
+        (
+            "reward={kind: mix, combine: min, rewards: {a: {kind: math}}, weights: {a: 0}}",
+            "reward.weights: a has the weight 0, and the least of several rewards needs weights "
+            "above 0",
+        ),
+        (
+            "evaluation.judges={held_out: {kind: clasifier}}",
+            "evaluation.judges.held_out.kind is 'clasifier'; it must be 'rule' or 'classifier' "
+            "or 'pairwise' or 'judge' or 'remote' or 'overlong' or 'repetition' or 'math' or "
+            "'mix'",
+        ),
+        (
+            "evaluation.judges={both: {kind: mix, rewards: {a: {kind: classifier}}}}",
+            "evaluation.judges.both.rewards.a.path is required and missing",
+        ),
         ("policy={}", "policy.path is required and missing"),
         # rules over several settings
         (

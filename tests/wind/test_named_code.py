@@ -1,10 +1,11 @@
-"""Whose recipe it was, for a user who keeps nothing."""
+"""Which code a recipe names, and whose recipe it was, for a user who keeps nothing."""
 
 from pathlib import Path
 
 import pytest
 
-from wind.code.named_code import is_own, note_own
+from wind.code.named_code import code_in, is_own, note_own
+from wind.config.loading import load_config
 
 
 def test_a_user_without_a_home_has_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,3 +16,22 @@ def test_a_user_without_a_home_has_run_nothing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Path, "home", nowhere)
     note_own(b"{}")
     assert not is_own(b"{}")
+
+
+def test_functions_are_named_wherever_they_are() -> None:
+    mix = "{kind: mix, rewards: {plain: {kind: math}, a: {kind: rule, function: 'm:a'}}}"
+    config = load_config(
+        "configs/demo.yaml",
+        [
+            f"reward={mix}",
+            "evaluation.match=m:match",
+            f"evaluation.judges.both={mix.replace('m:a', 'm:b')}",
+            "evaluation.judges.one={kind: rule, function: 'm:one'}",
+        ],
+    )
+    assert {each.setting: each.name for each in code_in(config)} == {
+        "reward.rewards.a.function": "m:a",
+        "evaluation.match": "m:match",
+        "evaluation.judges.both.rewards.a.function": "m:b",
+        "evaluation.judges.one.function": "m:one",
+    }

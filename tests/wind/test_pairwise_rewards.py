@@ -260,7 +260,8 @@ def test_opponents_instead_of_siblings(store: Store, pairrm: Path) -> None:
 
 
 def test_both_orders_are_averaged_by_hand() -> None:
-    from wind.rewards.pairwise import constant_sum, mean_preference
+    from wind.rewards.pairwise import constant_sum
+    from wind.rewards.preferences import mean_preference
 
     # f(a, b) = 3 and f(b, a) = 1: the model favors the first place by 2, and a by 1.
     assert constant_sum(np.array([3.0]), np.array([1.0])) == pytest.approx(
@@ -562,7 +563,7 @@ def test_a_response_without_another_is_refused(store: Store, bert: Path) -> None
         rewarded(store, resolved(store, bert), opponents={"a": ["x"], "b": ["y"]})
 
 
-def test_only_pairwise_rewards_have_opponents(store: Store) -> None:
+def test_only_relative_rewards_have_opponents(store: Store) -> None:
     handle = generations(store, RESPONSES)
     rule = {"kind": "rule", "function": "m:f", "source_digest": ""}
     fields = {
@@ -574,7 +575,7 @@ def test_only_pairwise_rewards_have_opponents(store: Store) -> None:
     }
     with pytest.raises(
         ValueError,
-        match="a rule rewards each response by itself: only a pairwise reward has opponents",
+        match="a rule rewards each response by itself: only a pairwise reward and a standardized",
     ):
         RewardsSpec.model_validate(fields)
 

@@ -5,12 +5,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pytest
 
+from wind.config.base import without_defaults
 from wind.config.models import InferenceConfig
 from wind.config.rewards import REWARD_SECTIONS, CorruptionConfig, RewardSection
 from wind.rewards import Reward, resolve_reward
 from wind.rewards.functions import Floats, Responses
 from wind.rewards.kinds import RESOLVERS
-from wind.rewards.kinds.base import Judge, RewardKind, scalar_judge
+from wind.rewards.kinds.base import Judge, RewardKind, inference_of, scalar_judge
 from wind.rewards.kinds.classifier import Classifier
 from wind.rewards.kinds.pairwise import Pairwise
 from wind.rewards.kinds.rule import Rule
@@ -52,8 +53,8 @@ class Length(RewardKind):
 
 def test_every_kind_of_a_recipe_has_its_counterpart_in_a_spec() -> None:
     assert REWARD_SECTIONS.keys() == RESOLVERS.keys(), (
-        "a kind needs a section in wind/config/rewards.py and a class in the union Reward of "
-        "wind/rewards/kinds/__init__.py"
+        "a kind needs a section in wind/config/rewards.py and a class in the union Single of "
+        "wind/rewards/kinds/single.py, or in Reward of wind/rewards/kinds/__init__.py"
     )
     for kind in get_args(get_args(Reward)[0]):
         assert get_args(kind.model_fields["kind"].annotation) == (
@@ -74,12 +75,14 @@ def test_a_kind_that_overrides_nothing_scores_each_response_by_itself(
 ) -> None:
     resolvers: dict[str, Any] = {"length": Length.resolve}
     monkeypatch.setattr("wind.rewards.kinds.RESOLVERS", resolvers)
+    sections: Any = {"length": LengthConfig}
+    monkeypatch.setattr("wind.rewards.kinds.base.REWARD_SECTIONS", sections)
     config: Any = LengthConfig(kind="length", target=2)
     reward: Any = resolve_reward(store, config)
     assert reward == Length(target=2)
     assert reward.parents() == {}
     assert reward.row_schema().names == ["prompt_id", "sample_index", "reward"]
-    assert not reward.gives_preferences
+    assert (reward.gives_preferences, reward.is_relative, reward.reads_tokens) == (False,) * 3
     assert (config.component_names(), config.seconds_per_call()) == ((), None)
     judge = reward.judge(store, InferenceConfig(), "cpu", None)
     assert judge(ROWS, None, lambda done, total: None)["reward"].tolist() == [-1.0, -1.0]
@@ -105,13 +108,33 @@ def test_the_model_of_a_reward_is_a_parent() -> None:
     assert "preferences" in pairwise.row_schema().names
 
 
+def test_a_model_may_have_a_dtype_and_a_batch_size_of_its_own() -> None:
+    model = Classifier(model=MODEL)
+    assert without_defaults(model).keys() == {"kind", "model"}
+    assert without_defaults(model.model_copy(update={"batch_tokens": 7})).keys() == {
+        "kind",
+        "model",
+        "batch_tokens",
+    }
+    common = InferenceConfig(dtype="float32", batch_tokens=100)
+    assert inference_of(common, None, None) == common
+    assert inference_of(common, "bfloat16", 7) == InferenceConfig(dtype="bfloat16", batch_tokens=7)
+
+
 def test_stored_specs_keep_their_fields_in_order() -> None:
     kinds = get_args(get_args(Reward)[0])
     fields = {kind.model_fields["kind"].default: " ".join(kind.model_fields) for kind in kinds}
     expected = {
         "rule": "kind function components source_digest sources inputs corruption",
-        "classifier": "kind model template template_arguments date corruption",
+        "classifier": "kind model template template_arguments date corruption dtype batch_tokens",
         "pairwise": "kind model architecture template template_arguments date "
-        "max_prompt_tokens max_response_tokens",
+        "max_prompt_tokens max_response_tokens dtype batch_tokens",
+        "judge": "kind model endpoint revision mode template orders scale format temperature "
+        "max_tokens attempts seed",
+        "remote": "kind protocol computes is_told",
+        "overlong": "kind max_tokens cache_tokens",
+        "repetition": "kind n unit",
+        "math": "kind corruption",
+        "mix": "kind rewards combine weights",
     }
     assert fields == expected, "add a new kind here; fields of an old one never move or go"

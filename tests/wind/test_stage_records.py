@@ -112,7 +112,8 @@ def test_a_dataset_is_found_by_its_noun_alone() -> None:
 
 
 def test_what_a_run_costs_is_told_by_phase() -> None:
-    evaluating = ("eval_generations", "eval_rewards", "eval_logps", "evaluation")
+    sampled = ("eval_generations", "eval_rewards", "eval_logps")
+    evaluating = (*sampled, "evaluation", "responses", "matches", "health")
     judging = ("rewards", "win_rates", "selections", "logps")
     training = ("generations", *judging, "training", "rollouts")
     assert costs("evaluation") == evaluating, "add the dataset of a new stage here"

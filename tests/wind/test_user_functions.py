@@ -296,7 +296,8 @@ def test_an_edited_helper_is_loaded_anew(asked: Asked, folder: Path) -> None:
         assert asked(source) == [factor * length for length in LENGTHS]
 
 
-def test_no_more_than_two_stay_warm(asked: Asked) -> None:
+def test_only_the_last_ones_stay_warm(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wind.rewards.hosts.WARM", 2)
     for name in ("first", "second", "third"):
         assert asked(HEADER + "    return [len(r) for r in responses]\n", name=name) == LENGTHS
 

@@ -12,24 +12,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, Final, get_args, get_type_hints
 
 from pydantic import BaseModel
 
-from wind.config.base import Function
+from wind.config.base import CodeFile, CodeFolder, Function
 from wind.config.checks import ChecksConfig
+from wind.config.endpoints import EndpointSettings
 from wind.config.runs import RunConfig
 from wind.errors import ConfigError
 from wind.files import read_plain
 from wind.machine.terminal import complain
 from wind.machine.user_path import state_folder
 
+# Settings that name files which are code, but no module: the files of a benchmark's task.
+FILES: Final = ("tasks_folder", "task_files")
+
 
 @dataclass(frozen=True)
 class NamedCode:
     """Code that a setting names.
 
-    A function, a Python file, an interpreter, or a condition that is evaluated as Python.
+    A function, a file or folder of files that run, an interpreter, or a condition that is evaluated
+    as Python; or the address of a server, which is code that runs elsewhere.
     """
 
     setting: str
@@ -50,7 +55,7 @@ class NamedCode:
         return f"{self.setting} {self.name} ({path}, {digest})"
 
     def _file(self) -> Path | None:
-        if self.setting.startswith("checks.extra"):
+        if self.setting.startswith("checks.extra") or self.setting.endswith((*FILES, ".url")):
             return None
         if self.setting.startswith(("checks.files", "workers.python")):
             return Path(self.name).absolute()
@@ -62,27 +67,44 @@ class NamedCode:
 
 
 def functions_in(model: BaseModel, prefix: str = "") -> Iterator[NamedCode]:
-    """Yield every user function that a config or spec names."""
+    """Yield every function, folder and file of the user's that a config or spec names."""
     hints = get_type_hints(type(model), include_extras=True)
     for name, value in model:
-        if isinstance(value, str) and (
-            hints.get(name) == Function or Function in get_args(hints.get(name))
-        ):
-            yield NamedCode(f"{prefix}{name}", value)
-        for part in (
-            value.values()
-            if isinstance(value, dict)
-            else value
-            if isinstance(value, list | tuple)
-            else [value]
-        ):
+        hint = hints.get(name)
+        if any(code in (hint, *get_args(hint)) for code in (Function, CodeFile, CodeFolder)):
+            names = value if isinstance(value, tuple) else (value,)
+            yield from (NamedCode(f"{prefix}{name}", each) for each in names if each is not None)
+        for place, part in _parts(name, value):
             if isinstance(part, BaseModel):
-                yield from functions_in(part, f"{prefix}{name}.")
+                yield from functions_in(part, f"{prefix}{place}.")
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and value of each part of the field `name`."""
+    if isinstance(value, dict):
+        yield from ((f"{name}.{key}", part) for key, part in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((name, part) for part in value)
+    else:
+        yield name, value
+
+
+def addresses_in(model: BaseModel, prefix: str = "") -> Iterator[NamedCode]:
+    """Yield every address that a config sends prompts, responses, and perhaps a key to."""
+    for name, value in model:
+        if isinstance(model, EndpointSettings) and name == "url":
+            for url in (value,) if isinstance(value, str) else value:
+                yield NamedCode(f"{prefix}url", url)
+        for key, part in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(part, BaseModel):
+                below = f"{prefix}{name}.{key}." if key else f"{prefix}{name}."
+                yield from addresses_in(part, below)
 
 
 def code_in(config: RunConfig) -> Iterator[NamedCode]:
-    """Yield all code that running a config would execute."""
+    """Yield all code that running a config would execute, and every address it would send to."""
     yield from functions_in(config)
+    yield from addresses_in(config)
     yield from (NamedCode("checks.files", file) for file in config.checks.files)
     yield from (
         NamedCode(f"workers.python.{kind}", path) for kind, path in config.workers.python.items()

@@ -13,6 +13,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 # A name that is part of another, such as of a metric: lower case, without dots.
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Function = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+# A folder whose files are code, and one such file with its digest.
+CodeFolder = Annotated[str, StringConstraints(min_length=1)]
+CodeFile = Annotated[str, StringConstraints(pattern=r"^[^/\x00-\x1f\x7f]+ sha256 [0-9a-f]{64}$")]
 
 
 class Section(Record):
@@ -64,12 +67,29 @@ def kinds_of(union: Any) -> dict[str, type[Section]]:
 def with_paths(union: Any, recorded: Any) -> Any:
     """Return a recorded section with empty paths where its kind requires them.
 
-    `union` is the annotation of all kinds. Anything that is of no kind is returned as it is.
+    `union` is the annotation of all kinds. Mappings of sections are completed likewise. Anything
+    that is of no kind is returned as it is.
     """
     if not isinstance(recorded, Mapping):
         return recorded
     section = kinds_of(union).get(str(recorded.get("kind")), Section)
-    return {**dict.fromkeys(section.paths(), ""), **recorded}
+    whole = {**dict.fromkeys(section.paths(), ""), **recorded}
+    for name, field in section.model_fields.items():
+        named, below = whole.get(name), values_of(field)
+        if below is not None and isinstance(named, Mapping):
+            whole[name] = {key: with_paths(below, each) for key, each in named.items()}
+    return whole
+
+
+def values_of(field: FieldInfo) -> Any:
+    """Return the annotation of a mapping's values if they are sections of several kinds.
+
+    None for any other field.
+    """
+    if get_origin(field.annotation) is not dict:
+        return None
+    _, values = get_args(field.annotation)
+    return values if get_origin(values) is Annotated else None
 
 
 def flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

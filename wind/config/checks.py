@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Bounds(Section):
-    """How far a quantity may move, up or down, between iterations."""
+    """How far a quantity may be from where it should be, up or down."""
 
     # beyond it: a warning
     warn: float | None = Field(None, ge=0)
@@ -22,7 +22,29 @@ class Bounds(Section):
     fail: float | None = Field(None, ge=0)
 
 
-class DriftConfig(Section):
+class BoundedSection(Section):
+    """A section in which some settings are bounds with defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_the_other_bound(cls, given: Any) -> Any:
+        """Keep a bound's default if only the other is set."""
+        if not isinstance(given, Mapping):
+            return given
+        defaults = {
+            name: field.default.model_dump()
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, Bounds)
+        }
+        return {
+            name: {**defaults[name], **value}
+            if name in defaults and isinstance(value, Mapping)
+            else value
+            for name, value in given.items()
+        }
+
+
+class DriftConfig(BoundedSection):
     """Bounds on the change between an iteration's dataset and the previous one.
 
     By default large changes warn, and none fails. A mean is measured in standard deviations (pooled
@@ -43,20 +65,6 @@ class DriftConfig(Section):
     # from the trained policy to the reference
     kl: Bounds = Bounds(warn=10.0)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _keeps_the_other_bound(cls, given: Any) -> Any:
-        """Keep a bound's default if only the other is set."""
-        if not isinstance(given, Mapping):
-            return given
-        defaults = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
-        return {
-            name: defaults[name] | value
-            if name in defaults and isinstance(value, Mapping)
-            else value
-            for name, value in given.items()
-        }
-
 
 class ExtraExpectation(Section):
     """An expectation of Great Expectations with its arguments."""
@@ -74,13 +82,17 @@ class ExtraExpectation(Section):
         return {**(self.model_extra or {}), "severity": self.severity}
 
 
-class ChecksConfig(Section):
+class ChecksConfig(BoundedSection):
     """Thresholds of the data checks; changing one repeats checks but recomputes nothing."""
 
     max_empty_share: Share = 0.05
     max_truncated_share: Share = 1.0
     min_mean_response_tokens: float = Field(1.5, ge=0)
     max_tie_share: Share = 0.999
+    # mean distance of the trainer's log-probability of a response from the sampler's, nats per token
+    logp_gap: Bounds = Bounds(warn=0.02, fail=0.1)
+    # of a judge's comparisons, those without a verdict that could be parsed
+    max_unparsed_share: Share = 0.05
     drift: DriftConfig = DriftConfig()
     # the user's own expectations, by dataset
     extra: dict[str, tuple[ExtraExpectation, ...]] = Field(default_factory=dict)

@@ -1,10 +1,13 @@
 """How a policy is evaluated on held-out prompts."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from wind.config.alarms import AlarmsConfig
 from wind.config.base import Function, Label, Section
+from wind.config.benchmarks import BenchmarkConfig
 from wind.config.rewards import RewardConfig
 
 
@@ -38,14 +41,19 @@ class VersionOpponentConfig(Section):
 
 
 class ModelOpponentConfig(Section):
-    """Any model."""
+    """Any model.
 
-    beside_content: ClassVar = frozenset({"path"})
+    Its own tokenizer renders the held-out prompts for it.
+    """
+
+    beside_content: ClassVar = frozenset({"path", "template"})
 
     kind: Literal["model"]
     # a local Hugging Face folder, or a Hub id
     path: str
     revision: str | None = None
+    # "chat": its own; "none"; or the path of a Jinja file; by default that of the prompts
+    template: str | None = None
 
 
 class ResponsesOpponentConfig(Section):
@@ -54,7 +62,8 @@ class ResponsesOpponentConfig(Section):
     beside_content: ClassVar = frozenset({"path"})
 
     kind: Literal["responses"]
-    # .jsonl, .parquet or .arrow with `prompt` and `response`
+    # .jsonl, .parquet or .arrow with `prompt` (or `instruction`, or `prompt_id`) and `response` (or
+    # `output`)
     path: str
 
 
@@ -72,10 +81,30 @@ class EvaluationSection(EvaluationConfig):
 
     # seconds for one call of `match`
     match_timeout: float | None = Field(3600.0, gt=0)
+    # questions with known answers, by name: gsm8k, hellaswag, mmlu, or any task with its file
+    benchmarks: dict[Label, BenchmarkConfig] = Field(default_factory=dict)
     # rewards that never train, by name: a held-out reward model, an LLM judge
     judges: dict[Label, RewardConfig] = Field(default_factory=dict)
     # whom the policy is compared with besides `against`, by name
     opponents: dict[Label, OpponentConfig] = Field(default_factory=dict)
+    # whether judges that have a seed judge the policy's responses once more, with the next seed
+    repeat_judges: bool = False
+    # whether responses are examined for drift and collapse, one more forward pass over them
+    health: bool = False
+    # tests of whether the policy gets better as its reward rises; {} for all at their defaults
+    alarms: AlarmsConfig | None = None
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _are_of_the_harness(cls, benchmarks: Any) -> Any:
+        if not isinstance(benchmarks, Mapping):
+            return benchmarks
+        return {
+            name: {"kind": "harness", **(given or {})}
+            if given is None or isinstance(given, Mapping)
+            else given
+            for name, given in benchmarks.items()
+        }
 
     @field_validator("judges")
     @classmethod
@@ -86,6 +115,15 @@ class EvaluationSection(EvaluationConfig):
                     f"{name} is the name of what is judged anyway: choose another for this judge"
                 )
         return judges
+
+    @model_validator(mode="after")
+    def _opponents_are_others(self) -> Self:
+        if self.against in self.opponents:
+            raise ValueError(
+                f"opponents.{self.against} has the name of what the policy is compared with "
+                "anyway: choose another for this opponent"
+            )
+        return self
 
     def content(self) -> EvaluationConfig:
         """Return the settings that determine the evaluation's content."""

@@ -5,9 +5,10 @@ A mistake in it becomes one line that says what is wrong.
 
 import difflib
 import math
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from wind.config.bandit import BanditConfig
 from wind.config.base import Section
 from wind.config.checks import ChecksConfig
 from wind.config.recipe import DistillConfig
+from wind.config.rewards import RewardSection
 from wind.config.runs import RunConfig
 from wind.errors import ConfigError, shown
 from wind.files import NotPlainError, plain_text
@@ -34,6 +36,26 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
     ConfigError, in one line that names the file and the dotted setting, for the first mistake
     (misspelled keys come before all others), with the number of further ones.
     """
+    return _validated(DistillConfig, _read(path), overrides, str(path))
+
+
+def evaluation_config(
+    model: str, path: Path | None = None, overrides: Sequence[str] = ()
+) -> DistillConfig:
+    """Return the config of an evaluation of `model` alone.
+
+    It is the recipe at `path`, if any, under another run name; without a policy in it, `model` is
+    its policy. Overrides are read and errors raised as by `load_config`.
+    """
+    content = {} if path is None else _read(path)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).name).strip("-.")
+    content["run"] = f"evaluate-{name}"[:64]
+    content.setdefault("policy", {"path": model})
+    return _validated(DistillConfig, content, overrides, "--set" if path is None else str(path))
+
+
+def _read(path: Path | str) -> dict[Any, Any]:
+    """Read the settings of the recipe at `path`. Raises ConfigError if it cannot."""
     try:
         content = _yaml(plain_text(Path(path)), str(path))
     except FileNotFoundError:
@@ -48,7 +70,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DistillConfi
         raise ConfigError(
             f"{path} must be a mapping of settings such as `run: demo`, not {shown(content)}"
         )
-    return _validated(DistillConfig, content, overrides, str(path))
+    return content
 
 
 def bandit_config(overrides: Sequence[str] = (), **settings: Any) -> BanditConfig:
@@ -209,7 +231,7 @@ def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
 
     It names the setting, its value, and what is allowed or was meant.
     """
-    name, section = _setting(error["loc"], config)
+    name, section, members = _setting(error["loc"], config)
     kind, context, given = error["type"], error.get("ctx", {}), shown(error["input"])
     if kind == "extra_forbidden":
         return f"{name} is not a setting; {_meant(name, section, config)}"
@@ -218,9 +240,7 @@ def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         tag = context["discriminator"].strip("'")
         chosen = f"is {context['tag']!r}" if "tag" in context else "is required and missing"
-        tags = " or ".join(
-            repr(_tag(member, tag)) for member in _sections(section.model_fields[name].annotation)
-        )
+        tags = " or ".join(repr(_tag(member, tag)) for member in members)
         return f"{name}.{tag} {chosen}; it must be {tags}"
     if kind == "value_error":
         return f"{name}: {context['error']}" if name else str(context["error"])
@@ -232,12 +252,20 @@ def _explained(error: ErrorDetails, config: type[RunConfig]) -> str:
     return f"{name} is {given}; {message}"
 
 
-def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str, type[Section]]:
-    """Return the dotted name of pydantic's `location`, and its section."""
+def _setting(
+    location: Sequence[int | str], config: type[Section]
+) -> tuple[str, type[Section], list[type[Section]]]:
+    """Return the dotted name of pydantic's `location`, its section, and the sections it can hold."""
     names: list[str] = []
     owner: type[Section] = config
     inside: list[type[Section]] = [config]
+    is_key = False
     for part in location:
+        if is_key:
+            # of a mapping of sections, which are what comes next
+            is_key = False
+            names.append(_named(str(part)))
+            continue
         # pydantic names the chosen member of a union by its tag, which is no key of the file
         if len(inside) > 1:
             inside = [
@@ -252,7 +280,8 @@ def _setting(location: Sequence[int | str], config: type[Section]) -> tuple[str,
             owner = inside[0]
             field = owner.model_fields.get(str(part))
             inside = _sections(field.annotation) if field else []
-    return ".".join(names), owner
+            is_key = bool(inside) and field is not None and get_origin(field.annotation) is dict
+    return ".".join(names), owner, inside
 
 
 def _named(name: str) -> str:
@@ -280,11 +309,15 @@ def _tag(section: type[Section], name: str) -> Any:
 
 
 def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all settings in `section` and its subsections."""
+    """Yield the dotted names of all settings in `section` and its subsections.
+
+    Those of one kind of reward are left out: they are seldom what somebody means elsewhere.
+    """
     for name, field in section.model_fields.items():
         yield prefix + name
         for below in _sections(field.annotation):
-            yield from _settings(below, f"{prefix}{name}.")
+            if not issubclass(below, RewardSection):
+                yield from _settings(below, f"{prefix}{name}.")
 
 
 def _meant(name: str, section: type[Section], config: type[Section]) -> str:

@@ -7,13 +7,22 @@ which no key includes; a few settings inside a section name files or limit time,
 its `beside_content`.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
 
-from wind.config.base import Section, at_defaults, drop_beside_content, setting_of, with_paths
+from wind.config.base import (
+    Label,
+    Section,
+    at_defaults,
+    drop_beside_content,
+    setting_of,
+    with_paths,
+)
 from wind.config.evaluation import EvaluationSection, OpponentConfig
+from wind.config.gates import GateConfig
 from wind.config.models import InferenceConfig, PolicyConfig, ReferenceConfig
 from wind.config.objectives import (
     ON_POLICY,
@@ -26,6 +35,11 @@ from wind.config.rewards import RewardConfig, WinRateConfig
 from wind.config.runs import RunConfig
 from wind.config.sampling import SamplingConfig
 from wind.config.training import TrainingConfig
+from wind.errors import shown
+from wind.metric_table import METRICS, metric_named
+
+# families of metrics that compare the policy with an opponent under a judge
+OF_MATCHES: Final = ("win_rate", "lc_win_rate", "tie_share")
 
 
 class DistillConfig(RunConfig):
@@ -44,13 +58,17 @@ class DistillConfig(RunConfig):
     objective: ObjectiveConfig = WindObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationSection = EvaluationSection()
+    # what an iteration has to reach for the run to go on from it, by name
+    gates: dict[Label, GateConfig] = Field(default_factory=dict)
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that determine content, as JSON.
 
-        Left out: paths, names, the iteration count, thresholds, timeouts, and how it is run.
+        Left out: paths, names, the iteration count, thresholds, gates, timeouts, and how it is run.
         """
-        fields = self.model_dump(mode="json", exclude={*RunConfig.model_fields, "iterations"})
+        fields = self.model_dump(
+            mode="json", exclude={*RunConfig.model_fields, "iterations", "gates"}
+        )
         drop_beside_content(self, fields)
         return fields
 
@@ -60,6 +78,19 @@ class DistillConfig(RunConfig):
         `training` is the one that trains; the others are the judges of the evaluation.
         """
         return {"training": self.reward, **self.evaluation.judges}
+
+    def repeated_sections(self) -> dict[str, RewardConfig]:
+        """Return the rewards that judge once more, by name, each with the next seed.
+
+        None unless the recipe asks for it, and only those that have a seed.
+        """
+        sections = self.reward_sections() if self.evaluation.repeat_judges else {}
+        seeds = {name: getattr(section, "seed", None) for name, section in sections.items()}
+        return {
+            name: sections[name].model_copy(update={"seed": seed + 1})
+            for name, seed in seeds.items()
+            if isinstance(seed, int)
+        }
 
     @classmethod
     def of_recipe(cls, chosen: Mapping[str, Any]) -> Self:
@@ -136,3 +167,51 @@ class DistillConfig(RunConfig):
                 f"set objective.refresh_steps ({', '.join(ON_POLICY)}), or reference.kind previous"
             )
         return self
+
+    @model_validator(mode="after")
+    def _gates_judge_what_is_measured(self) -> Self:
+        for name, gate in self.gates.items():
+            if gate.alarm is not None and self.evaluation.alarms is None:
+                raise ValueError(
+                    f"gates.{name} asks for an alarm, and evaluation.alarms is not set: "
+                    "set it, {} for the defaults"
+                )
+            if gate.alarm is not None and gate.alarm not in (known := self._alarms()):
+                raise ValueError(
+                    f"gates.{name}.alarm is {shown(gate.alarm)}, which is no alarm of this recipe: "
+                    f"they are {', '.join(known)}"
+                )
+            for field, metric in (("metric", gate.metric), ("by", gate.by)):
+                if metric is not None and not self._measures(metric):
+                    raise ValueError(
+                        f"gates.{name}.{field} is {shown(metric)}, which is no metric of this "
+                        f"recipe: they are {', '.join([*METRICS, *self._families()])}"
+                    )
+            directed = gate.by or (gate.metric if gate.drop is not None else None)
+            if directed is not None and metric_named(directed).better is None:
+                raise ValueError(
+                    f"gates.{name}: neither more nor less of {directed} is better, so no version "
+                    "is the best by it: choose another metric, or give min or max"
+                )
+        return self
+
+    def _alarms(self) -> list[str]:
+        """Return the names of alarms and of their families."""
+        since = [self.evaluation.against, "previous"]
+        about = ["length.controlled", "length.moved"]
+        about += [f"reward_hacking.{judge}" for judge in ("gold", *self.evaluation.judges)]
+        named = [f"{each}.{time}" for each in about for time in since]
+        return ["length", "reward_hacking", *about, *named]
+
+    def _families(self) -> list[str]:
+        """Return the forms of the metrics that are named by judges, opponents and benchmarks."""
+        judges = "|".join(["training", "gold", *self.evaluation.judges])
+        opponents = "|".join([self.evaluation.against, *self.evaluation.opponents])
+        benchmarks = "|".join(self.evaluation.benchmarks)
+        matches = [f"{family}.({judges}).({opponents})" for family in OF_MATCHES]
+        return [*matches, *([f"benchmark.({benchmarks}).METRIC"] if benchmarks else [])]
+
+    def _measures(self, metric: str) -> bool:
+        """Tell whether this recipe may measure `metric`."""
+        forms = [form.replace("METRIC", ".+") for form in self._families()]
+        return metric in METRICS or any(re.fullmatch(form, metric) for form in forms)

@@ -25,7 +25,7 @@ class WorkersConfig(Section):
     # auto: keep workers warm on a CPU; on a GPU, end them to free its memory for the next stage
     keep_warm: Literal["auto", "always", "never"] = "auto"
     # the Python interpreter of each kind of worker
-    python: dict[Literal[Backend, "training"], str] = Field(default_factory=dict)
+    python: dict[Literal[Backend, "training", "benchmarks"], str] = Field(default_factory=dict)
 
 
 class RetentionConfig(Section):

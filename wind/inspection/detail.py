@@ -74,10 +74,10 @@ class Verdict(Record):
     judge: str
     opponent: str
     sample_index: int
-    reward_policy: float | None
-    reward_opponent: float | None
-    win_rate: float | None
-    tie_share: float | None
+    reward_policy: float | None = None
+    reward_opponent: float | None = None
+    win_rate: float | None = None
+    tie_share: float | None = None
 
 
 class Detail(Record):

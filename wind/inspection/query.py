@@ -101,11 +101,14 @@ def answer(frame: pl.DataFrame, query: Query) -> Page:
 def chosen(frame: pl.DataFrame, query: Query) -> pl.Series:
     """Return the rows of `frame` that `query` asks for, on all pages, in its order."""
     name, is_descending = query.order()
-    rows = frame.lazy().with_row_index("row").filter(expression(parse(query.where)))
+    rows = frame.lazy().with_row_index("row")
+    if query.where.strip():
+        rows = rows.filter(expression(parse(query.where)))
     if query.text:
         begins = pl.col("prompt_id").str.starts_with(query.text)
         rows = rows.filter(contains("text", query.text).fill_null(False) | begins)
-    rows = rows.sort(name, descending=is_descending, nulls_last=True, maintain_order=True)
+    if query.sort not in ("", "prompt_id"):
+        rows = rows.sort(name, descending=is_descending, nulls_last=True, maintain_order=True)
     return rows.select("row").collect()["row"]
 
 

@@ -19,7 +19,7 @@ from wind.errors import ConfigError, DatasetError
 from wind.inspection.detail import Detail, Response, detail, responses, token_ids
 from wind.inspection.fields import FIELDS
 from wind.inspection.index import index_of, prompts_of
-from wind.inspection.notes import Notes
+from wind.inspection.notes import Note, Notes
 from wind.inspection.query import Page, Query, answer
 from wind.inspection.slices import Slices
 from wind.inspection.tokens import Stretch, load_tokenizer, stretches
@@ -67,6 +67,8 @@ class Reader:
         self._failures = failures
         self._slices = Slices(store)
         self._kept: OrderedDict[tuple[str, Hashable], Any] = OrderedDict()
+        # What the last frame of a version was made with, and the frame.
+        self._beside: dict[tuple[str, int], tuple[dict[str, Note], pl.DataFrame]] = {}
         self._turn = threading.RLock()
 
     def frame(self, version: Version) -> pl.DataFrame:
@@ -74,30 +76,19 @@ class Reader:
 
         What readers say is as it is now; the rest is computed once.
         """
-        fixed = self._once(("frame", version.id), lambda: self._fixed(version))
         notes = self.notes(version.run).all()
-        failures = self._once(
-            ("failures", (version.run, version.number)),
-            lambda: self._failures(self.store, version),
-        )
-        beside = pl.DataFrame(
-            {
-                "prompt_id": list(notes),
-                "flag": [note.flag for note in notes.values()],
-                "note": [note.note or None for note in notes.values()],
-            },
-            schema={"prompt_id": pl.String, "flag": pl.Boolean, "note": pl.String},
-        )
-        failed = pl.DataFrame(
-            {"prompt_id": list(failures), "check_failures": list(failures.values())},
-            schema={"prompt_id": pl.String, "check_failures": pl.Float64},
-        )
-        return (
-            fixed.join(beside, on="prompt_id", how="left", maintain_order="left")
-            .join(failed, on="prompt_id", how="left", maintain_order="left")
-            .with_columns(pl.col("flag").fill_null(False), pl.col("check_failures").fill_null(0))
-            .select(*FIELDS)
-        )
+        key = (version.run, version.number)
+        with self._turn:
+            known = self._beside.get(key)
+            if known is None or known[0] != notes:
+                fixed = self._once(("frame", version.id), lambda: self._fixed(version))
+                failures = self._once(
+                    ("failures", key), lambda: self._failures(self.store, version)
+                )
+                known = self._beside[key] = (notes, _with_beside(fixed, notes, failures))
+                if len(self._beside) > MOST:
+                    del self._beside[next(iter(self._beside))]
+            return known[1]
 
     def answer(self, version: Version, query: Query) -> Page:
         """Return the prompts of `version` that `query` asks for.
@@ -214,3 +205,27 @@ class Reader:
             if key[0] in LARGE and len(same) > MOST:
                 del self._kept[same[0]]
             return found
+
+
+def _with_beside(
+    fixed: pl.DataFrame, notes: Mapping[str, Note], failures: Mapping[str, int]
+) -> pl.DataFrame:
+    """Add what checks and readers say to the other fields."""
+    beside = pl.DataFrame(
+        {
+            "prompt_id": list(notes),
+            "flag": [note.flag for note in notes.values()],
+            "note": [note.note or None for note in notes.values()],
+        },
+        schema={"prompt_id": pl.String, "flag": pl.Boolean, "note": pl.String},
+    )
+    failed = pl.DataFrame(
+        {"prompt_id": list(failures), "check_failures": list(failures.values())},
+        schema={"prompt_id": pl.String, "check_failures": pl.Float64},
+    )
+    return (
+        fixed.join(beside, on="prompt_id", how="left", maintain_order="left")
+        .join(failed, on="prompt_id", how="left", maintain_order="left")
+        .with_columns(pl.col("flag").fill_null(False), pl.col("check_failures").fill_null(0))
+        .select(*FIELDS)
+    )

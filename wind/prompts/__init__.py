@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -99,6 +100,11 @@ class PromptsSpec(Spec):
     max_prompt_tokens: int
     limit: int | None
     seed: int
+    # Whose prompts these are, for another policy to read: the model that holds the tokenizer which
+    # names them, and by whose lengths they are dropped. None: `tokenizer` does.
+    named_by: Model | None = None
+    # of `named_by`, as `template`
+    naming_template: str = ""
 
 
 def prompts_spec(
@@ -109,21 +115,12 @@ def prompts_spec(
     The path of a template file is replaced with the file's content. Raises ConfigError if that file
     cannot be read.
     """
-    template = config.template
-    if template not in ("chat", "none"):
-        try:
-            template = plain_text(Path(config.template))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"prompts.template {config.template} cannot be read ({error}): "
-                'give "chat", "none" or the path of a Jinja file'
-            ) from error
     return PromptsSpec(
         source=source,
         tokenizer=tokenizer,
         field=config.field,
         answer_field=config.answer_field,
-        template=template,
+        template=template_text("prompts.template", config.template),
         template_arguments=config.template_arguments,
         date=config.date,
         system=config.system,
@@ -134,6 +131,44 @@ def prompts_spec(
         limit=config.limit,
         seed=seed,
     )
+
+
+def read_by(
+    spec: PromptsSpec, tokenizer: Model, template: str | None = None, setting: str = ""
+) -> PromptsSpec:
+    """Return the spec of the same prompts, as another model reads them.
+
+    They keep their names, their split, and their order: only text and token ids are those of
+    `tokenizer`. A `template` (None: that of `spec`) may name a file; the error for one that cannot
+    be read calls it `setting`.
+    """
+    if tokenizer == spec.tokenizer and template is None:
+        return spec
+    text = spec.template if template is None else template_text(setting, template)
+    return spec.model_copy(
+        update={
+            "tokenizer": tokenizer,
+            "template": text,
+            "named_by": spec.named_by or spec.tokenizer,
+            "naming_template": spec.naming_template or spec.template,
+        }
+    )
+
+
+def template_text(setting: str, template: str) -> str:
+    """Return the text of a Jinja file, or "chat" or "none", which are no files.
+
+    Raises ConfigError if the file cannot be read; `setting` names it.
+    """
+    if template in ("chat", "none"):
+        return template
+    try:
+        return plain_text(Path(template))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{setting} {template} cannot be read ({error}): "
+            'give "chat", "none" or the path of a Jinja file'
+        ) from error
 
 
 def prompt_id_of(text: str) -> str:
@@ -156,24 +191,18 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
 
     The dropped rows are listed by their position in the source. A row longer than
     `max_prompt_tokens` is dropped as `too_long`; of the others with the same rendered prompt, the
-    first is kept with its answer, and the rest are dropped as `duplicate`. Raises InputError or
-    ConfigError naming what cannot be used.
+    first is kept with its answer, and the rest are dropped as `duplicate`. Prompts that another
+    model names are those that it would have; the reader's tokenizer gives them text and token ids.
+    Raises InputError or ConfigError naming what cannot be used.
     """
-    from wind.models.pretrained import load_tokenizer
-    from wind.models.templates import Template
-    from wind.prompts.rendering import render
-
     rows = read_rows(store, spec.source, spec.field, spec.limit)
     conversations = [conversation_of(row, spec) for row in rows]
     kept: dict[str, dict[str, Any]] = {}
+    places: dict[str, int] = {}
     dropped: list[dict[str, Any]] = []
     conflicting = 0
-    tokenizer = load_tokenizer(store.path(spec.tokenizer))
-    is_chat = spec.template != "none"
-    template = (
-        Template(tokenizer, spec.template, spec.date, spec.template_arguments) if is_chat else None
-    )
-    for position, (text, ids) in enumerate(render(tokenizer, template, rows, conversations)):
+    naming = spec.named_by or spec.tokenizer, spec.naming_template or spec.template
+    for position, (text, ids) in enumerate(_rendered(spec, store, naming, rows, conversations)):
         prompt = _prompt(spec, rows[position], conversations[position], text, ids)
         prompt_id = prompt["prompt_id"]
         reason = (
@@ -194,11 +223,21 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
             )
             conflicting += reason == "duplicate" and prompt["answer"] != kept[prompt_id]["answer"]
         else:
-            kept[prompt_id] = prompt
+            kept[prompt_id], places[prompt_id] = prompt, position
         if position % 1024 == 0:
             progress(position, len(rows))
     progress(len(rows), len(rows))
     _require_both_splits(spec, kept, dropped)
+    if spec.named_by is not None:
+        reading = _rendered(
+            spec,
+            store,
+            (spec.tokenizer, spec.template),
+            [rows[place] for place in places.values()],
+            [conversations[place] for place in places.values()],
+        )
+        for prompt, (text, ids) in zip(kept.values(), reading, strict=True):
+            prompt.update(prompt=text, prompt_token_ids=ids)
     return Shard(
         table=pa.Table.from_pylist(
             [kept[prompt_id] for prompt_id in sorted(kept)], schema=DATASET.schema
@@ -209,6 +248,27 @@ def compute(spec: PromptsSpec, store: Store, index: int, place: Place, progress:
             "nan_answers": sum(is_nan(row.fields.get(spec.answer_field)) for row in rows),
         },
     )
+
+
+def _rendered(
+    spec: PromptsSpec,
+    store: Store,
+    reader: tuple[Model, str],
+    rows: Sequence[Row],
+    conversations: Sequence[list[dict[str, Any]]],
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield text and token ids of the prompts, by a model's tokenizer and a template."""
+    from wind.models.pretrained import load_tokenizer
+    from wind.models.templates import Template
+    from wind.prompts.rendering import render
+
+    tokenizer = load_tokenizer(store.path(reader[0]))
+    template = (
+        None
+        if reader[1] == "none"
+        else Template(tokenizer, reader[1], spec.date, spec.template_arguments)
+    )
+    return render(tokenizer, template, rows, conversations)
 
 
 def _prompt(

@@ -1,5 +1,7 @@
 """The columns of the dataset `rewards`, for every kind of reward."""
 
+from typing import Final
+
 import pyarrow as pa
 
 from wind.store.schemas import (
@@ -22,6 +24,9 @@ PREFERENCES = (
     ),
     Column("cut_share", pa.float64(), "[0, 1], its comparisons that read a text cut to fit"),
 )
+# The column of a judge that compares: the share of a row's comparisons without a verdict, in [0, 1].
+UNPARSED_SHARE: Final = "unparsed_share"
+
 DATASET = Declaration(
     row="one response as the reward sees it",
     columns=(

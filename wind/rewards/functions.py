@@ -7,7 +7,7 @@ source, and what to do.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -45,6 +45,14 @@ class Responses:
     answers: Sequence[str | None]
     # JSON of the prompt's messages with all their fields, None if they have only role and text
     conversations: Sequence[str | None] = ()
+    # of the prompt: the text that the policy sees
+    rendered: Sequence[str] = ()
+    # of the policy that sampled them, and whether the token limit ended them; empty unless the
+    # reward reads tokens
+    token_ids: Sequence[Sequence[int]] = ()
+    is_truncated: Sequence[bool] = ()
+    # what a reward compares within, if that is less than a prompt
+    groups: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -59,6 +67,13 @@ class Responses:
         if whole is not None:
             return list(json.loads(whole))
         return [{"role": turn["role"], "content": turn["content"]} for turn in self.messages[row]]
+
+    def joined(self, other: "Responses") -> "Responses":
+        """Return these responses, followed by the `other` ones."""
+        mine, theirs = (
+            [getattr(each, field.name) for field in fields(each)] for each in (self, other)
+        )
+        return Responses(*([*ours, *further] for ours, further in zip(mine, theirs, strict=True)))
 
     def where(self, row: int) -> str:
         """Return the name of row number `row` in messages."""

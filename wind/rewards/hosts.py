@@ -23,8 +23,9 @@ from wind.machine import processes
 from wind.machine.terminal import complain
 from wind.redaction import redacted_lines
 
-# A run has a reward and a match; older hosts are ended when another one starts.
-WARM: Final = 2
+# A run has a match, and rewards: those of a mix and judges. The one that has waited longest ends
+# when a further one starts.
+WARM: Final = 8
 LAST_LINES: Final = 4
 # for the last lines of a dead host to arrive
 LOG_SECONDS: Final = 2.0

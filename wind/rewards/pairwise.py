@@ -16,8 +16,6 @@ sequence-classification model with one output. Equal inputs are scored once, so 
 tie exactly and have equal preferences over the others.
 """
 
-import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -31,6 +29,7 @@ from wind.models.templates import Template
 from wind.rewards.classifier import load_classifier, template_of
 from wind.rewards.functions import Floats, Responses, asked
 from wind.rewards.kinds.pairwise import Pairwise
+from wind.rewards.preferences import by_prompt, mean_preference, refuse_alone
 from wind.rewards.scorer import Encoded, Scorer, encode_chats, encode_pairs, load_scored
 from wind.stages import Progress
 from wind.store.datasets import Store
@@ -72,17 +71,13 @@ class PairwiseReward:
         cannot be laid out, an input longer than the model's positions, and an output that is not
         finite.
         """
+        refuse_alone(rows, opponents)
         is_self = opponents is None
         others = rows if opponents is None else opponents
-        ours, theirs = _by_prompt(rows), _by_prompt(others)
+        ours, theirs = by_prompt(rows), by_prompt(others)
         inputs = _Inputs()
         duels = []
         for prompt_id, indexes in ours.items():
-            if len(theirs.get(prompt_id, ())) <= is_self:
-                raise InputError(
-                    f"{rows.where(indexes[0])} has no other response to be compared with: "
-                    "sample two or more"
-                )
             duels.append(self._duels(rows, indexes, others, theirs[prompt_id], inputs))
         outputs = self._scorer.outputs(inputs.encoded, inputs.where, progress)
         columns: dict[str, list[Any]] = {
@@ -230,17 +225,6 @@ def constant_sum(forward: Floats, backward: Floats) -> Floats:
     return preferences
 
 
-def mean_preference(preferences_M: Sequence[float], *, is_self: bool) -> float:
-    """Return the mean preference over the other responses.
-
-    `is_self` says that one entry, 1/2, is the response itself, which is left out. The sum is exact
-    before it is rounded, so that the order of the others does not matter.
-    """
-    return math.fsum([*preferences_M, -0.5] if is_self else preferences_M) / (
-        len(preferences_M) - is_self
-    )
-
-
 @lru_cache(maxsize=1)
 def pairwise_reward(
     root: str, reward: Pairwise, inference: InferenceConfig, device: str
@@ -267,11 +251,3 @@ def pairwise_reward(
         tokenizer = load_tokenizer(store, reward.model)
         encode = CrossEncoderInputs(name, tokenizer, template_of(reward, tokenizer, name))
     return PairwiseReward(Scorer(name, model.to(device), inference.batch_tokens), encode)
-
-
-def _by_prompt(rows: Responses) -> dict[str, list[int]]:
-    """Return the row numbers of each prompt, ordered by sample_index."""
-    indexes: dict[str, list[int]] = {}
-    for row in sorted(range(len(rows)), key=lambda row: rows.sample_indexes[row]):
-        indexes.setdefault(rows.prompt_ids[row], []).append(row)
-    return indexes

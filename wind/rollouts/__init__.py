@@ -5,8 +5,9 @@ One row is one response that trained the policy, with the optimizer step it was 
 for BOND and J-BOND its anchor answers them too. The reference is a stored model, or a moving
 average of the policy's weights that starts there (MATH 1.6). A pairwise reward counts as the mean
 preference over all other responses to the same prompt at the same step, including the anchor's: a
-single number, so that all responses can be ordered. The numbers of the optimizer steps are the
-output `training`, a dataset like that of a training on stored rows, whose outputs are the models.
+single number, so that all responses can be ordered. A standardized mix is standardized among the
+same. The numbers of the optimizer steps are the output `training`, a dataset like that of a
+training on stored rows, whose outputs are the models.
 """
 
 from typing import Final, Self
@@ -18,6 +19,7 @@ from pydantic import model_validator
 from wind.config.models import InferenceConfig
 from wind.config.rewards import WinRateConfig
 from wind.config.sampling import SamplingConfig
+from wind.errors import ConfigError
 from wind.prompt_parts import sampled_prompts
 from wind.quantities import IS_TRUNCATED, OF_POLICY
 from wind.rewards import function_seconds
@@ -117,6 +119,16 @@ class RolloutsSpec(FitSpec):
     def parents(self) -> dict[str, AnyHandle]:
         """Return the stored inputs; a reward's model is among them, as `model`."""
         return super().parents() | self.reward.parents()
+
+
+def refuse_taken(reward: Reward) -> None:
+    """Raise ConfigError if a component of `reward` has the name of another column."""
+    for name in reward.component_names():
+        if name in DATASET.schema.names:
+            raise ConfigError(
+                f"the reward has a component {name}, and rollouts have a column of that name: "
+                "choose another name"
+            )
 
 
 def schema_of(spec: RolloutsSpec) -> pa.Schema:

@@ -8,6 +8,7 @@ nothing but float rounding. Every refresh is a file in the work folder: a resume
 with the rows of its step, and all files are published in the end.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,10 @@ import pyarrow as pa
 import torch
 
 from wind.code.observed import noted
+from wind.endpoints import connect
 from wind.files import atomic, atomic_write
 from wind.prompt_parts import sampled_prompts
-from wind.rewards import JUDGED_BY, judging_prompts, responses
+from wind.rewards import JUDGED_BY, judging_prompts, responses, sampled_columns
 from wind.rollouts import RolloutsSpec, schema_of
 from wind.rollouts.anchor import PRECISION, Anchor
 from wind.rollouts.frozen import FrozenPolicy
@@ -48,6 +50,7 @@ class FreshRows:
         self._start = store.path(spec.policy)
         self._prompts = train_prompts(spec, store)
         self.plan = plan_of(spec, len(self._prompts))
+        connect(assignment.connections)
         self._judge = spec.reward.judge(
             store, spec.inference, world.device, assignment.function_seconds
         )
@@ -160,13 +163,14 @@ class FreshRows:
             return rows.with_columns(
                 pl.lit(None, pl.Float64).alias(name) for name in names if name not in rows.columns
             )
-        # A pairwise reward compares all responses to one prompt: here, to one prompt at one step.
+        # A relative reward compares all responses to one prompt: here, to one prompt at one step.
         by_step = pl.concat_str("step", "prompt_id", separator="/")
         asked_rows = rows.with_columns(
             prompt_id=by_step if self._spec.reward.gives_preferences else pl.col("prompt_id")
         )
         prompts = asked_rows.select(JUDGED_BY).unique("prompt_id")
-        asked = responses(prompts, asked_rows.select("prompt_id", "sample_index", "response"))
+        asked = responses(prompts, asked_rows.select(sampled_columns(self._spec.reward)))
+        asked = replace(asked, groups=rows.select(by_step).to_series().to_list())
         columns = self._judge(asked, None, lambda done, total: None)
         return rows.with_columns(
             **{name: pl.Series(values) for name, values in columns.items() if name in names}

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from wind.code.digests import refuse_edited
 from wind.code.observed import Observed, noting
+from wind.config.endpoints import Connection
 from wind.config.recipe import DistillConfig
 from wind.errors import ConfigError, StageError, first_line
 from wind.records import Record
@@ -83,6 +84,8 @@ class Place(Record):
     same_packages: bool = False
     # the longest that one call of a user's function may take; None: no limit
     function_seconds: float | None = None
+    # how to reach what rewards by HTTP, by its identity
+    connections: dict[str, Connection] = {}
 
 
 class Job(Record):
@@ -119,10 +122,12 @@ class Shard:
     outputs: Mapping[str, AnyHandle] = field(default_factory=dict)
     # numbers that the finished table no longer shows, summed over shards
     numbers: Mapping[str, float] = field(default_factory=dict)
+    # what computing it took, summed over shards, such as requests: not the same every time
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 # Kinds of workers. Each may have its own interpreter, set by `workers.python`.
-WorkerKind = Literal["transformers", "vllm", "training"]
+WorkerKind = Literal["transformers", "vllm", "training", "benchmarks"]
 # The prefix of a dataset's name in a version: empty, or, if the dataset is about held-out prompts,
 # the one of the policy or of the reference.
 Side = Literal["", "eval_", "reference_"]
@@ -296,6 +301,7 @@ def compute_shard(job: Job, index: int, progress: Progress) -> None:
     named = {name: handle.model_dump() for name, handle in outputs.items()}
     beside = {"outputs": named, "numbers": dict(shard.numbers), "environment": environment(store)}
     beside["observed"] = observed.model_dump(mode="json")
+    beside["counts"] = dict(shard.counts)
     partial.write(index, shard.table, shard.schema, beside=beside)
 
 
@@ -310,6 +316,7 @@ def publish(
     shards = stage.shards(spec, store)
     outputs: dict[str, AnyHandle] = {}
     numbers: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     environments = []
     observed = Observed()
     for index in range(shards):
@@ -318,6 +325,7 @@ def publish(
             name: HANDLE.validate_python(fields) for name, fields in beside["outputs"].items()
         }
         numbers.update(beside["numbers"])
+        counts.update(beside.get("counts", {}))
         observed = observed.joined(_observed(beside))
         # a shard of an older release has none
         environments += [beside["environment"]] if "environment" in beside else []
@@ -334,6 +342,8 @@ def publish(
     if observed.unobserved:
         # a cache hit does not depend on these, though the rows may
         facts["unobserved"] = list(observed.unobserved)
+    if counts:
+        facts["counts"] = dict(counts)
     made = partial.publish(
         shards,
         parents=parents,

@@ -18,7 +18,12 @@ STAGES: Final = (
     "training",
     "rollouts",
     "evaluation",
+    "responses",
+    "matches",
+    "health",
+    "benchmarks",
     "metrics",
+    "alarms",
 )
 # Stages outside any run, computed from finished runs or from none.
 STUDIES: Final = ("comparison", "bandit", "rates")

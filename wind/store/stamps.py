@@ -1,9 +1,9 @@
 """Stamps: how our own records differ from those of others.
 
 A store is data, and anybody may write data. So every record that a run relies on (of a computation,
-a check, a finished shard, a checkpoint, a version) has a stamp: an HMAC over all its other fields
-with a key that is in no store. A record without our stamp is read, shown and verified, but it is
-neither a cache hit nor a passed check.
+a check, a finished shard, a checkpoint, a version, a verdict) has a stamp: an HMAC over all its
+other fields with a key that is in no store. A record without our stamp is read, shown and verified,
+but it is neither a cache hit nor a passed check.
 
 The key is a file of this user, created when it is first needed. Machines that share a store need
 the same key: `WIND_KEY_FILE` names a copy.
@@ -29,7 +29,7 @@ VARIABLE: Final = "WIND_KEY_FILE"
 STAMP: Final = "stamp"
 LEAST_BYTES: Final = 32
 
-Kind = Literal["computation", "check", "shard", "checkpoint", "version"]
+Kind = Literal["computation", "check", "shard", "checkpoint", "version", "verdict"]
 
 _refused: dict[str, set[str]] = {}  # by root
 _unkept: dict[Path | None, str] = {}  # why no key could be kept, by the place

@@ -25,6 +25,8 @@ from wind.store.stamps import stamped
 from wind.store.storage import Storage
 from wind.store.tags import LATEST, Tags, check_tag
 
+# Fields that records of the first release do not have.
+LATER = ("origins", "alarms", "gates", "instead_of")
 NUMBERED = re.compile(r"^[0-9]{4,}\.json$")
 USED_NUMBER = re.compile(r"^([0-9]{4,})\.(json|forgotten)$")
 
@@ -83,6 +85,9 @@ class Version(Record):
     checks: dict[str, int]  # number of expectations evaluated, by dataset
     check_results: dict[str, Key] = {}  # key of each dataset's stored check result
     warnings: dict[str, list[str]] = {}  # what the checks found but let pass, by dataset
+    alarms: dict[str, str] = {}  # what each raised alarm says, by name
+    gates: dict[str, str] = {}  # why it did not pass, by gate, as judged when it was published
+    instead_of: str | None = None  # id of the version that a rollback replaced by this one
     metrics: dict[str, dict[str, Any]]  # value, low, high, n
     # The time each stage's computation took, even if an earlier run computed it.
     seconds: dict[str, float]
@@ -136,6 +141,9 @@ class Versions:
         checks: Mapping[str, int],
         check_results: Mapping[str, str] | None = None,
         warnings: Mapping[str, list[str]] | None = None,
+        alarms: Mapping[str, str] | None = None,
+        gates: Mapping[str, str] | None = None,
+        instead_of: str | None = None,
         metrics: Mapping[str, Mapping[str, Any]],
         seconds: Mapping[str, float],
         computations: Mapping[str, str] | None = None,
@@ -159,6 +167,9 @@ class Versions:
                     checks=dict(checks),
                     check_results=dict(check_results or {}),
                     warnings=dict(warnings or {}),
+                    alarms=dict(alarms or {}),
+                    gates=dict(gates or {}),
+                    instead_of=instead_of,
                     metrics={name: dict(value) for name, value in metrics.items()},
                     seconds=dict(seconds),
                     published=time.time(),
@@ -370,7 +381,7 @@ def _text(version: Version) -> bytes:
         "digest_before",
         "stamp",
         "digest",
-        *(() if version.origins else ("origins",)),
+        *(name for name in LATER if not getattr(version, name)),
     }
     return version.model_dump_json(indent=1, exclude=sealed).encode()
 

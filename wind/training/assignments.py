@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 from pydantic import SerializeAsAny
 
+from wind.config.endpoints import Connection
 from wind.records import Record
 from wind.training import FitSpec
 
@@ -39,6 +40,8 @@ class Assignment(Record, Generic[S]):
     keep_state: bool = False
     # time limit of a user's function, as in `Place`
     function_seconds: float | None = None
+    # how to reach what rewards by HTTP, as in `Place`
+    connections: dict[str, Connection] = {}
 
 
 class Trained(Record):

@@ -75,6 +75,7 @@ def fit(
         checkpoint=latest_checkpoint(work),
         keep_state=place.keep_state,
         function_seconds=place.function_seconds,
+        connections=place.connections,
     )
     # ZeRO-3 replaces torch's own linear function for the rest of a process.
     is_alone = spec.training.ranks == 1 and place.device == "cpu" and spec.training.zero_stage < 3

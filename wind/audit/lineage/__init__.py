@@ -53,12 +53,15 @@ class Node(Record):
     # of a prompt: its text, split, answer, and the row of the source
     prompt: dict[str, Any] | None = None
     elsewhere: str | None = None  # of a version: why it does not count as computed here
+    # of a version: the id of the one that a gate refused, and that a rollback replaced by it
+    instead_of: str | None = None
     damage: str | None = None  # what is missing or damaged; None if nothing is
 
     def caption(self) -> tuple[str, str]:
         """Return a title and a line of detail, which may be empty."""
         if self.kind == "version":
-            return self.name, f"iteration {self.count}"
+            instead = f" instead of {self.instead_of[:12]}" if self.instead_of else ""
+            return self.name, f"iteration {self.count}{instead}"
         if self.kind == "prompt":
             return self.name, (self.prompt or {}).get("row") or ""
         title, _, fingerprint = self.name.partition("/")
@@ -122,6 +125,7 @@ def of_version(store: Store, version: Version) -> Lineage:
         name=name,
         count=version.content.iteration,
         elsewhere=elsewhere,
+        instead_of=version.instead_of,
     )
     return _grown(store, root, version.handles(), used(store, chain(store, version)))
 

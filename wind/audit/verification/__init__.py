@@ -172,6 +172,12 @@ class Verification:
             }
             if said != version.metrics:
                 self._files.find(name, "has other metrics than its dataset of metrics")
+        alarms = datasets.get("alarms")
+        if alarms is not None and manifests.get(folder_of(alarms)) is not None:
+            rows = self.store.read(alarms).to_pylist()
+            raised = {row["alarm"]: row["message"] for row in rows if row["is_raised"]}
+            if raised != version.alarms:
+                self._files.find(name, "has other alarms than its dataset of alarms")
 
     def _rows(self, metrics: Dataset) -> Iterator[dict[str, Any]]:
         """Yield rows of metrics, with None in place of NaN.

@@ -1,16 +1,18 @@
 """The base of every kind of reward, as a spec holds one."""
 
+import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
 from wind.config.base import Section
-from wind.config.models import InferenceConfig, PolicyConfig
-from wind.config.rewards import CorruptionConfig
-from wind.errors import ConfigError
+from wind.config.models import DType, InferenceConfig, PolicyConfig
+from wind.config.rewards import REWARD_SECTIONS, CorruptionConfig
+from wind.errors import ConfigError, WindError
 from wind.files import plain_text
 from wind.rewards.columns import DATASET
 from wind.rewards.functions import Floats, Responses
@@ -32,8 +34,10 @@ class RewardKind(Section):
     components; a kind overrides those that differ.
     """
 
-    # Whether a row holds a preference for each other response to the prompt.
-    gives_preferences: ClassVar[bool] = False
+    @property
+    def gives_preferences(self) -> bool:
+        """Whether a row holds a preference for each other response to the prompt."""
+        return False
 
     @classmethod
     def resolve(cls, store: Store, config: Any) -> Self:
@@ -54,6 +58,20 @@ class RewardKind(Section):
         One call of a user's function may take `function_seconds`, or any time if that is None.
         """
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether a reward depends on the responses that it is given with.
+
+        Rewards of two policies can then be compared only if one was scored against the other, as
+        its opponents: the rows hold preferences over these.
+        """
+        return self.gives_preferences
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it reads the token ids and the end of a response, beside its text."""
+        return False
+
     def parents(self) -> dict[str, AnyHandle]:
         """Return the stored inputs, by field name."""
         return {name: value for name, value in self if isinstance(value, AnyHandle)}
@@ -62,8 +80,8 @@ class RewardKind(Section):
         """Return the columns that the reward has besides `reward`."""
         return ()
 
-    def row_schema(self) -> pa.Schema:
-        """Return the columns of the dataset `rewards`."""
+    def row_schema(self, *, has_opponents: bool = False) -> pa.Schema:
+        """Return the columns of the dataset `rewards`, scored against opponents or not."""
         if self.gives_preferences:
             return DATASET.with_optional_columns()
         return DATASET.with_components(self.component_names())
@@ -94,6 +112,30 @@ def scalar_judge(model: RewardModel, corruption: CorruptionConfig | None) -> Jud
 
         model = CorruptedReward(model, corruption)
     return lambda rows, opponents, progress: model.rewards(rows, progress)
+
+
+def inference_of(
+    inference: InferenceConfig, dtype: DType | None, batch_tokens: int | None
+) -> InferenceConfig:
+    """Return `inference` with a reward model's own dtype and batch size, where it has them."""
+    own = {"dtype": dtype, "batch_tokens": batch_tokens}
+    return inference.model_copy(
+        update={name: value for name, value in own.items() if value is not None}
+    )
+
+
+@contextmanager
+def called(setting: str, kind: str) -> Iterator[None]:
+    """Call a reward by its dotted `setting` in errors that call it `reward`.
+
+    They name settings of its `kind`.
+    """
+    names = "|".join(REWARD_SECTIONS[kind].model_fields)
+    try:
+        yield
+    except WindError as error:
+        message = re.sub(rf"(?<![\w./-])reward\.(?=({names})\b)", f"{setting}.", str(error))
+        raise type(error)(message) from error
 
 
 def import_model(store: Store, path: str, revision: str | None) -> Model:

@@ -4,11 +4,18 @@ import datetime
 import json
 from typing import Literal, Self
 
-from wind.config.models import InferenceConfig
+from wind.config.models import DType, InferenceConfig
 from wind.config.rewards import ClassifierRewardConfig, CorruptionConfig
 from wind.config.templates import TODAY
 from wind.rewards.folders import check_one_output
-from wind.rewards.kinds.base import Judge, RewardKind, import_model, scalar_judge, template_text
+from wind.rewards.kinds.base import (
+    Judge,
+    RewardKind,
+    import_model,
+    inference_of,
+    scalar_judge,
+    template_text,
+)
 from wind.store.datasets import Store
 from wind.store.handles import Model
 
@@ -27,6 +34,9 @@ class Classifier(RewardKind):
     template_arguments: str = "{}"
     date: datetime.date = TODAY
     corruption: CorruptionConfig | None = None
+    # None: those of `inference`
+    dtype: DType | None = None
+    batch_tokens: int | None = None
 
     @classmethod
     def resolve(cls, store: Store, config: ClassifierRewardConfig) -> Self:
@@ -42,6 +52,8 @@ class Classifier(RewardKind):
             template_arguments=json.dumps(config.template_arguments, sort_keys=True),
             date=config.date,
             corruption=config.corruption,
+            dtype=config.dtype,
+            batch_tokens=config.batch_tokens,
         )
 
     def judge(
@@ -50,4 +62,5 @@ class Classifier(RewardKind):
         """Load the model, unless the last call of this process loaded it."""
         from wind.rewards.classifier import classifier
 
-        return scalar_judge(classifier(store.address, self, inference, device), self.corruption)
+        own = inference_of(inference, self.dtype, self.batch_tokens)
+        return scalar_judge(classifier(store.address, self, own, device), self.corruption)

@@ -2,17 +2,23 @@
 
 import datetime
 import json
-from typing import ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wind.config.models import InferenceConfig
+from wind.config.models import DType, InferenceConfig
 from wind.config.rewards import PairwiseRewardConfig
 from wind.config.templates import TODAY
 from wind.errors import ConfigError
 from wind.rewards.folders import Architecture, pairwise_architecture
-from wind.rewards.kinds.base import Judge, RewardKind, import_model, template_text
+from wind.rewards.kinds.base import (
+    Judge,
+    RewardKind,
+    import_model,
+    inference_of,
+    template_text,
+)
 from wind.store.datasets import Store
 from wind.store.handles import Model
 
@@ -27,8 +33,6 @@ class Pairwise(RewardKind):
     The input is a prompt and two responses.
     """
 
-    gives_preferences: ClassVar[bool] = True
-
     kind: Literal["pairwise"] = "pairwise"
     model: Model
     architecture: Architecture
@@ -40,6 +44,9 @@ class Pairwise(RewardKind):
     # PairRM only, and set for every one
     max_prompt_tokens: int | None = None
     max_response_tokens: int | None = None
+    # None: those of `inference`
+    dtype: DType | None = None
+    batch_tokens: int | None = None
 
     @classmethod
     def resolve(cls, store: Store, config: PairwiseRewardConfig) -> Self:
@@ -49,6 +56,7 @@ class Pairwise(RewardKind):
         """
         model = import_model(store, config.path, config.revision)
         architecture = pairwise_architecture(store.path(model), config.path, config.architecture)
+        own: dict[str, Any] = {"dtype": config.dtype, "batch_tokens": config.batch_tokens}
         if architecture == "cross_encoder":
             _refuse_lengths(config)
             return cls(
@@ -57,6 +65,7 @@ class Pairwise(RewardKind):
                 template=template_text(config.template),
                 template_arguments=json.dumps(config.template_arguments, sort_keys=True),
                 date=config.date,
+                **own,
             )
         _refuse_template(config)
         return cls(
@@ -64,7 +73,13 @@ class Pairwise(RewardKind):
             architecture=architecture,
             max_prompt_tokens=config.max_prompt_tokens or PAIRRM_PROMPT_TOKENS,
             max_response_tokens=config.max_response_tokens or PAIRRM_RESPONSE_TOKENS,
+            **own,
         )
+
+    @property
+    def gives_preferences(self) -> bool:
+        """Whether it compares responses: it does nothing else."""
+        return True
 
     def judge(
         self, store: Store, inference: InferenceConfig, device: str, function_seconds: float | None
@@ -72,7 +87,8 @@ class Pairwise(RewardKind):
         """Load the model, unless the last call of this process loaded it."""
         from wind.rewards.pairwise import pairwise_reward
 
-        return pairwise_reward(store.address, self, inference, device).preferences
+        own = inference_of(inference, self.dtype, self.batch_tokens)
+        return pairwise_reward(store.address, self, own, device).preferences
 
     def numbers(self, table: pa.Table) -> dict[str, float]:
         """Return the share of comparisons that read a text cut to fit."""
