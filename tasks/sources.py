@@ -122,5 +122,6 @@ def import_benchmarks(config: EvaluationSection) -> dict[str, Benchmark]:
     here = current_run()
     interpreter = here.config.workers.python.get("benchmarks", sys.executable)
     judging = {each.judge for each in config.benchmarks.values() if each.kind != "harness"}
-    judges = import_judges({name: config.judges[name] for name in judging if name is not None})
+    sections = {name: judge for name, judge in config.judges.items() if name in judging}
+    judges = import_judges(sections)
     return wind.benchmarks.resolve_benchmarks(here.store, config.benchmarks, judges, interpreter)
