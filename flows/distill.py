@@ -6,10 +6,12 @@ from prefect import flow
 
 from flows.evaluate import evaluate
 from flows.health import examine
+from flows.trackers import Audience
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
+from tasks.run import current_run
 from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
 from tasks.versions import beginning, iterations, publish_version, tell_changes
@@ -25,6 +27,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     Returns one dataset version per iteration, those after `base` where there is one; none in a
     plan.
     """
+    audience = Audience(current_run())
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
@@ -70,6 +73,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         version = publish_version(
             iteration, datasets, model_in=policy, model_out=trained, reference=reference
         )
+        audience.tell(version)
         versions += [version] if version else []
         policy = trained
     return versions
