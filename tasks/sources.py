@@ -95,13 +95,15 @@ def import_stored_responses(setting: str, config: ResponsesOpponentConfig) -> So
 def settings_named(section: str, name: str) -> Iterator[None]:
     """Call the settings of `section` in errors of the block those of `name`.
 
-    The messages were written for the recipe's own section of that kind.
+    The messages were written for the recipe's own section of that kind; one that has no setting in
+    it begins with `name`.
     """
     try:
         yield
     except WindError as error:
         said = re.sub(rf"\b{section}\.(?=[a-z])", f"{name}.", str(error))
-        raise type(error)(said) from error
+        is_about = section == name or f"{name}." in said
+        raise type(error)(said if is_about else f"{name}: {said}") from error
 
 
 def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> PromptsSpec:
