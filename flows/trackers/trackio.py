@@ -28,4 +28,4 @@ def log(section: dict[str, Any], report: Report, folder: Path) -> None:
         rows = pd.DataFrame([each.model_dump() for each in report.samples])
         logged["samples"] = trackio.Table(dataframe=rows[list(Sample.model_fields)])
     trackio.log(logged | report.links(), step=report.iteration)
-    trackio.finish()
+    trackio.finish()  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 """Weights & Biases, offline or online."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,11 @@ def log(section: dict[str, Any], report: Report, folder: Path) -> None:
     )
     run.define_metric("iteration")
     run.define_metric("*", step_metric="iteration")
-    run.config.update(report.links(), allow_val_change=True)
+    run.config.update(report.links(), allow_val_change=True)  # type: ignore[no-untyped-call]
     logged: dict[str, Any] = {"iteration": report.iteration, **report.numbers}
     if report.samples:
-        columns = list(Sample.model_fields)
-        rows = [[getattr(each, name) for name in columns] for each in report.samples]
+        columns: list[str | int] = list(Sample.model_fields)
+        rows: list[Iterable[Any]] = [list(each.model_dump().values()) for each in report.samples]
         logged["samples"] = wandb.Table(columns=columns, data=rows)
     run.log(logged, step=report.number)
     run.finish()
