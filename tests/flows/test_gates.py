@@ -68,6 +68,11 @@ def run(config: DistillConfig) -> tuple[list[Version], list[str], str]:
         return here.published, computed, said
 
 
+def finished(config: DistillConfig) -> int:
+    with open_run(config, quiet=True) as here:
+        return finished_iterations(here.config)
+
+
 def test_a_planted_reward_hack_is_caught_sent_back_and_stopped(
     greedy: Load, wind: Wind, tmp_path: Path
 ) -> None:
@@ -128,7 +133,11 @@ def test_a_planted_reward_hack_is_caught_sent_back_and_stopped(
     state = continue_run_of(stopped, 1)
     assert state.name == "Failed"
     assert str(state.message).startswith(f"stopped: stopped@{first + 1} is the last version")
-    assert finished_iterations(stopped) == first + 1
+    assert finished(stopped) == first + 1
     assert len(list(Versions(store, "stopped"))) == first + 1
+    print(
+        said,
+        [(each.number, [*each.gates], each.content.recipe["training"]["lr"]) for each in published],
+    )
     if not said:
-        assert finished_iterations(greedy("run=gated", HONEST)) == 3
+        assert finished(greedy("run=gated", HONEST)) == 3
