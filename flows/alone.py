@@ -8,10 +8,9 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.evaluate import evaluate
-from flows.matches import Contest, once_checked
+from flows.evaluate import Evaluator, Policies
+from flows.matches import once_checked
 from tasks.checks import checked
-from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
 from tasks.run import current_run
 from tasks.sources import import_opponent, import_policy, import_prompts, import_reward
@@ -23,7 +22,6 @@ from wind.config.evaluation import (
 )
 from wind.config.models import PolicyConfig
 from wind.config.recipe import DistillConfig
-from wind.metrics import MetricsSpec
 from wind.prompts import read_by
 from wind.store.references import REFERENCE
 from wind.store.versions import Version
@@ -54,29 +52,12 @@ def evaluate_alone(config: DistillConfig, model: str, against: str | None) -> Ve
     reference = other if reads_alike else policy
     is_alone = reference == policy
     further = {} if reads_alike else {AGAINST: compared}
-    config = config.model_copy(update={"evaluation": _of_models(config, further)})
-    held_out = evaluate(
-        config,
-        0 if is_alone else 1,
-        prompts=prompts,
-        reward=reward,
-        policy=policy,
-        reference=reference,
-        contest=Contest.of(config, asked, prompts, reward, is_alone=is_alone),
-    )
-    metrics = checked(
-        measure_metrics(
-            MetricsSpec(
-                evaluation=held_out["evaluation"],
-                generations=held_out["eval_generations"],
-                matches=held_out.get("matches"),
-                evaluation_config=config.evaluation.content(),
-                seed=config.seed,
-                iteration=0,
-                is_alone=is_alone,
-            )
-        )
-    )
+    # The only iteration is the last one, after which every benchmark is due.
+    update = {"evaluation": _of_models(config, further), "iterations": 1}
+    config = config.model_copy(update=update)
+    evaluator = Evaluator.of(config, asked, prompts, reward, is_alone=is_alone)
+    held_out = evaluator.evaluate(0 if is_alone else 1, policy, Policies.only(reference))
+    metrics = evaluator.measure(0, held_out, is_alone=is_alone)
     version = publish_version(
         0,
         {"prompts": prompts, **held_out, "metrics": metrics},

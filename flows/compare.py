@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from prefect import flow
 
 from flows.distill import distill
-from flows.evaluate import evaluate
+from flows.evaluate import Evaluator, Policies
 from flows.grid import Cell
-from flows.matches import Contest
 from tasks.checks import checked
 from tasks.comparison import tabulate_comparison
-from tasks.metrics import measure_metrics
 from tasks.run import Event, current_run, keep_config, open_run
 from tasks.sources import import_prompts, import_reward
 from wind.comparison import ComparisonSpec, Iteration
 from wind.comparison.seed_averages import best_setting
 from wind.config.recipe import DistillConfig
 from wind.errors import WindError
-from wind.metrics import MetricsSpec
 from wind.store.handles import Dataset
 from wind.store.versions import Version
 
@@ -123,22 +120,6 @@ def _measure_initial(config: DistillConfig, first: Version) -> Dataset:
     initial, prompts = first.content.model_in, first.content.datasets["prompts"]
     reward = import_reward(config.reward)
     asked = import_prompts(config.prompts, initial, config.seed)
-    held_out = evaluate(
-        config,
-        0,
-        prompts=prompts,
-        reward=reward,
-        policy=initial,
-        reference=initial,
-        contest=Contest.of(config, asked, prompts, reward),
-        policies=dict.fromkeys(("initial", "previous", "reference"), initial),
-    )
-    spec = MetricsSpec(
-        evaluation=held_out["evaluation"],
-        generations=held_out["eval_generations"],
-        matches=held_out.get("matches"),
-        evaluation_config=config.evaluation.content(),
-        seed=config.seed,
-        iteration=0,
-    )
-    return checked(measure_metrics(spec))
+    evaluator = Evaluator.of(config, asked, prompts, reward)
+    held_out = evaluator.evaluate(0, initial, Policies.only(initial))
+    return evaluator.measure(0, held_out)

@@ -4,20 +4,17 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from flows.alarms import alarms
-from flows.evaluate import ask, due, evaluate
+from flows.evaluate import Evaluator, Policies
 from flows.gates import Gatekeeper
-from flows.health import examine
-from flows.matches import Contest
+from flows.trackers import Audience
 from flows.train import train
 from tasks.checks import checked
-from tasks.metrics import measure_metrics
 from tasks.prompts import load_prompts
-from tasks.sources import import_benchmarks, import_prompts, import_reward
+from tasks.run import current_run
+from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
 from tasks.versions import beginning, iterations, kept, publish_version, tell_changes
 from wind.config.recipe import DistillConfig
-from wind.metrics import MetricsSpec
 from wind.store.versions import Version
 
 
@@ -28,67 +25,30 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     Returns one dataset version per iteration, those after `base` where there is one, without those
     that a gate sent back; none in a plan. Raises GateError if a gate stops it.
     """
+    audience = Audience(current_run())
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
-    benchmarks = import_benchmarks(config.evaluation.benchmarks)
     asked = import_prompts(config.prompts, initial, config.seed)
     prompts = checked(load_prompts(asked))
     tell_changes(begin, prompts)
-    contest = Contest.of(config, asked, prompts, reward)
+    evaluator = Evaluator.of(config, asked, prompts, reward)
     gatekeeper, before = Gatekeeper(begin), begin.datasets()
     for iteration in iterations(begin, config.iterations):
         reference = {"initial": initial, "previous": policy, "ema": anchor}[config.reference.kind]
-        opponent = initial if config.evaluation.against == "initial" else reference
+        policies = Policies(initial=initial, previous=policy, reference=reference)
         datasets = train(
             config, iteration, prompts=prompts, reward=reward, policy=policy, reference=reference
         )
         trained = trained_model(datasets["training"])
         anchor = moved_anchor(datasets["training"], reference)
-        held_out = evaluate(
-            config,
-            iteration,
-            prompts=prompts,
-            reward=reward,
-            policy=trained,
-            reference=opponent,
-            contest=contest,
-            policies={"initial": initial, "previous": policy, "reference": reference},
-        )
-        held_out |= ask(
-            config, trained, {name: benchmarks[name] for name in due(config, iteration)}
-        )
-        if config.evaluation.health:
-            held_out |= examine(
-                config,
-                held_out,
-                prompts=prompts,
-                previous=policy,
-                reference=reference,
-                against=opponent,
-            )
-        held_out |= alarms(config, held_out, before)
-        metrics = checked(
-            measure_metrics(
-                MetricsSpec(
-                    evaluation=held_out["evaluation"],
-                    generations=held_out["eval_generations"],
-                    training=datasets["training"],
-                    rewards=datasets.get("rewards"),
-                    win_rates=datasets.get("win_rates"),
-                    matches=held_out.get("matches"),
-                    health=held_out.get("health"),
-                    benchmarks=held_out.get("benchmarks"),
-                    evaluation_config=config.evaluation.content(),
-                    seed=config.seed,
-                    iteration=iteration,
-                )
-            )
-        )
+        held_out = evaluator.evaluate(iteration, trained, policies, before)
+        metrics = evaluator.measure(iteration, {**datasets, **held_out})
         datasets = {"prompts": prompts, **datasets, **held_out, "metrics": metrics}
         version = publish_version(
             iteration, datasets, model_in=policy, model_out=trained, reference=reference
         )
+        audience.tell(version)
         policy, before = trained, held_out
         if (back := gatekeeper.judge(config, version)) is not None:
             config, begin = back

@@ -21,11 +21,11 @@ def examine(
     previous: Model,
     reference: Model,
     against: Model,
-) -> dict[str, Dataset]:
+) -> Dataset:
     """Examine the held-out responses of a policy that was evaluated `against` another.
 
     `previous` is the policy that its iteration began with, and `reference` what regularized the
-    update. Returns the dataset by its noun.
+    update.
     """
     inputs: dict[str, Any] = {"prompts": prompts, "generations": held_out["eval_generations"]}
 
@@ -44,4 +44,4 @@ def examine(
         logps_previous=logps_previous,
         logps_reference=logps_reference,
     )
-    return {"health": checked(examine_health(spec))}
+    return checked(examine_health(spec))

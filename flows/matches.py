@@ -6,7 +6,7 @@ and first, so that what cannot be used ends a run before it trains.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from tasks.checks import checked
@@ -20,6 +20,7 @@ from tasks.sources import (
     import_judges,
     import_opponent,
     import_stored_responses,
+    judge_setting,
     settings_named,
 )
 from wind.config.evaluation import OpponentConfig
@@ -74,6 +75,8 @@ class Contest:
     asked: PromptsSpec
     prompts: Dataset
     judges: Mapping[str, Reward]
+    # those that judge the policy's responses once more, with another seed
+    repeated: Mapping[str, Reward]
     fixed: Mapping[str, Opponent]
     # whether the policy is evaluated against itself, which is no match
     is_alone: bool = False
@@ -95,14 +98,15 @@ class Contest:
         section = config.evaluation
         if not section.opponents and (is_alone or not section.judges):
             return None
-        judges = {"training": reward, **import_judges(section)}
-        contest = cls(config, asked, prompts, judges, {})
+        judges = {"training": reward, **import_judges(section.judges)}
+        repeated = import_judges(config.repeated_sections())
+        contest = cls(config, asked, prompts, judges, repeated, {})
         fixed = {
             name: contest._answered(name, opponent)
             for name, opponent in section.opponents.items()
             if opponent.kind != "policy"
         }
-        return cls(config, asked, prompts, judges, fixed, is_alone)
+        return replace(contest, fixed=fixed, is_alone=is_alone)
 
     def play(
         self, iteration: int, policies: Mapping[str, Model], sampled: Sampled, ours: Evaluated
@@ -181,27 +185,21 @@ class Contest:
     def _judged(self, judge: str, name: str, theirs: Dataset, ours: Evaluated) -> Verdicts:
         """Return what `judge` says of the policy and of the opponent called `name`."""
         reward = self.judges[judge]
-        is_pairwise = reward.gives_preferences
-        opponents = theirs if is_pairwise else None
+        is_relative = reward.is_relative
+        opponents = theirs if is_relative else None
         about = f"{name}.{judge}"
-        if judge == "training" and not is_pairwise:
+        if judge == "training" and not is_relative:
             policy = ours.verdicts.policy
         else:
             policy = self._scored(
-                judge, about if is_pairwise else judge, reward, ours.generations, opponents
+                judge, about if is_relative else judge, reward, ours.generations, opponents
             )
-        opponent = None if is_pairwise else self._scored(judge, about, reward, theirs)
+        opponent = None if is_relative else self._scored(judge, about, reward, theirs)
         repeated = None
-        if self.config.evaluation.repeat_judges and isinstance(
-            seed := getattr(reward, "seed", None), int
-        ):
-            again = reward.model_copy(update={"seed": seed + 1})
+        if judge in self.repeated:
+            purpose = f"{about if is_relative else judge}.again"
             repeated = self._scored(
-                judge,
-                f"{about if is_pairwise else judge}.again",
-                again,
-                ours.generations,
-                opponents,
+                judge, purpose, self.repeated[judge], ours.generations, opponents
             )
         return Verdicts(policy=policy, opponent=opponent, repeated=repeated)
 
@@ -220,6 +218,8 @@ class Contest:
             reward=reward,
             inference=self.config.inference,
         )
-        setting = "reward" if judge == "training" else f"evaluation.judges.{judge}"
-        with current_run().beside(purpose, judge), settings_named("reward", setting):
+        with (
+            current_run().beside(purpose, judge),
+            settings_named("reward", judge_setting(judge)),
+        ):
             return once_checked(score_rewards(spec))

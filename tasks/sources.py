@@ -16,7 +16,6 @@ import wind.responses
 import wind.rewards
 from tasks.run import current_run
 from wind.benchmarks.records import Benchmark
-from wind.config.benchmarks import BenchmarkConfig
 from wind.config.evaluation import (
     EvaluationSection,
     ModelOpponentConfig,
@@ -49,13 +48,17 @@ def import_reward(config: RewardConfig, setting: str = "reward") -> Reward:
     return wind.rewards.resolve_reward(current_run().store, config, setting)
 
 
-def import_judges(config: EvaluationSection) -> dict[str, Reward]:
-    """Import the rewards that never train, by name."""
-    judges = {}
-    for name, section in config.judges.items():
-        with settings_named("reward", f"evaluation.judges.{name}"):
-            judges[name] = import_reward(section)
-    return judges
+def import_judges(sections: Mapping[str, RewardConfig]) -> dict[str, Reward]:
+    """Import rewards that judge an evaluation, by their names in the recipe.
+
+    They are those of `DistillConfig.reward_sections`, or the same with other seeds.
+    """
+    return {name: import_reward(section, judge_setting(name)) for name, section in sections.items()}
+
+
+def judge_setting(name: str) -> str:
+    """Return the setting that holds the judge called `name`."""
+    return "reward" if name == "training" else f"evaluation.judges.{name}"
 
 
 def import_opponent(setting: str, config: ModelOpponentConfig | VersionOpponentConfig) -> Model:
@@ -111,11 +114,14 @@ def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> Prompt
     return wind.prompts.prompts_spec(store, config, source, tokenizer, seed)
 
 
-def import_benchmarks(configs: Mapping[str, BenchmarkConfig]) -> dict[str, Benchmark]:
+def import_benchmarks(config: EvaluationSection) -> dict[str, Benchmark]:
     """Import the task files and the questions of benchmarks, and return these by name.
 
     They are named by the content of those files and the version of what asks them.
     """
     here = current_run()
     interpreter = here.config.workers.python.get("benchmarks", sys.executable)
-    return wind.benchmarks.resolve_benchmarks(here.store, configs, interpreter)
+    judging = {each.judge for each in config.benchmarks.values() if each.kind != "harness"}
+    sections = {name: judge for name, judge in config.judges.items() if name in judging}
+    judges = import_judges(sections)
+    return wind.benchmarks.resolve_benchmarks(here.store, config.benchmarks, judges, interpreter)

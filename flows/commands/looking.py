@@ -185,6 +185,35 @@ def ui(
 
 
 @commands.command()
+def browse(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="VERSION", help="RUN, RUN@latest, RUN@3, or digits of an id."),
+    ],
+    light: Annotated[
+        bool, typer.Option("--light", help="For a light terminal; the key `l` changes it, too.")
+    ] = False,
+    root: Root = "store",
+) -> None:
+    """Read the samples of a version in the terminal, as over ssh.
+
+    The key ? shows what the keys do.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError(
+            "wind browse needs a terminal: `wind prompt ID` prints what one prompt's responses are"
+        )
+    from flows.browse.app import Browser
+    from flows.pages.samples import open_reader
+
+    store = Store(root)
+    version, reader = find_version(store, name), open_reader(store)
+    # what cannot be read is said before there is a screen
+    reader.frame(version)
+    Browser(reader, version, is_light=light).run()
+
+
+@commands.command()
 def notes(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="The name of a run.")],
     jsonl: Annotated[

@@ -21,6 +21,7 @@ Rows = list[dict[str, Any]]
 Fault = Callable[[Rows], object]  # changes the rows in place
 
 N = 4
+HELD_OUT = ("evaluation", "responses", "matches", "health")
 REWARDS = (0.0, 1.0, 1.0, 3.0)  # of the N samples of every prompt
 WIN_RATES = (0.0, 0.5, 0.5, 1.0)  # (wins + ties / 2) / 3
 COUNTS = ((0, 0, 3), (1, 1, 1), (1, 1, 1), (3, 0, 0))  # wins, ties, losses
@@ -102,6 +103,28 @@ class Chain:
                 | {"self_bleu": 1.0, "logp_previous": -1.0, "logp_reference": -2.0, "logp_gap": 0.0}
                 for row in responses
             ],
+            "responses": lambda: [key(row) | {"response": "12"} for row in responses],
+            "matches": lambda: [
+                {"judge": judge, "opponent": opponent, **key(row)}
+                | self._match(row["sample_index"])
+                for judge in ("gold", "training")
+                for opponent in ("gpt", "initial")
+                for row in (responses[:N] if judge == "gold" else responses)
+            ],
+            "benchmarks": lambda: [
+                {
+                    "benchmark": benchmark,
+                    "item": f"{item:05d}",
+                    "metric": metric,
+                    "value": 1.0,
+                    "question": "1 + 1?",
+                    "response": "2",
+                    "target": "2",
+                }
+                for benchmark, metrics in (("hellaswag", ("acc", "acc_norm")), ("mmlu", ("acc",)))
+                for item in range(2)
+                for metric in metrics
+            ],
             "metrics": lambda: [
                 {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
                 {
@@ -149,7 +172,7 @@ class Chain:
 
     def dataset(self, name: str, fault: Fault | None = None, split: str | None = None) -> Dataset:
         """The dataset, published after its parents; `fault` changes its own rows only."""
-        split = split or ("eval" if name in ("evaluation", "health") else "train")
+        split = split or ("eval" if name in HELD_OUT else "train")
         rows = self.rows(name, split)
         if fault is not None:
             fault(rows)
@@ -163,6 +186,8 @@ class Chain:
             "split": split,
             "sampling": {"samples_per_prompt": N, "max_new_tokens": 3},
             "evaluation": {"samples_per_prompt": N},
+            "opponents": {"gpt": {}, "initial": {}},
+            "verdicts": {"training": {}},
             "selection": {"rows": "best_worst"},
             "training": {"epochs": 2},
             "objective": self.objective,
@@ -203,7 +228,7 @@ class Chain:
     def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
         if name == "prompts":
             return {"source": self.source, "tokenizer": self.policy}
-        if name in ("training", "metrics", "alarms", "comparison", "bandit"):
+        if name in ("training", "benchmarks", "metrics", "alarms", "comparison", "bandit"):
             return {}
         if name == "rates":
             return {"bandit": self.dataset("bandit")}
@@ -214,6 +239,8 @@ class Chain:
         parents: dict[str, AnyHandle] = {"prompts": self.dataset("prompts")}
         if name in ("generations", "logps"):
             parents["policy"] = self.policy
+        if name == "matches":
+            parents["generations_policy"] = self.dataset("generations", split=split)
         if name in ("rewards", "logps", "health"):
             parents["generations"] = self.dataset("generations", split=split)
         if name == "health":
@@ -312,6 +339,18 @@ class Chain:
             "accuracy_reference": None,
         }
 
+    def _match(self, sample: int) -> dict[str, Any]:
+        return {
+            "reward_policy": REWARDS[sample],
+            "reward_opponent": REWARDS[sample] if sample else None,
+            "win_rate": WIN_RATES[sample],
+            "tie_share": 0.5,
+            "response_tokens_policy": 2,
+            "response_tokens_opponent": 2 if sample else None,
+            "mean_tokens_opponent": 2.5,
+            "repeat_difference": None,
+        }
+
     def _model(self, folder: Path, name: str) -> Model:
         """A model folder without weights: what the checks read of it is its tokenizer."""
         home = folder / name
@@ -358,6 +397,22 @@ class PairwiseChain(Chain):
         return declared("rewards").with_optional_columns()
 
 
+class JudgeChain(PairwiseChain):
+    """The same with a judge, all of whose answers could be parsed."""
+
+    def rows(self, name: str, split: str = "train") -> Rows:
+        """The good rows of a dataset."""
+        rows = super().rows(name, split)
+        for row in rows if name == "rewards" else ():
+            row.update(unparsed_share=0.0)
+        return rows
+
+    def rewards_schema(self) -> pa.Schema:
+        """That of a judge."""
+        further = pa.field("unparsed_share", pa.float64(), nullable=False)
+        return super().rewards_schema().append(further)
+
+
 class OpponentsChain(PairwiseChain):
     """The same rows, compared with another policy's four responses to each prompt."""
 
@@ -393,6 +448,11 @@ def _column(kwargs: dict[str, Any]) -> str:
 @pytest.fixture
 def chain(store: Store, tmp_path: Path) -> Chain:
     return Chain(store, tmp_path)
+
+
+@pytest.fixture
+def judge_chain(store: Store, tmp_path: Path) -> JudgeChain:
+    return JudgeChain(store, tmp_path)
 
 
 @pytest.fixture

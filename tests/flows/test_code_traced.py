@@ -2,6 +2,7 @@
 in it.
 """
 
+import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,11 @@ from wind.code import digests, loading
 from wind.code.digests import code_of, is_neutral
 from wind.comparison import ComparisonSpec, Iteration
 from wind.config.alarms import AlarmsConfig
+from wind.config.evaluation import EvaluationConfig
 from wind.config.loading import bandit_config
 from wind.health import HealthSpec
+from wind.matches import MatchesSpec, Opponent
+from wind.responses import ResponsesSpec, import_responses
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
@@ -72,6 +76,28 @@ def traced(stage: str, spec: Mapping[str, Any], store: Store) -> tuple[Dataset, 
     return made, executed
 
 
+def of_matches(store: Store, datasets: Mapping[str, Dataset], folder: Path) -> dict[str, set[str]]:
+    """What executes while stored responses are read and matched, as the run did neither."""
+    prompts = store.frame(datasets["prompts"], ["prompt_id", "split"]).filter(split="eval")
+    path = folder / "stored.jsonl"
+    rows = ({"prompt_id": prompt_id, "response": "1"} for prompt_id in prompts["prompt_id"])
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    source = import_responses(store, "path", str(path))
+    stored = ResponsesSpec(source=source, prompts=datasets["prompts"])
+    responses, reading = traced("responses", stored.model_dump(mode="json"), store)
+    spec = MatchesSpec(
+        prompts=datasets["prompts"],
+        generations_policy=datasets["eval_generations"],
+        evaluation=datasets["evaluation"],
+        opponents={"stored": Opponent(responses=responses, has_tokens=False)},
+        verdicts={},
+        tokenizer=find_version(store, "tiny").content.model_in,
+        evaluation_config=EvaluationConfig(),
+    )
+    _, matching = traced("matches", spec.model_dump(mode="json"), store)
+    return {"responses": reading, "matches": matching}
+
+
 def test_no_module_outside_its_key_executes_in_a_stage(
     finished_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +127,7 @@ def test_no_module_outside_its_key_executes_in_a_stage(
         generations=content.datasets["eval_generations"], logps=content.datasets["eval_logps"]
     )
     _, seen["health"] = traced("health", held_out.model_dump(mode="json"), store)
+    seen |= of_matches(store, content.datasets, tmp_path)
     section = bandit_config(SETTINGS[1::2]).bandit
     study, seen["bandit"] = traced(
         "bandit", {"bandit": section.model_dump(mode="json"), "seed": 0}, store

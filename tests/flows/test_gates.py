@@ -135,9 +135,5 @@ def test_a_planted_reward_hack_is_caught_sent_back_and_stopped(
     assert str(state.message).startswith(f"stopped: stopped@{first + 1} is the last version")
     assert finished(stopped) == first + 1
     assert len(list(Versions(store, "stopped"))) == first + 1
-    print(
-        said,
-        [(each.number, [*each.gates], each.content.recipe["training"]["lr"]) for each in published],
-    )
     if not said:
         assert finished(greedy("run=gated", HONEST)) == 3

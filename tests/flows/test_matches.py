@@ -152,12 +152,16 @@ def test_two_iterations_against_opponents_of_every_kind(
     for arguments in (
         ("lineage", "matched"),
         ("verify", "matched"),
-        ("version", "matched"),
+        ("show", "matched"),
+        ("versions", "matched"),
         ("diff", "matched@1", "matched@2"),
-        ("export", "matched:matches", "exported"),
+        ("export", "matched", "exported", "--format", "hf"),
+        ("export", "matched", "matched.tar", "--format", "archive"),
+        ("import", "matched.tar", "--as", "again"),
+        ("verify", "again"),
     ):
         code, _, err = command(*arguments)
-        assert (code, err) == (0, err), arguments
+        assert code == 0, (arguments, err)
 
 
 def test_a_model_is_evaluated_without_a_training(

@@ -166,6 +166,7 @@ def test_ids_are_unique(made: Made) -> None:
     assert sorted(ids, key=str) == sorted(set(ids), key=str)
 
 
+@pytest.mark.slow
 def test_report_writes_a_file_and_refuses_to_replace_another(
     command: Wind, versions: list[Version]
 ) -> None:
@@ -206,6 +207,7 @@ def test_what_cannot_be_written_is_one_line(
     assert [path.name for path in Path("full").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("versions")
 def test_a_bundle_holds_every_page_it_links_to(command: Wind) -> None:
     code, out, _ = command("report", "demo", "--bundle", "bundle", "--json")
@@ -220,6 +222,7 @@ def test_a_bundle_holds_every_page_it_links_to(command: Wind) -> None:
     assert command("report", "demo", "--bundle", "bundle")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("versions")
 def test_figures_are_svg_and_png_of_the_same_numbers(command: Wind) -> None:
     code, out, _ = command("figures", "demo", "--out", "figures")
@@ -239,6 +242,7 @@ def test_figures_are_svg_and_png_of_the_same_numbers(command: Wind) -> None:
     assert before == {path.name: path.read_bytes() for path in Path("figures").iterdir()}
 
 
+@pytest.mark.slow
 def test_two_versions_are_compared_on_the_prompts_they_share(
     command: Wind, versions: list[Version], tmp_path: Path
 ) -> None:

@@ -9,9 +9,10 @@ import pytest
 from pydantic import Field
 
 from wind.config.base import Section, at_defaults, setting_of, without, without_defaults
-from wind.config.loading import load_config
+from wind.config.loading import evaluation_config, load_config
 from wind.config.recipe import DistillConfig
 from wind.config.sampling import SamplingConfig
+from wind.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -150,4 +151,39 @@ def test_judges_and_opponents_are_recorded_without_paths_and_defaults() -> None:
         "rule": {"kind": "rule", "function": "rewards:f"},
     }
     assert chosen["evaluation"]["opponents"] == {"sft": {"kind": "model"}}
+    assert "repeat_judges" not in chosen["evaluation"]
     assert DistillConfig.of_recipe(chosen).recipe() == config.recipe()
+
+
+def test_an_opponent_has_a_name_of_its_own() -> None:
+    opponent = "{kind: policy, policy: initial}"
+    reference = "evaluation.against=reference"
+    config = load_config(RECIPES[0], [reference, f"evaluation.opponents.initial={opponent}"])
+    assert [*config.evaluation.opponents] == ["initial"]
+    with pytest.raises(ConfigError, match=r"evaluation: opponents\.initial has the name of what"):
+        load_config(RECIPES[0], [f"evaluation.opponents.initial={opponent}"])
+
+
+class Seeded(Section):
+    kind: Literal["seeded"] = "seeded"
+    seed: int = 4
+
+
+def test_judges_with_a_seed_are_repeated_with_the_next_one() -> None:
+    config = load_config(RECIPES[0], JUDGED)
+    judges = {**config.evaluation.judges, "llm": Seeded()}
+    for repeats, seeds in ((False, {}), (True, {"llm": 5})):
+        judging = {"judges": judges, "repeat_judges": repeats}
+        evaluation = config.evaluation.model_copy(update=judging)
+        asked = config.model_copy(update={"evaluation": evaluation}).repeated_sections()
+        assert {name: section.model_dump()["seed"] for name, section in asked.items()} == seeds
+
+
+def test_the_config_of_an_evaluation_alone_is_a_recipe_under_another_name() -> None:
+    recipe, alone = load_config(RECIPES[0]), evaluation_config("a/b c@2", RECIPES[0], ["seed=3"])
+    assert alone == recipe.model_copy(update={"run": "evaluate-b-c-2", "seed": 3})
+    settings = ["prompts.source=p.jsonl", "reward={kind: rule, function: 'r:f'}", "run=mine"]
+    bare = evaluation_config("org/model", None, settings)
+    assert (bare.run, bare.policy.path) == ("mine", "org/model")
+    with pytest.raises(ConfigError, match=r"^--set: prompts is required and missing"):
+        evaluation_config("org/model", None, settings[1:])

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from wind.config.evaluation import EvaluationConfig
 from wind.config.rewards import WinRateConfig
 from wind.errors import DatasetError
-from wind.metric_table import METRICS
+from wind.metric_table import METRICS, metric_named
 from wind.metrics import (
     distinct_n,
     distinct_responses,
     health_metrics,
     kl_k3,
     last_loss,
+    match_metrics,
     reliability,
     row_metrics,
     tied_prompts,
@@ -506,4 +507,73 @@ def test_without_a_training_only_the_evaluation_is_measured(store: Store) -> Non
     assert set(store.frame(made)["metric"]) == {
         *row_metrics(evaluation_rows()),
         *("distinct_1", "distinct_2", "distinct_3", "distinct_responses"),
+    }
+
+
+def match_rows() -> pl.DataFrame:
+    """Two judges and two opponents; the held-out judge was asked twice."""
+    key = {"prompt_id": ["a", "a", "b", "b"], "sample_index": [0, 1, 0, 1]}
+    pairings: list[tuple[str, str, list[float], list[float | None]]] = [
+        ("gold", "gpt", [1.0, 0.5, 0.5, 0.0], [None] * 4),
+        ("held_out", "gpt", [1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]),
+        ("held_out", "initial", [0.5, 0.5, 0.5, 0.5], [0.5, 0.0, 0.0, 0.0]),
+    ]
+    frames = [
+        pl.DataFrame(
+            {"judge": [judge] * 4, "opponent": [opponent] * 4, **key}
+            | {"reward_policy": [1.0] * 4, "reward_opponent": [0.0] * 4, "win_rate": win_rates}
+            | {"tie_share": [float(each == 0.5) for each in win_rates]}
+            | {"response_tokens_policy": [2, 2, 2, 2], "response_tokens_opponent": [2, 2, 2, 2]}
+            | {"mean_tokens_opponent": [2.0] * 4, "repeat_difference": repeated}
+        )
+        for judge, opponent, win_rates, repeated in pairings
+    ]
+    return pl.concat(frames, how="vertical_relaxed")
+
+
+def test_metrics_of_matches_by_hand() -> None:
+    means = {name: mean(frame) for name, frame in match_metrics(match_rows()).items()}
+    assert means == {
+        "win_rate.gold.gpt": 0.5,
+        "win_rate.held_out.gpt": 0.75,
+        "win_rate.held_out.initial": 0.5,
+        "tie_share.gold.gpt": 0.5,
+        "tie_share.held_out.gpt": 0.0,
+        "tie_share.held_out.initial": 1.0,
+        "repeat_difference.held_out": 1.5 / 8,
+    }
+
+
+def test_matches_add_metrics_and_change_no_other(store: Store) -> None:
+    spec = {
+        "evaluation": publish(store, "evaluation", evaluation_rows()).model_dump(),
+        "generations": publish(store, "generations", generations()).model_dump(),
+        "evaluation_config": EvaluationConfig().model_dump(),
+        "seed": 0,
+        "iteration": 1,
+    }
+
+    def measured(**further: Any) -> dict[str, dict[str, Any]]:
+        job = Job(stage="metrics", spec=spec | further, place=Place(root=str(store.root)))
+        made = run(job, lambda done, total: None)
+        return {row["metric"]: row for row in store.frame(made).to_dicts()}
+
+    without = measured()
+    matches = publish(store, "matches", match_rows().cast({"repeat_difference": pl.Float64}))
+    rows = measured(matches=matches.model_dump())
+    assert {name: rows[name] for name in without} == without
+    added = rows.keys() - without.keys()
+    judged = {"lc_win_rate.held_out.gpt", "lc_win_rate.held_out.initial"}
+    assert added == {*match_metrics(match_rows()), *judged}
+    assert all(metric_named(name).better for name in judged)
+    # all lengths are equal: the length-controlled win rate is the plain one, but for the prior
+    controlled = rows["lc_win_rate.held_out.gpt"]
+    assert controlled["value"] == pytest.approx(0.75, abs=0.01)
+    assert controlled["low"] < 0.75 <= controlled["high"]
+    assert controlled["n"] == 4
+
+    alone = measured(is_alone=True)
+    assert without.keys() - alone.keys() == {
+        *("win_rate", "tie_share", "mean_reward_reference", "kl_k1", "kl_k3"),
+        *("accuracy_reference", "accuracy_gain"),
     }

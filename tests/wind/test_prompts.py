@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from wind.config.prompts import PromptsConfig
 from wind.errors import ConfigError, InputError
-from wind.prompts import import_prompts, prompts_spec, split_of
+from wind.prompts import import_prompts, prompts_spec, read_by, split_of
 from wind.stages import Job, Place, compute_shard, missing_shards, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
@@ -69,6 +69,50 @@ def message_of(error: pytest.ExceptionInfo[BaseException]) -> str:
 
 
 # ---------------------------------------------------------------------------------------- rendering
+
+
+def test_another_model_reads_the_same_prompts_in_its_own_tokens(
+    store: Store, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Names, splits, and what was dropped are those of the policy; text and tokens are not."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    (other / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ 'a+' ~ m.content ~ '=11111' }}{% endfor %}"
+    )
+    rows = [*SUMS, SUMS[0], {"prompt": "1" * 20}]
+    source = write_jsonl(tmp_path / "p.jsonl", rows)
+    config = PromptsConfig(source=str(source), max_prompt_tokens=16)
+    policy = import_model(store, tiny_model)
+    asked = prompts_spec(store, config, import_prompts(store, config), policy, 0)
+    assert read_by(asked, policy) == asked
+    reading = read_by(asked, import_model(store, other))
+    assert read_by(reading, policy).named_by == policy
+    named, read = (
+        run(
+            Job(
+                stage="prompts",
+                spec=each.model_dump(mode="json"),
+                place=Place(root=str(store.root)),
+            ),
+            lambda done, total: None,
+        )
+        for each in (asked, reading)
+    )
+    ours, theirs = rows_of(store, named), rows_of(store, read)
+    assert ours.keys() == theirs.keys()
+    own = ("prompt", "prompt_token_ids")
+    for text, row in ours.items():
+        assert row | {name: theirs[text][name] for name in own} == theirs[text]
+    assert theirs["1+1="]["prompt"] == "a+1+1==11111"
+    assert dropped_of(store, read) == dropped_of(store, named)
+    assert {row["reason"] for row in dropped_of(store, read)} == {"duplicate", "too_long"}
+    assert store.manifest(read).parents["named_by"] == policy
+
+    plain = read_by(asked, policy, "none")
+    assert (plain.template, plain.naming_template, plain.named_by) == ("none", "chat", policy)
+    with pytest.raises(ConfigError, match=r"^evaluation\.opponents\.x\.template no\.jinja cannot"):
+        read_by(asked, policy, "no.jinja", "evaluation.opponents.x.template")
 
 
 def test_a_plain_string_becomes_one_user_message_with_one_bos(

@@ -153,7 +153,7 @@ class TaskFile:
         return found
 
     def _beside(self, name: str) -> Path:
-        path = self.path.with_name(Path(name).name)
+        path = self.path.parent / Path(name).name
         if name != path.name or path.suffix not in BUILDERS or not path.is_file():
             raise ConfigError(
                 f"{self.setting}: the task {self.name} names the data file {name}, which is no "
@@ -169,11 +169,12 @@ def find_task(folder: Path, name: str, setting: str) -> TaskFile:
     of tasks, or if it calls a function that is not of a Python file beside it.
     """
     known: list[str] = []
+    unread: ConfigError | None = None
     for path in sorted(folder.glob("*.yaml")):
         try:
             config = _content(path, setting)
         except ConfigError as error:
-            known.append(str(error))
+            unread = unread or error
             continue
         if config.get("group") == name or isinstance(config.get("task"), list):
             if name in (config.get("group"), config.get("task")):
@@ -185,6 +186,8 @@ def find_task(folder: Path, name: str, setting: str) -> TaskFile:
             _refuse_foreign(config, folder, f"{setting}: the task {name}")
             return TaskFile(setting, path, config)
         known.append(str(config.get("task")))
+    if unread is not None:
+        raise unread
     where = "" if folder == OWN else f" in {folder}"
     raise ConfigError(
         f"{setting}: there is no task {name}{where}, only {', '.join(sorted(known)) or 'none'}: "
@@ -218,7 +221,7 @@ def _content(path: Path, setting: str, seen: tuple[Path, ...] = ()) -> dict[str,
     includes = content.pop("include", [])
     whole: dict[str, Any] = {}
     for name in [includes] if isinstance(includes, str) else includes:
-        below = path.with_name(str(name))
+        below = path.parent / str(name)
         if Path(str(name)).name != str(name) or below in (*seen, path):
             raise ConfigError(
                 f"{setting}: {path} includes {name}: include only other files of the same folder"

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from wind.config.base import CodeFile, CodeFolder, Function
 from wind.config.checks import ChecksConfig
+from wind.config.endpoints import EndpointSettings
 from wind.config.runs import RunConfig
 from wind.errors import ConfigError
 from wind.files import read_plain
@@ -33,7 +34,7 @@ class NamedCode:
     """Code that a setting names.
 
     A function, a file or folder of files that run, an interpreter, or a condition that is evaluated
-    as Python.
+    as Python; or the address of a server, which is code that runs elsewhere.
     """
 
     setting: str
@@ -54,7 +55,7 @@ class NamedCode:
         return f"{self.setting} {self.name} ({path}, {digest})"
 
     def _file(self) -> Path | None:
-        if self.setting.startswith("checks.extra") or self.setting.endswith(FILES):
+        if self.setting.startswith("checks.extra") or self.setting.endswith((*FILES, ".url")):
             return None
         if self.setting.startswith(("checks.files", "workers.python")):
             return Path(self.name).absolute()
@@ -88,9 +89,22 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def addresses_in(model: BaseModel, prefix: str = "") -> Iterator[NamedCode]:
+    """Yield every address that a config sends prompts, responses, and perhaps a key to."""
+    for name, value in model:
+        if isinstance(model, EndpointSettings) and name == "url":
+            for url in (value,) if isinstance(value, str) else value:
+                yield NamedCode(f"{prefix}url", url)
+        for key, part in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(part, BaseModel):
+                below = f"{prefix}{name}.{key}." if key else f"{prefix}{name}."
+                yield from addresses_in(part, below)
+
+
 def code_in(config: RunConfig) -> Iterator[NamedCode]:
-    """Yield all code that running a config would execute."""
+    """Yield all code that running a config would execute, and every address it would send to."""
     yield from functions_in(config)
+    yield from addresses_in(config)
     yield from (NamedCode("checks.files", file) for file in config.checks.files)
     yield from (
         NamedCode(f"workers.python.{kind}", path) for kind, path in config.workers.python.items()

@@ -125,6 +125,17 @@ class EvaluationSection(EvaluationConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _judges_of_benchmarks_are_named(self) -> Self:
+        for name, benchmark in self.benchmarks.items():
+            judge = None if benchmark.kind == "harness" else benchmark.judge
+            if judge is not None and judge not in self.judges:
+                raise ValueError(
+                    f"benchmarks.{name}.judge is {judge!r}, and the judges are "
+                    f"{', '.join(self.judges) or 'none'}: name one of evaluation.judges"
+                )
+        return self
+
     def content(self) -> EvaluationConfig:
         """Return the settings that determine the evaluation's content."""
         return EvaluationConfig.model_validate(

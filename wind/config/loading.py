@@ -18,6 +18,7 @@ from wind.config.bandit import BanditConfig
 from wind.config.base import Section
 from wind.config.checks import ChecksConfig
 from wind.config.recipe import DistillConfig
+from wind.config.rewards import RewardSection
 from wind.config.runs import RunConfig
 from wind.errors import ConfigError, shown
 from wind.files import NotPlainError, plain_text
@@ -308,11 +309,15 @@ def _tag(section: type[Section], name: str) -> Any:
 
 
 def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all settings in `section` and its subsections."""
+    """Yield the dotted names of all settings in `section` and its subsections.
+
+    Those of one kind of reward are left out: they are seldom what somebody means elsewhere.
+    """
     for name, field in section.model_fields.items():
         yield prefix + name
         for below in _sections(field.annotation):
-            yield from _settings(below, f"{prefix}{name}.")
+            if not issubclass(below, RewardSection):
+                yield from _settings(below, f"{prefix}{name}.")
 
 
 def _meant(name: str, section: type[Section], config: type[Section]) -> str:

@@ -21,6 +21,7 @@ from wind.config.base import (
     setting_of,
     with_paths,
 )
+from wind.config.benchmarks import BenchmarkConfig
 from wind.config.evaluation import EvaluationSection, OpponentConfig
 from wind.config.gates import GateConfig
 from wind.config.models import InferenceConfig, PolicyConfig, ReferenceConfig
@@ -79,6 +80,27 @@ class DistillConfig(RunConfig):
         """
         return {"training": self.reward, **self.evaluation.judges}
 
+    def benchmarks_due(self, iteration: int) -> list[str]:
+        """List the benchmarks whose questions are asked after `iteration`."""
+        return [
+            name
+            for name, benchmark in self.evaluation.benchmarks.items()
+            if iteration % benchmark.every == 0 or iteration == self.iterations
+        ]
+
+    def repeated_sections(self) -> dict[str, RewardConfig]:
+        """Return the rewards that judge once more, by name, each with the next seed.
+
+        None unless the recipe asks for it, and only those that have a seed.
+        """
+        sections = self.reward_sections() if self.evaluation.repeat_judges else {}
+        seeds = {name: getattr(section, "seed", None) for name, section in sections.items()}
+        return {
+            name: sections[name].model_copy(update={"seed": seed + 1})
+            for name, seed in seeds.items()
+            if isinstance(seed, int)
+        }
+
     @classmethod
     def of_recipe(cls, chosen: Mapping[str, Any]) -> Self:
         """Return the config of a recorded recipe.
@@ -93,7 +115,11 @@ class DistillConfig(RunConfig):
                 fields[name] = {**dict.fromkeys(section.paths(), ""), **given}
         if "reward" in chosen:
             fields["reward"] = with_paths(RewardConfig, chosen["reward"])
-        for name, union in (("judges", RewardConfig), ("opponents", OpponentConfig)):
+        for name, union in (
+            ("judges", RewardConfig),
+            ("opponents", OpponentConfig),
+            ("benchmarks", BenchmarkConfig),
+        ):
             if isinstance(named := setting_of(chosen, f"evaluation.{name}"), Mapping):
                 whole = {key: with_paths(union, recorded) for key, recorded in named.items()}
                 fields["evaluation"] = {**fields["evaluation"], name: whole}

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter, model_validator
 
 from wind.config.models import InferenceConfig
-from wind.config.rewards import longest_call
 from wind.endpoints import connect, take_counts
 from wind.errors import DatasetError
 from wind.quantities import IS_TRUNCATED
@@ -182,9 +181,10 @@ def _numbers(spec: RewardsSpec, table: pa.Table) -> dict[str, float]:
 def function_seconds(config: Any) -> float | None:
     """Return how many seconds one call of a user's function may take.
 
-    `config` is the config of a recipe; of several rewards it is the longest time.
+    `config` is the config of a recipe, whose reward is the one that is asked.
     """
-    return longest_call(config.reward_sections().values())
+    seconds: float | None = config.reward.seconds_per_call()
+    return seconds
 
 
 STAGE: Final[Stage[RewardsSpec]] = Stage(

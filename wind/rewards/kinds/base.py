@@ -12,7 +12,7 @@ import pyarrow as pa
 from wind.config.base import Section
 from wind.config.models import DType, InferenceConfig, PolicyConfig
 from wind.config.rewards import REWARD_SECTIONS, CorruptionConfig
-from wind.errors import ConfigError, InputError
+from wind.errors import ConfigError, WindError
 from wind.files import plain_text
 from wind.rewards.columns import DATASET
 from wind.rewards.functions import Floats, Responses
@@ -133,7 +133,7 @@ def called(setting: str, kind: str) -> Iterator[None]:
     names = "|".join(REWARD_SECTIONS[kind].model_fields)
     try:
         yield
-    except (ConfigError, InputError) as error:
+    except WindError as error:
         message = re.sub(rf"(?<![\w./-])reward\.(?=({names})\b)", f"{setting}.", str(error))
         raise type(error)(message) from error
 
