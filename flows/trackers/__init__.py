@@ -72,7 +72,8 @@ class Audience:
         self._trackers = run.config.trackers
         if not run.planning:
             refuse_missing(self._trackers)
-        self._listening = self._trackers.chosen()
+        # a plan may know versions, and tells nobody
+        self._listening = {} if run.planning else self._trackers.chosen()
 
     def tell(self, version: Version | None) -> None:
         """Tell each tracker about `version`, unless it has heard of it.
