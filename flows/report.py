@@ -147,9 +147,7 @@ def _page(report: Report, found: "Study", command: str) -> bytes:
         for average in report.averages
     }
     table = list(zip(*_filled_columns(report), strict=True))
-    return compare_recipes(
-        report.averages, table, report.notes, report.metrics, settings, command
-    )
+    return compare_recipes(report.averages, table, report.notes, report.metrics, settings, command)
 
 
 def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]:
