@@ -79,13 +79,13 @@ def test_the_first_sentences_say_what_happened(made: Made) -> None:
     text, _ = read(made.pages[1])
     # 0.9 and its interval above one half; 0.4 and its interval below; accuracy by the interval of the gain
     assert (
-        "Iteration 2 wins 90.6% of comparisons with the initial policy by the training reward "
-        "(80.0 to 97.0%). It wins only 40.0% of comparisons with the initial policy by the held_out "
-        "(31.0 to 48.0%). Gold accuracy is 75.0%, up from the initial policy's 25.0%. "
+        "Iteration 2 wins 90.6% (80.0 to 97.0%) of comparisons with the initial policy by the "
+        "training reward. It wins only 40.0% (31.0 to 48.0%) of comparisons with it by held_out. "
+        "Gold accuracy is 75.0%, up from the initial policy's 25.0%. "
         "The data checks passed, with 1 warning."
     ) in text
     first, _ = read(made.pages[0])
-    assert "Iteration 1 is on a par with the initial policy, winning 53.1% of comparisons" in first
+    assert "Iteration 1 is on a par with the initial policy, winning 53.1% (40.0 to 66.0%)" in first
     assert "Gold accuracy is 25.0%, no measurable change from the initial policy's 25.0%." in first
     # 5 datasets of 4 expectations
     assert "All 20 expectations of the data checks were met." in first
