@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from flows.evaluate import ask, due, evaluate
+from flows.benchmarks import ask, due
+from flows.evaluate import evaluate
 from flows.train import train
 from tasks.checks import checked
 from tasks.metrics import measure_metrics
@@ -42,9 +43,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         held_out = evaluate(
             config, iteration, prompts=prompts, reward=reward, policy=trained, reference=opponent
         )
-        held_out |= ask(
-            config, trained, {name: benchmarks[name] for name in due(config, iteration)}
-        )
+        held_out |= ask(config, trained, due(config, iteration, benchmarks))
         metrics = checked(
             measure_metrics(
                 MetricsSpec(

@@ -3,18 +3,13 @@
 It goes through the same tasks that a run trains with.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from tasks.benchmarks import ask_benchmarks
 from tasks.checks import checked
 from tasks.evaluation import evaluate_policy
 from tasks.generations import sample_generations
 from tasks.logps import score_logps
 from tasks.rewards import score_rewards
-from tasks.run import current_run
-from wind.benchmarks import BenchmarksSpec
-from wind.benchmarks.records import Benchmark
 from wind.config.recipe import DistillConfig
 from wind.evaluation import EvaluationSpec, resolve_match
 from wind.generations import GenerationsSpec
@@ -72,40 +67,3 @@ def evaluate(
         "eval_logps": logps,
         "evaluation": checked(evaluate_policy(spec)),
     }
-
-
-def ask(
-    config: DistillConfig, policy: Model, benchmarks: Mapping[str, Benchmark]
-) -> dict[str, Dataset]:
-    """Ask `policy` the questions of `benchmarks`.
-
-    Returns the dataset by its name, or nothing where there are none. Each benchmark is computed by
-    itself, so that another one in the recipe asks no question again.
-    """
-
-    def asked(name: str) -> Dataset:
-        benchmark = benchmarks[name]
-        inputs: dict[str, Any] = {"policy": policy, "name": name, "benchmark": benchmark}
-        if benchmark.kind == "harness":  # whose answers are not sampled
-            inputs |= {"sampling": None, "seed": None}
-        return checked(ask_benchmarks(BenchmarksSpec.of(config, inputs)))
-
-    if not benchmarks:
-        return {}
-    first, *others = sorted(benchmarks)
-    if not others:
-        return {"benchmarks": asked(first)}
-    parts = {}
-    for name in (first, *others):
-        with current_run().beside(name):
-            parts[name] = asked(name)
-    return {"benchmarks": checked(ask_benchmarks(BenchmarksSpec(policy=policy, parts=parts)))}
-
-
-def due(config: DistillConfig, iteration: int) -> list[str]:
-    """List the benchmarks that are measured after `iteration`."""
-    return [
-        name
-        for name, benchmark in config.evaluation.benchmarks.items()
-        if iteration % benchmark.every == 0 or iteration == config.iterations
-    ]
