@@ -111,20 +111,6 @@ class Chain:
                 for opponent in ("gpt", "initial")
                 for row in (responses[:N] if judge == "gold" else responses)
             ],
-            "benchmarks": lambda: [
-                {
-                    "benchmark": benchmark,
-                    "item": f"{item:05d}",
-                    "metric": metric,
-                    "value": 1.0,
-                    "question": "1 + 1?",
-                    "response": "2",
-                    "target": "2",
-                }
-                for benchmark, metrics in (("hellaswag", ("acc", "acc_norm")), ("mmlu", ("acc",)))
-                for item in range(2)
-                for metric in metrics
-            ],
             "metrics": lambda: [
                 {"iteration": 2, "metric": "loss", "value": 0.5, "low": None, "high": None, "n": 3},
                 {
@@ -162,6 +148,20 @@ class Chain:
                 BANDIT | {"iteration": iteration, "metric": metric, "value": value}
                 for metric, values in (("kl", (0.8, 0.6, 0.4)), ("win_rate", (0.5, 0.6, 0.7)))
                 for iteration, value in enumerate(values)
+            ],
+            "benchmarks": lambda: [
+                {
+                    "benchmark": benchmark,
+                    "item": f"{item:05d}",
+                    "metric": metric,
+                    "value": 1.0,
+                    "question": "1 + 1?",
+                    "response": "2",
+                    "target": "2",
+                }
+                for benchmark, metrics in (("hellaswag", ("acc", "acc_norm")), ("mmlu", ("acc",)))
+                for item in range(2)
+                for metric in metrics
             ],
             "rates": lambda: [
                 RATES | {"quantity": "contraction", "value": 0.7, "error": None},

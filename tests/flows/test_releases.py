@@ -11,6 +11,7 @@ import pytest
 
 from tasks.run import KeptConfig
 from wind.audit.changes import setting_changes
+from wind.config.base import without
 from wind.store.datasets import Store
 from wind.store.references import find_version
 from wind.store.versions import Version

@@ -81,12 +81,11 @@ class TaskFile:
 
     def shots_split(self) -> str | None:
         """Return the split that shots are taken from, if the task names one."""
-        chosen = self.config.get("fewshot_config") or {}
-        split = (
-            (chosen.get("split") if isinstance(chosen, Mapping) else None)
-            or self.config.get("fewshot_split")
-            or self.config.get("training_split")
-        )
+        chosen = self.config.get("fewshot_config")
+        chosen = chosen if isinstance(chosen, Mapping) else {}
+        split = chosen.get("split") or self.config.get("fewshot_split")
+        if split is None and "samples" not in chosen:
+            split = self.config.get("training_split")
         return split if isinstance(split, str) else None
 
     def local(self, data: Sequence[Path], shots: int) -> dict[str, Any]:
@@ -115,10 +114,8 @@ class TaskFile:
             "dataset_kwargs": {
                 "data_files": {name: [str(path) for path in found[name]] for name in sorted(found)}
             },
-            **{key: split for key, split in kept.items() if split is None or split in found},
-            **{
-                key: None for key, split in kept.items() if split is not None and split not in found
-            },
+            "custom_dataset": None,
+            **{key: split if split in found else None for key, split in kept.items()},
         }
 
     def _splits(self, data: Sequence[Path]) -> dict[str, list[Path]]:

@@ -106,16 +106,6 @@ class EvaluationSection(EvaluationConfig):
             for name, given in benchmarks.items()
         }
 
-    @field_validator("judges")
-    @classmethod
-    def _names_are_free(cls, judges: dict[str, RewardConfig]) -> dict[str, RewardConfig]:
-        for name in ("training", "gold"):
-            if name in judges:
-                raise ValueError(
-                    f"{name} is the name of what is judged anyway: choose another for this judge"
-                )
-        return judges
-
     @model_validator(mode="after")
     def _opponents_are_others(self) -> Self:
         if self.against in self.opponents:
@@ -135,6 +125,16 @@ class EvaluationSection(EvaluationConfig):
                     f"{', '.join(self.judges) or 'none'}: name one of evaluation.judges"
                 )
         return self
+
+    @field_validator("judges")
+    @classmethod
+    def _names_are_free(cls, judges: dict[str, RewardConfig]) -> dict[str, RewardConfig]:
+        for name in ("training", "gold"):
+            if name in judges:
+                raise ValueError(
+                    f"{name} is the name of what is judged anyway: choose another for this judge"
+                )
+        return judges
 
     def content(self) -> EvaluationConfig:
         """Return the settings that determine the evaluation's content."""
