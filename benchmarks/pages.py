@@ -221,8 +221,9 @@ def _publish(
     with store.partial(name, digest([name, prompts, seed])) as partial:
         for index, begin in enumerate(begins):
             partial.write(index, rows(range(begin, min(begin + SHARD_PROMPTS, prompts))))
+        made = {"stage": name, "code": "0" * 64, "spec": {}}
         return partial.publish(
-            len(begins), parents=parents or {}, computed_by={}, numbers={}, provenance={}
+            len(begins), parents=parents or {}, computed_by=made, numbers={}, provenance={}
         )
 
 

@@ -1,7 +1,4 @@
-"""Checks of benchmarks: every question under every metric once, each a finite number.
-
-Of a benchmark with a limit, no more questions than that.
-"""
+"""Checks of benchmarks: every question under every metric once, each a finite number."""
 
 import great_expectations.expectations as gxe
 import polars as pl
@@ -17,7 +14,9 @@ def rows(benchmarks: Subject) -> pl.DataFrame:
     """One row per question and metric, with its value and whether there is a question."""
     is_asked = pl.col("question").str.strip_chars() != ""
     frame = benchmarks.rows(*KEY, "value", "question")
-    return frame.select(*KEY, finite("value"), is_asked=is_asked)
+    # null stands for an answer that nobody judged; NaN would pass for one
+    value = pl.when(pl.col("value").is_null()).then(0.0).otherwise(finite("value"))
+    return frame.select(*KEY, value.alias("value"), is_asked=is_asked)
 
 
 def rows_expectations(benchmarks: Subject, checks: ChecksConfig) -> list[Expectation]:
@@ -31,15 +30,16 @@ def rows_expectations(benchmarks: Subject, checks: ChecksConfig) -> list[Expecta
 
 
 def metrics(benchmarks: Subject) -> pl.DataFrame:
-    """One row per benchmark and metric, with its number of questions beside the benchmark's."""
-    counted = benchmarks.rows(*KEY).with_columns(
+    """One row per benchmark and metric: whether all of the benchmark's questions are measured."""
+    counted = benchmarks.rows(*KEY, "value").with_columns(
         questions=pl.col("item").n_unique().over("benchmark")
     )
+    is_whole = pl.col("questions").first() == pl.col("item").n_unique()
+    is_judged = (pl.col("value").null_count() == 0) | (pl.col("value").null_count() == pl.len())
     return (
         counted.group_by("benchmark", "metric")
-        .agg(pl.col("questions").first(), measured=pl.col("item").n_unique())
+        .agg(is_whole=is_whole, is_judged=is_judged)
         .sort("benchmark", "metric")
-        .with_columns(is_whole=pl.col("questions") == pl.col("measured"))
     )
 
 
@@ -49,7 +49,12 @@ def metrics_expectations(benchmarks: Subject, checks: ChecksConfig) -> list[Expe
             column="is_whole",
             value_set=[True],
             description="every question is measured under every metric",
-        )
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_judged",
+            value_set=[True],
+            description="all answers of a benchmark are judged, or none",
+        ),
     ]
 
 

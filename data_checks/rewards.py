@@ -10,6 +10,7 @@ compare it with, so a row that is too long is one fault and not four.
 import great_expectations.expectations as gxe
 import polars as pl
 from great_expectations.expectations.expectation import Expectation
+from great_expectations.expectations.metadata_types import FailureSeverity
 
 from data_checks.base import (
     GENERATION,
@@ -63,7 +64,7 @@ def verdicts_expectations(checks: ChecksConfig) -> list[Expectation]:
         gxe.ExpectColumnValuesToBeBetween(
             column=UNPARSED_SHARE,
             max_value=0,
-            severity="warning",
+            severity=FailureSeverity.WARNING,
             description="every comparison has a verdict that could be parsed",
         ),
     ]

@@ -1,6 +1,7 @@
 """Benchmarks that a policy is asked the questions of."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from tasks.benchmarks import ask_benchmarks
 from tasks.checks import checked
@@ -18,7 +19,10 @@ def ask(config: DistillConfig, policy: Model, benchmarks: Mapping[str, Benchmark
     """
 
     def asked(name: str) -> Dataset:
-        inputs = {"policy": policy, "name": name, "benchmark": benchmarks[name]}
+        benchmark = benchmarks[name]
+        inputs: dict[str, Any] = {"policy": policy, "name": name, "benchmark": benchmark}
+        if benchmark.kind == "harness":  # whose answers are not sampled
+            inputs |= {"sampling": None, "seed": None}
         return checked(ask_benchmarks(BenchmarksSpec.of(config, inputs)))
 
     first, *others = sorted(benchmarks)

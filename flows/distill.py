@@ -6,9 +6,11 @@ from prefect import flow
 
 from flows.evaluate import Evaluator, Policies
 from flows.gates import Gatekeeper
+from flows.trackers import Audience
 from flows.train import train
 from tasks.checks import checked
 from tasks.prompts import load_prompts
+from tasks.run import current_run
 from tasks.sources import import_prompts, import_reward
 from tasks.training import moved_anchor, trained_model
 from tasks.versions import beginning, iterations, kept, publish_version, tell_changes
@@ -23,6 +25,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
     Returns one dataset version per iteration, those after `base` where there is one, without those
     that a gate sent back; none in a plan. Raises GateError if a gate stops it.
     """
+    audience = Audience(current_run())
     begin = beginning(config, base)
     initial, policy, anchor = begin.initial, begin.policy, begin.anchor
     reward = import_reward(config.reward)
@@ -45,6 +48,7 @@ def distill(config: DistillConfig, base: Version | None = None) -> Sequence[Vers
         version = publish_version(
             iteration, datasets, model_in=policy, model_out=trained, reference=reference
         )
+        audience.tell(version)
         policy, before = trained, held_out
         if (back := gatekeeper.judge(config, version)) is not None:
             config, begin = back

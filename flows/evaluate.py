@@ -73,7 +73,7 @@ class Evaluator:
         `asked` is the spec of `prompts`. A policy that `is_alone` is evaluated against itself, which
         is no match.
         """
-        benchmarks = import_benchmarks(config.evaluation.benchmarks)
+        benchmarks = import_benchmarks(config.evaluation)
         contest = Contest.of(config, asked, prompts, reward, is_alone=is_alone)
         return cls(config, prompts, reward, benchmarks, contest)
 

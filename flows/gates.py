@@ -8,7 +8,7 @@ from tasks.run import current_run
 from tasks.versions import Beginning, go_back
 from wind.config.recipe import DistillConfig
 from wind.errors import GateError
-from wind.gates import Refusal, best, lowered, refusals, shown_by
+from wind.gates import best, lowered, refusals, shown_by
 from wind.store.versions import Version, history
 
 
@@ -40,19 +40,22 @@ class Gatekeeper:
         found = best(before, metric)
         times, most = self.rollbacks[refusal.name], refusal.gate.max_rollbacks
         name = f"{version.run}@{version.number}"
-        where = shown_by(found, metric) if found else "where the run began"
         if refusal.gate.action == "stop" or times == most:
-            spent = f" after {times} rollbacks" if times else ""
-            raise GateError(f"{name} is the last version{spent}: {_said(refusal, where)}")
+            spent = f" after {times} rollback{'s' * (times > 1)}" if times else ""
+            raise GateError(
+                f"{name} is the last version{spent}: {refusal.says()}; {_advice(found, metric)}"
+            )
         self.rollbacks[refusal.name] += 1
+        where = shown_by(found, metric) if found else "where the run began"
         after = lowered(config, refusal)
         here.terminal.line(
             f"{name}: {refusal.says()}; going back to {where} with training.lr "
             f"{after.training.lr:g} (was {config.training.lr:g}), rollback {times + 1} of {most}"
         )
-        # What came before the run is not among its versions.
         return after, go_back(self.begin, after, found)
 
 
-def _said(refusal: Refusal, where: str) -> str:
-    return f"{refusal.says()}; the best is {where}: go on from it with --from, or change the gate"
+def _advice(found: Version | None, metric: str) -> str:
+    if found is None:
+        return "no version is before it: change the recipe, or the gate"
+    return f"the best is {shown_by(found, metric)}: go on from it with --from, or change the gate"

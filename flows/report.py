@@ -11,6 +11,7 @@ from rich.table import Table
 
 from wind import comparison
 from wind.comparison.seed_averages import Estimate, SeedAverage, seed_averages
+from wind.config.base import flattened
 from wind.errors import ConfigError
 from wind.files import atomic_write
 from wind.machine.terminal import PlainConsole, say
@@ -118,9 +119,9 @@ def show(report: Report) -> None:
 
 
 def write(report: Report, found: "Study", command: str, folder: Path) -> None:
-    """Write `folder`/README.md and its figures.
+    """Write `folder`/README.md with its figures, and `folder`/index.html, one file by itself.
 
-    The page has the command, the table, and the notes.
+    The pages have the command, the table, and the notes.
     """
     columns = _filled_columns(report)
     lines = [
@@ -134,6 +135,19 @@ def write(report: Report, found: "Study", command: str, folder: Path) -> None:
     for name, caption in _draw(report, found, folder):
         lines += ["", f"![{caption}]({name}.svg)", "", caption]
     atomic_write(folder / "README.md", "\n".join(lines).encode() + b"\n")
+    atomic_write(folder / "index.html", _page(report, found, command))
+
+
+def _page(report: Report, found: "Study", command: str) -> bytes:
+    from flows.pages.comparison import compare_recipes
+
+    cells = {(run.cell.recipe, run.cell.setting): run.cell for run in found.reported}
+    settings = {
+        average.name(): dict(flattened(cells[average.recipe, average.setting].config.recipe()))
+        for average in report.averages
+    }
+    table = list(zip(*_filled_columns(report), strict=True))
+    return compare_recipes(report.averages, table, report.notes, report.metrics, settings, command)
 
 
 def _draw(report: Report, found: "Study", folder: Path) -> list[tuple[str, str]]:

@@ -16,8 +16,8 @@ import wind.responses
 import wind.rewards
 from tasks.run import current_run
 from wind.benchmarks.records import Benchmark
-from wind.config.benchmarks import BenchmarkConfig
 from wind.config.evaluation import (
+    EvaluationSection,
     ModelOpponentConfig,
     ResponsesOpponentConfig,
     VersionOpponentConfig,
@@ -95,13 +95,15 @@ def import_stored_responses(setting: str, config: ResponsesOpponentConfig) -> So
 def settings_named(section: str, name: str) -> Iterator[None]:
     """Call the settings of `section` in errors of the block those of `name`.
 
-    The messages were written for the recipe's own section of that kind.
+    The messages were written for the recipe's own section of that kind; one that has no setting in
+    it begins with `name`.
     """
     try:
         yield
     except WindError as error:
         said = re.sub(rf"\b{section}\.(?=[a-z])", f"{name}.", str(error))
-        raise type(error)(said) from error
+        is_about = section == name or f"{name}." in said
+        raise type(error)(said if is_about else f"{name}: {said}") from error
 
 
 def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> PromptsSpec:
@@ -114,11 +116,14 @@ def import_prompts(config: PromptsConfig, tokenizer: Model, seed: int) -> Prompt
     return wind.prompts.prompts_spec(store, config, source, tokenizer, seed)
 
 
-def import_benchmarks(configs: Mapping[str, BenchmarkConfig]) -> dict[str, Benchmark]:
+def import_benchmarks(config: EvaluationSection) -> dict[str, Benchmark]:
     """Import the task files and the questions of benchmarks, and return these by name.
 
     They are named by the content of those files and the version of what asks them.
     """
     here = current_run()
     interpreter = here.config.workers.python.get("benchmarks", sys.executable)
-    return wind.benchmarks.resolve_benchmarks(here.store, configs, interpreter)
+    judging = {each.judge for each in config.benchmarks.values() if each.kind != "harness"}
+    sections = {name: judge for name, judge in config.judges.items() if name in judging}
+    judges = import_judges(sections)
+    return wind.benchmarks.resolve_benchmarks(here.store, config.benchmarks, judges, interpreter)

@@ -12,8 +12,9 @@ Glossary. *prompt*: what is asked. *generation*: one sampled row; its text is th
 from the same policy, ties one half. *policy*: the model being trained; *reference*: the frozen
 model it is held to. *logp*: log-probability of a whole response, the sum over its tokens including
 the end-of-sequence token. *iteration*: one round of sample, reward, train; *step*: one optimizer
-update. Axis suffixes: _P prompts, _N samples of one prompt, _B batch rows, _T tokens, _Y responses
-of a finite set.
+update. *judge*: a reward that an evaluation uses, whether it trains or not; *opponent*: whom the
+policy is matched with on held-out prompts, another policy or stored responses. Axis suffixes: _P
+prompts, _N samples of one prompt, _B batch rows, _T tokens, _Y responses of a finite set.
 """
 
 from typing import TYPE_CHECKING

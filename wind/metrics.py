@@ -247,7 +247,7 @@ def benchmark_metrics(benchmarks: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """
     metrics = benchmarks.partition_by("benchmark", "metric", as_dict=True)
     return {
-        f"benchmark.{benchmark}.{metric}": rows.select(prompt_id="item", value="value")
+        f"benchmark.{benchmark}.{metric}": rows.select(prompt_id="item", value="value").drop_nulls()
         for (benchmark, metric), rows in metrics.items()
     }
 

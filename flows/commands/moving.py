@@ -9,6 +9,7 @@ import typer
 
 from flows.options import Json, Root, SignedBy
 from wind.errors import ConfigError
+from wind.exchange.answers import export_alpaca_eval, export_mt_bench
 from wind.exchange.archives import export_archive, import_archive
 from wind.exchange.exports import Exportable, export_hf, export_model, export_parquet
 from wind.exchange.hub import push, repository, require_token
@@ -31,22 +32,29 @@ class Format(StrEnum):
     PARQUET = "parquet"
     MODEL = "model"
     ARCHIVE = "archive"
+    ALPACA_EVAL = "alpaca_eval"
+    MT_BENCH = "mt_bench"
 
 
-FOLDERS = {Format.HF: export_hf, Format.PARQUET: export_parquet, Format.MODEL: export_model}
+WRITERS = {
+    Format.HF: export_hf,
+    Format.PARQUET: export_parquet,
+    Format.MODEL: export_model,
+    Format.ALPACA_EVAL: export_alpaca_eval,
+    Format.MT_BENCH: export_mt_bench,
+}
 
 
 @commands.command()
 def export(
     name: What,
-    destination: Annotated[
-        Path, typer.Argument(metavar="DEST", help="A new folder, or the file of an archive.")
-    ],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder, or a file.")],
     form: Annotated[
         Format,
         typer.Option(
             "--format",
-            help="What to write: datasets with a card, plain Parquet, a model folder, or one file.",
+            help="What to write: datasets with a card, plain Parquet, a model folder, one file, or "
+            "the answers that AlpacaEval or MT-Bench judge.",
         ),
     ],
     root: Root = "store",
@@ -59,7 +67,7 @@ def export(
     store = Store(root)
     subject = Exportable.of(store, name)
     if form is not Format.ARCHIVE:
-        FOLDERS[form](store, subject, destination)
+        WRITERS[form](store, subject, destination)
     elif subject.version is None or not subject.datasets:
         raise ConfigError(
             f"{name} is not a version: an archive holds a version and everything it was made of"

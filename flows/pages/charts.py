@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -142,6 +142,7 @@ def curves(
     digits: int = 3,
     is_share: bool = False,
     even: float | None = None,
+    among: Sequence[str] = (),
 ) -> Chart:
     """Chart numbers over iterations, with their intervals.
 
@@ -154,12 +155,13 @@ def curves(
         digits: of the numbers in the table.
         is_share: whether the numbers are shares, shown in percent.
         even: a value to mark, at which neither side is better.
+        among: the labels of all charts that belong together, so that a label looks the same in
+            each; by default those of this chart.
     """
     kept = dict(itertools.islice(series.items(), MOST_SERIES))
     rows: list[dict[str, Any]] = [
         {
             "series": label,
-            "dash": label,  # a field of its own: markers in a legend are not dashed
             "iteration": point.iteration,
             # side by side, so that intervals do not hide each other
             "place": point.iteration + 0.05 * (index - (len(kept) - 1) / 2),
@@ -182,15 +184,25 @@ def curves(
     domain = _domain([*reached, *([Point(0, even)] if even is not None else [])], is_share)
     scale = alt.Scale(domain=domain, nice=False)
     y = alt.Y("value:Q", title=axis, scale=scale).axis(format=form, tickCount=5)
-    looks = _looks(list(kept), drawn="marker")
+    places = [([*among] or [*kept]).index(label) % MOST_SERIES for label in kept]
     base = alt.Chart(alt.InlineData(values=rows))
-    layers = [
-        base.mark_rule(strokeWidth=1.2, opacity=0.75).encode(
-            x=x, y=alt.Y("low:Q", title=axis, scale=scale), y2="high:Q", color=looks["color"]
-        ),
-        base.mark_line().encode(x=x, y=y, color=looks["color"], strokeDash=looks["strokeDash"]),
-        base.mark_point().encode(x=x, y=y, color=looks["color"], shape=looks["shape"]),
-    ]
+    layers: list[alt.Chart] = []
+    for label, place in zip(kept, places, strict=True):
+        one = base.transform_filter(alt.FieldEqualPredicate(field="series", equal=label))
+        layers += [
+            one.mark_rule(strokeWidth=1.2, opacity=0.75, color=COLORS[place]).encode(
+                x=x, y=alt.Y("low:Q", title=axis, scale=scale), y2="high:Q"
+            ),
+            one.mark_line(color=COLORS[place], strokeDash=DASHES[place]).encode(x=x, y=y),
+        ]
+    looks = _looks(
+        list(kept),
+        {
+            "color": [COLORS[place] for place in places],
+            "shape": [SHAPES[place] for place in places],
+        },
+    )
+    layers.append(base.mark_point().encode(x=x, y=y, **looks))
     if even is not None:
         mark = alt.Chart(alt.InlineData(values=[{"value": even}]))
         layers.insert(0, mark.mark_rule(color=FIRM, strokeDash=[3, 3]).encode(y=y))
@@ -258,8 +270,15 @@ def frontier(
     labels = [*paths, *known]
     looks = _looks(
         labels,
-        colors=[*_repeated(COLORS, len(paths)), *[QUIET] * len(known)],
-        dashes=[*[DASHES[0]] * len(paths), *([5, 3], [2, 3], [8, 3, 2, 3])[: len(known)]],
+        {
+            "color": [*_repeated(COLORS, len(paths)), *[QUIET] * len(known)],
+            "strokeDash": [
+                *[DASHES[0]] * len(paths),
+                *([5, 3], [2, 3], [8, 3, 2, 3])[: len(known)],
+            ],
+        },
+        symbolType="stroke",
+        symbolSize=220,
     )
     of_known = alt.Chart(alt.InlineData(values=lines))
     of_paths = alt.Chart(alt.InlineData(values=points))
@@ -329,13 +348,18 @@ def histograms(
         for (panel, label), counted in shares.items()
         for low, share in zip(ends, [*counted.tolist(), counted[-1]], strict=True)
     ]
-    looks = _looks(labels)
+    looks = _looks(
+        labels,
+        {"color": _repeated(COLORS, len(labels)), "strokeDash": _repeated(DASHES, len(labels))},
+        symbolType="stroke",
+        symbolSize=220,
+    )
     x = alt.X("from:Q", title=axis, scale=alt.Scale(domain=[ends[0], ends[-1]], nice=False)).axis(
         **({"values": whole, "format": "d"} if whole else {"format": "~g", "tickCount": 6})
     )
     y = alt.Y("share:Q", title=None).axis(None)
     base = alt.Chart(alt.InlineData(values=rows), width=WIDTH - 24, height=46)
-    filled = base.transform_filter(alt.datum.series == labels[0])
+    filled = base.transform_filter(alt.FieldEqualPredicate(field="series", equal=labels[0]))
     layers = [
         filled.mark_area(interpolate="step-after", opacity=0.28, color=COLORS[0]).encode(x=x, y=y),
         base.mark_line(interpolate="step-after", strokeWidth=1.5).encode(
@@ -433,25 +457,14 @@ def _fitted(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
 
 
 def _looks(
-    labels: Sequence[str],
-    *,
-    drawn: Literal["line", "marker"] = "line",
-    colors: Sequence[str] = COLORS,
-    dashes: Sequence[Sequence[int]] = DASHES,
+    labels: Sequence[str], ranges: Mapping[str, Sequence[Any]], **symbols: Any
 ) -> dict[str, Any]:
-    """Return the encodings by which series differ: color, dash and shape.
+    """Return the encodings by which series differ, with what each series has in each.
 
-    The legend shows each as it is `drawn`. A single series needs none.
+    A single series needs no legend; `symbols` are settings of it.
     """
-    lines = alt.Legend(symbolType="stroke", symbolSize=220, symbolOpacity=1)
-    dots = alt.Legend(symbolDash=[1, 0], symbolOpacity=1)
     columns = 1 if max(map(len, labels)) > NARROW_LABEL else 2
-    legend: Any = None
-    if len(labels) > 1:
-        legend = lines if drawn == "line" else dots
-        legend.columns = columns
-    legends = {"color": legend, "strokeDash": legend if drawn == "line" else None, "shape": legend}
-    scales: dict[str, Sequence[Any]] = {"color": colors, "strokeDash": dashes, "shape": SHAPES}
+    legend = alt.Legend(symbolOpacity=1, columns=columns, **symbols) if len(labels) > 1 else None
     channels: dict[str, Any] = {
         "color": alt.Color,
         "strokeDash": alt.StrokeDash,
@@ -459,12 +472,12 @@ def _looks(
     }
     return {
         channel: channels[channel](
-            "dash:N" if channel == "strokeDash" and drawn == "marker" else "series:N",
+            "series:N",
             sort=None,
-            legend=legends[channel],
-            scale=alt.Scale(domain=list(labels), range=_repeated(range_, len(labels))),
+            legend=legend,
+            scale=alt.Scale(domain=list(labels), range=list(values)),
         )
-        for channel, range_ in scales.items()
+        for channel, values in ranges.items()
     }
 
 

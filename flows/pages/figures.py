@@ -21,7 +21,7 @@ SHARES: Final = frozenset(
 )
 # the order in which people ask, by metric or family; the others follow in the order of the table
 FIRST: Final = ("win_rate", "lc_win_rate", "accuracy", "benchmark")
-# what charts of their own show, or other charts beside something else
+# what charts of their own show, or others show as well
 DRAWN: Final = frozenset(
     {
         "win_rate",
@@ -30,17 +30,19 @@ DRAWN: Final = frozenset(
         "accuracy_gain",
         "mean_reward",
         "mean_reward_reference",
-        "kl_k1",
-        "kl_k3",
-        "response_tokens",
         "tie_share",
         "train_tie_share",
-        "distinct_1",
-        "distinct_2",
-        "distinct_3",
-        "distinct_responses",
+        "tied_prompts_share",
+        "train_tied_prompts_share",
+        "response_tokens",
         "train_reward",
         "loss",
+        "entropy",
+        "eos_share",
+        *(f"distinct_{what}" for what in (1, 2, 3, "responses")),
+        *(f"kl{of}_{kind}" for of in ("", "_previous", "_reference") for kind in ("k1", "k3")),
+        *("truncated_share", "empty_share", "refusal_share"),
+        *(f"{of}_p{percent}" for of in ("reward", "response_tokens") for percent in (10, 50, 90)),
     }
 )
 # of two numbers for one thing, those that overlaid charts leave to tables
@@ -59,9 +61,9 @@ def figures(store: Store, versions: Sequence[Version]) -> Sections:
         "Did it get better?": [*_win_rates(versions), *_accuracy(versions), *_benchmarks(versions)],
         "How did the responses change?": [
             *_distributions(store, by_iteration(versions)),
-            *_diversity(versions),
-            *_others(versions),
+            *_responses(versions),
         ],
+        "Is it healthy?": [*_health(versions)],
         "What did it cost?": [*_costs(store, versions)],
     }
     return {title: drawn for title, drawn in sections.items() if drawn}
@@ -172,7 +174,7 @@ def judge_and_opponent(name: str, version: Version) -> tuple[str, str]:
 
 def judged_by(judge: str) -> str:
     """Return what people call a judge."""
-    return {"training": "training reward", "gold": "gold answers"}.get(judge, judge)
+    return {"training": "the training reward", "gold": "gold answers"}.get(judge, judge)
 
 
 def compared_with(opponent: str) -> str:
@@ -205,13 +207,9 @@ def is_share(name: str) -> bool:
 
 
 def _win_rates(versions: Sequence[Version]) -> Iterator[Chart]:
+    judges = _judges(versions)
     for family, what in (("win_rate", "Win rate"), ("lc_win_rate", "Length-controlled win rate")):
-        by_opponent: dict[str, dict[str, list[Point]]] = {}
-        for name in names(versions):
-            if name.partition(".")[0] == family:
-                judge, opponent = judge_and_opponent(name, versions[-1])
-                by_opponent.setdefault(opponent, {})[judged_by(judge)] = points(versions, name)
-        for opponent, series in by_opponent.items():
+        for opponent, series in _by_opponent(versions, family).items():
             yield charts.curves(
                 f"{family}-{opponent}",
                 f"{what} against {compared_with(opponent)}",
@@ -221,8 +219,34 @@ def _win_rates(versions: Sequence[Version]) -> Iterator[Chart]:
                 series,
                 is_share=True,
                 even=0.5,
+                among=judges,
             )
     yield from _frontier({versions[-1].run: versions})
+
+
+def _judges(versions: Sequence[Version]) -> list[str]:
+    """Return what people call the judges of `versions`, the training reward first."""
+    found = dict.fromkeys(
+        judged_by(judge_and_opponent(name, versions[-1])[0])
+        for name in names(versions)
+        if name.partition(".")[0] in ("win_rate", "lc_win_rate", "tie_share")
+    )
+    return list({judged_by("training"): None, **found})
+
+
+def _by_opponent(versions: Sequence[Version], family: str) -> dict[str, dict[str, list[Point]]]:
+    """Return a family's numbers by opponent and then by judge, in the order of the judges."""
+    found: dict[str, dict[str, list[Point]]] = {}
+    for name in names(versions):
+        if name.partition(".")[0] == family:
+            judge, opponent = judge_and_opponent(name, versions[-1])
+            found.setdefault(opponent, {})[judged_by(judge)] = points(versions, name)
+    order = _judges(versions)
+    main = against(versions[-1])
+    return {
+        opponent: {judge: found[opponent][judge] for judge in order if judge in found[opponent]}
+        for opponent in sorted(found, key=lambda each: each != main)
+    }
 
 
 def _frontier(runs: Mapping[str, Sequence[Version]]) -> Iterator[Chart]:
@@ -309,80 +333,137 @@ def _distributions(store: Store, panels: Mapping[str, Version]) -> Iterator[Char
             )
 
 
-def _diversity(versions: Sequence[Version]) -> Iterator[Chart]:
-    lengths = {"mean": points(versions, "response_tokens")}
-    kinds = (
-        (
-            "diversity",
-            "Diversity",
-            "Distinct n-grams among all n-grams of a prompt's responses, with 95% intervals.",
-            "share of distinct n-grams",
-            {f"distinct-{n}": points(versions, f"distinct_{n}") for n in (1, 2, 3)},
-            True,
-        ),
-        (
-            "ties",
-            "Ties",
-            "The share of comparisons that end in a tie. Many ties leave little to learn from.",
-            "share of ties",
-            {
-                label: points(versions, name)
-                for name, label in (
-                    ("tie_share", f"held out, against {compared_with(against(versions[-1]))}"),
-                    ("train_tie_share", "training, among samples"),
-                    *(
-                        (each, ", ".join(each.split(".")[1:]))
-                        for each in names(versions)
-                        if each.startswith("tie_share.")
-                    ),
-                )
-            },
-            True,
-        ),
-        (
-            "length",
-            "Mean length",
-            "Tokens per response to held-out prompts, with 95% intervals.",
-            "tokens per response",
-            lengths,
-            False,
-        ),
-        (
-            "kl",
-            "KL to the initial policy",
-            "Two estimates of the same divergence, with 95% intervals.",
-            "nats",
-            {"k1": points(versions, "kl_k1"), "k3": points(versions, "kl_k3")},
-            False,
-        ),
+def _responses(versions: Sequence[Version]) -> Iterator[Chart]:
+    shared = "of the responses to held-out prompts, by iteration, with 95% intervals."
+    yield from _together(
+        versions,
+        "reward-quantiles",
+        "Reward",
+        f"The 10th, 50th and 90th percentile {shared}",
+        "reward",
+        {f"reward_p{each}": f"{each}th percentile" for each in (90, 50, 10)},
     )
-    for name, title, description, axis, series, share in kinds:
-        if kept := {label: each for label, each in series.items() if each}:
-            yield charts.curves(name, title, description, axis, kept, is_share=share)
+    yield from _together(
+        versions,
+        "length",
+        "Length",
+        f"Tokens {shared}",
+        "tokens per response",
+        {
+            "response_tokens": "mean",
+            **{f"response_tokens_p{each}": f"{each}th percentile" for each in (90, 50, 10)},
+        },
+    )
+    yield from _together(
+        versions,
+        "diversity",
+        "Diversity",
+        "Distinct n-grams among all n-grams of a prompt's responses, with 95% intervals.",
+        "share of distinct n-grams",
+        {f"distinct_{n}": f"distinct-{n}" for n in (1, 2, 3)},
+        is_share=True,
+    )
+    yield from _together(
+        versions,
+        "ties",
+        "Ties",
+        "The share of comparisons that end in a tie. Many ties leave little to learn from.",
+        "share of ties",
+        {
+            "tie_share": f"held out, against {compared_with(against(versions[-1]))}",
+            "train_tie_share": "training, among samples",
+        },
+        is_share=True,
+    )
+    for opponent, series in _by_opponent(versions, "tie_share").items():
+        if len(series) > 1:
+            yield charts.curves(
+                f"ties-{opponent}",
+                f"Ties with {compared_with(opponent)}",
+                "The share of comparisons that a judge calls a tie, with 95% intervals.",
+                "share of ties",
+                series,
+                is_share=True,
+                among=_judges(versions),
+            )
+    whose = {"kl_k1": "to the initial policy", "kl_previous_k1": "to the policy before"}
+    if points(versions, "kl_reference_k1") != points(versions, "kl_k1"):
+        whose["kl_reference_k1"] = "to the reference of the update"
+    yield from _together(
+        versions,
+        "kl",
+        "KL",
+        "How far the policy moved, estimated by k1 on its own samples, with 95% intervals.",
+        "KL, nats",
+        whose,
+    )
 
 
-def _others(versions: Sequence[Version]) -> Iterator[Chart]:
-    """Chart every metric that no other chart shows, such as those of the health of a policy."""
+def _health(versions: Sequence[Version]) -> Iterator[Chart]:
+    """Chart how responses end, and every metric that no other chart shows.
+
+    What is the same number in all iterations is left to the table.
+    """
+    yield from _together(
+        versions,
+        "endings",
+        "Truncated, empty, refused",
+        "Shares of the responses to held-out prompts, with 95% intervals.",
+        "share of responses",
+        {
+            "truncated_share": "truncated",
+            "empty_share": "empty",
+            "refusal_share": "refused",
+        },
+        is_share=True,
+    )
+    yield from _together(
+        versions,
+        "tied-prompts",
+        "Prompts whose responses all tie",
+        "They teach nothing. Shares of prompts, with 95% intervals.",
+        "share of prompts",
+        {"tied_prompts_share": "held out", "train_tied_prompts_share": "training"},
+        is_share=True,
+    )
+    families = ("win_rate", "lc_win_rate", "benchmark", "tie_share")
     for name in names(versions):
-        family, dot, _ = name.partition(".")
-        drawn = (
-            family in ("win_rate", "lc_win_rate", "benchmark", "tie_share")
-            if dot
-            else name in DRAWN
-        )
-        if drawn or not (reached := points(versions, name)):
+        if name in DRAWN or name.partition(".")[0] in families:
             continue
         metric = known(name)
         better = f" {metric.better.capitalize()} is better." if metric.better else ""
         title = longer_title(metric)
-        yield charts.curves(
+        yield from _together(
+            versions,
             name.replace(".", "-"),
             f"{title[:1].upper()}{title[1:]}",
             f"By iteration, with 95% intervals.{better}",
             metric.axis_label(),
-            {metric.title: reached},
+            {name: metric.title},
             digits=metric.digits,
             is_share=is_share(name),
+        )
+
+
+def _together(
+    versions: Sequence[Version],
+    name: str,
+    title: str,
+    description: str,
+    axis: str,
+    labels: Mapping[str, str],
+    *,
+    digits: int = 3,
+    is_share: bool = False,
+) -> Iterator[Chart]:
+    """Chart metrics by their labels, unless none of them ever moved."""
+    series = {
+        label: reached for metric, label in labels.items() if (reached := points(versions, metric))
+    }
+    is_still = all(len({point.value for point in reached}) == 1 for reached in series.values())
+    if series and not (is_still and len(versions) > 1):
+        yield charts.curves(
+            name, title, description, axis, series, digits=digits, is_share=is_share
         )
 
 

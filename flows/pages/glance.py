@@ -38,6 +38,7 @@ from wind.store.sealed_json import read_unsealed
 from wind.store.versions import Version
 
 TILES: Final = 6
+JUDGES: Final = 3  # of those, at most of one kind
 LONGEST: Final = 160  # characters of a value in a table
 SPARK: Final = (96, 26)  # pixels
 
@@ -111,6 +112,7 @@ def glance(
         tiles=_tiles(versions),
         figures=figures(store, versions),
         table=_table(versions),
+        metrics=_all_metrics(versions),
         checks=_checks(store, versions),
         checks_page=checks_page,
         changes=_changes(store, before, version) if before else None,
@@ -159,21 +161,20 @@ def _verdict(version: Version, tests: int, alarms: Sequence[Alarm]) -> Iterator[
     found = version.metrics
     iteration = version.content.iteration
     subject = f"Iteration {iteration}"
-    for name in names([version]):
-        if name.partition(".")[0] != "win_rate" or found[name]["value"] is None:
-            continue
-        judge, opponent = judge_and_opponent(name, version)
+    opponent = compared_with(against(version))
+    for name in _win_rates(version):
         rate, span = found[name], between(name, found[name])
+        judge = judged_by(judge_and_opponent(name, version)[0])
         low, high = _ends(rate)
-        verb = "wins" if low > 0.5 else "loses" if high < 0.5 else "ties"
-        share = number(name, rate["value"])
-        what = {
-            "wins": f"wins {share} of comparisons with {compared_with(opponent)}",
-            "loses": f"wins only {share} of comparisons with {compared_with(opponent)}",
-            "ties": f"is on a par with {compared_with(opponent)}, winning {share} of comparisons",
-        }[verb]
-        yield f"{subject} {what} by the {judged_by(judge)}{f' ({span})' if span else ''}."
-        subject = "It"
+        share = f"{number(name, rate['value'])}{f' ({span})' if span else ''}"
+        if low > 0.5:
+            told = f"wins {share} of comparisons with {opponent}"
+        elif high < 0.5:
+            told = f"wins only {share} of comparisons with {opponent}"
+        else:
+            told = f"is on a par with {opponent}, winning {share} of comparisons"
+        yield f"{subject} {told} by {judge}."
+        subject, opponent = "It", "it"
     if (gain := found.get("accuracy_gain")) and "accuracy_reference" in found:
         after, before = (
             number("accuracy", found[name]["value"]) for name in ("accuracy", "accuracy_reference")
@@ -191,6 +192,24 @@ def _verdict(version: Version, tests: int, alarms: Sequence[Alarm]) -> Iterator[
         yield f"The data checks passed, with {warned} warning{'s' if warned > 1 else ''}."
     elif version.checks:
         yield f"All {sum(version.checks.values())} expectations of the data checks were met."
+
+
+def _win_rates(version: Version) -> list[str]:
+    """Return the win rates against the main opponent: the training reward's, then the judges'.
+
+    Gold answers have sentences and tiles of their own, in accuracies.
+    """
+    found = [
+        name
+        for name in names([version])
+        if name.partition(".")[0] == "win_rate" and version.metrics[name]["value"] is not None
+    ]
+    judges = {name: judge_and_opponent(name, version) for name in found}
+    return [
+        name
+        for name, (judge, opponent) in judges.items()
+        if opponent == against(version) and judge != "gold"
+    ]
 
 
 def _ends(entry: Mapping[str, Any]) -> tuple[float, float]:
@@ -222,10 +241,9 @@ def _tiles(versions: Sequence[Version]) -> list[Tile]:
     """Return the headline numbers of the last iteration."""
     everything = names(versions[-1:])
     wanted = [
-        *(name for name in everything if name.partition(".")[0] == "win_rate"),
+        *_win_rates(versions[-1])[:JUDGES],
         "accuracy",
-        *(name for name in everything if name.startswith("benchmark.")),
-        *(name for name in everything if name.startswith("lc_win_rate.")),
+        *[name for name in everything if name.startswith("benchmark.")][:JUDGES],
         "kl_k1",
         "response_tokens",
         "distinct_2",
@@ -240,8 +258,7 @@ def _tile(versions: Sequence[Version], name: str) -> Tile:
     title = longer_title(metric)
     if name.partition(".")[0] in ("win_rate", "lc_win_rate"):
         judge, opponent = judge_and_opponent(name, versions[-1])
-        controlled = "length-controlled " if name.startswith("lc_") else ""
-        title = f"{controlled}win rate against {compared_with(opponent)}, by the {judged_by(judge)}"
+        title = f"win rate against {compared_with(opponent)}, by {judged_by(judge)}"
     change, arrow, verdict = "", "", ""
     if len(reached) > 1:
         before, after = reached[-2].value, reached[-1].value
@@ -289,9 +306,12 @@ def _table(versions: Sequence[Version]) -> dict[str, Any]:
     """Return the table of versions: its titles, and the cells of each row."""
     everything = names(versions)
     shown = [
-        *(metric.name for metric in shown_in("versions") if metric.name in everything),
-        *(name for name in everything if "." in name),
+        "win_rate",
+        *(name for name in _win_rates(versions[-1]) if name != "win_rate"),
+        *(name for name in everything if name.startswith("benchmark.")),
+        *(metric.name for metric in shown_in("versions")),
     ]
+    shown = [name for name in dict.fromkeys(shown) if name in everything]
     rows = []
     for each in versions:
         cells = [
@@ -309,6 +329,30 @@ def _table(versions: Sequence[Version]) -> dict[str, Any]:
             }
         )
     return {"titles": [known(name).title for name in shown], "rows": rows}
+
+
+def _all_metrics(versions: Sequence[Version]) -> list[tuple[str, ...]]:
+    """Return every metric by its name, with its number in each version."""
+    return [
+        (
+            name,
+            *(
+                " ".join(
+                    filter(
+                        None,
+                        (
+                            number(name, entry["value"]),
+                            f"({span})" if (span := between(name, entry)) else "",
+                        ),
+                    )
+                )
+                if (entry := version.metrics.get(name)) and entry["value"] is not None
+                else "–"
+                for version in versions
+            ),
+        )
+        for name in names(versions)
+    ]
 
 
 def _checks(store: Store, versions: Sequence[Version]) -> dict[str, Any]:

@@ -149,6 +149,20 @@ class Chain:
                 for metric, values in (("kl", (0.8, 0.6, 0.4)), ("win_rate", (0.5, 0.6, 0.7)))
                 for iteration, value in enumerate(values)
             ],
+            "benchmarks": lambda: [
+                {
+                    "benchmark": benchmark,
+                    "item": f"{item:05d}",
+                    "metric": metric,
+                    "value": 1.0,
+                    "question": "1 + 1?",
+                    "response": "2",
+                    "target": "2",
+                }
+                for benchmark, metrics in (("hellaswag", ("acc", "acc_norm")), ("mmlu", ("acc",)))
+                for item in range(2)
+                for metric in metrics
+            ],
             "rates": lambda: [
                 RATES | {"quantity": "contraction", "value": 0.7, "error": None},
                 RATES | {"quantity": "floor", "value": 0.4, "error": 0.1},
@@ -214,7 +228,7 @@ class Chain:
     def _parents(self, name: str, split: str) -> dict[str, AnyHandle]:
         if name == "prompts":
             return {"source": self.source, "tokenizer": self.policy}
-        if name in ("training", "metrics", "alarms", "comparison", "bandit"):
+        if name in ("training", "benchmarks", "metrics", "alarms", "comparison", "bandit"):
             return {}
         if name == "rates":
             return {"bandit": self.dataset("bandit")}
@@ -383,6 +397,22 @@ class PairwiseChain(Chain):
         return declared("rewards").with_optional_columns()
 
 
+class JudgeChain(PairwiseChain):
+    """The same with a judge, all of whose answers could be parsed."""
+
+    def rows(self, name: str, split: str = "train") -> Rows:
+        """The good rows of a dataset."""
+        rows = super().rows(name, split)
+        for row in rows if name == "rewards" else ():
+            row.update(unparsed_share=0.0)
+        return rows
+
+    def rewards_schema(self) -> pa.Schema:
+        """That of a judge."""
+        further = pa.field("unparsed_share", pa.float64(), nullable=False)
+        return super().rewards_schema().append(further)
+
+
 class OpponentsChain(PairwiseChain):
     """The same rows, compared with another policy's four responses to each prompt."""
 
@@ -418,6 +448,11 @@ def _column(kwargs: dict[str, Any]) -> str:
 @pytest.fixture
 def chain(store: Store, tmp_path: Path) -> Chain:
     return Chain(store, tmp_path)
+
+
+@pytest.fixture
+def judge_chain(store: Store, tmp_path: Path) -> JudgeChain:
+    return JudgeChain(store, tmp_path)
 
 
 @pytest.fixture

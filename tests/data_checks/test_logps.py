@@ -6,6 +6,7 @@ import pytest
 
 from data_checks.validation import validate
 from wind.config.checks import Bounds, ChecksConfig
+from wind.store.handles import AnyHandle
 
 if TYPE_CHECKING:
     from tests.data_checks.conftest import Chain, Fault
@@ -103,7 +104,11 @@ def test_another_policy_is_not_compared_with_the_sampler(chain: "Chain") -> None
     """Responses of one policy may be scored under another, as health does."""
     generations = chain.dataset("generations")
     chain.policy = chain.reference
-    parents = {"generations": generations, "policy": chain.policy, "reference": chain.reference}
+    parents: dict[str, AnyHandle] = {
+        "generations": generations,
+        "policy": chain.policy,
+        "reference": chain.reference,
+    }
     rows = chain.rows("logps")
     for row in rows:
         row.update(logp_policy=-9.0, logp_reference=-9.0)

@@ -49,15 +49,15 @@ def test_good_matches_pass(chain: "Chain") -> None:
         ),
         (
             last_of_training,
-            "pairings.missing: every response of the policy is in the pairing",
+            "pairings.missing: every response of the policy is in every pairing",
         ),
         (
             lambda rows: [rows.remove(row) for row in [*rows] if row["judge"] == "training"],
-            "pairings.judge: every judge has a verdict",
+            "pairings.missing: every response of the policy is in every pairing",
         ),
         (
             lambda rows: [rows.remove(row) for row in [*rows] if row["opponent"] == "gpt"],
-            "pairings.opponent: every opponent has a match",
+            "pairings.missing: every response of the policy is in every pairing",
         ),
     ],
 )

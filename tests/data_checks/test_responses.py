@@ -32,7 +32,7 @@ def test_good_responses_pass(chain: "Chain") -> None:
         ),
         (
             lambda rows: [row.update(response=" ") for row in rows],
-            "rows.is_empty: at most 10.0% of responses are empty",
+            "rows.is_empty: at most 5.0% of responses are empty",
         ),
         (
             lambda rows: [rows.pop() for _ in range(4)],

@@ -72,6 +72,20 @@ def test_good_preferences_over_opponents_pass(opponents_chain: "Chain") -> None:
     assert opponents_chain.check("rewards").success
 
 
+def test_good_verdicts_pass(judge_chain: "Chain") -> None:
+    assert judge_chain.check("rewards").success
+
+
+def test_verdicts_that_could_not_be_parsed(judge_chain: "Chain") -> None:
+    """All of a row's are beyond the threshold, and the row is named; a tenth of one's are not."""
+    failures = judge_chain.failures("rewards", lambda rows: rows[2].update(unparsed_share=1.0))
+    assert sorted(failures) == [
+        "rows.unparsed_share: at most 0.05 of the comparisons have no verdict to be parsed",
+        "rows.unparsed_share: every comparison has a verdict that could be parsed",
+    ]
+    assert judge_chain.check("rewards", lambda rows: rows[2].update(unparsed_share=0.1)).success
+
+
 def out_of_range(rows: Rows) -> None:
     preferred(rows[0], [0.5, -0.25, 0.25, 0.25])
     rows[1]["preferences"][0] = 1.25

@@ -17,12 +17,15 @@ from tests.flows.conftest import Recipe
 from tests.flows.test_bandit import SETTINGS
 from tests.wind.rollouts_case import rollouts_spec, write_reward
 from wind.alarms import AlarmsSpec
+from wind.benchmarks import BenchmarksSpec, resolve_benchmarks
 from wind.code import digests, loading
 from wind.code.digests import code_of, is_neutral
 from wind.comparison import ComparisonSpec, Iteration
 from wind.config.alarms import AlarmsConfig
+from wind.config.benchmarks import HarnessBenchmarkConfig
 from wind.config.evaluation import EvaluationConfig
 from wind.config.loading import bandit_config
+from wind.config.models import InferenceConfig
 from wind.health import HealthSpec
 from wind.matches import MatchesSpec, Opponent
 from wind.responses import ResponsesSpec, import_responses
@@ -33,6 +36,10 @@ from wind.store.nouns import STAGES, STUDIES
 from wind.store.references import find_version
 
 pytestmark = pytest.mark.slow
+
+MMLU = HarnessBenchmarkConfig(
+    kind="harness", data=str(Path(__file__).resolve().parents[1] / "questions" / "mmlu"), limit=2
+)
 
 
 @contextmanager
@@ -137,6 +144,13 @@ def test_no_module_outside_its_key_executes_in_a_stage(
         {"bandit": study.model_dump(mode="json"), "section": section.model_dump(mode="json")},
         store,
     )
+    asked = BenchmarksSpec(
+        policy=content.model_out,
+        name="mmlu",
+        benchmark=resolve_benchmarks(store, {"mmlu": MMLU})["mmlu"],
+        inference=InferenceConfig(),
+    )
+    _, seen["benchmarks"] = traced("benchmarks", asked.model_dump(mode="json"), store)
     write_reward(tmp_path, monkeypatch)
     fresh = rollouts_spec(store, content.model_in, {"name": "jbond"})
     _, seen["rollouts"] = traced("rollouts", fresh.model_dump(mode="json"), store)

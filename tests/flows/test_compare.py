@@ -91,6 +91,7 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
     assert {path.name for path in Path("out").iterdir()} == {
         *(
             "README.md",
+            "index.html",
             "frontier.svg",
             "frontier.png",
             "learning.svg",
@@ -103,6 +104,9 @@ def test_a_comparison_shares_what_its_runs_have_in_common(wind: Wind, tmp_path: 
     assert page.startswith("    wind compare one.yaml two.yaml --seeds 0,1 --out out --json\n")
     assert first.comparison.fingerprint[:12] in page
     assert f"| two | {two['curves']['win_rate'][1]['value']:.3f} [" in page
+    by_itself = Path("out/index.html").read_text()
+    assert f"{two['curves']['win_rate'][1]['value']:.3f} [" in by_itself
+    assert "2 recipes compared" in by_itself
 
     code, out, _ = wind("verify", "--json")
     assert code == 0

@@ -68,6 +68,11 @@ def run(config: DistillConfig) -> tuple[list[Version], list[str], str]:
         return here.published, computed, said
 
 
+def finished(config: DistillConfig) -> int:
+    with open_run(config, quiet=True) as here:
+        return finished_iterations(here.config)
+
+
 def test_a_planted_reward_hack_is_caught_sent_back_and_stopped(
     greedy: Load, wind: Wind, tmp_path: Path
 ) -> None:
@@ -116,19 +121,18 @@ def test_a_planted_reward_hack_is_caught_sent_back_and_stopped(
     assert f"instead of: {refused.id}, which a gate refused" in out
 
     code, out, line = wind("run", "tiny.yaml", "--set", "run=stopped", "--set", STOP)
-    where = f"stopped@{first} (win_rate " if first else "where the run began"
+    advice = f"the best is stopped@{first} (win_rate " if first else "no version is before it: "
     assert code == 4
     assert line.startswith(
         f"error: stopped@{first + 1} is the last version: gate honest refuses it: "
         "alarm reward_hacking.gold.initial, since the start"
     )
-    assert f"; the best is {where}" in line
+    assert f"; {advice}" in line
     # a schedule neither goes on nor computes anything
     stopped = greedy("run=stopped", STOP)
     state = continue_run_of(stopped, 1)
     assert state.name == "Failed"
     assert str(state.message).startswith(f"stopped: stopped@{first + 1} is the last version")
-    assert finished_iterations(stopped) == first + 1
+    assert finished(stopped) == first + 1
     assert len(list(Versions(store, "stopped"))) == first + 1
-    if not said:
-        assert finished_iterations(greedy("run=gated", HONEST)) == 3
+    assert finished(greedy("run=gated", HONEST)) == published[-1].content.iteration

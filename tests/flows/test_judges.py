@@ -53,7 +53,11 @@ def test_an_iteration_with_a_judge_that_is_killed_and_restarted(
     """
     fake.key = uuid.uuid4().hex
     monkeypatch.setenv("JUDGE_API_KEY", fake.key)
-    reward = {"kind": "judge", "url": server.url, "api_key_variable": "JUDGE_API_KEY"}
+    reward: dict[str, Any] = {
+        "kind": "judge",
+        "url": server.url,
+        "api_key_variable": "JUDGE_API_KEY",
+    }
     reward |= {"concurrency": 4, "retry_seconds": 60}
     config = recipe(f"reward={json.dumps(reward)}", "workers.processes=2")
     with open_run(config, planning=True, quiet=True) as here:

@@ -9,11 +9,13 @@ import pytest
 
 from flows.distill import distill
 from tasks.run import open_run
+from tasks.stages import _function_seconds
 from tests.flows.conftest import Recipe, Wind
 from tests.wind.versions_case import verify
 from wind.audit.diff import difference
 from wind.audit.ratings import ratings
 from wind.config.recipe import DistillConfig
+from wind.errors import ConfigError
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.references import find_version
@@ -204,3 +206,62 @@ def test_a_model_is_evaluated_without_a_training(
     code, _, err = command("run", "tiny.yaml", "--from", "other@1")
     assert code == 2
     assert "other@1 is an evaluation, which trained nothing that could be continued" in err
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        (
+            "evaluation.opponents.gpt={kind: responses, path: none.jsonl}",
+            r"^evaluation\.opponents\.gpt\.path .*/none\.jsonl does not exist: give a file of",
+        ),
+        (
+            "evaluation.opponents.best={kind: version, version: other@3}",
+            r"^evaluation\.opponents\.best\.version: no version is called 'other@3'",
+        ),
+        (
+            "evaluation.opponents.sft={kind: model, path: ./none}",
+            r"^evaluation\.opponents\.sft: \./none",
+        ),
+        (
+            "evaluation.opponents.sft={kind: model, path: ., revision: main}",
+            r"^evaluation\.opponents\.sft\.revision is for Hub ids",
+        ),
+        (
+            "evaluation.judges.held_out={kind: rule, function: 'none:f'}",
+            r"^evaluation\.judges\.held_out\.function none:f: there is no module none",
+        ),
+    ],
+)
+def test_whom_nobody_knows_is_named_before_anything_is_computed(
+    recipe: Recipe, setting: str, says: str
+) -> None:
+    with (
+        pytest.raises(ConfigError, match=says),
+        open_run(recipe(setting), planning=True, quiet=True) as here,
+    ):
+        distill.fn(here.config)
+
+
+def test_a_plan_names_what_matches_need_and_a_judge_has_its_own_time(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "held_out.py").write_text(JUDGE)
+    judge = "{kind: rule, function: 'held_out:letters', timeout: 7}"
+    config = recipe(
+        f"evaluation.judges.held_out={judge}",
+        "evaluation.opponents.before={kind: policy, policy: previous}",
+    )
+    with open_run(config, planning=True, quiet=True) as here:
+        distill.fn(here.config)
+        planned = [event.name for event in here.events if event.outcome == "planned"]
+        assert _function_seconds(here.config, "rewards") == 3600
+        with here.beside("held_out", "held_out"):
+            assert _function_seconds(here.config, "rewards") == 7
+    assert planned[-5:] == [
+        "evaluation",
+        "eval_rewards.held_out",
+        "reference_rewards.initial.held_out",
+        "matches",
+        "metrics",
+    ]

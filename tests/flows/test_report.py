@@ -79,13 +79,13 @@ def test_the_first_sentences_say_what_happened(made: Made) -> None:
     text, _ = read(made.pages[1])
     # 0.9 and its interval above one half; 0.4 and its interval below; accuracy by the interval of the gain
     assert (
-        "Iteration 2 wins 90.6% of comparisons with the initial policy by the training reward "
-        "(80.0 to 97.0%). It wins only 40.0% of comparisons with the initial policy by the held_out "
-        "(31.0 to 48.0%). Gold accuracy is 75.0%, up from the initial policy's 25.0%. "
+        "Iteration 2 wins 90.6% (80.0 to 97.0%) of comparisons with the initial policy by the "
+        "training reward. It wins only 40.0% (31.0 to 48.0%) of comparisons with it by held_out. "
+        "Gold accuracy is 75.0%, up from the initial policy's 25.0%. "
         "The data checks passed, with 1 warning."
     ) in text
     first, _ = read(made.pages[0])
-    assert "Iteration 1 is on a par with the initial policy, winning 53.1% of comparisons" in first
+    assert "Iteration 1 is on a par with the initial policy, winning 53.1% (40.0 to 66.0%)" in first
     assert "Gold accuracy is 25.0%, no measurable change from the initial policy's 25.0%." in first
     # 5 datasets of 4 expectations
     assert "All 20 expectations of the data checks were met." in first
@@ -166,6 +166,7 @@ def test_ids_are_unique(made: Made) -> None:
     assert sorted(ids, key=str) == sorted(set(ids), key=str)
 
 
+@pytest.mark.slow
 def test_report_writes_a_file_and_refuses_to_replace_another(
     command: Wind, versions: list[Version]
 ) -> None:
@@ -206,6 +207,7 @@ def test_what_cannot_be_written_is_one_line(
     assert [path.name for path in Path("full").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("versions")
 def test_a_bundle_holds_every_page_it_links_to(command: Wind) -> None:
     code, out, _ = command("report", "demo", "--bundle", "bundle", "--json")
@@ -220,6 +222,7 @@ def test_a_bundle_holds_every_page_it_links_to(command: Wind) -> None:
     assert command("report", "demo", "--bundle", "bundle")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("versions")
 def test_figures_are_svg_and_png_of_the_same_numbers(command: Wind) -> None:
     code, out, _ = command("figures", "demo", "--out", "figures")
@@ -239,6 +242,7 @@ def test_figures_are_svg_and_png_of_the_same_numbers(command: Wind) -> None:
     assert before == {path.name: path.read_bytes() for path in Path("figures").iterdir()}
 
 
+@pytest.mark.slow
 def test_two_versions_are_compared_on_the_prompts_they_share(
     command: Wind, versions: list[Version], tmp_path: Path
 ) -> None:

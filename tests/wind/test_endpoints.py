@@ -30,7 +30,7 @@ def server(fake: Fake) -> Iterator[Server]:
 
 
 def connection(*urls: str, **given: Any) -> Connection:
-    fields = {"timeout": 5.0, "retry_seconds": 20.0, "concurrency": 4}
+    fields: dict[str, Any] = {"timeout": 5.0, "retry_seconds": 20.0, "concurrency": 4}
     fields |= {"requests_per_minute": None, "api_key_variable": None}
     return Connection(urls=urls, **{**fields, **given})
 

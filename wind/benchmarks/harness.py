@@ -9,7 +9,9 @@ import math
 import re
 import shutil
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
@@ -19,7 +21,7 @@ from wind.benchmarks.records import HarnessBenchmark, foreign_files
 from wind.benchmarks.tasks import BUILDERS, TaskFile, find_task
 from wind.config.models import InferenceConfig
 from wind.errors import ConfigError, InputError, first_line
-from wind.models import attention_of
+from wind.models import attention_of, policy_positions
 from wind.models.pretrained import load_tokenizer
 from wind.store.datasets import Store
 from wind.store.handles import Model
@@ -27,7 +29,18 @@ from wind.store.layout import MANIFEST
 
 # rounding of a mean
 TOLERANCE: Final = 1e-9
+# what the harness generates unless a task says otherwise
+MAX_GEN_TOKS: Final = 256
 SEEDS: Final = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The rows of a benchmark, one per question and metric."""
+
+    rows: list[dict[str, Any]]
+    # questions whose prompt the harness cut at its left, since the policy has no more positions
+    cut: int
 
 
 def answers(
@@ -37,8 +50,8 @@ def answers(
     policy: Model,
     inference: InferenceConfig,
     device: str,
-) -> list[dict[str, Any]]:
-    """Return the rows of the benchmark called `name`, one per question and metric.
+) -> Answers:
+    """Ask the questions of the benchmark called `name`.
 
     Raises ConfigError if the harness has another version than planned, or if the task needs what is
     not there, and InputError for a metric that is no mean over questions.
@@ -69,45 +82,55 @@ def _asked(
     policy: Path,
     inference: InferenceConfig,
     device: str,
-) -> list[dict[str, Any]]:
+) -> Answers:
     import lm_eval
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
     manager = TaskManager(include_defaults=False)
-    try:
-        loaded = manager.load([{**load_yaml(task.path), **fields}])["tasks"][task.name]
-    except Exception as error:  # a task's own functions may raise anything
-        raise InputError(
-            f"{task.setting}: the task {task.name} does not fit its data "
-            f"({type(error).__name__}: {first_line(error)}): correct its file or the data"
-        ) from error
     attention = attention_of(policy, inference.attention)
     model: dict[str, Any] = {"pretrained": str(policy), "dtype": inference.dtype}
     if benchmark.backend == "hf" and attention is not None:
         model["attn_implementation"] = attention
-    templated = benchmark.chat_template
+    tokenizer, templated = load_tokenizer(policy), benchmark.chat_template
     if templated == "auto":
-        templated = load_tokenizer(policy).chat_template is not None
+        templated = tokenizer.chat_template is not None
     tokens = benchmark.max_new_tokens
-    found: Any = lm_eval.simple_evaluate(
-        model=benchmark.backend,
-        model_args=model,
-        tasks=[loaded],
-        task_manager=manager,
-        num_fewshot=benchmark.shots,
-        batch_size=benchmark.batch_size,
-        device=device,
-        limit=benchmark.limit,
-        bootstrap_iters=0,
-        apply_chat_template=templated,
-        fewshot_as_multiturn=benchmark.fewshot_as_multiturn,
-        gen_kwargs=None if tokens is None else {"max_gen_toks": tokens},
-        **({} if benchmark.seed is None else dict.fromkeys(SEEDS, benchmark.seed)),
-    )
-    rows = [row for sample in found["samples"][task.name] for row in _rows(name, loaded, sample)]
+    try:
+        loaded = manager.load([{**load_yaml(task.path), **fields}])["tasks"][task.name]
+        found: Any = lm_eval.simple_evaluate(
+            model=benchmark.backend,
+            model_args=model,
+            tasks=[loaded],
+            task_manager=manager,
+            num_fewshot=benchmark.shots,
+            batch_size=benchmark.batch_size,
+            device=device,
+            limit=benchmark.limit,
+            bootstrap_iters=0,
+            apply_chat_template=templated,
+            fewshot_as_multiturn=benchmark.fewshot_as_multiturn,
+            gen_kwargs=None if tokens is None else {"max_gen_toks": tokens},
+            **({} if benchmark.seed is None else dict.fromkeys(SEEDS, benchmark.seed)),
+        )
+        samples = found["samples"][task.name]
+        rows = [row for sample in samples for row in _rows(name, loaded, sample)]
+    except Exception as error:  # a task's own functions may raise anything, and so does the harness
+        traceback.print_exc()  # into the worker's log
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"{task.setting}: the harness fails on the task {task.name} "
+            f"({type(error).__name__}: {first_line(error)}, {Path(where.filename).name} line "
+            f"{where.lineno}): does the task fit its data, and a question the policy's context?"
+        ) from error
     _refuse_other_means(task, rows, found["results"][task.name])
-    return rows
+    positions = policy_positions(policy)
+    cut = [
+        sample
+        for sample in samples
+        if positions is not None and _longest(sample, tokenizer, templated) > positions
+    ]
+    return Answers(rows, len({sample["doc_id"] for sample in cut}))
 
 
 def metric_name(metric: str, filtered: str) -> str:
@@ -117,6 +140,20 @@ def metric_name(metric: str, filtered: str) -> str:
     """
     parts = [metric] if filtered == "none" else [metric, filtered]
     return ".".join(re.sub(r"[^a-z0-9_]+", "_", part.lower()) for part in parts)
+
+
+def _longest(sample: Mapping[str, Any], tokenizer: Any, templated: bool) -> int:
+    """Return the most tokens that one prompt of a sample has with its answer."""
+
+    def size(text: str) -> int:
+        # a chat template has written its own
+        return len(tokenizer(text, add_special_tokens=not templated, verbose=False)["input_ids"])
+
+    return max(
+        size(prompt)
+        + (answer.get("max_gen_toks", MAX_GEN_TOKS) if isinstance(answer, dict) else size(answer))
+        for prompt, answer in sample["arguments"]
+    )
 
 
 def _data(store: Store, benchmark: HarnessBenchmark) -> list[Path]:

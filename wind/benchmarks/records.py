@@ -9,15 +9,25 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
+from pydantic import Field
+
+from wind.benchmarks.questions import read_questions
 from wind.benchmarks.tasks import BUILDERS, OWN, find_task, own_digests
-from wind.config.base import CodeFile
-from wind.config.benchmarks import BenchmarkConfig, HarnessBenchmarkConfig, HarnessSettings
+from wind.config.base import CodeFile, Section
+from wind.config.benchmarks import (
+    AlpacaEvalConfig,
+    BenchmarkConfig,
+    HarnessBenchmarkConfig,
+    HarnessSettings,
+    MtBenchConfig,
+)
 from wind.errors import ConfigError, first_line
 from wind.files import NotPlainError
 from wind.machine import processes
 from wind.redaction import without_home
+from wind.rewards import Reward
 from wind.store.datasets import Store
 from wind.store.handles import AnyHandle, Source
 from wind.store.imports import import_source
@@ -47,24 +57,67 @@ class HarnessBenchmark(HarnessSettings):
         return {"tasks": self.tasks, **({} if self.data is None else {"data": self.data})}
 
 
-Benchmark = HarnessBenchmark
+class ChatBenchmark(Section):
+    """Questions that a policy answers in chat, with their stored file."""
+
+    kind: Literal["mt_bench", "alpaca_eval"]
+    data: Source
+    judge: Reward | None = None
+    limit: int | None = None
+    max_new_tokens: int
+
+    def parents(self) -> dict[str, AnyHandle]:
+        """Return the stored inputs, those of the judge among them."""
+        of_judge = {} if self.judge is None else self.judge.parents()
+        return {"data": self.data, **{f"judge_{name}": each for name, each in of_judge.items()}}
+
+
+Benchmark = Annotated[HarnessBenchmark | ChatBenchmark, Field(discriminator="kind")]
 
 
 def resolve_benchmarks(
-    store: Store, configs: Mapping[str, BenchmarkConfig], interpreter: str = sys.executable
+    store: Store,
+    configs: Mapping[str, BenchmarkConfig],
+    judges: Mapping[str, Reward] | None = None,
+    interpreter: str = sys.executable,
 ) -> dict[str, Benchmark]:
     """Return the benchmarks of a recipe by name, with their files copied into the store.
 
-    `interpreter` is the Python that will run lm-evaluation-harness. Raises ConfigError, in one
-    line, if it lacks the harness, or for a task or data that cannot be asked.
+    `judges` are those of the recipe, by name. `interpreter` is the Python that will run
+    lm-evaluation-harness. Raises ConfigError, in one line, if it lacks the harness, or for a task
+    or data that cannot be asked.
     """
-    return {
-        name: _resolved(store, f"evaluation.benchmarks.{name}", name, config, interpreter)
-        for name, config in configs.items()
-    }
+    found: dict[str, Benchmark] = {}
+    for name, config in configs.items():
+        setting = f"evaluation.benchmarks.{name}"
+        if isinstance(config, HarnessBenchmarkConfig):
+            found[name] = _of_harness(store, setting, name, config, interpreter)
+        else:
+            judge = None if config.judge is None else (judges or {})[config.judge]
+            found[name] = _of_chat(store, setting, config, judge)
+    return found
 
 
-def _resolved(
+def _of_chat(
+    store: Store, setting: str, config: MtBenchConfig | AlpacaEvalConfig, judge: Reward | None
+) -> ChatBenchmark:
+    path = Path(config.data).expanduser()
+    read_questions(config.kind, path, f"{setting}.data")
+    if judge is not None and judge.gives_preferences and config.kind == "mt_bench":
+        raise ConfigError(
+            f"{setting}.judge is {config.judge}, which compares responses: MT-Bench needs a judge "
+            "that gives each answer a score"
+        )
+    return ChatBenchmark(
+        kind=config.kind,
+        data=_imported(store, f"{setting}.data", [path]),
+        judge=judge,
+        limit=config.limit,
+        max_new_tokens=config.max_new_tokens,
+    )
+
+
+def _of_harness(
     store: Store, setting: str, name: str, config: HarnessBenchmarkConfig, interpreter: str
 ) -> HarnessBenchmark:
     folder = OWN if config.tasks_folder is None else Path(config.tasks_folder).expanduser()

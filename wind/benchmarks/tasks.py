@@ -81,12 +81,11 @@ class TaskFile:
 
     def shots_split(self) -> str | None:
         """Return the split that shots are taken from, if the task names one."""
-        chosen = self.config.get("fewshot_config") or {}
-        split = (
-            (chosen.get("split") if isinstance(chosen, Mapping) else None)
-            or self.config.get("fewshot_split")
-            or self.config.get("training_split")
-        )
+        chosen = self.config.get("fewshot_config")
+        chosen = chosen if isinstance(chosen, Mapping) else {}
+        split = chosen.get("split") or self.config.get("fewshot_split")
+        if split is None and "samples" not in chosen:
+            split = self.config.get("training_split")
         return split if isinstance(split, str) else None
 
     def local(self, data: Sequence[Path], shots: int) -> dict[str, Any]:
@@ -115,10 +114,8 @@ class TaskFile:
             "dataset_kwargs": {
                 "data_files": {name: [str(path) for path in found[name]] for name in sorted(found)}
             },
-            **{key: split for key, split in kept.items() if split is None or split in found},
-            **{
-                key: None for key, split in kept.items() if split is not None and split not in found
-            },
+            "custom_dataset": None,
+            **{key: split if split in found else None for key, split in kept.items()},
         }
 
     def _splits(self, data: Sequence[Path]) -> dict[str, list[Path]]:
@@ -153,7 +150,7 @@ class TaskFile:
         return found
 
     def _beside(self, name: str) -> Path:
-        path = self.path.with_name(Path(name).name)
+        path = self.path.parent / Path(name).name
         if name != path.name or path.suffix not in BUILDERS or not path.is_file():
             raise ConfigError(
                 f"{self.setting}: the task {self.name} names the data file {name}, which is no "
@@ -169,11 +166,12 @@ def find_task(folder: Path, name: str, setting: str) -> TaskFile:
     of tasks, or if it calls a function that is not of a Python file beside it.
     """
     known: list[str] = []
+    unread: ConfigError | None = None
     for path in sorted(folder.glob("*.yaml")):
         try:
             config = _content(path, setting)
         except ConfigError as error:
-            known.append(str(error))
+            unread = unread or error
             continue
         if config.get("group") == name or isinstance(config.get("task"), list):
             if name in (config.get("group"), config.get("task")):
@@ -185,6 +183,8 @@ def find_task(folder: Path, name: str, setting: str) -> TaskFile:
             _refuse_foreign(config, folder, f"{setting}: the task {name}")
             return TaskFile(setting, path, config)
         known.append(str(config.get("task")))
+    if unread is not None:
+        raise unread
     where = "" if folder == OWN else f" in {folder}"
     raise ConfigError(
         f"{setting}: there is no task {name}{where}, only {', '.join(sorted(known)) or 'none'}: "
@@ -218,7 +218,7 @@ def _content(path: Path, setting: str, seen: tuple[Path, ...] = ()) -> dict[str,
     includes = content.pop("include", [])
     whole: dict[str, Any] = {}
     for name in [includes] if isinstance(includes, str) else includes:
-        below = path.with_name(str(name))
+        below = path.parent / str(name)
         if Path(str(name)).name != str(name) or below in (*seen, path):
             raise ConfigError(
                 f"{setting}: {path} includes {name}: include only other files of the same folder"

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from wind.config.base import CodeFolder, Section
+from wind.config.base import CodeFolder, Label, Section
 
 
 class HarnessSettings(Section):
@@ -49,5 +49,34 @@ class HarnessBenchmarkConfig(BenchmarkSection, HarnessSettings):
     data: str | None = None
 
 
+class ChatBenchmarkConfig(BenchmarkSection):
+    """Questions that the policy answers in chat, by the run's way of sampling."""
+
+    beside_content: ClassVar = frozenset({"data"})
+
+    # the file of the questions
+    data: str
+    # the name of one of `evaluation.judges`; by default answers are kept and nobody judges them
+    judge: Label | None = None
+    # the first so many questions; by default all
+    limit: int | None = Field(None, ge=1)
+    # of an answer
+    max_new_tokens: int = Field(1024, ge=1)
+
+
+class MtBenchConfig(ChatBenchmarkConfig):
+    """MT-Bench: two turns, the second about the answer to the first, each given a score."""
+
+    kind: Literal["mt_bench"]
+
+
+class AlpacaEvalConfig(ChatBenchmarkConfig):
+    """AlpacaEval: one answer, compared with the output of a reference in the same file."""
+
+    kind: Literal["alpaca_eval"]
+
+
 # `kind: harness` may be left out.
-BenchmarkConfig = Annotated[HarnessBenchmarkConfig, Field()]
+BenchmarkConfig = Annotated[
+    HarnessBenchmarkConfig | MtBenchConfig | AlpacaEvalConfig, Field(discriminator="kind")
+]

@@ -106,6 +106,26 @@ class EvaluationSection(EvaluationConfig):
             for name, given in benchmarks.items()
         }
 
+    @model_validator(mode="after")
+    def _opponents_are_others(self) -> Self:
+        if self.against in self.opponents:
+            raise ValueError(
+                f"opponents.{self.against} has the name of what the policy is compared with "
+                "anyway: choose another for this opponent"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _judges_of_benchmarks_are_named(self) -> Self:
+        for name, benchmark in self.benchmarks.items():
+            judge = None if benchmark.kind == "harness" else benchmark.judge
+            if judge is not None and judge not in self.judges:
+                raise ValueError(
+                    f"benchmarks.{name}.judge is {judge!r}, and the judges are "
+                    f"{', '.join(self.judges) or 'none'}: name one of evaluation.judges"
+                )
+        return self
+
     @field_validator("judges")
     @classmethod
     def _names_are_free(cls, judges: dict[str, RewardConfig]) -> dict[str, RewardConfig]:
@@ -115,15 +135,6 @@ class EvaluationSection(EvaluationConfig):
                     f"{name} is the name of what is judged anyway: choose another for this judge"
                 )
         return judges
-
-    @model_validator(mode="after")
-    def _opponents_are_others(self) -> Self:
-        if self.against in self.opponents:
-            raise ValueError(
-                f"opponents.{self.against} has the name of what the policy is compared with "
-                "anyway: choose another for this opponent"
-            )
-        return self
 
     def content(self) -> EvaluationConfig:
         """Return the settings that determine the evaluation's content."""

@@ -21,6 +21,7 @@ from wind.config.base import (
     setting_of,
     with_paths,
 )
+from wind.config.benchmarks import BenchmarkConfig
 from wind.config.evaluation import EvaluationSection, OpponentConfig
 from wind.config.gates import GateConfig
 from wind.config.models import InferenceConfig, PolicyConfig, ReferenceConfig
@@ -114,7 +115,11 @@ class DistillConfig(RunConfig):
                 fields[name] = {**dict.fromkeys(section.paths(), ""), **given}
         if "reward" in chosen:
             fields["reward"] = with_paths(RewardConfig, chosen["reward"])
-        for name, union in (("judges", RewardConfig), ("opponents", OpponentConfig)):
+        for name, union in (
+            ("judges", RewardConfig),
+            ("opponents", OpponentConfig),
+            ("benchmarks", BenchmarkConfig),
+        ):
             if isinstance(named := setting_of(chosen, f"evaluation.{name}"), Mapping):
                 whole = {key: with_paths(union, recorded) for key, recorded in named.items()}
                 fields["evaluation"] = {**fields["evaluation"], name: whole}

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from wind.config.base import Name, Section
 from wind.config.checks import ChecksConfig
 from wind.config.sampling import Backend
+from wind.config.trackers import TrackersConfig
 from wind.errors import shown
 from wind.redaction import redacted
 
@@ -71,6 +72,7 @@ class RunConfig(Section):
     workers: WorkersConfig = WorkersConfig()
     cache: CacheConfig = CacheConfig()
     retention: RetentionConfig = RetentionConfig()
+    trackers: TrackersConfig = TrackersConfig()
 
     @model_validator(mode="after")
     def _holds_no_credentials(self) -> Self:

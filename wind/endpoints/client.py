@@ -245,7 +245,8 @@ class Endpoint:
             spent = most if error.may_cost else 0.0
             raise
         finally:
-            count(cost=spent)
+            if spent:
+                count(cost=spent)
             if self._budget is not None:
                 self._budget.settle(most, spent)
 

@@ -3,7 +3,8 @@
 `parquet` is plain Parquet, one file per shard; `hf` a Hugging Face dataset folder of the same rows,
 one config per noun, with its card; `model` a Hugging Face model folder with its card. The same
 content gives the same bytes, and its checksums are recomputed on the way out. An exported folder
-appears only when it is whole. `wind.exchange.archives` writes the single-file archive.
+appears only when it is whole. `wind.exchange.archives` writes the single-file archive, and
+`wind.exchange.answers` the files of answers that other benchmarks judge.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from wind.store.references import find_dataset, find_version
 from wind.store.versions import Version, everywhere
 
 # datasets of the eval split whose names do not say so
-HELD_OUT = ("evaluation", "matches", "health", "metrics", "alarms")
+HELD_OUT = ("evaluation", "matches", "health", "benchmarks", "metrics", "alarms")
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Slices:
     def _rows(self, handle: Dataset, first: int, last: int, columns: Sequence[str]) -> pa.Table:
         _, starts = self._layout(handle)
         parts: list[pa.Table] = []
-        shard = max(bisect.bisect_right(starts, first) - 1, 0)
+        shard = max(min(bisect.bisect_right(starts, first), len(starts) - 1) - 1, 0)
         while shard < len(starts) - 1 and (not parts or starts[shard] < last):
             table = self._shard(handle, shard)
             begin, end = max(first - starts[shard], 0), min(last, starts[shard + 1]) - starts[shard]

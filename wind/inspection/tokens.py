@@ -26,11 +26,12 @@ def load_tokenizer(store: Store, model: Model) -> "Tokenizer":
     """
     from tokenizers import Tokenizer
 
+    name = f"{folder_of(model)}/tokenizer.json"
+    if store.storage.size(name) is None:
+        raise ConfigError(f"{label(model)} has no tokenizer.json to show tokens with")
     try:
-        with store.storage.fetched(f"{folder_of(model)}/tokenizer.json") as path:
+        with store.storage.fetched(name) as path:
             return Tokenizer.from_file(str(path))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{label(model)} has no tokenizer.json to show tokens with") from error
     # the library raises plain exceptions
     except Exception as error:
         raise ConfigError(f"the tokenizer of {label(model)}: {first_line(error)}") from error

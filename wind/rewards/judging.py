@@ -227,7 +227,7 @@ class Asking:
             except SpentError as error:
                 raise StageError(
                     f"reward.max_cost holds the judge {self._judge.model} back: {error}; its "
-                    f"{len(self._verdicts)} answers are kept: raise reward.max_cost and rerun"
+                    f"{len(self._verdicts.answers())} answers are kept: raise reward.max_cost and rerun"
                 ) from None
 
     def _vouch(self, get: Callable[[str], Any]) -> None:

@@ -15,6 +15,8 @@ Floats = npt.NDArray[np.float64]
 VARIANCE = 100.0
 STEPS = 100
 HALVINGS = 30
+# Newton's method cannot overshoot by steps that change all logits by less than this.
+SAFE = 1.0
 TOLERANCE = 1e-9
 
 
@@ -27,33 +29,50 @@ def fit(
     VARIANCE), which is strictly concave; a Newton step that would lower it is halved. `start_D` is
     where all begin, by default at zero.
     """
-    coefficients_B_D = np.zeros((len(wins_B_R), design_R_D.shape[1]))
+    coefficients_B_D: Floats = np.zeros((len(wins_B_R), design_R_D.shape[1]))
     if start_D is not None:
         coefficients_B_D += start_D
-    loss_B = _loss(design_R_D, wins_B_R, losses_B_R, coefficients_B_D)
     total_B_R = wins_B_R + losses_B_R
-    prior_D_D = np.eye(design_R_D.shape[1]) / VARIANCE
+    largest_D = np.abs(design_R_D).max(axis=0)
     for _ in range(STEPS):
         chances_B_R = _sigmoid(coefficients_B_D @ design_R_D.T)
         gradient_B_D = (wins_B_R - total_B_R * chances_B_R) @ design_R_D
         gradient_B_D -= coefficients_B_D / VARIANCE
-        curvature_B_R = total_B_R * chances_B_R * (1 - chances_B_R)
-        hessian_B_D_D = (
-            np.einsum("br,rd,re->bde", curvature_B_R, design_R_D, design_R_D, optimize=True)
-            + prior_D_D
-        )
-        step_B_D = np.linalg.solve(hessian_B_D_D, gradient_B_D[:, :, None])[:, :, 0]
-        for _ in range(HALVINGS):
-            next_B = _loss(design_R_D, wins_B_R, losses_B_R, coefficients_B_D + step_B_D)
-            # at the optimum, rounding decides which of two equal losses is the smaller
-            is_worse_B = next_B > loss_B + 1e-12 * (1 + np.abs(loss_B))
-            if not is_worse_B.any():
-                break
-            step_B_D[is_worse_B] /= 2
-        coefficients_B_D, loss_B = coefficients_B_D + step_B_D, next_B
-        if np.abs(step_B_D).max(initial=0.0) < TOLERANCE:
+        hessian_B_D_D = _hessian(design_R_D, total_B_R * chances_B_R * (1 - chances_B_R))
+        step_B_D: Floats = np.linalg.solve(hessian_B_D_D, gradient_B_D[:, :, None])[:, :, 0]
+        if (np.abs(step_B_D) @ largest_D).max() > SAFE:
+            step_B_D = _halved(design_R_D, wins_B_R, losses_B_R, coefficients_B_D, step_B_D)
+        coefficients_B_D += step_B_D
+        if np.abs(step_B_D).max() < TOLERANCE:
             break
     return coefficients_B_D
+
+
+def _hessian(design_R_D: Floats, curvature_B_R: Floats) -> Floats:
+    """Return sum_r curvature_r x_r x_r^T of each fit, and the prior's part, [B, D, D]."""
+    rows, features = design_R_D.shape
+    products_R_DD = (design_R_D[:, :, None] * design_R_D[:, None, :]).reshape(rows, -1)
+    summed_B_D_D = (curvature_B_R @ products_R_DD).reshape(-1, features, features)
+    hessian: Floats = summed_B_D_D + np.eye(features) / VARIANCE
+    return hessian
+
+
+def _halved(
+    design_R_D: Floats,
+    wins_B_R: Floats,
+    losses_B_R: Floats,
+    coefficients_B_D: Floats,
+    step_B_D: Floats,
+) -> Floats:
+    """Return the steps, each halved until it lowers its loss."""
+    loss_B = _loss(design_R_D, wins_B_R, losses_B_R, coefficients_B_D)
+    for _ in range(HALVINGS):
+        next_B = _loss(design_R_D, wins_B_R, losses_B_R, coefficients_B_D + step_B_D)
+        is_worse_B = next_B > loss_B
+        if not is_worse_B.any():
+            break
+        step_B_D = np.where(is_worse_B[:, None], step_B_D / 2, step_B_D)
+    return step_B_D
 
 
 def _loss(

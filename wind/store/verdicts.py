@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import IO, Final
-
-from pydantic import ValidationError
+from typing import IO, Any, Final
 
 from wind.records import Record
 from wind.store import sealed_json
@@ -45,29 +43,35 @@ class Answer(Record):
 
 
 class Verdicts:
-    """The answers of one judge, open for more."""
+    """The answers of one judge, open for more.
+
+    A line is checked when its answer is asked for: of many, a stage may need few.
+    """
 
     def __init__(self, store: Store, judge: str) -> None:
         self._store = store
         self._folder = f"{FOLDER}/{judge}"
+        # by question: the fields of its lines, each with the file it is in
+        self._lines: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         self._answers: dict[str, Answer] = {}
         self._lock = Lock()
         self._file: IO[bytes] | None = None
         self._path: Path | None = None
-        # lines that were not taken
-        self.skipped = 0
         self._read()
-
-    def __len__(self) -> int:
-        return len(self._answers)
 
     def find(self, question: str) -> Answer | None:
         """Return the answer to a question."""
+        if question not in self._answers:
+            for name, fields in self._lines.pop(question, []):
+                if (answer := self._checked(name, fields)) is not None:
+                    self._answers[question] = answer
+                    break
         return self._answers.get(question)
 
-    def answers(self) -> Iterator[Answer]:
-        """Yield all answers."""
-        yield from list(self._answers.values())
+    def answers(self) -> list[Answer]:
+        """Return all answers."""
+        questions = {*self._lines, *self._answers}
+        return [answer for each in questions if (answer := self.find(each)) is not None]
 
     def keep(self, answer: Answer) -> None:
         """Keep an answer, at once."""
@@ -96,31 +100,37 @@ class Verdicts:
 
     def _read(self) -> None:
         storage, here = self._store.storage, LocalStorage(self._store.local)
+        damaged = 0
         for each in (storage,) if isinstance(storage, LocalStorage) else (storage, here):
             for entry in each.files(self._folder):
                 with suppress(FileNotFoundError):
-                    self._take(entry.name, each.read(entry.name))
-        if self.skipped:
+                    for line in each.read(entry.name).splitlines():
+                        try:
+                            fields = sealed_json.read_unsealed(line)
+                            question = str(fields["question"])
+                        except (ValueError, KeyError):
+                            damaged += 1
+                            continue
+                        self._lines.setdefault(question, []).append((entry.name, fields))
+        if damaged:
             print(
-                f"{self._store.url}/{self._folder}: {self.skipped} lines are damaged or not ours, "
-                "and were not taken for answers",
+                f"{self._store.url}/{self._folder}: {damaged} damaged lines are not taken for "
+                "answers",
                 file=sys.stderr,
             )
 
-    def _take(self, name: str, content: bytes) -> None:
-        for line in content.splitlines():
-            try:
-                fields = sealed_json.read_unsealed(line)
-                stamp = fields.pop(STAMP, None)
-                answer = Answer.model_validate(fields)
-            except (ValueError, ValidationError):
-                self.skipped += 1
-                continue
-            if not is_ours("verdict", {**fields, STAMP: stamp}):
-                refuse(self._store.address, name)
-                self.skipped += 1
-                continue
-            self._answers[answer.question] = answer
+    def _checked(self, name: str, fields: dict[str, Any]) -> Answer | None:
+        """Return the answer in the fields of a line in the file `name`, if it is ours."""
+        if not is_ours("verdict", fields):
+            refuse(self._store.address, name)
+            print(
+                f"{self._store.url}/{name}: an answer is not ours, and is not taken",
+                file=sys.stderr,
+            )
+            return None
+        return Answer.model_validate(
+            {field: value for field, value in fields.items() if field != STAMP}
+        )
 
 
 @contextmanager
