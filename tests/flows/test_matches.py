@@ -221,7 +221,7 @@ def test_a_model_is_evaluated_without_a_training(
         ),
         (
             "evaluation.opponents.sft={kind: model, path: ./none}",
-            r"^evaluation\.opponents\.sft: \./none",
+            r"^evaluation\.opponents\.sft\.path \./none does not exist: name a model folder",
         ),
         (
             "evaluation.opponents.sft={kind: model, path: ., revision: main}",

@@ -55,7 +55,7 @@ def test_its_store_is_read(release: Version, command: Wind) -> None:
 def test_the_config_of_its_run_is_read(release: Version) -> None:
     kept = KeptConfig.of(Store("store"), release.run)
     assert kept is not None
-    auto = ["selection.rows"]  # a run decides it when it starts
+    auto = ["selection"]  # a run decides it when it starts
     ours = without(kept.config.recipe(), kept.config.defaults())
     assert without(ours, auto) == without(release.content.chosen(), auto)
 

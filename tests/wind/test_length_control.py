@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from wind.statistics.bootstrap import Floats, Integers, generator_for
@@ -14,17 +15,22 @@ PROMPTS, SAMPLES = 1500, 4
 
 
 def judged(
-    theta: float, phi: float, longer: float, seed: int = 0, prompts: int = PROMPTS
+    theta: float,
+    phi: float,
+    longer: float,
+    seed: int = 0,
+    prompts: int = PROMPTS,
+    samples: int = SAMPLES,
 ) -> tuple[Floats, Floats, Integers]:
     """Win rates, length differences and prompts: the policy is `longer` on average, of a spread 40.
 
     A judge prefers it with the logit theta + phi tanh(difference / deviation).
     """
     generator = np.random.default_rng(seed)
-    differences_R = longer + 40 * generator.standard_normal(prompts * SAMPLES)
+    differences_R = longer + 40 * generator.standard_normal(prompts * samples)
     chances_R = 1 / (1 + np.exp(-theta - phi * scaled(differences_R)))
-    wins_R = (generator.random(prompts * SAMPLES) < chances_R).astype(np.float64)
-    return wins_R, differences_R, np.repeat(np.arange(prompts), SAMPLES)
+    wins_R = (generator.random(prompts * samples) < chances_R).astype(np.float64)
+    return wins_R, differences_R, np.repeat(np.arange(prompts), samples)
 
 
 def controlled(rows: tuple[Floats, Floats, Integers], samples: int = 100) -> tuple[float, ...]:
@@ -119,9 +125,12 @@ def test_a_fit_does_not_depend_on_where_it_starts() -> None:
 
 @pytest.mark.slow
 def test_its_intervals_cover_the_truth_95_times_in_100() -> None:
-    truth, data_sets, covered = 1 / (1 + math.exp(-0.5)), 200, 0
+    truth, data_sets, covered = chance(0.5), 500, 0
     for seed in range(data_sets):
-        rows = judged(theta=0.5, phi=1.0, longer=20.0, seed=seed, prompts=60)
-        _, low, high = controlled(rows, 100)
+        rows = judged(theta=0.5, phi=1.0, longer=20.0, seed=seed, prompts=60, samples=1)
+        _, low, high = length_controlled_win_rate(*rows, 300, generator_for(seed, 1, "x"))
+        assert low is not None
+        assert high is not None
         covered += low <= truth <= high
-    assert data_sets * 0.91 <= covered <= data_sets * 0.985
+    # 0.95 within three standard errors of a share of 500
+    assert stats.binom.ppf(0.0013, data_sets, 0.95) <= covered <= data_sets * 0.98

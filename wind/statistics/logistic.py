@@ -39,7 +39,8 @@ def fit(
         gradient_B_D = (wins_B_R - total_B_R * chances_B_R) @ design_R_D
         gradient_B_D -= coefficients_B_D / VARIANCE
         hessian_B_D_D = _hessian(design_R_D, total_B_R * chances_B_R * (1 - chances_B_R))
-        step_B_D: Floats = np.linalg.solve(hessian_B_D_D, gradient_B_D[:, :, None])[:, :, 0]
+        solved_B_D_1 = np.linalg.solve(hessian_B_D_D, gradient_B_D[:, :, None])
+        step_B_D: Floats = solved_B_D_1[:, :, 0].astype(np.float64, copy=False)
         if (np.abs(step_B_D) @ largest_D).max() > SAFE:
             step_B_D = _halved(design_R_D, wins_B_R, losses_B_R, coefficients_B_D, step_B_D)
         coefficients_B_D += step_B_D
