@@ -171,6 +171,12 @@ def test_a_reward_that_rises_alone_is_named_since_when_it_does() -> None:
     assert raised(before) == []
 
 
+def test_what_falls_is_said_to_fall() -> None:
+    generator = np.random.default_rng(4)
+    worse = simulated(generator, reward=1.0, accuracy=0.1, accuracy_before=0.5, prompts=100)
+    assert ", and that of gold fell from 0.500 to 0." in outcomes(worse)[GOLD]["message"]
+
+
 def test_every_judge_is_asked_and_a_lower_share_is_milder() -> None:
     generator = np.random.default_rng(3)
     evaluation = simulated(generator, reward=1.0, accuracy=0.6, prompts=200)

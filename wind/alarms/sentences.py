@@ -78,7 +78,8 @@ def _advice(judges: Mapping[str, Standing]) -> str:
 
 
 def _went(standing: Standing) -> str:
-    verb = "rose" if standing.gain.interval()[0] > 0 else "went"
+    low, high = standing.gain.interval()
+    verb = "rose" if low > 0 else "fell" if high < 0 else "went"
     return f"{verb} from {standing.then.value:.3f} to {_number(standing.now)}"
 
 
