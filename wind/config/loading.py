@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -280,10 +280,15 @@ def _tag(section: type[Section], name: str) -> Any:
 
 
 def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all settings in `section` and its subsections."""
+    """Yield the dotted names of all settings in `section` and its subsections.
+
+    Those of a mapping's sections have no names before a recipe names the sections.
+    """
     for name, field in section.model_fields.items():
         yield prefix + name
-        for below in _sections(field.annotation):
+        for below in (
+            _sections(field.annotation) if get_origin(field.annotation) is not dict else ()
+        ):
             yield from _settings(below, f"{prefix}{name}.")
 
 
