@@ -311,11 +311,14 @@ def _tag(section: type[Section], name: str) -> Any:
 def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of all settings in `section` and its subsections.
 
-    Those of one kind of reward are left out: they are seldom what somebody means elsewhere.
+    Those of one kind of reward are left out, as they are seldom what somebody means elsewhere. Those
+    of a mapping's sections have no names before a recipe names the sections.
     """
     for name, field in section.model_fields.items():
         yield prefix + name
-        for below in _sections(field.annotation):
+        for below in (
+            _sections(field.annotation) if get_origin(field.annotation) is not dict else ()
+        ):
             if not issubclass(below, RewardSection):
                 yield from _settings(below, f"{prefix}{name}.")
 
