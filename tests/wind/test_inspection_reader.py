@@ -87,6 +87,87 @@ def test_held_out_prompts_gain_and_judges_disagree(store: Store, versions: list[
     assert told["reward_gain"].null_count() == told["disagreement"].null_count() == 2
 
 
+def test_the_lowest_judge_disagrees(store: Store, versions: list[Version]) -> None:
+    version = evaluated(store, versions[1])
+    judged = {"gold": [0.0, 0.5], "llm": [0.5, 0.5], "training": [1.0, 0.5]}
+    pairs = [(judge, opponent) for judge in judged for opponent in ("initial", "other")]
+    count = 2 * len(pairs)
+    matches = publish(
+        store,
+        "matches",
+        {
+            "judge": [judge for judge, _ in pairs for _ in range(2)],
+            "opponent": [opponent for _, opponent in pairs for _ in range(2)],
+            "prompt_id": [PROMPTS[2]] * count,
+            "sample_index": pa.array([0, 1] * len(pairs), pa.int32()),
+            "reward_policy": [1.0] * count,
+            "reward_opponent": [None if place % 2 else 0.0 for place in range(count)],
+            "win_rate": [
+                value if opponent == "initial" else 0.0
+                for judge, opponent in pairs
+                for value in judged[judge]
+            ],
+            "tie_share": [0.0] * count,
+            "response_tokens_policy": pa.array([2] * count, pa.int32()),
+            "response_tokens_opponent": pa.array([2] * count, pa.int32()),
+            "mean_tokens_opponent": [2.0] * count,
+            "repeat_difference": pa.nulls(count, pa.float64()),
+        },
+    )
+    fields = dict(version.content)
+    fields["datasets"] = {**version.content.datasets, "matches": matches}
+    fields["iteration"], fields["previous"] = 4, version.id
+    content = Content(**fields)
+    version = Versions(store, "demo").publish(content, checks={}, metrics={}, seconds={})
+    # against the initial policy: training 3/4, gold 1/4, llm 1/2
+    assert Reader(store).frame(version)["disagreement"].to_list() == [None, None, 0.5]
+    verdicts = Reader(store).detail(version, PROMPTS[2]).verdicts
+    assert [(each.judge, each.opponent, each.sample_index) for each in verdicts] == [
+        (judge, opponent, sample) for judge, opponent in pairs for sample in (0, 1)
+    ]
+    assert [each.reward_opponent for each in verdicts] == [0.0, None] * len(pairs)
+
+
+def test_rollouts_are_read_step_by_step(store: Store, versions: list[Version]) -> None:
+    asked = [PROMPTS[0], PROMPTS[1]] * 2
+    rewards = [1.0, 2.0, 3.0, 9.0]
+    rollouts = publish(
+        store,
+        "rollouts",
+        {
+            "step": pa.array([1, 1, 2, 2], pa.int32()),
+            "prompt_id": asked,
+            "sample_index": pa.array([0, 0, 0, 1], pa.int32()),
+            "drawn_from": ["policy", "policy", "policy", "anchor"],
+            "response": ["x", "y", "z", "w"],
+            "response_token_ids": [[1], [1, 2], [1, 2, 3], [1]],
+            "finish_reason": ["stop", "stop", "length", "stop"],
+            "seed": [0] * 4,
+            "reward": rewards,
+            "win_rate": [0.5] * 4,
+            "rank": pa.array([1] * 4, pa.int32()),
+            "logp_policy": [-1.0] * 4,
+            "logp_reference": [-1.0] * 4,
+        },
+    )
+    fields = dict(versions[1].content) | {"iteration": 3, "previous": versions[1].id}
+    gone = ("generations", "rewards", "win_rates")
+    datasets = {name: each for name, each in fields["datasets"].items() if name not in gone}
+    fields["datasets"] = {**datasets, "rollouts": rollouts}
+    content = Content(**fields)
+    version = Versions(store, "demo").publish(content, checks={}, metrics={}, seconds={})
+    reader = Reader(store)
+    frame = reader.frame(version)
+    # the anchor's response says nothing about the policy
+    told = frame.select("samples", "reward_mean", "tokens_max", "truncated", "rank_flips").rows()
+    assert told[:2] == [(2.0, 2.0, 3.0, 0.5, None), (1.0, 2.0, 2.0, 0.0, None)]
+    found = reader.detail(version, PROMPTS[1]).responses
+    assert [(each.step, each.response, each.drawn_from) for each in found] == [
+        (1, "y", "policy"),
+        (2, "w", "anchor"),
+    ]
+
+
 def test_without_gold_answers_nobody_disagrees(store: Store, versions: list[Version]) -> None:
     none: list[float | None] = [None, None]
     version = evaluated(store, versions[1], accuracy_policy=none, accuracy_reference=none)

@@ -1,8 +1,6 @@
 r"""Filters: conditions on the fields of a prompt, in a small closed language.
 
-    >>> parse('reward_gain > 0.2 and (truncated > 0 or flag) and text ~ "capital"')
-    ... # doctest: +ELLIPSIS
-    AllOf(parts=(Comparison(field='reward_gain', operator='>', value=0.2), AnyOf(parts=(...
+    reward_gain > 0.2 and (truncated > 0 or flag) and text ~ "capital"
 
 A condition compares a field with a value: numbers by `= != < <= > >=`, texts by `= !=` and by `~ !~`,
 which look for a part of the text, upper or lower case alike. Texts stand in double quotes, in which
@@ -10,7 +8,7 @@ a backslash precedes a quote or a backslash; a plain word needs none. `FIELD = n
 is missing, and a field that is yes or no stands alone. Conditions are joined by `and`, `or` and
 `not`, with parentheses. A comparison with a missing field is false.
 
-The page evaluates the same language in the browser (`flows/pages/samples/samples.js`); a test
+The page evaluates the same language in the browser (`flows/pages/samples.js`); a test
 compares both.
 """
 
