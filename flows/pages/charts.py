@@ -48,6 +48,7 @@ CONFIG: Final[dict[str, Any]] = {
         "tickColor": FIRM,
         "tickSize": 4,
         "titlePadding": 6,
+        "titleLimit": HEIGHT,
     },
     "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
     "axisX": {"grid": False},
