@@ -13,6 +13,7 @@ import pytest
 
 from flows.pages import GENERATOR, render, visible
 from flows.pages.comparison import compare_versions
+from flows.pages.figures import figures
 from flows.pages.glance import glance
 from tests import browser
 from tests.flows.conftest import Wind
@@ -143,6 +144,17 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", page.decode())
     # in the markup and in what is copied
     assert reader.tags.count("script") == 1
+
+
+def test_a_metric_of_another_store_names_no_file_and_no_element(made: Made) -> None:
+    name = '../../evil"><script>window.hit=1</script>'
+    entry = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8}
+    version = made.versions[0].model_copy(update={"metrics": {name: entry}})
+    drawn = [chart for each in figures(Store(made.root), [version]).values() for chart in each]
+    (chart,) = (each for each in drawn if name in each.description + each.title)
+    assert re.fullmatch("[A-Za-z0-9_-]+", chart.name)
+    assert "<script>" not in chart.inline()
+    ElementTree.fromstring(chart.svg())
 
 
 def test_halves_of_characters_become_escapes() -> None:
@@ -276,8 +288,9 @@ def test_pages_work_in_a_browser_for_everyone(tmp_path: Path) -> None:
     (tmp_path / "compared.html").write_bytes(compare_versions(store, *versions))
     with browser.browser() as page:
         page.watch()
-        for name in ("glance", "compared"):
-            for theme, width in (("light", 1280), ("dark", 1280), ("dark", 390)):
+        looks = {"glance": [("light", 1280), ("dark", 390)], "compared": [("dark", 1280)]}
+        for name, seen in looks.items():
+            for theme, width in seen:
                 page.look(width=width, theme=theme)
                 page.go("about:blank")
                 page.go((tmp_path / f"{name}.html").as_uri())
