@@ -32,6 +32,8 @@ MOST_SERIES: Final = len(COLORS)
 NARROW_LABEL: Final = 18  # characters of a label that has room beside another
 MOST_BINS: Final = 30
 CLIP: Final = re.compile(r'(?:id="|url\(#)(clip\d+|gradient_\d+)')
+UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]+")
+LONGEST_NAME: Final = 80
 SCALE: Final = 2.0  # pixels of a PNG for one of the SVG
 
 CONFIG: Final[dict[str, Any]] = {
@@ -48,6 +50,7 @@ CONFIG: Final[dict[str, Any]] = {
         "tickColor": FIRM,
         "tickSize": 4,
         "titlePadding": 6,
+        "titleLimit": HEIGHT,
     },
     "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
     "axisX": {"grid": False},
@@ -90,12 +93,15 @@ class Point(NamedTuple):
 class Chart:
     """A drawing, and the numbers that it shows."""
 
-    name: str  # of its files, and in ids
+    name: str  # of its files, and in ids; what does not fit there is replaced
     title: str
     description: str  # what is shown, in a sentence
     specification: Mapping[str, Any]
     titles: Sequence[str]  # of the columns of its numbers
     rows: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", UNFIT.sub("_", self.name)[:LONGEST_NAME])
 
     def svg(self) -> str:
         """Return the chart as a file of its own, on white."""

@@ -227,11 +227,15 @@ def _win_rates(versions: Sequence[Version]) -> Iterator[Chart]:
 def _judges(versions: Sequence[Version]) -> list[str]:
     """Return what people call the judges of `versions`, the training reward first."""
     found = dict.fromkeys(
-        judged_by(judge_and_opponent(name, versions[-1])[0])
+        _label(judge_and_opponent(name, versions[-1])[0])
         for name in names(versions)
         if name.partition(".")[0] in ("win_rate", "lc_win_rate", "tie_share")
     )
-    return list({judged_by("training"): None, **found})
+    return list({_label("training"): None, **found})
+
+
+def _label(judge: str) -> str:
+    return judged_by(judge).removeprefix("the ")
 
 
 def _by_opponent(versions: Sequence[Version], family: str) -> dict[str, dict[str, list[Point]]]:
@@ -240,7 +244,7 @@ def _by_opponent(versions: Sequence[Version], family: str) -> dict[str, dict[str
     for name in names(versions):
         if name.partition(".")[0] == family:
             judge, opponent = judge_and_opponent(name, versions[-1])
-            found.setdefault(opponent, {})[judged_by(judge)] = points(versions, name)
+            found.setdefault(opponent, {})[_label(judge)] = points(versions, name)
     order = _judges(versions)
     main = against(versions[-1])
     return {
@@ -387,7 +391,10 @@ def _responses(versions: Sequence[Version]) -> Iterator[Chart]:
                 among=_judges(versions),
             )
     whose = {"kl_k1": "to the initial policy", "kl_previous_k1": "to the policy before"}
-    if points(versions, "kl_reference_k1") != points(versions, "kl_k1"):
+    moved = [
+        [point.value for point in points(versions, name)] for name in ("kl_k1", "kl_reference_k1")
+    ]
+    if moved[0] != moved[1]:
         whose["kl_reference_k1"] = "to the reference of the update"
     yield from _together(
         versions,

@@ -160,21 +160,17 @@ def _verdict(version: Version, tests: int, alarms: Sequence[Alarm]) -> Iterator[
     """Yield the sentences that say how the last iteration did."""
     found = version.metrics
     iteration = version.content.iteration
-    subject = f"Iteration {iteration}"
     opponent = compared_with(against(version))
-    for name in _win_rates(version):
-        rate, span = found[name], between(name, found[name])
+    for place, name in enumerate(_win_rates(version)):
+        span = between(name, found[name])
+        share = f"{number(name, found[name]['value'])}{f' ({span})' if span else ''}"
         judge = judged_by(judge_and_opponent(name, version)[0])
-        low, high = _ends(rate)
-        share = f"{number(name, rate['value'])}{f' ({span})' if span else ''}"
-        if low > 0.5:
-            told = f"wins {share} of comparisons with {opponent}"
-        elif high < 0.5:
-            told = f"wins only {share} of comparisons with {opponent}"
+        low, high = _ends(found[name])
+        verb = "wins" if low > 0.5 else "wins only" if high < 0.5 else "is on a par, winning"
+        if place:
+            yield f"By {judge} it {verb} {share}."
         else:
-            told = f"is on a par with {opponent}, winning {share} of comparisons"
-        yield f"{subject} {told} by {judge}."
-        subject, opponent = "It", "it"
+            yield f"Iteration {iteration} {verb} {share} of comparisons with {opponent} by {judge}."
     if (gain := found.get("accuracy_gain")) and "accuracy_reference" in found:
         after, before = (
             number("accuracy", found[name]["value"]) for name in ("accuracy", "accuracy_reference")

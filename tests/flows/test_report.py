@@ -12,7 +12,10 @@ from xml.etree import ElementTree
 import pytest
 
 from flows.pages import GENERATOR, render, visible
+from flows.pages.comparison import compare_versions
+from flows.pages.figures import figures
 from flows.pages.glance import glance
+from tests import browser
 from tests.flows.conftest import Wind
 from tests.flows.report_case import make_run
 from wind.store.datasets import Store
@@ -80,12 +83,12 @@ def test_the_first_sentences_say_what_happened(made: Made) -> None:
     # 0.9 and its interval above one half; 0.4 and its interval below; accuracy by the interval of the gain
     assert (
         "Iteration 2 wins 90.6% (80.0 to 97.0%) of comparisons with the initial policy by the "
-        "training reward. It wins only 40.0% (31.0 to 48.0%) of comparisons with it by held_out. "
+        "training reward. By held_out it wins only 40.0% (31.0 to 48.0%). "
         "Gold accuracy is 75.0%, up from the initial policy's 25.0%. "
         "The data checks passed, with 1 warning."
     ) in text
     first, _ = read(made.pages[0])
-    assert "Iteration 1 is on a par with the initial policy, winning 53.1% (40.0 to 66.0%)" in first
+    assert "Iteration 1 is on a par, winning 53.1% (40.0 to 66.0%) of comparisons with" in first
     assert "Gold accuracy is 25.0%, no measurable change from the initial policy's 25.0%." in first
     # 5 datasets of 4 expectations
     assert "All 20 expectations of the data checks were met." in first
@@ -141,6 +144,17 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", page.decode())
     # in the markup and in what is copied
     assert reader.tags.count("script") == 1
+
+
+def test_a_metric_of_another_store_names_no_file_and_no_element(made: Made) -> None:
+    name = '../../evil"><script>window.hit=1</script>'
+    entry = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8}
+    version = made.versions[0].model_copy(update={"metrics": {name: entry}})
+    drawn = [chart for each in figures(Store(made.root), [version]).values() for chart in each]
+    (chart,) = (each for each in drawn if name in each.description + each.title)
+    assert re.fullmatch("[A-Za-z0-9_-]+", chart.name)
+    assert "<script>" not in chart.inline()
+    ElementTree.fromstring(chart.svg())
 
 
 def test_halves_of_characters_become_escapes() -> None:
@@ -262,3 +276,33 @@ def test_two_versions_are_compared_on_the_prompts_they_share(
     assert "mean reward 2.000" in text
     assert "mean reward 6.000" in text
     assert "demo 1 6" in text  # its first sample moved by five
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.program() is None, reason="needs a Chromium")
+def test_pages_work_in_a_browser_for_everyone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    endless = HOSTILE + "x" * 2**20 + "\u202e"
+    versions = make_run(store, tmp_path / "outside", text=endless)
+    (tmp_path / "glance.html").write_bytes(glance(store, versions[-1]))
+    (tmp_path / "compared.html").write_bytes(compare_versions(store, *versions))
+    with browser.browser() as page:
+        page.watch()
+        looks = {"glance": [("light", 1280), ("dark", 390)], "compared": [("dark", 1280)]}
+        for name, seen in looks.items():
+            for theme, width in seen:
+                page.look(width=width, theme=theme)
+                page.go("about:blank")
+                page.go((tmp_path / f"{name}.html").as_uri())
+                page.wait("document.querySelector('[data-theme-toggle]').hidden === false")
+                assert page.run("document.documentElement.scrollWidth <= innerWidth")
+                assert page.run("window.hit") is None
+                page.run(
+                    "for (const each of document.querySelectorAll('details')) each.open = true"
+                )
+                assert page.violations() == []
+        before = page.run("getComputedStyle(document.body).backgroundColor")
+        page.run("document.querySelector('[data-theme-toggle]').click()")
+        assert page.run("getComputedStyle(document.body).backgroundColor") != before
+        assert page.run("document.querySelector('[data-said]').textContent") == "Light"
+        assert page.complaints == []
