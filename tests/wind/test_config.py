@@ -189,7 +189,8 @@ def test_a_learning_rate_in_any_notation(recipe: Path, written: str) -> None:
         ("training=3", "training is 3; it must be a mapping of settings"),
         (
             "workers.python.ray=x",
-            "workers.python.ray is 'ray'; it must be 'transformers', 'vllm', 'training' or 'benchmarks'",
+            "workers.python.ray is 'ray'; it must be 'transformers', 'vllm', 'training' "
+            "or 'benchmarks'",
         ),
         (
             "reward.kind=clasifier",

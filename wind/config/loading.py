@@ -333,11 +333,11 @@ def _meant(name: str, section: type[Section], config: type[Section]) -> str:
     everywhere = {dotted.rpartition(".")[2]: dotted for dotted in _settings(config)}
     guesses = [
         *(prefix + guess for guess in difflib.get_close_matches(leaf, here, 1, 0.7)),
-        *(everywhere[leaf] for _ in range(leaf in everywhere)),
         # learning_rate: lr
         *(prefix + guess for guess in here if guess == "".join(word[:1] for word in words)),
         # batch_size: batch_prompts
         *(prefix + guess for guess in here if set(words) & set(guess.split("_"))),
+        *(everywhere[leaf] for _ in range(leaf in everywhere)),
         *(everywhere[guess] for guess in difflib.get_close_matches(leaf, everywhere, 1, 0.7)),
     ]
     for guess in guesses:
