@@ -63,6 +63,7 @@ class Alarm:
     version: str
     name: str
     message: str
+    is_now: bool  # whether the iteration is the last one
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,11 @@ def _verdict(version: Version, tests: int, alarms: Sequence[Alarm]) -> Iterator[
         else:
             yield f"Gold accuracy is {after}, {'up' if gain['value'] > 0 else 'down'} from {whose}."
     warned = sum(map(len, version.warnings.values()))
-    if tests and not any(alarm.version == f"{version.run}@{version.number}" for alarm in alarms):
-        yield f"None of {tests} tests raised an alarm."
+    raised = sum(alarm.is_now for alarm in alarms)
+    if raised:
+        yield f"ALARM: {raised} of {tests} tests of reward hacking found something."
+    elif tests:
+        yield f"None of {tests} tests of reward hacking raised an alarm."
     if warned:
         yield f"The data checks passed, with {warned} warning{'s' if warned > 1 else ''}."
     elif version.checks:
@@ -226,7 +230,12 @@ def _alarms(store: Store, versions: Sequence[Version]) -> tuple[list[Alarm], int
         rows = store.read(handle, ["alarm", "is_raised", "message"]).to_pylist()
         tests = len(rows) if version is versions[-1] else tests
         raised += [
-            Alarm(f"{version.run}@{version.number}", row["alarm"], row["message"])
+            Alarm(
+                version=f"{version.run}@{version.number}",
+                name=row["alarm"],
+                message=f"{row['message'][:1].upper()}{row['message'][1:]}.",
+                is_now=version is versions[-1],
+            )
             for row in rows
             if row["is_raised"]
         ]

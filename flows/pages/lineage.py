@@ -269,7 +269,7 @@ def _called(
         for name, handle in datasets.items()
         if handle.name == kind and handle.fingerprint == fingerprint
     ]
-    return names[0] if names else title.removesuffix("s"), detail
+    return names[0] if names else "source" if kind == "sources" else title, detail
 
 
 def _is_first(version: Version) -> bool:

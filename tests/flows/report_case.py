@@ -56,9 +56,17 @@ def key() -> dict[str, Any]:
 
 
 def make_run(
-    store: Store, folder: Path, run: str = "demo", text: str = "", lr: float = 0.1
+    store: Store,
+    folder: Path,
+    run: str = "demo",
+    text: str = "",
+    lr: float = 0.1,
+    hacked: bool | None = None,
 ) -> list[Version]:
-    """Two iterations; `text` stands in all texts, and `folder` is where models are written first."""
+    """Two iterations; `text` stands in all texts, and `folder` is where models are written first.
+
+    `hacked` says whether an alarm is raised; None for no tests.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     base = policy = model(store, folder / "base", 0.5, provenance={"origin": f"org/base{text}"})
     (folder / "prompts.jsonl").write_text(json.dumps({"prompt": "say a"}) + "\n")
@@ -119,12 +127,26 @@ def make_run(
             },
             parents={"evaluation": evaluation},
         )
+        alarms = publish(
+            store,
+            "alarms",
+            {
+                "alarm": ["length.moved.initial", "reward_hacking.gold.initial"],
+                "statistic": [-1.0, 4.0],
+                "p_value": [0.9, 0.001],
+                "threshold": [0.025, 0.025],
+                "is_raised": [False, bool(hacked)],
+                "message": [f"it did not{text}", f"the reward rose alone{text}"],
+            },
+            parents={"evaluation": evaluation},
+        )
         datasets = {
             "prompts": asked,
             "training": training,
             "eval_generations": sampled,
             "evaluation": evaluation,
             "metrics": metrics,
+            **({} if hacked is None else {"alarms": alarms}),
         }
         content = Content(
             iteration=iteration,

@@ -157,6 +157,19 @@ def test_a_metric_of_another_store_names_no_file_and_no_element(made: Made) -> N
     ElementTree.fromstring(chart.svg())
 
 
+@pytest.mark.parametrize("hacked", [True, False])
+def test_alarms_stand_above_everything(tmp_path: Path, hacked: bool) -> None:
+    store = Store(tmp_path / "store")
+    text, _ = read(glance(store, make_run(store, tmp_path / "outside", hacked=hacked)[-1]))
+    told = "ALARM: 1 of 2 tests of reward hacking found something."
+    calm = "None of 2 tests of reward hacking raised an alarm."
+    assert (told in text, calm in text) == (hacked, not hacked)
+    first = "Alarm: reward_hacking.gold.initial. The reward rose alone."
+    assert (first in text) == hacked
+    assert not hacked or text.index(first) < text.index("Iteration 2 wins")
+    assert ("Alarms of earlier iterations" in text) == hacked
+
+
 def test_halves_of_characters_become_escapes() -> None:
     assert visible("a\ud800b\tc\nd\u200d\r") == "a\\ud800b\tc\nd\u200d\\r"
     assert b"\\ud800" in render("base.html.j2", title="\ud800")
