@@ -36,7 +36,8 @@ def main() -> None:
         tracker.log(message.section, message.report, folder)
     except Exception as error:
         # whatever a tracker raises
-        os.write(answer, f"{type(error).__name__}: {first_line(error)}".encode())
+        with os.fdopen(answer, "w", encoding="utf-8") as pipe:
+            pipe.write(f"{type(error).__name__}: {first_line(error)}")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_task_files_of_the_user_are_named_code(store: Store, tmp_path: Path) -> 
     spec = BenchmarksSpec(policy=MODEL, name="sums", benchmark=mine, inference=InferenceConfig())
     assert [each.setting for each in functions_in(spec)] == ["benchmark.task_files"] * 2
     section = EvaluationSection.model_validate({"benchmarks": {"sums": {"tasks_folder": "mine"}}})
-    assert [str(each) for each in functions_in(section)] == ["benchmarks.tasks_folder mine"]
+    assert [str(each) for each in functions_in(section)] == ["benchmarks.sums.tasks_folder mine"]
 
 
 @pytest.mark.parametrize(

@@ -235,4 +235,8 @@ def test_no_template_of_others_is_rendered_elsewhere() -> None:
         for path in files
         if re.search(r"\bjinja2\b(?!.*Error)", path.read_text())
     ]
-    assert found == ["data_checks/docs.py"]
+    assert sorted(found) == [
+        "data_checks/docs.py",
+        "flows/pages/__init__.py",  # templates of ours, which escape
+        "wind/rewards/questions.py",  # a judge's, in a sandbox
+    ]

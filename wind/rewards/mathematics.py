@@ -109,11 +109,12 @@ def _judge(responses: Sequence[str], answers: Sequence[str | None], descriptor: 
     # it warns that it has no limit of its own
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    for response, answer in zip(responses, answers, strict=True):
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        verdict = _verdict(response, answer)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        os.write(descriptor, bytes([verdict]))
+    with os.fdopen(descriptor, "wb", buffering=0) as pipe:
+        for response, answer in zip(responses, answers, strict=True):
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            verdict = _verdict(response, answer)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            pipe.write(bytes([verdict]))
 
 
 def _verdict(response: str, answer: str | None) -> int:

@@ -11,7 +11,6 @@ Nothing removes verdicts: they are small, and paid for.
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any, Final
 
+from wind.machine.terminal import complain
 from wind.records import Record
 from wind.store import sealed_json
 from wind.store.datasets import Store
@@ -113,20 +113,16 @@ class Verdicts:
                             continue
                         self._lines.setdefault(question, []).append((entry.name, fields))
         if damaged:
-            print(
+            complain(
                 f"{self._store.url}/{self._folder}: {damaged} damaged lines are not taken for "
-                "answers",
-                file=sys.stderr,
+                "answers"
             )
 
     def _checked(self, name: str, fields: dict[str, Any]) -> Answer | None:
         """Return the answer in the fields of a line in the file `name`, if it is ours."""
         if not is_ours("verdict", fields):
             refuse(self._store.address, name)
-            print(
-                f"{self._store.url}/{name}: an answer is not ours, and is not taken",
-                file=sys.stderr,
-            )
+            complain(f"{self._store.url}/{name}: an answer is not ours, and is not taken")
             return None
         return Answer.model_validate(
             {field: value for field, value in fields.items() if field != STAMP}
