@@ -156,7 +156,8 @@ class Evaluator:
 
     def measure(self, iteration: int, datasets: Mapping[str, Dataset], **given: Any) -> Dataset:
         """Measure the metrics of what `evaluate` returned, and of a training if there was one."""
-        inputs = {**datasets, "generations": datasets["eval_generations"], "iteration": iteration}
-        section = self.config.evaluation.content()
-        spec = MetricsSpec.of(self.config, inputs, evaluation_config=section, **given)
-        return checked(measure_metrics(spec))
+        # What there is no dataset of is not looked up in the config, which has sections of its name.
+        measured = {name: datasets.get(name) for name in ("training", "rewards", "win_rates")}
+        inputs = {**datasets, **measured, "generations": datasets["eval_generations"]}
+        inputs |= {"evaluation_config": self.config.evaluation.content(), "iteration": iteration}
+        return checked(measure_metrics(MetricsSpec.of(self.config, inputs, **given)))
