@@ -1,4 +1,4 @@
-"""FinishedRun several recipes, or one under several settings, and compare them.
+"""Run several recipes, or one under several settings, and compare them.
 
 They are ordinary runs, one after the other. All share one store, so that what two of them have in
 common (the samples of the first iteration, their rewards, the evaluation of the initial policy) is
@@ -75,7 +75,7 @@ class Study:
 
 @flow(name="study", flow_run_name="{name}", persist_result=False, validate_parameters=False)
 def study(name: str, trials: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> Study:
-    """FinishedRun each cell with each seed, and tabulate their metrics.
+    """Run each cell with each seed, and tabulate their metrics.
 
     A recipe with several cells is tried with all of them on the first seed, and only the one with
     the highest final win rate on the others. The seed that chose is not reported: that would report
