@@ -158,6 +158,7 @@ class Evaluator:
         """Measure the metrics of what `evaluate` returned, and of a training if there was one."""
         # What there is no dataset of is not looked up in the config, which has sections of its name.
         measured = {name: datasets.get(name) for name in ("training", "rewards", "win_rates")}
-        inputs = {**datasets, **measured, "generations": datasets["eval_generations"]}
+        inputs: dict[str, Any] = {**datasets, **measured}
+        inputs["generations"] = datasets["eval_generations"]
         inputs |= {"evaluation_config": self.config.evaluation.content(), "iteration": iteration}
         return checked(measure_metrics(MetricsSpec.of(self.config, inputs, **given)))
