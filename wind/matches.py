@@ -191,12 +191,9 @@ def _compute(
     spec: MatchesSpec, store: Store, index: int, place: Place, progress: Progress
 ) -> Shard:
     pairings = [*_judged(spec, store), *_gold(spec, store, place)]
-    table = pl.concat(pairings, how="diagonal_relaxed").with_columns(
-        *(
-            pl.lit(None, pl.Float64).alias("repeat_difference")
-            for _ in range(all("repeat_difference" not in rows.columns for rows in pairings))
-        )
-    )
+    table = pl.concat(pairings, how="diagonal_relaxed")
+    if "repeat_difference" not in table.columns:
+        table = table.with_columns(repeat_difference=pl.lit(None, pl.Float64))
     progress(len(table), len(table))
     return Shard(table.sort(DATASET.key).select(DATASET.schema.names).to_arrow())
 
