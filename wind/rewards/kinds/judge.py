@@ -13,7 +13,6 @@ from wind.errors import InputError
 from wind.fingerprints import digest
 from wind.rewards.columns import DATASET, UNPARSED_SHARE
 from wind.rewards.kinds.base import Judge, RewardKind
-from wind.rewards.questions import question_template
 from wind.store.datasets import Store
 
 # what an endpoint says of a model that tells which one it is; not when it was started
@@ -49,6 +48,8 @@ class LLMJudge(RewardKind):
         Raises ConfigError for a template that cannot be used, StageError if no replica answers, and
         InputError if the endpoint does not serve the model or its replicas differ.
         """
+        from wind.rewards.questions import question_template
+
         template = question_template(config.mode, config.template)
         settings = ("mode", "orders", "scale", "format", "temperature", "max_tokens", "attempts")
         identity = _identity(config)
