@@ -269,10 +269,12 @@ def test_replicas_of_different_models(store: Store, server: Server, fake: Fake) 
 def test_nobody_answers_at_plan_time(
     store: Store, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wind.rewards.kinds.judge.IDENTITY_SECONDS", 0.3)
+    monkeypatch.setattr("wind.config.endpoints.IDENTITY_SECONDS", 0.3)
     server.stop()
     with pytest.raises(
-        StageError, match=r"^reward.url: http://127.* gave no answer in 0.3 seconds"
+        StageError,
+        match=r"^reward.url: http://127.* gave no answer in 0.3 seconds .*: start it, or correct the "
+        "address$",
     ):
         resolved(store, server)
 

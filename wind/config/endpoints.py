@@ -41,6 +41,10 @@ SecretVariable = Annotated[
 ]
 
 
+# that an endpoint may take to say what it serves
+IDENTITY_SECONDS: Final = 20.0
+
+
 class Connection(Section):
     """How an endpoint is reached, and how much may be asked of it."""
 
@@ -54,15 +58,21 @@ class Connection(Section):
     input_price: float = 0.0
     output_price: float = 0.0
     max_cost: float | None = None
+    # whether its times are those of `for_identity`, which no setting raises
+    asks_identity: bool = False
 
     def is_alone(self) -> bool:
         """Return whether one process at a time may ask, so that a limit holds for all of them."""
         return self.requests_per_minute is not None or self.max_cost is not None
 
-    def quick(self, seconds: float) -> Self:
-        """Return the same connection with so much time for an answer, retries included."""
+    def for_identity(self) -> Self:
+        """Return the same connection for asking what it leads to, before a run is planned.
+
+        An answer may take IDENTITY_SECONDS at most, retries included.
+        """
         times = {"timeout": self.timeout, "retry_seconds": self.retry_seconds}
-        return self.model_copy(update={name: min(given, seconds) for name, given in times.items()})
+        shorter = {name: min(given, IDENTITY_SECONDS) for name, given in times.items()}
+        return self.model_copy(update={**shorter, "asks_identity": True})
 
 
 # The settings of every endpoint that do not determine content.

@@ -201,10 +201,14 @@ class Endpoint:
                         raise self._failed
                     return once()
         except Unanswered as error:
+            cure = (
+                "start it, or correct the address"
+                if self._connection.asks_identity
+                else f"start it, correct the address, or raise {self._setting}.retry_seconds"
+            )
             raise StageError(
                 f"{self._setting}.url: {error.url} gave no answer in {seconds:g} seconds "
-                f"({first_line(error)}): start it, correct the address, or raise "
-                f"{self._setting}.retry_seconds"
+                f"({first_line(error)}): {cure}"
             ) from None
         raise AssertionError("every attempt returns or raises")
 

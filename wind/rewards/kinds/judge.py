@@ -17,8 +17,6 @@ from wind.store.datasets import Store
 
 # what an endpoint says of a model that tells which one it is; not when it was started
 IDENTIFYING = ("id", "root", "parent", "owned_by", "max_model_len")
-# seconds that an endpoint may take to say what it serves
-IDENTITY_SECONDS = 20.0
 
 
 class LLMJudge(RewardKind):
@@ -156,8 +154,7 @@ def _identity(config: JudgeRewardConfig) -> dict[str, str | int]:
     """
     from wind.endpoints.client import Endpoint  # httpx takes a while to import
 
-    connection = config.connection().quick(IDENTITY_SECONDS)
-    with Endpoint(connection, "reward") as endpoint:
+    with Endpoint(config.connection().for_identity(), "reward") as endpoint:
         found = endpoint.each(lambda get: model_identity(get, config.model, config.revision))
     first, *others = found
     for other in others:

@@ -20,8 +20,6 @@ from wind.fingerprints import digest
 from wind.rewards.kinds.base import Judge, RewardKind, scalar_judge
 from wind.store.datasets import Store
 
-# seconds that a server may take to say what it computes
-IDENTITY_SECONDS = 20.0
 IDENTITY_PATH = "/identity"
 
 
@@ -85,7 +83,7 @@ def _told(config: RemoteRewardConfig) -> str:
     """Ask every replica what it computes; one that does not answer now is asked before it scores."""
     from wind.endpoints.client import Endpoint  # httpx takes a while to import
 
-    with Endpoint(config.connection().quick(IDENTITY_SECONDS), "reward") as endpoint:
+    with Endpoint(config.connection().for_identity(), "reward") as endpoint:
         found = endpoint.each(told_identity)
     first, *others = found
     for other in others:
