@@ -28,7 +28,8 @@ OF_ANOTHER = (
 INSTEAD = (
     f"start that server, correct {VARIABLE}, or unset it: then a run starts a server of its own"
 )
-SECONDS_TO_ANSWER = 5.0
+# A server that runs stages beside itself, or whose database is locked, may be slow and is still there.
+SECONDS_TO_ANSWER = 60.0
 SECONDS_TO_CONNECT = 1.5  # four tries
 PROXIES = ("http", "https")  # what Prefect's client supports without another package
 SOCKS = ("socks5", "socks5h")

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -199,9 +200,13 @@ Wind = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Wind:
+def command(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Wind:
     """Run the command line in this process; returns its exit code, standard output, and standard
-    error.
+    error. If the test fails, its report shows them.
     """
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -209,6 +214,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit) as ended:
             cli.main()
         printed = capfd.readouterr()
+        request.node.add_report_section("call", shlex.join(["wind", *arguments]), "".join(printed))
         assert "Traceback" not in printed.err
         return int(ended.value.code or 0), printed.out, printed.err
 
