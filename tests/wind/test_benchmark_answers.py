@@ -19,7 +19,7 @@ from wind.config.sampling import SamplingConfig
 from wind.errors import ConfigError
 from wind.exchange.answers import export_alpaca_eval, export_mt_bench
 from wind.exchange.exports import Exportable
-from wind.metrics import benchmark_metrics
+from wind.metrics.values import benchmark_metrics
 from wind.models import import_policy
 from wind.rewards import Reward, resolve_reward
 from wind.stages import Job, Place, run

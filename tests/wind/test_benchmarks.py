@@ -17,7 +17,7 @@ from wind.config.benchmarks import HarnessBenchmarkConfig
 from wind.config.evaluation import EvaluationSection
 from wind.config.models import InferenceConfig
 from wind.errors import ConfigError
-from wind.metrics import benchmark_metrics
+from wind.metrics.values import benchmark_metrics
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
 from wind.store.handles import Dataset, Model

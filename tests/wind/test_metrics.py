@@ -15,7 +15,7 @@ from wind.config.evaluation import EvaluationConfig
 from wind.config.rewards import WinRateConfig
 from wind.errors import DatasetError
 from wind.metric_table import METRICS, metric_named
-from wind.metrics import (
+from wind.metrics.values import (
     distinct_n,
     distinct_responses,
     health_metrics,
@@ -459,7 +459,7 @@ def test_the_stage_writes_one_row_per_metric(store: Store) -> None:
     rows = {row["metric"]: row for row in store.frame(made).to_dicts()}
     assert list(rows) == sorted(rows)
     assert rows.keys() == METRICS.keys(), (
-        "a metric needs a row in wind/metric_table.py and a formula in wind/metrics.py"
+        "a metric needs a row in wind/metric_table.py and a formula in wind/metrics/values.py"
     )
     assert {row["iteration"] for row in rows.values()} == {2}
     assert (rows["train_reward"]["value"], rows["train_tie_share"]["value"]) == (2.5, 0.5)

@@ -10,7 +10,7 @@ from typing import Final
 
 import polars as pl
 
-from wind.metrics import distinct_n, distinct_responses, row_metrics
+from wind.metrics.values import distinct_n, distinct_responses, row_metrics
 from wind.records import Record
 from wind.statistics.bootstrap import estimate, generator_for
 from wind.store.datasets import Store
