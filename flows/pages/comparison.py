@@ -9,20 +9,22 @@ import polars as pl
 import pyarrow.compute as pc
 
 from flows.pages import Link, render
-from flows.pages.charts import Chart, Point, curves
-from flows.pages.figures import (
+from flows.pages.changes import changed
+from flows.pages.chart import Chart
+from flows.pages.charts import Point, curves
+from flows.pages.figures import distributions, frontier_of, overlaid
+from flows.pages.labels import (
     FIRST,
     against,
+    between,
     compared_with,
-    distributions,
-    frontier_of,
+    difference,
     is_share,
     known,
     longer_title,
     names,
-    overlaid,
+    number,
 )
-from flows.pages.glance import between, changed, difference, number
 from wind.audit.changes import setting_changes
 from wind.audit.lineage import chain
 from wind.audit.paired import PairedDifference, moved_most, paired_differences

@@ -6,21 +6,25 @@ from typing import Final
 import polars as pl
 
 from flows.pages import charts
-from flows.pages.charts import Chart, Floats, Point
+from flows.pages.chart import Chart
+from flows.pages.charts import Floats, Point
+from flows.pages.labels import (
+    against,
+    compared_with,
+    is_share,
+    judge_and_opponent,
+    known,
+    label,
+    longer_title,
+    names,
+)
 from wind.best_of_n import best_of_n_figures, known_curves
-from wind.config.base import setting_of
-from wind.metric_table import METRICS, Metric, metric_named
+from wind.metric_table import metric_named
 from wind.quantities import RESPONSE_TOKENS
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.versions import Version
 
-# what is a share, and shown in percent
-SHARES: Final = frozenset(
-    {"win_rate", "lc_win_rate", "accuracy", "accuracy_gain", "accuracy_reference"}
-)
-# the order in which people ask, by metric or family; the others follow in the order of the table
-FIRST: Final = ("win_rate", "lc_win_rate", "accuracy", "benchmark")
 # what charts of their own show, or others show as well
 DRAWN: Final = frozenset(
     {
@@ -144,68 +148,6 @@ def points(versions: Sequence[Version], metric: str) -> list[Point]:
     ]
 
 
-def names(versions: Sequence[Version]) -> list[str]:
-    """Return the names of all metrics of `versions`, once each, those that decide first.
-
-    The win rate of the training reward has two names where opponents are named; it is here by the
-    short one.
-    """
-    found = dict.fromkeys(name for version in versions for name in version.metrics)
-    found.pop(f"win_rate.training.{against(versions[-1])}", None)
-    order = [*FIRST, *METRICS]
-    return sorted(
-        found,
-        key=lambda name: (
-            order.index(family) if (family := name.partition(".")[0]) in order else len(order)
-        ),
-    )
-
-
-def against(version: Version) -> str:
-    """Return whom the evaluation of `version` compares with: `initial` or `reference`."""
-    return str(setting_of(version.content.recipe, "evaluation.against") or "initial")
-
-
-def judge_and_opponent(name: str, version: Version) -> tuple[str, str]:
-    """Return who judges and who is compared with, of a win rate's name."""
-    judge, _, opponent = name.partition(".")[2].partition(".")
-    return (judge, opponent) if judge else ("training", against(version))
-
-
-def judged_by(judge: str) -> str:
-    """Return what people call a judge."""
-    return {"training": "the training reward", "gold": "gold answers"}.get(judge, judge)
-
-
-def compared_with(opponent: str) -> str:
-    """Return what people call an opponent."""
-    policies = {
-        "initial": "the initial policy",
-        "reference": "the reference",
-        "previous": "the iteration before",
-    }
-    return policies.get(opponent, opponent)
-
-
-def known(name: str) -> Metric:
-    """Return the metric called `name`; one of a later release is called by its name."""
-    try:
-        return metric_named(name)
-    except KeyError:
-        return Metric(name=name, title=name)
-
-
-def longer_title(metric: Metric) -> str:
-    """Return the title of a metric where there is room."""
-    return max(metric.title, metric.label, key=len)
-
-
-def is_share(name: str) -> bool:
-    """Tell whether a metric is a share, to be shown in percent."""
-    family = name.partition(".")[0]
-    return family in SHARES or family.endswith("_share")
-
-
 def _win_rates(versions: Sequence[Version]) -> Iterator[Chart]:
     judges = _judges(versions)
     for family, what in (("win_rate", "Win rate"), ("lc_win_rate", "Length-controlled win rate")):
@@ -227,15 +169,11 @@ def _win_rates(versions: Sequence[Version]) -> Iterator[Chart]:
 def _judges(versions: Sequence[Version]) -> list[str]:
     """Return what people call the judges of `versions`, the training reward first."""
     found = dict.fromkeys(
-        _label(judge_and_opponent(name, versions[-1])[0])
+        label(judge_and_opponent(name, versions[-1])[0])
         for name in names(versions)
         if name.partition(".")[0] in ("win_rate", "lc_win_rate", "tie_share")
     )
-    return list({_label("training"): None, **found})
-
-
-def _label(judge: str) -> str:
-    return judged_by(judge).removeprefix("the ")
+    return list({label("training"): None, **found})
 
 
 def _by_opponent(versions: Sequence[Version], family: str) -> dict[str, dict[str, list[Point]]]:
@@ -244,7 +182,7 @@ def _by_opponent(versions: Sequence[Version], family: str) -> dict[str, dict[str
     for name in names(versions):
         if name.partition(".")[0] == family:
             judge, opponent = judge_and_opponent(name, versions[-1])
-            found.setdefault(opponent, {})[_label(judge)] = points(versions, name)
+            found.setdefault(opponent, {})[label(judge)] = points(versions, name)
     order = _judges(versions)
     main = against(versions[-1])
     return {
@@ -320,9 +258,9 @@ def _distributions(store: Store, panels: Mapping[str, Version]) -> Iterator[Char
     ):
         columns = [f"{column}_{side}" for side in sides.values()]
         found: dict[str, dict[str, Floats]] = {}
-        for label, version in evaluated.items():
+        for panel, version in evaluated.items():
             rows = store.frame(version.content.datasets["evaluation"], columns)
-            found[label] = {
+            found[panel] = {
                 side: rows[each].cast(pl.Float64).drop_nulls().to_numpy()
                 for side, each in zip(sides, columns, strict=True)
             }

@@ -1,6 +1,5 @@
 """The page that answers, at a glance, whether a run made the policy better."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,35 +10,31 @@ from markupsafe import Markup
 
 from data_checks.results import all_recorded, recorded
 from flows.pages import Link, lineage, render
-from flows.pages.figures import (
+from flows.pages.changes import changes_between
+from flows.pages.environment import commands, environment, packages, settings
+from flows.pages.figures import figures, points
+from flows.pages.labels import (
     against,
+    between,
     compared_with,
-    figures,
-    is_share,
+    difference,
     judge_and_opponent,
     judged_by,
     known,
     longer_title,
     names,
-    points,
+    number,
 )
-from flows.show import reasons
-from wind.audit.changes import Change, changes, setting_changes
-from wind.audit.diff import Shift, shifts
 from wind.audit.lineage import chain, named, of_version
-from wind.audit.recomputation import ComputedVersion, Recomputed, recomputed
 from wind.errors import DatasetError
 from wind.metric_table import shown_in
-from wind.redaction import redacted
 from wind.store.datasets import Store
 from wind.store.handles import Dataset
 from wind.store.origins import not_computed_here
-from wind.store.sealed_json import read_unsealed
 from wind.store.versions import Version
 
 TILES: Final = 6
 JUDGES: Final = 3  # of those, at most of one kind
-LONGEST: Final = 160  # characters of a value in a table
 SPARK: Final = (96, 26)  # pixels
 
 
@@ -116,42 +111,19 @@ def glance(
         metrics=_all_metrics(versions),
         checks=_checks(store, versions),
         checks_page=checks_page,
-        changes=_changes(store, before, version) if before else None,
+        changes=changes_between(store, before, version) if before else None,
         before=f"{before.run}@{before.number}" if before else "",
         lineage=lineage.drawn(graph, version, before, datasets),
         steps=lineage.steps(graph, version, before, datasets),
         damage=[node.damage for node in graph.nodes.values() if node.damage],
         chosen=yaml.safe_dump(version.content.chosen(), sort_keys=False, allow_unicode=True),
-        settings=list(_settings(version.content.recipe, version.content.defaults)),
-        environment=_environment(store, version),
-        packages=_packages(store, version),
-        commands=_commands(store, version, before),
+        settings=list(settings(version.content.recipe, version.content.defaults)),
+        environment=environment(store, version),
+        packages=packages(store, version),
+        commands=commands(store, version, before),
         elsewhere=not_computed_here(store, version),
         samples=samples.html if samples else None,
     )
-
-
-def number(name: str, value: float) -> str:
-    """Return the value of a metric as people read it."""
-    return f"{value:.1%}" if is_share(name) else f"{value:.{known(name).digits}f}"
-
-
-def between(name: str, entry: Mapping[str, Any]) -> str:
-    """Return the interval of a metric, empty if it has none."""
-    if entry.get("low") is None or entry.get("high") is None:
-        return ""
-    low, high = number(name, entry["low"]), number(name, entry["high"])
-    return f"{low.removesuffix('%')} to {high}"
-
-
-def difference(name: str, before: float, after: float) -> str:
-    """Return by how much a metric moved, shares in percentage points."""
-    moved = 100 * (after - before) if is_share(name) else after - before
-    digits = 1 if is_share(name) else known(name).digits
-    if round(moved, digits) == 0:
-        return "unchanged"
-    text = f"{moved:+.{digits}f}".replace("-", "−")
-    return f"{text} points" if is_share(name) else text
 
 
 # ------------------------------------------------------------------------------------ the first look
@@ -392,155 +364,3 @@ def _failures(store: Store, handle: Dataset, key: str | None) -> list[str]:
         if own is not None and each.previous == own.previous
         for line in each.failures
     ]
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What differs between two versions, and why what was recomputed was."""
-
-    settings: Sequence[tuple[str, str, str]]
-    code: Sequence[tuple[str, str, str]]
-    recomputed: Sequence[tuple[str, str]]
-    shifts: Sequence[tuple[str, ...]]
-
-
-def _changes(store: Store, before: Version, after: Version) -> Changes:
-    ours, theirs = ComputedVersion(store, before), ComputedVersion(store, after)
-    settings = setting_changes(
-        (before.content.recipe, before.content.defaults),
-        (after.content.recipe, after.content.defaults),
-    )
-    both = [
-        name
-        for name in ours.computations
-        if ours.knows_modules(name) and theirs.knows_modules(name)
-    ]
-    code = [
-        *changes(ours.modules(both), theirs.modules(both)),
-        *changes(ours.packages(), theirs.packages()),
-    ]
-    revisions = ours.provenance("git_revision"), theirs.provenance("git_revision")
-    if revisions[0] != revisions[1]:
-        code.append(Change(name="git revision", before=revisions[0], after=revisions[1]))
-    moved: list[Shift] = []
-    sides = [each.content.datasets.get("evaluation") for each in (before, after)]
-    if sides[0] is not None and sides[1] is not None:
-        moved = shifts(store, sides[0], sides[1])
-    return Changes(
-        settings=[changed(each) for each in settings],
-        code=[changed(each) for each in code],
-        recomputed=[_recomputed(each) for each in recomputed(ours, theirs)],
-        shifts=[
-            (
-                each.quantity.replace("_", " "),
-                f"{each.before:.4g}",
-                f"{each.after:.4g}",
-                f"{each.statistic:.3f}",
-                f"{each.p_value:.2g}",
-                f"{each.effect:+.2f}",
-            )
-            for each in moved
-        ],
-    )
-
-
-def _recomputed(found: Recomputed) -> tuple[str, str]:
-    return found.dataset, reasons(found.why)
-
-
-def changed(change: Change) -> tuple[str, str, str]:
-    """Return the name of a setting, and its two values as text."""
-    return change.name, _value(change.before), _value(change.after)
-
-
-def _value(value: Any) -> str:
-    text = "–" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-
-
-# --------------------------------------------------------------------------- recipe and environment
-
-
-def _settings(
-    section: Mapping[str, Any], defaults: Sequence[str], prefix: str = "", depth: int = 0
-) -> Iterator[tuple[str, bool]]:
-    """Yield the lines of a recipe as YAML, each with whether it was chosen."""
-    for name, value in section.items():
-        dotted = f"{prefix}{name}"
-        is_default = any(dotted == each or dotted.startswith(f"{each}.") for each in defaults)
-        indent = "  " * depth
-        if isinstance(value, dict) and value:
-            yield f"{indent}{name}:", not is_default
-            yield from _settings(value, defaults, f"{dotted}.", depth + 1)
-        else:
-            text = yaml.safe_dump(
-                {name: value}, default_flow_style=True, allow_unicode=True, width=10**9
-            )
-            yield f"{indent}{text.strip()[1:-1]}", not is_default
-
-
-def _environment(store: Store, version: Version) -> list[tuple[str, str]]:
-    """Describe where the last iteration was computed."""
-    computed = ComputedVersion(store, version)
-    machines = list(_machines(store, computed))
-    found = {
-        "Git revision": computed.provenance("git_revision"),
-        "Uncommitted changes": {"True": "yes", "False": "no"}.get(
-            computed.provenance("git_dirty") or "", computed.provenance("git_dirty")
-        ),
-        "Host": computed.provenance("host"),
-        "Python": computed.provenance("python"),
-        **{
-            title: ", ".join(
-                dict.fromkeys(filter(None, (_listed(each.get(field)) for each in machines)))
-            )
-            for title, field in (("Platform", "platform"), ("CPU", "cpu"), ("GPUs", "gpus"))
-        },
-        "Variables": ", ".join(
-            dict.fromkeys(name for each in machines for name in each.get("variables", ()))
-        ),
-    }
-    return [(title, str(value)) for title, value in found.items() if value]
-
-
-def _packages(store: Store, version: Version) -> list[tuple[str, str]]:
-    found = ComputedVersion(store, version).packages()
-    return [(name, each) for name, each in found.items() if name != "python" and each]
-
-
-def _machines(store: Store, computed: ComputedVersion) -> Iterator[Mapping[str, Any]]:
-    """Yield the environments of the processes that computed the version."""
-    digests = dict.fromkeys(
-        digest
-        for each in computed.computations.values()
-        for digest in each.provenance.get("environments", ())
-    )
-    for digest in digests:
-        try:
-            yield read_unsealed(store.storage.read(f"environments/{digest}.json"))
-        except (OSError, ValueError):
-            continue  # it is beside the content, and may be gone
-
-
-def _listed(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
-
-
-def _commands(store: Store, version: Version, before: Version | None) -> list[tuple[str, str]]:
-    """Return the commands that lead from the page to what it shows."""
-    name = f"{version.run}@{version.number}"
-    root = "" if store.url == "store" else f" --root {redacted(store.url)}"
-    found = [
-        ("Check that every byte is as it was published", f"wind verify {name}{root}"),
-        ("Compute it again, and compare", f"wind verify {name} --reproduce evaluation{root}"),
-        ("Show everything that is recorded about it", f"wind show {name}{root}"),
-        ("Write the pages of its data checks", f"wind docs {version.run}{root}"),
-    ]
-    if before is not None:
-        found.append(
-            (
-                "Compare every row with the version before",
-                f"wind diff {before.run}@{before.number} {name}{root}",
-            )
-        )
-    return found

@@ -141,8 +141,8 @@ def test_what_makes_html_is_known() -> None:
         "flows/pages/__init__.py: Markup",  # files of ours, and what that environment rendered
         "flows/pages/samples.py: Markup",  # JSON without < and &
         # drawings, in which every text is escaped
-        "flows/pages/charts.py: Markup",
-        "flows/pages/charts.py: text",
+        "flows/pages/chart.py: Markup",
+        "flows/pages/chart.py: text",
         "flows/pages/glance.py: Markup",
         "flows/pages/glance.py: text",
         "flows/pages/lineage.py: Markup",
