@@ -3,6 +3,7 @@ HTTP.
 """
 
 import json
+import random
 import re
 import uuid
 from collections.abc import Iterator
@@ -204,6 +205,25 @@ def test_a_rerun_asks_nothing(store: Store, server: Server, fake: Fake) -> None:
     assert store.manifest(again).provenance["counts"] == {"cached": DISTINCT}
 
 
+class Drawing(Fake):
+    """Draws its verdicts by the seed of a request, as vLLM does: B one time in ten."""
+
+    def posted(self, path: str, said: dict[str, Any]) -> tuple[int, Any]:
+        is_b = random.Random(said["seed"]).random() < 0.1
+        self.answer = lambda text: "B" if is_b else "A"
+        return super().posted(path, said)
+
+
+def test_a_rare_verdict_is_given_as_often_as_its_probability_says(store: Store) -> None:
+    responses = {"a": [f"{number}" for number in range(20)], "b": ["same", "same"]}
+    with Server(Drawing()) as server:
+        rewarded(store, resolved(store, server, concurrency=1), responses=responses)
+    verdicts = [line["text"] for line in lines(store)]
+    assert len(verdicts) == 20 * 19
+    # four standard deviations around 0.1
+    assert 0.038 < verdicts.count("B") / len(verdicts) < 0.162
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -327,7 +347,9 @@ def test_an_answer_that_cannot_be_parsed_is_asked_again_then_counted(
     made, rows = rewarded(store, resolved(store, server, attempts=3))
     # three against two and 2, in both orders, two more attempts each
     assert len(fake.posts) == DISTINCT + 4 * 2
-    assert sorted({each["seed"] for each in fake.posts}) == [0, 1, 2]
+    # no draw is that of another question or of another attempt
+    assert len({each["seed"] for each in fake.posts}) == len(fake.posts)
+    assert all(0 <= each["seed"] < 2**31 for each in fake.posts)
     matrix = matrices(rows)["a"]
     assert matrix[2].tolist() == [0.5] * 4
     assert (matrix + matrix.T == 1).all()

@@ -342,9 +342,19 @@ class Asking:
             "messages": [{"role": "user", "content": text}],
             "temperature": judge.temperature,
             "max_tokens": judge.max_tokens,
-            "seed": judge.seed + attempt,
+            "seed": question_seed(judge.seed, text, attempt),
             **restriction(judge.format, judge.mode, judge.scale),
         }
+
+
+def question_seed(seed: int, text: str, attempt: int) -> int:
+    """Return the seed of an attempt at a question, below 2**31.
+
+    A server draws the same numbers for the same seed. With one seed for all questions, a judge at a
+    temperature above zero would be as lucky with each: a verdict that is given one time in ten
+    would be given always or never.
+    """
+    return int(digest([seed, text, attempt])[:8], 16) >> 1
 
 
 def _preference(comparison: Comparison, verdicts: Mapping[str, float | None]) -> float:
