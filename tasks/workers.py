@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -24,7 +25,7 @@ from wind.config.runs import WorkersConfig
 from wind.errors import StageError, by_name, killed_by
 from wind.machine import processes
 from wind.redaction import redacted_lines
-from wind.stages import Find, Job, WorkerKind, missing_shards, parse, publish, stage_named
+from wind.stages import AHEAD, Find, Job, WorkerKind, missing_shards, parse, publish, stage_named
 from wind.store.handles import Dataset
 
 LOG_LINES = 5
@@ -216,13 +217,19 @@ class Pool:
         failed: threading.Event,
     ) -> int:
         peak = 0
+        ours: deque[int] = deque()
         while not failed.is_set():
-            try:
-                shard = waiting.get_nowait()
-            except queue.Empty:
+            # the shard to compute, and its share of those that a worker may begin
+            more = 1 + min(AHEAD, waiting.qsize() // self._config.processes)
+            with contextlib.suppress(queue.Empty):
+                while len(ours) < more:
+                    ours.append(waiting.get_nowait())
+            if not ours:
                 break
+            shard = ours.popleft()
             try:
-                done = self._worker(kind, index).compute(job, shard, count.within(shard))
+                worker = self._worker(kind, index)
+                done = worker.compute(job.ahead_of(ours), shard, count.within(shard))
             except BaseException:
                 failed.set()
                 raise

@@ -53,7 +53,8 @@ def spec(**inference: Any) -> GenerationsSpec:
         prompts=Dataset(name="prompts", fingerprint="0" * 64, rows=5),
         split="train",
         sampling=SAMPLING,
-        inference=InferenceConfig(**inference),
+        # a step takes no more tokens than vLLM must have
+        inference=InferenceConfig(**{"batch_tokens": 1} | inference),
         seed=0,
         iteration=1,
     )
@@ -97,6 +98,68 @@ def test_the_same_seeds_give_the_same_tokens_in_any_company(
     assert [row[:3] for row in tokens(sample(folders[0], shifted))] == [
         row[1:] for row in tokens(first)
     ]
+
+
+def test_more_prompts_than_a_step_takes_wait_whole(
+    folders: list[Path], first: list[list[Sample]]
+) -> None:
+    many = [
+        Request(f"{copy}-{request.prompt_id}", request.prompt_token_ids, request.seed)
+        for copy in range(6)
+        for request in REQUESTS
+    ]
+    assert sum(4 * len(request.prompt_token_ids) for request in many) > 256
+    assert sample(folders[0], many) == first * 6
+
+
+class Steps:
+    """How often an engine takes a step."""
+
+    def __init__(self, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken = 0
+        self._step = engine.step
+        monkeypatch.setattr(engine, "step", self._counted)
+
+    def _counted(self) -> Any:
+        self.taken += 1
+        return self._step()
+
+
+def test_calls_that_begin_ahead_give_the_same_bits_in_fewer_steps(
+    folders: list[Path], first: list[list[Sample]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [REQUESTS[:2], REQUESTS[2:4], REQUESTS[4:]]
+    sampler = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")
+    steps = Steps(sampler._engine.llm.llm_engine, monkeypatch)
+    one_by_one = [sample(folders[0], requests) for requests in calls]
+    alone, steps.taken = steps.taken, 0
+    ahead = []
+    for place, requests in enumerate(calls, 1):
+        sampler = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")
+        ahead.append(
+            sampler.sample(requests, SAMPLING, lambda done, total: None, calls[place : place + 4])
+        )
+        assert len(sampler._engine.calls) == len(calls) - place
+    assert ahead == one_by_one
+    assert steps.taken < 0.75 * alone
+
+
+def test_what_began_ahead_is_abandoned_for_another_call_or_other_weights(
+    folders: list[Path], first: list[list[Sample]]
+) -> None:
+    sampler = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")
+
+    def begin() -> None:
+        sampler.sample(REQUESTS[:1], SAMPLING, lambda done, total: None, [REQUESTS[1:4]])
+
+    begin()
+    assert sample(folders[0]) == first
+    assert not sampler._engine.llm.llm_engine.has_unfinished_requests()
+    begin()
+    other = sample(folders[1], REQUESTS[1:4])
+    assert tokens(other) != tokens(first)[1:4]
+    assert sample(folders[1], REQUESTS[1:4]) == other
+    assert sample(folders[0]) == first
 
 
 def test_every_stop_token_ends_a_response_and_is_part_of_it(
@@ -151,7 +214,7 @@ def test_the_engine_has_no_child_processes(first: list[list[Sample]]) -> None:
 def test_nothing_of_flashinfer_is_compiled_to_be_timed(
     folders: list[Path], first: list[list[Sample]]
 ) -> None:
-    engine = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")._llm.llm_engine
+    engine = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")._engine.llm.llm_engine
     assert engine.vllm_config.kernel_config.enable_flashinfer_autotune is False
 
 
@@ -175,14 +238,21 @@ def test_runs_as_a_stage(store: Store, folders: list[Path], first: list[list[Sam
     assert [row["sample_index"] for row in table] == [0, 1, 2, 3] * 5
     assert {row["seed"] - row["sample_index"] for row in table[:4]} == {table[0]["seed"]}
     assert told[-1] == (5, 5)
+    # in shards of two prompts, each with the following ones ahead
+    fields["sampling"]["shard_prompts"] = 2
+    by_two = run(
+        Job(stage="generations", spec=fields, place=Place(root=str(store.root))),
+        lambda done, total: None,
+    )
+    assert store.read(by_two).to_pylist() == table
 
 
 def test_new_weights_of_the_same_shape_enter_in_place_and_equal_a_fresh_engine(
     folders: list[Path], first: list[list[Sample]]
 ) -> None:
-    engine = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")._llm
+    engine = vllm.load(folders[0], spec(), MAX_MODEL_LEN, "cpu")._engine.llm
     reloaded = sample(folders[1])
-    assert vllm.load(folders[1], spec(), MAX_MODEL_LEN, "cpu")._llm is engine
+    assert vllm.load(folders[1], spec(), MAX_MODEL_LEN, "cpu")._engine.llm is engine
     assert tokens(reloaded) != tokens(first)
     assert [sample.logp for row in reloaded for sample in row] == pytest.approx(
         policy_logps(folders[1], reloaded), abs=1e-3
@@ -190,7 +260,7 @@ def test_new_weights_of_the_same_shape_enter_in_place_and_equal_a_fresh_engine(
     assert sample(folders[0]) == first  # and back again
     vllm.load(folders[0], spec(), MAX_MODEL_LEN + 1, "cpu")  # another shape: the engine restarts
     fresh = vllm.load(folders[1], spec(), MAX_MODEL_LEN, "cpu")
-    assert fresh._llm is not engine
+    assert fresh._engine.llm is not engine
     assert fresh.sample(REQUESTS, SAMPLING, lambda done, total: None) == reloaded
 
 

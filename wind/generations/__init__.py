@@ -119,11 +119,17 @@ class Sampler(Protocol):
     """An engine with one policy loaded."""
 
     def sample(
-        self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        progress: Progress,
+        ahead: Sequence[Sequence[Request]] = (),
     ) -> list[list[Sample]]:
         """Return N samples of each request, in the order of `requests`.
 
-        Raises InputError naming a prompt whose logits are not finite.
+        `ahead` holds the requests of the calls that come next, which the engine may begin so that
+        it never runs empty; they change nothing in the samples of this one. Raises InputError
+        naming a prompt whose logits are not finite.
         """
         ...
 
@@ -182,19 +188,27 @@ def compute(
         .sort("prompt_id")
         .select("prompt_id", "prompt_token_ids")
     )
-    prompts = ours.slice(index * spec.sampling.shard_prompts, spec.sampling.shard_prompts)
-    folder = store.path(spec.policy)
-    check_fits(folder, prompts, spec.sampling)
-    requests = [
+    check_fits(store.path(spec.policy), _of_shard(spec, ours, index), spec.sampling)
+    requests, *ahead = (
+        _requests(spec, _of_shard(spec, ours, each)) for each in (index, *place.ahead)
+    )
+    assert spec.sampling.backend != "auto", "refused by `shards`"
+    sampler = SAMPLERS[spec.sampling.backend].load(store, spec, place)
+    samples_P_N = sampler.sample(requests, spec.sampling, progress, ahead)
+    return Shard(_table(spec, requests, samples_P_N, load_tokenizer(store, spec.policy)))
+
+
+def _of_shard(spec: GenerationsSpec, prompts: pl.DataFrame, index: int) -> pl.DataFrame:
+    return prompts.slice(index * spec.sampling.shard_prompts, spec.sampling.shard_prompts)
+
+
+def _requests(spec: GenerationsSpec, prompts: pl.DataFrame) -> list[Request]:
+    return [
         Request(
             prompt_id, token_ids, request_seed(spec.seed, spec.iteration, spec.split, prompt_id)
         )
         for prompt_id, token_ids in prompts.iter_rows()
     ]
-    assert spec.sampling.backend != "auto", "refused by `shards`"
-    sampler = SAMPLERS[spec.sampling.backend].load(store, spec, place)
-    samples_P_N = sampler.sample(requests, spec.sampling, progress)
-    return Shard(_table(spec, requests, samples_P_N, load_tokenizer(store, spec.policy)))
 
 
 def numbers(spec: GenerationsSpec, table: pa.Table) -> dict[str, float]:

@@ -52,11 +52,15 @@ class TransformersSampler:
         self._batch_tokens = batch_tokens
 
     def sample(
-        self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        progress: Progress,
+        ahead: Sequence[Sequence[Request]] = (),
     ) -> list[list[Sample]]:
         """Return N samples of each request, in the order of `requests`.
 
-        The unit of progress is one decoding step of one batch.
+        The unit of progress is one decoding step of one batch. Nothing is begun ahead.
         """
         lengths = [len(request.prompt_token_ids) for request in requests]
         batches = list(

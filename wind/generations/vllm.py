@@ -3,8 +3,10 @@
 The engine loads new weights in place if that is exact. Child i of a request samples with the
 request's seed plus i, so that rows record the same seeds as with transformers; the random numbers
 behind a seed are vLLM's own. Nothing that could change a result is left to defaults: sampling
-parameters of the model's generation config are ignored, only the given stop tokens stop, and the
-prefix cache starts every call empty. Where vLLM leaves the choice, nothing is compiled with nvcc at
+parameters of the model's generation config are ignored, only the given stop tokens stop, and no call
+finds prefixes that another cached. Requests of later calls may begin in an earlier one, so that the
+engine stays full while the last responses of a call are finished: on a CPU that changes no bit of
+them. Where vLLM leaves the choice, nothing is compiled with nvcc at
 the first start; what no setting prevents (on some GPUs FlashInfer is the only attention) fails with
 the name of the missing tool.
 """
@@ -12,8 +14,8 @@ the name of the missing tool.
 import gc
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any, Final
@@ -78,35 +80,57 @@ class _Engine:
     # a digest: weights can be replaced in place if it is equal
     shape: str
     folder: Path
+    # the calls that have begun and not ended, by their digest
+    calls: "dict[str, _Call]" = field(default_factory=dict)
+
+    def abort(self, calls: Iterable[str]) -> None:
+        """Abandon calls that have begun."""
+        for name in calls:
+            self.llm.llm_engine.abort_request([*self.calls.pop(name).waiting])
+
+
+@dataclass
+class _Call:
+    # of the requests that are not finished: their places, by vLLM's ids
+    waiting: dict[str, int]
+    # of those that are
+    outputs: dict[int, Any] = field(default_factory=dict)
 
 
 class VllmSampler:
     """A policy loaded in a vLLM engine."""
 
-    def __init__(self, llm: Any, stop_token_ids: Sequence[int]) -> None:
-        self._llm = llm
+    def __init__(self, engine: _Engine, stop_token_ids: Sequence[int]) -> None:
+        self._engine = engine
         self._stop = list(stop_token_ids)
 
     def sample(
-        self, requests: Sequence[Request], sampling: SamplingConfig, progress: Progress
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        progress: Progress,
+        ahead: Sequence[Sequence[Request]] = (),
     ) -> list[list[Sample]]:
         """Return N samples of each request, in the order of `requests`.
 
-        The unit of progress is one prompt with all its samples.
+        The unit of progress is one prompt with all its samples. What `ahead` says of later calls is
+        begun, and their responses are kept until they are asked for.
         """
         if sampling.temperature < LOWEST_TEMPERATURE:
             raise ConfigError(
                 f"sampling.temperature {sampling.temperature} is below {LOWEST_TEMPERATURE}, "
                 "vLLM's lowest: raise it"
             )
-        # Leftovers of an earlier call would change where prompts are split, and so the last digits.
-        if not self._llm.reset_prefix_cache():
+        calls = {_name(each, sampling): each for each in (requests, *ahead)}
+        self._engine.abort([name for name in self._engine.calls if name not in calls])
+        # Leftovers of earlier calls would change where prompts are split, and so the last digits.
+        if not self._engine.calls and not self._engine.llm.reset_prefix_cache():
             raise StageError("vLLM could not empty its prefix cache: restart the worker")
-        prompts = [{"prompt_token_ids": list(request.prompt_token_ids)} for request in requests]
-        parameters = [self._parameters(request, sampling) for request in requests]
         try:
-            self._llm.enqueue(prompts, parameters, use_tqdm=False)
-            outputs = self._finish(progress, len(requests))
+            for name, each in calls.items():
+                if name not in self._engine.calls:
+                    self._engine.calls[name] = self._begin(name, each, sampling)
+            outputs = self._finish(next(iter(calls)), progress)
         except Exception as error:
             # anything that a kernel, or the lack of one, raises
             _forget()
@@ -118,18 +142,37 @@ class VllmSampler:
             for request, output in zip(requests, outputs, strict=True)
         ]
 
-    def _finish(self, progress: Progress, total: int) -> list[Any]:
-        """Run the engine until all requests are finished.
+    def _begin(self, name: str, requests: Sequence[Request], sampling: SamplingConfig) -> _Call:
+        """Queue the requests of a call. They share cached prefixes with each other alone."""
+        prompts = [
+            {"prompt_token_ids": list(request.prompt_token_ids), "cache_salt": name}
+            for request in requests
+        ]
+        parameters = [self._parameters(request, sampling) for request in requests]
+        ids = self._engine.llm.enqueue(prompts, parameters, use_tqdm=False)
+        # of "7-3f9c0d1e", outputs have the 7
+        return _Call({each.partition("-")[0]: place for place, each in enumerate(ids)})
+
+    def _finish(self, name: str, progress: Progress) -> list[Any]:
+        """Run the engine until all requests of a call are finished.
 
         Returns the outputs in the order of the requests.
         """
-        engine = self._llm.llm_engine
-        finished: list[Any] = []
-        while engine.has_unfinished_requests():
-            if ended := [output for output in engine.step() if output.finished]:
-                finished.extend(ended)
-                progress(len(finished), total)
-        return sorted(finished, key=lambda output: int(output.request_id))
+        call = self._engine.calls[name]
+        total = len(call.waiting) + len(call.outputs)
+        while call.waiting:
+            for output in self._engine.llm.llm_engine.step():
+                if output.finished:
+                    self._take(output)
+            progress(len(call.outputs), total)
+        del self._engine.calls[name]
+        return [call.outputs[place] for place in range(total)]
+
+    def _take(self, output: Any) -> None:
+        for call in self._engine.calls.values():
+            if output.request_id in call.waiting:
+                call.outputs[call.waiting.pop(output.request_id)] = output
+                return
 
     def _parameters(self, request: Request, sampling: SamplingConfig) -> Any:
         from vllm import SamplingParams
@@ -184,10 +227,11 @@ def load(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str) -
             _shut_down(engine)
         engine = _Engine(_start(folder, spec, max_model_len, device), shape, folder)
     elif engine.folder != folder:
+        engine.abort([*engine.calls])
         engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         engine.folder = folder
     _warm = engine
-    return VllmSampler(engine.llm, stop_token_ids(folder))
+    return VllmSampler(engine, stop_token_ids(folder))
 
 
 def close() -> None:
@@ -237,8 +281,9 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
             seed=0,
             max_model_len=max_model_len,
             max_num_seqs=CONCURRENT_SEQUENCES,
+            # at least a prompt, or a token of each sequence; no more than there may be
             max_num_batched_tokens=min(
-                max(spec.inference.batch_tokens, max_model_len),
+                max(spec.inference.batch_tokens, max_model_len, CONCURRENT_SEQUENCES),
                 CONCURRENT_SEQUENCES * max_model_len,
             ),
             # a prompt is prefilled once for its N samples
@@ -246,6 +291,8 @@ def _start(folder: Path, spec: GenerationsSpec, max_model_len: int, device: str)
             # of the policy at temperature 1, before top-k and top-p
             logprobs_mode="raw_logprobs",
             enforce_eager=device == "cpu",
+            # vLLM cannot go on with a seed after a part of a prompt on a CPU
+            enable_chunked_prefill=device != "cpu",
             # it would choose kernels by timing them, and compile them for that
             enable_flashinfer_autotune=False,
             disable_log_stats=True,
@@ -292,6 +339,12 @@ def _not_started(folder: Path, error: Exception) -> WindError:
             "the worker's log has the compiler's words"
         )
     return InputError(f"{folder} does not load in vLLM: {first_line(error)}")
+
+
+def _name(requests: Sequence[Request], sampling: SamplingConfig) -> str:
+    """Return a digest of everything that determines the samples of a call."""
+    asked = [[request.prompt_id, request.seed, *request.prompt_token_ids] for request in requests]
+    return digest([sampling.model_dump(mode="json"), asked])
 
 
 def _forget() -> None:

@@ -9,9 +9,9 @@ the file is a `Job`, or the manifest of a dataset, which keeps its job under `co
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -29,6 +29,10 @@ from wind.store.nouns import STAGES, STUDIES, record_of
 from wind.store.partial import Partial
 from wind.store.provenance import environment, provenance, reset_peak_memory
 from wind.store.schemas import Declaration
+
+# Shards that a process may begin before it has finished one. A shard ends with its longest response
+# and takes several times as long as its average one.
+AHEAD: Final = 4
 
 
 class Progress(Protocol):
@@ -86,6 +90,8 @@ class Place(Record):
     function_seconds: float | None = None
     # how to reach what rewards by HTTP, by its identity
     connections: dict[str, Connection] = {}
+    # the shards that this process computes next, in order, unless it fails
+    ahead: tuple[int, ...] = ()
 
 
 class Job(Record):
@@ -104,6 +110,12 @@ class Job(Record):
         It is the same for the same spec and code on any machine.
         """
         return key_of(self.stage, self.spec, self.code)
+
+    def ahead_of(self, shards: Sequence[int]) -> Self:
+        """Return the job for a process that computes `shards` next."""
+        return self.model_copy(
+            update={"place": self.place.model_copy(update={"ahead": tuple(shards)})}
+        )
 
 
 # Looks for a dataset to take instead of computing it, once its lock is held.
@@ -410,8 +422,9 @@ def run(job: Job, progress: Progress, find: Find | None = None) -> Dataset:
     with store.partial(stage.name, job.key()) as partial:
         if find is not None and (found := find(job)) is not None:
             return found
-        for index in missing_shards(job, partial):
-            compute_shard(job, index, progress)
+        missing = missing_shards(job, partial)
+        for place, index in enumerate(missing, 1):
+            compute_shard(job.ahead_of(missing[place : place + AHEAD]), index, progress)
         return publish(job, partial, started)
 
 
