@@ -233,6 +233,35 @@ def test_an_offloaded_optimizer_does_the_same(store: Store, inputs: Inputs, opti
     assert values(shards[0], "grad_norm") == pytest.approx(values(shards[1], "grad_norm"), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"zero_stage": 0, "gradient_checkpointing": True},
+        {"zero_stage": 1},
+        {"zero_stage": 2, "lora": {"rank": 2}},
+        {"zero_stage": 3, "ranks": 2, "micro_prompts": 1},
+    ],
+    ids=["checkpointing", "zero-1", "lora", "zero-3"],
+)
+def test_shared_prompts_train_the_same(
+    store: Store, inputs: Inputs, settings: dict[str, Any]
+) -> None:
+    objective = {"eta": 2.0, "shift": "learned"}
+    apart, shared = (
+        train(
+            make_spec(inputs, objective, epochs=1, lr=1e-4, prompt_sharing=sharing, **settings),
+            store,
+        )
+        for sharing in ("off", "auto")
+    )
+    for metric in ("loss", "grad_norm", "intercept"):
+        assert values(shared, metric) == pytest.approx(values(apart, metric), rel=1e-5)
+    # AdamW divides by the gradient's size, so it magnifies the rounding of small ones
+    assert distance(weights(store, shared), weights(store, apart)) < 1e-4
+    # rounding differs, so it was not trained in the same way
+    assert values(shared, "grad_norm") != values(apart, "grad_norm")
+
+
 def test_bfloat16_is_exported_as_such(store: Store, inputs: Inputs) -> None:
     shard = train(make_spec(inputs, precision="bfloat16", zero_stage=2), store)
     assert {tensor.dtype for tensor in weights(store, shard).values()} == {torch.bfloat16}

@@ -20,6 +20,7 @@ import torch
 from wind.config.training import TrainingConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.models.shared_prompts import SharedPrompts
 from wind.objectives import Batch
 from wind.selections import TRAINED
 from wind.store.datasets import Store
@@ -78,10 +79,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Whole groups, right-padded to their longest row, ready for a forward pass."""
+    """Whole groups, ready for a forward pass."""
 
-    # input ids, attention mask, response mask, each [B, T]
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    # arguments of `SequenceLogps`: input ids, attention mask and response mask, each [B, T], padded
+    # on the right to the longest row; or all groups in one row, with their prompts shared
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | tuple[SharedPrompts]
     batch: Batch
 
 
@@ -176,12 +178,42 @@ def as_rows(frame: pl.DataFrame, group: str, columns: Sequence[str]) -> Rows:
     )
 
 
-def micro_batch(rows: Rows, groups: Integers, device: str) -> MicroBatch:
-    """Return the rows of `groups`, which must not be empty, on `device`."""
+def micro_batch(
+    rows: Rows, groups: Integers, device: str, *, is_shared: bool = False
+) -> MicroBatch:
+    """Return the rows of `groups`, which must not be empty, on `device`.
+
+    With `is_shared` every prompt is there once.
+    """
     index_B = np.concatenate(
         [np.arange(rows.starts[group], rows.starts[group + 1]) for group in groups]
     )
     group_B = np.repeat(np.arange(len(groups)), rows.starts[groups + 1] - rows.starts[groups])
+    columns = {
+        name: torch.from_numpy(values[index_B]).to(device) for name, values in rows.columns.items()
+    }
+    return MicroBatch(
+        inputs=(_shared(rows, groups, device),)
+        if is_shared
+        else _padded(rows, groups, index_B, group_B, device),
+        batch=Batch(**columns, group=torch.from_numpy(group_B).to(device)),
+    )
+
+
+def _shared(rows: Rows, groups: Integers, device: str) -> SharedPrompts:
+    return SharedPrompts.of(
+        [rows.prompts[group] for group in groups],
+        [
+            [rows.responses[row] for row in range(rows.starts[group], rows.starts[group + 1])]
+            for group in groups
+        ],
+        device,
+    )
+
+
+def _padded(
+    rows: Rows, groups: Integers, index_B: Integers, group_B: Integers, device: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     width = int(rows.longest[groups].max())
     # padding is masked, so any valid token id will do
     input_ids_B_T = np.zeros((len(index_B), width), dtype=np.int64)
@@ -193,16 +225,10 @@ def micro_batch(rows: Rows, groups: Integers, device: str) -> MicroBatch:
         input_ids_B_T[row, :end] = np.concatenate([prompt, response])
         attention_mask_B_T[row, :end] = True
         response_mask_B_T[row, len(prompt) : end] = True
-    columns = {
-        name: torch.from_numpy(values[index_B]).to(device) for name, values in rows.columns.items()
-    }
-    return MicroBatch(
-        inputs=(
-            torch.from_numpy(input_ids_B_T).to(device),
-            torch.from_numpy(attention_mask_B_T).to(device),
-            torch.from_numpy(response_mask_B_T).to(device),
-        ),
-        batch=Batch(**columns, group=torch.from_numpy(group_B).to(device)),
+    return (
+        torch.from_numpy(input_ids_B_T).to(device),
+        torch.from_numpy(attention_mask_B_T).to(device),
+        torch.from_numpy(response_mask_B_T).to(device),
     )
 
 

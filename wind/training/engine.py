@@ -6,6 +6,7 @@ device when it is first imported.
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from wind.config.training import TrainingConfig
-from wind.models.sequence_logps import SequenceLogps
+from wind.models.sequence_logps import SequenceLogps, share_prompts
 from wind.training.intercepts import LogpsAndIntercept
 from wind.training.policies import load_policy
 
@@ -100,7 +101,19 @@ def start_engine(folder: Path, training: TrainingConfig, seed: int, *, with_inte
         config=config,
         dist_init_required=False,
     )
+    if training.prompt_sharing == "auto":
+        # under ZeRO-3 only the engine can gather the weights
+        _share_prompts(engine)
     return engine
+
+
+def _share_prompts(engine: Any) -> None:
+    """Have the engine's policy share prompts; if it cannot, say why."""
+    reason = share_prompts(engine.module)
+    if reason is not None and engine.global_rank == 0:
+        print(
+            f"training.prompt_sharing: the policy cannot share prompts: {reason}", file=sys.stderr
+        )
 
 
 def restore_constants(model: torch.nn.Module) -> None:

@@ -97,11 +97,14 @@ def run_steps(
         source.plan,
     )
     objective = objective_for(spec.objective)
+    is_shared = engine.module.shares_prompts
     history = list(checkpoint.rows) if checkpoint else []
     first = checkpoint.steps if checkpoint else 0
     for step in range(first, plan.steps):
         rows, groups = source.step(step)
-        metrics = accumulate(engine, rows, groups, plan, objective, world, step + 1)
+        metrics = accumulate(
+            engine, rows, groups, plan, objective, world, step + 1, is_shared=is_shared
+        )
         metrics["learning_rate"] = learning_rate(spec.training, step, plan.steps)
         metrics["grad_norm"] = optimizer_step(engine, metrics["learning_rate"])
         refuse_norm(metrics["grad_norm"], [rows.prompt_ids[group] for group in groups], step + 1)
@@ -124,11 +127,14 @@ def accumulate(
     objective: Objective,
     world: World,
     step: int,
+    *,
+    is_shared: bool = False,
 ) -> dict[str, float]:
     """Accumulate the gradient of the mean loss over the rows of `groups`.
 
-    Returns the mean loss and the mean metrics. Raises TrainingError on all ranks, naming the step
-    and the prompts, if a loss or its slope in a log-probability is not finite.
+    With `is_shared` every prompt is computed once. Returns the mean loss and the mean metrics.
+    Raises TrainingError on all ranks, naming the step and the prompts, if a loss or its slope in a
+    log-probability is not finite.
     """
     # Groups of similar length need little padding; the sum over the step is the same in any order.
     groups = groups[rows.longest[groups].argsort(kind="stable")]
@@ -139,7 +145,8 @@ def accumulate(
     for number, part in enumerate(parts):
         # A rank with nothing to compute takes another rank's rows at weight zero; non-finite values
         # in them are marked by that rank.
-        batch = micro_batch(rows, groups[part] if len(part) else groups[:1], world.device)
+        taken = groups[part] if len(part) else groups[:1]
+        batch = micro_batch(rows, taken, world.device, is_shared=is_shared)
         share = len(batch.batch.group) / step_rows if len(part) else 0.0
         outputs = engine(*batch.inputs)
         logps_B = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
