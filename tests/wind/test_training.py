@@ -239,9 +239,8 @@ def test_an_offloaded_optimizer_does_the_same(store: Store, inputs: Inputs, opti
         {"zero_stage": 0, "gradient_checkpointing": True},
         {"zero_stage": 1},
         {"zero_stage": 2, "lora": {"rank": 2}},
-        {"zero_stage": 3, "ranks": 2, "micro_prompts": 1},
     ],
-    ids=["checkpointing", "zero-1", "lora", "zero-3"],
+    ids=["checkpointing", "zero-1", "lora"],
 )
 def test_shared_prompts_train_the_same(
     store: Store, inputs: Inputs, settings: dict[str, Any]
