@@ -91,6 +91,20 @@ def test_weight_decay_is_for_matrices(engine: Any) -> None:
     assert (decayed["weight_decay"], plain["weight_decay"], len(plain["params"])) == (0.1, 0.0, 3)
 
 
+def test_adamw_is_fused_beside_a_gpu(engine: Any) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))]}]
+
+    def made(optimizer: str, device: str) -> torch.optim.Optimizer:
+        settings = TrainingConfig.model_validate({"optimizer": optimizer, "lr": 0.5})
+        made: torch.optim.Optimizer = engine.new_optimizer(settings, groups, device)
+        return made
+
+    on_gpu, on_cpu = made("adamw", "cuda"), made("adamw", "cpu")
+    assert (on_gpu.defaults["fused"], on_cpu.defaults["fused"]) == (True, None)
+    assert (on_gpu.defaults["lr"], on_cpu.defaults["lr"]) == (0.5, 0.5)
+    assert isinstance(made("rmsprop", "cuda"), torch.optim.RMSprop)
+
+
 def test_a_learned_intercept_starts_at_a_half_and_moves_beside_the_policy(
     store: Store, inputs: Inputs
 ) -> None:
