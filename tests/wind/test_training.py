@@ -275,6 +275,30 @@ def test_shared_prompts_train_the_same(
     assert values(shared, "grad_norm") != values(apart, "grad_norm")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"zero_stage": 0, "prompt_sharing": "auto"},
+        {"zero_stage": 1, "micro_prompts": 4},
+        {"zero_stage": 2, "prompt_sharing": "auto"},
+    ],
+    ids=["shared", "zero-1", "zero-2"],
+)
+def test_groups_in_pieces_train_the_same(
+    store: Store, inputs: Inputs, settings: dict[str, Any]
+) -> None:
+    # Rows have 4 to 15 tokens: most pieces are one row, and no group fits into one. The intercept
+    # compares all rows of a prompt.
+    objective = {"eta": 2.0, "shift": "learned"}
+    whole, pieces = (
+        train(make_spec(inputs, objective, lr=1e-4, pass_tokens=tokens, **settings), store)
+        for tokens in (None, 16)
+    )
+    for metric in ("loss", "grad_norm", "intercept"):
+        assert values(pieces, metric) == pytest.approx(values(whole, metric), rel=1e-5)
+    assert distance(weights(store, pieces), weights(store, whole)) < 1e-4
+
+
 def test_bfloat16_is_exported_as_such(store: Store, inputs: Inputs) -> None:
     shard = train(make_spec(inputs, precision="bfloat16", zero_stage=2), store)
     assert {tensor.dtype for tensor in weights(store, shard).values()} == {torch.bfloat16}

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -64,7 +63,9 @@ class SharedPrompts:
     input_ids: torch.Tensor
     # of a token in its own prompt and response, [T]
     position_ids: torch.Tensor
-    # place in the row of the token that predicts each response token, [R]
+    # token ids of the responses, [R]
+    targets: torch.Tensor
+    # place in the row of the token that predicts each of them, [R]
     predicting: torch.Tensor
     # whether a response has that many tokens, [B, L]
     response_mask: torch.Tensor
@@ -98,18 +99,14 @@ class SharedPrompts:
         tensors = (
             np.concatenate(ids).astype(np.int64),
             np.concatenate(positions),
+            np.concatenate([answer for answers in responses for answer in answers]).astype(
+                np.int64
+            ),
             np.concatenate(predicting).astype(np.int64),
             np.arange(lengths_B.max()) < lengths_B[:, None],
             np.array(ends),
         )
         return cls(groups, *(torch.from_numpy(tensor).to(device) for tensor in tensors))
-
-    @property
-    def targets(self) -> torch.Tensor:
-        """Token ids of the responses, `[R]`."""
-        return torch.cat(
-            [ids for index, ids in enumerate(self.input_ids.split(self.lengths)) if index % 2]
-        )
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -117,18 +114,34 @@ class SharedPrompts:
         return [length for group in self.groups for length in (group.prompt, group.answered)]
 
     @cached_property
-    def padding_of(self) -> list[torch.Tensor | None]:
-        """For each group, the place of each token of a response among those of all its responses.
+    def paddings(self) -> list["Padding | None"]:
+        """How to pad each group's responses; None for responses of one length."""
+        device = self.input_ids.device
+        return [None if group.is_even else Padding.of(group, device) for group in self.groups]
 
-        `[N, longest]`; places beyond a response's end are some place or other, and None is for
-        responses of one length, which need no padding.
-        """
-        return [None if group.is_even else self._padding(group) for group in self.groups]
 
-    def _padding(self, group: Group) -> torch.Tensor:
-        starts_N = torch.tensor([0, *accumulate(group.responses)][:-1])
-        index_N_L = starts_N[:, None] + torch.arange(group.longest)
-        return index_N_L.clamp(max=group.answered - 1).to(self.input_ids.device)
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """How the responses to one prompt are padded to the longest, and back.
+
+    S counts the tokens of all responses, N responses, and L is the longest.
+    """
+
+    # place among the S tokens of each token of a padded response, [N, L]; any beyond its end
+    places: torch.Tensor
+    # place among the N L padded tokens of each of the S, [S]
+    tokens: torch.Tensor
+
+    @classmethod
+    def of(cls, group: Group, device: torch.device) -> "Padding":
+        """Return the padding of the responses of `group`."""
+        lengths_N = np.array(group.responses)
+        places_N_L = (np.cumsum(lengths_N) - lengths_N)[:, None] + np.arange(group.longest)
+        is_token_N_L = np.arange(group.longest) < lengths_N[:, None]
+        return cls(
+            torch.from_numpy(np.minimum(places_N_L, group.answered - 1)).to(device),
+            torch.from_numpy(np.flatnonzero(is_token_N_L)).to(device),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +264,11 @@ def _attend(
     shared = mask.shared
     heads = query.shape[1] // key.shape[1]
     parts = zip(
-        *(tensor.split(shared.lengths, dim=2) for tensor in (query, key, value)), strict=True
+        *(
+            tensor.split(shared.lengths, dim=2)  # type: ignore[no-untyped-call]
+            for tensor in (query, key, value)
+        ),
+        strict=True,
     )
     outputs = []
     for number, group in enumerate(shared.groups):
@@ -267,7 +284,7 @@ def _attend(
                 scale=scaling,
             )[0].transpose(0, 1)
         )
-        padding = shared.padding_of[number]
+        padding = shared.paddings[number]
         attended_N_H_L_D = torch.nn.functional.scaled_dot_product_attention(
             _by_response(own_q, group, padding),
             _repeated(_after(prompt_k, _by_response(own_k, group, padding)), heads),
@@ -275,24 +292,20 @@ def _attend(
             attn_mask=mask.responses[number],
             scale=scaling,
         )
-        attended_N_L_H_D = attended_N_H_L_D.transpose(1, 2)
-        if padding is None:
-            outputs.append(attended_N_L_H_D.flatten(0, 1))
-        else:
-            lengths_N = torch.tensor(group.responses, device=query.device)
-            is_token_N_L = torch.arange(group.longest, device=query.device) < lengths_N[:, None]
-            outputs.append(attended_N_L_H_D[is_token_N_L])
+        attended_NL_H_D = attended_N_H_L_D.transpose(1, 2).flatten(0, 1)
+        outputs.append(
+            attended_NL_H_D if padding is None else attended_NL_H_D.index_select(0, padding.tokens)
+        )
     return torch.cat(outputs)[None]
 
 
-def _by_response(own: torch.Tensor, group: Group, padding: torch.Tensor | None) -> torch.Tensor:
+def _by_response(own: torch.Tensor, group: Group, padding: Padding | None) -> torch.Tensor:
     """Return `[1, heads, tokens of all responses, D]` as `[N, heads, longest, D]`."""
-    heads_S_D = own[0]
-    if padding is None:
-        split = heads_S_D.unflatten(1, (len(group.responses), group.longest))
-    else:
-        split = heads_S_D.index_select(1, padding.flatten()).unflatten(1, padding.shape)
-    return split.transpose(0, 1)
+    own_H_S_D = own[0]
+    if padding is not None:
+        own_H_S_D = own_H_S_D.index_select(1, padding.places.flatten())
+    heads, _, width = own_H_S_D.shape
+    return own_H_S_D.reshape(heads, len(group.responses), group.longest, width).transpose(0, 1)
 
 
 def _after(prompt: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
