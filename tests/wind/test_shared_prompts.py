@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import create_chunked_causal_mask
 from transformers.models.mistral import modeling_mistral
 
-from tests.wind.architecture_case import ARCHITECTURES
+from tests.wind.architecture_case import model_of
 from tests.wind.objective_case import CASES, config_of
 from tests.wind.training_case import make_inputs, make_spec
 from wind.logps import padded
@@ -52,16 +51,6 @@ RESPONSES = [
 ]
 # of the responses, so that no gradient cancels
 WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 0.7], dtype=torch.float64)
-
-
-def model_of(architecture: str, **changes: Any) -> Any:
-    fields = ARCHITECTURES[architecture] | {"vocab_size": 64, "initializer_range": 0.25} | changes
-    fields |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    torch.manual_seed(0)
-    attention = "eager" if architecture in ("gemma2", "bloom", "mamba") else "sdpa"
-    return AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(architecture, **fields), attn_implementation=attention
-    ).eval()
 
 
 def in_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
