@@ -62,28 +62,32 @@ def in_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return padded([prompt for prompt, _ in pairs], [response for _, response in pairs])
 
 
-def shared(responses: Sequence[Sequence[Sequence[int]]] = RESPONSES) -> SharedPrompts:
-    return SharedPrompts.of(PROMPTS, responses, "cpu")
+def shared(
+    responses: Sequence[Sequence[Sequence[int]]] = RESPONSES, device: str = "cpu"
+) -> SharedPrompts:
+    return SharedPrompts.of(PROMPTS, responses, device)
 
 
 def outcome(wrapped: SequenceLogps, *rows: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The log-probabilities, and the gradient of their weighted sum in every parameter."""
     wrapped.zero_grad()
     logps = wrapped(*rows)
-    (logps * WEIGHTS).sum().backward()
+    (logps * WEIGHTS.to(logps.device)).sum().backward()
     return logps.detach(), [
         parameter.grad.clone() for parameter in wrapped.parameters() if parameter.grad is not None
     ]
 
 
 def assert_same(
-    ours: tuple[torch.Tensor, list[torch.Tensor]], theirs: tuple[torch.Tensor, list[torch.Tensor]]
+    ours: tuple[torch.Tensor, list[torch.Tensor]],
+    theirs: tuple[torch.Tensor, list[torch.Tensor]],
+    tolerance: float = 1e-5,
 ) -> None:
-    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=tolerance, atol=tolerance)
     # Some parameters have no influence, and gradients of rounding errors: biases of keys.
     scale = max(float(gradient.norm()) for gradient in theirs[1])
     for one, other in zip(ours[1], theirs[1], strict=True):
-        assert float((one - other).norm()) <= 1e-5 * max(float(other.norm()), 1e-2 * scale)
+        assert float((one - other).norm()) <= tolerance * max(float(other.norm()), 1e-2 * scale)
 
 
 def test_a_row_by_hand() -> None:
@@ -102,11 +106,21 @@ def test_shared_rows_equal_rows_of_their_own(architecture: str) -> None:
     theirs = outcome(wrapped, *in_rows())
     assert share_prompts(wrapped) is None
     assert wrapped.shares_prompts
+    assert share_prompts(SequenceLogps(wrapped.model)) is None
     assert_same(outcome(wrapped, shared()), theirs)
     # and rows of their own are still what they were
     again = outcome(wrapped, *in_rows())
     assert torch.equal(again[0], theirs[0])
     assert all(torch.equal(one, other) for one, other in zip(again[1], theirs[1], strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gpt2"])
+def test_shared_rows_on_a_gpu(architecture: str) -> None:
+    wrapped = SequenceLogps(model_of(architecture).cuda())
+    theirs = outcome(wrapped, *(tensor.cuda() for tensor in in_rows()))
+    assert share_prompts(wrapped) is None
+    assert_same(outcome(wrapped, shared(device="cuda")), theirs, tolerance=1e-4)
 
 
 def test_layers_recomputed_in_the_backward_pass() -> None:

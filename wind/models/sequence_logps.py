@@ -252,6 +252,10 @@ def share_prompts(wrapped: SequenceLogps) -> str | None:
     """
     model = wrapped.model
     attention = model.config.get_text_config()._attn_implementation
+    if attention == IMPLEMENTATION:
+        # another wrapper has proved it
+        wrapped.shares_prompts = True
+        return None
     if attention != "sdpa":
         return f"its attention is {attention}, and only sdpa shares prompts"
     if not model._can_set_attn_implementation():
