@@ -79,6 +79,9 @@ WIDE = {
 # transformers' eager attention adds Falcon's ALiBi twice, in the mask and to the logits; sdpa, as
 # vLLM, once.
 ATTENTION = {"falcon": "sdpa"}
+EAGER = ("gemma2", "bloom", "mamba", "gptj", "gpt_neo", "mpt")
+# A mixture of experts computes padding, too, in one batch with the tokens of each expert.
+MIXTURES = ("qwen3_moe", "mixtral")
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,18 @@ def save_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def model_of(architecture: str, **changes: Any) -> Any:
+    """Return a random model of `architecture`, with sdpa where it computes the same function."""
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    fields = ARCHITECTURES[architecture] | {"vocab_size": 64, "initializer_range": 0.25} | ids
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(architecture, **(fields | changes)),
+        attn_implementation="eager" if architecture in EAGER else "sdpa",
+    )
+    return model.eval()
 
 
 def eager_logps(

@@ -20,6 +20,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from tests.wind.architecture_case import ARCHITECTURES as ARCHITECTURES_OF_TESTS
+from tests.wind.architecture_case import MIXTURES, model_of
 from wind.errors import InputError
 from wind.models.sequence_logps import SequenceLogps, position_ids, verify_head
 
@@ -125,6 +127,32 @@ def test_padding_behind_needs_no_mask_to_the_last_bit(
         )
     )
     assert all(torch.equal(one, other) for one, other in zip(ours, masked, strict=True))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES_OF_TESTS)
+def test_padding_behind_needs_no_mask_in_any_architecture(architecture: str) -> None:
+    model = model_of(architecture)
+    ids, mask, response = batch("right")
+
+    def outcome(states: torch.Tensor) -> list[torch.Tensor]:
+        model.zero_grad()
+        logps = SequenceLogps(model).response_logps(states, ids, response)
+        logps.sum().backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in model.parameters()]
+        kept = (gradient.clone() for gradient in gradients if gradient is not None)
+        return [logps.detach(), *kept]
+
+    ours = outcome(SequenceLogps(model).states(ids, mask))
+    masked = outcome(
+        model.get_decoder()(
+            input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
+        ).last_hidden_state
+    )
+    for one, other in zip(ours, masked, strict=True):
+        if architecture in MIXTURES:
+            assert float((one - other).norm()) <= 1e-6 * float(other.norm())
+        else:
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -91,6 +91,20 @@ def test_weight_decay_is_for_matrices(engine: Any) -> None:
     assert (decayed["weight_decay"], plain["weight_decay"], len(plain["params"])) == (0.1, 0.0, 3)
 
 
+def test_adamw_is_fused_beside_a_gpu(engine: Any) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))]}]
+
+    def made(optimizer: str, device: str) -> torch.optim.Optimizer:
+        settings = TrainingConfig.model_validate({"optimizer": optimizer, "lr": 0.5})
+        made: torch.optim.Optimizer = engine.new_optimizer(settings, groups, device)
+        return made
+
+    on_gpu, on_cpu = made("adamw", "cuda"), made("adamw", "cpu")
+    assert (on_gpu.defaults["fused"], on_cpu.defaults["fused"]) == (True, None)
+    assert (on_gpu.defaults["lr"], on_cpu.defaults["lr"]) == (0.5, 0.5)
+    assert isinstance(made("rmsprop", "cuda"), torch.optim.RMSprop)
+
+
 def test_a_learned_intercept_starts_at_a_half_and_moves_beside_the_policy(
     store: Store, inputs: Inputs
 ) -> None:
@@ -231,6 +245,58 @@ def test_an_offloaded_optimizer_does_the_same(store: Store, inputs: Inputs, opti
     # Not the same bits: DeepSpeed sums the norm it clips by in another order.
     assert distance(weights(store, shards[1]), weights(store, shards[0])) < 1e-6
     assert values(shards[0], "grad_norm") == pytest.approx(values(shards[1], "grad_norm"), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"zero_stage": 0, "gradient_checkpointing": True},
+        {"zero_stage": 1},
+        {"zero_stage": 2, "lora": {"rank": 2}},
+    ],
+    ids=["checkpointing", "zero-1", "lora"],
+)
+def test_shared_prompts_train_the_same(
+    store: Store, inputs: Inputs, settings: dict[str, Any]
+) -> None:
+    objective = {"eta": 2.0, "shift": "learned"}
+    apart, shared = (
+        train(
+            make_spec(inputs, objective, epochs=1, lr=1e-4, prompt_sharing=sharing, **settings),
+            store,
+        )
+        for sharing in ("off", "auto")
+    )
+    for metric in ("loss", "grad_norm", "intercept"):
+        assert values(shared, metric) == pytest.approx(values(apart, metric), rel=1e-5)
+    # AdamW divides by the gradient's size, so it magnifies the rounding of small ones
+    assert distance(weights(store, shared), weights(store, apart)) < 1e-4
+    # rounding differs, so it was not trained in the same way
+    assert values(shared, "grad_norm") != values(apart, "grad_norm")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"zero_stage": 0, "prompt_sharing": "auto"},
+        {"zero_stage": 1, "micro_prompts": 4},
+        {"zero_stage": 2, "prompt_sharing": "auto"},
+    ],
+    ids=["shared", "zero-1", "zero-2"],
+)
+def test_groups_in_pieces_train_the_same(
+    store: Store, inputs: Inputs, settings: dict[str, Any]
+) -> None:
+    # Rows have 4 to 15 tokens: most pieces are one row, and no group fits into one. The intercept
+    # compares all rows of a prompt.
+    objective = {"eta": 2.0, "shift": "learned"}
+    whole, pieces = (
+        train(make_spec(inputs, objective, lr=1e-4, pass_tokens=tokens, **settings), store)
+        for tokens in (None, 16)
+    )
+    for metric in ("loss", "grad_norm", "intercept"):
+        assert values(pieces, metric) == pytest.approx(values(whole, metric), rel=1e-5)
+    assert distance(weights(store, pieces), weights(store, whole)) < 1e-4
 
 
 def test_bfloat16_is_exported_as_such(store: Store, inputs: Inputs) -> None:

@@ -14,7 +14,7 @@ from tests.wind.training_case import GROUPS, Inputs, N, make_inputs, make_spec, 
 from wind.config.training import TrainingConfig
 from wind.errors import DatasetError
 from wind.store.datasets import Store
-from wind.training.batches import Plan, load_rows, micro_batch
+from wind.training.batches import Plan, as_rows, load_rows, micro_batch, pieces, rows_of
 from wind.training.schedules import learning_rate
 
 
@@ -99,9 +99,37 @@ def test_rows_are_joined_by_key(store: Store, inputs: Inputs) -> None:
     )
 
 
+def test_pieces_by_hand() -> None:
+    frame = pl.DataFrame(
+        {
+            "prompt_id": ["a", "a", "a", "b"],
+            "prompt_token_ids": [[1] * 4] * 3 + [[1] * 2],
+            "response_token_ids": [[5] * 1, [5] * 3, [5] * 2, [5] * 9],
+        }
+    )
+    rows = as_rows(frame, "prompt_id", [])
+
+    def cut(most_tokens: int, *, is_shared: bool) -> list[tuple[int, int]]:
+        found = pieces(rows, *rows_of(rows, np.arange(2)), most_tokens, is_shared=is_shared)
+        return [(piece.start, piece.stop) for piece in found]
+
+    # prompts once: rows of group a have 5, 8 and 10 tokens together, with group b 21
+    assert cut(21, is_shared=True) == [(0, 4)]
+    assert cut(20, is_shared=True) == [(0, 3), (3, 4)]
+    assert cut(9, is_shared=True) == [(0, 2), (2, 3), (3, 4)]  # the prompt again: 6 tokens
+    # padded: 5, twice 7, three times 7, four times 11
+    assert cut(44, is_shared=False) == [(0, 4)]
+    assert cut(43, is_shared=False) == [(0, 3), (3, 4)]
+    assert cut(14, is_shared=False) == [(0, 2), (2, 3), (3, 4)]
+    # a row that is longer is a piece nevertheless
+    for is_shared in (True, False):
+        assert cut(1, is_shared=is_shared) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
 def test_micro_batch_by_hand(store: Store, inputs: Inputs) -> None:
     rows = load_rows(make_spec(inputs), store)
     batch = micro_batch(rows, np.array([4, 1]), "cpu")
+    assert len(batch.inputs) == 3
     input_ids_B_T, attention_mask_B_T, response_mask_B_T = batch.inputs
     assert batch.batch.group.tolist() == [0, 0, 0, 1, 1, 1]
     assert batch.batch.win_rate.tolist() == rows.columns["win_rate"][[12, 13, 14, 3, 4, 5]].tolist()

@@ -10,7 +10,7 @@ import torch
 from wind.errors import TrainingError
 from wind.training.assignments import World
 from wind.training.checkpoints import written_by
-from wind.training.rank import join
+from wind.training.rank import join, threads_of
 
 
 def joined(
@@ -60,6 +60,13 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
         TrainingError, match=r"training.ranks is 3, but this machine has 2 GPUs: lower it"
     ):
         joined(monkeypatch, tmp_path, "cuda", 0, 3)
+
+
+def test_threads_are_one_or_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(20)))
+    worlds = [("cpu", 2), ("cuda:1", 1), ("cuda:1", 8), ("cuda:1", 32)]
+    threads = [threads_of(World(rank=0, ranks=ranks, device=device)) for device, ranks in worlds]
+    assert threads == [1, 20, 2, 1]
 
 
 def test_a_file_of_a_checkpoint_has_one_writer() -> None:

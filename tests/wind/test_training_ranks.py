@@ -110,6 +110,18 @@ def test_ranks_and_zero_stages_train_the_same_weights(
         assert values(together, metric) == pytest.approx(values(alone, metric), rel=1e-3)
 
 
+def test_ranks_share_prompts_and_cut_groups_in_pieces(
+    store: Store, inputs: Inputs, trained: Callable[[int, int], Shard]
+) -> None:
+    # Rows have 4 to 15 tokens: of the groups that the ranks compute at the same time, one is cut in
+    # more pieces than the other, and both must make as many passes.
+    settings = {**SETTINGS, "prompt_sharing": "auto", "pass_tokens": 16}
+    shared = train(make_spec(inputs, ranks=2, zero_stage=3, **settings), store)
+    assert distance(weights(store, shared), weights(store, trained(1, 0))) < 1e-4
+    for metric in ("loss", "grad_norm"):
+        assert values(shared, metric) == pytest.approx(values(trained(1, 0), metric), rel=1e-3)
+
+
 def test_zero_3_in_bfloat16_keeps_rotary_frequencies(store: Store, inputs: Inputs) -> None:
     # Rounded frequencies would show in the very first loss, before any update. ZeRO-3 has a process
     # of its own on one rank, too.

@@ -44,6 +44,13 @@ class TrainingConfig(Section):
     precision: DType = "float32"
     # as inference.attention
     attention: Attention = "auto"
+    # auto: compute a prompt once for all its responses in a forward pass, where the policy's
+    # attention allows it; the same numbers up to rounding, at a fraction of the time and memory
+    prompt_sharing: Literal["off", "auto"] = "off"
+    # most tokens, padding included, of one forward and backward pass on one rank; a micro-batch of
+    # more is computed in pieces of its rows, with one more forward pass: the same gradient up to
+    # rounding. By default a micro-batch is one pass.
+    pass_tokens: int | None = Field(None, ge=1)
     # processes; part of the cache key, because the order of a sum changes floats
     ranks: int = Field(1, ge=1)
     gradient_checkpointing: bool = False

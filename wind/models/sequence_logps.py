@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from wind.errors import InputError
+from wind.errors import InputError, first_line
+from wind.models.shared_prompts import IMPLEMENTATION, SharedPrompts, Use, shared_states
 
 # nats per token; lower precisions round logits of size 10-30
 PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -33,23 +34,47 @@ class SequenceLogps(torch.nn.Module):
         super().__init__()
         self.model = model
         self.chunk_tokens = chunk_tokens
+        # set by `share_prompts`
+        self.shares_prompts = False
 
-    def forward(
+    def forward(self, *rows: Any) -> torch.Tensor:
+        """Return the log-probabilities of the responses, in nats, float64 `[B]`.
+
+        `rows` are the three arguments of `padded`, or one `SharedPrompts`. Each token's
+        log-probability is float32; the sum over a row is float64, so that a long response keeps the
+        digits that log-ratios consist of.
+        """
+        return self.shared(*rows) if is_shared(rows) else self.padded(*rows)
+
+    def padded(
         self,
         input_ids_B_T: torch.Tensor,
         attention_mask_B_T: torch.Tensor,
         response_mask_B_T: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the log-probabilities of the responses, in nats, float64 `[B]`.
+        """Return the log-probabilities of the responses in rows of their own, `[B]`.
 
         `attention_mask_B_T` is false on padding, which may be on either side; `response_mask_B_T`
         is true on response tokens, including the stop token, and never on a row's first token,
-        which nothing predicts. Each token's log-probability is float32; the sum over a row is
-        float64, so that a long response keeps the digits that log-ratios consist of.
+        which nothing predicts.
         """
         return self.response_logps(
             self.states(input_ids_B_T, attention_mask_B_T), input_ids_B_T, response_mask_B_T
         )
+
+    def shared(self, shared: SharedPrompts) -> torch.Tensor:
+        """Return the log-probabilities of responses whose prompts are computed once, `[B]`.
+
+        The model must be able to share prompts: see `share_prompts`.
+        """
+        return self.shared_response_logps(shared_states(self.model, shared), shared)
+
+    def shared_response_logps(
+        self, states_T_H: torch.Tensor, shared: SharedPrompts
+    ) -> torch.Tensor:
+        """Return the result of `shared` from the decoder's last hidden states."""
+        token_logps_R = self._predicted(states_T_H[shared.predicting], shared.targets)
+        return _row_sums(token_logps_R, shared.response_mask)
 
     def response_logps(
         self,
@@ -57,11 +82,9 @@ class SequenceLogps(torch.nn.Module):
         input_ids_B_T: torch.Tensor,
         response_mask_B_T: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the result of `forward` from the decoder's last hidden states."""
-        token_logps = self._token_logps(states_B_T_H, input_ids_B_T, response_mask_B_T)
-        mask_B_T = response_mask_B_T[:, 1:].bool()
-        rows_B_T = torch.zeros(mask_B_T.shape, dtype=torch.float64, device=token_logps.device)
-        return rows_B_T.masked_scatter(mask_B_T, token_logps.double()).sum(dim=1)
+        """Return the result of `padded` from the decoder's last hidden states."""
+        token_logps_R = self._token_logps(states_B_T_H, input_ids_B_T, response_mask_B_T)
+        return _row_sums(token_logps_R, response_mask_B_T[:, 1:].bool())
 
     def states(self, input_ids_B_T: torch.Tensor, attention_mask_B_T: torch.Tensor) -> torch.Tensor:
         """Return the decoder's last hidden states, `[B, T, H]`."""
@@ -87,7 +110,7 @@ class SequenceLogps(torch.nn.Module):
     ) -> torch.Tensor:
         """Return the log-probabilities of the response tokens, row after row.
 
-        The result is float32 `[response tokens]`; the arguments are those of `forward`.
+        The result is float32 `[response tokens]`; the arguments are those of `padded`.
         """
         return self._token_logps(
             self.states(input_ids_B_T, attention_mask_B_T), input_ids_B_T, response_mask_B_T
@@ -102,8 +125,10 @@ class SequenceLogps(torch.nn.Module):
         assert input_ids_B_T.shape == response_mask_B_T.shape
         # the state at t predicts the token at t + 1
         mask_B_T = response_mask_B_T[:, 1:].bool()
-        hidden_R_H = states_B_T_H[:, :-1][mask_B_T]
-        targets_R = input_ids_B_T[:, 1:][mask_B_T]
+        return self._predicted(states_B_T_H[:, :-1][mask_B_T], input_ids_B_T[:, 1:][mask_B_T])
+
+    def _predicted(self, hidden_R_H: torch.Tensor, targets_R: torch.Tensor) -> torch.Tensor:
+        """Return the log-probability of each target token, in chunks."""
         chunks = self._chunks(len(targets_R), targets_R.device)
         pieces = []
         for hidden, targets in zip(
@@ -139,6 +164,17 @@ class SequenceLogps(torch.nn.Module):
             torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
             chunks = int(most)
         return chunks
+
+
+def is_shared(rows: tuple[Any, ...]) -> bool:
+    """Return True if the arguments of a forward pass are one `SharedPrompts`."""
+    return isinstance(rows[0], SharedPrompts)
+
+
+def _row_sums(token_logps_R: torch.Tensor, mask_B_T: torch.Tensor) -> torch.Tensor:
+    """Return the sum of every row's tokens, float64; they are where `mask_B_T` is true."""
+    rows_B_T = torch.zeros(mask_B_T.shape, dtype=torch.float64, device=token_logps_R.device)
+    return rows_B_T.masked_scatter(mask_B_T, token_logps_R.double()).sum(dim=1)
 
 
 def position_ids(attention_mask_B_T: torch.Tensor) -> torch.Tensor:
@@ -203,3 +239,76 @@ def verify_head(model: Any) -> None:
             f"scaling: log-probabilities differ by {difference:.3g} nats on a probe; "
             "use a model whose head is a plain projection"
         )
+
+
+@torch.no_grad()
+def share_prompts(wrapped: SequenceLogps) -> str | None:
+    """Prepare the wrapped model to share prompts; return why it cannot, or None if it can.
+
+    The name of a family does not tell. A small probe must get the same log-probabilities in a
+    shared row as in rows of its own, and every layer must attend by the shared mask, through
+    transformers' interface. A model that cannot share is left as it was. Under ZeRO-3 every rank
+    must call it.
+    """
+    model = wrapped.model
+    attention = model.config.get_text_config()._attn_implementation
+    if attention == IMPLEMENTATION:
+        # another wrapper has proved it
+        wrapped.shares_prompts = True
+        return None
+    if attention != "sdpa":
+        return f"its attention is {attention}, and only sdpa shares prompts"
+    if not model._can_set_attn_implementation():
+        return "its family has an attention of its own"
+    was_training = model.training
+    model.eval()
+    model.set_attn_implementation(IMPLEMENTATION)
+    try:
+        reason = _why_not_shared(wrapped)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"a probe fails: {first_line(error)}"
+    model.train(was_training)
+    wrapped.shares_prompts = reason is None
+    if reason is not None:
+        model.set_attn_implementation(attention)
+    return reason
+
+
+def _why_not_shared(wrapped: SequenceLogps) -> str | None:
+    """Return how a shared row differs from rows of their own, or None if it does not."""
+    config = wrapped.model.config.get_text_config()
+    device = wrapped.model.get_input_embeddings().weight.device
+    prompts, responses = [
+        [
+            [(37 * (7 * row + place) + 3) % config.vocab_size for place in range(length)]
+            for row, length in enumerate(lengths)
+        ]
+        for lengths in ((7, 5), (6, 2, 6, 1, 4))
+    ]
+    answers = [responses[:3], responses[3:]]
+    shared, used = SharedPrompts.of(prompts, answers, device), Use()
+    ours = wrapped.shared_response_logps(shared_states(wrapped.model, shared, used), shared)
+    theirs = torch.cat(
+        [
+            _alone(wrapped, prompt, response, device)
+            for prompt, responses_N in zip(prompts, answers, strict=True)
+            for response in responses_N
+        ]
+    )
+    if used.unknown:
+        return f"it has {', '.join(sorted(used.unknown))}"
+    if len(used.modules) != config.num_hidden_layers:
+        return f"{len(used.modules)} of its {config.num_hidden_layers} layers have such attention"
+    difference = float((ours - theirs).abs().max())
+    tolerance = PROBE_TOLERANCE.get(wrapped.model.dtype, LOW_PRECISION_TOLERANCE)
+    if not difference <= tolerance * shared.response_mask.shape[1]:
+        return f"log-probabilities differ by {difference:.3g} nats on a probe"
+    return None
+
+
+def _alone(
+    wrapped: SequenceLogps, prompt: list[int], response: list[int], device: torch.device
+) -> torch.Tensor:
+    ids_1_T = torch.tensor([prompt + response], device=device)
+    is_response_1_T = torch.arange(ids_1_T.shape[1], device=device)[None] >= len(prompt)
+    return wrapped.padded(ids_1_T, torch.ones_like(ids_1_T), is_response_1_T)

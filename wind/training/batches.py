@@ -20,6 +20,7 @@ import torch
 from wind.config.training import TrainingConfig
 from wind.errors import DatasetError
 from wind.fingerprints import digest
+from wind.models.shared_prompts import SharedPrompts
 from wind.objectives import Batch
 from wind.selections import TRAINED
 from wind.store.datasets import Store
@@ -76,12 +77,16 @@ class Rows:
         return longest
 
 
+# Arguments of `SequenceLogps`: input ids, attention mask and response mask, each [B, T], padded on
+# the right to the longest row; or all rows in one, with their prompts shared.
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor] | tuple[SharedPrompts]
+
+
 @dataclass(frozen=True)
 class MicroBatch:
-    """Whole groups, right-padded to their longest row, ready for a forward pass."""
+    """Whole groups, ready for a forward pass."""
 
-    # input ids, attention mask, response mask, each [B, T]
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    inputs: Inputs
     batch: Batch
 
 
@@ -176,33 +181,99 @@ def as_rows(frame: pl.DataFrame, group: str, columns: Sequence[str]) -> Rows:
     )
 
 
-def micro_batch(rows: Rows, groups: Integers, device: str) -> MicroBatch:
-    """Return the rows of `groups`, which must not be empty, on `device`."""
+def micro_batch(
+    rows: Rows, groups: Integers, device: str, *, is_shared: bool = False
+) -> MicroBatch:
+    """Return the rows of `groups`, which must not be empty, on `device`.
+
+    With `is_shared` every prompt is there once.
+    """
+    return MicroBatch(
+        inputs=model_inputs(rows, *rows_of(rows, groups), device, is_shared=is_shared),
+        batch=objective_batch(rows, groups, device),
+    )
+
+
+def rows_of(rows: Rows, groups: Integers) -> tuple[Integers, Integers]:
+    """Return the numbers of the rows of `groups`, and the group of each, both [B]."""
     index_B = np.concatenate(
         [np.arange(rows.starts[group], rows.starts[group + 1]) for group in groups]
     )
+    return index_B, np.repeat(groups, rows.starts[groups + 1] - rows.starts[groups])
+
+
+def objective_batch(rows: Rows, groups: Integers, device: str) -> Batch:
+    """Return what an objective knows of the rows of `groups`."""
+    index_B, _ = rows_of(rows, groups)
     group_B = np.repeat(np.arange(len(groups)), rows.starts[groups + 1] - rows.starts[groups])
-    width = int(rows.longest[groups].max())
-    # padding is masked, so any valid token id will do
-    input_ids_B_T = np.zeros((len(index_B), width), dtype=np.int64)
-    attention_mask_B_T = np.zeros((len(index_B), width), dtype=np.bool_)
-    response_mask_B_T = np.zeros((len(index_B), width), dtype=np.bool_)
-    for row, (index, group) in enumerate(zip(index_B, groups[group_B], strict=True)):
-        prompt, response = rows.prompts[group], rows.responses[index]
-        end = len(prompt) + len(response)
-        input_ids_B_T[row, :end] = np.concatenate([prompt, response])
-        attention_mask_B_T[row, :end] = True
-        response_mask_B_T[row, len(prompt) : end] = True
     columns = {
         name: torch.from_numpy(values[index_B]).to(device) for name, values in rows.columns.items()
     }
-    return MicroBatch(
-        inputs=(
-            torch.from_numpy(input_ids_B_T).to(device),
-            torch.from_numpy(attention_mask_B_T).to(device),
-            torch.from_numpy(response_mask_B_T).to(device),
-        ),
-        batch=Batch(**columns, group=torch.from_numpy(group_B).to(device)),
+    return Batch(**columns, group=torch.from_numpy(group_B).to(device))
+
+
+def model_inputs(
+    rows: Rows, index_B: Integers, group_B: Integers, device: str, *, is_shared: bool
+) -> Inputs:
+    """Return the arguments of `SequenceLogps` for the rows `index_B` of the groups `group_B`.
+
+    Rows of one group must follow each other.
+    """
+    if is_shared:
+        return (_shared(rows, index_B, group_B, device),)
+    return _padded(rows, index_B, group_B, device)
+
+
+def pieces(
+    rows: Rows, index_B: Integers, group_B: Integers, most_tokens: int, *, is_shared: bool
+) -> list[slice]:
+    """Cut the rows `index_B` of the groups `group_B` into pieces of at most `most_tokens` tokens.
+
+    Tokens are counted as a forward pass has them: with padding, or with shared prompts. A piece has
+    one row at least.
+    """
+    cut: list[slice] = []
+    first, tokens, longest = 0, 0, 0
+    for row, (index, group) in enumerate(zip(index_B, group_B, strict=True)):
+        prompt, response = len(rows.prompts[group]), len(rows.responses[index])
+        longest = max(longest, prompt + response)
+        begins_group = row == first or group != group_B[row - 1]
+        tokens += response + prompt * bool(begins_group)
+        if row > first and (tokens if is_shared else longest * (row + 1 - first)) > most_tokens:
+            cut.append(slice(first, row))
+            first, tokens, longest = row, prompt + response, prompt + response
+    return [*cut, slice(first, len(index_B))]
+
+
+def _shared(rows: Rows, index_B: Integers, group_B: Integers, device: str) -> SharedPrompts:
+    firsts = np.flatnonzero(np.diff(group_B, prepend=-1))
+    return SharedPrompts.of(
+        [rows.prompts[group] for group in group_B[firsts]],
+        [[rows.responses[row] for row in part] for part in np.split(index_B, firsts[1:])],
+        device,
+    )
+
+
+def _padded(
+    rows: Rows, index_B: Integers, group_B: Integers, device: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ids = [
+        np.concatenate([rows.prompts[group], rows.responses[index]])
+        for index, group in zip(index_B, group_B, strict=True)
+    ]
+    width = max(map(len, ids))
+    # padding is masked, so any valid token id will do
+    input_ids_B_T = np.zeros((len(ids), width), dtype=np.int64)
+    attention_mask_B_T = np.zeros((len(ids), width), dtype=np.bool_)
+    response_mask_B_T = np.zeros((len(ids), width), dtype=np.bool_)
+    for row, (row_ids, group) in enumerate(zip(ids, group_B, strict=True)):
+        input_ids_B_T[row, : len(row_ids)] = row_ids
+        attention_mask_B_T[row, : len(row_ids)] = True
+        response_mask_B_T[row, len(rows.prompts[group]) : len(row_ids)] = True
+    return (
+        torch.from_numpy(input_ids_B_T).to(device),
+        torch.from_numpy(attention_mask_B_T).to(device),
+        torch.from_numpy(response_mask_B_T).to(device),
     )
 
 

@@ -9,7 +9,6 @@ compute runs a micro-batch at weight zero, since every pass is collective.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,16 @@ import torch
 
 from wind.fingerprints import digest
 from wind.models import deterministic
-from wind.objectives import Batch, Metrics, Objective, objective_for
+from wind.objectives import Objective, objective_for
 from wind.stages import Progress
 from wind.store.datasets import Store
 from wind.training.assignments import Assignment, Row, Trained, World
-from wind.training.batches import Integers, Plan, Rows, micro_batch
+from wind.training.batches import Integers, Plan, Rows
 from wind.training.checkpoints import load_checkpoint, save_checkpoint
 from wind.training.engine import gathered_weights, optimizer_step, start_engine
 from wind.training.export import EXPORT, probe_logps, save_policy
 from wind.training.guards import KINDS, marks, refuse_marked, refuse_norm, refuse_probe
+from wind.training.passes import Passes
 from wind.training.row_sources import RowSource
 from wind.training.schedules import learning_rate
 from wind.training.shared_checkpoints import share_checkpoint
@@ -97,11 +97,14 @@ def run_steps(
         source.plan,
     )
     objective = objective_for(spec.objective)
+    is_shared = engine.module.shares_prompts
     history = list(checkpoint.rows) if checkpoint else []
     first = checkpoint.steps if checkpoint else 0
     for step in range(first, plan.steps):
         rows, groups = source.step(step)
-        metrics = accumulate(engine, rows, groups, plan, objective, world, step + 1)
+        metrics = accumulate(
+            engine, rows, groups, plan, objective, world, step + 1, is_shared=is_shared
+        )
         metrics["learning_rate"] = learning_rate(spec.training, step, plan.steps)
         metrics["grad_norm"] = optimizer_step(engine, metrics["learning_rate"])
         refuse_norm(metrics["grad_norm"], [rows.prompt_ids[group] for group in groups], step + 1)
@@ -124,34 +127,36 @@ def accumulate(
     objective: Objective,
     world: World,
     step: int,
+    *,
+    is_shared: bool = False,
 ) -> dict[str, float]:
     """Accumulate the gradient of the mean loss over the rows of `groups`.
 
-    Returns the mean loss and the mean metrics. Raises TrainingError on all ranks, naming the step
-    and the prompts, if a loss or its slope in a log-probability is not finite.
+    With `is_shared` every prompt is computed once. Returns the mean loss and the mean metrics.
+    Raises TrainingError on all ranks, naming the step and the prompts, if a loss or its slope in a
+    log-probability is not finite.
     """
     # Groups of similar length need little padding; the sum over the step is the same in any order.
     groups = groups[rows.longest[groups].argsort(kind="stable")]
     step_rows = int((rows.starts[groups + 1] - rows.starts[groups]).sum())
-    parts = plan.micro_groups(np.arange(len(groups)), world.rank)
+    passes = Passes(engine, objective, world, is_shared, plan.training.pass_tokens)
+    of_ranks = [plan.micro_groups(np.arange(len(groups)), rank) for rank in range(world.ranks)]
     marks_K_G = torch.zeros(KINDS, len(groups), dtype=torch.float64, device=world.device)
     sums: dict[str, torch.Tensor] = {}
-    for number, part in enumerate(parts):
+    for number, parts in enumerate(zip(*of_ranks, strict=True)):
+        part, is_last = parts[world.rank], number == plan.accumulation - 1
+        share = int((rows.starts[groups[part] + 1] - rows.starts[groups[part]]).sum()) / step_rows
         # A rank with nothing to compute takes another rank's rows at weight zero; non-finite values
         # in them are marked by that rank.
-        batch = micro_batch(rows, groups[part] if len(part) else groups[:1], world.device)
-        share = len(batch.batch.group) / step_rows if len(part) else 0.0
-        outputs = engine(*batch.inputs)
-        logps_B = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
-        logps_B.retain_grad()
-        loss, metrics = _judge(outputs, batch.batch, objective)
-        engine.backward((loss * (share * len(parts) * world.ranks)).float())
+        taken = [groups[other] if len(other) else groups[:1] for other in parts]
+        weight = share * plan.accumulation * world.ranks
+        judged = passes.accumulate(rows, taken, weight, ends_step=is_last)
         if len(part):
-            marks_K_G[:, part] = marks(logps_B, loss, batch.batch.group, len(part))
-        if number < len(parts) - 1:
+            marks_K_G[:, part] = marks(judged.logps, judged.loss, judged.group, len(part))
+        if not is_last:
             # counts the micro-batch; the last one is left to `optimizer_step`
             engine.step()
-        for name, value in {"loss": loss.detach(), **metrics}.items():
+        for name, value in {"loss": judged.loss.detach(), **judged.metrics}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + share * value
     names = sorted(sums)
     values = torch.cat([torch.stack([sums[name].double() for name in names]), marks_K_G.ravel()])
@@ -160,17 +165,3 @@ def accumulate(
         values[len(names) :].view(KINDS, -1), [rows.prompt_ids[group] for group in groups], step
     )
     return dict(zip(names, values[: len(names)].tolist(), strict=True))
-
-
-def _judge(
-    outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor], batch: Batch, objective: Objective
-) -> tuple[torch.Tensor, Metrics]:
-    """Return loss and metrics of the engine's outputs for `batch`.
-
-    The outputs are log-probabilities, with intercepts if they are learned.
-    """
-    if isinstance(outputs, torch.Tensor):
-        return objective(outputs, batch)
-    logps_B, intercept_B = outputs
-    loss, metrics = objective(logps_B, replace(batch, intercept=intercept_B))
-    return loss, metrics | {"intercept": intercept_B.detach().mean()}

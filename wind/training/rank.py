@@ -160,9 +160,19 @@ def _train(
 
     from wind.training.loop import train_rank
 
-    if world.device == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(threads_of(world))
     return train_rank(assignment, open_source, world, progress)
+
+
+def threads_of(world: World) -> int:
+    """Return the number of threads that this rank computes with on the CPU.
+
+    One in a training on the CPU, since more would change floats. Beside a GPU, its share of the
+    cores: offloaded optimizer state is updated on the CPU, number by number.
+    """
+    if world.device == "cpu":
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // world.ranks)
 
 
 class ProgressFile:
