@@ -1,11 +1,12 @@
 """Log-probabilities of the responses under the sampling policy and the reference.
 
-One row is one generation; both models are frozen. Both numbers come from the same padded forward
-passes that training uses, not from the sampler, so that the log-ratios of an objective compare like
-with like (MATH section 0: sums over response tokens including the stop token).
+One row is one generation; both models are frozen. Both numbers come from forward passes of the
+model that training uses, not from the sampler, so that the log-ratios of an objective compare like
+with like (MATH section 0: sums over response tokens including the stop token). A prompt is computed
+once for its responses (`wind.models.shared_prefixes`), which changes a number by rounding at most.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
@@ -96,23 +97,6 @@ def numbers(spec: LogpsSpec, table: pa.Table) -> dict[str, float]:
     }
 
 
-def batched(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield row numbers in batches of at most `batch_tokens` padded tokens.
-
-    `lengths` holds the tokens of each row. The longest rows come first; a row longer than
-    `batch_tokens` runs alone.
-    """
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        # the first row is the longest of its batch
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
 def _rows(spec: LogpsSpec, store: Store, index: int) -> pl.DataFrame:
     """Return one shard's generations with their prompts' token ids, in key order.
 
@@ -139,28 +123,21 @@ def _score(
 
     They are in row order. Raises InputError naming the prompt if one is not finite.
     """
-    import torch
-
     from wind.models import deterministic, load_policy
-    from wind.models.sequence_logps import SequenceLogps, verify_head
+    from wind.models.sequence_logps import verify_head
 
     policy = load_policy(store, model, spec.inference, place.device)
     verify_head(policy)
-    scorer = SequenceLogps(policy)
-    prompts, responses = rows["prompt_token_ids"].to_list(), rows["response_token_ids"].to_list()
-    lengths = [
-        len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
-    ]
-    logps = [float("nan")] * len(rows)
-    done = 0
-    with torch.inference_mode(), deterministic():
-        for batch in batched(lengths, spec.inference.batch_tokens):
-            tensors = padded([prompts[row] for row in batch], [responses[row] for row in batch])
-            values = scorer(*(tensor.to(place.device) for tensor in tensors)).tolist()
-            for row, value in zip(batch, values, strict=True):
-                logps[row] = value
-            done += len(batch)
-            progress(done)
+    with deterministic():
+        logps = response_logps(
+            label(model),
+            policy,
+            rows["prompt_id"].to_list(),
+            rows["prompt_token_ids"].to_list(),
+            rows["response_token_ids"].to_list(),
+            spec.inference.batch_tokens,
+            progress,
+        )
     for prompt_id, logp in zip(rows["prompt_id"], logps, strict=True):
         if not -float("inf") < logp < float("inf"):
             raise InputError(
@@ -168,6 +145,55 @@ def _score(
                 "it diverged in training"
             )
     return logps
+
+
+def response_logps(
+    name: str,
+    policy: Any,
+    prompt_ids: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    batch_tokens: int,
+    progress: Callable[[int], None],
+) -> list[float]:
+    """Return the log-probability of every row under the loaded `policy`, in nats.
+
+    A row is a prompt and a response, token ids; rows with the same `prompt_ids` have the same
+    prompt, which is computed once. `name` is what messages call the policy, and `progress` hears
+    how many rows are done.
+    """
+    import torch
+
+    from wind.models.sequence_logps import SequenceLogps
+    from wind.models.shared_prefixes import Group, SharedPrefixes
+
+    scorer, decoder = SequenceLogps(policy), policy.get_decoder()
+
+    def forward(rows: list[int], start: int, past: Mapping[str, Any]) -> list[float]:
+        whole = padded([prompts[row] for row in rows], [responses[row] for row in rows])
+        ids_B_T, attention_B_T, response_B_T = (
+            tensor[:, start:].to(decoder.device) for tensor in whole
+        )
+        if start == 0:
+            return list(scorer(ids_B_T, attention_B_T, response_B_T).tolist())
+        positions_T = start + torch.arange(ids_B_T.shape[1], device=decoder.device)
+        states_B_T_H = decoder(
+            input_ids=ids_B_T, position_ids=positions_T.expand_as(ids_B_T), **past
+        ).last_hidden_state
+        return list(scorer.response_logps(states_B_T_H, ids_B_T, response_B_T).tolist())
+
+    members: dict[str, list[int]] = {}
+    for row, prompt_id in enumerate(prompt_ids):
+        members.setdefault(prompt_id, []).append(row)
+    with torch.inference_mode():
+        return SharedPrefixes(name, policy, decoder).outputs(
+            [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)],
+            # each response keeps the last token of its prompt, which predicts its first one
+            [Group(tuple(rows), len(prompts[rows[0]]) - 1) for rows in members.values()],
+            batch_tokens,
+            forward,
+            progress,
+        )
 
 
 def padded(

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from wind.config.models import InferenceConfig, PolicyConfig
 from wind.config.sampling import SamplingConfig
 from wind.errors import DatasetError, InputError
-from wind.logps import LogpsSpec, batched, padded
+from wind.logps import LogpsSpec, padded
 from wind.models import import_policy
 from wind.stages import Job, Place, run
 from wind.store.datasets import Store
@@ -200,13 +200,6 @@ def test_a_diverged_model_is_reported_with_the_prompt(
     strange = [{**rows[0], "prompt_id": "f" * 32}]
     with pytest.raises(DatasetError, match=f"answers prompt {'f' * 32}, which prompts/"):
         logps(store, publish(store, "generations", strange), policy, policy)
-
-
-def test_batches_hold_every_row_once_within_the_limit() -> None:
-    assert list(batched([3, 9, 4, 9], 18)) == [[1, 3], [2, 0]]
-    assert list(batched([3, 9, 4, 9], 17)) == [[1], [3], [2, 0]]
-    assert list(batched([3, 9, 4, 9], 1)) == [[1], [3], [2], [0]]
-    assert list(batched([3, 9, 4, 9], 1000)) == [[1, 3, 2, 0]]
 
 
 def test_masks_tell_prompt_response_and_padding_apart() -> None:

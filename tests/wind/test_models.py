@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import wind.models.memory
 from wind.config.models import InferenceConfig, PolicyConfig
 from wind.errors import ConfigError, InputError
 from wind.models import (
@@ -18,6 +19,7 @@ from wind.models import (
     import_policy,
     load_policy,
     load_tokenizer,
+    make_room,
     policy_positions,
     stop_token_ids,
 )
@@ -66,6 +68,41 @@ def test_two_models_stay_in_memory_and_the_least_recent_leaves(store: Store, fol
     load_policy(store, models[2], InferenceConfig(), "cpu")  # drops models[1]
     assert load_policy(store, models[0], InferenceConfig(), "cpu") is first
     assert load_policy(store, models[1], InferenceConfig(), "cpu") is not second
+
+
+@pytest.mark.parametrize(("has_room", "kept"), [(True, [1, 2]), (False, [2])])
+def test_on_a_gpu_models_stay_that_leave_it_room(
+    store: Store,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_room: bool,
+    kept: list[int],
+) -> None:
+    """Two at most: a policy and its reference. What does not fit leaves before the next is loaded."""
+    asked: list[int] = []
+
+    def room(device: str, needed: int) -> bool:
+        asked.append(needed)
+        return has_room
+
+    resident: dict[Any, Any] = {}
+    monkeypatch.setattr(wind.models, "_resident", resident)
+    monkeypatch.setattr(wind.models, "_load", lambda *arguments: torch.nn.Module())
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)
+    monkeypatch.setattr(wind.models.memory, "has_room", room)
+    models = []
+    for number in range(3):
+        edit(folder / "config.json", number=number)
+        models.append(import_policy(store, PolicyConfig(path=str(folder))))
+        load_policy(store, models[-1], InferenceConfig(dtype="bfloat16"), "cuda")
+    assert [path for path, *_ in resident] == [
+        store.path(models[index]).resolve() for index in kept
+    ]
+    # a reward model drops them only where it has no room
+    make_room(folder, "bfloat16", "cuda")
+    assert len(resident) == (2 if has_room else 0)
+    # stored in float32
+    assert set(asked) == {(folder / "model.safetensors").stat().st_size // 2}
 
 
 @pytest.mark.parametrize(

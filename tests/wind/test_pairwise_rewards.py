@@ -212,6 +212,40 @@ def test_the_batch_does_not_matter(pairrm: Path) -> None:
     assert np.array(together) == pytest.approx(np.array(alone), abs=1e-6)
 
 
+def test_a_text_is_encoded_once_in_each_place(
+    pairrm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for every pair: four texts to a prompt are in twelve."""
+    from transformers import DebertaV2Config
+
+    from wind.rewards.functions import Responses
+    from wind.rewards.pairrm import PairRMEncoder
+
+    encode = PairRMEncoder(pairrm, "model", DebertaV2Config.from_pretrained(pairrm), 1224, 412)
+    texts = ["a", "bb", "c", "dd"]
+    rows = Responses(
+        ["p"] * 4, range(4), [[{"role": "user", "content": "why?"}]] * 4, texts, [None] * 4
+    )
+    pairs = list(itertools.permutations(texts, 2))
+    apart = []
+    for pair in pairs:
+        encode._tokens.cache_clear()
+        apart.append(encode(rows, 0, *pair, "a pair"))
+    encode._tokens.cache_clear()
+    encoded: list[str] = []
+    tokenizer = encode._tokenizer
+
+    class Noting:
+        def encode(self, text: str) -> Any:
+            encoded.append(text)
+            return tokenizer.encode(text)
+
+    monkeypatch.setattr(encode, "_tokenizer", Noting())
+    assert [encode(rows, 0, *pair, "a pair") for pair in pairs] == apart
+    first, second = ([f"<|candidate{place}|>{text}" for text in texts] for place in (1, 2))
+    assert sorted(encoded) == sorted(["<|source|>why?", *first, *second])
+
+
 def test_the_matrix_is_constant_sum_to_the_last_bit_and_equal_responses_tie(
     store: Store, pairrm: Path
 ) -> None:

@@ -257,16 +257,19 @@ def test_equal_inputs_are_scored_once_and_tie(
     batches: list[list[list[int]]] = []
     forward = Scorer._forward
 
-    def noted(scorer: Scorer, batch: list[dict[str, list[int]]]) -> Any:
+    def noted(scorer: Scorer, batch: list[dict[str, list[int]]], *arguments: Any) -> Any:
         batches.append([row["input_ids"] for row in batch])
         # what another batch does to the last bits, made sure of
-        return forward(scorer, batch) + len(batches) * 2.0**-20
+        return [value + len(batches) * 2.0**-20 for value in forward(scorer, batch, *arguments)]
 
     monkeypatch.setattr(Scorer, "_forward", noted)
     scorer = Scorer("model", load_scored(llama_reward, "model", "float32"), batch_tokens=8)
     texts = [[1, 6, 7, 2], [1, 9, 2], [1, 6, 7, 2], [1, 6, 8, 2], [1, 6, 7, 2], [1, 9, 2]] * 3
     outputs = scorer.outputs(
-        [{"input_ids": ids} for ids in texts], lambda row: f"row {row}", lambda done, total: None
+        [{"input_ids": ids} for ids in texts],
+        ["p"] * len(texts),
+        lambda row: f"row {row}",
+        lambda done, total: None,
     )
     assert len(batches) > 1
     assert sorted(row for batch in batches for row in batch) == [
@@ -282,6 +285,46 @@ def test_equal_inputs_are_scored_once_and_tie(
     }
     assert [len(values) for values in of_text.values()] == [1, 1, 1]
     assert len(set.union(*of_text.values())) == 3
+
+
+@pytest.mark.parametrize("pad", [0, 2, None])
+@pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
+def test_a_prompt_is_computed_once(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pad: int | None,
+    batch_tokens: int,
+) -> None:
+    """Against each row alone, in float64: rows that end in the padding token, are read before it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from wind.rewards.scorer import Scorer
+
+    folder = llama_reward_model(tmp_path / "model", tiny_model, pad=pad)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
+    prompts = [[1, *range(5, 25)], [1, *range(24, 4, -1)]]
+    rests = [[6, 2], [2, 2], [9, 10, 11, 2], [6, 7, 8, 9, 2, 2]]
+    rows = [prompt + rest for rest in rests for prompt in prompts]
+    starts: list[int] = []
+    forward = Scorer._forward
+
+    def noted(scorer: Scorer, batch: Any, start: int, past: Any) -> Any:
+        starts.append(start)
+        return forward(scorer, batch, start, past)
+
+    monkeypatch.setattr(Scorer, "_forward", noted)
+    outputs = Scorer("model", model, batch_tokens).outputs(
+        [{"input_ids": row} for row in rows], ["a", "b"] * 4, str, lambda done, total: None
+    )
+    with torch.no_grad():
+        alone = [float(model(input_ids=torch.tensor([row])).logits[0, 0]) for row in rows]
+    assert outputs.tolist() == pytest.approx(alone, abs=1e-6)
+    # Where 2 is padding, a row of it is read at the prompt's last token, which must stay in it. Of
+    # four rows of at most 27 tokens, three fit in 100, and the fourth has nothing to share with.
+    shared = 20 if pad == 2 else 21
+    assert set(starts) == {1: {0}, 100: {0, shared}, 100_000: {shared}}[batch_tokens]
 
 
 def responses() -> Responses:
@@ -550,15 +593,6 @@ def test_a_reward_that_is_not_finite_is_refused(
         folder,
         r"reward model models/\w+ gave nan for prompt a, sample 0 \(and 5 more rows\)",
     )
-
-
-def test_batches_fit_and_cover_every_row_once() -> None:
-    from wind.rewards.scorer import batches
-
-    made = batches([5, 1, 3, 9, 1], batch_tokens=6)
-    # 2 x 1; a third would pad to 3 x 3; 9 alone exceeds the limit and goes alone
-    assert made == [[1, 4], [2], [0], [3]]
-    assert batches([2] * 7, batch_tokens=6) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_a_model_handle_is_not_a_path(store: Store, llama_reward: Path) -> None:

@@ -1,8 +1,8 @@
 """Stored policies: importing a Hugging Face folder and loading it again.
 
 Weights must be safetensors, remote code is never run, and nothing is looked up on a network once a
-model is in the store. A loaded model stays in memory for the next shard: two on a CPU (policy and
-reference), one on a GPU.
+model is in the store. A loaded model stays in memory for the next shard: the two last used (policy
+and reference), on a GPU if both leave it room to work.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from wind.store.incoming import model_files
 if TYPE_CHECKING:
     import torch
 
-# loaded models kept in memory per kind of device
-RESIDENT = {"cpu": 2, "cuda": 1}
+# loaded models kept in memory per kind of device, at most
+RESIDENT = 2
 HUB_PATTERNS = [
     "*.json",
     "*.jinja",
@@ -103,16 +103,29 @@ def load_policy(
     key = (store.path(model).resolve(), inference.dtype, inference.attention, device)
     loaded = _resident.pop(key, None)
     if loaded is None:
-        same_kind = [
-            other for other in _resident if other[-1].split(":")[0] == device.split(":")[0]
-        ]
-        for stale in same_kind[: len(same_kind) + 1 - RESIDENT[device.split(":")[0]]]:
-            # before loading: two models at once may not fit
-            del _resident[stale]
+        make_room(key[0], inference.dtype, device, RESIDENT - 1)
         loaded = _load(store, model, inference).to(device)
     # most recently used last
     _resident[key] = loaded
     return loaded
+
+
+def make_room(folder: Path, dtype: DType, device: str, kept: int = RESIDENT) -> None:
+    """Drop loaded policies, those not used for longest first, until the model in `folder` fits.
+
+    At most `kept` stay; on a GPU, those that leave the model room.
+    """
+    from wind.models import memory
+
+    kind = device.split(":")[0]
+    same_kind = [key for key in _resident if key[-1].split(":")[0] == kind]
+    needed = memory.weight_bytes(folder, dtype)
+    for number, stale in enumerate(same_kind):
+        is_full = len(same_kind) - number > kept
+        if not is_full and (kind == "cpu" or memory.has_room(device, needed)):
+            return
+        del _resident[stale]
+        memory.release()
 
 
 def attention_of(folder: Path, attention: Attention) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from wind.config.models import DType, InferenceConfig
 from wind.errors import InputError
-from wind.models import load_tokenizer
+from wind.models import load_tokenizer, make_room
 from wind.models.templates import Template
 from wind.rewards.functions import Floats, Responses
 from wind.rewards.kinds.classifier import Classifier
@@ -42,7 +42,8 @@ class ClassifierReward:
         or wrong template. Raises InputError, naming the row, for a response that the template
         refuses, an input longer than the model's positions, or an output that is not finite.
         """
-        return {"reward": self._scorer.outputs(self._encode(rows), rows.where, progress)}
+        inputs = self._encode(rows)
+        return {"reward": self._scorer.outputs(inputs, rows.prompt_ids, rows.where, progress)}
 
     def _encode(self, rows: Responses) -> list[Encoded]:
         if self._template is None:
@@ -65,6 +66,7 @@ def classifier(
     """
     store = Store(root)
     name = f"reward model {label(reward.model)}"
+    make_room(store.path(reward.model), inference.dtype, device)
     model = load_classifier(store.path(reward.model), name, inference.dtype).to(device)
     tokenizer = load_tokenizer(store, reward.model)
     return ClassifierReward(

@@ -19,6 +19,7 @@ formula independently of both. Names, ids and lengths are those of the published
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,10 @@ CONVERSATION = (
     "Finish the following coversation in each i-th turn "
     "by filling in <Response i> with your response."
 )
+
+
+# texts whose token ids are kept: those of the pairs of one prompt come one after the other
+KEPT_TEXTS = 1024
 
 
 class PairRM(DebertaV2PreTrainedModel):  # type: ignore[misc]
@@ -98,8 +103,9 @@ class PairRMEncoder:
     The prompt is cut on the right to `max_prompt_tokens`, including its three special tokens; then
     each response to half of what is left of max_prompt_tokens + 2 max_response_tokens, so that a
     short prompt leaves room. Cutting is part of the published model, and is reported. The
-    tokenizer's file is read as it is: transformers 5 would rebuild it without its normalizer.
-    Raises InputError if the tokenizer does not turn the markers into the tokens of the model's
+    tokenizer's file is read as it is: transformers 5 would rebuild it without its normalizer. A
+    text is encoded once in each place it takes, not once for every pair that it is in. Raises
+    InputError if the tokenizer does not turn the markers into the tokens of the model's
     config.
     """
 
@@ -119,6 +125,7 @@ class PairRMEncoder:
                     f"[CLS] {marker} ... [SEP] of text after {marker}"
                 )
         self._reserved: list[str] = [str(self._tokenizer.id_to_token(ids[-1])), *MARKERS.values()]
+        self._tokens = lru_cache(KEPT_TEXTS)(self._encoded)
 
     def __call__(
         self, rows: Responses, row: int, response_a: str, response_b: str, where: str
@@ -136,7 +143,7 @@ class PairRMEncoder:
         ids = [*prompt_ids, *_cut(first, room), *_cut(second, room)]
         return {"input_ids": ids}, len(ids) < len(prompt) + len(first) + len(second)
 
-    def _tokens(self, field: str, text: str) -> list[int]:
+    def _encoded(self, field: str, text: str) -> list[int]:
         """Encode `[CLS] marker text [SEP]`.
 
         Markers and separators in `text` become spaces. The published model does so for the

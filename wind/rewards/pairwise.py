@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from wind.config.models import InferenceConfig
 from wind.errors import InputError
-from wind.models import load_tokenizer
+from wind.models import load_tokenizer, make_room
 from wind.models.templates import Template
 from wind.rewards.classifier import load_classifier, template_of
 from wind.rewards.functions import Floats, Responses, asked
@@ -79,7 +79,7 @@ class PairwiseReward:
         duels = []
         for prompt_id, indexes in ours.items():
             duels.append(self._duels(rows, indexes, others, theirs[prompt_id], inputs))
-        outputs = self._scorer.outputs(inputs.encoded, inputs.where, progress)
+        outputs = self._scorer.outputs(inputs.encoded, inputs.prompt_ids, inputs.where, progress)
         columns: dict[str, list[Any]] = {
             name: [None] * len(rows) for name in ("reward", "preferences", "cut_share")
         }
@@ -121,8 +121,8 @@ class PairwiseReward:
                     self._encode(rows, row, *texts, where) for texts in (pair, pair[::-1])
                 )
                 forward[i, j], backward[i, j], cut[i, j] = (
-                    inputs.number(ab, where),
-                    inputs.number(ba, where),
+                    inputs.number(ab, rows.prompt_ids[row], where),
+                    inputs.number(ba, rows.prompt_ids[row], where),
                     is_cut,
                 )
                 if rows is others:
@@ -135,10 +135,12 @@ class _Inputs:
 
     def __init__(self) -> None:
         self.encoded: list[Encoded] = []
+        # of the first pair with that input
+        self.prompt_ids: list[str] = []
         self._wheres: list[str] = []
         self._numbers: dict[tuple[int, ...], int] = {}
 
-    def number(self, encoded: Encoded, where: str) -> int:
+    def number(self, encoded: Encoded, prompt_id: str, where: str) -> int:
         """Return the number of the input with these token ids.
 
         A new input is appended.
@@ -147,6 +149,7 @@ class _Inputs:
         if key not in self._numbers:
             self._numbers[key] = len(self.encoded)
             self.encoded.append(encoded)
+            self.prompt_ids.append(prompt_id)
             self._wheres.append(where)
         return self._numbers[key]
 
@@ -236,6 +239,7 @@ def pairwise_reward(
     """
     store = Store(root)
     name, folder = f"reward model {label(reward.model)}", store.path(reward.model)
+    make_room(folder, inference.dtype, device)
     encode: PairEncoder
     if reward.architecture == "pairrm":
         from wind.rewards.pairrm import PairRM, PairRMEncoder

@@ -1,13 +1,15 @@
 """Scores of a frozen model with one output.
 
-Token ids go in, in length-sorted batches, and floats come out. Classifiers and pairwise reward
+Token ids go in, in batches of similar lengths, and floats come out. Classifiers and pairwise reward
 models share this. The model's own template or tokenizer turns texts into inputs (see
-`wind.models.templates`), which are never truncated here. The batch changes a score by rounding at
-most. A checkpoint without a trained head is refused, because transformers would initialize one at
+`wind.models.templates`), which are never truncated here. What inputs of one prompt begin with in
+common is computed once, if the model is causal (`wind.models.shared_prefixes`). The batch changes a
+score by rounding at most. A checkpoint without a trained head is refused, because transformers would initialize one at
 random.
 """
 
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from wind.config.models import DType
 from wind.errors import InputError
 from wind.models import attention_of, deterministic, positions_of
 from wind.models.pretrained import load_model
+from wind.models.shared_prefixes import Group, SharedPrefixes
 from wind.models.templates import Template, Where, begins_with_two, two_bos
 from wind.rewards.functions import Floats, refuse_non_finite
 from wind.stages import Progress
@@ -37,14 +40,18 @@ class Scorer:
         self._model = model
         self._batch_tokens = batch_tokens
         self._pads_freely = model.config.get_text_config().pad_token_id is None
+        self._prefixes = SharedPrefixes(name, model, model.base_model)
 
-    def outputs(self, inputs: list[Encoded], where: Where, progress: Progress) -> Floats:
+    def outputs(
+        self, inputs: list[Encoded], prompts: Sequence[str], where: Where, progress: Progress
+    ) -> Floats:
         """Return the outputs [B] for `inputs`.
 
-        They are computed in the model's dtype and widened to float32. Equal inputs are computed
-        once: in batches of different shapes their last bits would differ, and equal responses would
-        not tie. Raises InputError for an input longer than the model's positions, a token id that
-        it does not embed, or an output that is not finite.
+        `prompts` tells which inputs may begin with the same tokens. Outputs are computed in the
+        model's dtype and widened to float32. Equal inputs are computed once: in batches of
+        different shapes their last bits would differ, and equal responses would not tie. Raises
+        InputError for an input longer than the model's positions, a token id that it does not
+        embed, or an output that is not finite.
         """
         self._refuse_long(inputs, where)
         self._refuse_unknown(inputs, where)
@@ -53,17 +60,40 @@ class Scorer:
             numbers.setdefault(tuple(itertools.chain(*row.values())), len(numbers))
             for row in inputs
         ]
-        distinct = [inputs[row] for row in np.unique(number_of_row, return_index=True)[1]]
-        outputs = np.empty(len(distinct), dtype=np.float64)
-        done = 0
+        firsts = np.unique(number_of_row, return_index=True)[1]
+        distinct = [inputs[row] for row in firsts]
+        members: dict[str, list[int]] = {}
+        for number, row in enumerate(firsts):
+            members.setdefault(prompts[row], []).append(number)
         with torch.inference_mode(), deterministic():
-            for batch in batches([len(row["input_ids"]) for row in distinct], self._batch_tokens):
-                outputs[batch] = self._forward([distinct[row] for row in batch])
-                done += len(batch)
-                progress(done, len(distinct))
-        outputs_B: Floats = outputs[number_of_row]
+            outputs = self._prefixes.outputs(
+                [row["input_ids"] for row in distinct],
+                [self._group(distinct, numbers) for numbers in members.values()],
+                self._batch_tokens,
+                lambda rows, start, past: self._forward(
+                    [distinct[row] for row in rows], start, past
+                ),
+                lambda done: progress(done, len(distinct)),
+            )
+        outputs_B: Floats = np.array(outputs)[number_of_row]
         refuse_non_finite(self.name, outputs_B, where)
         return outputs_B
+
+    def _group(self, inputs: list[Encoded], rows: list[int]) -> Group:
+        """Return what the inputs `rows` share: token ids at the beginning, if there is no more.
+
+        A model may read a row at its last token that is no padding, so each keeps that one.
+        """
+        if len(rows) == 1 or "token_type_ids" in inputs[rows[0]]:
+            return Group(tuple(rows), 0)
+        # a free padding token is none of theirs
+        padding = None if self._pads_freely else self._model.config.get_text_config().pad_token_id
+        ids = [inputs[row]["input_ids"] for row in rows]
+        last = [
+            max((place for place, token in enumerate(row) if token != padding), default=0)
+            for row in ids
+        ]
+        return Group(tuple(rows), min(_common(ids), *last))
 
     def _refuse_unknown(self, inputs: list[Encoded], where: Where) -> None:
         vocabulary = self._model.get_input_embeddings().num_embeddings
@@ -87,23 +117,33 @@ class Scorer:
                 "or use a reward model with a longer context"
             )
 
-    def _forward(self, batch: list[Encoded]) -> Floats:
-        """Return the outputs [B] of one batch, padded on the right."""
+    def _forward(
+        self, batch: list[Encoded], start: int = 0, past: Mapping[str, Any] | None = None
+    ) -> list[float]:
+        """Return the output of each row of one batch, padded on the right.
+
+        Rows run from their token `start` on, after what `past` holds. A model that can do so is
+        causal: no token sees the padding behind it, and attention without a mask keeps its fast
+        path.
+        """
         width = max(len(row["input_ids"]) for row in batch)
         config = self._model.config.get_text_config()
         if self._pads_freely:
             config.pad_token_id = self._unused_token(batch)
         padding = {"input_ids": config.pad_token_id, "token_type_ids": 0}
         inputs = {
-            name: _padded([row[name] for row in batch], width, padding[name]) for name in batch[0]
+            name: _padded([row[name] for row in batch], width, padding[name])[:, start:]
+            for name in batch[0]
         }
-        inputs["attention_mask"] = _padded([[1] * len(row["input_ids"]) for row in batch], width, 0)
+        if self._prefixes.why_not is not None:
+            mask = _padded([[1] * len(row["input_ids"]) for row in batch], width, 0)
+            inputs["attention_mask"] = mask
         device = self._model.device
         outputs_B_1 = self._model(
-            **{name: tensor.to(device) for name, tensor in inputs.items()}
+            **{name: tensor.to(device) for name, tensor in inputs.items()}, **(past or {})
         ).logits
-        outputs_B: Floats = outputs_B_1.float().squeeze(-1).cpu().numpy().astype(np.float64)
-        return outputs_B
+        outputs: list[float] = outputs_B_1.float().squeeze(-1).tolist()
+        return outputs
 
     def _unused_token(self, batch: list[Encoded]) -> int:
         """Return a token id that is in no row of `batch`.
@@ -181,20 +221,6 @@ def encode_pairs(
     return encoded
 
 
-def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Return row numbers in batches, shortest rows first.
-
-    Rows times longest row is at most `batch_tokens`, but a batch has at least one row.
-    """
-    made: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if made and (len(made[-1]) + 1) * lengths[row] <= batch_tokens:
-            made[-1].append(row)
-        else:
-            made.append([row])
-    return made
-
-
 def max_positions(model: Any) -> int | None:
     """Return the longest input the model has positions for.
 
@@ -213,6 +239,16 @@ def max_positions(model: Any) -> int | None:
     # RoBERTa and its relatives count positions from the padding index.
     offset = 0 if getattr(embedding, "padding_idx", None) is None else embedding.padding_idx + 1
     return None if positions is None else positions - offset
+
+
+def _common(rows: list[list[int]]) -> int:
+    """Return how many tokens all `rows` begin with in common."""
+    # what the first and the last in order have in common, all have
+    first, last = min(rows), max(rows)
+    return next(
+        (place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1),
+        min(len(first), len(last)),
+    )
 
 
 def _rows(encoding: Any) -> list[Encoded]:
