@@ -101,9 +101,11 @@ class Doctor:
     config: DistillConfig
     folder: Path  # empty, for the store and the models
     root: Path  # where the user's stores are
+    pool: Pool | None = None  # workers that somebody else ends; by default its own
     checks: list[Check] = field(default_factory=list)
     _numbers: dict[str, Any] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict)
+    _pool: Pool = field(init=False)
 
     def examine(self, tell: Callable[[Check], None]) -> list[Check]:
         """Run all checks, tell each when it is done, and return them."""
@@ -119,7 +121,8 @@ class Doctor:
             ("training", "log-probabilities", self._training),
             ("resume", "training", self._resume),
         )
-        with contextlib.closing(self._pool):
+        own = contextlib.closing(Pool(self.config.workers, self._device, self.folder / "logs"))
+        with contextlib.nullcontext(self.pool) if self.pool else own as self._pool:
             for name, needed, step in steps:
                 check = self._checked(name, needed, step)
                 self.checks.append(check)
@@ -340,10 +343,6 @@ class Doctor:
     @cached_property
     def _store(self) -> Store:
         return Store(self.folder / "store")
-
-    @cached_property
-    def _pool(self) -> Pool:
-        return Pool(self.config.workers, self._device, self.folder / "logs")
 
     def _compute(self, stage: str, spec: Spec, *, keep_state: bool = False) -> Dataset:
         place = Place(root=self._store.address, device=self._device, keep_state=keep_state)

@@ -29,8 +29,6 @@ DEEPSPEED_SHARE: Final = 1.0
 # bytes per second of reading weights from a disk and of hashing and writing them
 READING: Final = 1.0e9
 WRITING: Final = 0.5e9
-# rows that vLLM decodes at once, `wind.generations.vllm.CONCURRENT_SEQUENCES`
-CONCURRENT: Final = 256
 
 
 class Rates(Record):

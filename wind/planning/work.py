@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from wind.config.recipe import DistillConfig
+from wind.generations.vllm import CONCURRENT_SEQUENCES
 from wind.models import RESIDENT
 from wind.planning.memory import (
     USABLE,
@@ -15,7 +16,7 @@ from wind.planning.memory import (
     scoring_memory,
     training_memory,
 )
-from wind.planning.rates import CONCURRENT, Rates
+from wind.planning.rates import Rates
 from wind.planning.shapes import BYTES, Shape
 from wind.records import Record
 
@@ -150,7 +151,7 @@ class Iteration:
             room = self._device.memory * USABLE - self._shape.weights(inference.dtype)
             room -= self._process
             decoded = self._shape.cache(inference.dtype) * (prompts.tokens + mean)
-            at_once = min(CONCURRENT, rows / self._lanes, max(1.0, room // decoded))
+            at_once = min(CONCURRENT_SEQUENCES, rows / self._lanes, max(1.0, room // decoded))
             width = prompts.tokens + mean
             steps = rows * mean / at_once / self._lanes + self._responses.longest
         else:
