@@ -45,9 +45,11 @@ def test_a_run_that_never_was_has_rows_tokens_seconds_and_memory(
     config = recipe("iterations=2")
     steps = planned(config, None, Hardware())
     assert not list((tmp_path / "store" / "datasets").glob("*"))
-    assert all(step["outcome"] == "run" for step in steps)
     assert [step["dataset"] for step in steps if step["seconds"] is None] == []
-    by_name = {(step["iteration"], step["dataset"]): step for step in steps}
+    # the opponent of the first iteration is that of the second
+    by_name = {
+        (step["iteration"], step["dataset"]): step for step in steps if step["outcome"] == "run"
+    }
     sampled, held_out = by_name[1, "generations"], by_name[1, "eval_generations"]
     assert sampled["rows"] / 4 + held_out["rows"] / 2 == 20
     assert sampled["tokens"] == sampled["rows"] * 3  # half of six
@@ -72,9 +74,9 @@ def test_after_a_run_planned_stands_beside_what_it_took(
 ) -> None:
     """Lengths are then the run's own, and seconds those that this hardware took."""
     steps = planned(finished_recipe("iterations=2"), None, Hardware(), compare=True)
-    done = [step for step in steps if step["outcome"] == "cached"]
-    assert all(step["took"]["seconds"] >= 0 for step in done if step["dataset"] != "prompts")
-    assert {"generations", "training"} <= {step["dataset"] for step in done if "planned" in step}
+    done = {step["dataset"]: step for step in steps if "took" in step}
+    assert all(step["took"]["seconds"] > 0 for step in done.values())
+    assert {"generations", "logps", "training"} <= done.keys()
     next_one = {step["dataset"]: step for step in steps if step["outcome"] == "run"}
     assert next_one["logps"]["basis"] == "measured"
     code, out, said = wind("plan", "tiny.yaml", "--compare", "--price", "2.5")
@@ -128,4 +130,5 @@ def test_what_does_not_fit_says_what_to_set(wind: Wind, tmp_path: Path) -> None:
     assert code == 0
     [line] = [line for line in out.splitlines() if " does not fit (" in line]
     assert line.startswith("training does not fit (")
-    assert line.endswith(": set training.zero_stage=3")
+    # 81.6 GB, of which ZeRO 2 shards the 32 of gradient sums over eight
+    assert line.endswith(": set training.zero_stage=2")

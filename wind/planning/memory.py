@@ -9,9 +9,11 @@ from wind.config.training import TrainingConfig
 from wind.planning.shapes import BYTES, Shape
 from wind.records import Record
 
-# positions whose logits `SequenceLogps` holds at once, and float32 copies of them
+# positions whose logits `SequenceLogps` holds at once, and float32 copies of them with their
+# gradient and without
 CHUNK: Final = 1024
 COPIES: Final = 3
+FROZEN_COPIES: Final = 1
 # float64 copies of a step's logits while the sampler of transformers draws
 DRAWN: Final = 3
 # numbers that a layer keeps per token for its backward pass, in hidden and in inner widths: the
@@ -20,8 +22,8 @@ DRAWN: Final = 3
 KEPT_HIDDEN: Final = 14
 KEPT_INNER: Final = 4
 # the same without backward: what is alive at once
-LIVE_HIDDEN: Final = 6
-LIVE_INNER: Final = 3
+LIVE_HIDDEN: Final = 4
+LIVE_INNER: Final = 2
 # of what one device has; allocators leave holes
 USABLE: Final = 0.92
 
@@ -105,7 +107,7 @@ def scoring_memory(shape: Shape, dtype: DType, tokens: float, resident: int = 1)
         parts={
             "weights": resident * shape.weights(dtype),
             "activations": alive,
-            "logits": _logits(shape, tokens),
+            "logits": _logits(shape, tokens, FROZEN_COPIES),
         }
     )
 
@@ -162,8 +164,8 @@ def _activations(training: TrainingConfig, shape: Shape, tokens: float) -> float
     return shape.layers * layer
 
 
-def _logits(shape: Shape, tokens: float) -> float:
-    return min(tokens, CHUNK) * shape.vocabulary * 4.0 * COPIES
+def _logits(shape: Shape, tokens: float, copies: int = COPIES) -> float:
+    return min(tokens, CHUNK) * shape.vocabulary * 4.0 * copies
 
 
 def _plain(value: Any) -> str:
