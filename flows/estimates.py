@@ -43,9 +43,8 @@ SERVER_SECONDS: Final = 10.0
 CHECKS_SECONDS: Final = 0.5
 
 
-UNKNOWN_FUNCTION: Final = (
-    f"rewards: a function of yours is assumed to take {1e3 * FUNCTION_ROW:g} ms for a response"
-)
+# rewards that a model of the recipe gives, whose shape says how long they take
+BY_MODEL: Final = ("classifier", "pairwise")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Estimator:
             f"lengths: {self._responses.basis}",
             f"seconds: {self._device.rates.basis}, or what was measured on this hardware where the "
             "store has it",
-            *([UNKNOWN_FUNCTION] if self._reward is None else []),
+            *([_assumed(self._here.config.reward.kind)] if self._reward is None else []),
         ]
 
     @cached_property
@@ -199,9 +198,9 @@ def imagined(
     for line in (
         Responses.assumed(config.sampling.max_new_tokens).basis,
         f"{prompts.count} prompts of {prompts.tokens:g} tokens, as given",
-        UNKNOWN_FUNCTION
-        if config.reward.kind == "rule"
-        else "rewards: the reward model is assumed to be as large as the policy",
+        "rewards: the reward model is assumed to be as large as the policy"
+        if config.reward.kind in BY_MODEL
+        else _assumed(config.reward.kind),
     ):
         complain(line)
     content = read_json(model)
@@ -213,7 +212,7 @@ def imagined(
     train = prompts.model_copy(update={"count": round(prompts.count * (1 - eval_share) / parts)})
     held_out = prompts.model_copy(update={"count": round(prompts.count * eval_share)})
     device = device_with(gpu, config, shape, train, responses)
-    reward = None if config.reward.kind == "rule" else shape
+    reward = shape if config.reward.kind in BY_MODEL else None
     iteration = Iteration(config, shape, reward, device, responses)
     return [
         {
@@ -276,6 +275,11 @@ def _environment(here: Run[Any], name: str) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return content
+
+
+def _assumed(kind: str) -> str:
+    """Say what is assumed of a reward that no model of the recipe gives."""
+    return f"rewards: kind {kind} is assumed to take {1e3 * FUNCTION_ROW:g} ms for a response"
 
 
 def _own_gpu(config: DistillConfig) -> Gpu | None:

@@ -63,7 +63,7 @@ def test_a_run_that_never_was_has_rows_tokens_seconds_and_memory(
     assert said[-3:] == [
         "lengths: responses are assumed to have half of max_new_tokens, 3",
         "seconds: a probe of this CPU, or what was measured on this hardware where the store has it",
-        "rewards: a function of yours is assumed to take 0.1 ms for a response",
+        "rewards: kind rule is assumed to take 0.1 ms for a response",
     ]
 
 
@@ -83,7 +83,7 @@ def test_after_a_run_planned_stands_beside_what_it_took(
     assert code == 0
     assert "planned s" in out
     assert "0 datasets to compute" in out
-    assert said.startswith("rewards: a function of yours")
+    assert said.startswith("rewards: kind rule is assumed")
 
 
 def test_eight_gpus_are_planned_from_a_config_alone(wind: Wind, tmp_path: Path) -> None:
