@@ -69,7 +69,12 @@ def totals(steps: Sequence[Mapping[str, Any]], price: float | None = None) -> di
         ),
         "starts": sum(step.get("starts", 0) for step in waiting),
     }
-    return found | ({} if price is None else {"dollars": round(seconds / 3600 * price, 2)})
+    return found | ({} if price is None else {"dollars": dollars(seconds, price)})
+
+
+def dollars(seconds: float | None, price: float) -> float:
+    """Return what so many seconds cost at `price` an hour."""
+    return round((seconds or 0.0) / 3600 * price, 2)
 
 
 def _totals(waiting: Sequence[Mapping[str, Any]], price: float | None) -> list[str]:

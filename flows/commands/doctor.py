@@ -27,7 +27,8 @@ def doctor(
 
     Exits with 1 if a check fails.
     """
-    from flows.doctor import Check, Doctor, examined_config
+    from flows.doctor import Check, Doctor
+    from flows.doctor.recipe import examined_config
 
     given = None if config is None else load_config(config, set_ or ())
     place = Path(root if given is None else given.root)

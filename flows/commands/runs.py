@@ -132,6 +132,8 @@ def plan(
     else:
         from_version = find_version(Store(loaded.root), base) if base else None
         steps = planned(loaded, from_version, hardware, compare=compare)
+    if price is not None:
+        steps = [step | {"dollars": show_plan.dollars(step["seconds"], price)} for step in steps]
     if as_json:
         say_json(steps)
     else:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from flows import doctor
-from flows.doctor import Check, Doctor, examined_config
+from flows.doctor import Check, Doctor
+from flows.doctor.recipe import examined_config
 from tasks.workers import Pool
 from tests.flows.conftest import Wind
 from tests.wind.training_case import DEEPSPEED_WARNINGS
@@ -161,8 +162,13 @@ def test_the_checks_are_those_of_a_recipe(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("changed", "value", "check", "said"),
     [
-        ("_free_memory", lambda: 1e9, "machine", "1.0 GB of memory are free: end what uses"),
-        ("_disk_speed", lambda folder: (1e6, 1e6), "disk", "writes 1 MB/s: set root to a faster"),
+        ("machine.free_memory", lambda: 1e9, "machine", "1.0 GB of memory are free: end what uses"),
+        (
+            "machine.disk_speed",
+            lambda folder: (1e6, 1e6),
+            "disk",
+            "writes 1 MB/s: set root to a faster",
+        ),
         (
             "NEEDED",
             dict.fromkeys(doctor.NEEDED, "missing"),
@@ -179,7 +185,7 @@ def test_what_is_short_is_said_with_the_cure(
     check: str,
     said: str,
 ) -> None:
-    monkeypatch.setattr(doctor, changed, value)
+    monkeypatch.setattr(f"flows.doctor.{changed}", value)
     checks = Doctor(examined_config(None), tmp_path, tmp_path)
     found = checks._checked(check, None, getattr(checks, f"_{check}"))
     assert found.outcome == "fail"

@@ -306,6 +306,18 @@ def test_the_probe_runs_the_stages_own_code(tiny_model: Path) -> None:
     assert measured.trained > measured.forward
 
 
+@pytest.mark.slow
+def test_a_policy_that_the_probe_cannot_build_is_assumed() -> None:
+    config = load_config(ROOT / "configs" / "demo.yaml")
+    model = {**LLAMA, "model_type": "unheard-of", "hidden_size": 8, "vocab_size": 9}
+    shape = Shape.of({**model, "intermediate_size": 8})
+    measured, basis = probed(config, model, shape, prompts_of([5] * 8), Responses.assumed(4))
+    assert basis.startswith(
+        "an assumed 30 GFLOP/s of one thread, since the probe of this CPU failed"
+    )
+    assert measured.trained == 3 * measured.forward
+
+
 def test_a_policy_too_large_for_a_probe_is_assumed() -> None:
     measured, basis = probed(recipe(), LLAMA, SHAPE, PROMPTS, RESPONSES)
     assert basis == "an assumed 30 GFLOP/s of one thread"

