@@ -12,8 +12,10 @@ from wind.planning.probe import DEPTHS, Measured, Probe
 from wind.planning.shapes import Shape
 from wind.planning.work import Prompts, Responses
 
-# FLOP of one measurement: tenths of a second of a CPU
-BUDGET: Final = 1e10
+# FLOP of a measurement of sampling, and of whole passes: a second of a CPU at most. A backward pass
+# of few tokens takes longest to clear the gradients of the head, which would count for each token.
+SAMPLED: Final = 1e10
+PASSED: Final = 5e10
 MOST_ROWS: Final = 512
 # weights of a probed model of three layers that a process makes in a moment
 MOST_WEIGHTS: Final = 4e8
@@ -41,9 +43,8 @@ def probed(
         return _assumed(shape), SAID
     token = 2 * (max(DEPTHS) * layer + head)
     samples, width = config.sampling.samples_per_prompt, prompts.tokens + responses.mean
-    affordable = BUDGET / token
     at_once = min(config.sampling.shard_prompts, prompts.count, MOST_ROWS // samples)
-    rows = max(1, int(affordable / width))
+    rows = max(1, int(PASSED / token / width))
     trained = min(config.training.micro_prompts * samples, rows)
     probe = Probe(
         config={**model},
@@ -55,7 +56,7 @@ def probed(
         sampling=config.sampling,
         prompt_tokens=max(1, round(prompts.tokens)),
         response_tokens=max(1, round(responses.mean)),
-        sampled_prompts=max(1, min(at_once, int(affordable / (4 * samples)))),
+        sampled_prompts=max(1, min(at_once, int(SAMPLED / token / (4 * samples)))),
         scored_rows=max(1, min(rows, MOST_ROWS)),
         trained_rows=max(1, trained),
     )
