@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from flows.commands import (
     auditing,
     checking,
+    doctor,
     init,
     keeping,
     looking,
@@ -42,6 +43,7 @@ for module in (
     reporting,
     auditing,
     checking,
+    doctor,
     keeping,
     moving,
     signing,

@@ -3,29 +3,37 @@
 A plan walks through the flow itself without computing anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flows.distill import distill
+from flows.estimates import Estimator, Hardware, fields, our_environment, same_hardware, took
 from tasks.run import Event, Run, open_run
 from wind.audit.recomputation import ComputedVersion, newest, reasons
 from wind.config.recipe import DistillConfig
 from wind.errors import GateError
 from wind.machine.terminal import complain
 from wind.stages import Expected, stage_named
-from wind.store.datasets import Store
-from wind.store.handles import AnyHandle, Dataset
+from wind.store.handles import AnyHandle, Dataset, Model
 from wind.store.stamps import refused
 from wind.store.versions import Version
 
 
-def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str, Any]]:
+def planned(
+    config: DistillConfig,
+    base: Version | None = None,
+    hardware: Hardware | None = None,
+    *,
+    compare: bool = False,
+) -> list[dict[str, Any]]:
     """Return the plan of a run, one entry per stage and iteration.
 
     An entry says whether the stage is cached or would run, why, and the size of its dataset. The
-    outcome is "cached" or "run"; the size is rows, tokens (at most), megabytes, and seconds. For a
-    stage that would run, it is estimated from the newest dataset of the same noun in the store,
-    scaled by rows, and null if there is none.
+    outcome is "cached" or "run"; the size is rows, tokens, megabytes, and seconds. For a stage that
+    would run, it is estimated from the newest dataset of the same noun that this hardware computed,
+    scaled by rows. Where there is none, it is null without `hardware`, and with it estimated from
+    the prompts and the shape of the policy, as are memory, engine starts, and whether it fits.
+    With `compare`, what is cached has its estimate, too, beside what it took.
     """
     with open_run(config, planning=True, quiet=True) as here:
         try:
@@ -36,10 +44,42 @@ def planned(config: DistillConfig, base: Version | None = None) -> list[dict[str
             complain(warning)
         iterations = {event.iteration for event in here.events}
         before = {iteration: newest(here.store, config.run, iteration) for iteration in iterations}
-        return [
+        steps = [
             _step(here, event) | {"why": _why(here, event, before[event.iteration])}
             for event in here.events
         ]
+        if hardware is not None:
+            _estimate(here, steps, hardware, compare=compare)
+        return steps
+
+
+def _estimate(
+    here: Run[DistillConfig], steps: list[dict[str, Any]], hardware: Hardware, *, compare: bool
+) -> None:
+    """Add estimates to the steps that would run, and to all others with `compare`.
+
+    Seconds that were measured here are better than any estimate, unless the plan is for other
+    hardware.
+    """
+    estimator = Estimator(here, here.events, hardware.gpu)
+    for event, step in zip(here.events, steps, strict=True):
+        if event.outcome == "planned":
+            if (estimate := estimator.of(event)) is None:
+                continue
+            wanted = fields(estimate)
+            is_measured = hardware.gpu is None and step["seconds"] is not None
+            step |= wanted | ({"seconds": step["seconds"]} if is_measured else {})
+            step["basis"] = "measured" if is_measured else "estimated"
+        elif compare and isinstance(event.handle, Dataset):
+            estimate = estimator.of(event)
+            is_stored = event.handle.fingerprint not in here.planned
+            if is_stored and estimate is not None:
+                step["planned"] = fields(estimate)
+                step["took"] = took(here.store.manifest(event.handle))
+    for line in (
+        estimator.basis() if any("basis" in step or "took" in step for step in steps) else ()
+    ):
+        complain(line)
 
 
 def _step(here: Run[DistillConfig], event: Event) -> dict[str, Any]:
@@ -60,7 +100,7 @@ def _step(here: Run[DistillConfig], event: Event) -> dict[str, Any]:
     rows = None if expected is None else expected.rows
     if event.outcome == "cached":  # computed by then: the same stage is earlier in this plan
         return step | {"rows": rows, "megabytes": 0.0, "seconds": 0.0}
-    like = _newest(here.store, event.dataset)
+    like = _newest(here, event)
     scale = rows / like.rows if rows and like and like.rows else None
     return step | {
         "outcome": "run",
@@ -120,7 +160,23 @@ def _expected(here: Run[DistillConfig], event: Event) -> Expected | None:
     return None if event.handle is None else expected(event.handle)
 
 
-def _newest(store: Store, noun: str) -> Any:
-    manifests = [store.manifest(handle) for handle in store.handles(noun)]
-    timed: Sequence[Any] = [manifest for manifest in manifests if "started" in manifest.provenance]
-    return max(timed, key=lambda manifest: manifest.provenance["started"], default=None)
+def _newest(here: Run[DistillConfig], event: Event) -> Any:
+    """Return the newest manifest of a stage on hardware and a policy as large as the event's."""
+    manifests = [here.store.manifest(handle) for handle in here.store.handles(event.dataset)]
+    timed = [manifest for manifest in manifests if "started" in manifest.provenance]
+    ours = our_environment(here) if timed else {}
+    size = _policy_size(event.spec.parents())
+    return max(
+        (
+            manifest
+            for manifest in timed
+            if _policy_size(manifest.parents) == size and same_hardware(here, manifest, ours)
+        ),
+        key=lambda manifest: manifest.provenance["started"],
+        default=None,
+    )
+
+
+def _policy_size(parents: Mapping[str, AnyHandle]) -> int | None:
+    policy = parents.get("policy")
+    return policy.parameters if isinstance(policy, Model) else None

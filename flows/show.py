@@ -31,7 +31,6 @@ __all__ = [
     "frame",
     "label",
     "measured",
-    "plan",
     "reasons",
     "reproduced",
     "signed",
@@ -152,39 +151,6 @@ def measured(found: Version) -> None:
     PlainConsole().print(metrics)
     for line in _warnings(found):
         say(line)
-
-
-def plan(steps: Sequence[Mapping[str, Any]]) -> None:
-    """Print what a run would do, stage by stage."""
-    titles = (
-        "iteration",
-        "dataset",
-        "outcome",
-        "rows",
-        "tokens, at most",
-        "megabytes",
-        "seconds",
-        "why",
-    )
-    table = Table(*titles, box=None, pad_edge=False)
-    for step in steps:
-        cells = [step[name] for name in ("rows", "tokens", "megabytes", "seconds")]
-        table.add_row(
-            str(step["iteration"] or ""),
-            step["dataset"],
-            step["outcome"],
-            *("?" if cell is None else f"{cell:g}" for cell in cells),
-            reasons(step["why"]),
-        )
-    PlainConsole().print(table)
-    waiting = [step for step in steps if step["outcome"] == "run"]
-    known = [step["seconds"] for step in waiting if step["seconds"] is not None]
-    estimate = (
-        f"about {sum(known):.0f} s"
-        if len(known) == len(waiting)
-        else "some have no run yet to estimate their time from"
-    )
-    say(f"{len(waiting)} datasets to compute, {len(steps) - len(waiting)} in the cache; {estimate}")
 
 
 def checks(store: Store, results: "Mapping[str, CheckResult]") -> None:

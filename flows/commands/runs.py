@@ -86,22 +86,61 @@ def plan(
     set_: Set = None,
     iterations: Iterations = None,
     base: From = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Plan for this GPU, such as H100, instead of this machine.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many of them.")] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="PER_HOUR", help="Dollars per hour of all the hardware."),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show planned beside actual for what is finished.")
+    ] = False,
+    policy_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --gpu: plan from this config.json alone, fetching nothing."
+        ),
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(min=2, help="With --policy-config: how many prompts there are.")
+    ] = 10000,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, help="With --policy-config: tokens of a prompt.")
+    ] = 200,
     as_json: Json = False,
 ) -> None:
     """Show what a run would compute or take from the cache.
 
-    Computes nothing.
+    With rows, tokens, seconds, memory and disk. Computes nothing.
     """
+    from flows import show_plan
+    from flows.estimates import Hardware, imagined, on_hardware
     from flows.plan import planned
 
-    loaded = load(config, set_, iterations)
-    steps = planned(loaded, find_version(Store(loaded.root), base) if base else None)
+    loaded, hardware = load(config, set_, iterations), Hardware(gpu, gpus)
+    if (gpus or policy_config) and gpu is None:
+        raise ConfigError("--gpus and --policy-config are for a plan with --gpu NAME")
+    loaded = on_hardware(loaded, hardware)
+    if policy_config is not None:
+        from wind.planning.work import Prompts
+
+        longest = max(prompt_tokens, loaded.prompts.max_prompt_tokens)
+        given = Prompts(count=prompts, tokens=prompt_tokens, longest=longest)
+        steps = imagined(loaded, hardware, policy_config, given)
+    else:
+        from_version = find_version(Store(loaded.root), base) if base else None
+        steps = planned(loaded, from_version, hardware, compare=compare)
+    if price is not None:
+        steps = [step | {"dollars": show_plan.dollars(step["seconds"], price)} for step in steps]
     if as_json:
         say_json(steps)
     else:
+        show_plan.plan(steps, price)
+    if policy_config is None and not as_json:
         from tasks.run import disbelieved
 
-        show.plan(steps)
         say(*disbelieved(Store(loaded.root)))
 
 

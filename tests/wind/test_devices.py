@@ -32,6 +32,10 @@ int cuDeviceGetName(char *name, int length, int device) {
     return 0;
 }
 
+int cuDeviceTotalMem_v2(size_t *size, int device) { *size = device == 71 ? 150UL << 30 : 80UL << 30; return 0; }
+
+int cuDriverGetVersion(int *version) { *version = 12080; return 0; }
+
 int cuGetErrorName(int code, const char **name) { *name = "CUDA_ERROR_SYSTEM_NOT_READY"; return 0; }
 """
 
@@ -49,9 +53,9 @@ for changes in json.loads(os.environ["CASES"]):
         answers.append(f"{type(error).__name__}: {error}")
     for name in changes:
         del os.environ[name]
-first = devices.gpus()
+first, driver = devices.gpus(), devices.driver()
 os.environ["CUDA_VISIBLE_DEVICES"] = "1"  # what was said before is of another environment
-print(json.dumps([*answers, len(first), len(devices.gpus())]))
+print(json.dumps([*answers, driver.memory, driver.cuda, len(first), len(devices.gpus())]))
 """
 
 
@@ -74,7 +78,8 @@ def test_the_driver_is_asked_what_it_gives(tmp_path: Path) -> None:
     asked = subprocess.run(
         [sys.executable, "-c", ASKED], env=environment, capture_output=True, text=True, check=True
     )
-    two, three, without, stub, unready, crashed, *counts = json.loads(asked.stdout)
+    two, three, without, stub, unready, crashed, memory, cuda, *counts = json.loads(asked.stdout)
+    assert (memory, cuda) == ([80 * 2**30, 150 * 2**30], "12.8")
     assert two == ["H100 80GB HBM3", "H200"]
     assert three == ["H100 80GB HBM3", "H200", "H100 80GB HBM3"]
     assert (without, stub) == ([], [])
@@ -90,7 +95,7 @@ def test_the_driver_is_asked_what_it_gives(tmp_path: Path) -> None:
 
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "DRIVER", "libcuda-that-is-not-there.so.1")
-    assert devices._answer("of this test alone") == ()
+    assert devices._answer("of this test alone") == devices.Driver()
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,19 @@ def pretrain_policy(
     }
 
 
+def random_policy(out: Path, *, seed: int) -> None:
+    """Write a policy of the base policy's shape with weights drawn by `seed`.
+
+    It answers nonsense, and is all that it takes to see whether engines run.
+    """
+    tokenizer = policy_tokenizer()
+    with deterministic(seed):
+        model = LlamaForCausalLM(_config(tokenizer))
+    model.generation_config = _generation_config(tokenizer)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
 def encode(tokenizer: Any, rows: list[sums.Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokenize whole chats into ids and labels, both [B, T], right-padded.
 

@@ -1,4 +1,4 @@
-"""The number and names of the GPUs that CUDA offers us.
+"""The GPUs that CUDA offers us: how many, their names, their memory.
 
 This asks the CUDA driver itself, since nothing else knows everything that decides:
 CUDA_VISIBLE_DEVICES by number or UUID, slices of a GPU (MIG), containers, WSL. It asks in a
@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from subprocess import SubprocessError
@@ -29,10 +30,27 @@ SECONDS: Final = 120.0
 CPU_BUILD: Final = "+cpu"
 
 
+@dataclass(frozen=True)
+class Driver:
+    """The answer of the CUDA driver; all is empty if there is none."""
+
+    names: tuple[str, ...] = ()
+    memory: tuple[int, ...] = ()  # bytes of each GPU
+    cuda: str = ""  # the newest CUDA that it runs, such as 13.0
+
+
 def gpus() -> tuple[str, ...]:
     """Return the names of the GPUs, in CUDA's order.
 
     Empty if there is no driver. Raises ConfigError if the driver does not start.
+    """
+    return _answer(os.environ.get("CUDA_VISIBLE_DEVICES")).names
+
+
+def driver() -> "Driver":
+    """Return what the CUDA driver says of itself and its GPUs.
+
+    Raises ConfigError if the driver does not start.
     """
     return _answer(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
@@ -49,12 +67,12 @@ def listed(names: Sequence[str]) -> str:
 
 
 @cache
-def _answer(visible: str | None) -> tuple[str, ...]:
+def _answer(visible: str | None) -> Driver:
     """Ask the driver for the GPUs when CUDA_VISIBLE_DEVICES is `visible`."""
     try:
         ctypes.CDLL(DRIVER)
     except OSError:
-        return ()
+        return Driver()
     command = processes.python("-m", "wind.machine.devices")
     try:
         said = json.loads(
@@ -67,29 +85,40 @@ def _answer(visible: str | None) -> tuple[str, ...]:
             f"the CUDA driver does not start: {said['error']}; "
             "check that nvidia-smi works, or set workers.device to cpu"
         )
-    return tuple(said["names"])
+    return Driver(tuple(said["names"]), tuple(said["memory"]), said["cuda"])
 
 
 def main() -> None:
-    """Print the names as JSON, or the driver's error."""
+    """Print the GPUs and the driver's version as JSON, or its error."""
     cuda = ctypes.CDLL(DRIVER)
     code = cuda.cuInit(0)
     if code not in (0, *NO_GPU):
         say_json({"error": _name_of_error(cuda, code)})
         return
-    say_json({"names": [] if code else _names(cuda)})
+    found = [] if code else _gpus(cuda)
+    names, memory = [name for name, _ in found], [size for _, size in found]
+    say_json({"names": names, "memory": memory, "cuda": _version(cuda)})
 
 
-def _names(cuda: Any) -> list[str]:
+def _gpus(cuda: Any) -> list[tuple[str, int]]:
     count = ctypes.c_int()
     cuda.cuDeviceGetCount(ctypes.byref(count))
-    names = []
+    found = []
     for number in range(count.value):
         device, name = ctypes.c_int(), ctypes.create_string_buffer(NAME_BYTES)
+        size = ctypes.c_size_t()
         cuda.cuDeviceGet(ctypes.byref(device), number)
         cuda.cuDeviceGetName(name, NAME_BYTES, device)
-        names.append(name.value.decode(errors="replace"))
-    return names
+        cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+        found.append((name.value.decode(errors="replace"), size.value))
+    return found
+
+
+def _version(cuda: Any) -> str:
+    """Return the newest CUDA that the driver runs; it says 12080 for 12.8."""
+    version = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _name_of_error(cuda: Any, code: int) -> str:
