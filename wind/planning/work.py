@@ -217,7 +217,7 @@ class Iteration:
         tokens = rows * (prompts.tokens + self._responses.mean) * PADDING
         loading = models * self._shape.weights(inference.dtype) / self._rates.reading
         seconds = models * tokens * self._rates.forward / self._lanes + loading + self._restart()
-        resident = min(models, RESIDENT[self._device.kind])
+        resident = min(models, RESIDENT)
         memory = scoring_memory(
             self._shape, inference.dtype, min(tokens, inference.batch_tokens), resident
         )
@@ -248,7 +248,7 @@ class Iteration:
         micro = together * (prompts.longest + self._responses.longest)
         memory = training_memory(training, shape, micro, adapter_weights(self._config, shape))
         if self._is_shared():
-            kept = RESIDENT["cpu"] * shape.weights(self._config.inference.dtype)
+            kept = RESIDENT * shape.weights(self._config.inference.dtype)
             memory = Memory(parts={"resident": kept, **memory.parts}, host=memory.host)
 
         def needed(config: DistillConfig) -> float:

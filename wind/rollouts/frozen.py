@@ -17,9 +17,10 @@ import torch
 from wind.errors import InputError, TrainingError
 from wind.generations import Request, request_seed, response_text
 from wind.generations.hf import TransformersSampler
-from wind.logps import batched, padded
+from wind.logps import padded
 from wind.models import deterministic, load_tokenizer, stop_token_ids
 from wind.models.sequence_logps import SequenceLogps, verify_head
+from wind.models.shared_prefixes import Group, batches
 from wind.rollouts import RolloutsSpec
 from wind.store.datasets import Store
 from wind.training.batches import Rows
@@ -124,9 +125,12 @@ class FrozenPolicy:
         ]
         logps = torch.zeros(len(rows), dtype=torch.float64)
         with torch.inference_mode(), deterministic():
-            for batch in batched(lengths, self._spec.inference.batch_tokens):
-                tensors = padded([prompts[row] for row in batch], [responses[row] for row in batch])
-                logps[batch] = self._scorer(*(tensor.to(self._device) for tensor in tensors)).cpu()
+            # a rank has few rows of a prompt at a time
+            alone = [Group((row,), 0) for row in range(len(lengths))]
+            for batch in batches(lengths, alone, self._spec.inference.batch_tokens):
+                kept = batch.rows
+                tensors = padded([prompts[row] for row in kept], [responses[row] for row in kept])
+                logps[kept] = self._scorer(*(tensor.to(self._device) for tensor in tensors)).cpu()
         if not logps.isfinite().all():
             step, prompt_id = rows.select("step", "prompt_id").row(
                 int((~logps.isfinite()).nonzero()[0, 0])
