@@ -20,7 +20,7 @@ from tests.wind.policy_case import stored_prompts
 from wind.config.models import InferenceConfig, PolicyConfig
 from wind.config.runs import WorkersConfig
 from wind.config.sampling import SamplingConfig
-from wind.errors import StageError
+from wind.errors import InputError
 from wind.generations import GenerationsSpec
 from wind.generations.vllm import EXACT_IN_PLACE
 from wind.models import import_policy
@@ -86,12 +86,11 @@ def test_whatever_takes_weights_in_place_is_in_the_matrix() -> None:
     assert {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name] for name in ARCHITECTURES} >= EXACT_IN_PLACE
 
 
-def test_a_kernel_that_a_cpu_lacks_is_said_in_a_line(
+def test_a_recurrent_model_that_a_cpu_cannot_sample_is_said_in_a_line(
     store: Store, tmp_path: Path, pool: Pool
 ) -> None:
     folder = save_model(tmp_path / "model", "mamba", SHAPES["bos first"], is_wide=True)
     with pytest.raises(
-        StageError,
-        match=r"^vLLM failed: .*selective_scan_fwd.*; try sampling.backend: transformers$",
+        InputError, match=r" does not load in vLLM: .*mamba.*; try sampling.backend: transformers$"
     ):
         differences(store, pool, folder)

@@ -338,7 +338,9 @@ def _not_started(folder: Path, error: Exception) -> WindError:
             f"vLLM could not compile a kernel: {first_line(error)}; "
             "the worker's log has the compiler's words"
         )
-    return InputError(f"{folder} does not load in vLLM: {first_line(error)}")
+    return InputError(
+        f"{folder} does not load in vLLM: {first_line(error)}; try sampling.backend: transformers"
+    )
 
 
 def _name(requests: Sequence[Request], sampling: SamplingConfig) -> str:
