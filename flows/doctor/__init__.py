@@ -55,13 +55,10 @@ NEEDED: Final[Mapping[str, str]] = {
     "training": "deepspeed",
     "vllm": "vllm",
 }
-POLICIES: Final = """
-import sys
-from pathlib import Path
-from wind.demo.policy import random_policy
-for seed, folder in enumerate(sys.argv[1:]):
-    random_policy(Path(folder), seed=seed)
-"""
+POLICIES: Final = (
+    "import sys; from pathlib import Path; from wind.demo.policy import random_policy; "
+    "[random_policy(Path(folder), seed=seed) for seed, folder in enumerate(sys.argv[1:])]"
+)
 # of a process that imports torch and transformers from a cold disk
 SLOWEST: Final = 300.0
 

@@ -92,15 +92,16 @@ def _at_depth(probe: Probe, depth: int) -> dict[str, float]:
 
 def _model(probe: Probe, depth: int, dtype: DType) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    config = AutoConfig.for_model(**probe.config)
+    from wind.models.pretrained import model_without_weights
+
+    attention = None if probe.attention == "auto" else probe.attention
+    config = AutoConfig.for_model(**probe.config, attn_implementation=attention)
     config.num_hidden_layers = depth
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:depth]
-    attention = None if probe.attention == "auto" else probe.attention
-    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    return model.to(getattr(torch, dtype))
+    return model_without_weights(config).to(getattr(torch, dtype))
 
 
 def _sampled(probe: Probe, model: Any) -> dict[str, float]:

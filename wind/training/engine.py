@@ -6,7 +6,6 @@ device when it is first imported.
 """
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from wind.config.training import TrainingConfig
+from wind.machine.terminal import complain
 from wind.models.sequence_logps import SequenceLogps, share_prompts
 from wind.training.intercepts import LogpsAndIntercept
 from wind.training.policies import load_policy
@@ -113,9 +113,7 @@ def _share_prompts(engine: Any) -> None:
     """Have the engine's policy share prompts; if it cannot, say why."""
     reason = share_prompts(engine.module)
     if reason is not None and engine.global_rank == 0:
-        print(
-            f"training.prompt_sharing: the policy cannot share prompts: {reason}", file=sys.stderr
-        )
+        complain(f"training.prompt_sharing: the policy cannot share prompts: {reason}")
 
 
 def restore_constants(model: torch.nn.Module) -> None:
